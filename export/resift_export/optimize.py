@@ -1,0 +1,245 @@
+"""Rewrites of a traced graph that change its speed and not its logits: attention, the first token, plain products."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from onnx_ir.passes import common
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CONTRIB = "com.microsoft"
+"""Domain of onnxruntime's own operators."""
+MASK_PROBE_WIDTHS = (1, 2, 3, 31, 127)
+"""Widths at which a mask is evaluated, beside the model's own max length, before it is dropped."""
+ROWWISE = frozenset({"Add", "Sub", "Mul", "Div", "Gelu", "Tanh", "Relu", "Erf", "Sigmoid", "LayerNormalization", "Cast"})
+"""Operators whose output at a token depends on that token alone (LayerNormalization: over the last axis)."""
+
+
+def optimize(model: ir.Model, max_length: int) -> ir.Model:
+    """Rewrites `model` in place and returns it.
+
+    The graph has inputs int64[b, width] without padding, so a mask that is true everywhere at every width up to
+    `max_length` masks nothing and is dropped.
+    """
+    _split_gemm(model)
+    attentions = [node for node in model.graph if node.op_type == "Attention"]
+    _drop_masks(model, attentions, max_length)
+    for attention in attentions:
+        _fuse_attention(model, attention)
+    _read_first_token_only(model)
+    tidy(model)
+    return model
+
+
+def tidy(model: ir.Model) -> None:
+    """Merges equal nodes, removes unused ones and the trace's own notes, and sorts what is left."""
+    model.graph.sort()
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    common.ClearMetadataAndDocStringPass()(model)
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+
+
+def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+    """Adds a named constant to the graph and returns its value."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    model.graph.register_initializer(value)
+    return value
+
+
+def insert(  # noqa: PLR0913 - one node needs its place, type, inputs, output and attributes
+    model: ir.Model,
+    before: ir.Node,
+    op_type: str,
+    inputs: Iterable[ir.Value | None],
+    output: str,
+    attributes: dict[str, int | float] | None = None,
+    domain: str = "",
+) -> ir.Value:
+    """Inserts a node of one output ahead of `before` and returns that output."""
+    node = ir.node(op_type, list(inputs), attributes=attributes, domain=domain)
+    node.outputs[0].name = output
+    model.graph.insert_before(before, node)
+    if domain:
+        model.graph.opset_imports.setdefault(domain, 1)
+    return node.outputs[0]
+
+
+def replace(old: ir.Value, new: ir.Value) -> None:
+    """Points every reader of `old`, the graph's outputs included, at `new`."""
+    new.shape, new.type = new.shape or old.shape, new.type or old.type
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def array_of(value: ir.Value | None) -> np.ndarray | None:
+    """The constant that a value holds, or None."""
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def _split_gemm(model: ir.Model) -> None:
+    """Gemm(x, w, b) becomes MatMul and Add, so that later passes know one kind of product."""
+    for node in [node for node in model.graph if node.op_type == "Gemm"]:
+        source, weight, *bias = node.inputs
+        weights = array_of(weight)
+        plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
+        if source is None or weights is None or not plain or node.attributes.get_int("transA", 0):
+            continue
+        if node.attributes.get_int("transB", 0):
+            weights = np.ascontiguousarray(weights.T)
+        out = node.outputs[0]
+        product = insert(model, node, "MatMul", [source, constant(model, f"{out.name}_weight", weights)], f"{out.name}_product")
+        product.shape, product.type = out.shape, out.type
+        if bias and bias[0] is not None:
+            product = insert(model, node, "Add", [product, bias[0]], f"{out.name}_sum")
+        _name_as(out, product)
+
+
+def _name_as(old: ir.Value, new: ir.Value) -> None:
+    """Replaces `old` by `new`, which takes over its name where the graph's caller knows it."""
+    name, is_output = old.name, old.is_graph_output()
+    replace(old, new)
+    if is_output:
+        old.name = f"{name}_before"
+        new.name = name
+
+
+def _drop_masks(model: ir.Model, attentions: list[ir.Node], max_length: int) -> None:
+    """Removes the attention masks that mask nothing, as shown by evaluating them."""
+    masks = {node: node.inputs[3] for node in attentions if len(node.inputs) > 3}
+    idle = {mask for mask in set(masks.values()) if mask is not None and _masks_nothing(model, mask, max_length)}
+    for node, mask in masks.items():
+        if mask in idle:
+            node.replace_input_with(3, None)
+
+
+def _masks_nothing(model: ir.Model, mask: ir.Value, max_length: int) -> bool:
+    probe = model.clone()
+    found = next((out for node in probe.graph for out in node.outputs if out.name == mask.name), None)
+    values = [array_of(mask)] if found is None else []
+    if found is not None:
+        probe.graph.outputs[:] = [found]
+        common.RemoveUnusedNodesPass()(probe)
+        session = onnxruntime.InferenceSession(ir.to_proto(probe).SerializeToString(), providers=["CPUExecutionProvider"])
+        for width in sorted({*(w for w in MASK_PROBE_WIDTHS if w < max_length), max_length}):
+            feed = {item.name: np.full((2, width), 5, np.int64) for item in session.get_inputs()}
+            values.append(cast("np.ndarray", session.run(None, feed)[0]))
+    return all(value is not None and bool((value if value.dtype == np.bool_ else value == 0).all()) for value in values)
+
+
+def _fuse_attention(model: ir.Model, attention: ir.Node) -> None:
+    """Attention between head transposes becomes com.microsoft MultiHeadAttention, whose unmasked path never stores the weights.
+
+    https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MultiHeadAttention
+    """
+    if any(value is not None for value in attention.inputs[3:]) or attention.attributes.get_int("is_causal", 0):
+        return
+    if attention.attributes.get_float("softcap", 0.0):
+        return
+    sources = [_before_heads(value) for value in attention.inputs[:3]]
+    merge = _only_reader(attention.outputs[0], "Transpose")
+    reshape = _only_reader(merge.outputs[0], "Reshape") if merge is not None else None
+    query = attention.inputs[0]
+    if reshape is None or merge is None or query is None or query.shape is None or any(value is None for value in sources):
+        return
+    heads, size = query.shape[1], query.shape[3]
+    if tuple(merge.attributes.get_ints("perm")) != (0, 2, 1, 3) or not isinstance(heads, int) or not isinstance(size, int):
+        return
+    scale = attention.attributes.get_float("scale", float(size) ** -0.5)
+    out = reshape.outputs[0]
+    fused = insert(
+        model, reshape, "MultiHeadAttention", sources, f"{out.name}_heads", {"num_heads": heads, "scale": scale}, CONTRIB
+    )
+    replace(out, fused)
+
+
+def _before_heads(value: ir.Value | None) -> ir.Value | None:
+    """[b, width, heads * size] from which Reshape and Transpose made `value`, [b, heads, width, size]."""
+    transpose = value.producer() if value is not None else None
+    if transpose is None or transpose.op_type != "Transpose" or tuple(transpose.attributes.get_ints("perm")) != (0, 2, 1, 3):
+        return None
+    reshape = transpose.inputs[0].producer() if transpose.inputs[0] is not None else None
+    return reshape.inputs[0] if reshape is not None and reshape.op_type == "Reshape" else None
+
+
+def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
+    readers = [use.node for use in value.uses()]
+    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None
+
+
+def _read_first_token_only(model: ir.Model) -> None:
+    """Where the head reads the first token only, the last layer computes that token only.
+
+    Keys and values of the last attention still come from every token. Saves most of one layer.
+    """
+    heads = [node for node in model.graph if node.op_type == "Gather" and _selects_first_token(node)]
+    if len(heads) != 1:
+        return
+    head = heads[0]
+    region = _region_above(model, head)
+    edge = {
+        value: None
+        for node in region
+        for value in _token_inputs(node)
+        if value.producer() not in region
+    }
+    if not region:
+        return
+    first = min(region, key=list(model.graph).index)
+    index = constant(model, "first_token", np.zeros(1, np.int64))
+    for value in edge:
+        cut = insert(model, first, "Gather", [value, index], f"{value.name}_first", {"axis": 1})
+        cut.type = value.type
+        for use in list(value.uses()):
+            if use.node in region and value in _token_inputs(use.node) and not _is_whole_sequence(use.node, use.idx):
+                use.node.replace_input_with(use.idx, cut)
+
+
+def _selects_first_token(node: ir.Node) -> bool:
+    source, index = node.inputs[0], array_of(node.inputs[1])
+    is_hidden = source is not None and source.shape is not None and len(source.shape) == 3
+    return is_hidden and index is not None and index.size == 1 and int(index.reshape(())) == 0 and node.attributes.get_int("axis", 0) == 1
+
+
+def _region_above(model: ir.Model, head: ir.Node) -> set[ir.Node]:
+    """The nodes all of whose readers read one token: found from the head upwards, against the order of computation."""
+    model.graph.sort()
+    region: set[ir.Node] = set()
+    for node in reversed(list(model.graph)):
+        uses = [use for value in node.outputs for use in value.uses()]
+        selected = all(use.node is head or (use.node in region and not _is_whole_sequence(use.node, use.idx)) for use in uses)
+        if uses and selected and not any(value.is_graph_output() for value in node.outputs) and _is_rowwise(node):
+            region.add(node)
+    return region
+
+
+def _is_rowwise(node: ir.Node) -> bool:
+    if node.op_type == "MultiHeadAttention":
+        return True
+    if node.outputs[0].shape is None or len(node.outputs[0].shape) != 3:
+        return False
+    if node.op_type == "MatMul":
+        weights = array_of(node.inputs[1])
+        return weights is not None and weights.ndim == 2
+    return node.op_type in ROWWISE
+
+
+def _is_whole_sequence(node: ir.Node, index: int) -> bool:
+    """Keys and values: read at every token however few queries there are."""
+    return node.op_type == "MultiHeadAttention" and index > 0
+
+
+def _token_inputs(node: ir.Node) -> list[ir.Value]:
+    """The inputs of a rowwise node that hold one vector a token."""
+    return [
+        value
+        for index, value in enumerate(node.inputs)
+        if value is not None and value.const_value is None and not _is_whole_sequence(node, index)
+    ]

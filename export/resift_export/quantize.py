@@ -1,0 +1,178 @@
+"""int8 products and embedding tables with scales fixed at export: a pair's logits cannot depend on its batch mates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from resift_export.optimize import CONTRIB, array_of, constant, insert, replace, tidy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+WEIGHT_LEVELS = 63
+"""Largest magnitude of a weight: 7 bits. Two products u8 x s8 then sum to at most 255 * 63 * 2 = 32130 < 2**15, the limit
+of the 16-bit lanes that AVX2 and AVX-512 without VNNI add in (https://github.com/microsoft/onnxruntime/issues/6004)."""
+TABLE_LEVELS = 127
+"""Largest magnitude in an embedding table, which is looked up and never multiplied."""
+SMALLEST_SIDE = 16
+"""A product with fewer rows or columns of weights (the last, of one column a label) stays in float32."""
+CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+"""Shares of the observed range that are tried as an activation's range."""
+MIGRATIONS = (0.0, 0.25, 0.5, 0.75)
+"""Strengths of smoothing that are tried: https://arxiv.org/abs/2211.10438, equation 4."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """One multiplication of activations by constant weights."""
+
+    node: ir.Node
+    weights: np.ndarray
+    """float32[inputs, outputs]"""
+
+    @property
+    def source(self) -> ir.Value:
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
+
+
+@dataclass(frozen=True)
+class Range:
+    """How one activation becomes uint8: round(x * smoothing / scale) + zero_point."""
+
+    scale: float
+    zero_point: int
+    smoothing: np.ndarray | None
+    """float32[size]: a factor a channel, taken back in the weights; None is one for every channel"""
+
+    def quantize(self, activations: np.ndarray) -> np.ndarray:
+        smoothed = activations if self.smoothing is None else activations * self.smoothing
+        return np.clip(np.rint(smoothed / self.scale) + self.zero_point, 0, 255)
+
+
+def products(model: ir.Model) -> list[Product]:
+    """The products worth quantizing, in the graph's order."""
+    found = []
+    for node in model.graph:
+        weights = array_of(node.inputs[1]) if node.op_type == "MatMul" else None
+        if weights is not None and weights.ndim == 2 and min(weights.shape) >= SMALLEST_SIDE and array_of(node.inputs[0]) is None:
+            found.append(Product(node, weights))
+    return found
+
+
+def quantize(model: ir.Model, samples: Mapping[str, np.ndarray]) -> ir.Model:
+    """Rewrites the float32 `model` in place to int8 and returns it.
+
+    `samples` holds float32[rows, inputs] for the source of every one of `products(model)`.
+    """
+    by_source: dict[ir.Value, list[Product]] = {}
+    for product in products(model):
+        by_source.setdefault(product.source, []).append(product)
+    for source, readers in by_source.items():
+        _quantize_products(model, source, readers, samples[str(source.name)])
+    _quantize_tables(model)
+    tidy(model)
+    return model
+
+
+def quantize_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int8[inputs, outputs] of at most 7 bits and float32[outputs]: one scale a column, symmetric."""
+    scales = _at_least_tiny(np.abs(weights).max(axis=0) / WEIGHT_LEVELS)
+    return np.rint(weights / scales).astype(np.int8), scales
+
+
+def choose_range(activations: np.ndarray, weights: np.ndarray) -> Range:
+    """The range whose int8 product is nearest, in mean square, to the float32 product over the sampled activations."""
+    exact = activations @ weights
+    best: tuple[float, Range] | None = None
+    for migration in MIGRATIONS:
+        smoothing = _smoothing(activations, weights, migration)
+        smoothed = activations if smoothing is None else activations * smoothing
+        levels, scales = quantize_weights(weights if smoothing is None else weights / smoothing[:, None])
+        restored = levels * scales
+        low, high = float(min(smoothed.min(), 0.0)), float(max(smoothed.max(), 0.0))
+        for clip in CLIPS:
+            scale = max((high - low) * clip, np.finfo(np.float32).tiny) / 255
+            zero_point = int(np.clip(np.rint(-low * clip / scale), 0, 255))
+            tried = Range(scale, zero_point, smoothing)
+            error = float(np.square((tried.quantize(activations) - zero_point) * scale @ restored - exact).mean())
+            if best is None or error < best[0]:
+                best = (error, tried)
+    assert best is not None
+    return best[1]
+
+
+def _smoothing(activations: np.ndarray, weights: np.ndarray, migration: float) -> np.ndarray | None:
+    """Factors that even out the channels of the activations at the cost of the weights' rows."""
+    if migration == 0.0:
+        return None
+    peaks = _at_least_tiny(np.abs(activations).max(axis=0))
+    rows = _at_least_tiny(np.abs(weights).max(axis=1))
+    factors = rows ** (1 - migration) / peaks**migration
+    return (factors / np.exp(np.log(factors).mean())).astype(np.float32)
+
+
+def _at_least_tiny(array: np.ndarray) -> np.ndarray:
+    return np.maximum(array, 1e-8).astype(np.float32)
+
+
+def _quantize_products(model: ir.Model, source: ir.Value, readers: Sequence[Product], activations: np.ndarray) -> None:
+    """One quantization of `source`, read by all its products; a bias added behind a product joins it."""
+    chosen = choose_range(activations, np.concatenate([product.weights for product in readers], axis=1))
+    first = min((product.node for product in readers), key=list(model.graph).index)
+    name = source.name
+    scale = constant(model, f"{name}_scale", np.float32(chosen.scale).reshape(()))
+    zero_point = constant(model, f"{name}_zero_point", np.uint8(chosen.zero_point).reshape(()))
+    levels = source
+    if chosen.smoothing is not None:
+        levels = insert(model, first, "Mul", [source, constant(model, f"{name}_smoothing", chosen.smoothing)], f"{name}_smoothed")
+    levels = insert(model, first, "QuantizeLinear", [levels, scale, zero_point], f"{name}_levels")
+    for product in readers:
+        folded = product.weights if chosen.smoothing is None else product.weights / chosen.smoothing[:, None]
+        weights, scales = quantize_weights(folded)
+        out = product.node.outputs[0]
+        bias = _bias_of(out)
+        inputs = [
+            levels,
+            constant(model, f"{out.name}_weights", weights),
+            scale,
+            constant(model, f"{out.name}_scales", scales),
+            zero_point,
+            None,
+            None if bias is None else bias[1],
+        ]
+        done = out if bias is None else bias[0]
+        new = insert(model, product.node, "MatMulIntegerToFloat", inputs, f"{out.name}_int8", domain=CONTRIB)
+        replace(done, new)
+
+
+def _bias_of(product: ir.Value) -> tuple[ir.Value, ir.Value] | None:
+    """The sum of a product and a constant vector, if that is all the product is read for, and the vector."""
+    uses = list(product.uses())
+    if len(uses) != 1 or uses[0].node.op_type != "Add" or product.is_graph_output():
+        return None
+    other = uses[0].node.inputs[1 - uses[0].idx]
+    bias = array_of(other)
+    return (uses[0].node.outputs[0], other) if other is not None and bias is not None and bias.ndim == 1 else None
+
+
+def _quantize_tables(model: ir.Model) -> None:
+    """Gather from a large float32 table becomes Gather from int8 rows times Gather from one scale a row."""
+    for node in [node for node in model.graph if node.op_type == "Gather"]:
+        table = array_of(node.inputs[0])
+        if table is None or table.ndim != 2 or table.dtype != np.float32 or len(table) < 2 * SMALLEST_SIDE:
+            continue
+        if node.attributes.get_int("axis", 0) != 0:
+            continue
+        out, ids = node.outputs[0], node.inputs[1]
+        scales = _at_least_tiny(np.abs(table).max(axis=1, keepdims=True) / TABLE_LEVELS)
+        rows = constant(model, f"{out.name}_rows", np.rint(table / scales).astype(np.int8))
+        picked = insert(model, node, "Gather", [rows, ids], f"{out.name}_levels")
+        picked_scales = insert(model, node, "Gather", [constant(model, f"{out.name}_scales", scales), ids], f"{out.name}_scale")
+        lifted = insert(model, node, "Cast", [picked], f"{out.name}_float", {"to": int(ir.DataType.FLOAT)})
+        replace(out, insert(model, node, "Mul", [lifted, picked_scales], f"{out.name}_row"))
