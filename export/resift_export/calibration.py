@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from resift_export.graph import serialize
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -41,4 +43,4 @@ def _with_outputs(model: ir.Model, names: Sequence[str]) -> bytes:
     observed = model.clone()
     values = {value.name: value for node in observed.graph for value in node.outputs}
     observed.graph.outputs[:] = [values[name] for name in names]
-    return ir.to_proto(observed).SerializeToString()
+    return serialize(observed)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 from onnx_ir.passes import common
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from resift_export.graph import CONTRIB, array_of, constant, insert, replace, serialize, tidy
 
-CONTRIB = "com.microsoft"
-"""Domain of onnxruntime's own operators."""
 MASK_PROBE_WIDTHS = (1, 2, 3, 31, 127)
 """Widths at which a mask is evaluated, beside the model's own max length, before it is dropped."""
 ROWWISE = frozenset({"Add", "Sub", "Mul", "Div", "Gelu", "Tanh", "Relu", "Erf", "Sigmoid", "LayerNormalization", "Cast"})
@@ -36,63 +33,15 @@ def optimize(model: ir.Model, max_length: int) -> ir.Model:
     return model
 
 
-def tidy(model: ir.Model) -> None:
-    """Merges equal nodes, removes unused ones and the trace's own notes, and sorts what is left."""
-    model.graph.sort()
-    common.CommonSubexpressionEliminationPass()(model)
-    common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedOpsetsPass()(model)
-    common.ClearMetadataAndDocStringPass()(model)
-    for value in model.graph.initializers.values():
-        value.metadata_props.clear()
-
-
-def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    """Adds a named constant to the graph and returns its value."""
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    model.graph.register_initializer(value)
-    return value
-
-
-def insert(  # noqa: PLR0913 - one node needs its place, type, inputs, output and attributes
-    model: ir.Model,
-    before: ir.Node,
-    op_type: str,
-    inputs: Iterable[ir.Value | None],
-    output: str,
-    attributes: dict[str, int | float] | None = None,
-    domain: str = "",
-) -> ir.Value:
-    """Inserts a node of one output ahead of `before` and returns that output."""
-    node = ir.node(op_type, list(inputs), attributes=attributes, domain=domain)
-    node.outputs[0].name = output
-    model.graph.insert_before(before, node)
-    if domain:
-        model.graph.opset_imports.setdefault(domain, 1)
-    return node.outputs[0]
-
-
-def replace(old: ir.Value, new: ir.Value) -> None:
-    """Points every reader of `old`, the graph's outputs included, at `new`."""
-    new.shape, new.type = new.shape or old.shape, new.type or old.type
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-
-
-def array_of(value: ir.Value | None) -> np.ndarray | None:
-    """The constant that a value holds, or None."""
-    return None if value is None or value.const_value is None else value.const_value.numpy()
-
-
 def _split_gemm(model: ir.Model) -> None:
     """Gemm(x, w, b) becomes MatMul and Add, so that later passes know one kind of product."""
     for node in [node for node in model.graph if node.op_type == "Gemm"]:
         source, weight, *bias = node.inputs
         weights = array_of(weight)
         plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
-        if source is None or weights is None or not plain or node.attributes.get_int("transA", 0):
+        if source is None or weights is None or not plain or node.attributes.get_int("transA", default=0) == 1:
             continue
-        if node.attributes.get_int("transB", 0):
+        if node.attributes.get_int("transB", default=0) == 1:
             weights = np.ascontiguousarray(weights.T)
         out = node.outputs[0]
         product = insert(model, node, "MatMul", [source, constant(model, f"{out.name}_weight", weights)], f"{out.name}_product")
@@ -127,7 +76,7 @@ def _masks_nothing(model: ir.Model, mask: ir.Value, max_length: int) -> bool:
     if found is not None:
         probe.graph.outputs[:] = [found]
         common.RemoveUnusedNodesPass()(probe)
-        session = onnxruntime.InferenceSession(ir.to_proto(probe).SerializeToString(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(serialize(probe), providers=["CPUExecutionProvider"])
         for width in sorted({*(w for w in MASK_PROBE_WIDTHS if w < max_length), max_length}):
             feed = {item.name: np.full((2, width), 5, np.int64) for item in session.get_inputs()}
             values.append(cast("np.ndarray", session.run(None, feed)[0]))
@@ -139,7 +88,7 @@ def _fuse_attention(model: ir.Model, attention: ir.Node) -> None:
 
     https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MultiHeadAttention
     """
-    if any(value is not None for value in attention.inputs[3:]) or attention.attributes.get_int("is_causal", 0):
+    if any(value is not None for value in attention.inputs[3:]) or attention.attributes.get_int("is_causal", default=0) == 1:
         return
     if attention.attributes.get_float("softcap", 0.0):
         return
@@ -184,12 +133,7 @@ def _read_first_token_only(model: ir.Model) -> None:
         return
     head = heads[0]
     region = _region_above(model, head)
-    edge = {
-        value: None
-        for node in region
-        for value in _token_inputs(node)
-        if value.producer() not in region
-    }
+    edge = {value: None for node in region for value in _token_inputs(node) if value.producer() not in region}
     if not region:
         return
     first = min(region, key=list(model.graph).index)
@@ -205,7 +149,13 @@ def _read_first_token_only(model: ir.Model) -> None:
 def _selects_first_token(node: ir.Node) -> bool:
     source, index = node.inputs[0], array_of(node.inputs[1])
     is_hidden = source is not None and source.shape is not None and len(source.shape) == 3
-    return is_hidden and index is not None and index.size == 1 and int(index.reshape(())) == 0 and node.attributes.get_int("axis", 0) == 1
+    return (
+        is_hidden
+        and index is not None
+        and index.size == 1
+        and int(index.reshape(())) == 0
+        and node.attributes.get_int("axis", default=0) == 1
+    )
 
 
 def _region_above(model: ir.Model, head: ir.Node) -> set[ir.Node]:

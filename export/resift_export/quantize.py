@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from resift_export.optimize import CONTRIB, array_of, constant, insert, replace, tidy
+from resift_export.graph import CONTRIB, array_of, constant, insert, replace, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +36,7 @@ class Product:
 
     @property
     def source(self) -> ir.Value:
+        """The activations: float32[..., inputs]."""
         value = self.node.inputs[0]
         assert value is not None
         return value
@@ -51,8 +52,10 @@ class Range:
     """float32[size]: a factor a channel, taken back in the weights; None is one for every channel"""
 
     def quantize(self, activations: np.ndarray) -> np.ndarray:
+        """Whole numbers 0 to 255 in float32, of the same shape."""
         smoothed = activations if self.smoothing is None else activations * self.smoothing
-        return np.clip(np.rint(smoothed / self.scale) + self.zero_point, 0, 255)
+        levels: np.ndarray = np.clip(np.rint(smoothed / self.scale) + self.zero_point, 0, 255)
+        return levels
 
 
 def products(model: ir.Model) -> list[Product]:
@@ -95,7 +98,7 @@ def choose_range(activations: np.ndarray, weights: np.ndarray) -> Range:
         smoothed = activations if smoothing is None else activations * smoothing
         levels, scales = quantize_weights(weights if smoothing is None else weights / smoothing[:, None])
         restored = levels * scales
-        low, high = float(min(smoothed.min(), 0.0)), float(max(smoothed.max(), 0.0))
+        low, high = min(float(smoothed.min()), 0.0), max(float(smoothed.max()), 0.0)
         for clip in CLIPS:
             scale = max((high - low) * clip, np.finfo(np.float32).tiny) / 255
             zero_point = int(np.clip(np.rint(-low * clip / scale), 0, 255))
@@ -114,11 +117,11 @@ def _smoothing(activations: np.ndarray, weights: np.ndarray, migration: float) -
     peaks = _at_least_tiny(np.abs(activations).max(axis=0))
     rows = _at_least_tiny(np.abs(weights).max(axis=1))
     factors = rows ** (1 - migration) / peaks**migration
-    return (factors / np.exp(np.log(factors).mean())).astype(np.float32)
+    return np.asarray(factors / np.exp(np.log(factors).mean()), np.float32)
 
 
 def _at_least_tiny(array: np.ndarray) -> np.ndarray:
-    return np.maximum(array, 1e-8).astype(np.float32)
+    return np.asarray(np.maximum(array, 1e-8), np.float32)
 
 
 def _quantize_products(model: ir.Model, source: ir.Value, readers: Sequence[Product], activations: np.ndarray) -> None:
@@ -126,8 +129,8 @@ def _quantize_products(model: ir.Model, source: ir.Value, readers: Sequence[Prod
     chosen = choose_range(activations, np.concatenate([product.weights for product in readers], axis=1))
     first = min((product.node for product in readers), key=list(model.graph).index)
     name = source.name
-    scale = constant(model, f"{name}_scale", np.float32(chosen.scale).reshape(()))
-    zero_point = constant(model, f"{name}_zero_point", np.uint8(chosen.zero_point).reshape(()))
+    scale = constant(model, f"{name}_scale", np.array(chosen.scale, np.float32))
+    zero_point = constant(model, f"{name}_zero_point", np.array(chosen.zero_point, np.uint8))
     levels = source
     if chosen.smoothing is not None:
         levels = insert(model, first, "Mul", [source, constant(model, f"{name}_smoothing", chosen.smoothing)], f"{name}_smoothed")
@@ -167,7 +170,7 @@ def _quantize_tables(model: ir.Model) -> None:
         table = array_of(node.inputs[0])
         if table is None or table.ndim != 2 or table.dtype != np.float32 or len(table) < 2 * SMALLEST_SIDE:
             continue
-        if node.attributes.get_int("axis", 0) != 0:
+        if node.attributes.get_int("axis", default=0) != 0:
             continue
         out, ids = node.outputs[0], node.inputs[1]
         scales = _at_least_tiny(np.abs(table).max(axis=1, keepdims=True) / TABLE_LEVELS)

@@ -1,0 +1,32 @@
+"""resift: reranks what a retriever found, with a cross-encoder, on onnxruntime, tokenizers and numpy alone."""
+
+from resift.errors import (
+    ArtifactError,
+    ClosedError,
+    ExportError,
+    ExtraError,
+    InputError,
+    LogitsError,
+    ParityError,
+    ProviderError,
+    ResiftError,
+)
+from resift.ranking import RankedDocument, Ranking
+from resift.reranker import Reranker
+from resift.settings import Settings
+
+__all__ = [
+    "ArtifactError",
+    "ClosedError",
+    "ExportError",
+    "ExtraError",
+    "InputError",
+    "LogitsError",
+    "ParityError",
+    "ProviderError",
+    "RankedDocument",
+    "Ranking",
+    "Reranker",
+    "ResiftError",
+    "Settings",
+]

@@ -1,0 +1,222 @@
+"""Artifact: a folder that the runtime loads. Opening it checks it; nothing in it is executed or read outside it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from resift.errors import ArtifactError
+from resift.scoring import Activation
+from resift.settings import Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FORMAT = 1
+"""The artifact format this resift reads and writes."""
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+CERTIFICATE = "certificate.json"
+CARD = "README.md"
+MANIFEST_LIMIT = 1 << 20
+"""Bytes; a manifest is some 3 kB."""
+EMBEDDED = "resift_models"
+DEFAULT = "ms-marco-minilm-l12"
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a manifest, in which an unknown field is an error."""
+
+
+class FileEntry(Strict, frozen=True):
+    """One file of the folder."""
+
+    size: Count
+    """bytes"""
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Model(Strict, frozen=True):
+    """What the checkpoint was."""
+
+    id: str
+    """its hub id, or its folder's name"""
+    revision: str | None
+    """the hub's commit; None for a folder"""
+    architecture: str
+    labels: Annotated[int, msgspec.Meta(ge=1, le=2)]
+
+
+class Pair(Strict, frozen=True):
+    """How two texts become one row."""
+
+    template: list[str]
+    """token:segment around an empty query and an empty document"""
+    segment_ids: bool
+    """whether the graph reads them"""
+    vocabulary: Positive
+    """token ids the model has embeddings for"""
+    max_length: Positive
+    """tokens, special tokens included"""
+
+
+class Variant(Strict, frozen=True):
+    """One graph."""
+
+    file: FileName
+    precision: Precision
+    instruction_sets: list[str]
+    """all of which the machine must have; empty: safe everywhere"""
+
+
+class Manifest(Strict, frozen=True):
+    """manifest.json."""
+
+    format: int
+    model: Model
+    pair: Pair
+    activation: Activation
+    files: dict[FileName, FileEntry]
+    variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]
+    recipe: dict[str, str | int | float | bool | list[str] | None]
+    """the choices of the export, for the reader"""
+    forced: bool
+    """whether it was written although the gate refused it"""
+    versions: dict[str, str]
+    """of the libraries that made it"""
+    onnxruntime: list[str]
+    """oldest and newest version it was tested with"""
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An opened folder whose every file has the size that its manifest states; hashes are checked as files are read."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Artifact:
+        """Opens and checks a folder. Raises ArtifactError that says what is wrong with it."""
+        if not folder.is_dir():
+            raise ArtifactError(f"no artifact at {folder}: expected a folder with a {MANIFEST}, as `resift export` writes it")
+        manifest = decode_manifest(_read_manifest(folder))
+        artifact = cls(folder, manifest)
+        artifact._check_files()
+        return artifact
+
+    def variant(self, precision: Precision) -> Variant:
+        """The graph of that precision."""
+        return next(variant for variant in self.manifest.variants if variant.precision == precision)
+
+    def read(self, name: str) -> bytes:
+        """The content of one of its files. Raises ArtifactError unless its SHA-256 is the manifest's."""
+        entry = self.manifest.files[name]
+        content = _read(self.folder / name, entry.size)
+        if (found := hashlib.sha256(content).hexdigest()) != entry.sha256:
+            raise ArtifactError(
+                f"{self.folder / name} has SHA-256 {found[:12]}…, its manifest says {entry.sha256[:12]}…: "
+                "the file was changed or damaged; copy or export the artifact again"
+            )
+        return content
+
+    def read_graph(self, variant: Variant) -> bytes:
+        """The variant's graph, which must hold all its weights itself."""
+        graph = self.read(variant.file)
+        # The key under which ONNX names another file to read tensors from (TensorProto.external_data).
+        if b"location" in graph:
+            raise ArtifactError(
+                f"{self.folder / variant.file} reads weights from another file; expected one that holds them itself"
+            )
+        return graph
+
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(entry.size for entry in self.manifest.files.values()) + (self.folder / MANIFEST).stat().st_size
+
+    def _check_files(self) -> None:
+        needed = {TOKENIZER, CERTIFICATE, *(variant.file for variant in self.manifest.variants)}
+        if missing := needed - self.manifest.files.keys():
+            raise ArtifactError(f"{self.folder / MANIFEST} lists no {', '.join(sorted(missing))}; export the artifact again")
+        for name, entry in self.manifest.files.items():
+            path = self.folder / name
+            if path.is_symlink() and not path.resolve().is_relative_to(self.folder.resolve()):
+                raise ArtifactError(f"{path} leads outside the artifact's folder, to {path.resolve()}; copy the file itself there")
+            if not path.is_file():
+                raise ArtifactError(f"{path} is missing: its manifest lists it; copy or export the artifact again")
+            if (size := path.stat().st_size) != entry.size:
+                raise ArtifactError(
+                    f"{path} has {size} bytes, its manifest says {entry.size}: "
+                    "the copy is incomplete or another version's; copy or export the artifact again"
+                )
+        present = {entry.name for entry in os.scandir(self.folder) if not entry.name.startswith(".")}
+        if extra := present - self.manifest.files.keys() - {MANIFEST}:
+            raise ArtifactError(f"{self.folder} holds {', '.join(sorted(extra))}, of which its manifest knows nothing; remove it")
+
+
+def locate(source: str | os.PathLike[str] | None) -> Path:
+    """The folder that `source` means: the default model (None), an embedded model's name, or a folder.
+
+    Raises ArtifactError if there is none.
+    """
+    name = DEFAULT if source is None else os.fspath(source)
+    if name in embedded():
+        return embedded()[name]
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    raise ArtifactError(
+        f"no artifact {name!r}: expected a folder or the name of an embedded model "
+        f"({', '.join(sorted(embedded())) or 'none is installed'})"
+    )
+
+
+def embedded() -> Mapping[str, Path]:
+    """Folders of the models that are installed beside the engine, by name."""
+    root = Path(str(files(EMBEDDED)))
+    return {folder.name: folder for folder in root.iterdir() if (folder / MANIFEST).is_file()}
+
+
+def decode_manifest(content: bytes) -> Manifest:
+    """A manifest from its JSON. Raises ArtifactError for a newer format, an unknown field or a value out of range."""
+    try:
+        found = msgspec.json.decode(content, type=_Format).format
+        if found != FORMAT:
+            raise ArtifactError(
+                f"{MANIFEST} has format {found}; this resift reads format {FORMAT}: "
+                f"{'install a newer resift' if found > FORMAT else 'export the artifact again'}"
+            )
+        return msgspec.json.decode(content, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{MANIFEST} is not what `resift export` writes: {error}") from error
+
+
+def _read_manifest(folder: Path) -> bytes:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"no {MANIFEST} in {folder}: expected an artifact; turn a checkpoint into one with `resift export`")
+    if path.stat().st_size > MANIFEST_LIMIT:
+        raise ArtifactError(f"{path} has {path.stat().st_size} bytes; expected at most {MANIFEST_LIMIT}: it is no manifest")
+    return _read(path, MANIFEST_LIMIT)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,93 @@
+"""`resift export CHECKPOINT OUT`: turns a cross-encoder into a verified artifact. Needs the extra `export`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resift.artifact import Artifact
+from resift.errors import ExtraError
+from resift.settings import PRECISIONS
+
+if TYPE_CHECKING:
+    import argparse
+
+    from resift.cli.options import Commands
+
+EPILOG = """examples:
+  resift export ./my-cross-encoder ./my-artifact
+  resift export cross-encoder/ms-marco-MiniLM-L6-v2 ./l6 --revision c5ee24c --precision int8,float32
+  resift export ./my-cross-encoder ./my-artifact --calibration pairs.jsonl --gate pools.jsonl
+
+--calibration: {"query": "...", "document": "..."} a line, texts like those you will serve (a hundred or more).
+--gate: pools as {"query", "documents"} or {"query", "candidates": [{"text", "label"?}]} a line, at least 30 of 10 documents."""
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    import argparse
+
+    command = commands.add_parser(
+        "export",
+        help="turn a checkpoint into an artifact",
+        description="Trace, optimize, quantize and verify a Hugging Face cross-encoder. Exit code 3 if the artifact does not rank "
+        "as its checkpoint does.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub id")
+    command.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    command.add_argument("--revision", metavar="REV", help="the hub's commit, tag or branch; its commit is recorded")
+    command.add_argument(
+        "--precision", default="int8", metavar="LIST", help=f"graphs to write, of {','.join(PRECISIONS)} (default: int8)"
+    )
+    command.add_argument("--calibration", metavar="FILE", type=Path, help="your own calibration pairs (default: built in)")
+    command.add_argument("--gate", metavar="FILE", type=Path, help="your own gate pools (default: built in)")
+    command.add_argument("--tracer", choices=["torch", "optimum"], default="torch", help="what reads the checkpoint's graph")
+    command.add_argument("--name", metavar="ID", help="model id to record (default: the hub id or the folder's name)")
+    command.add_argument(
+        "--attach",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="files that travel in the artifact, such as LICENSE; a README.md becomes the beginning of its card",
+    )
+    command.add_argument("--allow-pickle", action="store_true", help="load weights from pickle files, which can run code")
+    command.add_argument("--force", action="store_true", help="write even what the gate refuses; the manifest records it")
+    command.add_argument("--overwrite", action="store_true", help="replace OUT if it is an artifact")
+    command.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Converts, and prints where the artifact is."""
+    try:
+        from resift_export.convert import convert
+        from resift_export.recipe import Recipe
+    except ImportError as error:
+        raise ExtraError(
+            f"exporting needs PyTorch and more, of which {error.name} is missing: pip install 'resift[export]'"
+        ) from error
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("resift_export").setLevel(logging.INFO)
+    recipe = Recipe(
+        precisions=tuple(dict.fromkeys(asked.precision.split(","))),
+        tracer=asked.tracer,
+        calibration=asked.calibration,
+        gate=asked.gate,
+        attached=tuple(asked.attach),
+    )
+    out = convert(
+        asked.checkpoint,
+        asked.out,
+        recipe,
+        revision=asked.revision,
+        name=asked.name,
+        allow_pickle=asked.allow_pickle,
+        force=asked.force,
+        overwrite=asked.overwrite,
+    )
+    sys.stdout.write(f"{out}  {Artifact.open(out).size() / 1e6:.1f} MB\n")
+    return 0

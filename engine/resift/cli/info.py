@@ -1,0 +1,84 @@
+"""`resift info [MODEL]`: what an artifact is and how this machine would run it."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from resift.artifact import embedded
+from resift.cli.options import add_engine, settings
+from resift.machine import instruction_sets, usable_cores
+from resift.parity import Certificate
+from resift.reranker import Reranker
+
+if TYPE_CHECKING:
+    import argparse
+
+    from resift.cli.options import Commands
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    command = commands.add_parser(
+        "info",
+        help="tell what an artifact is and how this machine runs it",
+        description="Tell what an artifact is, how well it agrees with its checkpoint, and how this machine runs it.",
+    )
+    command.add_argument(
+        "model", metavar="MODEL", nargs="?", help="a folder or an embedded model's name (default: the default model)"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    add_engine(command)
+    command.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Loads the artifact, so that what it prints is what runs."""
+    with Reranker.load(asked.model, provider=asked.provider, settings=settings(asked)) as reranker:
+        manifest = reranker.artifact.manifest
+        certificate = Certificate.read(reranker.artifact)
+        record = {
+            "artifact": str(reranker.artifact.folder),
+            "bytes": reranker.artifact.size(),
+            "model": manifest.model,
+            "activation": manifest.activation,
+            "max_length": reranker.resolved.max_length,
+            "variants": manifest.variants,
+            "forced": manifest.forced,
+            "agreement": certificate.agreement,
+            "recipe": manifest.recipe,
+            "made_with": manifest.versions,
+            "tested_onnxruntime": manifest.onnxruntime,
+            "runs": {
+                "precision": reranker.precision,
+                "provider": reranker.provider,
+                "threads": reranker.resolved.threads,
+                "token_budget": reranker.resolved.token_budget,
+            },
+            "machine": {"usable_cores": usable_cores(), "instruction_sets": sorted(instruction_sets())},
+            "versions": {name: version(name) for name in ("resift", "onnxruntime", "tokenizers", "numpy")},
+            "embedded_models": sorted(embedded()),
+        }
+    plain = msgspec.to_builtins(record)
+    sys.stdout.write(msgspec.json.encode(plain).decode() + "\n" if asked.json else lines(plain))
+    return 0
+
+
+def lines(record: dict[str, object], indent: str = "") -> str:
+    """One `name: value` a line, nested by indentation."""
+    text = ""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            text += f"{indent}{name}:\n{lines(value, indent + '  ')}"
+        elif isinstance(value, list):
+            shown = [
+                str(item) if not isinstance(item, dict) else ", ".join(f"{k} {v or 'none'}" for k, v in item.items())
+                for item in value
+            ]
+            text += f"{indent}{name}: {'; '.join(shown) or 'none'}\n"
+        else:
+            text += f"{indent}{name}: {f'{value:.4f}' if isinstance(value, float) else value}\n"
+    return text

@@ -1,0 +1,27 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resift.settings import PRECISIONS, Settings
+
+if TYPE_CHECKING:
+    import argparse
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse gives it no public name
+
+
+def add_engine(command: argparse.ArgumentParser) -> None:
+    """The choices of how to run an artifact."""
+    group = command.add_argument_group("engine")
+    group.add_argument("--provider", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default: auto)")
+    group.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", help="which graph to run (default: auto)")
+    group.add_argument("--threads", type=int, metavar="N", help="threads (default: the physical cores this process may use)")
+    group.add_argument("--max-length", type=int, metavar="N", help="tokens of a pair (default: the model's own)")
+
+
+def settings(asked: argparse.Namespace) -> Settings:
+    """Settings from the arguments of `add_engine`."""
+    given: dict[str, Any] = {"precision": asked.precision, "threads": asked.threads, "max_length": asked.max_length}
+    return Settings(**{name: value for name, value in given.items() if value is not None})

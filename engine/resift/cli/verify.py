@@ -1,0 +1,75 @@
+"""`resift verify ARTIFACT`: recomputes the certificate on this machine."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from resift.cli.options import add_engine, settings
+from resift.parity import Agreement, Certificate, logits_of, refuse
+from resift.reranker import Reranker
+
+if TYPE_CHECKING:
+    import argparse
+
+    from resift.cli.options import Commands
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    command = commands.add_parser(
+        "verify",
+        help="recompute an artifact's certificate on this machine",
+        description="Score the artifact's gate pools on this machine and compare with its checkpoint's own float32 scores. "
+        "Exit code 3 if a bound does not hold.",
+    )
+    command.add_argument(
+        "model", metavar="ARTIFACT", nargs="?", help="a folder or an embedded model's name (default: the default model)"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    add_engine(command)
+    command.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Scores, compares, prints, and raises ParityError if a bound does not hold."""
+    with Reranker.load(asked.model, provider=asked.provider, settings=settings(asked)) as reranker:
+        artifact, precision = reranker.artifact, reranker.precision
+        certificate = Certificate.read(artifact)
+        found = [logits_of(reranker, pool.query, pool.documents) for pool in certificate.pools]
+    agreement = certificate.measure(found)
+    at_export = certificate.agreement[precision]
+    recorded = [np.array(pool.variants[precision]) for pool in certificate.pools]
+    moved = max(float(np.abs(now - then).max()) for now, then in zip(found, recorded, strict=True))
+    if asked.json:
+        record = {
+            "artifact": str(artifact.folder),
+            "precision": precision,
+            "provider": reranker.provider,
+            "bounds": certificate.bounds,
+            "agreement": agreement,
+            "at_export": at_export,
+            "largest_change_since_export": moved,
+        }
+        sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
+    else:
+        sys.stdout.write(_table(certificate, agreement, at_export))
+        sys.stdout.write(f"largest change of a logit since export: {moved:.2g}\n")
+    refuse(agreement, certificate.bounds, f"{artifact.folder} ({precision})")
+    return 0
+
+
+def _table(certificate: Certificate, now: Agreement, then: Agreement) -> str:
+    bounds = certificate.bounds
+    rows = [
+        ("mean top-10 overlap", f">= {bounds.overlap}", then.overlap, now.overlap),
+        ("mean Kendall tau", f">= {bounds.tau}", then.tau, now.tau),
+        ("worst pool's tau", f">= {bounds.worst_tau}", then.worst_tau, now.worst_tau),
+        ("p99 error / range", f"<= {bounds.error}", then.error, now.error),
+    ]
+    lines = [f"{len(certificate.pools)} pools", f"{'':20} {'bound':>8} {'export':>8} {'here':>8}"]
+    lines += [f"{name:20} {bound:>8} {first:>8.4f} {second:>8.4f}" for name, bound, first, second in rows]
+    return "\n".join(lines) + "\n"

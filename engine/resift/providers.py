@@ -1,0 +1,54 @@
+"""Which execution provider runs which of an artifact's graphs: what was asked for, against what there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from resift.errors import ProviderError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resift.settings import Auto, Precision
+
+Provider = Literal["cpu", "cuda"]
+ORT_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+SUITED: dict[Provider, tuple[Precision, ...]] = {"cpu": ("int8", "float32"), "cuda": ("float32",)}
+"""The precisions a provider runs, fastest first: the int8 operators have kernels for the CPU only."""
+
+
+def available() -> list[str]:
+    """Names of the execution providers of the installed onnxruntime."""
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
+def choose(
+    asked: str, precision: Precision | Auto, *, available: Sequence[str], offered: Sequence[Precision]
+) -> tuple[Provider, Precision]:
+    """The provider and the precision to run.
+
+    `available` are onnxruntime's names, `offered` the precisions the artifact has. "auto" takes CUDA where it is there and
+    the artifact has a graph for it, the CPU otherwise. Raises ProviderError where what was asked for cannot be had.
+    """
+    if asked not in ("auto", *ORT_NAMES):
+        raise ProviderError(f"provider is {asked!r}; expected 'auto', 'cpu' or 'cuda'")
+    wanted: list[Provider] = ["cuda", "cpu"] if asked == "auto" else ["cpu" if asked == "cpu" else "cuda"]
+    reasons = []
+    for provider in wanted:
+        if ORT_NAMES[provider] not in available:
+            reasons.append(
+                f"the installed onnxruntime has no {ORT_NAMES[provider]} (it has {', '.join(available)}): "
+                f"{'install onnxruntime-gpu in its place' if provider == 'cuda' else 'reinstall onnxruntime'}"
+            )
+            continue
+        suited = [kind for kind in SUITED[provider] if kind in offered and precision in ("auto", kind)]
+        if suited:
+            return provider, suited[0]
+        reasons.append(
+            f"{provider} runs {' or '.join(SUITED[provider])}, and this artifact offers {', '.join(offered)}"
+            + (f" of which {precision} was asked for" if precision != "auto" else "")
+            + ": export the checkpoint again with --precision int8,float32"
+        )
+    raise ProviderError("; ".join(reasons))

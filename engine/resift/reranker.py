@@ -1,0 +1,180 @@
+"""Reranker: the line from a query and its documents to a Ranking."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+
+from resift import artifact as artifacts
+from resift import machine, providers
+from resift.batching import plan_batches
+from resift.errors import ArtifactError, InputError
+from resift.pairs import PairTokenizer
+from resift.ranking import Ranking
+from resift.scoring import activate, relevance
+from resift.session import Session
+from resift.settings import Settings, resolve
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from resift.artifact import Artifact
+
+
+class _Scored(NamedTuple):
+    """Columns of n pairs in the caller's order."""
+
+    logits: NDArray[np.float32]
+    tokens_cut: NDArray[np.int32]
+    query_tokens_cut: NDArray[np.int32]
+
+
+class Reranker:
+    """Scores and ranks documents for queries with one artifact.
+
+    >>> with Reranker.load() as reranker:
+    ...     ranking = reranker.rerank("how do tides work", ["The moon's gravity ...", "Bread rises ..."], top_k=1)
+    >>> ranking[0].index, ranking[0].score
+
+    One Reranker serves any number of threads at once. It pickles as its source and settings, and after a fork the child
+    opens the graph anew at its first call. A pair's logit does not depend on what it is scored beside.
+    """
+
+    def __init__(self, artifact: Artifact, *, provider: str = "auto", settings: Settings | None = None) -> None:
+        """Use `load`, which finds and opens the artifact first."""
+        manifest = artifact.manifest
+        self.artifact = artifact
+        self.settings = settings or Settings()
+        """what was asked for"""
+        self._asked_provider = provider
+        instructions = machine.instruction_sets()
+        offered = [item.precision for item in manifest.variants if instructions.issuperset(item.instruction_sets)]
+        self.provider, self.precision = providers.choose(
+            provider, self.settings.precision, available=providers.available(), offered=offered
+        )
+        self.resolved = resolve(self.settings, cores=machine.usable_cores(), max_length=manifest.pair.max_length)
+        """what this process runs with"""
+        self._tokenizer = PairTokenizer(artifact.read(artifacts.TOKENIZER), self.resolved.max_length)
+        self._check_tokenizer()
+        graph = partial(artifact.read_graph, artifact.variant(self.precision))
+        self._session = Session(graph, self.provider, self.resolved.threads)
+
+    @classmethod
+    def load(
+        cls, source: str | os.PathLike[str] | None = None, *, provider: str = "auto", settings: Settings | None = None
+    ) -> Self:
+        """Opens, checks and loads an artifact.
+
+        `source`: None for the embedded default model, the name of an embedded model, or a folder that `resift export` wrote.
+        `provider`: "auto", "cpu" or "cuda". Raises ArtifactError, ProviderError or InputError, which say what is wrong.
+        """
+        return cls(artifacts.Artifact.open(artifacts.locate(source)), provider=provider, settings=settings)
+
+    def rerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None) -> Ranking:
+        """Ranks `documents` for `query`, best first, and keeps the best `top_k` (all for None).
+
+        Raises TypeError for anything but strings, InputError for a `top_k` below 1.
+        """
+        return self.rerank_many([query], [documents], top_k=top_k)[0]
+
+    def rerank_many(self, queries: Sequence[str], pools: Sequence[Sequence[str]], *, top_k: int | None = None) -> list[Ranking]:
+        """One Ranking for each query and its pool, all pairs batched together. Raises as `rerank` does."""
+        _check_texts(queries, "queries")
+        _check_top_k(top_k)
+        if len(queries) != len(pools):
+            raise InputError(f"{len(queries)} queries and {len(pools)} pools; expected one pool for each query")
+        for number, pool in enumerate(pools):
+            _check_texts(pool, "documents" if len(pools) == 1 else f"pools[{number}]")
+        flat_queries = [query for query, pool in zip(queries, pools, strict=True) for _ in pool]
+        flat_documents = [document for pool in pools for document in pool]
+        scored = self._run(flat_queries, flat_documents)
+        scores = activate(scored.logits, self.artifact.manifest.activation)
+        rankings, start = [], 0
+        for pool in pools:
+            rows = slice(start, start := start + len(pool))
+            query_cut = int(scored.query_tokens_cut[rows].max(initial=0))
+            rankings.append(
+                Ranking.from_logits(
+                    pool, scored.logits[rows], scores[rows], scored.tokens_cut[rows], query_tokens_cut=query_cut, top_k=top_k
+                )
+            )
+        return rankings
+
+    def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        """Scores float32[n] of `documents` for `query`, in the caller's order. Raises TypeError for anything but strings."""
+        _check_texts([query], "query")
+        _check_texts(documents, "documents")
+        scored = self._run([query] * len(documents), documents)
+        return activate(scored.logits, self.artifact.manifest.activation)
+
+    def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
+        """Scores float32[n] of (query, document) pairs, in the caller's order. Raises TypeError for anything but pairs of str."""
+        if isinstance(pairs, str):
+            raise TypeError("pairs is a str; expected (query, document) tuples")
+        rows = list(pairs)
+        for number, pair in enumerate(rows):
+            if isinstance(pair, str) or len(pair) != 2:
+                raise TypeError(f"pairs[{number}] is {pair!r:.80}; expected a (query, document) tuple")
+            _check_texts(pair, f"pairs[{number}]")
+        scored = self._run([query for query, _ in rows], [document for _, document in rows])
+        return activate(scored.logits, self.artifact.manifest.activation)
+
+    def close(self) -> None:
+        """Frees the graph. Calls after it raise ClosedError."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        load = partial(type(self).load, provider=self._asked_provider, settings=self.settings)
+        return load, (self.artifact.folder,)
+
+    def _run(self, queries: Sequence[str], documents: Sequence[str]) -> _Scored:
+        """Stops 1 to 4; pairs that occur twice are scored once."""
+        self._session.check_open()
+        distinct = {pair: row for row, pair in enumerate(dict.fromkeys(zip(queries, documents, strict=True)))}
+        encodings = self._tokenizer.encode([query for query, _ in distinct], [document for _, document in distinct])
+        logits = np.empty(len(distinct), np.float32)
+        for batch in plan_batches(encodings.lengths, self.resolved.token_budget):
+            logits[batch.rows] = relevance(self._session.run(encodings.stack(batch.rows)))
+        places = np.array([distinct[pair] for pair in zip(queries, documents, strict=True)], np.int64)
+        return _Scored(logits[places], encodings.tokens_cut[places], encodings.query_tokens_cut[places])
+
+    def _check_tokenizer(self) -> None:
+        pair = self.artifact.manifest.pair
+        if (found := self._tokenizer.template()) != pair.template:
+            raise ArtifactError(
+                f"tokenizer.json joins a pair as {found}, the model was trained on {pair.template}; export it again"
+            )
+        if self._tokenizer.vocabulary > pair.vocabulary:
+            raise ArtifactError(
+                f"tokenizer.json knows {self._tokenizer.vocabulary} tokens, the model {pair.vocabulary}; "
+                "it is another model's: export the artifact again"
+            )
+
+
+def _check_texts(texts: Sequence[str], name: str) -> None:
+    if isinstance(texts, str) or not hasattr(texts, "__len__") or not hasattr(texts, "__getitem__"):
+        raise TypeError(f"{name} is {type(texts).__name__}; expected a list of str")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            where = name if name == "query" else f"{name}[{position}]"
+            raise TypeError(f"{where} is {type(text).__name__}; expected str")
+
+
+def _check_top_k(top_k: int | None) -> None:
+    if top_k is None:
+        return
+    if not isinstance(top_k, int) or isinstance(top_k, bool):
+        raise TypeError(f"top_k is {type(top_k).__name__}; expected an int or None")
+    if top_k < 1:
+        raise InputError(f"top_k is {top_k}; expected 1 or more, or None for all")

@@ -1,0 +1,125 @@
+"""Session: one loaded graph on one execution provider."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from resift.errors import ArtifactError, ClosedError, ProviderError
+from resift.providers import ORT_NAMES, Provider
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+INPUTS = ("input_ids", "token_type_ids")
+OUTPUT = "logits"
+
+
+class Session:
+    """Runs batches; any number of threads may do so at once.
+
+    After a fork, in the child, it opens the graph anew at the first run: onnxruntime's threads do not survive a fork, and
+    a run on what the parent had would wait for them for ever.
+    """
+
+    def __init__(self, read_graph: Callable[[], bytes], provider: Provider, threads: int) -> None:
+        """Opens the ONNX graph that `read_graph` returns. Raises ArtifactError if it is none of ours."""
+        self._read_graph = read_graph
+        self._provider = provider
+        self._threads = threads
+        self._closed = False
+        self._lock = threading.Lock()
+        self._session: Any = self._open()
+        _live.add(self)
+
+    def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Logits float32[b, labels] of inputs int64[b, width]; inputs the graph does not know are left out."""
+        session = self._session or self._reopen()
+        logits: NDArray[np.float32] = session.run([OUTPUT], {name: batch[name] for name in self._names})[0]
+        return logits
+
+    def close(self) -> None:
+        """Frees the graph; batches that other threads are running still finish."""
+        with self._lock:
+            self._closed = True
+            self._session = None
+
+    def check_open(self) -> None:
+        """Raises ClosedError after `close`."""
+        if self._closed:
+            raise ClosedError("this Reranker is closed; load another")
+
+    def _reopen(self) -> Any:
+        with self._lock:
+            self.check_open()
+            if self._session is None:
+                self._session = self._open()
+            return self._session
+
+    def _open(self) -> Any:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+        name = ORT_NAMES[self._provider]
+        graph = self._read_graph()
+        try:
+            session = onnxruntime.InferenceSession(graph, sess_options=self._options(), providers=[name])
+        except (states.Fail, states.InvalidGraph, states.InvalidProtobuf, states.InvalidArgument, states.NotImplemented) as error:
+            raise ArtifactError(
+                f"onnxruntime {onnxruntime.__version__} cannot load this graph: {error}; "
+                "`resift info` tells the versions it was made and tested with"
+            ) from error
+        if name not in session.get_providers():
+            raise ProviderError(
+                f"onnxruntime could not start {name} on this machine; its log on stderr says why. Use provider='cpu'"
+            )
+        inputs = {item.name: item.type for item in session.get_inputs()}
+        outputs = {item.name: item.type for item in session.get_outputs()}
+        fits = "input_ids" in inputs and set(inputs) <= set(INPUTS) and set(inputs.values()) == {"tensor(int64)"}
+        if not fits or outputs != {OUTPUT: "tensor(float)"}:
+            raise ArtifactError(
+                f"the graph reads {inputs} and answers {outputs}; expected int64 {' and '.join(INPUTS)} (the second optional) "
+                f"and float {OUTPUT}: it was not made by `resift export`"
+            )
+        self._names = tuple(inputs)
+        return session
+
+    def _options(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # The graph was optimized at export. onnxruntime's own pass would fuse SkipLayerNormalization, which is slower.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Every new shape would leave its pattern and its arena chunks behind: memory would grow with the shapes seen.
+        options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False
+        return options
+
+    def forget_after_fork(self) -> None:
+        """In a forked child: lets go of the parent's graph, so that the next run opens it anew."""
+        if self._session is not None:
+            # Its destructor joins threads that the child does not have: keep it alive for ever.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+        self._session = None
+        self._lock = threading.Lock()
+
+
+_live: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _renew_sessions() -> None:
+    for session in list(_live):
+        session.forget_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_sessions)

@@ -1,0 +1,69 @@
+"""Settings: what the caller asked for; "auto" is resolved into a second value once an artifact is open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from resift.errors import InputError
+
+Auto = Literal["auto"]
+Precision = Literal["int8", "float32"]
+PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
+TOKEN_BUDGET = 4096
+"""Token vectors of one batch (rows x width): larger batches bound memory less and were no faster."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to run an artifact. All fields may stay "auto".
+
+    Raises InputError for a value out of range and TypeError for one of the wrong type.
+    """
+
+    threads: int | Auto = "auto"
+    """Threads of one batch; auto: the physical cores this process may use."""
+    token_budget: int | Auto = "auto"
+    """Largest rows x width of one batch, in tokens."""
+    max_length: int | Auto = "auto"
+    """Tokens of a pair, special tokens included; auto and the upper limit: what the model was made for."""
+    precision: Precision | Auto = "auto"
+    """Which of the artifact's graphs to run; auto: the fastest this machine runs well."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "token_budget", "max_length"):
+            value = getattr(self, name)
+            if value == "auto":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"Settings.{name} is {type(value).__name__}; expected an int or 'auto'")
+            if value < 1:
+                raise InputError(f"Settings.{name} is {value}; expected 1 or more, or 'auto'")
+        if self.precision not in ("auto", *PRECISIONS):
+            raise InputError(f"Settings.precision is {self.precision!r}; expected 'auto' or one of {', '.join(PRECISIONS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSettings:
+    """Settings without "auto": what this process runs with."""
+
+    threads: int
+    token_budget: int
+    max_length: int
+
+
+def resolve(settings: Settings, *, cores: int, max_length: int) -> ResolvedSettings:
+    """Fills in "auto" from the machine's `cores` and the model's own `max_length` (tokens).
+
+    Raises InputError where more tokens are asked for than the model has positions.
+    """
+    if settings.max_length != "auto" and settings.max_length > max_length:
+        raise InputError(
+            f"Settings.max_length is {settings.max_length} tokens, but this model was made for {max_length}; "
+            f"ask for at most {max_length}"
+        )
+    return ResolvedSettings(
+        threads=cores if settings.threads == "auto" else settings.threads,
+        token_budget=TOKEN_BUDGET if settings.token_budget == "auto" else settings.token_budget,
+        max_length=max_length if settings.max_length == "auto" else settings.max_length,
+    )

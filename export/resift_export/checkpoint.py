@@ -1,0 +1,200 @@
+"""Checkpoint: trained weights and their tokenizer, from a folder or a hub at a pinned revision."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import transformers
+from resift.errors import ExportError
+from resift.pairs import PairTokenizer
+from resift.scoring import Activation, relevance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+TEXTS = ("*.json", "*.txt", "*.model", "README.md", "LICENSE*")
+ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "sigmoid"}
+"""torch's activation by class name; the softmax of two labels is the sigmoid of their log-odds."""
+REFERENCE_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded cross-encoder, in float32 and evaluation mode."""
+
+    folder: Path
+    id: str
+    revision: str | None
+    model: Any
+    tokenizer: Any
+    activation: Activation
+    max_length: int
+
+    @property
+    def labels(self) -> int:
+        """Outputs of its head."""
+        return int(self.model.config.num_labels)
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids it has embeddings for."""
+        return int(self.model.get_input_embeddings().num_embeddings)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What its graph reads: ids, and segment ids where they make a difference."""
+        reads_segments = getattr(self.model.config, "type_vocab_size", 0) > 1
+        return ("input_ids", "token_type_ids") if reads_segments else ("input_ids",)
+
+    def tokenizer_json(self) -> bytes:
+        """The tokenizer as tokenizer.json, without truncation and padding, which are the engine's affair."""
+        content: dict[str, Any] = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        content["truncation"] = content["padding"] = None
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def reference(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        """Relevance logits float32[n] by PyTorch, with the tokenizer's own pair encoding: what parity is measured against."""
+        logits = []
+        for start in range(0, len(documents), REFERENCE_BATCH):
+            batch = list(documents[start : start + REFERENCE_BATCH])
+            encoded = self.tokenizer(
+                [query] * len(batch), batch, truncation="only_second", max_length=self.max_length, padding=True, return_tensors="pt"
+            )
+            names = (*self.inputs, "attention_mask")
+            with torch.inference_mode():
+                logits.append(self.model(**{name: encoded[name] for name in names}).logits.float().numpy())
+        return relevance(np.concatenate(logits))
+
+
+def load(source: str, *, revision: str | None = None, name: str | None = None, allow_pickle: bool = False) -> Checkpoint:
+    """Loads a folder or a hub id. Weights are read from safetensors only, unless `allow_pickle`; no code is run from it.
+
+    Raises ExportError that says what is missing.
+    """
+    folder, commit = (Path(source), None) if Path(source).is_dir() else download(source, revision, allow_pickle=allow_pickle)
+    if revision is not None and commit is None:
+        raise ExportError(f"{source} is a folder and has no revision {revision}; leave --revision out")
+    if not (folder / "config.json").is_file():
+        raise ExportError(f"{folder} has no config.json; expected a Hugging Face checkpoint folder")
+    if not allow_pickle and not any(folder.glob("*.safetensors")):
+        raise ExportError(
+            f"{folder} has no safetensors weights (found: {', '.join(sorted(path.name for path in folder.iterdir()))}); "
+            "save it with safe_serialization=True, or trust its pickle files with --allow-pickle"
+        )
+    model = _load_model(folder, safetensors=any(folder.glob("*.safetensors")))
+    tokenizer = _load_tokenizer(folder)
+    if model.config.num_labels not in (1, 2):
+        raise ExportError(f"{source} has {model.config.num_labels} labels; expected a reranker's 1 (relevance) or 2 (no, yes)")
+    checkpoint = Checkpoint(
+        folder=folder,
+        id=name or (source if commit else folder.resolve().name),
+        revision=commit,
+        model=model,
+        tokenizer=tokenizer,
+        activation=activation_of(json.loads((folder / "config.json").read_bytes()), model.config.num_labels),
+        max_length=max_length_of(model, tokenizer),
+    )
+    _check_tokenizer(checkpoint)
+    return checkpoint
+
+
+def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str]:
+    """The folder of a hub id at `revision` (its newest for None), and the commit that this is."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    patterns = [*TEXTS, *WEIGHTS, *(PICKLED_WEIGHTS if allow_pickle else ())]
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise ExportError(f"{source!r} is neither a folder nor a hub id such as org/name") from error
+    except (OSError, ValueError) as error:
+        # Every error of the hub's client is one of these: no network, offline mode, no such model or revision, no access.
+        raise ExportError(
+            f"{source!r} is no folder, and the hub did not give it ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "name a checkpoint folder, or connect to the hub and check the id, the revision and your access"
+        ) from error
+    return folder, folder.name
+
+
+def activation_of(config: dict[str, Any], labels: int) -> Activation:
+    """How sentence-transformers turns this checkpoint's logits into scores.
+
+    https://github.com/UKPLab/sentence-transformers: CrossEncoder reads config.sentence_transformers.activation_fn, then
+    sbert_ce_default_activation_function, then takes sigmoid for one label and identity otherwise.
+    """
+    declared = config.get("sentence_transformers", {}).get("activation_fn") or config.get("sbert_ce_default_activation_function")
+    if declared is None:
+        return "sigmoid" if labels == 1 else "identity"
+    activation = ACTIVATIONS.get(str(declared).rsplit(".", 1)[-1])
+    if activation is None:
+        raise ExportError(f"config.json declares the activation {declared}; expected one of {', '.join(ACTIVATIONS)}")
+    return activation
+
+
+def max_length_of(model: Any, tokenizer: Any) -> int:
+    """Tokens of a pair, special tokens included, that the model has positions for and was declared to read.
+
+    RoBERTa and its kin number positions from the padding index on, so they have that many and one fewer.
+    """
+    config = model.config
+    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    embeddings = [module for module in model.modules() if hasattr(module, "position_embeddings")]
+    padding = next((module.position_embeddings.padding_idx for module in embeddings if _is_table(module.position_embeddings)), None)
+    if padding is not None:
+        positions -= padding + 1
+    return int(min(positions, tokenizer.model_max_length))
+
+
+def _is_table(module: Any) -> bool:
+    return isinstance(module, torch.nn.Embedding)
+
+
+def _load_model(folder: Path, *, safetensors: bool) -> Any:
+    try:
+        # SDPA becomes one Attention node; architectures without it fall back to their own products.
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=safetensors, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ExportError(f"transformers {transformers.__version__} cannot load {folder}: {str(error).splitlines()[0]}") from error
+    model, loaded = model
+    if missing := loaded["missing_keys"]:
+        raise ExportError(
+            f"{folder} lacks the weights {', '.join(sorted(missing)[:5])}{' …' if len(missing) > 5 else ''} of "
+            f"{type(model).__name__}; expected a trained sequence classifier (an embedding model is none)"
+        )
+    return model.eval()
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ExportError(f"{folder} has no tokenizer that transformers can load: {str(error).splitlines()[0]}") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ExportError(f"{folder} has only a slow tokenizer, {type(tokenizer).__name__}; expected one with a tokenizer.json")
+    return tokenizer
+
+
+def _check_tokenizer(checkpoint: Checkpoint) -> None:
+    """The engine joins query and document itself: that must be the tokenizer's own pair encoding."""
+    query, document = "where do rivers begin", "Rivers begin at springs, glaciers or lakes, and in bogs."
+    own = checkpoint.tokenizer(query, document)
+    ours = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length).encode([query], [document])
+    same_segments = "token_type_ids" not in checkpoint.inputs or own.get("token_type_ids") == ours.segment_ids[0].tolist()
+    if own["input_ids"] != ours.ids[0].tolist() or not same_segments:
+        raise ExportError(
+            f"tokenizer.json encodes a pair as {ours.ids[0].tolist()}, "
+            f"{type(checkpoint.tokenizer).__name__} as {own['input_ids']}; expected the same: "
+            "save the tokenizer again with its fast version"
+        )

@@ -1,0 +1,83 @@
+"""convert: the whole line, checkpoint to artifact."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from resift.pairs import PairTokenizer
+from resift.parity import Certificate, refuse
+
+from resift_export import checkpoint as checkpoints
+from resift_export.calibration import sample
+from resift_export.graph import serialize
+from resift_export.optimize import optimize
+from resift_export.parity import certify
+from resift_export.quantize import products, quantize
+from resift_export.trace import TRACERS
+from resift_export.write import aside, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from resift.settings import Precision
+
+    from resift_export.checkpoint import Checkpoint
+    from resift_export.recipe import CalibrationPair, Recipe
+
+log = logging.getLogger(__name__)
+
+
+def convert(  # noqa: PLR0913 - the command line's choices, by name
+    source: str,
+    out: Path,
+    recipe: Recipe,
+    *,
+    revision: str | None = None,
+    name: str | None = None,
+    allow_pickle: bool = False,
+    force: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Turns the checkpoint `source` (folder or hub id) into a verified artifact at `out`, and returns `out`.
+
+    Raises ExportError if the checkpoint cannot be used or `out` is taken, InputError for bad calibration or gate files,
+    and ParityError, with nothing written, if the artifact does not rank as its checkpoint does, unless `force`.
+    """
+    with aside(out, overwrite=overwrite) as folder:
+        pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
+        log.info("load      %s", source)
+        checkpoint = checkpoints.load(source, revision=revision, name=name, allow_pickle=allow_pickle)
+        log.info("trace     %s with %s", type(checkpoint.model).__name__, recipe.tracer)
+        exact = optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length)
+        graphs: dict[Precision, bytes] = {}
+        if "float32" in recipe.precisions:
+            graphs["float32"] = serialize(exact)
+        if "int8" in recipe.precisions:
+            names = list(dict.fromkeys(str(product.source.name) for product in products(exact)))
+            log.info("calibrate %d activations on %d pairs", len(names), len(pairs))
+            graphs["int8"] = serialize(quantize(exact, sample(exact, names, feeds(checkpoint, pairs))))
+        log.info("verify    on %d pools", len(pools))
+        draft = write(folder, checkpoint, recipe, graphs, Certificate(bounds=recipe.bounds, agreement={}, pools=[]), forced=force)
+        certificate = certify(draft, checkpoint, pools, recipe.bounds)
+        forced = False
+        for precision, agreement in certificate.agreement.items():
+            log.info("          %s: %s", precision, agreement.summary())
+            if not force:
+                refuse(agreement, recipe.bounds, f"{checkpoint.id} in {precision}")
+            forced = forced or bool(agreement.violations(recipe.bounds))
+        log.info("write     %s", out)
+        write(folder, checkpoint, recipe, graphs, certificate, forced=forced)
+    return out
+
+
+def feeds(checkpoint: Checkpoint, pairs: Sequence[CalibrationPair]) -> Iterator[dict[str, NDArray[np.int64]]]:
+    """The graph's inputs for each pair alone."""
+    tokenizer = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length)
+    encodings = tokenizer.encode([pair.query for pair in pairs], [pair.document for pair in pairs])
+    for ids, segment_ids in zip(encodings.ids, encodings.segment_ids, strict=True):
+        inputs = {"input_ids": ids[None], "token_type_ids": segment_ids[None]}
+        yield {name: inputs[name] for name in checkpoint.inputs}

@@ -1,0 +1,70 @@
+"""The few words in which this toolchain edits graphs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+
+CONTRIB = "com.microsoft"
+"""Domain of onnxruntime's own operators."""
+
+
+def serialize(model: ir.Model) -> bytes:
+    """The content of its ONNX file."""
+    content: bytes = ir.to_proto(model).SerializeToString()
+    return content
+
+
+def tidy(model: ir.Model) -> None:
+    """Merges equal nodes, removes unused ones and the trace's own notes, and sorts what is left."""
+    model.graph.sort()
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    common.ClearMetadataAndDocStringPass()(model)
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+
+
+def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+    """Adds a named constant to the graph and returns its value."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    model.graph.register_initializer(value)
+    return value
+
+
+def insert(  # noqa: PLR0913 - one node needs its place, type, inputs, output and attributes
+    model: ir.Model,
+    before: ir.Node,
+    op_type: str,
+    inputs: Iterable[ir.Value | None],
+    output: str,
+    attributes: dict[str, int | float] | None = None,
+    domain: str = "",
+) -> ir.Value:
+    """Inserts a node of one output ahead of `before` and returns that output."""
+    node = ir.node(op_type, list(inputs), attributes=attributes, domain=domain)
+    node.outputs[0].name = output
+    model.graph.insert_before(before, node)
+    if domain:
+        model.graph.opset_imports.setdefault(domain, 1)
+    return node.outputs[0]
+
+
+def replace(old: ir.Value, new: ir.Value) -> None:
+    """Points every reader of `old`, the graph's outputs included, at `new`."""
+    new.shape, new.type = new.shape or old.shape, new.type or old.type
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def array_of(value: ir.Value | None) -> np.ndarray | None:
+    """The constant that a value holds, or None."""
+    return None if value is None or value.const_value is None else value.const_value.numpy()

@@ -1,0 +1,111 @@
+"""Recipe: the choices of an export, recorded in the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from resift.errors import InputError
+from resift.parity import Bounds, Pool
+from resift.pools import CandidatePool, read_lines, read_pools
+from resift.settings import PRECISIONS, Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LEAST_CALIBRATION_PAIRS = 32
+LEAST_GATE_POOLS = 30
+LEAST_GATE_DOCUMENTS = 10
+
+
+class CalibrationPair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A pair whose activations set the scales."""
+
+    query: str
+    document: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What to make of a checkpoint. Raises InputError for a value it does not know."""
+
+    precisions: Sequence[Precision] = ("int8",)
+    tracer: Literal["torch", "optimum"] = "torch"
+    calibration: Path | None = None
+    """JSON Lines of CalibrationPair; None: the built-in set"""
+    gate: Path | None = None
+    """JSON Lines of candidate pools; None: the built-in set"""
+    attached: Sequence[Path] = ()
+    """files that travel in the artifact; a README.md becomes the beginning of its card"""
+    bounds: Bounds = field(default_factory=Bounds)
+
+    def __post_init__(self) -> None:
+        for precision in self.precisions:
+            if precision not in PRECISIONS:
+                raise InputError(f"precision is {precision!r}; expected some of {', '.join(PRECISIONS)}")
+
+    def calibration_pairs(self) -> list[CalibrationPair]:
+        """The calibration set. Raises InputError that names a bad line."""
+        path = self.calibration or _built_in("calibration.jsonl")
+        pairs = []
+        for number, line in read_lines(path):
+            try:
+                pairs.append(msgspec.json.decode(line, type=CalibrationPair))
+            except msgspec.DecodeError as error:
+                raise InputError(f'{path}, line {number}: {error}; expected {{"query": "...", "document": "..."}}') from error
+        if len(pairs) < LEAST_CALIBRATION_PAIRS:
+            raise InputError(f"{path} has {len(pairs)} pairs; expected {LEAST_CALIBRATION_PAIRS} or more, a hundred is better")
+        return pairs
+
+    def gate_pools(self) -> list[Pool]:
+        """The gate's pools. Raises InputError if they are too few or too small to tell anything."""
+        path = self.gate or _built_in("gate.jsonl")
+        pools = [_gate_pool(pool, number) for number, pool in enumerate(read_pools(path), 1)]
+        large = [pool for pool in pools if len(pool.documents) >= LEAST_GATE_DOCUMENTS]
+        if len(large) < LEAST_GATE_POOLS:
+            raise InputError(
+                f"{path} has {len(large)} pools of {LEAST_GATE_DOCUMENTS} documents or more (of {len(pools)}); "
+                f"expected at least {LEAST_GATE_POOLS}"
+            )
+        return pools
+
+    def attached_files(self) -> dict[str, bytes]:
+        """Contents of the attached files by name. Raises InputError for one that cannot be read."""
+        try:
+            return {path.name: path.read_bytes() for path in self.attached}
+        except OSError as error:
+            raise InputError(f"cannot attach {error.filename}: {error.strerror}") from error
+
+    def record(self) -> dict[str, str | int | float | bool | list[str] | None]:
+        """For the manifest: the choices, and what the texts were by name and SHA-256."""
+        record: dict[str, str | int | float | bool | list[str] | None] = {
+            "precisions": [str(precision) for precision in self.precisions],
+            "tracer": self.tracer,
+        }
+        for name, chosen, built_in in (
+            ("calibration", self.calibration, "calibration.jsonl"),
+            ("gate", self.gate, "gate.jsonl"),
+        ):
+            path = chosen or _built_in(built_in)
+            record[name] = path.name if chosen else f"built-in {built_in}"
+            record[f"{name}_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return record
+
+
+def _built_in(name: str) -> Path:
+    return Path(str(files("resift_export"))) / "data" / name
+
+
+def _gate_pool(pool: CandidatePool, number: int) -> Pool:
+    labels = [fields.get("label") for fields in pool.fields]
+    known = [label for label in labels if isinstance(label, int) and label >= 0]
+    return Pool(
+        qid=str(pool.qid if pool.qid is not None else number),
+        query=pool.query,
+        documents=pool.documents,
+        labels=known if known and len(known) == len(pool.documents) else None,
+    )

@@ -1,0 +1,116 @@
+"""trace: the one door from a PyTorch model to an ONNX graph.
+
+The graph reads input_ids and, where the model knows segments, token_type_ids, int64[batch, width] each, and answers
+logits float32[batch, labels]. It has no attention mask, because the engine never pads.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from resift.errors import ExportError, ExtraError
+from resift.session import OUTPUT
+
+from resift_export.optimize import insert, tidy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resift_export.checkpoint import Checkpoint
+
+OPSET = 23
+"""The first opset with the Attention operator, which keeps scaled dot-product attention one node."""
+EXAMPLE = (2, 8)
+"""Batch and width of the example that is traced; both stay free in the graph."""
+
+
+class _Positional(torch.nn.Module):
+    """The model with its inputs by position and its logits alone: what both tracer and graph want."""
+
+    def __init__(self, model: torch.nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.model(**dict(zip(self.names, inputs, strict=True))).logits  # type: ignore[no-any-return]
+
+
+def trace(checkpoint: Checkpoint) -> ir.Model:
+    """Traces with torch.onnx.export. Raises ExportError where the model cannot be traced with free batch and width."""
+    names = checkpoint.inputs
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    example = tuple(torch.full(EXAMPLE, 5 if name == "input_ids" else 0, dtype=torch.int64) for name in names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                _Positional(checkpoint.model, names),
+                example,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(names),
+                output_names=[OUTPUT],
+                dynamic_shapes=(tuple(free for _ in names),),
+                verbose=False,
+                # Its own optimizer fuses ModernBERT's rotary embedding wrongly for batches of more than one.
+                optimize=False,
+            )
+        except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
+            raise ExportError(
+                f"torch {torch.__version__} cannot trace {type(checkpoint.model).__name__}: {str(error).splitlines()[0]}; "
+                "try --tracer optimum"
+            ) from error
+    assert program is not None
+    model = program.model
+    onnxscript.optimizer.optimize(model)
+    return model
+
+
+def trace_with_optimum(checkpoint: Checkpoint) -> ir.Model:
+    """Traces with optimum's exporter, which knows its architectures one by one; its attention mask is set to ones.
+
+    Raises ExtraError without the extra `optimum`, ExportError where optimum does not know the architecture.
+    """
+    try:
+        from optimum.exporters.onnx import main_export
+    except ImportError as error:
+        raise ExtraError("--tracer optimum needs optimum's exporter: pip install 'resift[optimum]'") from error
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            main_export(str(checkpoint.folder), folder, task="text-classification", do_validation=False, local_files_only=True)
+        except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise ExportError(f"optimum cannot trace {checkpoint.folder}: {str(error).splitlines()[0]}") from error
+        model = ir.load(Path(folder) / "model.onnx")
+        ir.external_data.load_to_model(model)
+    _attend_to_all(model)
+    tidy(model)
+    return model
+
+
+def _attend_to_all(model: ir.Model) -> None:
+    """Replaces the input attention_mask by ones of the shape of input_ids."""
+    inputs = {value.name: value for value in model.graph.inputs}
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return
+    first = next(iter(model.graph))
+    shape = insert(model, first, "Shape", [inputs["input_ids"]], "all_shape")
+    fill = ir.node("ConstantOfShape", [shape], attributes={"value": ir.tensor(np.ones(1, np.int64))})
+    fill.outputs[0].name = "all_tokens"
+    model.graph.insert_before(first, fill)
+    mask.replace_all_uses_with(fill.outputs[0])
+    model.graph.inputs.remove(mask)
+
+
+TRACERS: dict[str, Callable[[Checkpoint], ir.Model]] = {"torch": trace, "optimum": trace_with_optimum}
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -1,0 +1,134 @@
+"""write: the artifact's folder, made aside and renamed when whole."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from resift.artifact import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, Artifact, FileEntry, Manifest, Model, Pair, Variant
+from resift.errors import ExportError
+from resift.pairs import PairTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from resift.parity import Certificate
+    from resift.settings import Precision
+
+    from resift_export.checkpoint import Checkpoint
+    from resift_export.recipe import Recipe
+
+LIBRARIES = ("resift", "torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime", "numpy")
+TESTED_ONNXRUNTIME = ["1.23.0", "1.32.0"]
+"""Oldest and newest onnxruntime that this version's artifacts were run with."""
+
+
+@contextmanager
+def aside(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place when the block ends, and is removed if it fails.
+
+    Raises ExportError if `out` is there and is not an artifact that may be overwritten.
+    """
+    if out.exists() and not (overwrite and (out / MANIFEST).is_file()):
+        mend = "remove it first: it is no artifact" if overwrite else "choose another folder, or say --overwrite"
+        raise ExportError(f"{out} exists already; {mend}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        home = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise ExportError(f"cannot write beside {out}: {error.strerror}") from error
+    try:
+        fresh = home / "new"
+        fresh.mkdir()
+        yield fresh
+        if out.exists():
+            out.rename(home / "old")
+        fresh.rename(out)
+    finally:
+        shutil.rmtree(home)
+
+
+def write(  # noqa: PLR0913 - what goes in, one by one
+    folder: Path,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    graphs: Mapping[Precision, bytes],
+    certificate: Certificate,
+    *,
+    forced: bool,
+) -> Artifact:
+    """Writes every file of the artifact into `folder`, its manifest last, and opens it."""
+    attached = recipe.attached_files()
+    contents = {
+        TOKENIZER: checkpoint.tokenizer_json(),
+        CERTIFICATE: msgspec.json.format(msgspec.json.encode(certificate), indent=1),
+        CARD: card(checkpoint, recipe, certificate, attached.pop(CARD, b"").decode()).encode(),
+        **{_graph_name(precision): graph for precision, graph in graphs.items()},
+        **attached,
+    }
+    manifest = Manifest(
+        format=FORMAT,
+        model=Model(
+            id=checkpoint.id,
+            revision=checkpoint.revision,
+            architecture=type(checkpoint.model).__name__,
+            labels=checkpoint.labels,
+        ),
+        pair=Pair(
+            template=PairTokenizer(contents[TOKENIZER], checkpoint.max_length).template(),
+            segment_ids="token_type_ids" in checkpoint.inputs,
+            vocabulary=checkpoint.vocabulary,
+            max_length=checkpoint.max_length,
+        ),
+        activation=checkpoint.activation,
+        files={
+            name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in contents.items()
+        },
+        variants=[Variant(file=_graph_name(precision), precision=precision, instruction_sets=[]) for precision in graphs],
+        recipe=recipe.record(),
+        forced=forced,
+        versions={name: version(name) for name in LIBRARIES},
+        onnxruntime=TESTED_ONNXRUNTIME,
+    )
+    contents[MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    try:
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise ExportError(f"cannot write {folder}: {error.strerror}") from error
+    return Artifact.open(folder)
+
+
+def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about: str) -> str:
+    """The model card: what `about` says of the checkpoint, then how the artifact was made and what was measured."""
+    columns = "| {0} | {1.overlap:.4f} | {1.tau:.4f} | {1.worst_tau:.4f} | {1.error:.2%} | {1.largest_error:.3f} | "
+    rows = "\n".join(
+        columns.format(precision, found)
+        + (f"{found.ndcg:.4f} ({found.checkpoint_ndcg:.4f}) |" if found.ndcg is not None else "no labels |")
+        for precision, found in certificate.agreement.items()
+    )
+    template = (Path(str(files("resift_export"))) / "data" / "card.md").read_text()
+    return template.format(
+        about=about.strip() or f"# {checkpoint.id}\n\nThe licence and the training data are those of the checkpoint.",
+        id=checkpoint.id,
+        revision=checkpoint.revision or "a local folder, without revision",
+        architecture=type(checkpoint.model).__name__,
+        max_length=checkpoint.max_length,
+        activation=checkpoint.activation,
+        precisions=", ".join(recipe.precisions),
+        tracer=recipe.tracer,
+        pools=len(certificate.pools),
+        rows=rows,
+        bounds=certificate.bounds,
+    )
+
+
+def _graph_name(precision: Precision) -> str:
+    return f"model.{precision}.onnx"
