@@ -31,6 +31,7 @@ DEFAULT = "ms-marco-minilm-l12"
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
+Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
 
 
@@ -94,8 +95,8 @@ class Manifest(Strict, frozen=True):
     """whether it was written although the gate refused it"""
     versions: dict[str, str]
     """of the libraries that made it"""
-    onnxruntime: list[str]
-    """oldest and newest version it was tested with"""
+    onnxruntime: Annotated[list[Version], msgspec.Meta(min_length=2, max_length=2)]
+    """oldest and newest version it was run with; the oldest is required"""
 
 
 class _Format(msgspec.Struct):
@@ -177,7 +178,7 @@ def locate(source: str | os.PathLike[str] | None) -> Path:
     if name in embedded():
         return embedded()[name]
     folder = Path(name)
-    if folder.is_dir():
+    if name and "\0" not in name and folder.is_dir():
         return folder
     raise ArtifactError(
         f"no artifact {name!r}: expected a folder or the name of an embedded model "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 
 from resift.errors import ProviderError
@@ -22,6 +23,19 @@ def available() -> list[str]:
     import onnxruntime
 
     return list(onnxruntime.get_available_providers())
+
+
+def check_version(oldest: str) -> None:
+    """Raises ProviderError if the installed onnxruntime is older than `oldest`, x.y.z."""
+    import onnxruntime
+
+    found = onnxruntime.__version__
+    if _numbers(found) < _numbers(oldest):
+        raise ProviderError(f"onnxruntime {found} is installed, this artifact needs {oldest} or newer: pip install -U onnxruntime")
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"[0-9]+", version)[:3]]
 
 
 def choose(

@@ -62,6 +62,7 @@ class Reranker:
         self._tokenizer = PairTokenizer(artifact.read(artifacts.TOKENIZER), self.resolved.max_length)
         self._check_tokenizer()
         graph = partial(artifact.read_graph, artifact.variant(self.precision))
+        providers.check_version(manifest.onnxruntime[0])
         self._session = Session(graph, self.provider, self.resolved.threads)
 
     @classmethod
@@ -80,6 +81,7 @@ class Reranker:
 
         Raises TypeError for anything but strings, InputError for a `top_k` below 1.
         """
+        _check_texts([query], "query")
         return self.rerank_many([query], [documents], top_k=top_k)[0]
 
     def rerank_many(self, queries: Sequence[str], pools: Sequence[Sequence[str]], *, top_k: int | None = None) -> list[Ranking]:
@@ -118,7 +120,7 @@ class Reranker:
             raise TypeError("pairs is a str; expected (query, document) tuples")
         rows = list(pairs)
         for number, pair in enumerate(rows):
-            if isinstance(pair, str) or len(pair) != 2:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise TypeError(f"pairs[{number}] is {pair!r:.80}; expected a (query, document) tuple")
             _check_texts(pair, f"pairs[{number}]")
         scored = self._run([query for query, _ in rows], [document for _, document in rows])

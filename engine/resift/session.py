@@ -72,8 +72,7 @@ class Session:
             session = onnxruntime.InferenceSession(graph, sess_options=self._options(), providers=[name])
         except (states.Fail, states.InvalidGraph, states.InvalidProtobuf, states.InvalidArgument, states.NotImplemented) as error:
             raise ArtifactError(
-                f"onnxruntime {onnxruntime.__version__} cannot load this graph: {error}; "
-                "`resift info` tells the versions it was made and tested with"
+                f"onnxruntime {onnxruntime.__version__} cannot load this graph: {error}; export the checkpoint again"
             ) from error
         if name not in session.get_providers():
             raise ProviderError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
 
 from resift_export.graph import serialize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    import onnx_ir as ir
 
 ROWS = 2048
 """Token vectors kept for one observed value: some 15 a pair of the built-in set."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import transformers
-from resift.errors import ExportError
+from resift.errors import ExportError, InputError
 from resift.pairs import PairTokenizer
 from resift.scoring import Activation, relevance
 
@@ -62,7 +62,12 @@ class Checkpoint:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
     def reference(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
-        """Relevance logits float32[n] by PyTorch, with the tokenizer's own pair encoding: what parity is measured against."""
+        """Relevance logits float32[n] by PyTorch, with the tokenizer's own pair encoding: what parity is measured against.
+
+        Raises InputError for a query so long that it would leave the document less than a quarter of the room.
+        """
+        if query_tokens_over := PairTokenizer(self.tokenizer_json(), self.max_length).encode([query], [""]).query_tokens_cut[0]:
+            raise InputError(f"the query {query[:60]!r} is {query_tokens_over} tokens too long for {self.id}; shorten it")
         logits = []
         for start in range(0, len(documents), REFERENCE_BATCH):
             batch = list(documents[start : start + REFERENCE_BATCH])

@@ -10,7 +10,7 @@ from resift.parity import Certificate, refuse
 
 from resift_export import checkpoint as checkpoints
 from resift_export.calibration import sample
-from resift_export.graph import serialize
+from resift_export.graph import lower_opset
 from resift_export.optimize import optimize
 from resift_export.parity import certify
 from resift_export.quantize import products, quantize
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    import onnx_ir as ir
     from numpy.typing import NDArray
     from resift.settings import Precision
 
@@ -53,13 +54,13 @@ def convert(  # noqa: PLR0913 - the command line's choices, by name
         checkpoint = checkpoints.load(source, revision=revision, name=name, allow_pickle=allow_pickle)
         log.info("trace     %s with %s", type(checkpoint.model).__name__, recipe.tracer)
         exact = optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length)
-        graphs: dict[Precision, bytes] = {}
+        graphs: dict[Precision, ir.Model] = {}
         if "float32" in recipe.precisions:
-            graphs["float32"] = serialize(exact)
+            graphs["float32"] = lower_opset(exact.clone())
         if "int8" in recipe.precisions:
             names = list(dict.fromkeys(str(product.source.name) for product in products(exact)))
             log.info("calibrate %d activations on %d pairs", len(names), len(pairs))
-            graphs["int8"] = serialize(quantize(exact, sample(exact, names, feeds(checkpoint, pairs))))
+            graphs["int8"] = lower_opset(quantize(exact, sample(exact, names, feeds(checkpoint, pairs))))
         log.info("verify    on %d pools", len(pools))
         draft = write(folder, checkpoint, recipe, graphs, Certificate(bounds=recipe.bounds, agreement={}, pools=[]), forced=force)
         certificate = certify(draft, checkpoint, pools, recipe.bounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -14,6 +15,23 @@ if TYPE_CHECKING:
 
 CONTRIB = "com.microsoft"
 """Domain of onnxruntime's own operators."""
+
+
+LOW_OPSET = 20
+"""The first opset with Gelu. From it to 23 the operators in use only gained data types, so their nodes mean the same."""
+
+
+def lower_opset(model: ir.Model) -> ir.Model:
+    """Declares LOW_OPSET, which older versions of onnxruntime read, unless a node needs a newer one."""
+    traced = model.opset_imports[""]
+    if traced <= LOW_OPSET:
+        return model
+    model.opset_imports[""] = LOW_OPSET
+    try:
+        onnx.checker.check_model(ir.to_proto(model))
+    except onnx.checker.ValidationError:
+        model.opset_imports[""] = traced
+    return model
 
 
 def serialize(model: ir.Model) -> bytes:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
 from onnx_ir.passes import common
 
 from resift_export.graph import CONTRIB, array_of, constant, insert, replace, serialize, tidy
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 MASK_PROBE_WIDTHS = (1, 2, 3, 31, 127)
 """Widths at which a mask is evaluated, beside the model's own max length, before it is dropped."""

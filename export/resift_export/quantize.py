@@ -22,6 +22,7 @@ SMALLEST_SIDE = 16
 """A product with fewer rows or columns of weights (the last, of one column a label) stays in float32."""
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Shares of the observed range that are tried as an activation's range."""
+TINY = float(np.finfo(np.float32).tiny)
 MIGRATIONS = (0.0, 0.25, 0.5, 0.75)
 """Strengths of smoothing that are tried: https://arxiv.org/abs/2211.10438, equation 4."""
 
@@ -100,7 +101,7 @@ def choose_range(activations: np.ndarray, weights: np.ndarray) -> Range:
         restored = levels * scales
         low, high = min(float(smoothed.min()), 0.0), max(float(smoothed.max()), 0.0)
         for clip in CLIPS:
-            scale = max((high - low) * clip, np.finfo(np.float32).tiny) / 255
+            scale = max((high - low) * clip, TINY) / 255
             zero_point = int(np.clip(np.rint(-low * clip / scale), 0, 255))
             tried = Range(scale, zero_point, smoothing)
             error = float(np.square((tried.quantize(activations) - zero_point) * scale @ restored - exact).mean())

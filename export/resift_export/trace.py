@@ -19,7 +19,7 @@ import torch
 from resift.errors import ExportError, ExtraError
 from resift.session import OUTPUT
 
-from resift_export.optimize import insert, tidy
+from resift_export.graph import insert, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

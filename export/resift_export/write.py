@@ -16,9 +16,12 @@ from resift.artifact import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, Arti
 from resift.errors import ExportError
 from resift.pairs import PairTokenizer
 
+from resift_export.graph import LOW_OPSET, serialize
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import onnx_ir as ir
     from resift.parity import Certificate
     from resift.settings import Precision
 
@@ -26,8 +29,12 @@ if TYPE_CHECKING:
     from resift_export.recipe import Recipe
 
 LIBRARIES = ("resift", "torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime", "numpy")
-TESTED_ONNXRUNTIME = ["1.23.0", "1.32.0"]
-"""Oldest and newest onnxruntime that this version's artifacts were run with."""
+OLDEST_ONNXRUNTIME = "1.20.0"
+"""The oldest version that artifacts were run with."""
+OLDEST_FOR_ATTENTION = "1.24.1"
+"""The first version that was seen to run graphs beyond LOW_OPSET, which keep the Attention operator."""
+NEWEST_ONNXRUNTIME = "1.32.0"
+"""The newest version that artifacts were run with."""
 
 
 @contextmanager
@@ -59,7 +66,7 @@ def write(  # noqa: PLR0913 - what goes in, one by one
     folder: Path,
     checkpoint: Checkpoint,
     recipe: Recipe,
-    graphs: Mapping[Precision, bytes],
+    graphs: Mapping[Precision, ir.Model],
     certificate: Certificate,
     *,
     forced: bool,
@@ -70,9 +77,11 @@ def write(  # noqa: PLR0913 - what goes in, one by one
         TOKENIZER: checkpoint.tokenizer_json(),
         CERTIFICATE: msgspec.json.format(msgspec.json.encode(certificate), indent=1),
         CARD: card(checkpoint, recipe, certificate, attached.pop(CARD, b"").decode()).encode(),
-        **{_graph_name(precision): graph for precision, graph in graphs.items()},
+        **{_graph_name(precision): serialize(graph) for precision, graph in graphs.items()},
         **attached,
     }
+    is_low = all(graph.opset_imports[""] <= LOW_OPSET for graph in graphs.values())
+    oldest = OLDEST_ONNXRUNTIME if is_low else OLDEST_FOR_ATTENTION
     manifest = Manifest(
         format=FORMAT,
         model=Model(
@@ -95,7 +104,7 @@ def write(  # noqa: PLR0913 - what goes in, one by one
         recipe=recipe.record(),
         forced=forced,
         versions={name: version(name) for name in LIBRARIES},
-        onnxruntime=TESTED_ONNXRUNTIME,
+        onnxruntime=[oldest, NEWEST_ONNXRUNTIME],
     )
     contents[MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     try:

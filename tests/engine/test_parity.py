@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from resift import ArtifactError, ParityError, Ranking
+from resift.parity import (
+    Agreement,
+    Bounds,
+    Certificate,
+    CertifiedPool,
+    Pool,
+    kendall_tau,
+    logits_of,
+    measure,
+    ndcg,
+    refuse,
+    top_overlap,
+)
+
+NAMES = {
+    "overlap": "mean top-10 overlap",
+    "tau": "mean Kendall tau",
+    "worst_tau": "the worst pool's Kendall tau",
+    "error": "the 99th percentile of logit errors",
+}
+AT_BOUNDS = Agreement(overlap=0.95, tau=0.95, worst_tau=0.85, error=0.05, largest_error=9, ndcg=None, checkpoint_ndcg=None)
+
+# 20 documents, best first; the last 15 so close that their order costs next to no error.
+CHECKPOINT = np.concatenate([np.arange(6, 1, -1), 1 - np.arange(15) / 1000])
+
+
+def pool(documents, labels=None):
+    return Pool(qid="q", query="query", documents=[str(number) for number in range(documents)], labels=labels)
+
+
+def measured(found):
+    return measure([pool(20)] * len(found), [CHECKPOINT] * len(found), found)
+
+
+def reversed_from(start, stop):
+    found = CHECKPOINT.copy()
+    found[start:stop] = found[start:stop][::-1]
+    return found
+
+
+def brute_force_tau_b(first, second):
+    concordant = discordant = only_first = only_second = 0
+    for i, j in itertools.combinations(range(len(first)), 2):
+        a, b = first[i] - first[j], second[i] - second[j]
+        concordant += a * b > 0
+        discordant += a * b < 0
+        only_first += a != 0 and b == 0
+        only_second += a == 0 and b != 0
+    untied = concordant + discordant
+    if untied + only_first == 0 or untied + only_second == 0:
+        return 1.0 if untied + only_first == untied + only_second else 0.0
+    return (concordant - discordant) / math.sqrt((untied + only_first) * (untied + only_second))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), max_size=25))
+def test_kendall_tau_is_tau_b_counted_pair_by_pair(values):
+    first, second = [a for a, _ in values], [b for _, b in values]
+    found = kendall_tau(np.array(first, np.float32), np.array(second, np.float32))
+    assert found == pytest.approx(brute_force_tau_b(first, second), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([1, 2, 3], [10, 20, 30], 1),
+        ([1, 2, 3], [3, 2, 1], -1),
+        ([1, 2, 3, 4], [1, 2, 4, 3], 4 / 6),
+        ([1, 2, 3], [1, 2, 2], 2 / math.sqrt(6)),
+        ([1, 1, 1], [2, 2, 2], 1),
+        ([1, 1, 1], [1, 2, 3], 0),
+        ([5], [-5], 1),
+        ([], [], 1),
+    ],
+)
+def test_kendall_tau_of_known_cases(first, second, expected):
+    assert kendall_tau(np.array(first, np.float32), np.array(second, np.float32)) == pytest.approx(expected, abs=1e-12)
+
+
+RANK = -np.arange(40.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        pytest.param(RANK, RANK * 2 - 5, 1, id="same order"),
+        pytest.param(RANK, -RANK, 0, id="reversed"),
+        pytest.param(RANK, np.concatenate([RANK[:10][::-1], RANK[10:]]), 1, id="order within the top is free"),
+        pytest.param(RANK, np.concatenate([RANK[3:13], RANK[:3], RANK[13:]]), 0.7, id="3 of 10 pushed out"),
+        pytest.param(RANK[:8], RANK[[0, 1, 2, 7, 4, 5, 6, 3]], 0.75, id="top half of a small pool"),
+        pytest.param(RANK[:3], RANK[[1, 0, 2]], 0, id="top one of three"),
+        pytest.param(RANK[:1], RANK[:1], 1, id="one document"),
+        pytest.param(np.zeros(4), np.zeros(4), 1, id="ties keep the caller's order"),
+    ],
+)
+def test_top_overlap(first, second, expected):
+    assert top_overlap(first, second) == pytest.approx(expected)
+
+
+def test_ndcg_equals_the_value_computed_by_hand():
+    # By score the labels come 0, 3, 1, 0, 2.
+    labels, scores = [3, 2, 0, 0, 1], np.array([0.8, 0.1, 0.9, 0.4, 0.5])
+    gained = 3 / math.log2(3) + 1 / math.log2(4) + 2 / math.log2(6)
+    ideal = 3 / math.log2(2) + 2 / math.log2(3) + 1 / math.log2(4)
+    assert ndcg(labels, scores) == pytest.approx(gained / ideal)
+
+
+def test_ndcg_ends_at_the_tenth_document():
+    labels = [0] * 10 + [1]
+    assert ndcg(labels, -np.arange(11.0)) == 0
+    assert ndcg(labels, np.arange(11.0)) == 1
+
+
+@pytest.mark.parametrize("labels", [[], [0, 0, 0]])
+def test_ndcg_is_0_without_relevant_documents(labels):
+    assert ndcg(labels, np.arange(float(len(labels)))) == 0
+
+
+def test_measuring_the_checkpoint_itself_finds_no_difference():
+    assert measured([CHECKPOINT] * 3) == Agreement(
+        overlap=1, tau=1, worst_tau=1, error=0, largest_error=0, ndcg=None, checkpoint_ndcg=None
+    )
+
+
+def test_measure_takes_means_over_pools_and_the_worst_pool():
+    found = measured([CHECKPOINT, reversed_from(0, 20), reversed_from(9, 11)])
+    assert found.overlap == pytest.approx((1 + 0 + 0.9) / 3)
+    assert found.tau == pytest.approx((1 - 1 + 188 / 190) / 3)
+    assert found.worst_tau == -1
+    assert found.largest_error == pytest.approx(6 - CHECKPOINT[-1])
+
+
+def test_error_is_the_99th_percentile_as_a_share_of_the_checkpoints_range():
+    checkpoint = np.linspace(-4, 4, 201)
+    found = checkpoint + 0.4
+    found[100] += 5  # one of 201: beyond the percentile
+    agreement = measure([pool(201)], [checkpoint], [found])
+    assert agreement.error == pytest.approx(0.4 / 8)
+    assert agreement.largest_error == pytest.approx(5.4)
+
+
+def test_measure_takes_ndcg_over_labelled_pools_only():
+    pools = [pool(3, [1, 0, 0]), pool(3), pool(3, [0, 0, 1])]
+    best_first, best_last = np.array([3.0, 2, 1]), np.array([1.0, 2, 3])
+    agreement = measure(pools, [best_first] * 3, [best_last, best_last, best_last])
+    assert agreement.ndcg == pytest.approx((0.5 + 1) / 2)
+    assert agreement.checkpoint_ndcg == pytest.approx((1 + 0.5) / 2)
+
+
+def test_agreement_at_the_bounds_is_accepted():
+    assert AT_BOUNDS.violations(Bounds()) == []
+    refuse(AT_BOUNDS, Bounds(), "the int8 graph")
+
+
+@pytest.mark.parametrize(("name", "value"), [("overlap", 0.9499), ("tau", 0.9499), ("worst_tau", 0.8499), ("error", 0.0501)])
+def test_one_bound_passed_alone_is_refused_by_its_name(name, value):
+    agreement = msgspec.structs.replace(AT_BOUNDS, **{name: value})
+    with pytest.raises(ParityError) as caught:
+        refuse(agreement, Bounds(), "the int8 graph")
+    message = str(caught.value)
+    assert message.startswith(f"the int8 graph does not rank as its checkpoint does: {NAMES[name]} is {value}")
+    assert [other for other in NAMES if f"{NAMES[other]} is" in message] == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        pytest.param("overlap", [reversed_from(9, 11)] * 20, id="10th and 11th swapped in every pool"),
+        pytest.param("tau", [reversed_from(15, 20)] * 20, id="the last five reversed in every pool"),
+        pytest.param("worst_tau", [reversed_from(10, 20)] + [CHECKPOINT] * 19, id="half of one pool reversed"),
+        pytest.param("error", [CHECKPOINT * 1.1] * 20, id="every logit a tenth too large"),
+    ],
+)
+def test_logits_that_break_one_bound_alone_are_refused_by_its_name(name, found):
+    agreement = measured(found)
+    kept = msgspec.structs.replace(Bounds(), **{name: math.inf if name == "error" else -1})
+    refuse(agreement, kept, "the int8 graph")
+    with pytest.raises(ParityError, match=NAMES[name]):
+        refuse(agreement, Bounds(), "the int8 graph")
+
+
+def test_nan_keeps_no_bound():
+    agreement = msgspec.structs.replace(AT_BOUNDS, **dict.fromkeys(NAMES, math.nan))
+    assert len(agreement.violations(Bounds())) == 4
+
+
+def test_bounds_of_the_callers_own_hold():
+    with pytest.raises(ParityError, match=r"mean Kendall tau is 0\.9500; expected at least 0\.99"):
+        refuse(AT_BOUNDS, Bounds(tau=0.99), "the int8 graph")
+    refuse(msgspec.structs.replace(AT_BOUNDS, tau=0.5), Bounds(tau=0.5), "the int8 graph")
+
+
+def test_logits_of_a_pool_are_in_its_own_order():
+    logits = np.array([0.5, 2, -1], np.float32)
+
+    def rerank(_query, documents):
+        return Ranking.from_logits(documents, logits, logits, np.zeros(3, np.int32))
+
+    assert logits_of(SimpleNamespace(rerank=rerank), "query", ["a", "b", "c"]).tolist() == [0.5, 2, -1]
+
+
+def stored(content):
+    return SimpleNamespace(folder="folder", read=lambda name: content if name == "certificate.json" else b"")
+
+
+def test_a_certificate_read_back_measures_against_its_checkpoint():
+    certified = CertifiedPool(
+        qid="q", query="query", documents=["a", "b", "c"], labels=[1, 0, 0], checkpoint=[3, 2, 1], variants={"int8": [3, 2, 1]}
+    )
+    written = Certificate(bounds=Bounds(), agreement={"int8": AT_BOUNDS}, pools=[certified])
+    certificate = Certificate.read(stored(msgspec.json.encode(written)))
+    assert certificate == written
+    assert certificate.measure([np.array([3.0, 2, 1])]).tau == 1
+    assert certificate.measure([np.array([1.0, 2, 3])]).tau == -1
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"bounds": {}, "agreement": {}, "pools": [], "more": 1}', b'{"bounds": 1}'])
+def test_a_damaged_certificate_is_an_artifact_error(content):
+    with pytest.raises(ArtifactError, match=r"certificate\.json of folder is not what `resift export` writes"):
+        Certificate.read(stored(content))

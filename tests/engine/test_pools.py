@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from resift import InputError, Ranking, pools
+from resift.pools import CandidatePool, decode_pool, read_documents, read_lines, read_pools
+
+GOOD = b'{"query": "q", "documents": ["a"]}\n'
+
+
+@pytest.fixture
+def file(tmp_path):
+    """file(content, name): the path of a file with that content."""
+
+    def write(content, name="pools.jsonl"):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    return write
+
+
+def ranking(documents, logits, **keywords):
+    values = np.array(logits, np.float32)
+    return Ranking.from_logits(documents, values, values / 2, np.zeros(len(values), np.int32), **keywords)
+
+
+def test_pools_of_both_formats_are_read_and_blank_lines_passed_over(file):
+    content = (
+        b'{"qid": 7, "query": "q", "documents": ["a", "b"]}\n\n  \r\n'
+        b'{"qid": "x", "query": "r", "candidates": [{"docid": "d1", "text": "c", "rank": 1}, {"text": "d"}]}\r\n'
+        b'{"query": "s", "documents": []}'
+    )
+    assert list(read_pools(file(content))) == [
+        CandidatePool("q", ["a", "b"], 7),
+        CandidatePool("r", ["c", "d"], "x", [{"docid": "d1", "rank": 1}, {}]),
+        CandidatePool("s", []),
+    ]
+
+
+def test_gzip_is_read_by_name(file):
+    path = file(gzip.compress(GOOD * 3), "pools.jsonl.gz")
+    assert [pool.documents for pool in read_pools(path)] == [["a"]] * 3
+
+
+def test_a_dash_is_standard_input(monkeypatch):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(GOOD + b"[]\n")))
+    found = read_pools("-")
+    assert next(found) == CandidatePool("q", ["a"])
+    with pytest.raises(InputError, match="-, line 2: a list; expected a JSON object"):
+        next(found)
+
+
+@settings(deadline=None)
+@given(st.text(), st.lists(st.text()), st.none() | st.text() | st.integers(-(2**63), 2**63 - 1))
+def test_any_text_survives(query, documents, qid):
+    line = json.dumps({"qid": qid, "query": query, "documents": documents}).encode()
+    assert decode_pool(line, "here") == CandidatePool(query, documents, qid)
+
+
+BAD = {
+    "not JSON": (b"query", "not JSON"),
+    "cut off": (GOOD[:-3], "not JSON"),
+    "two objects": (b"{} {}", "not JSON"),
+    "NaN": (b'{"query": "q", "candidates": [{"text": "a", "score": NaN}]}', "not JSON"),
+    "infinity": (b'{"query": "q", "candidates": [{"text": "a", "score": -Infinity}]}', "not JSON"),
+    "invalid UTF-8 in a text": (b'{"query": "\xff\xfe", "documents": []}', "not JSON"),
+    "invalid UTF-8 in a key": (b'{"\xff": 1, "query": "q", "documents": []}', "not JSON"),
+    "nested too deep": (b"[" * 100_000, "not JSON"),
+    "no object": (b"[1]", "a list; expected a JSON object"),
+    "null": (b"null", "missing or null; expected a JSON object"),
+    "no query": (b'{"documents": []}', "'query' is missing or null; expected a string"),
+    "query is a number": (b'{"query": 1.5, "documents": []}', "'query' is a number; expected a string"),
+    "qid is a boolean": (b'{"qid": true, "query": "q", "documents": []}', "'qid' is a boolean; expected a string or an integer"),
+    "qid is a fraction": (b'{"qid": 1.5, "query": "q", "documents": []}', "'qid' is a number; expected a string or an integer"),
+    "no documents": (b'{"query": "q", "docs": []}', "expected either 'documents' or 'candidates'; found the keys query, docs"),
+    "both": (b'{"query": "q", "documents": [], "candidates": []}', "expected either 'documents' or 'candidates'"),
+    "documents is a string": (b'{"query": "q", "documents": "a"}', "'documents' or 'candidates' is a string; expected a list"),
+    "candidates is null": (b'{"query": "q", "candidates": null}', "'documents' or 'candidates' is missing or null"),
+    "a document is an object": (
+        b'{"query": "q", "documents": ["a", {"text": "b"}]}',
+        "documents[1] is an object; expected a string",
+    ),
+    "a candidate is a string": (b'{"query": "q", "candidates": [{"text": "a"}, "b"]}', "candidates[1]: a string; expected {"),
+    "a candidate without text": (
+        b'{"query": "q", "candidates": [{"docid": 1}]}',
+        "candidates[0]: an object whose 'text' is missing or null",
+    ),
+    "a candidate's text is a list": (b'{"query": "q", "candidates": [{"text": []}]}', "an object whose 'text' is a list"),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), BAD.values(), ids=BAD.keys())
+def test_a_bad_line_is_an_input_error_naming_file_and_line(file, line, message):
+    path = file(GOOD + b"\n" + line + b"\n" + GOOD)
+    found = read_pools(path)
+    assert next(found).query == "q"
+    with pytest.raises(InputError) as caught:
+        next(found)
+    assert str(caught.value).startswith(f"{path}, line 3: ")
+    assert message in str(caught.value)
+
+
+PACKED = gzip.compress(GOOD * 100, mtime=0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(PACKED[:-20], id="truncated"),
+        pytest.param(PACKED[:10] + b"\x07" + PACKED[11:], id="damaged"),  # a block of the reserved kind
+        pytest.param(PACKED[:-8] + bytes(8), id="wrong checksum"),
+        pytest.param(GOOD, id="not gzip"),
+    ],
+)
+def test_a_broken_gzip_is_an_input_error_naming_the_file(file, content):
+    path = file(content, "pools.jsonl.gz")
+    with pytest.raises(InputError) as caught:
+        list(read_pools(path))
+    assert str(caught.value).startswith(f"{path} cannot be read: ")
+
+
+@pytest.mark.parametrize("read", [read_lines, read_pools, lambda path: read_documents(path, "q")])
+def test_a_file_that_cannot_be_opened_is_an_input_error_naming_it(tmp_path, read):
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(InputError, match=rf"{path} cannot be read"):
+            list(read(path))
+
+
+def test_a_line_over_the_limit_is_an_input_error_naming_it(file, monkeypatch):
+    monkeypatch.setattr(pools, "LINE_LIMIT", 10)
+    lines = read_lines(file(b"0123456789"))
+    assert list(lines) == [(1, b"0123456789")]
+    with pytest.raises(InputError, match="line 2: longer than 10 bytes"):
+        list(read_lines(file(b"short\n01234567890\n")))
+
+
+def test_documents_are_plain_lines(file):
+    pool = read_documents(file("first é\r\n\n  second {x}\n[third]".encode()), "q")
+    assert pool == CandidatePool("q", ["first é", "  second {x}", "[third]"])
+
+
+def test_documents_are_objects_where_the_first_line_is_one(file):
+    pool = read_documents(file(b'\n {"text": "a", "docid": 1}\n{"text": "b"}\n'), "q")
+    assert pool == CandidatePool("q", ["a", "b"], None, [{"docid": 1}, {}])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [(b"plain", "not JSON"), (b"{}", "'text' is missing or null"), (b'["a"]', "a list; expected a JSON object")],
+)
+def test_a_bad_document_among_objects_is_an_input_error_naming_file_and_line(file, line, message):
+    path = file(b'{"text": "a"}\n\n' + line)
+    with pytest.raises(InputError) as caught:
+        read_documents(path, "q")
+    assert str(caught.value).startswith(f"{path}, line 3: ")
+    assert message in str(caught.value)
+
+
+def test_a_file_without_lines_holds_no_documents(file):
+    assert read_documents(file(b"\n\n"), "q") == CandidatePool("q", [])
+
+
+def test_a_ranked_pool_keeps_every_candidates_unknown_fields():
+    line = b'{"qid": "x", "query": "q", "candidates": [{"docid": 5, "text": "a", "meta": {"k": [1, null]}}, {"text": "b", "u": 2}]}'
+    pool = decode_pool(line, "here")
+    ranked = pool.ranked(ranking(pool.documents, [-1, 3]))
+    assert json.loads(json.dumps(ranked)) == {
+        "qid": "x",
+        "query": "q",
+        "results": [
+            {"u": 2, "index": 1, "score": 1.5, "logit": 3, "tokens_cut": 0},
+            {"docid": 5, "meta": {"k": [1, None]}, "index": 0, "score": -0.5, "logit": -1, "tokens_cut": 0},
+        ],
+    }
+
+
+def test_a_ranked_pools_own_values_replace_the_retrievers():
+    pool = decode_pool(b'{"query": "q", "candidates": [{"text": "a", "score": 99, "index": 99}]}', "here")
+    assert pool.ranked(ranking(["a"], [2]))["results"] == [{"index": 0, "score": 1, "logit": 2, "tokens_cut": 0}]
+
+
+def test_a_ranked_pool_of_plain_documents_has_no_more_than_was_asked_for():
+    pool = CandidatePool("q", ["a", "b"])
+    found = ranking(pool.documents, [1, 2], top_k=1)
+    assert pool.ranked(found) == {"query": "q", "results": [{"index": 1, "score": 1, "logit": 2, "tokens_cut": 0}]}
+    assert [result["document"] for result in pool.ranked(found, with_documents=True)["results"]] == ["b"]
+
+
+def test_a_ranked_pool_tells_of_a_cut_query():
+    assert CandidatePool("q", ["a"], 0).ranked(ranking(["a"], [1], query_tokens_cut=4)) == {
+        "qid": 0,
+        "query_tokens_cut": 4,
+        "query": "q",
+        "results": [{"index": 0, "score": 0.5, "logit": 1, "tokens_cut": 0}],
+    }

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import onnxruntime
+import pytest
+from resift import ProviderError, providers
+
+CPU = ["CPUExecutionProvider"]
+BOTH = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+FULL = ["int8", "float32"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision", "available", "offered", "chosen"),
+    [
+        ("auto", "auto", CPU, FULL, ("cpu", "int8")),
+        ("auto", "auto", CPU, ["float32", "int8"], ("cpu", "int8")),
+        ("auto", "auto", CPU, ["float32"], ("cpu", "float32")),
+        ("auto", "float32", CPU, FULL, ("cpu", "float32")),
+        ("auto", "auto", BOTH, FULL, ("cuda", "float32")),
+        ("auto", "auto", BOTH[::-1], FULL, ("cuda", "float32")),
+        ("auto", "auto", BOTH, ["int8"], ("cpu", "int8")),
+        ("auto", "int8", BOTH, FULL, ("cpu", "int8")),
+        ("cpu", "auto", BOTH, FULL, ("cpu", "int8")),
+        ("cpu", "float32", BOTH, FULL, ("cpu", "float32")),
+        ("cpu", "auto", CPU, ["int8"], ("cpu", "int8")),
+        ("cuda", "auto", BOTH, FULL, ("cuda", "float32")),
+        ("cuda", "float32", BOTH, ["float32"], ("cuda", "float32")),
+    ],
+)
+def test_choice_is_the_fastest_that_was_asked_for_and_is_there(asked, precision, available, offered, chosen):
+    assert providers.choose(asked, precision, available=available, offered=offered) == chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision", "available", "offered", "message"),
+    [
+        ("cuda", "auto", CPU, FULL, r"has no CUDAExecutionProvider \(it has CPUExecutionProvider\): install onnxruntime-gpu"),
+        ("cpu", "auto", ["CUDAExecutionProvider"], FULL, r"has no CPUExecutionProvider .*: reinstall onnxruntime"),
+        ("cuda", "auto", BOTH, ["int8"], r"cuda runs float32, and this artifact offers int8: export"),
+        ("cuda", "int8", BOTH, FULL, r"cuda runs float32, .* offers int8, float32 of which int8 was asked for"),
+        ("cpu", "int8", CPU, ["float32"], r"cpu runs int8 or float32, .* offers float32 of which int8 was asked for"),
+        ("auto", "int8", BOTH, ["float32"], r"cuda runs float32.*; cpu runs int8 or float32"),
+        ("auto", "auto", ["AzureExecutionProvider"], FULL, r"no CUDAExecutionProvider.*; .*no CPUExecutionProvider"),
+    ],
+)
+def test_what_cannot_be_had_is_an_error_that_says_why(asked, precision, available, offered, message):
+    with pytest.raises(ProviderError, match=message):
+        providers.choose(asked, precision, available=available, offered=offered)
+
+
+@pytest.mark.parametrize("asked", ["gpu", "CPU", "", "CUDAExecutionProvider"])
+def test_an_unknown_provider_is_an_error_naming_the_known_ones(asked):
+    with pytest.raises(ProviderError, match=rf"provider is '{asked}'; expected 'auto', 'cpu' or 'cuda'"):
+        providers.choose(asked, "auto", available=BOTH, offered=FULL)
+
+
+def test_available_are_onnxruntimes_own_names():
+    assert "CPUExecutionProvider" in providers.available()
+
+
+@pytest.mark.parametrize(
+    ("installed", "oldest"),
+    [("1.20.0", "1.20.0"), ("1.20.1", "1.20.0"), ("1.100.0", "1.20.0"), ("2.0.0", "1.99.9"), ("1.24.0.dev20250101", "1.24.0")],
+)
+def test_the_oldest_version_or_a_newer_one_is_accepted(monkeypatch, installed, oldest):
+    monkeypatch.setattr(onnxruntime, "__version__", installed)
+    providers.check_version(oldest)
+
+
+@pytest.mark.parametrize(("installed", "oldest"), [("1.9.0", "1.20.0"), ("1.20.0", "1.20.1"), ("1.99.9+cu12", "2.0.0")])
+def test_an_older_version_is_an_error_with_its_mend(monkeypatch, installed, oldest):
+    monkeypatch.setattr(onnxruntime, "__version__", installed)
+    with pytest.raises(ProviderError) as caught:
+        providers.check_version(oldest)
+    assert f"onnxruntime {installed} is installed, this artifact needs {oldest} or newer: pip install" in str(caught.value)

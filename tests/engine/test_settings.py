@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+from resift import InputError, Settings
+from resift.settings import TOKEN_BUDGET, ResolvedSettings, resolve
+
+NUMBERS = ["threads", "token_budget", "max_length"]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [1.0, True, False, None, "4", "Auto", [4]])
+def test_a_number_of_the_wrong_type_is_a_type_error(name, value):
+    with pytest.raises(TypeError, match=rf"Settings\.{name} is {type(value).__name__}; expected an int or 'auto'"):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_number_below_1_is_an_input_error(name, value):
+    with pytest.raises(InputError, match=rf"Settings\.{name} is {value}; expected 1 or more"):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["int4", "INT8", ""])
+def test_an_unknown_precision_is_an_input_error(value):
+    with pytest.raises(InputError, match=rf"Settings\.precision is '{value}'; expected 'auto' or one of int8, float32"):
+        Settings(precision=value)
+
+
+@pytest.mark.parametrize("value", ["auto", "int8", "float32"])
+def test_known_precisions_are_kept(value):
+    assert Settings(precision=value).precision == value
+
+
+def test_settings_are_keywords_that_cannot_change():
+    with pytest.raises(TypeError):
+        Settings(4)
+    settings = Settings(threads=4)
+    with pytest.raises(FrozenInstanceError):
+        settings.threads = 5
+
+
+def test_auto_takes_the_machines_cores_the_default_budget_and_the_models_length():
+    assert resolve(Settings(), cores=6, max_length=512) == ResolvedSettings(threads=6, token_budget=TOKEN_BUDGET, max_length=512)
+
+
+def test_what_was_asked_for_is_kept():
+    settings = Settings(threads=9, token_budget=1, max_length=128)
+    assert resolve(settings, cores=6, max_length=512) == ResolvedSettings(threads=9, token_budget=1, max_length=128)
+
+
+def test_all_of_the_models_length_may_be_asked_for_and_no_more():
+    assert resolve(Settings(max_length=512), cores=1, max_length=512).max_length == 512
+    with pytest.raises(InputError, match=r"is 513 tokens, but this model was made for 512; ask for at most 512"):
+        resolve(Settings(max_length=513), cores=1, max_length=512)
