@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytrec_eval
+
 from resift import Reranker, Settings
 from resift.parity import kendall_tau, logits_of, top_overlap
 from resift.pools import CandidatePool, read_pools

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import resift_export
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+import resift_export
 
 MAX_LENGTH = 192
 SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "initializer_range": 0.12}

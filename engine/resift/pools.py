@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import sys
+import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,7 @@ def read_documents(path: str | os.PathLike[str], query: str) -> CandidatePool:
     """One query's documents: a line each, or, where the first line begins with {, one JSON object {"text", ...} a line."""
     lines = list(read_lines(path))
     if not lines or not lines[0][1].lstrip().startswith(b"{"):
-        return CandidatePool(query, [line.decode("utf-8", "replace").rstrip("\r\n") for _, line in lines])
+        return CandidatePool(query, [_text(line, f"{os.fspath(path)}, line {number}") for number, line in lines])
     candidates = [_candidate(_decode(line, where := f"{os.fspath(path)}, line {number}"), where) for number, line in lines]
     return CandidatePool(query, [text for text, _ in candidates], None, [fields for _, fields in candidates])
 
@@ -100,7 +101,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
                     raise InputError(f"{name}, line {number}: longer than {LINE_LIMIT} bytes; expected one document or pool a line")
                 if line.strip():
                     yield number, line
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{name} cannot be read: {error}") from error
 
 
@@ -114,6 +115,13 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
     else:
         with Path(name).open("rb") as file:
             yield file
+
+
+def _text(line: bytes, where: str) -> str:
+    try:
+        return line.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 at byte {error.start}; expected UTF-8 text, convert the file first") from error
 
 
 def _decode(line: bytes, where: str) -> dict[str, Any]:

@@ -60,9 +60,12 @@ def choose(
         suited = [kind for kind in SUITED[provider] if kind in offered and precision in ("auto", kind)]
         if suited:
             return provider, suited[0]
+        if precision not in ("auto", *SUITED[provider]):
+            reasons.append(f"{provider} does not run {precision}; ask for {' or '.join(SUITED[provider])}, or another provider")
+            continue
+        wanted_kinds = SUITED[provider] if precision == "auto" else (precision,)
         reasons.append(
-            f"{provider} runs {' or '.join(SUITED[provider])}, and this artifact offers {', '.join(offered)}"
-            + (f" of which {precision} was asked for" if precision != "auto" else "")
-            + ": export the checkpoint again with --precision int8,float32"
+            f"{provider} needs {' or '.join(wanted_kinds)}, and this artifact has {', '.join(offered)} for this machine: "
+            "export the checkpoint again with --precision int8,float32"
         )
     raise ProviderError("; ".join(reasons))

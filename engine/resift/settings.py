@@ -39,6 +39,8 @@ class Settings:
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected an int or 'auto'")
             if value < 1:
                 raise InputError(f"Settings.{name} is {value}; expected 1 or more, or 'auto'")
+        if not isinstance(self.precision, str):
+            raise TypeError(f"Settings.precision is {type(self.precision).__name__}; expected a str")
         if self.precision not in ("auto", *PRECISIONS):
             raise InputError(f"Settings.precision is {self.precision!r}; expected 'auto' or one of {', '.join(PRECISIONS)}")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import transformers
+
 from resift.errors import ExportError, InputError
 from resift.pairs import PairTokenizer
 from resift.scoring import Activation, relevance

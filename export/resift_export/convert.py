@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from resift.pairs import PairTokenizer
 from resift.parity import Certificate, refuse
-
 from resift_export import checkpoint as checkpoints
 from resift_export.calibration import sample
 from resift_export.graph import lower_opset
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
-    from resift.settings import Precision
 
+    from resift.settings import Precision
     from resift_export.checkpoint import Checkpoint
     from resift_export.recipe import CalibrationPair, Recipe
 

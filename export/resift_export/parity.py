@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from resift.artifact import Artifact
     from resift.parity import Pool
-
     from resift_export.checkpoint import Checkpoint
 
 

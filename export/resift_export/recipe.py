@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+
 from resift.errors import InputError
 from resift.parity import Bounds, Pool
 from resift.pools import CandidatePool, read_lines, read_pools

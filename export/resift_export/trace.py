@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 import onnxscript.optimizer
 import torch
+
 from resift.errors import ExportError, ExtraError
 from resift.session import OUTPUT
-
 from resift_export.graph import insert, tidy
 
 if TYPE_CHECKING:

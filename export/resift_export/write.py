@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+
 from resift.artifact import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, Artifact, FileEntry, Manifest, Model, Pair, Variant
 from resift.errors import ExportError
 from resift.pairs import PairTokenizer
-
 from resift_export.graph import LOW_OPSET, serialize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import onnx_ir as ir
+
     from resift.parity import Certificate
     from resift.settings import Precision
-
     from resift_export.checkpoint import Checkpoint
     from resift_export.recipe import Recipe
 

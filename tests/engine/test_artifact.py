@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import shutil
 
 import onnx
 import pytest
 
-from resift import ArtifactError, Reranker
+from resift import ArtifactError, ProviderError, Reranker
 from resift.artifact import MANIFEST, MANIFEST_LIMIT, Artifact, embedded, locate
 
 GRAPH = "model.int8.onnx"
@@ -56,7 +56,7 @@ def point_outside(folder) -> None:
 
 def link_outside(folder) -> None:
     shutil.move(folder / GRAPH, folder.parent / "elsewhere.onnx")
-    os.symlink(folder.parent / "elsewhere.onnx", folder / GRAPH)
+    (folder / GRAPH).symlink_to(folder.parent / "elsewhere.onnx")
 
 
 def external_weights(folder) -> None:
@@ -115,9 +115,8 @@ DAMAGES = {
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_artifact_is_refused_with_its_own_message(folder, damage, message):
     damage(folder)
-    with pytest.raises(ArtifactError, match="^[^\n]*") as caught:
+    with pytest.raises(ArtifactError, match=re.escape(message)):
         Reranker.load(folder)
-    assert message in str(caught.value)
 
 
 def test_the_undamaged_copy_loads_and_hidden_files_do_not_matter(folder):
@@ -128,7 +127,7 @@ def test_the_undamaged_copy_loads_and_hidden_files_do_not_matter(folder):
 
 def test_an_older_onnxruntime_is_told_what_the_artifact_needs(folder):
     edit(folder, lambda manifest: manifest.__setitem__("onnxruntime", ["99.0.0", "99.1.0"]))
-    with pytest.raises(Exception, match="needs 99.0.0 or newer: pip install -U onnxruntime"):
+    with pytest.raises(ProviderError, match=r"needs 99\.0\.0 or newer: pip install -U onnxruntime"):
         Reranker.load(folder)
 
 

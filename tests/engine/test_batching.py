@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from resift.batching import plan_batches
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=120).map(lambda values: np.array(values, np.int32))

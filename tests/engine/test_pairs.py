@@ -4,17 +4,19 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tiny
 from resift.errors import ArtifactError, InputError
 from resift.pairs import PairTokenizer
 
 MAX_LENGTH = 24
 KINDS = ["bert", "roberta", "xlm-roberta", "modernbert"]
 # Pieces that meet every seam of a tokenizer: spaces, accents, scripts, emoji, control characters, its own special tokens.
-PIECES = st.sampled_from(["tides", "Água", "東京", "🌊", " ", "\t", "\x00", "\u200d", "don't", "[SEP]", "</s>", "<mask>", "1,000.5", "ß", "e\u0301"])
+PIECES = st.sampled_from(
+    ["tides", "Água", "東京", "🌊", " ", "\t", "\x00", "\u200d", "don't", "[SEP]", "</s>", "<mask>", "1,000.5", "ß", "e\u0301"]
+)
 TEXT = st.lists(PIECES | st.text(max_size=4), max_size=30).map("".join)
 
 
@@ -86,9 +88,8 @@ def test_threads_share_one_tokenizer(ours):
 def test_truncation_and_padding_of_the_file_are_not_obeyed(fast, ours):
     content = json.loads(fast.backend_tokenizer.to_str())
     content["truncation"] = {"direction": "Left", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
-    content["padding"] = {
-        "strategy": {"Fixed": 99}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"
-    }  # fmt: skip
+    sides = {"direction": "Left", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+    content["padding"] = {"strategy": {"Fixed": 99}, **sides}
     spoilt = PairTokenizer(json.dumps(content).encode(), MAX_LENGTH)
     assert spoilt.encode(["tides"], ["water rises"]).ids[0].tolist() == ours.encode(["tides"], ["water rises"]).ids[0].tolist()
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from resift import InputError, Ranking, pools
 from resift.pools import CandidatePool, decode_pool, read_documents, read_lines, read_pools
 

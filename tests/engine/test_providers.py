@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import onnxruntime
 import pytest
+
 from resift import ProviderError, providers
 
 CPU = ["CPUExecutionProvider"]
@@ -36,10 +37,10 @@ def test_choice_is_the_fastest_that_was_asked_for_and_is_there(asked, precision,
     [
         ("cuda", "auto", CPU, FULL, r"has no CUDAExecutionProvider \(it has CPUExecutionProvider\): install onnxruntime-gpu"),
         ("cpu", "auto", ["CUDAExecutionProvider"], FULL, r"has no CPUExecutionProvider .*: reinstall onnxruntime"),
-        ("cuda", "auto", BOTH, ["int8"], r"cuda runs float32, and this artifact offers int8: export"),
-        ("cuda", "int8", BOTH, FULL, r"cuda runs float32, .* offers int8, float32 of which int8 was asked for"),
-        ("cpu", "int8", CPU, ["float32"], r"cpu runs int8 or float32, .* offers float32 of which int8 was asked for"),
-        ("auto", "int8", BOTH, ["float32"], r"cuda runs float32.*; cpu runs int8 or float32"),
+        ("cuda", "auto", BOTH, ["int8"], r"cuda needs float32, and this artifact has int8 .*: export"),
+        ("cuda", "int8", BOTH, FULL, r"cuda does not run int8; ask for float32"),
+        ("cpu", "int8", CPU, ["float32"], r"cpu needs int8, and this artifact has float32 .*: export"),
+        ("auto", "int8", BOTH, ["float32"], r"cuda does not run int8.*; cpu needs int8"),
         ("auto", "auto", ["AzureExecutionProvider"], FULL, r"no CUDAExecutionProvider.*; .*no CPUExecutionProvider"),
     ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from resift import RankedDocument, Ranking
 
 # Few distinct values, so that ties are common.

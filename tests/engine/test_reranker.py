@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tiny
 from resift import ClosedError, InputError, ProviderError, Ranking, Reranker, Settings
 from resift.session import Session
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import FrozenInstanceError
 
 import pytest
+
 from resift import InputError, Settings
 from resift.settings import TOKEN_BUDGET, ResolvedSettings, resolve
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from resift import Reranker, Settings
 from resift.artifact import Artifact
 from resift.parity import Certificate, logits_of
