@@ -1,0 +1,50 @@
+"""What an installation of resift costs, against its budgets: megabytes, import time, modules pulled in.
+
+    python -m benchmarks.budgets
+
+Run it with the interpreter of a fresh environment that holds resift and nothing else. Exit code 1 if a budget is passed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+SIZE_MB = 210
+"""Of site-packages, without pip, setuptools and the embedded model."""
+IMPORT_SECONDS = 0.15
+"""Of `import resift`, beyond numpy's own import."""
+REPEATS = 15
+HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "tokenizers", "huggingface_hub", "fastapi", "matplotlib", "resift_export")
+"""What `import resift` must not import."""
+NOT_COUNTED = ("pip", "setuptools", "resift_models")
+IMPORT = "import time, numpy; start = time.perf_counter(); import resift; print(time.perf_counter() - start)"
+
+
+def main() -> int:
+    sizes = {path.name: megabytes(path) for path in Path(sysconfig.get_path("purelib")).iterdir()}
+    counted = {name: size for name, size in sizes.items() if not name.startswith(NOT_COUNTED)}
+    total = sum(counted.values())
+    largest = sorted(counted.items(), key=lambda item: -item[1])[:8]
+    print(f"size    {total:6.1f} MB of {SIZE_MB}: " + ", ".join(f"{name} {size:.1f}" for name, size in largest))
+    seconds = statistics.median(float(fresh(IMPORT)) for _ in range(REPEATS))
+    print(f"import  {seconds:6.3f} s of {IMPORT_SECONDS} beyond numpy, median of {REPEATS}")
+    pulled = fresh(f"import sys, resift; print(*[name for name in {HEAVY} if name in sys.modules])").split()
+    print(f"pulls   {', '.join(pulled) or 'none'} of {', '.join(HEAVY)}")
+    return int(total > SIZE_MB or seconds > IMPORT_SECONDS or bool(pulled))
+
+
+def megabytes(path: Path) -> float:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def fresh(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""optimum's own exporter as the oracle of ours. Needs the extra `optimum`, which pins an older transformers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import tiny
+from resift_export import checkpoint
+from resift_export.convert import convert
+from resift_export.graph import serialize
+from resift_export.optimize import optimize
+from resift_export.recipe import Recipe
+from resift_export.trace import trace, trace_with_optimum
+
+pytest.importorskip("optimum.exporters.onnx", reason="needs the extra optimum in an environment of its own")
+
+FAMILIES = ("bert", "electra", "distilbert", "mpnet", "albert", "roberta", "xlm-roberta", "deberta-v2", "modernbert")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_tracers_give_the_same_logits(family, tmp_path):
+    loaded = checkpoint.load(str(tiny.save(tmp_path / family, family)))
+    graphs = [optimize(tracer(loaded), loaded.max_length) for tracer in (trace, trace_with_optimum)]
+    sessions = [onnxruntime.InferenceSession(serialize(graph), providers=["CPUExecutionProvider"]) for graph in graphs]
+    random = np.random.default_rng(3)
+    for rows, width in ((1, 3), (2, 8), (3, loaded.max_length)):
+        ids = random.integers(5, loaded.vocabulary - 1, (rows, width))
+        feed = {"input_ids": ids, "token_type_ids": (np.arange(width)[None] > width // 2).repeat(rows, 0).astype(np.int64)}
+        ours, theirs = (session.run(None, {item.name: feed[item.name] for item in session.get_inputs()})[0] for session in sessions)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_an_artifact_can_be_made_with_it(tmp_path):
+    source = tiny.save(tmp_path / "bert", "bert")
+    convert(str(source), tmp_path / "out", Recipe(tracer="optimum", precisions=("float32",)))
+    assert (tmp_path / "out" / "model.float32.onnx").is_file()

@@ -1,0 +1,30 @@
+"""What a fresh interpreter imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "fastapi", "matplotlib", "resift_export")
+LATE = ("onnxruntime", "tokenizers")
+
+
+def pulled(code: str, names: tuple[str, ...]) -> list[str]:
+    code = f"import sys; {code}; print(*[name for name in {names} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120).stdout.split()
+
+
+def test_import_pulls_neither_the_toolchain_nor_the_runtime():
+    assert pulled("import resift", (*HEAVY, *LATE)) == []
+
+
+def test_reranking_pulls_the_runtime_and_no_more():
+    code = "from resift import Reranker; Reranker.load().rerank('a', ['b'])"
+    assert pulled(code, (*HEAVY, *LATE)) == list(LATE)
+
+
+def test_the_public_names_are_these():
+    import resift
+
+    assert sorted(resift.__all__) == sorted(name for name in vars(resift) if name[0].isupper())
+    assert {"Reranker", "Ranking", "RankedDocument", "Settings", "ResiftError"} <= set(resift.__all__)
