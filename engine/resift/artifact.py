@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from resift import hub
 from resift.errors import ArtifactError
 from resift.scoring import Activation
 from resift.settings import Precision
@@ -109,14 +110,38 @@ class Artifact:
 
     folder: Path
     manifest: Manifest
+    links_into: Path | None = None
+    """a folder that links may lead into beside its own: a hub cache keeps one copy of a file for all revisions"""
 
     @classmethod
-    def open(cls, folder: Path) -> Artifact:
-        """Opens and checks a folder. Raises ArtifactError that says what is wrong with it."""
+    def find(cls, source: str | os.PathLike[str] | None) -> Artifact:
+        """Opens what `source` means: the default model (None), an embedded model's name, a folder, or a hub id.
+
+        Raises ArtifactError if there is none or it is damaged.
+        """
+        name = DEFAULT if source is None else os.fspath(source)
+        if name in embedded():
+            return cls.open(embedded()[name])
+        if name and "\0" not in name and Path(name).is_dir():
+            return cls.open(Path(name))
+        if hub.HUB_ID.match(name):
+            folder, cache = hub.download(name)
+            return cls.open(folder, links_into=cache)
+        raise ArtifactError(
+            f"no artifact {name!r}: expected a folder, a hub id org/name, or the name of an embedded model "
+            f"({', '.join(sorted(embedded())) or 'none is installed'})"
+        )
+
+    @classmethod
+    def open(cls, folder: Path, *, links_into: Path | None = None) -> Artifact:
+        """Opens and checks a folder, whose files may be links into itself and `links_into` only.
+
+        Raises ArtifactError that says what is wrong with it.
+        """
         if not folder.is_dir():
             raise ArtifactError(f"no artifact at {folder}: expected a folder with a {MANIFEST}, as `resift export` writes it")
-        manifest = decode_manifest(_read_manifest(folder))
-        artifact = cls(folder, manifest)
+        _check_link(folder / MANIFEST, folder, links_into)
+        artifact = cls(folder, decode_manifest(_read_manifest(folder)), links_into)
         artifact._check_files()
         return artifact
 
@@ -145,6 +170,10 @@ class Artifact:
             )
         return graph
 
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest, which holds those of all files: equal for equal artifacts wherever they lie."""
+        return hashlib.sha256(_read_manifest(self.folder)).hexdigest()
+
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(entry.size for entry in self.manifest.files.values()) + (self.folder / MANIFEST).stat().st_size
@@ -155,8 +184,7 @@ class Artifact:
             raise ArtifactError(f"{self.folder / MANIFEST} lists no {', '.join(sorted(missing))}; export the artifact again")
         for name, entry in self.manifest.files.items():
             path = self.folder / name
-            if path.is_symlink() and not path.resolve().is_relative_to(self.folder.resolve()):
-                raise ArtifactError(f"{path} leads outside the artifact's folder, to {path.resolve()}; copy the file itself there")
+            _check_link(path, self.folder, self.links_into)
             if not path.is_file():
                 raise ArtifactError(f"{path} is missing: its manifest lists it; copy or export the artifact again")
             if (size := path.stat().st_size) != entry.size:
@@ -169,21 +197,10 @@ class Artifact:
             raise ArtifactError(f"{self.folder} holds {', '.join(sorted(extra))}, of which its manifest knows nothing; remove it")
 
 
-def locate(source: str | os.PathLike[str] | None) -> Path:
-    """The folder that `source` means: the default model (None), an embedded model's name, or a folder.
-
-    Raises ArtifactError if there is none.
-    """
-    name = DEFAULT if source is None else os.fspath(source)
-    if name in embedded():
-        return embedded()[name]
-    folder = Path(name)
-    if name and "\0" not in name and folder.is_dir():
-        return folder
-    raise ArtifactError(
-        f"no artifact {name!r}: expected a folder or the name of an embedded model "
-        f"({', '.join(sorted(embedded())) or 'none is installed'})"
-    )
+def _check_link(path: Path, *roots: Path | None) -> None:
+    """Raises ArtifactError if `path` is a link that leads out of all `roots`."""
+    if path.is_symlink() and not any(root and path.resolve().is_relative_to(root.resolve()) for root in roots):
+        raise ArtifactError(f"{path} leads outside the artifact's folder, to {path.resolve()}; copy the file itself there")
 
 
 def embedded() -> Mapping[str, Path]:

@@ -6,6 +6,7 @@
     ├── ProviderError          the execution provider asked for cannot run this artifact here
     ├── LogitsError            the model answered with NaN or infinity
     ├── ClosedError            the Reranker was closed before this call
+    ├── OutputError            a file cannot be written, or must not be
     ├── ExtraError             an optional part of resift is not installed (also an ImportError)
     ├── ExportError            a checkpoint cannot be loaded, traced or written
     └── ParityError            an artifact does not rank as its checkpoint does
@@ -38,6 +39,10 @@ class LogitsError(ResiftError):
 
 class ClosedError(ResiftError):
     """The Reranker was closed before this call."""
+
+
+class OutputError(ResiftError):
+    """A file cannot be written, or must not be, as it holds something else."""
 
 
 class ExtraError(ResiftError, ImportError):

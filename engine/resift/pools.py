@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import sys
 import zlib
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -34,15 +35,23 @@ class CandidatePool:
     fields: list[dict[str, Any]] = field(default_factory=list)
     """what each candidate holds beside its text, in its order; empty for plain documents"""
 
+    def first(self, size: int | None) -> CandidatePool:
+        """The pool with its first `size` candidates only, all of them for None."""
+        return self if size is None else replace(self, documents=self.documents[:size], fields=self.fields[:size])
+
     def ranked(self, ranking: Ranking, *, with_documents: bool = False) -> dict[str, Any]:
-        """The ranked pool as a JSON object: {"qid"?, "query", "results": [...]}, best first."""
+        """The ranked pool as a JSON object: {"qid"?, "query", "results": [...]}, best first.
+
+        A candidate's own fields come out again; one that has the name of ours, such as a retriever's score, as given_NAME.
+        """
         results = []
         for result in ranking:
             own: dict[str, Any] = {"index": result.index, "score": result.score, "logit": result.logit}
             own["tokens_cut"] = result.tokens_cut
             if with_documents:
                 own["document"] = result.document
-            results.append({**(self.fields[result.index] if self.fields else {}), **own})
+            given = self.fields[result.index] if self.fields else {}
+            results.append({f"given_{name}" if name in own else name: value for name, value in given.items()} | own)
         head: dict[str, Any] = {} if self.qid is None else {"qid": self.qid}
         if ranking.query_tokens_cut:
             head["query_tokens_cut"] = ranking.query_tokens_cut
@@ -91,30 +100,56 @@ def read_documents(path: str | os.PathLike[str], query: str) -> CandidatePool:
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
     """Number (from 1) and content of every line that is not blank."""
-    name = os.fspath(path)
-    try:
-        with _opened(name) as file:
-            number = 0
-            while line := file.readline(LINE_LIMIT + 1):
-                number += 1
-                if len(line) > LINE_LIMIT:
-                    raise InputError(f"{name}, line {number}: longer than {LINE_LIMIT} bytes; expected one document or pool a line")
-                if line.strip():
-                    yield number, line
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{name} cannot be read: {error}") from error
+    return iter(Lines(path))
 
 
-@contextmanager
-def _opened(name: str) -> Iterator[IO[bytes]]:
-    if name == "-":
-        yield sys.stdin.buffer
-    elif name.endswith(".gz"):
-        with gzip.open(name, "rb") as packed:
-            yield cast("IO[bytes]", packed)
-    else:
-        with Path(name).open("rb") as file:
-            yield file
+class Lines:
+    """The lines of a file or of standard input, and how far its reading is."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._name = os.fspath(path)
+        self._raw: IO[bytes] | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        """Number (from 1) and content of every line that is not blank. Raises InputError if it cannot be read."""
+        try:
+            with self._opened() as file:
+                number = 0
+                while line := file.readline(LINE_LIMIT + 1):
+                    number += 1
+                    if number == 1:
+                        line = line.removeprefix(codecs.BOM_UTF8)
+                    if len(line) > LINE_LIMIT:
+                        where = f"{self._name}, line {number}"
+                        raise InputError(f"{where}: longer than {LINE_LIMIT} bytes; expected one document or pool a line")
+                    if line.strip():
+                        yield number, line
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{self._name} cannot be read: {error}") from error
+
+    def share(self) -> float | None:
+        """Share of the file's bytes that are read, 0 to 1; None where the size is unknown."""
+        if self._raw is None or self._name == "-":
+            return None
+        size = os.fstat(self._raw.fileno()).st_size
+        return min(1.0, self._raw.tell() / size) if size else 1.0
+
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        if self._name == "-":
+            self._raw = sys.stdin.buffer
+            yield self._raw
+            return
+        with Path(self._name).open("rb") as raw:
+            self._raw = raw
+            try:
+                if self._name.endswith(".gz"):
+                    with gzip.open(raw, "rb") as packed:
+                        yield cast("IO[bytes]", packed)
+                else:
+                    yield raw
+            finally:
+                self._raw = None
 
 
 def _text(line: bytes, where: str) -> str:

@@ -16,10 +16,12 @@ from resift.ranking import Ranking
 from resift.scoring import activate, relevance
 from resift.session import Session
 from resift.settings import Settings, resolve
+from resift.waiting import check_cancelled, in_thread
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -71,10 +73,11 @@ class Reranker:
     ) -> Self:
         """Opens, checks and loads an artifact.
 
-        `source`: None for the embedded default model, the name of an embedded model, or a folder that `resift export` wrote.
+        `source`: None for the embedded default model, the name of an embedded model, a folder that `resift export` wrote, or a
+        hub id, org/name or org/name@revision, which is downloaded once.
         `provider`: "auto", "cpu" or "cuda". Raises ArtifactError, ProviderError or InputError, which say what is wrong.
         """
-        return cls(artifacts.Artifact.open(artifacts.locate(source)), provider=provider, settings=settings)
+        return cls(artifacts.Artifact.find(source), provider=provider, settings=settings)
 
     def rerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None) -> Ranking:
         """Ranks `documents` for `query`, best first, and keeps the best `top_k` (all for None).
@@ -126,6 +129,24 @@ class Reranker:
         scored = self._run([query for query, _ in rows], [document for _, document in rows])
         return activate(scored.logits, self.artifact.manifest.activation)
 
+    async def arerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None) -> Ranking:
+        """`rerank` for asyncio: it runs in a thread, and stops between two batches if the wait is cancelled."""
+        return await in_thread(self.rerank, query, documents, top_k=top_k)
+
+    async def arerank_many(
+        self, queries: Sequence[str], pools: Sequence[Sequence[str]], *, top_k: int | None = None
+    ) -> list[Ranking]:
+        """`rerank_many` for asyncio."""
+        return await in_thread(self.rerank_many, queries, pools, top_k=top_k)
+
+    async def ascore(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        """`score` for asyncio."""
+        return await in_thread(self.score, query, documents)
+
+    async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
+        """`score_pairs` for asyncio."""
+        return await in_thread(self.score_pairs, pairs)
+
     def close(self) -> None:
         """Frees the graph. Calls after it raise ClosedError."""
         self._session.close()
@@ -137,8 +158,7 @@ class Reranker:
         self.close()
 
     def __reduce__(self) -> tuple[object, ...]:
-        load = partial(type(self).load, provider=self._asked_provider, settings=self.settings)
-        return load, (self.artifact.folder,)
+        return _reload, (type(self), self.artifact.folder, self.artifact.links_into, self._asked_provider, self.settings)
 
     def _run(self, queries: Sequence[str], documents: Sequence[str]) -> _Scored:
         """Stops 1 to 4; pairs that occur twice are scored once."""
@@ -147,6 +167,7 @@ class Reranker:
         encodings = self._tokenizer.encode([query for query, _ in distinct], [document for _, document in distinct])
         logits = np.empty(len(distinct), np.float32)
         for batch in plan_batches(encodings.lengths, self.resolved.token_budget):
+            check_cancelled()
             logits[batch.rows] = relevance(self._session.run(encodings.stack(batch.rows)))
         places = np.array([distinct[pair] for pair in zip(queries, documents, strict=True)], np.int64)
         return _Scored(logits[places], encodings.tokens_cut[places], encodings.query_tokens_cut[places])
@@ -162,6 +183,11 @@ class Reranker:
                 f"tokenizer.json knows {self._tokenizer.vocabulary} tokens, the model {pair.vocabulary}; "
                 "it is another model's: export the artifact again"
             )
+
+
+def _reload(kind: type[Reranker], folder: Path, links_into: Path | None, provider: str, settings: Settings) -> Reranker:
+    """What a pickle holds: the folder, so that another process runs the same revision, and the settings."""
+    return kind(artifacts.Artifact.open(folder, links_into=links_into), provider=provider, settings=settings)
 
 
 def _check_texts(texts: Sequence[str], name: str) -> None:

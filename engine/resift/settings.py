@@ -13,6 +13,8 @@ PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
 TOKEN_BUDGET = 4096
 """Token vectors of one batch (rows x width): larger batches bound memory less and were no faster."""
 
+LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -31,14 +33,14 @@ class Settings:
     """Which of the artifact's graphs to run; auto: the fastest this machine runs well."""
 
     def __post_init__(self) -> None:
-        for name in ("threads", "token_budget", "max_length"):
+        for name, largest in LARGEST.items():
             value = getattr(self, name)
             if value == "auto":
                 continue
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected an int or 'auto'")
-            if value < 1:
-                raise InputError(f"Settings.{name} is {value}; expected 1 or more, or 'auto'")
+            if not 1 <= value <= largest:
+                raise InputError(f"Settings.{name} is {value}; expected 1 to {largest}, or 'auto'")
         if not isinstance(self.precision, str):
             raise TypeError(f"Settings.precision is {type(self.precision).__name__}; expected a str")
         if self.precision not in ("auto", *PRECISIONS):

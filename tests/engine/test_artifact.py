@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from resift import ArtifactError, ProviderError, Reranker
-from resift.artifact import MANIFEST, MANIFEST_LIMIT, Artifact, embedded, locate
+from resift.artifact import MANIFEST, MANIFEST_LIMIT, Artifact, embedded
 
 GRAPH = "model.int8.onnx"
 
@@ -59,6 +59,11 @@ def link_outside(folder) -> None:
     (folder / GRAPH).symlink_to(folder.parent / "elsewhere.onnx")
 
 
+def link_the_manifest_outside(folder) -> None:
+    shutil.move(folder / MANIFEST, folder.parent / "elsewhere.json")
+    (folder / MANIFEST).symlink_to(folder.parent / "elsewhere.json")
+
+
 def external_weights(folder) -> None:
     model = onnx.load(folder / GRAPH)
     tensor = next(item for item in model.graph.initializer if item.raw_data)
@@ -103,6 +108,7 @@ DAMAGES = {
     "foreign file": (lambda folder: (folder / "evil.py").write_text("1"), "holds evil.py"),
     "name outside the folder": (point_outside, "not what `resift export` writes"),
     "link outside the folder": (link_outside, "leads outside the artifact's folder"),
+    "manifest linked outside": (link_the_manifest_outside, "leads outside the artifact's folder"),
     "weights in another file": (external_weights, "reads weights from another file"),
     "graph with other inputs": (other_inputs, "pixel_values"),
     "graph that is none": (lambda folder: rewrite(folder, GRAPH, b"not onnx at all"), "cannot load this graph"),
@@ -133,8 +139,8 @@ def test_an_older_onnxruntime_is_told_what_the_artifact_needs(folder):
 
 @pytest.mark.parametrize("source", ["no/such/folder", "", "\x00"])
 def test_a_source_that_is_nowhere_is_named(source):
-    with pytest.raises(ArtifactError, match="expected a folder or the name of an embedded model"):
-        locate(source)
+    with pytest.raises(ArtifactError, match="expected a folder, a hub id org/name, or the name of an embedded model"):
+        Artifact.find(source)
 
 
 def test_a_file_is_no_artifact(tmp_path):
@@ -144,4 +150,4 @@ def test_a_file_is_no_artifact(tmp_path):
 
 
 def test_embedded_models_are_found_by_name():
-    assert locate("ms-marco-minilm-l12") == embedded()["ms-marco-minilm-l12"] == locate(None)
+    assert Artifact.find("ms-marco-minilm-l12").folder == embedded()["ms-marco-minilm-l12"] == Artifact.find(None).folder

@@ -182,9 +182,11 @@ def test_a_ranked_pool_keeps_every_candidates_unknown_fields():
     }
 
 
-def test_a_ranked_pools_own_values_replace_the_retrievers():
+def test_a_candidates_field_of_our_name_comes_out_as_given():
     pool = decode_pool(b'{"query": "q", "candidates": [{"text": "a", "score": 99, "index": 99}]}', "here")
-    assert pool.ranked(ranking(["a"], [2]))["results"] == [{"index": 0, "score": 1, "logit": 2, "tokens_cut": 0}]
+    assert pool.ranked(ranking(["a"], [2]))["results"] == [
+        {"index": 0, "score": 1, "logit": 2, "tokens_cut": 0, "given_score": 99, "given_index": 99}
+    ]
 
 
 def test_a_ranked_pool_of_plain_documents_has_no_more_than_was_asked_for():

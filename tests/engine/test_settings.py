@@ -20,7 +20,7 @@ def test_a_number_of_the_wrong_type_is_a_type_error(name, value):
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_number_below_1_is_an_input_error(name, value):
-    with pytest.raises(InputError, match=rf"Settings\.{name} is {value}; expected 1 or more"):
+    with pytest.raises(InputError, match=rf"Settings\.{name} is {value}; expected 1 to "):
         Settings(**{name: value})
 
 

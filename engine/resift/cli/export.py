@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.artifact import Artifact
+from resift.cli.options import write_text
 from resift.errors import ExtraError
 from resift.settings import PRECISIONS
 
@@ -68,7 +69,7 @@ def run(asked: argparse.Namespace) -> int:
         from resift_export.recipe import Recipe
     except ImportError as error:
         raise ExtraError(
-            f"exporting needs PyTorch and more, of which {error.name} is missing: pip install 'resift[export]'"
+            f"exporting needs PyTorch and more, which is not all installed ({error}): pip install 'resift[export]'"
         ) from error
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("resift_export").setLevel(logging.INFO)
@@ -89,5 +90,5 @@ def run(asked: argparse.Namespace) -> int:
         force=asked.force,
         overwrite=asked.overwrite,
     )
-    sys.stdout.write(f"{out}  {Artifact.open(out).size() / 1e6:.1f} MB\n")
+    write_text(f"{out}  {Artifact.open(out).size() / 1e6:.1f} MB\n")
     return 0

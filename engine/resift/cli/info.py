@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from resift.artifact import embedded
-from resift.cli.options import add_engine, settings
+from resift.cli.options import add_engine, settings, write_json, write_text
 from resift.machine import instruction_sets, usable_cores
 from resift.parity import Certificate
 from resift.reranker import Reranker
@@ -25,7 +24,8 @@ def add(commands: Commands) -> None:
     command = commands.add_parser(
         "info",
         help="tell what an artifact is and how this machine runs it",
-        description="Tell what an artifact is, how well it agrees with its checkpoint, and how this machine runs it.",
+        description="Tell what an artifact is, how well it agrees with its checkpoint, and how this machine runs it. "
+        "Example: resift info ./my-artifact --json",
     )
     command.add_argument(
         "model", metavar="MODEL", nargs="?", help="a folder or an embedded model's name (default: the default model)"
@@ -63,7 +63,10 @@ def run(asked: argparse.Namespace) -> int:
             "embedded_models": sorted(embedded()),
         }
     plain = msgspec.to_builtins(record)
-    sys.stdout.write(msgspec.json.encode(plain).decode() + "\n" if asked.json else lines(plain))
+    if asked.json:
+        write_json(plain)
+    else:
+        write_text(lines(plain))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from importlib.metadata import version
@@ -21,6 +22,7 @@ EPILOG = """examples:
   grep -h tide notes/*.txt | resift rerank "how do tides work" - --top-k 3
   resift export ./my-cross-encoder ./my-artifact
   resift verify ./my-artifact
+  resift info ./my-artifact
 
 exit codes: 0 done; 1 the input or the artifact is at fault; 2 the command line is; 3 a check did not hold; 130 interrupted"""
 
@@ -43,9 +45,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     asked = parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a document's letters shows ?
     try:
         code: int = asked.run(asked)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except ParityError as error:
         return _fail(error, CHECK)
     except ResiftError as error:
@@ -53,10 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # The reader (head, less) has what it wanted. What is still buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, less) has what it wanted.
+        _drop_output()
         return DONE
+    except OSError as error:
+        _drop_output()
+        return _fail(f"cannot write the output: {error.strerror}", FAULT)
     return code
+
+
+def _drop_output() -> None:
+    """What is still buffered must not fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: object, code: int) -> int:

