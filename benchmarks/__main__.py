@@ -65,9 +65,11 @@ def sized(pools: list[CandidatePool], size: int, queries: int) -> list[Candidate
 
 
 def table(case: dict) -> str:
+    heads = ("p50 ms", "p95 ms", "faster"), ("overlap", "nDCG@10", "start s", "peak MB")
     lines = [
         f"\n{case['pools']}: {case['queries']} queries x {case['candidates']} candidates",
-        f"{'':22} {'p50 ms':>8} {'p95 ms':>8} {'faster':>7} {'quartiles':>13} {'overlap':>8} {'nDCG@10':>8} {'start s':>8} {'peak MB':>8}",
+        f"{'':22} {heads[0][0]:>8} {heads[0][1]:>8} {heads[0][2]:>7} {'quartiles':>13} "
+        + " ".join(f"{head:>8}" for head in heads[1]),
     ]
     for row in case["rows"]:
         quality = f"{row['nDCG@10']:.4f}" if row["nDCG@10"] is not None else "-"

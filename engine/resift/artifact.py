@@ -33,7 +33,8 @@ DEFAULT = "ms-marco-minilm-l12"
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
-FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+FILE_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+FileName = Annotated[str, msgspec.Meta(pattern=FILE_NAME_PATTERN, max_length=100)]
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from resift.errors import ExportError, InputError
 from resift.pairs import PairTokenizer
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 TEXTS = ("*.json", "*.txt", "*.model", "README.md", "LICENSE*")
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.model",
+)
+"""Where tokenizers keep their words."""
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "sigmoid"}
 """torch's activation by class name; the softmax of two labels is the sigmoid of their log-odds."""
 REFERENCE_BATCH = 16
@@ -69,6 +80,8 @@ class Checkpoint:
         """
         if query_tokens_over := PairTokenizer(self.tokenizer_json(), self.max_length).encode([query], [""]).query_tokens_cut[0]:
             raise InputError(f"the query {query[:60]!r} is {query_tokens_over} tokens too long for {self.id}; shorten it")
+        if not documents:
+            return np.empty(0, np.float32)
         logits = []
         for start in range(0, len(documents), REFERENCE_BATCH):
             batch = list(documents[start : start + REFERENCE_BATCH])
@@ -171,7 +184,7 @@ def _load_model(folder: Path, *, safetensors: bool) -> Any:
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder, use_safetensors=safetensors, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ExportError(f"transformers {transformers.__version__} cannot load {folder}: {str(error).splitlines()[0]}") from error
     model, loaded = model
     if missing := loaded["missing_keys"]:
@@ -183,6 +196,9 @@ def _load_model(folder: Path, *, safetensors: bool) -> Any:
 
 
 def _load_tokenizer(folder: Path) -> Any:
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        # transformers would make an empty tokenizer and say nothing.
+        raise ExportError(f"{folder} has no tokenizer; expected one of {', '.join(VOCABULARIES)}")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 from onnx_ir.passes import common
 
 from resift_export.graph import CONTRIB, array_of, constant, insert, replace, serialize, tidy
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
 
 MASK_PROBE_WIDTHS = (1, 2, 3, 31, 127)
 """Widths at which a mask is evaluated, beside the model's own max length, before it is dropped."""
@@ -30,6 +28,7 @@ def optimize(model: ir.Model, max_length: int) -> ir.Model:
     _drop_masks(model, attentions, max_length)
     for attention in attentions:
         _fuse_attention(model, attention)
+    tidy(model)  # nodes that were replaced still read every token
     _read_first_token_only(model)
     tidy(model)
     return model
@@ -133,19 +132,22 @@ def _read_first_token_only(model: ir.Model) -> None:
     heads = [node for node in model.graph if node.op_type == "Gather" and _selects_first_token(node)]
     if len(heads) != 1:
         return
-    head = heads[0]
-    region = _region_above(model, head)
-    edge = {value: None for node in region for value in _token_inputs(node) if value.producer() not in region}
+    above = _region_above(model, heads[0])
+    region = [node for node in model.graph if node in above]
     if not region:
         return
-    first = min(region, key=list(model.graph).index)
+    edge = dict.fromkeys(value for node in region for value in _token_inputs(node) if value.producer() not in above)
     index = constant(model, "first_token", np.zeros(1, np.int64))
     for value in edge:
-        cut = insert(model, first, "Gather", [value, index], f"{value.name}_first", {"axis": 1})
+        cut = insert(model, region[0], "Gather", [value, index], f"{value.name}_first", {"axis": 1})
         cut.type = value.type
         for use in list(value.uses()):
-            if use.node in region and value in _token_inputs(use.node) and not _is_whole_sequence(use.node, use.idx):
+            if use.node in above and value in _token_inputs(use.node) and not _is_whole_sequence(use.node, use.idx):
                 use.node.replace_input_with(use.idx, cut)
+    for node in region:
+        for value in node.outputs:
+            if value.shape is not None:
+                value.shape = ir.Shape([value.shape[0], 1, *value.shape[2:]])
 
 
 def _selects_first_token(node: ir.Node) -> bool:

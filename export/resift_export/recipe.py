@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from resift.artifact import CARD, CERTIFICATE, FILE_NAME_PATTERN, MANIFEST, TOKENIZER
 from resift.errors import InputError
 from resift.parity import Bounds, Pool
 from resift.pools import CandidatePool, read_lines, read_pools
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 LEAST_CALIBRATION_PAIRS = 32
 LEAST_GATE_POOLS = 30
 LEAST_GATE_DOCUMENTS = 10
+RESERVED = frozenset({MANIFEST, TOKENIZER, CERTIFICATE})
+FILE_NAME = re.compile(FILE_NAME_PATTERN)
 
 
 class CalibrationPair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,6 +49,10 @@ class Recipe:
     bounds: Bounds = field(default_factory=Bounds)
 
     def __post_init__(self) -> None:
+        if self.tracer not in ("torch", "optimum"):
+            raise InputError(f"tracer is {self.tracer!r}; expected 'torch' or 'optimum'")
+        if not self.precisions:
+            raise InputError(f"no precision; expected some of {', '.join(PRECISIONS)}")
         for precision in self.precisions:
             if precision not in PRECISIONS:
                 raise InputError(f"precision is {precision!r}; expected some of {', '.join(PRECISIONS)}")
@@ -75,11 +83,20 @@ class Recipe:
         return pools
 
     def attached_files(self) -> dict[str, bytes]:
-        """Contents of the attached files by name. Raises InputError for one that cannot be read."""
-        try:
-            return {path.name: path.read_bytes() for path in self.attached}
-        except OSError as error:
-            raise InputError(f"cannot attach {error.filename}: {error.strerror}") from error
+        """Contents of the attached files by name. Raises InputError for one that cannot be read or would take another's place."""
+        contents: dict[str, bytes] = {}
+        for path in self.attached:
+            if not FILE_NAME.match(path.name) or path.name in RESERVED or path.suffix == ".onnx" or path.name in contents:
+                raise InputError(
+                    f"cannot attach {path}: the name is taken or has other letters than A-Z, a-z, 0-9, _, . and -; rename the file"
+                )
+            try:
+                contents[path.name] = path.read_bytes()
+                if path.name == CARD:
+                    contents[path.name].decode()
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(f"cannot attach {path}: {error}") from error
+        return contents
 
     def record(self) -> dict[str, str | int | float | bool | list[str] | None]:
         """For the manifest: the choices, and what the texts were by name and SHA-256."""

@@ -55,11 +55,20 @@ def aside(out: Path, *, overwrite: bool) -> Iterator[Path]:
         fresh = home / "new"
         fresh.mkdir()
         yield fresh
-        if out.exists():
-            out.rename(home / "old")
-        fresh.rename(out)
+        _put_in_place(fresh, out, home / "old")
     finally:
         shutil.rmtree(home)
+
+
+def _put_in_place(fresh: Path, out: Path, old: Path) -> None:
+    try:
+        if out.exists():
+            out.rename(old)
+        fresh.rename(out)
+    except OSError as error:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise ExportError(f"cannot write {out}: {error.strerror}") from error
 
 
 def write(  # noqa: PLR0913 - what goes in, one by one

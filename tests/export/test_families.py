@@ -14,7 +14,7 @@ from resift_export import checkpoint
 # Hypothetical neighbours of one pair: short, long, cut at max length, and its twin.
 NEIGHBOURS = ["", "short", "a longer text of some words " * 4, "long " * 300]
 
-pytestmark = pytest.mark.parametrize("family", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in tiny.FAMILIES])
+pytestmark = pytest.mark.parametrize("family", tiny.FAMILIES)
 
 
 def test_float32_logits_are_those_of_pytorch(family, artifact_of, checkpoint_of):

@@ -1,0 +1,309 @@
+"""Checkpoint: what can be loaded, what is refused and how, and that its reference is the model itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import tiny
+from resift.errors import ExportError, InputError
+from resift_export import checkpoint
+from resift_export.checkpoint import activation_of, load, max_length_of
+
+SIGMOID, IDENTITY, SOFTMAX = (
+    f"torch.nn.modules.{name}" for name in ("activation.Sigmoid", "linear.Identity", "activation.Softmax")
+)
+QUERY = "how do tides work"
+UNLIMITED = SimpleNamespace(model_max_length=int(1e30))
+
+pytestmark = pytest.mark.xdist_group("checkpoint")
+
+
+@pytest.fixture(scope="module")
+def bert(checkpoint_of):
+    return load(str(checkpoint_of("bert")))
+
+
+@pytest.fixture(scope="module")
+def roberta(checkpoint_of):
+    return load(str(checkpoint_of("roberta")))
+
+
+@pytest.fixture
+def folder(checkpoint_of, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(checkpoint_of("bert"), tmp_path / "copy")
+
+
+@pytest.fixture
+def untrained(checkpoint_of, tmp_path):
+    """untrained(labels): a folder with random weights and the tiny tokenizer."""
+
+    def make(labels):
+        out = shutil.copytree(checkpoint_of("bert"), tmp_path / f"labels-{labels}")
+        transformers.BertForSequenceClassification(tiny.config("bert", labels)).save_pretrained(out)
+        return out
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("config", "labels", "expected"),
+    [
+        ({"sentence_transformers": {"activation_fn": IDENTITY}}, 1, "identity"),
+        ({"sentence_transformers": {"activation_fn": SIGMOID}}, 2, "sigmoid"),
+        ({"sentence_transformers": {"activation_fn": SOFTMAX}}, 2, "sigmoid"),
+        ({"sbert_ce_default_activation_function": IDENTITY}, 1, "identity"),
+        ({"sbert_ce_default_activation_function": SIGMOID}, 2, "sigmoid"),
+        ({"sentence_transformers": {"activation_fn": IDENTITY}, "sbert_ce_default_activation_function": SIGMOID}, 1, "identity"),
+        ({"sentence_transformers": {"version": "5.0"}, "sbert_ce_default_activation_function": IDENTITY}, 1, "identity"),
+        ({}, 1, "sigmoid"),
+        ({}, 2, "identity"),
+        ({"sbert_ce_default_activation_function": None}, 1, "sigmoid"),
+    ],
+)
+def test_activation_is_what_sentence_transformers_would_take(config, labels, expected):
+    assert activation_of(config, labels) == expected
+
+
+def test_unknown_activation_is_refused():
+    with pytest.raises(ExportError, match=r"torch\.nn\.modules\.activation\.GELU.*expected one of Identity"):
+        activation_of({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.GELU"}}, 1)
+
+
+def test_declared_activation_reaches_the_checkpoint(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert load(str(folder)).activation == "sigmoid"
+    (folder / "config.json").write_text(json.dumps({**config, "sentence_transformers": {"activation_fn": IDENTITY}}))
+    assert load(str(folder)).activation == "identity"
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_max_length_is_the_longest_pair_the_model_reads(family, request):
+    loaded = request.getfixturevalue(family)
+    config = loaded.model.config
+    expected = config.max_position_embeddings - (config.pad_token_id + 1 if family == "roberta" else 0)
+    assert max_length_of(loaded.model, UNLIMITED) == expected == 192
+
+    def score(width):
+        with torch.inference_mode():
+            return loaded.model(input_ids=torch.full((1, width), 9)).logits
+
+    assert torch.isfinite(score(expected)).all()
+    with pytest.raises((IndexError, RuntimeError)):
+        score(expected + 1)
+
+
+def test_max_length_heeds_the_tokenizer(bert):
+    assert max_length_of(bert.model, SimpleNamespace(model_max_length=77)) == 77
+
+
+def test_max_length_of_a_model_without_positions_is_the_tokenizers():
+    model = torch.nn.Linear(1, 1)
+    model.config = SimpleNamespace()
+    assert max_length_of(model, SimpleNamespace(model_max_length=77)) == 77
+
+
+def test_what_the_graph_reads(bert, roberta):
+    assert bert.inputs == ("input_ids", "token_type_ids")
+    assert roberta.inputs == ("input_ids",)
+    assert (bert.labels, bert.vocabulary, bert.revision, bert.id) == (1, tiny.VOCABULARY, None, bert.folder.resolve().name)
+
+
+def test_name_replaces_the_folders(folder):
+    assert load(str(folder), name="org/better").id == "org/better"
+
+
+def test_folder_without_config(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(ExportError, match=r"copy has no config\.json"):
+        load(str(folder))
+
+
+def test_pickle_is_read_only_if_trusted(folder, bert):
+    (folder / "model.safetensors").unlink()
+    torch.save(bert.model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ExportError, match=r"no safetensors weights.*pytorch_model\.bin.*--allow-pickle"):
+        load(str(folder))
+    texts = tiny.texts()[1:9:2]
+    trusted = load(str(folder), allow_pickle=True)
+    assert trusted.reference(QUERY, texts).tolist() == bert.reference(QUERY, texts).tolist()
+
+
+def test_safetensors_come_first_even_if_pickle_is_trusted(folder, bert):
+    (folder / "pytorch_model.bin").write_bytes(b"never opened")
+    assert load(str(folder), allow_pickle=True).reference(QUERY, ["a"]).tolist() == bert.reference(QUERY, ["a"]).tolist()
+
+
+def test_folder_without_any_weights(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ExportError, match="no safetensors weights"):
+        load(str(folder))
+    with pytest.raises(ExportError, match="cannot load"):
+        load(str(folder), allow_pickle=True)
+
+
+@pytest.mark.parametrize("length", [4, 1000, -100])
+def test_damaged_weights(folder, length):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:length])
+    with pytest.raises(ExportError, match="copy"):
+        load(str(folder))
+
+
+def test_base_model_lacks_a_head(folder, bert):
+    bert.model.base_model.save_pretrained(folder)
+    with pytest.raises(ExportError, match=r"lacks the weights classifier\.bias, classifier\.weight of BertForSeq"):
+        load(str(folder))
+
+
+def test_three_labels(untrained):
+    with pytest.raises(ExportError, match="has 3 labels; expected a reranker's 1"):
+        load(str(untrained(3)))
+
+
+def test_slow_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CanineTokenizer"}')
+    (folder / "vocab.txt").write_text("[PAD]\n")
+    with pytest.raises(ExportError, match=r"slow tokenizer, CanineTokenizer; expected one with a tokenizer\.json"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("names", [["tokenizer.json"], ["tokenizer.json", "tokenizer_config.json"]], ids=["json", "all"])
+def test_missing_tokenizer(folder, names):
+    for name in names:
+        (folder / name).unlink()
+    with pytest.raises(ExportError, match="tokenizer"):
+        load(str(folder))
+
+
+def test_damaged_tokenizer(folder):
+    (folder / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "None"}}')
+    with pytest.raises(ExportError, match="no tokenizer that transformers can load"):
+        load(str(folder))
+
+
+def test_folder_has_no_revision(folder):
+    with pytest.raises(ExportError, match="is a folder and has no revision main; leave --revision out"):
+        load(str(folder), revision="main")
+
+
+def test_hub_id_without_network(monkeypatch, tmp_path):
+    def unreachable(*args, **kwargs):
+        pytest.fail("asked the network in offline mode")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("socket.getaddrinfo", unreachable)
+    with pytest.raises(ExportError, match=r"'some-org/some-reranker' is no folder.*connect to the hub"):
+        load("some-org/some-reranker")
+
+
+@pytest.mark.parametrize("source", ["no such folder", "a/b/c", "./missing/"])
+def test_neither_folder_nor_hub_id(source, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ExportError, match=f"^'{source}' is neither a folder nor a hub id such as org/name"):
+        load(source)
+
+
+@pytest.mark.parametrize("allow_pickle", [False, True])
+def test_hub_id_is_pinned_to_its_commit(checkpoint_of, monkeypatch, tmp_path, allow_pickle):
+    asked = {}
+
+    def snapshot(source, **options):
+        asked.update(options, source=source)
+        return str(shutil.copytree(checkpoint_of("bert"), tmp_path / "snapshots" / "0123abcd"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    loaded = load("org/reranker", revision="v1", allow_pickle=allow_pickle)
+    assert (loaded.id, loaded.revision) == ("org/reranker", "0123abcd")
+    assert (asked["source"], asked["revision"]) == ("org/reranker", "v1")
+    assert ("pytorch_model*.bin" in asked["allow_patterns"]) == allow_pickle
+    assert "*.safetensors" in asked["allow_patterns"]
+    assert not any(pattern.endswith((".py", "*")) and pattern != "LICENSE*" for pattern in asked["allow_patterns"])
+
+
+def direct(loaded, query, documents):
+    """float32[n, labels] one pair at a time, so without padding or attention mask."""
+    logits = []
+    for document in documents:
+        # In lists, as transformers takes an empty second text for none otherwise.
+        pair = loaded.tokenizer([query], [document], truncation="only_second", max_length=loaded.max_length, return_tensors="pt")
+        with torch.inference_mode():
+            logits.append(loaded.model(**{name: pair[name] for name in loaded.inputs}).logits.numpy())
+    return np.concatenate(logits)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_reference_is_the_model_called_directly(family, request):
+    loaded = request.getfixturevalue(family)
+    documents = [*tiny.texts()[1:60:3], "", "long " * 500]
+    assert len(documents) > checkpoint.REFERENCE_BATCH
+    found = loaded.reference(QUERY, documents)
+    assert found.dtype == np.float32
+    assert np.ptp(found) > 0.5
+    np.testing.assert_allclose(found, direct(loaded, QUERY, documents)[:, 0], rtol=0, atol=1e-5)
+
+
+def test_reference_of_two_labels_is_their_log_odds(untrained):
+    loaded = load(str(untrained(2)))
+    documents = tiny.texts()[1:12:2]
+    logits = direct(loaded, QUERY, documents)
+    np.testing.assert_allclose(loaded.reference(QUERY, documents), logits[:, 1] - logits[:, 0], rtol=0, atol=1e-5)
+    assert loaded.activation == "identity"
+
+
+def test_reference_of_no_documents(bert):
+    assert bert.reference(QUERY, []).shape == (0,)
+
+
+def test_reference_refuses_a_query_too_long(bert):
+    # 192 - 3 special tokens leave 189, of which a quarter, 47, is the document's.
+    word = next(word for word in QUERY.split() if len(bert.tokenizer(word, add_special_tokens=False)["input_ids"]) == 1)
+    fits = " ".join([word] * 142)
+    assert np.isfinite(bert.reference(fits, ["a document"])).all()
+    with pytest.raises(InputError, match=rf"the query '{word} .*' is 1 tokens too long for {bert.id}"):
+        bert.reference(f"{fits} {word}", ["a document"])
+
+
+def test_tokenizer_json_neither_truncates_nor_pads(bert):
+    bert.reference(QUERY, ["a", "a longer one"])
+    own = json.loads(bert.tokenizer.backend_tokenizer.to_str())
+    assert own["truncation"]
+    assert own["padding"]
+    saved = json.loads(bert.tokenizer_json())
+    assert saved["truncation"] is saved["padding"] is None
+    assert {**saved, "truncation": 0, "padding": 0} == {**own, "truncation": 0, "padding": 0}
+
+
+def test_tokenizer_whose_pairs_differ_from_tokenizer_json_is_refused(bert):
+    def doubled(query, document):
+        return bert.tokenizer(query + query, document)
+
+    doubled.backend_tokenizer = bert.tokenizer.backend_tokenizer
+    checkpoint._check_tokenizer(bert)
+    with pytest.raises(ExportError, match=r"tokenizer\.json encodes a pair as .* expected the same"):
+        checkpoint._check_tokenizer(replace(bert, tokenizer=doubled))
+
+
+def test_segments_are_compared_only_where_they_are_read(bert, roberta):
+    for loaded, refused in ((bert, True), (roberta, False)):
+
+        def flat(query, document, loaded=loaded):
+            pair = loaded.tokenizer(query, document)
+            return {**pair, "token_type_ids": [7] * len(pair["input_ids"])}
+
+        flat.backend_tokenizer = loaded.tokenizer.backend_tokenizer
+        if refused:
+            with pytest.raises(ExportError, match="encodes a pair"):
+                checkpoint._check_tokenizer(replace(loaded, tokenizer=flat))
+        else:
+            checkpoint._check_tokenizer(replace(loaded, tokenizer=flat))
