@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +10,7 @@ from resift.errors import ProviderError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
     from resift.settings import Auto, Precision
 
@@ -18,18 +20,28 @@ SUITED: dict[Provider, tuple[Precision, ...]] = {"cpu": ("int8", "float32"), "cu
 """The precisions a provider runs, fastest first: the int8 operators have kernels for the CPU only."""
 
 
-def available() -> list[str]:
-    """Names of the execution providers of the installed onnxruntime."""
+def runtime() -> ModuleType:
+    """onnxruntime, imported when first needed and with its telemetry off.
+
+    From 1.29 on it sends usage events from a thread that starts at import
+    (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md). A reranker has no business to, and a forked process waits
+    for that thread for ever when it ends. ORT_DISABLE_TELEMETRY=0 in the environment leaves it on.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
-    return list(onnxruntime.get_available_providers())
+    module: ModuleType = onnxruntime
+    return module
+
+
+def available() -> list[str]:
+    """Names of the execution providers of the installed onnxruntime."""
+    return list(runtime().get_available_providers())
 
 
 def check_version(oldest: str) -> None:
     """Raises ProviderError if the installed onnxruntime is older than `oldest`, x.y.z."""
-    import onnxruntime
-
-    found = onnxruntime.__version__
+    found = runtime().__version__
     if _numbers(found) < _numbers(oldest):
         raise ProviderError(f"onnxruntime {found} is installed, this artifact needs {oldest} or newer: pip install -U onnxruntime")
 

@@ -9,7 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from resift.errors import ArtifactError, ClosedError, ProviderError
-from resift.providers import ORT_NAMES, Provider
+from resift.providers import ORT_NAMES, Provider, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,7 +63,7 @@ class Session:
             return self._session
 
     def _open(self) -> Any:
-        import onnxruntime
+        onnxruntime = runtime()
         from onnxruntime.capi import onnxruntime_pybind11_state as states
 
         name = ORT_NAMES[self._provider]
@@ -90,8 +90,7 @@ class Session:
         return session
 
     def _options(self) -> Any:
-        import onnxruntime
-
+        onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1

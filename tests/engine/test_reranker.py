@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -198,6 +200,30 @@ def test_a_forked_child_answers_and_exits(reranker):
     assert os.waitpid(child, 0)[1] == 0
     assert json.loads(answer) == expected
     assert _score(reranker, DOCUMENTS) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_forked_workers_answer_and_end_as_a_preloading_server_has_them(artifact):
+    # A whole interpreter's life and end, which os._exit would leave out: the parent's session must not be joined there.
+    code = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+from resift import Reranker
+reranker = Reranker.load(sys.argv[1])
+expected = reranker.score("how do tides work", ["the moon", "bread"]).tolist()
+used, unused = os.fork(), 0
+if used:
+    unused = os.fork()
+if not used:
+    assert reranker.score("how do tides work", ["the moon", "bread"]).tolist() == expected
+    sys.exit(0)
+if not unused:
+    sys.exit(0)
+assert os.waitpid(used, 0)[1] == 0 and os.waitpid(unused, 0)[1] == 0
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(artifact)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "done\n", done.stderr
 
 
 def test_two_labels_rank_on_their_log_odds(artifact_of, checkpoint_of):
