@@ -38,19 +38,23 @@ class Contender:
     takes: str
     """artifact or checkpoint: what it loads"""
 
-    def environment(self) -> Path:
-        """Its virtual environment's interpreter, made at the first call. Delete the folder .bench to make it anew."""
-        folder = ENVIRONMENTS / self.name
-        python = folder / "bin" / "python"
-        stamp = folder / "installed.json"
+    @property
+    def python(self) -> Path:
+        """The interpreter of its own virtual environment, which `install` makes."""
+        return ENVIRONMENTS / self.name / "bin" / "python"
+
+    def install(self) -> None:
+        """Makes its environment at the first call. Delete the folder .bench to make all of them anew."""
+        stamp = ENVIRONMENTS / self.name / "installed.json"
         wanted = json.dumps(self.requirements)
+        pip = [self.python, "-m", "pip", "install", "-q"]
         if not stamp.exists() or stamp.read_text() != wanted:
             print(f"# installing {self.name}: {' '.join(self.requirements)}", flush=True)
-            venv.create(folder, with_pip=True, clear=True)
-            command = [python, "-m", "pip", "install", "-q", "-c", REPOSITORY / "constraints.txt", *self.requirements]
-            subprocess.run(command, check=True, cwd=REPOSITORY)
+            venv.create(ENVIRONMENTS / self.name, with_pip=True, clear=True)
+            subprocess.run([*pip, "-c", REPOSITORY / "constraints.txt", *self.requirements], check=True, cwd=REPOSITORY)
             stamp.write_text(wanted)
-        return python
+        elif str(REPOSITORY) in self.requirements:  # the working tree may have changed since
+            subprocess.run([*pip, "--no-deps", "--force-reinstall", REPOSITORY], check=True)
 
 
 RESIFT = Contender("resift", "run_resift.py", (str(REPOSITORY),), "artifact")
@@ -64,7 +68,7 @@ class Process:
         script = REPOSITORY / "benchmarks" / "contenders" / contender.script
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
         self._process = subprocess.Popen(
-            [contender.environment(), script, model, str(threads)],
+            [contender.python, script, model, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -99,6 +103,8 @@ def compare(
     contenders: Sequence[Contender], models: dict[str, str], pools: Sequence[CandidatePool], *, threads: int, repeats: int
 ) -> dict[str, Any]:
     """Runs every pool through every contender in turn, `repeats` times, and sums it up against the last contender."""
+    for item in contenders:
+        item.install()
     cold = {item.name: cold_start(item, models[item.takes], pools[0], threads) for item in contenders}
     processes = {item.name: Process(item, models[item.takes], threads) for item in contenders}
     found = {name: Measured([[] for _ in pools]) for name in processes}
