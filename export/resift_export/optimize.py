@@ -16,6 +16,10 @@ MASK_PROBE_WIDTHS = (1, 2, 3, 31, 127)
 ROWWISE = frozenset({"Add", "Sub", "Mul", "Div", "Gelu", "Tanh", "Relu", "Erf", "Sigmoid", "LayerNormalization", "Cast"})
 """Operators whose output at a token depends on that token alone (LayerNormalization: over the last axis)."""
 
+EDGE = 1e-4
+"""By how much a logarithm is lowered before it is rounded up: above what float32 and any library's log lose, below what lies
+between the edge of a bucket and the next distance, for all sizes of the published checkpoints."""
+
 
 def optimize(model: ir.Model, max_length: int) -> ir.Model:
     """Rewrites `model` in place and returns it.
@@ -24,6 +28,7 @@ def optimize(model: ir.Model, max_length: int) -> ir.Model:
     `max_length` masks nothing and is dropped.
     """
     _split_gemm(model)
+    _settle_buckets(model)
     attentions = [node for node in model.graph if node.op_type == "Attention"]
     _drop_masks(model, attentions, max_length)
     for attention in attentions:
@@ -59,6 +64,33 @@ def _name_as(old: ir.Value, new: ir.Value) -> None:
     if is_output:
         old.name = f"{name}_before"
         new.name = name
+
+
+def _settle_buckets(model: ir.Model) -> None:
+    """Keeps a distance at the edge of a bucket in it, however a machine rounds logarithms.
+
+    DeBERTa sorts distances d into buckets by ceil(log(d / mid) / log(longest / mid) * (mid - 1)), a whole number for the longest:
+    with a log that is one unit in the last place larger than PyTorch's it falls into the next bucket, and pairs of full length
+    get other logits (make_log_bucket_position in transformers' modeling_deberta_v2.py).
+    """
+    for node in [node for node in model.graph if node.op_type == "Ceil" and _comes_from(node, "Log")]:
+        edge = constant(model, f"{node.outputs[0].name}_edge", np.array(EDGE, np.float32))
+        node.replace_input_with(0, insert(model, node, "Sub", [node.inputs[0], edge], f"{node.outputs[0].name}_settled"))
+
+
+def _comes_from(node: ir.Node, op_type: str) -> bool:
+    """Whether a node of that type is among the ancestors of `node`."""
+    seen: set[ir.Node] = set()
+    left = [node]
+    while left:
+        for value in left.pop().inputs:
+            producer = value.producer() if value is not None else None
+            if producer is not None and producer not in seen:
+                if producer.op_type == op_type:
+                    return True
+                seen.add(producer)
+                left.append(producer)
+    return False
 
 
 def _drop_masks(model: ir.Model, attentions: list[ir.Node], max_length: int) -> None:

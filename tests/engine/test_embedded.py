@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resift import Reranker
-from resift.parity import Certificate, logits_of
+from resift.parity import Certificate, kendall_tau, logits_of
 
 QUERY = "what causes the tides"
 ANSWER = "Tides are made by the gravity of the moon, which pulls the oceans into bulges that the turning earth passes under."
@@ -41,11 +41,16 @@ def test_the_answer_is_first_and_the_unrelated_text_last(default):
     assert ranking[0].logit > 0 > ranking[1].logit
 
 
-# Recorded with onnxruntime 1.32 on an x86 CPU. Other CPUs' int8 kernels sum and round in another order, hence the tolerance;
-# a wrong tokenizer, segment id or graph moves logits by far more.
+# Recorded with onnxruntime 1.32 on AVX-512 with VNNI. Integer products are exact everywhere, but other processors round what lies
+# between them in other places, and one rounding more or less moves an activation by a level. On 9,426 real pairs AVX2 without
+# VNNI gave 78 % of the logits to the bit; the others differed by 0.065 in the 99th percentile and by 0.21 at most (Kendall tau of
+# a pool 0.999 in the mean, 0.990 at least). A wrong tokenizer, segment id or graph moves logits by far more.
+ELSEWHERE = 0.3
+
+
 @pytest.mark.parametrize(("query", "document", "expected"), GOLDEN)
 def test_logits_are_those_recorded(default, query, document, expected):
-    assert default.rerank(query, [document])[0].logit == pytest.approx(expected, abs=0.05)
+    assert default.rerank(query, [document])[0].logit == pytest.approx(expected, abs=ELSEWHERE)
 
 
 def test_the_long_golden_document_is_cut(default):
@@ -57,7 +62,10 @@ def test_the_certificate_is_what_this_machine_computes(default):
     assert len(pools) == 10
     for pool in pools:
         found = logits_of(default, pool.query, pool.documents)
-        np.testing.assert_allclose(found, pool.variants[default.precision], rtol=0, atol=0.05, err_msg=pool.query)
+        recorded = np.array(pool.variants[default.precision])
+        np.testing.assert_allclose(found, recorded, rtol=0, atol=ELSEWHERE, err_msg=pool.query)
+        assert np.abs(found - recorded).mean() < 0.03
+        assert kendall_tau(found, recorded) >= 0.95
 
 
 def test_the_certificate_holds_its_own_bounds(default):

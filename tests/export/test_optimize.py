@@ -9,10 +9,11 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 
 import tiny
 from resift_export import checkpoint
-from resift_export.graph import CONTRIB, LOW_OPSET, lower_opset, serialize
+from resift_export.graph import CONTRIB, LOW_OPSET, constant, lower_opset, serialize
 from resift_export.optimize import optimize
 from resift_export.trace import OPSET, trace
 
@@ -269,6 +270,25 @@ def test_only_a_head_that_reads_the_first_token_is_reduced(mask, head):
     assert_same_logits(model, optimized, [2, 7, 40])
     tanh = ops(optimized, "Tanh")[0].outputs[0].name
     assert run(optimized, small_feed(7), [tanh])[tanh].shape[1] == (1 if head == FIRST else 7)
+
+
+def test_the_longest_distance_stays_in_its_bucket(checkpoint_of):
+    loaded = checkpoint.load(str(checkpoint_of("deberta-v2")))
+    elsewhere = trace(loaded)
+    # The constant logarithm of the longest distance, one unit in the last place smaller, as another library's log has it.
+    (ratio,) = [
+        node
+        for node in ops(elsewhere, "Div")
+        if any(use.node.op_type == "Mul" for use in node.outputs[0].uses()) and node.inputs[0].producer().op_type == "Log"
+    ]
+    rounded = np.nextafter(ratio.inputs[1].const_value.numpy(), np.float32(0))
+    ratio.replace_input_with(1, constant(elsewhere, "rounded", rounded))
+    ids = np.random.default_rng(5).integers(5, tiny.VOCABULARY - 1, (2, tiny.MAX_LENGTH))
+    with torch.inference_mode():
+        expected = loaded.model(input_ids=torch.tensor(ids)).logits.numpy()
+    assert np.abs(run(elsewhere, {"input_ids": ids})["logits"] - expected).max() > 1e-4
+    settled = run(optimize(elsewhere, tiny.MAX_LENGTH), {"input_ids": ids})["logits"]
+    np.testing.assert_allclose(settled, expected, rtol=0, atol=2e-5)
 
 
 def test_lower_opset_where_nothing_needs_a_newer_one(optimized):
