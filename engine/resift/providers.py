@@ -19,6 +19,10 @@ ORT_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAEx
 SUITED: dict[Provider, tuple[Precision, ...]] = {"cpu": ("int8", "float32"), "cuda": ("float32",)}
 """The precisions a provider runs, fastest first: the int8 operators have kernels for the CPU only."""
 
+TOKEN_BUDGETS: dict[Provider, int] = {"cpu": 256, "cuda": 4096}
+"""Token vectors of one batch (rows x width). On a CPU what stays in a core's cache is fastest and is spread best over cores;
+a GPU wants to be filled (not measured yet)."""
+
 
 def runtime() -> ModuleType:
     """onnxruntime, imported when first needed and with its telemetry off.

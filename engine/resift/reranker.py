@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -16,7 +17,7 @@ from resift.ranking import Ranking
 from resift.scoring import activate, relevance
 from resift.session import Session
 from resift.settings import Settings, resolve
-from resift.waiting import check_cancelled, in_thread
+from resift.waiting import in_thread
 
 if TYPE_CHECKING:
     import os
@@ -59,7 +60,12 @@ class Reranker:
         self.provider, self.precision = providers.choose(
             provider, self.settings.precision, available=providers.available(), offered=offered
         )
-        self.resolved = resolve(self.settings, cores=machine.usable_cores(), max_length=manifest.pair.max_length)
+        self.resolved = resolve(
+            self.settings,
+            cores=machine.usable_cores(),
+            token_budget=providers.TOKEN_BUDGETS[self.provider],
+            max_length=manifest.pair.max_length,
+        )
         """what this process runs with"""
         self._tokenizer = PairTokenizer(artifact.read(artifacts.TOKENIZER), self.resolved.max_length)
         self._check_tokenizer()
@@ -166,9 +172,10 @@ class Reranker:
         distinct = {pair: row for row, pair in enumerate(dict.fromkeys(zip(queries, documents, strict=True)))}
         encodings = self._tokenizer.encode([query for query, _ in distinct], [document for _, document in distinct])
         logits = np.empty(len(distinct), np.float32)
-        for batch in plan_batches(encodings.lengths, self.resolved.token_budget):
-            check_cancelled()
-            logits[batch.rows] = relevance(self._session.run(encodings.stack(batch.rows)))
+        batches = plan_batches(encodings.lengths, self.resolved.token_budget)
+        with closing(self._session.run_all(encodings.stack(batch.rows) for batch in batches)) as answers:
+            for batch, answer in zip(batches, answers, strict=True):
+                logits[batch.rows] = relevance(answer)
         places = np.array([distinct[pair] for pair in zip(queries, documents, strict=True)], np.int64)
         return _Scored(logits[places], encodings.tokens_cut[places], encodings.query_tokens_cut[places])
 

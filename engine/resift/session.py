@@ -6,13 +6,17 @@ import ctypes
 import os
 import threading
 import weakref
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from resift.errors import ArtifactError, ClosedError, ProviderError
 from resift.providers import ORT_NAMES, Provider, runtime
+from resift.waiting import check_cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -22,21 +26,39 @@ OUTPUT = "logits"
 
 
 class Session:
-    """Runs batches; any number of threads may do so at once.
+    """Runs batches, several at a time; any number of threads may ask it to at once.
 
-    After a fork, in the child, it opens the graph anew at the first run: onnxruntime's threads do not survive a fork, and
-    a run on what the parent had would wait for them for ever.
+    A batch runs on one thread and `threads` batches run side by side, whoever asks for them: threads that share a batch wait
+    for each other at every operator, some 300 times.
+
+    After a fork, in the child, it opens the graph anew at the first run: neither its threads nor onnxruntime's survive a fork,
+    and a run on what the parent had would wait for them for ever.
     """
 
     def __init__(self, read_graph: Callable[[], bytes], provider: Provider, threads: int) -> None:
         """Opens the ONNX graph that `read_graph` returns. Raises ArtifactError if it is none of ours."""
         self._read_graph = read_graph
         self._provider = provider
-        self._threads = threads
+        self._threads = threads if provider == "cpu" else 1
         self._closed = False
         self._lock = threading.Lock()
         self._session: Any = self._open()
+        self._workers = self._new_workers()
         _live.add(self)
+
+    def run_all(self, batches: Iterable[Mapping[str, NDArray[np.int64]]]) -> Generator[NDArray[np.float32]]:
+        """`run` of each batch, in order. Takes from `batches` as it goes, so that few are held at once."""
+        waiting: deque[Future[NDArray[np.float32]]] = deque()
+        try:
+            for batch in batches:
+                waiting.append(self._submit(batch))
+                if len(waiting) > 2 * self._threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
     def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Logits float32[b, labels] of inputs int64[b, width]; inputs the graph does not know are left out."""
@@ -49,11 +71,27 @@ class Session:
         with self._lock:
             self._closed = True
             self._session = None
+        self._workers.shutdown(wait=False)
 
     def check_open(self) -> None:
         """Raises ClosedError after `close`."""
         if self._closed:
             raise ClosedError("this Reranker is closed; load another")
+
+    def _submit(self, batch: Mapping[str, NDArray[np.int64]]) -> Future[NDArray[np.float32]]:
+        try:
+            # In the caller's context, which knows whether somebody still waits.
+            return self._workers.submit(copy_context().run, self._run_if_awaited, batch)
+        except RuntimeError:
+            self.check_open()  # closed since by another thread
+            raise
+
+    def _run_if_awaited(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        check_cancelled()
+        return self.run(batch)
+
+    def _new_workers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="resift")
 
     def _reopen(self) -> Any:
         with self._lock:
@@ -92,7 +130,7 @@ class Session:
     def _options(self) -> Any:
         onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # The graph was optimized at export. onnxruntime's own pass would fuse SkipLayerNormalization, which is slower.
@@ -109,6 +147,7 @@ class Session:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
         self._session = None
         self._lock = threading.Lock()
+        self._workers = self._new_workers()
 
 
 _live: weakref.WeakSet[Session] = weakref.WeakSet()

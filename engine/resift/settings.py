@@ -10,9 +10,6 @@ from resift.errors import InputError
 Auto = Literal["auto"]
 Precision = Literal["int8", "float32"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
-TOKEN_BUDGET = 4096
-"""Token vectors of one batch (rows x width): larger batches bound memory less and were no faster."""
-
 LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20}
 
 
@@ -24,9 +21,9 @@ class Settings:
     """
 
     threads: int | Auto = "auto"
-    """Threads of one batch; auto: the physical cores this process may use."""
+    """Batches that run at once, a thread each; auto: the physical cores this process may use."""
     token_budget: int | Auto = "auto"
-    """Largest rows x width of one batch, in tokens."""
+    """Largest rows x width of one batch, in tokens; auto: what the execution provider runs fastest."""
     max_length: int | Auto = "auto"
     """Tokens of a pair, special tokens included; auto and the upper limit: what the model was made for."""
     precision: Precision | Auto = "auto"
@@ -56,8 +53,8 @@ class ResolvedSettings:
     max_length: int
 
 
-def resolve(settings: Settings, *, cores: int, max_length: int) -> ResolvedSettings:
-    """Fills in "auto" from the machine's `cores` and the model's own `max_length` (tokens).
+def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: int) -> ResolvedSettings:
+    """Fills in "auto" from the machine's `cores`, the provider's `token_budget` and the model's own `max_length` (both in tokens).
 
     Raises InputError where more tokens are asked for than the model has positions.
     """
@@ -68,6 +65,6 @@ def resolve(settings: Settings, *, cores: int, max_length: int) -> ResolvedSetti
         )
     return ResolvedSettings(
         threads=cores if settings.threads == "auto" else settings.threads,
-        token_budget=TOKEN_BUDGET if settings.token_budget == "auto" else settings.token_budget,
+        token_budget=token_budget if settings.token_budget == "auto" else settings.token_budget,
         max_length=max_length if settings.max_length == "auto" else settings.max_length,
     )

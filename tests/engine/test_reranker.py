@@ -7,6 +7,8 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -85,9 +87,33 @@ def test_any_text_is_scored_and_no_logit_depends_on_batch_mates(reranker, query,
     assert together.tolist() == [float(reranker.score(query, [document])[0]) for document in documents]
 
 
-def test_logits_agree_across_thread_counts_and_token_budgets(artifact):
-    with Reranker.load(artifact, settings=Settings(threads=1, token_budget=1)) as one, Reranker.load(artifact) as other:
-        np.testing.assert_allclose(one.score(QUERY, DOCUMENTS), other.score(QUERY, DOCUMENTS), rtol=0, atol=1e-4)
+def test_logits_do_not_depend_on_thread_counts_or_token_budgets(artifact, reranker):
+    expected = reranker.score(QUERY, DOCUMENTS).tolist()
+    for threads, token_budget in ((1, 1), (1, 4096), (5, 64)):
+        with Reranker.load(artifact, settings=Settings(threads=threads, token_budget=token_budget)) as other:
+            assert other.score(QUERY, DOCUMENTS).tolist() == expected
+
+
+def test_no_more_batches_run_at_once_than_there_are_threads(artifact, monkeypatch):
+    running, most, lock, run = 0, 0, threading.Lock(), Session.run
+
+    def counted(self, batch):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.005)
+        try:
+            return run(self, batch)
+        finally:
+            with lock:
+                running -= 1
+
+    monkeypatch.setattr(Session, "run", counted)
+    with Reranker.load(artifact, settings=Settings(threads=3, token_budget=1)) as loaded, ThreadPoolExecutor(8) as callers:
+        rankings = list(callers.map(lambda _: loaded.score(QUERY, DOCUMENTS).tolist(), range(8)))
+    assert most == 3
+    assert all(ranking == rankings[0] for ranking in rankings)
 
 
 def test_cut_documents_and_queries_are_reported(reranker):

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from resift import InputError, Settings
-from resift.settings import TOKEN_BUDGET, ResolvedSettings, resolve
+from resift.settings import ResolvedSettings, resolve
 
 NUMBERS = ["threads", "token_budget", "max_length"]
 
@@ -44,15 +44,19 @@ def test_settings_are_keywords_that_cannot_change():
 
 
 def test_auto_takes_the_machines_cores_the_default_budget_and_the_models_length():
-    assert resolve(Settings(), cores=6, max_length=512) == ResolvedSettings(threads=6, token_budget=TOKEN_BUDGET, max_length=512)
+    assert resolve(Settings(), cores=6, token_budget=256, max_length=512) == ResolvedSettings(
+        threads=6, token_budget=256, max_length=512
+    )
 
 
 def test_what_was_asked_for_is_kept():
     settings = Settings(threads=9, token_budget=1, max_length=128)
-    assert resolve(settings, cores=6, max_length=512) == ResolvedSettings(threads=9, token_budget=1, max_length=128)
+    assert resolve(settings, cores=6, token_budget=256, max_length=512) == ResolvedSettings(
+        threads=9, token_budget=1, max_length=128
+    )
 
 
 def test_all_of_the_models_length_may_be_asked_for_and_no_more():
-    assert resolve(Settings(max_length=512), cores=1, max_length=512).max_length == 512
+    assert resolve(Settings(max_length=512), cores=1, token_budget=256, max_length=512).max_length == 512
     with pytest.raises(InputError, match=r"is 513 tokens, but this model was made for 512; ask for at most 512"):
-        resolve(Settings(max_length=513), cores=1, max_length=512)
+        resolve(Settings(max_length=513), cores=1, token_budget=256, max_length=512)

@@ -88,5 +88,5 @@ def test_a_cancelled_wait_ends_at_once_and_the_work_at_the_next_batch(reranker, 
         assert asyncio.run(ask())
     finally:
         del reranker.rerank
-    assert len(begun) == 1
+    assert len(begun) <= reranker.resolved.threads < len(DOCUMENTS)  # those that ran when the wait ended, and no more
     assert len(reranker.rerank(QUERY, DOCUMENTS)) == len(DOCUMENTS)

@@ -20,7 +20,9 @@ def add_engine(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("engine")
     group.add_argument("--provider", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default: auto)")
     group.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", help="which graph to run (default: auto)")
-    group.add_argument("--threads", type=int, metavar="N", help="threads (default: the physical cores this process may use)")
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="batches at once, a thread each (default: the physical cores this process may use)"
+    )
     group.add_argument("--max-length", type=int, metavar="N", help="tokens of a pair (default: the model's own)")
 
 
