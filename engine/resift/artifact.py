@@ -107,7 +107,10 @@ class _Format(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened folder whose every file has the size that its manifest states; hashes are checked as files are read."""
+    """An opened folder whose every file has the size that its manifest states; hashes are checked as files are read.
+
+    The card alone may be edited or left out: it is for people, who add to it after an export, and nothing here reads it.
+    """
 
     folder: Path
     manifest: Manifest
@@ -186,6 +189,8 @@ class Artifact:
         for name, entry in self.manifest.files.items():
             path = self.folder / name
             _check_link(path, self.folder, self.links_into)
+            if name == CARD:
+                continue
             if not path.is_file():
                 raise ArtifactError(f"{path} is missing: its manifest lists it; copy or export the artifact again")
             if (size := path.stat().st_size) != entry.size:

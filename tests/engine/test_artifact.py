@@ -59,6 +59,11 @@ def link_outside(folder) -> None:
     (folder / GRAPH).symlink_to(folder.parent / "elsewhere.onnx")
 
 
+def link_the_card_outside(folder) -> None:
+    shutil.move(folder / "README.md", folder.parent / "elsewhere.md")
+    (folder / "README.md").symlink_to(folder.parent / "elsewhere.md")
+
+
 def link_the_manifest_outside(folder) -> None:
     shutil.move(folder / MANIFEST, folder.parent / "elsewhere.json")
     (folder / MANIFEST).symlink_to(folder.parent / "elsewhere.json")
@@ -107,6 +112,7 @@ DAMAGES = {
     "files swapped": (swap, "bytes, its manifest says"),
     "foreign file": (lambda folder: (folder / "evil.py").write_text("1"), "holds evil.py"),
     "name outside the folder": (point_outside, "not what `resift export` writes"),
+    "card linked outside": (link_the_card_outside, "leads outside the artifact's folder"),
     "link outside the folder": (link_outside, "leads outside the artifact's folder"),
     "manifest linked outside": (link_the_manifest_outside, "leads outside the artifact's folder"),
     "weights in another file": (external_weights, "reads weights from another file"),
@@ -129,6 +135,15 @@ def test_the_undamaged_copy_loads_and_hidden_files_do_not_matter(folder):
     (folder / ".gitattributes").write_text("* text=auto")
     with Reranker.load(folder) as reranker:
         assert reranker.score("a", ["b"]).shape == (1,)
+
+
+def test_the_card_may_be_edited_or_left_out(folder):
+    with Reranker.load(folder) as reranker:
+        expected = reranker.score("a", ["b", "c"]).tolist()
+    for change in (lambda card: card.write_text("# ours\n\nFine-tuned on our tickets."), lambda card: card.unlink()):
+        change(folder / "README.md")
+        with Reranker.load(folder) as reranker:
+            assert reranker.score("a", ["b", "c"]).tolist() == expected
 
 
 def test_an_older_onnxruntime_is_told_what_the_artifact_needs(folder):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from resift.artifact import embedded
-from resift.cli.options import add_engine, settings, write_json, write_text
+from resift.cli.options import add_engine, add_model, settings, write_json, write_text
 from resift.machine import instruction_sets, usable_cores
 from resift.parity import Certificate
 from resift.reranker import Reranker
@@ -27,10 +27,7 @@ def add(commands: Commands) -> None:
         description="Tell what an artifact is, how well it agrees with its checkpoint, and how this machine runs it. "
         "Example: resift info ./my-artifact --json",
     )
-    command.add_argument(
-        "model", metavar="MODEL", nargs="?", help="a folder or an embedded model's name (default: the default model)"
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    add_model(command, "MODEL")
     add_engine(command)
     command.set_defaults(run=run)
 

@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse gives it no public name
 
 
+def add_model(command: argparse.ArgumentParser, metavar: str) -> None:
+    """The model to look at, and how to print what was seen."""
+    command.add_argument(
+        "model",
+        metavar=metavar,
+        nargs="?",
+        help="a folder, a hub id or an embedded model's name (default: the default model)",
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+
+
 def add_engine(command: argparse.ArgumentParser) -> None:
     """The choices of how to run an artifact."""
     group = command.add_argument_group("engine")

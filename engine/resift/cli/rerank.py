@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("query", metavar="QUERY", nargs="?")
     command.add_argument("file", metavar="FILE", nargs="?", default="-", help="documents; - or nothing: standard input")
-    command.add_argument("--model", metavar="MODEL", help="an artifact's folder or an embedded model's name")
+    command.add_argument("--model", metavar="MODEL", help="an artifact's folder, a hub id or an embedded model's name")
     command.add_argument("--top-k", type=int, metavar="N", help="keep the best N only")
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     group = command.add_argument_group("a file of pools")

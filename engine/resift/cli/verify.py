@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.cli.options import add_engine, settings, write_json, write_text
+from resift.cli.options import add_engine, add_model, settings, write_json, write_text
 from resift.parity import Agreement, Certificate, logits_of, refuse
 from resift.reranker import Reranker
 
@@ -24,10 +24,7 @@ def add(commands: Commands) -> None:
         description="Score the artifact's gate pools on this machine and compare with its checkpoint's own float32 scores. "
         "Exit code 3 if a bound does not hold. Example: resift verify ./my-artifact",
     )
-    command.add_argument(
-        "model", metavar="ARTIFACT", nargs="?", help="a folder or an embedded model's name (default: the default model)"
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    add_model(command, "ARTIFACT")
     add_engine(command)
     command.set_defaults(run=run)
 

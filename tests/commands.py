@@ -1,0 +1,58 @@
+"""The command line as its users meet it: a process with arguments, streams and an exit code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import tiny
+
+RESIFT = shutil.which("resift", path=sysconfig.get_path("scripts"))
+TIMEOUT = 120
+QUERY = "how do tides work"
+DOCUMENTS = tiny.texts()[1:17:2]
+LINES = "".join(f"{document}\n" for document in DOCUMENTS).encode()
+
+
+def resift(*arguments, given=b"", **environment):
+    """What `resift ARGUMENTS` answers to `given` on its standard input."""
+    command = [RESIFT, *map(str, arguments)]
+    done = subprocess.run(
+        command, input=given, capture_output=True, timeout=TIMEOUT, env={**os.environ, **environment}, check=False
+    )
+    return SimpleNamespace(code=done.returncode, out=done.stdout.decode(), err=done.stderr.decode())
+
+
+@contextmanager
+def running(*arguments):
+    """The process of `resift ARGUMENTS` with a pipe at each end, killed if it is still there at the end or after TIMEOUT."""
+    command = [RESIFT, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        timer = threading.Timer(TIMEOUT, process.kill)
+        timer.start()
+        try:
+            yield process
+        finally:
+            timer.cancel()
+            process.kill()
+
+
+def answered(done):
+    """Its standard output, of a run without fault or warning."""
+    assert (done.code, done.err) == (0, "")
+    return done.out
+
+
+def complaint(done, code=1):
+    """The one line on standard error of a run that failed with `code` and printed nothing else."""
+    assert "Traceback" not in done.err
+    assert done.err.startswith("resift: ")
+    assert done.err.endswith("\n")
+    assert done.err.count("\n") == 1
+    assert (done.code, done.out) == (code, "")
+    return done.err

@@ -1,0 +1,153 @@
+"""`resift rerank QUERY FILE`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from commands import DOCUMENTS, LINES, QUERY, answered, complaint, resift
+
+
+def row(rank, result):
+    return f"{rank:>4}  {result.score:>8.3f}  {result.index + 1:>5}  {result.document}"
+
+
+def test_a_table_ranks_the_lines_of_a_file(artifact, reranker, file):
+    out = answered(resift("rerank", QUERY, file(LINES), "--model", artifact))
+    ranking = reranker.rerank(QUERY, DOCUMENTS)
+    assert [result.index for result in ranking] != list(range(len(DOCUMENTS)))
+    assert out.splitlines() == [
+        "rank     score   line  document",
+        *(row(rank, result) for rank, result in enumerate(ranking, 1)),
+    ]
+
+
+@pytest.mark.parametrize("dash", [["-"], []], ids=["dash", "no FILE"])
+def test_documents_come_from_standard_input(artifact, file, dash):
+    from_file = answered(resift("rerank", QUERY, file(LINES), "--model", artifact))
+    assert answered(resift("rerank", QUERY, *dash, "--model", artifact, given=LINES)) == from_file
+
+
+@pytest.mark.parametrize("kind", ["lines", "JSON lines"])
+def test_documents_come_from_gzip(artifact, file, kind):
+    content = LINES if kind == "lines" else b"".join(b'{"text": %s}\n' % json.dumps(text).encode() for text in DOCUMENTS)
+    packed = file(gzip.compress(content), "documents.gz")
+    out = answered(resift("rerank", QUERY, packed, "--model", artifact))
+    assert out == answered(resift("rerank", QUERY, "--model", artifact, given=LINES))
+
+
+def test_json_is_one_object_with_the_whole_ranking(artifact, reranker):
+    out = answered(resift("rerank", QUERY, "--model", artifact, "--json", given=LINES))
+    assert out.count("\n") == 1
+    found = json.loads(out)
+    assert list(found) == ["query", "results"]
+    assert found["query"] == QUERY
+    names = ["index", "score", "logit", "tokens_cut", "document"]
+    assert [list(result) for result in found["results"]] == [names] * len(DOCUMENTS)
+    assert found["results"] == [{name: getattr(result, name) for name in names} for result in reranker.rerank(QUERY, DOCUMENTS)]
+
+
+def test_fields_of_json_lines_come_out_again(artifact):
+    rows = [{"docid": f"d{number}", "text": text, "meta": {"tags": [number, None]}} for number, text in enumerate(DOCUMENTS)]
+    given = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    results = json.loads(answered(resift("rerank", QUERY, "--model", artifact, "--json", given=given)))["results"]
+    assert sorted(result["index"] for result in results) == list(range(len(rows)))
+    for result in results:
+        given_row = rows[result["index"]]
+        assert (result["docid"], result["meta"], result["document"]) == (given_row["docid"], given_row["meta"], given_row["text"])
+        assert "text" not in result
+
+
+def test_top_k_prints_the_best_only(artifact):
+    whole = answered(resift("rerank", QUERY, "--model", artifact, given=LINES))
+    best = answered(resift("rerank", QUERY, "--model", artifact, "--top-k", "3", given=LINES))
+    assert best.splitlines() == whole.splitlines()[:4]
+    found = json.loads(answered(resift("rerank", QUERY, "--model", artifact, "--top-k", "3", "--json", given=LINES)))
+    assert len(found["results"]) == 3
+
+
+def test_what_a_document_lost_is_said_beside_it(artifact, reranker):
+    documents = ["short", "water " * 300]
+    cut = {result.index: result.tokens_cut for result in reranker.rerank(QUERY, documents)}[1]
+    given = "\n".join(documents).encode()
+    lines = answered(resift("rerank", QUERY, "--model", artifact, given=given)).splitlines()
+    assert cut > 100
+    assert [line.endswith(f"  ({cut} tokens cut)") for line in lines].count(True) == 1
+    assert sum("tokens cut" in line for line in lines) == 1
+    results = json.loads(answered(resift("rerank", QUERY, "--model", artifact, "--json", given=given)))["results"]
+    assert {result["index"]: result["tokens_cut"] for result in results} == {0: 0, 1: cut}
+
+
+def test_what_a_query_lost_is_said_at_the_end(artifact, reranker):
+    query = "tides " * 300
+    cut = reranker.rerank(query, DOCUMENTS).query_tokens_cut
+    assert cut > 100
+    out = answered(resift("rerank", query, "--model", artifact, given=LINES))
+    assert out.splitlines()[-1] == f"the query was too long: its last {cut} tokens were not read"
+    found = json.loads(answered(resift("rerank", query, "--model", artifact, "--json", given=LINES)))
+    assert found["query_tokens_cut"] == cut
+
+
+@pytest.mark.parametrize("given", [b"", b"\n \r\n\n"], ids=["nothing", "blank lines"])
+def test_no_documents_are_an_empty_ranking(artifact, given):
+    out = answered(resift("rerank", QUERY, "--model", artifact, given=given))
+    assert out == "rank     score   line  document\n"
+    out = answered(resift("rerank", QUERY, "--model", artifact, "--json", given=given))
+    assert json.loads(out) == {"query": QUERY, "results": []}
+
+
+def test_blank_lines_are_no_documents(artifact):
+    given = b"\n\n" + LINES.replace(b"\n", b"\r\n  \n")
+    out = answered(resift("rerank", QUERY, "--model", artifact, "--json", given=given))
+    assert out == answered(resift("rerank", QUERY, "--model", artifact, "--json", given=LINES))
+
+
+def test_text_in_other_scripts_is_printed_as_it_came(artifact):
+    out = answered(resift("rerank", QUERY, "--model", artifact, given="潮の満ち引き 🌊 é\n".encode(), PYTHONIOENCODING="utf-8"))
+    assert out.endswith("  潮の満ち引き 🌊 é\n")
+
+
+def test_max_length_and_precision_are_the_callers(artifact):
+    given = ("water " * 100).encode()
+    cuts = []
+    for limit in ("20", "50"):
+        out = answered(resift("rerank", QUERY, "--model", artifact, "--max-length", limit, "--json", given=given))
+        cuts.append(json.loads(out)["results"][0]["tokens_cut"])
+    assert cuts[0] == cuts[1] + 30
+    int8, float32 = (
+        json.loads(answered(resift("rerank", QUERY, "--model", artifact, "--json", "--precision", precision, given=LINES)))
+        for precision in ("int8", "float32")
+    )
+    assert [result["logit"] for result in int8["results"]] != [result["logit"] for result in float32["results"]]
+
+
+def test_without_a_model_the_embedded_one_ranks():
+    answer = "Tides rise and fall because the gravity of the moon pulls the oceans."
+    given = f"Bread rises because yeast makes gas.\n{answer}\n".encode()
+    found = json.loads(answered(resift("rerank", "what causes the tides", "--json", given=given)))
+    assert found["results"][0]["document"] == answer
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert f"{tmp_path / 'none.txt'} cannot be read" in complaint(resift("rerank", QUERY, tmp_path / "none.txt"))
+
+
+def test_a_file_that_is_no_gzip_is_named(file):
+    path = file(LINES, "documents.gz")
+    assert f"{path} cannot be read" in complaint(resift("rerank", QUERY, path))
+
+
+def test_a_bad_json_line_is_named_with_its_file_and_number(file):
+    path = file(b'{"text": "a"}\n\n{"text": "b"\n', "documents.jsonl")
+    assert f"{path}, line 3: not JSON" in complaint(resift("rerank", QUERY, path))
+    assert "-, line 2: an object whose 'text' is a number" in complaint(
+        resift("rerank", QUERY, given=b'{"text": "a"}\n{"text": 7}\n')
+    )
+
+
+@pytest.mark.parametrize("content", [b"a\n\xff\xfe\n", b'{"text": "a"}\n{"text": "\xff"}\n'], ids=["lines", "JSON lines"])
+def test_invalid_utf_8_is_named_with_its_file_and_number(file, content):
+    path = file(content)
+    assert f"{path}, line 2: not " in complaint(resift("rerank", QUERY, path))
