@@ -1,8 +1,11 @@
-"""Fixtures: tiny artifacts, made once a session and shared by xdist's workers; where the shared material is, if at all."""
+"""Fixtures: tiny artifacts, made once a session and shared by xdist's workers, and copies to spoil; the shared material, if any."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,34 @@ def shared() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip(f"no shared material at {folder} (set RESIFT_SHARED)")
     return folder
+
+
+@pytest.fixture
+def file(tmp_path):
+    """file(content, name): the path of a file with that content."""
+
+    def write(content, name="documents.txt"):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def copy(artifact, tmp_path):
+    """A copy of the tiny artifact, to be spoiled."""
+    return shutil.copytree(artifact, tmp_path / "copy")
+
+
+@pytest.fixture
+def disagreeing(copy):
+    """An artifact in good order whose checkpoint ranks the other way round."""
+    certificate = json.loads((copy / "certificate.json").read_bytes())
+    for pool in certificate["pools"]:
+        pool["checkpoint"] = [-logit for logit in pool["checkpoint"]]
+    content = json.dumps(certificate).encode()
+    (copy / "certificate.json").write_bytes(content)
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    manifest["files"]["certificate.json"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return copy
