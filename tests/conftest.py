@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,11 @@ def disagreeing(copy):
     manifest["files"]["certificate.json"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (copy / "manifest.json").write_text(json.dumps(manifest))
     return copy
+
+
+@pytest.fixture
+def interruptible():
+    """Children take SIGINT even where this process was started with it ignored, as shells do for what runs behind."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -23,6 +23,8 @@ def test_the_certificate_holds_without_vnni():
     verify = [Path(sysconfig.get_path("scripts")) / "resift", "verify", "--json"]
     older = [sys.executable, "-m", "benchmarks.older", *verify]
     done = subprocess.run(older, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    if "cannot make CPUID fault" in done.stderr:
+        pytest.skip("this kernel does not let CPUID fault")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["agreement"]["tau"] > Bounds().tau

@@ -128,14 +128,6 @@ def test_a_reader_that_leaves_early_is_no_fault(artifact, read):
         assert process.wait() == 0
 
 
-@pytest.fixture
-def interruptible():
-    """Children take SIGINT even where this process was started with it ignored, as shells do for what runs behind."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize("when", ["while it reads", "while it ranks"])
 @pytest.mark.usefixtures("interruptible")
 @posix

@@ -242,6 +242,7 @@ def test_a_second_process_at_the_same_file_is_refused(artifact, tmp_path):
     assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 3
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_keeps_what_is_done(artifact, tmp_path):
     command = ["rerank", "--pools", "-", "--out", tmp_path / "out.jsonl", "--model", artifact]
     process = resift(*command, stdin=subprocess.PIPE)
