@@ -45,7 +45,7 @@ def test_plan(benchmark, reranker, encodings):
 
 def test_run(benchmark, reranker, encodings):
     batches = [encodings.stack(batch.rows) for batch in plan_batches(encodings.lengths, reranker.resolved.token_budget)]
-    benchmark(lambda: [reranker._session.run(batch) for batch in batches])
+    benchmark(lambda: list(reranker._session.run_all(batches)))
 
 
 def test_rank(benchmark, reranker, pool, encodings):
