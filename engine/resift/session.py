@@ -29,7 +29,7 @@ class Session:
     """Runs batches, several at a time; any number of threads may ask it to at once.
 
     A batch runs on one thread and `threads` batches run side by side, whoever asks for them: threads that share a batch wait
-    for each other at every operator, some 300 times.
+    for each other at every operator, of which 12 layers have some 260.
 
     After a fork, in the child, it opens the graph anew at the first run: neither its threads nor onnxruntime's survive a fork,
     and a run on what the parent had would wait for them for ever.

@@ -17,8 +17,8 @@ ROWWISE = frozenset({"Add", "Sub", "Mul", "Div", "Gelu", "Tanh", "Relu", "Erf", 
 """Operators whose output at a token depends on that token alone (LayerNormalization: over the last axis)."""
 
 EDGE = 1e-4
-"""By how much a logarithm is lowered before it is rounded up: above what float32 and any library's log lose, below what lies
-between the edge of a bucket and the next distance, for all sizes of the published checkpoints."""
+"""By how much a logarithm is lowered before it is rounded up: above what float32 and any library's log lose, below the 3e-3
+between an edge and the distance nearest to it with 256 buckets and 512 positions, which are DeBERTa-v3's."""
 
 
 def optimize(model: ir.Model, max_length: int) -> ir.Model:

@@ -16,17 +16,6 @@ from resift.pools import CandidatePool, decode_pool, read_documents, read_lines,
 GOOD = b'{"query": "q", "documents": ["a"]}\n'
 
 
-@pytest.fixture
-def file(tmp_path):
-    """file(content, name): the path of a file with that content."""
-
-    def write(content, name="pools.jsonl"):
-        (tmp_path / name).write_bytes(content)
-        return tmp_path / name
-
-    return write
-
-
 def ranking(documents, logits, **keywords):
     values = np.array(logits, np.float32)
     return Ranking.from_logits(documents, values, values / 2, np.zeros(len(values), np.int32), **keywords)
