@@ -19,7 +19,7 @@ import numpy as np
 import pytrec_eval
 
 from resift import Reranker, Settings
-from resift.parity import kendall_tau, logits_of, top_overlap
+from resift.parity import kendall_tau, top_overlap
 from resift.pools import CandidatePool, read_pools
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def scorers(asked: argparse.Namespace) -> dict[str, Scorer]:
     offered = [variant.precision for variant in Reranker.load(asked.model).artifact.manifest.variants]
     for precision in sorted(offered):
         reranker = Reranker.load(asked.model, settings=Settings(precision=precision))
-        systems[precision] = lambda query, documents, reranker=reranker: logits_of(reranker, query, documents)
+        systems[precision] = reranker.logits
     return systems
 
 
@@ -127,9 +127,9 @@ def invariance(reranker: Reranker, pools: list[CandidatePool]) -> dict[str, floa
     """Largest difference of a document's logit in its pool to that alone, and to that beside a document of 500 tokens."""
     alone, beside = 0.0, 0.0
     for pool in pools:
-        together = logits_of(reranker, pool.query, pool.documents)
-        singly = np.array([logits_of(reranker, pool.query, [document])[0] for document in pool.documents])
-        reversed_beside = logits_of(reranker, pool.query, [STRAY, *reversed(pool.documents)])[:0:-1]
+        together = reranker.logits(pool.query, pool.documents)
+        singly = np.array([reranker.logits(pool.query, [document])[0] for document in pool.documents])
+        reversed_beside = reranker.logits(pool.query, [STRAY, *reversed(pool.documents)])[:0:-1]
         alone = max(alone, float(np.abs(singly - together).max()))
         beside = max(beside, float(np.abs(reversed_beside - together).max()))
     return {"alone": alone, "reversed_beside_a_long_document": beside}

@@ -6,14 +6,15 @@ pytest-benchmark compare 0001 0002                                 # two stored 
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from benchmarks.__main__ import OWN, sized
 
 from resift import Ranking, Reranker
-from resift.batching import plan_batches
 from resift.pools import read_pools
-from resift.reranker import stack
+from resift.scheduler import Call, Scheduler
 from resift.scoring import activate
+from resift.workers import Answer
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +41,27 @@ def test_encode(benchmark, reranker, pool):
     benchmark(reranker._tokenizer.encode, pool.query, pool.documents)
 
 
-def test_plan(benchmark, reranker, encodings):
-    benchmark(plan_batches, encodings.lengths, reranker.resolved.token_budget)
+def call(encodings):
+    return Call(encodings, lambda ended: ended.logits, Answer())
+
+
+def test_schedule(benchmark, reranker, encodings):
+    def schedule():
+        scheduler = Scheduler(reranker.resolved.token_budget)
+        scheduler.add(call(encodings), 0.0)
+        while batch := scheduler.next(0.0, 1):
+            scheduler.done(batch, np.zeros((len(batch.rows), 1), np.float32), 0.0)
+
+    benchmark(schedule)
 
 
 def test_run(benchmark, reranker, encodings):
-    planned = plan_batches(encodings.lengths, reranker.resolved.token_budget)
-    batches = [stack([(encodings, row) for row in batch.rows]) for batch in planned]
-    benchmark(lambda: list(reranker._session.run_all(batches)))
+    def run():
+        submitted = call(encodings)
+        reranker._workers.add(submitted)
+        submitted.answer.result()
+
+    benchmark(run)
 
 
 def test_rank(benchmark, reranker, pool, encodings):

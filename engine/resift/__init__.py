@@ -5,14 +5,16 @@ from resift.errors import (
     ClosedError,
     ExportError,
     ExtraError,
+    InferenceError,
     InputError,
     LogitsError,
     OutputError,
+    OverloadedError,
     ParityError,
     ProviderError,
     ResiftError,
 )
-from resift.ranking import RankedDocument, Ranking
+from resift.ranking import RankedDocument, Ranking, Scored
 from resift.reranker import Reranker
 from resift.settings import Settings
 
@@ -21,14 +23,17 @@ __all__ = [
     "ClosedError",
     "ExportError",
     "ExtraError",
+    "InferenceError",
     "InputError",
     "LogitsError",
     "OutputError",
+    "OverloadedError",
     "ParityError",
     "ProviderError",
     "RankedDocument",
     "Ranking",
     "Reranker",
     "ResiftError",
+    "Scored",
     "Settings",
 ]

@@ -5,24 +5,28 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from collections import deque
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from resift.errors import InputError, OutputError
+from resift.inputs import check_top_k
 from resift.pools import CandidatePool, Lines, decode_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
-    from resift.ranking import Ranking
+    from resift.ranking import Ranking, Scored
     from resift.reranker import Reranker
 
-CHUNK_PAIRS = 512
-"""Pairs that are batched together: enough to fill batches of one length, few enough to stay small."""
-CHUNK_CHARACTERS = 2_000_000
+WINDOW_PAIRS = 512
+"""Pairs that are submitted ahead of the oldest ranking that is not out yet: enough to fill batches of one length, few enough to
+stay small."""
+WINDOW_CHARACTERS = 2_000_000
 """Text that is held at once, unless one pool is longer."""
 
 
@@ -33,28 +37,33 @@ def rerank_pools(
 
     An error that `pools` raises passes through after every pool before it has come out. Raises as `Reranker.rerank` does.
     """
-    for chunk in _chunks(pools):
-        rankings = reranker.rerank_many([pool.query for pool in chunk], [pool.documents for pool in chunk], top_k=top_k)
-        yield from zip(chunk, rankings, strict=True)
-
-
-def _chunks(pools: Iterable[CandidatePool]) -> Iterator[list[CandidatePool]]:
-    chunk: list[CandidatePool] = []
+    check_top_k(top_k)
+    source, failure, more = iter(pools), None, True
+    window: deque[tuple[CandidatePool, Future[Scored], int]] = deque()
     pairs = characters = 0
     try:
-        for pool in pools:
-            chunk.append(pool)
-            pairs += len(pool.documents)
-            characters += sum(map(len, pool.documents))
-            if pairs >= CHUNK_PAIRS or characters >= CHUNK_CHARACTERS:
-                yield chunk
-                chunk, pairs, characters = [], 0, 0
-    except InputError:
-        if chunk:
-            yield chunk
-        raise
-    if chunk:
-        yield chunk
+        while more or window:
+            try:
+                if more:
+                    pool = next(source)
+                    size = sum(map(len, pool.documents))
+                    window.append((pool, reranker.submit(pool.query, pool.documents), size))
+                    pairs, characters = pairs + len(pool.documents), characters + size
+            except StopIteration:
+                more = False
+            except Exception as error:  # noqa: BLE001 - raised again behind the pools before it
+                more, failure = False, error
+            while window and (not more or pairs >= WINDOW_PAIRS or characters >= WINDOW_CHARACTERS):
+                pool, answer, size = window[0]
+                ranking = reranker.rank(pool.documents, answer.result(), top_k=top_k)
+                window.popleft()
+                pairs, characters = pairs - len(pool.documents), characters - size
+                yield pool, ranking
+        if failure is not None:
+            raise failure
+    finally:
+        for _, answer, _ in window:
+            answer.cancel()
 
 
 class Progress(Protocol):

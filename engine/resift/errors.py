@@ -4,7 +4,9 @@
     ├── ArtifactError          an artifact is missing, damaged, newer than this resift, or does not fit together
     ├── InputError             a query, document, pool or setting that cannot be used (also a ValueError)
     ├── ProviderError          the execution provider asked for cannot run this artifact here
+    ├── InferenceError         onnxruntime failed while it ran a batch
     ├── LogitsError            the model answered with NaN or infinity
+    ├── OverloadedError        too much is waiting already
     ├── ClosedError            the Reranker was closed before this call
     ├── OutputError            a file cannot be written, or must not be
     ├── ExtraError             an optional part of resift is not installed (also an ImportError)
@@ -31,6 +33,14 @@ class InputError(ResiftError, ValueError):
 
 class ProviderError(ResiftError):
     """The execution provider asked for cannot run this artifact on this machine."""
+
+
+class InferenceError(ResiftError):
+    """onnxruntime failed while it ran a batch: no memory was left, or the graph does not fit its inputs."""
+
+
+class OverloadedError(ResiftError):
+    """Too much is waiting already; try again later."""
 
 
 class LogitsError(ResiftError):

@@ -56,12 +56,12 @@ class Encodings:
 
     @classmethod
     def join(cls, parts: Sequence[Encodings]) -> Encodings:
-        """The pairs of at least one part, in order; all parts must have one query."""
+        """The pairs of at least one part, in order; of several queries, the largest `query_tokens_cut`."""
         if len(parts) == 1:
             return parts[0]
         columns = ("ids", "segment_ids", "lengths", "tokens_cut", "at_least")
         joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
-        return cls(**joined, query_tokens_cut=parts[0].query_tokens_cut)
+        return cls(**joined, query_tokens_cut=max(part.query_tokens_cut for part in parts))
 
 
 class PairTokenizer:

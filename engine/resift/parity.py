@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.reranker import Reranker
-
 TOP = 10
 
 
@@ -107,12 +105,6 @@ class Certificate(Strict, frozen=True):
     def measure(self, found: Sequence[NDArray[np.floating]]) -> Agreement:
         """The checkpoint's agreement with relevance logits `found`, one array a pool."""
         return measure(self.pools, [np.array(pool.checkpoint) for pool in self.pools], found)
-
-
-def logits_of(reranker: Reranker, query: str, documents: list[str]) -> NDArray[np.float64]:
-    """Relevance logits float64[n] of a pool in its order, by the path that users take."""
-    ranking = reranker.rerank(query, documents)
-    return np.array([result.logit for result in sorted(ranking, key=lambda result: result.index)])
 
 
 def refuse(agreement: Agreement, bounds: Bounds, what: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from resift.errors import ProviderError
 
@@ -12,24 +13,62 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from resift.settings import Auto, Precision
+    from resift.settings import Auto, Precision, Provider
 
-Provider = Literal["cpu", "cuda"]
 ORT_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 SUITED: dict[Provider, tuple[Precision, ...]] = {"cpu": ("int8", "float32"), "cuda": ("float32",)}
 """The precisions a provider runs, fastest first: the int8 operators have kernels for the CPU only."""
 
-TOKEN_BUDGETS: dict[Provider, int] = {"cpu": 256, "cuda": 4096}
-"""Token vectors of one batch (rows x width). On a CPU what stays in a core's cache is fastest (1 to 4096 tried on AVX-512 with
-VNNI) and is spread best over cores; a GPU wants to be filled (not measured yet)."""
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How batches are made for one execution provider and run on it."""
+
+    provider: Provider
+    token_budget: int
+    """rows x width of one batch, at most, where Settings leave it open"""
+    step: int
+    """lengths are rounded up to a multiple of this for their bucket; 1: a bucket is one length and nothing is padded"""
+    side_by_side: bool
+    """whether a batch runs on one thread, with others beside it; else one batch at a time has the provider to itself"""
+
+    def bucket(self, length: int) -> int:
+        """The bucket of a pair of `length` tokens: the width it runs at."""
+        return -(-length // self.step) * self.step
+
+    def workers(self, threads: int) -> int:
+        """Batches that run at once, where Settings allow `threads`."""
+        return threads if self.side_by_side else 1
+
+    def options(self) -> Any:
+        """The SessionOptions of onnxruntime."""
+        onnxruntime = runtime()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # The graph was optimized at export. onnxruntime's own pass would fuse SkipLayerNormalization, which is slower.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Every new shape would leave its pattern and its arena chunks behind: memory would grow with the shapes seen.
+        options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False
+        return options
+
+
+POLICIES: dict[Provider, Policy] = {
+    # What stays in a core's cache is fastest (budgets of 1 to 4096 tried on AVX-512 with VNNI) and is spread best over cores.
+    "cpu": Policy("cpu", token_budget=256, step=1, side_by_side=True),
+    # A GPU wants to be filled (not measured yet). Lengths stay apart there, too, as graphs read no attention mask.
+    "cuda": Policy("cuda", token_budget=4096, step=1, side_by_side=False),
+}
 
 
 def runtime() -> ModuleType:
     """onnxruntime, imported when first needed and with its telemetry off.
 
     From 1.29 on it sends usage events from a thread that starts at import
-    (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md). A reranker has no business to, and a forked process waits
-    for that thread for ever when it ends. ORT_DISABLE_TELEMETRY=0 in the environment leaves it on.
+    (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md), and a forked process that ends waits for that thread for
+    ever. ORT_DISABLE_TELEMETRY=0 in the environment leaves it on.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -55,16 +94,14 @@ def _numbers(version: str) -> list[int]:
 
 
 def choose(
-    asked: str, precision: Precision | Auto, *, available: Sequence[str], offered: Sequence[Precision]
+    asked: Provider | Auto, precision: Precision | Auto, *, available: Sequence[str], offered: Sequence[Precision]
 ) -> tuple[Provider, Precision]:
     """The provider and the precision to run.
 
     `available` are onnxruntime's names, `offered` the precisions the artifact has. "auto" takes CUDA where it is there and
     the artifact has a graph for it, the CPU otherwise. Raises ProviderError where what was asked for cannot be had.
     """
-    if asked not in ("auto", *ORT_NAMES):
-        raise ProviderError(f"provider is {asked!r}; expected 'auto', 'cpu' or 'cuda'")
-    wanted: list[Provider] = ["cuda", "cpu"] if asked == "auto" else ["cpu" if asked == "cpu" else "cuda"]
+    wanted: list[Provider] = ["cuda", "cpu"] if asked == "auto" else [asked]
     reasons = []
     for provider in wanted:
         if ORT_NAMES[provider] not in available:

@@ -12,6 +12,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What `Reranker.submit` answers: columns in the caller's order."""
+
+    logits: NDArray[np.float32]
+    """float32[n]: what a ranking goes by"""
+    tokens_cut: NDArray[np.int32]
+    """int32[n]: tokens at a document's end that the model did not read, as the pair was too long"""
+    query_tokens_cut: int = 0
+    """tokens at the query's end that the model did not read (the most, where there are several queries)"""
+
+
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
     """One document and its place."""

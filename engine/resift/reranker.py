@@ -2,161 +2,178 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import weakref
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from resift import artifact as artifacts
 from resift import machine, providers
-from resift.batching import plan_batches
 from resift.errors import ArtifactError, InputError
-from resift.pairs import PairTokenizer
-from resift.ranking import Ranking
+from resift.inputs import check_top_k, pool_pairs, read_pairs, read_pools
+from resift.pairs import Encodings, PairTokenizer
+from resift.ranking import Ranking, Scored
+from resift.scheduler import FULL, Call, Scheduler
 from resift.scoring import activate, relevance
 from resift.session import Session
 from resift.settings import Settings, resolve
-from resift.waiting import in_thread
+from resift.workers import Answer, Background, Workers
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from resift.artifact import Artifact
-    from resift.pairs import Encodings
-
-
-class _Scored(NamedTuple):
-    """Columns of n pairs in the caller's order."""
-
-    logits: NDArray[np.float32]
-    tokens_cut: NDArray[np.int32]
-    query_tokens_cut: NDArray[np.int32]
+    from resift.inputs import Pair
+    from resift.scheduler import Batch
+    from resift.settings import Auto, Provider
 
 
 class Reranker:
     """Scores and ranks documents for queries with one artifact.
 
-    >>> with Reranker.load() as reranker:
-    ...     ranking = reranker.rerank("how do tides work", ["The moon's gravity ...", "Bread rises ..."], top_k=1)
-    >>> ranking[0].index, ranking[0].score
+        with Reranker.load() as reranker:
+            ranking = reranker.rerank("how do tides work", ["The moon's gravity ...", "Bread rises ..."], top_k=1)
+        ranking[0].index, ranking[0].score
 
     One Reranker serves any number of threads at once. It pickles as its source and settings, and after a fork the child
     opens the graph anew at its first call. A pair's logit does not depend on what it is scored beside.
+
+    Documents are read once, by position: a list, a tuple, an array or a pandas Series of str; results name positions in it.
     """
 
-    def __init__(self, artifact: Artifact, *, provider: str = "auto", settings: Settings | None = None) -> None:
+    def __init__(self, artifact: Artifact, *, settings: Settings | None = None) -> None:
         """Use `load`, which finds and opens the artifact first."""
         manifest = artifact.manifest
         self.artifact = artifact
         self.settings = settings or Settings()
         """what was asked for"""
-        self._asked_provider = provider
         instructions = machine.instruction_sets()
         offered = [item.precision for item in manifest.variants if instructions.issuperset(item.instruction_sets)]
         self.provider, self.precision = providers.choose(
-            provider, self.settings.precision, available=providers.available(), offered=offered
+            self.settings.provider, self.settings.precision, available=providers.available(), offered=offered
         )
+        policy = providers.POLICIES[self.provider]
         self.resolved = resolve(
-            self.settings,
-            cores=machine.usable_cores(),
-            token_budget=providers.TOKEN_BUDGETS[self.provider],
-            max_length=manifest.pair.max_length,
+            self.settings, cores=machine.usable_cores(), token_budget=policy.token_budget, max_length=manifest.pair.max_length
         )
         """what this process runs with"""
         self._tokenizer = PairTokenizer(artifact.read(artifacts.TOKENIZER), self.resolved.max_length)
         self._check_tokenizer()
-        graph = partial(artifact.read_graph, artifact.variant(self.precision))
         providers.check_version(manifest.onnxruntime[0])
-        self._session = Session(graph, self.provider, self.resolved.threads)
+        sessions = {FULL: Session(partial(artifact.read_graph, artifact.variant(self.precision)), policy)}
+        sessions[FULL].open()
+        self._workers = Workers(
+            partial(Scheduler, self.resolved.token_budget, bucket=policy.bucket),
+            partial(_run, sessions),
+            policy.workers(self.resolved.threads),
+        )
+        self._encoders = Background(self.resolved.threads)
+        self._close = weakref.finalize(self, _close, self._workers, self._encoders, sessions)
+        self._close.atexit = False
 
     @classmethod
     def load(
-        cls, source: str | os.PathLike[str] | None = None, *, provider: str = "auto", settings: Settings | None = None
+        cls,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        provider: Provider | Auto | None = None,
+        settings: Settings | None = None,
     ) -> Self:
         """Opens, checks and loads an artifact.
 
         `source`: None for the embedded default model, the name of an embedded model, a folder that `resift export` wrote, or a
         hub id, org/name or org/name@revision, which is downloaded once.
-        `provider`: "auto", "cpu" or "cuda". Raises ArtifactError, ProviderError or InputError, which say what is wrong.
+        `provider`: short for Settings(provider=...). Raises ArtifactError, ProviderError or InputError, which say what is wrong.
         """
-        return cls(artifacts.Artifact.find(source), provider=provider, settings=settings)
+        asked = settings or Settings()
+        if provider is not None:
+            if asked.provider not in ("auto", provider):
+                raise InputError(f"provider is {provider!r} and Settings.provider {asked.provider!r}; expected one of them alone")
+            asked = replace(asked, provider=provider)
+        return cls(artifacts.Artifact.find(source), settings=asked)
+
+    def submit(self, query: str, documents: Sequence[str]) -> Future[Scored]:
+        """Tokenizes here, queues the pairs and returns at once; the Future answers with columns in the caller's order.
+
+        Every other call is this one and a wait. Calls that wait at the same time share batches, and shorter calls overtake longer
+        ones. Cancelling the Future drops the pairs that have not begun. Raises TypeError for anything but strings and ClosedError
+        after `close`; the Future raises InferenceError or LogitsError.
+        """
+        return self._submit(pool_pairs(query, documents))
+
+    def logits(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        """Relevance logits float32[n] of `documents` for `query`, in the caller's order. Raises as `submit` does."""
+        return _wait([self.submit(query, documents)])[0].logits
+
+    def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        """Scores float32[n] of `documents` for `query`, in the caller's order. Raises as `submit` does."""
+        return self._scores(_wait([self.submit(query, documents)])[0])
+
+    def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
+        """Scores float32[n] of (query, document) pairs, in the caller's order. Raises TypeError for anything but pairs of str."""
+        return self._scores(_wait([self._submit(read_pairs(pairs))])[0])
+
+    def rank(self, documents: Sequence[str], scored: Scored, *, top_k: int | None = None) -> Ranking:
+        """The Ranking of what `submit` answered for `documents`, best first, the best `top_k` of it (all for None)."""
+        check_top_k(top_k)
+        return Ranking.from_logits(
+            documents,
+            scored.logits,
+            self._scores(scored),
+            scored.tokens_cut,
+            query_tokens_cut=scored.query_tokens_cut,
+            top_k=top_k,
+        )
 
     def rerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None) -> Ranking:
         """Ranks `documents` for `query`, best first, and keeps the best `top_k` (all for None).
 
-        Raises TypeError for anything but strings, InputError for a `top_k` below 1.
+        Raises TypeError for anything but strings, InputError for a `top_k` below 1, and as `submit` does.
         """
-        _check_texts([query], "query")
-        return self.rerank_many([query], [documents], top_k=top_k)[0]
+        check_top_k(top_k)
+        pairs = pool_pairs(query, documents)
+        return self.rank(_documents(pairs), _wait([self._submit(pairs)])[0], top_k=top_k)
 
     def rerank_many(self, queries: Sequence[str], pools: Sequence[Sequence[str]], *, top_k: int | None = None) -> list[Ranking]:
         """One Ranking for each query and its pool, all pairs batched together. Raises as `rerank` does."""
-        _check_texts(queries, "queries")
-        _check_top_k(top_k)
-        if len(queries) != len(pools):
-            raise InputError(f"{len(queries)} queries and {len(pools)} pools; expected one pool for each query")
-        for number, pool in enumerate(pools):
-            _check_texts(pool, "documents" if len(pools) == 1 else f"pools[{number}]")
-        flat_queries = [query for query, pool in zip(queries, pools, strict=True) for _ in pool]
-        flat_documents = [document for pool in pools for document in pool]
-        scored = self._run(flat_queries, flat_documents)
-        scores = activate(scored.logits, self.artifact.manifest.activation)
-        rankings, start = [], 0
-        for pool in pools:
-            rows = slice(start, start := start + len(pool))
-            query_cut = int(scored.query_tokens_cut[rows].max(initial=0))
-            rankings.append(
-                Ranking.from_logits(
-                    pool, scored.logits[rows], scores[rows], scored.tokens_cut[rows], query_tokens_cut=query_cut, top_k=top_k
-                )
-            )
-        return rankings
-
-    def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
-        """Scores float32[n] of `documents` for `query`, in the caller's order. Raises TypeError for anything but strings."""
-        _check_texts([query], "query")
-        _check_texts(documents, "documents")
-        scored = self._run([query] * len(documents), documents)
-        return activate(scored.logits, self.artifact.manifest.activation)
-
-    def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
-        """Scores float32[n] of (query, document) pairs, in the caller's order. Raises TypeError for anything but pairs of str."""
-        if isinstance(pairs, str):
-            raise TypeError("pairs is a str; expected (query, document) tuples")
-        rows = list(pairs)
-        for number, pair in enumerate(rows):
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise TypeError(f"pairs[{number}] is {pair!r:.80}; expected a (query, document) tuple")
-            _check_texts(pair, f"pairs[{number}]")
-        scored = self._run([query for query, _ in rows], [document for _, document in rows])
-        return activate(scored.logits, self.artifact.manifest.activation)
+        check_top_k(top_k)
+        work = read_pools(queries, pools)
+        scored = _wait([self._submit(pairs) for pairs in work])
+        return [self.rank(_documents(pairs), each, top_k=top_k) for pairs, each in zip(work, scored, strict=True)]
 
     async def arerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None) -> Ranking:
-        """`rerank` for asyncio: it runs in a thread, and stops between two batches if the wait is cancelled."""
-        return await in_thread(self.rerank, query, documents, top_k=top_k)
+        """`rerank` for asyncio: the loop stays free, and a cancelled wait drops the pairs that have not begun."""
+        check_top_k(top_k)
+        pairs = pool_pairs(query, documents)
+        return self.rank(_documents(pairs), (await self._awaited([pairs]))[0], top_k=top_k)
 
     async def arerank_many(
         self, queries: Sequence[str], pools: Sequence[Sequence[str]], *, top_k: int | None = None
     ) -> list[Ranking]:
         """`rerank_many` for asyncio."""
-        return await in_thread(self.rerank_many, queries, pools, top_k=top_k)
+        check_top_k(top_k)
+        work = read_pools(queries, pools)
+        scored = await self._awaited(work)
+        return [self.rank(_documents(pairs), each, top_k=top_k) for pairs, each in zip(work, scored, strict=True)]
 
     async def ascore(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """`score` for asyncio."""
-        return await in_thread(self.score, query, documents)
+        return self._scores((await self._awaited([pool_pairs(query, documents)]))[0])
 
     async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
         """`score_pairs` for asyncio."""
-        return await in_thread(self.score_pairs, pairs)
+        return self._scores((await self._awaited([read_pairs(pairs)]))[0])
 
     def close(self) -> None:
-        """Frees the graph. Calls after it raise ClosedError."""
-        self._session.close()
+        """Frees the graph. Calls that still wait and calls after it raise ClosedError."""
+        self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -165,29 +182,52 @@ class Reranker:
         self.close()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reload, (type(self), self.artifact.folder, self.artifact.links_into, self._asked_provider, self.settings)
+        return _reload, (type(self), self.artifact.folder, self.artifact.links_into, self.settings)
 
-    def _run(self, queries: Sequence[str], documents: Sequence[str]) -> _Scored:
-        """Stops 1 to 4; pairs that occur twice are scored once. Pairs of one query are encoded together."""
-        self._session.check_open()
-        places: dict[str, dict[str, int]] = {}
-        for query, document in zip(queries, documents, strict=True):
-            rows = places.setdefault(query, {})
-            rows.setdefault(document, len(rows))
-        encoded = [self._tokenizer.encode(query, list(rows)) for query, rows in places.items()]
-        rows_of = [(encodings, row) for encodings in encoded for row in range(len(encodings))]
-        logits = np.empty(len(rows_of), np.float32)
-        batches = plan_batches(
-            np.array([encodings.lengths[row] for encodings, row in rows_of], np.int32), self.resolved.token_budget
-        )
-        with closing(self._session.run_all(stack([rows_of[row] for row in batch.rows]) for batch in batches)) as answers:
-            for batch, answer in zip(batches, answers, strict=True):
-                logits[batch.rows] = relevance(answer)
-        firsts = dict(zip(places, np.cumsum([0, *map(len, encoded)]).tolist(), strict=False))
-        order = np.array([firsts[query] + places[query][document] for query, document in zip(queries, documents, strict=True)], int)
-        tokens_cut = np.array([encodings.tokens_cut[row] for encodings, row in rows_of], np.int32)
-        query_tokens_cut = np.array([encodings.query_tokens_cut for encodings, _ in rows_of], np.int32)
-        return _Scored(logits[order], tokens_cut[order], query_tokens_cut[order])
+    def _submit(self, pairs: list[Pair]) -> Answer[Scored]:
+        answer: Answer[Scored] = Answer()
+        self._begin(answer, pairs)
+        return answer
+
+    async def _awaited(self, work: list[list[Pair]]) -> list[Scored]:
+        """Submits from a thread of its own, as tokenization takes its time, and waits without holding the loop."""
+        import asyncio  # takes longer than the rest of resift to import
+
+        answers: list[Answer[Scored]] = [Answer() for _ in work]
+        for answer, pairs in zip(answers, work, strict=True):
+            self._encoders.run(partial(self._begin_aside, answer, pairs))
+        try:
+            return await asyncio.gather(*map(asyncio.wrap_future, answers))
+        finally:
+            for answer in answers:
+                answer.cancel()
+
+    def _begin(self, answer: Answer[Scored], pairs: list[Pair]) -> None:
+        """Encodes and queues the distinct pairs; gives up between two parts of the text once nobody waits for the answer."""
+        self._workers.check_open()
+        rows: dict[Pair, int] = {}
+        parts = []
+        for query, documents in _by_query(pairs).items():
+            rows.update({(query, document): len(rows) + place for place, document in enumerate(documents)})
+            for part in self._tokenizer.parts(query, documents):
+                if answer.cancelled():
+                    return
+                parts.append(part)
+        if not parts:
+            answer.set_result(Scored(np.empty(0, np.float32), np.empty(0, np.int32)))
+            return
+        places = np.array([rows[pair] for pair in pairs], np.int64)
+        self._workers.add(Call(Encodings.join(parts), partial(_scored, places), answer))
+
+    def _begin_aside(self, answer: Answer[Scored], pairs: list[Pair]) -> None:
+        try:
+            self._begin(answer, pairs)
+        except Exception as error:  # noqa: BLE001 - it belongs to the one who waits
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(error)
+
+    def _scores(self, scored: Scored) -> NDArray[np.float32]:
+        return activate(scored.logits, self.artifact.manifest.activation)
 
     def _check_tokenizer(self) -> None:
         pair = self.artifact.manifest.pair
@@ -202,33 +242,45 @@ class Reranker:
             )
 
 
-def stack(rows: Sequence[tuple[Encodings, int]]) -> dict[str, NDArray[np.int64]]:
-    """The graph's inputs, int64[b, width] each, for pairs of one length, each a row of its encodings."""
-    pairs = [encodings.row(row) for encodings, row in rows]
-    return {
-        "input_ids": np.stack([ids for ids, _ in pairs]).astype(np.int64),
-        "token_type_ids": np.stack([segment_ids for _, segment_ids in pairs]).astype(np.int64),
-    }
-
-
-def _reload(kind: type[Reranker], folder: Path, links_into: Path | None, provider: str, settings: Settings) -> Reranker:
+def _reload(kind: type[Reranker], folder: Path, links_into: Path | None, settings: Settings) -> Reranker:
     """What a pickle holds: the folder, so that another process runs the same revision, and the settings."""
-    return kind(artifacts.Artifact.open(folder, links_into=links_into), provider=provider, settings=settings)
+    return kind(artifacts.Artifact.open(folder, links_into=links_into), settings=settings)
 
 
-def _check_texts(texts: Sequence[str], name: str) -> None:
-    if isinstance(texts, str) or not hasattr(texts, "__len__") or not hasattr(texts, "__getitem__"):
-        raise TypeError(f"{name} is {type(texts).__name__}; expected a list of str")
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            where = name if name == "query" else f"{name}[{position}]"
-            raise TypeError(f"{where} is {type(text).__name__}; expected str")
+def _run(sessions: Mapping[str, Session], batch: Batch) -> NDArray[np.float32]:
+    return sessions[batch.graph].run(batch.stack())
 
 
-def _check_top_k(top_k: int | None) -> None:
-    if top_k is None:
-        return
-    if not isinstance(top_k, int) or isinstance(top_k, bool):
-        raise TypeError(f"top_k is {type(top_k).__name__}; expected an int or None")
-    if top_k < 1:
-        raise InputError(f"top_k is {top_k}; expected 1 or more, or None for all")
+def _close(workers: Workers, encoders: Background, sessions: Mapping[str, Session]) -> None:
+    workers.close()
+    encoders.close()
+    for session in sessions.values():
+        session.close()
+
+
+def _scored(places: NDArray[np.int64], call: Call) -> Scored:
+    """A finished call's columns, row `places[i]` for the caller's pair i."""
+    assert call.logits is not None
+    encodings = call.encodings
+    return Scored(relevance(call.logits[places]), encodings.tokens_cut[places], encodings.query_tokens_cut)
+
+
+def _wait(answers: list[Future[Scored]] | list[Answer[Scored]]) -> list[Scored]:
+    """Waits for all; an interruption or a failure of one cancels the others."""
+    try:
+        return [answer.result() for answer in answers]
+    finally:
+        for answer in answers:
+            answer.cancel()
+
+
+def _documents(pairs: list[Pair]) -> list[str]:
+    return [document for _, document in pairs]
+
+
+def _by_query(pairs: list[Pair]) -> dict[str, list[str]]:
+    """The distinct documents of each query, in order."""
+    grouped: dict[str, dict[str, None]] = {}
+    for query, document in pairs:
+        grouped.setdefault(query, {})[document] = None
+    return {query: list(documents) for query, documents in grouped.items()}

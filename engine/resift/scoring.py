@@ -26,7 +26,7 @@ def relevance(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(ranked).all():
         bad = int(np.flatnonzero(~np.isfinite(ranked))[0])
         raise LogitsError(
-            f"the model answered {logits[bad].tolist()} for pair {bad} of its batch; expected finite logits: "
+            f"the model answered {logits[bad].tolist()} for document {bad}; expected finite logits: "
             "the artifact does not fit this onnxruntime or machine, check it with `resift verify`"
         )
     return ranked

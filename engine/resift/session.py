@@ -1,4 +1,4 @@
-"""Session: one loaded graph on one execution provider."""
+"""Session: one graph on one execution provider."""
 
 from __future__ import annotations
 
@@ -6,109 +6,81 @@ import ctypes
 import os
 import threading
 import weakref
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from resift.errors import ArtifactError, ClosedError, ProviderError
-from resift.providers import ORT_NAMES, Provider, runtime
-from resift.waiting import check_cancelled
+from resift.errors import ArtifactError, ClosedError, InferenceError, ProviderError
+from resift.providers import ORT_NAMES, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from resift.providers import Policy
 
 INPUTS = ("input_ids", "token_type_ids")
 OUTPUT = "logits"
 
 
 class Session:
-    """Runs batches, several at a time; any number of threads may ask it to at once.
+    """Runs batches of one graph, which it opens at its first use. Any number of threads may use it at once.
 
-    A batch runs on one thread and `threads` batches run side by side, whoever asks for them: threads that share a batch wait
-    for each other at every operator, of which 12 layers have some 260.
-
-    After a fork, in the child, it opens the graph anew at the first run: neither its threads nor onnxruntime's survive a fork,
-    and a run on what the parent had would wait for them for ever.
+    After a fork, in the child, it opens the graph anew at the first run: onnxruntime's threads do not survive a fork, and a run on
+    what the parent had would wait for them for ever.
     """
 
-    def __init__(self, read_graph: Callable[[], bytes], provider: Provider, threads: int) -> None:
-        """Opens the ONNX graph that `read_graph` returns. Raises ArtifactError if it is none of ours."""
+    def __init__(self, read_graph: Callable[[], bytes], policy: Policy) -> None:
+        """For the ONNX graph that `read_graph` returns."""
         self._read_graph = read_graph
-        self._provider = provider
-        self._threads = threads if provider == "cpu" else 1
+        self._policy = policy
         self._closed = False
         self._lock = threading.Lock()
-        self._session: Any = self._open()
-        self._workers = self._new_workers()
+        self._session: Any = None
         _live.add(self)
 
-    def run_all(self, batches: Iterable[Mapping[str, NDArray[np.int64]]]) -> Generator[NDArray[np.float32]]:
-        """`run` of each batch, in order. Takes from `batches` as it goes, so that few are held at once."""
-        waiting: deque[Future[NDArray[np.float32]]] = deque()
-        try:
-            for batch in batches:
-                waiting.append(self._submit(batch))
-                if len(waiting) > 2 * self._threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
     def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Logits float32[b, labels] of inputs int64[b, width]; inputs the graph does not know are left out."""
-        session = self._session or self._reopen()
-        logits: NDArray[np.float32] = session.run([OUTPUT], {name: batch[name] for name in self._names})[0]
+        """Logits float32[b, labels] of inputs int64[b, width]; inputs the graph does not know are left out.
+
+        Raises InferenceError where onnxruntime fails, and as `open` does.
+        """
+        session = self._session or self.open()
+        try:
+            logits: NDArray[np.float32] = session.run([OUTPUT], {name: batch[name] for name in self._names})[0]
+        except _failures() as error:
+            rows, width = batch[INPUTS[0]].shape
+            raise InferenceError(
+                f"onnxruntime failed on {rows} pairs of {width} tokens: {error}; if memory is short, ask for fewer threads or a "
+                "smaller max_length, else check the artifact with `resift verify`"
+            ) from error
         return logits
+
+    def open(self) -> Any:
+        """Opens the graph, unless it is open, and returns onnxruntime's session.
+
+        Raises ArtifactError if it is not what `resift export` writes, ProviderError if the provider does not start, and
+        ClosedError after `close`.
+        """
+        with self._lock:
+            if self._closed:
+                raise ClosedError("this Reranker is closed; load another")
+            if self._session is None:
+                self._session = self._open()
+            return self._session
 
     def close(self) -> None:
         """Frees the graph; batches that other threads are running still finish."""
         with self._lock:
             self._closed = True
             self._session = None
-        self._workers.shutdown(wait=False)
-
-    def check_open(self) -> None:
-        """Raises ClosedError after `close`."""
-        if self._closed:
-            raise ClosedError("this Reranker is closed; load another")
-
-    def _submit(self, batch: Mapping[str, NDArray[np.int64]]) -> Future[NDArray[np.float32]]:
-        try:
-            # In the caller's context, which knows whether somebody still waits.
-            return self._workers.submit(copy_context().run, self._run_if_awaited, batch)
-        except RuntimeError:
-            self.check_open()  # closed since by another thread
-            raise
-
-    def _run_if_awaited(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        check_cancelled()
-        return self.run(batch)
-
-    def _new_workers(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._threads, thread_name_prefix="resift")
-
-    def _reopen(self) -> Any:
-        with self._lock:
-            self.check_open()
-            if self._session is None:
-                self._session = self._open()
-            return self._session
 
     def _open(self) -> Any:
         onnxruntime = runtime()
-        from onnxruntime.capi import onnxruntime_pybind11_state as states
-
-        name = ORT_NAMES[self._provider]
+        name = ORT_NAMES[self._policy.provider]
         graph = self._read_graph()
         try:
-            session = onnxruntime.InferenceSession(graph, sess_options=self._options(), providers=[name])
-        except (states.Fail, states.InvalidGraph, states.InvalidProtobuf, states.InvalidArgument, states.NotImplemented) as error:
+            session = onnxruntime.InferenceSession(graph, sess_options=self._policy.options(), providers=[name])
+        except _failures() as error:
             raise ArtifactError(
                 f"onnxruntime {onnxruntime.__version__} cannot load this graph: {error}; export the checkpoint again"
             ) from error
@@ -127,19 +99,6 @@ class Session:
         self._names = tuple(inputs)
         return session
 
-    def _options(self) -> Any:
-        onnxruntime = runtime()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # The graph was optimized at export. onnxruntime's own pass would fuse SkipLayerNormalization, which is slower.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Every new shape would leave its pattern and its arena chunks behind: memory would grow with the shapes seen.
-        options.enable_mem_pattern = False
-        options.enable_cpu_mem_arena = False
-        return options
-
     def forget_after_fork(self) -> None:
         """In a forked child: lets go of the parent's graph, so that the next run opens it anew."""
         if self._session is not None:
@@ -147,7 +106,14 @@ class Session:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
         self._session = None
         self._lock = threading.Lock()
-        self._workers = self._new_workers()
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Every error that onnxruntime raises by a status of its own, and the plain ones of its binding (std::exception, memory)."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    own = [kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*own, RuntimeError, MemoryError, ValueError)
 
 
 _live: weakref.WeakSet[Session] = weakref.WeakSet()

@@ -10,6 +10,8 @@ from resift.errors import InputError
 Auto = Literal["auto"]
 Precision = Literal["int8", "float32"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
+Provider = Literal["cpu", "cuda"]
+PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
 LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20}
 
 
@@ -20,6 +22,8 @@ class Settings:
     Raises InputError for a value out of range and TypeError for one of the wrong type.
     """
 
+    provider: Provider | Auto = "auto"
+    """Where to run; auto: CUDA where it is there and the artifact has a graph for it, the CPU otherwise."""
     threads: int | Auto = "auto"
     """Batches that run at once, a thread each; auto: the physical cores this process may use."""
     token_budget: int | Auto = "auto"
@@ -38,10 +42,12 @@ class Settings:
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected an int or 'auto'")
             if not 1 <= value <= largest:
                 raise InputError(f"Settings.{name} is {value}; expected 1 to {largest}, or 'auto'")
-        if not isinstance(self.precision, str):
-            raise TypeError(f"Settings.precision is {type(self.precision).__name__}; expected a str")
-        if self.precision not in ("auto", *PRECISIONS):
-            raise InputError(f"Settings.precision is {self.precision!r}; expected 'auto' or one of {', '.join(PRECISIONS)}")
+        for name, known in (("provider", PROVIDERS), ("precision", PRECISIONS)):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a str")
+            if value not in ("auto", *known):
+                raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)

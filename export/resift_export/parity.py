@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resift.parity import Bounds, Certificate, CertifiedPool, logits_of, measure
+from resift.parity import Bounds, Certificate, CertifiedPool, measure
 from resift.reranker import Reranker
 from resift.settings import Settings
 
@@ -21,8 +21,8 @@ def certify(artifact: Artifact, checkpoint: Checkpoint, pools: Sequence[Pool], b
     references = [checkpoint.reference(pool.query, pool.documents) for pool in pools]
     found = {}
     for variant in artifact.manifest.variants:
-        with Reranker(artifact, provider="cpu", settings=Settings(precision=variant.precision)) as reranker:
-            found[variant.precision] = [logits_of(reranker, pool.query, pool.documents) for pool in pools]
+        with Reranker(artifact, settings=Settings(provider="cpu", precision=variant.precision)) as reranker:
+            found[variant.precision] = [reranker.logits(pool.query, pool.documents) for pool in pools]
     return Certificate(
         bounds=bounds,
         agreement={precision: measure(pools, references, logits) for precision, logits in found.items()},

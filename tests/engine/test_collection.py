@@ -12,7 +12,7 @@ import pytest
 
 import tiny
 from resift import InputError, OutputError, Reranker
-from resift.collection import CHUNK_PAIRS, Job, rerank_file, rerank_pools
+from resift.collection import WINDOW_PAIRS, Job, rerank_file, rerank_pools
 from resift.pools import CandidatePool
 
 TEXTS = tiny.texts()
@@ -59,7 +59,7 @@ def test_rankings_come_out_in_order_and_equal_to_each_pool_alone(reranker):
     assert all(ranking == reranker.rerank(pool.query, pool.documents, top_k=2) for pool, ranking in found)
 
 
-def test_only_a_chunk_of_pools_is_read_ahead(reranker):
+def test_only_a_window_of_pools_is_read_ahead(reranker):
     taken = []
 
     def endless():
@@ -69,7 +69,7 @@ def test_only_a_chunk_of_pools_is_read_ahead(reranker):
 
     rankings = rerank_pools(reranker, endless())
     next(rankings)
-    assert len(taken) == CHUNK_PAIRS // 8
+    assert len(taken) == WINDOW_PAIRS // 8
 
 
 def test_a_file_is_ranked_line_by_line(reranker, source):
@@ -134,10 +134,8 @@ def test_a_bad_line_stops_behind_everything_before_it_and_the_mended_file_goes_o
     assert len((source.parent / "out.jsonl.partial").read_bytes().splitlines()) == 25
     source.write_bytes(lines(good))
     asked = []
-    inner = Reranker.rerank_many
-    monkeypatch.setattr(
-        Reranker, "rerank_many", lambda self, queries, *a, **k: asked.extend(queries) or inner(self, queries, *a, **k)
-    )
+    inner = Reranker.submit
+    monkeypatch.setattr(Reranker, "submit", lambda self, query, documents: asked.append(query) or inner(self, query, documents))
     rerank_file(reranker, job(source))
     assert len(asked) == 15
     assert len((source.parent / "out.jsonl").read_bytes().splitlines()) == 40

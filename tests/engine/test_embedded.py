@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resift import Reranker
-from resift.parity import Certificate, kendall_tau, logits_of
+from resift.parity import Certificate, kendall_tau
 
 QUERY = "what causes the tides"
 ANSWER = "Tides are made by the gravity of the moon, which pulls the oceans into bulges that the turning earth passes under."
@@ -61,7 +61,7 @@ def test_the_certificate_is_what_this_machine_computes(default):
     pools = Certificate.read(default.artifact).pools[::4]
     assert len(pools) == 10
     for pool in pools:
-        found = logits_of(default, pool.query, pool.documents)
+        found = default.logits(pool.query, pool.documents)
         recorded = np.array(pool.variants[default.precision])
         np.testing.assert_allclose(found, recorded, rtol=0, atol=ELSEWHERE, err_msg=pool.query)
         assert np.abs(found - recorded).mean() < 0.03
@@ -81,9 +81,9 @@ def test_a_logit_does_not_depend_on_what_it_is_scored_beside(default):
     documents = [ANSWER, NEAR, ASIDE, UNRELATED, "Ebb."]
     alone = [default.rerank(QUERY, [document])[0].logit for document in documents]
     assert len(set(alone)) == len(documents)
-    assert logits_of(default, QUERY, documents).tolist() == alone
-    assert logits_of(default, QUERY, ["water " * 600, *documents]).tolist()[1:] == alone
-    assert logits_of(default, QUERY, [*reversed(documents), "water " * 600]).tolist()[:-1] == alone[::-1]
+    assert default.logits(QUERY, documents).tolist() == alone
+    assert default.logits(QUERY, ["water " * 600, *documents]).tolist()[1:] == alone
+    assert default.logits(QUERY, [*reversed(documents), "water " * 600]).tolist()[:-1] == alone[::-1]
 
 
 def test_it_is_at_most_36_mb(default):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resift import ArtifactError, ParityError, Ranking
+from resift import ArtifactError, ParityError
 from resift.parity import (
     Agreement,
     Bounds,
@@ -18,7 +18,6 @@ from resift.parity import (
     CertifiedPool,
     Pool,
     kendall_tau,
-    logits_of,
     measure,
     ndcg,
     refuse,
@@ -201,15 +200,6 @@ def test_bounds_of_the_callers_own_hold():
     with pytest.raises(ParityError, match=r"mean Kendall tau is 0\.9500; expected at least 0\.99"):
         refuse(AT_BOUNDS, Bounds(tau=0.99), "the int8 graph")
     refuse(msgspec.structs.replace(AT_BOUNDS, tau=0.5), Bounds(tau=0.5), "the int8 graph")
-
-
-def test_logits_of_a_pool_are_in_its_own_order():
-    logits = np.array([0.5, 2, -1], np.float32)
-
-    def rerank(_query, documents):
-        return Ranking.from_logits(documents, logits, logits, np.zeros(3, np.int32))
-
-    assert logits_of(SimpleNamespace(rerank=rerank), "query", ["a", "b", "c"]).tolist() == [0.5, 2, -1]
 
 
 def stored(content):

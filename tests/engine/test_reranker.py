@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import collections
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,6 +139,12 @@ def test_a_shorter_max_length_cuts_more(artifact):
         (lambda r: r.rerank(QUERY, ["a", None]), r"documents\[1\] is NoneType; expected str"),
         (lambda r: r.rerank(QUERY, ["a", "b", b"c"]), r"documents\[2\] is bytes"),
         (lambda r: r.rerank(QUERY, {"a", "b"}), r"documents is set"),
+        (lambda r: r.rerank(QUERY, {"a": "b"}), r"documents is dict"),
+        (lambda r: r.rerank(QUERY, b"ab"), r"documents is bytes"),
+        (lambda r: r.rerank(QUERY, np.array([["a", "b"]])), r"documents is ndarray of 2 dimensions; expected one column"),
+        (lambda r: r.rerank(QUERY, pd.DataFrame({"text": ["a"]})), r"documents is DataFrame of 2 dimensions"),
+        (lambda r: r.rerank(QUERY, pd.Series(["a", None], dtype=object)), r"documents\[1\] is NoneType"),
+        (lambda r: r.rerank_many([QUERY], {"q": ["a"]}), r"pools is dict; expected a list of lists of str"),
         (lambda r: r.rerank(QUERY, (text for text in DOCUMENTS)), r"documents is generator"),
         (lambda r: r.rerank(7, DOCUMENTS), r"query is int; expected str"),
         (lambda r: r.score(None, DOCUMENTS), r"query is NoneType; expected str"),
@@ -157,6 +165,25 @@ def test_wrong_types_are_named_with_their_position(reranker, call, message):
         call(reranker)
 
 
+@pytest.mark.parametrize(
+    "container",
+    [
+        tuple,
+        collections.deque,
+        lambda texts: dict(enumerate(texts)).values(),
+        lambda texts: np.array(texts, object),
+        lambda texts: pd.Series(texts, index=range(len(texts), 0, -1)),
+        lambda texts: pd.Series(texts * 2, index=["x"] * (2 * len(texts)))[: len(texts)],
+        lambda texts: pd.Series(["filtered", *texts])[1:],
+    ],
+    ids=["tuple", "deque", "dict values", "array", "series", "series of one label", "filtered series"],
+)
+def test_documents_of_any_ordered_container_are_read_by_position(reranker, container):
+    assert reranker.rerank(QUERY, container(DOCUMENTS)) == reranker.rerank(QUERY, DOCUMENTS)
+    assert reranker.rerank_many([QUERY], [container(DOCUMENTS)])[0] == reranker.rerank(QUERY, DOCUMENTS)
+    assert reranker.logits(QUERY, container(DOCUMENTS)).tolist() == reranker.logits(QUERY, DOCUMENTS).tolist()
+
+
 def test_values_out_of_range_are_refused(reranker):
     with pytest.raises(InputError, match="top_k is 0"):
         reranker.rerank(QUERY, DOCUMENTS, top_k=0)
@@ -174,6 +201,17 @@ def test_cuda_without_cuda_is_refused_and_auto_takes_the_cpu(artifact):
         assert (loaded.provider, loaded.precision) == ("cpu", "int8")
     with pytest.raises(ProviderError, match="CUDA"):
         Reranker.load(artifact, provider="cuda")
+
+
+def test_the_provider_is_a_setting_with_a_shorthand(artifact):
+    with Reranker.load(artifact, settings=Settings(provider="cpu")) as loaded:
+        assert loaded.settings.provider == loaded.provider == "cpu"
+    with Reranker.load(artifact, provider="cpu", settings=Settings(provider="cpu", threads=1)) as loaded:
+        assert loaded.settings == Settings(provider="cpu", threads=1)
+    with pytest.raises(InputError, match=r"provider is 'cpu' and Settings\.provider 'cuda'"):
+        Reranker.load(artifact, provider="cpu", settings=Settings(provider="cuda"))
+    with pytest.raises(InputError, match=r"Settings\.provider is 'tpu'; expected 'auto' or one of cpu, cuda"):
+        Reranker.load(artifact, provider="tpu")
 
 
 def test_threads_share_one_reranker(reranker):

@@ -30,6 +30,12 @@ def test_an_unknown_precision_is_an_input_error(value):
         Settings(precision=value)
 
 
+@pytest.mark.parametrize("value", ["gpu", "CPU", "", "CUDAExecutionProvider"])
+def test_an_unknown_provider_is_an_input_error(value):
+    with pytest.raises(InputError, match=rf"Settings\.provider is '{value}'; expected 'auto' or one of cpu, cuda"):
+        Settings(provider=value)
+
+
 @pytest.mark.parametrize("value", ["auto", "int8", "float32"])
 def test_known_precisions_are_kept(value):
     assert Settings(precision=value).precision == value

@@ -15,7 +15,7 @@ import tiny
 from resift import Reranker, Settings
 from resift.artifact import Artifact
 from resift.errors import ExportError, InputError, LogitsError, ParityError, ResiftError
-from resift.parity import Bounds, Certificate, logits_of
+from resift.parity import Bounds, Certificate
 from resift_export import checkpoint
 from resift_export import convert as line
 from resift_export import quantize as quantization
@@ -116,7 +116,7 @@ def test_certificate_says_what_users_will_see(cheap, source, home, small_gate):
     opened = Artifact.open(convert(source, home / "out", Recipe(gate=small_gate, bounds=ANYTHING)))
     certificate, loaded = Certificate.read(opened), checkpoint.load(source)
     with Reranker.load(home / "out") as reranker:
-        found = [logits_of(reranker, pool.query, pool.documents) for pool in certificate.pools]
+        found = [reranker.logits(pool.query, pool.documents) for pool in certificate.pools]
     assert certificate.measure(found) == certificate.agreement["int8"]
     pool = certificate.pools[7]
     assert pool.variants["int8"] == found[7].tolist()
@@ -332,7 +332,7 @@ def test_float32_alone(cheap, source, home, small_gate):
     assert agreement["float32"].error < 1e-5
     texts = tiny.texts()[1:20:2]
     with Reranker.load(out, settings=Settings(precision="float32")) as reranker:
-        found = logits_of(reranker, "how do tides work", texts)
+        found = reranker.logits("how do tides work", texts)
     np.testing.assert_allclose(found, checkpoint.load(source).reference("how do tides work", texts), rtol=0, atol=2e-5)
 
 

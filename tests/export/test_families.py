@@ -8,7 +8,7 @@ import pytest
 import tiny
 from resift import Reranker, Settings
 from resift.artifact import Artifact
-from resift.parity import Certificate, logits_of
+from resift.parity import Certificate
 from resift_export import checkpoint
 
 # Hypothetical neighbours of one pair: short, long, cut at max length, and its twin.
@@ -21,7 +21,7 @@ def test_float32_logits_are_those_of_pytorch(family, artifact_of, checkpoint_of)
     loaded = checkpoint.load(str(checkpoint_of(family)))
     documents = [*tiny.texts()[1:40:3], *NEIGHBOURS]
     with Reranker.load(artifact_of(family), settings=Settings(precision="float32")) as reranker:
-        found = logits_of(reranker, "how do tides work", documents)
+        found = reranker.logits("how do tides work", documents)
     reference = loaded.reference("how do tides work", documents)
     assert np.ptp(reference) > 0.5
     np.testing.assert_allclose(found, reference, rtol=0, atol=2e-5)
@@ -39,8 +39,8 @@ def test_int8_passes_the_gate(family, artifact_of):
 def test_int8_logits_do_not_depend_on_batch_mates(family, artifact_of):
     query, documents = "how do tides work", [*tiny.texts()[1:40:3], *NEIGHBOURS]
     with Reranker.load(artifact_of(family)) as reranker:
-        together = logits_of(reranker, query, documents)
-        alone = [logits_of(reranker, query, [document])[0] for document in documents]
-        doubled = logits_of(reranker, query, [*documents, *reversed([f"{text} more" for text in documents])])
+        together = reranker.logits(query, documents)
+        alone = [reranker.logits(query, [document])[0] for document in documents]
+        doubled = reranker.logits(query, [*documents, *reversed([f"{text} more" for text in documents])])
     assert together.tolist() == alone
     assert together.tolist() == doubled[: len(documents)].tolist()

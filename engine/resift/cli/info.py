@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Loads the artifact, so that what it prints is what runs."""
-    with Reranker.load(asked.model, provider=asked.provider, settings=settings(asked)) as reranker:
+    with Reranker.load(asked.model, settings=settings(asked)) as reranker:
         manifest = reranker.artifact.manifest
         certificate = Certificate.read(reranker.artifact)
         record = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from resift.settings import PRECISIONS, Settings
+from resift.settings import PRECISIONS, PROVIDERS, Settings
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +29,7 @@ def add_model(command: argparse.ArgumentParser, metavar: str) -> None:
 def add_engine(command: argparse.ArgumentParser) -> None:
     """The choices of how to run an artifact."""
     group = command.add_argument_group("engine")
-    group.add_argument("--provider", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default: auto)")
+    group.add_argument("--provider", choices=["auto", *PROVIDERS], default="auto", help="where to run (default: auto)")
     group.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", help="which graph to run (default: auto)")
     group.add_argument(
         "--threads", type=int, metavar="N", help="batches at once, a thread each (default: the physical cores this process may use)"
@@ -52,5 +52,6 @@ def write_json(record: object) -> None:
 
 def settings(asked: argparse.Namespace) -> Settings:
     """Settings from the arguments of `add_engine`."""
-    given: dict[str, Any] = {"precision": asked.precision, "threads": asked.threads, "max_length": asked.max_length}
-    return Settings(**{name: value for name, value in given.items() if value is not None})
+    names = ("provider", "precision", "threads", "max_length")
+    given: dict[str, Any] = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    return Settings(**given)

@@ -78,7 +78,7 @@ def _rank_documents(asked: argparse.Namespace) -> int:
     if asked.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("no documents: name a FILE, or pipe documents in, one a line")
     pool = read_documents(asked.file, asked.query)
-    with Reranker.load(asked.model, provider=asked.provider, settings=settings(asked)) as reranker:
+    with Reranker.load(asked.model, settings=settings(asked)) as reranker:
         ranking = reranker.rerank(pool.query, pool.documents, top_k=asked.top_k)
     if asked.json:
         write_json(pool.ranked(ranking, with_documents=True))
@@ -97,7 +97,7 @@ def _rank_pools(asked: argparse.Namespace) -> int:
         max_candidates=asked.max_candidates,
         on_error=asked.on_error,
     )
-    with Reranker.load(asked.model, provider=asked.provider, settings=settings(asked)) as reranker, Meter() as meter:
+    with Reranker.load(asked.model, settings=settings(asked)) as reranker, Meter() as meter:
         skipped = rerank_file(reranker, job, overwrite=asked.overwrite, progress=meter)
     if skipped:
         sys.stderr.write(f"resift: {skipped} bad lines were skipped, see {job.beside('.errors.jsonl')}\n")

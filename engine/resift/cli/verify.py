@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.cli.options import add_engine, add_model, settings, write_json, write_text
-from resift.parity import Agreement, Certificate, logits_of, refuse
+from resift.parity import Agreement, Certificate, refuse
 from resift.reranker import Reranker
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def add(commands: Commands) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Scores, compares, prints, and raises ParityError if a bound does not hold."""
-    with Reranker.load(asked.model, provider=asked.provider, settings=settings(asked)) as reranker:
+    with Reranker.load(asked.model, settings=settings(asked)) as reranker:
         artifact, precision = reranker.artifact, reranker.precision
         certificate = Certificate.read(artifact)
-        found = [logits_of(reranker, pool.query, pool.documents) for pool in certificate.pools]
+        found = [reranker.logits(pool.query, pool.documents) for pool in certificate.pools]
     agreement = certificate.measure(found)
     at_export = certificate.agreement[precision]
     recorded = [np.array(pool.variants[precision]) for pool in certificate.pools]

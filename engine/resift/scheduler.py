@@ -1,0 +1,227 @@
+"""Scheduler: which rows run next. Pure: no threads, no onnxruntime, the clock is an argument.
+
+Rows wait in queues by graph and bucket. The call that is due first goes first: its longest rows make a batch, which is filled up
+with rows of other calls. The bucket is the length itself, so nothing is padded: no work is spent on padding, attention needs no
+mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resift.errors import OverloadedError
+from resift.pace import Pace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
+
+    from resift.pairs import Encodings
+
+FULL = "full"
+"""The name of the graph that defines the ranking."""
+PATIENCE = 4.0
+"""A call without a budget is due when this many times its predicted cost has passed. Shorter calls that come later overtake a long
+one until then, and no call waits for ever."""
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """What a caller submitted: distinct pairs, and what is known of them so far."""
+
+    encodings: Encodings
+    outcome: Callable[[Call], Any]
+    """what the call answers once it has ended; it may raise"""
+    answer: Future[Any]
+    """where that goes; the scheduler does not touch it"""
+    graph: str = FULL
+    budget: float | None = None
+    """seconds from submission to the moment it is due; None: by its predicted cost"""
+    logits: NDArray[np.float32] | None = None
+    """float32[n, labels] by row, None before the first batch is done"""
+    read: NDArray[np.bool_] = field(init=False)
+    """bool[n]: rows whose logits are there"""
+    error: Exception | None = None
+    due: float = field(default=0.0, init=False)
+    ended: bool = field(default=False, init=False)
+    waiting: dict[int, deque[int]] = field(default_factory=dict, init=False)
+    """rows that have not begun, by bucket, longest first"""
+    unread: int = field(init=False)
+    """rows whose logits are not there yet"""
+
+    def __post_init__(self) -> None:
+        self.unread = len(self.encodings.lengths)
+        self.read = np.zeros(self.unread, np.bool_)
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Rows that run together."""
+
+    graph: str
+    bucket: int
+    """tokens of each row"""
+    rows: list[tuple[Call, int]]
+    began: float
+    """the time at which a worker took it"""
+
+    @property
+    def tokens(self) -> int:
+        """Rows x width."""
+        return len(self.rows) * self.bucket
+
+    def stack(self) -> dict[str, NDArray[np.int64]]:
+        """The graph's inputs, int64[b, width] each."""
+        inputs = np.empty((2, len(self.rows), self.bucket), np.int64)
+        for place, (call, row) in enumerate(self.rows):
+            inputs[0, place], inputs[1, place] = call.encodings.row(row)
+        return {"input_ids": inputs[0], "token_type_ids": inputs[1]}
+
+
+class Scheduler:
+    """Rows in, batches out. Not safe in threads: its owner calls it under one lock."""
+
+    def __init__(
+        self, token_budget: int, *, bucket: Callable[[int], int] = int, limit: int | None = None, pace: Pace | None = None
+    ) -> None:
+        """`token_budget`: rows x width of a batch, at most, unless one row is wider. `bucket`: a row's bucket from its length.
+
+        `limit`: tokens that may wait; None for any number. `pace`: what predicts a call's cost.
+        """
+        self.pace = pace or Pace()
+        self.waiting_rows = 0
+        self.waiting_tokens = 0
+        self._token_budget = token_budget
+        self._bucket = bucket
+        self._limit = limit
+        self._numbers = itertools.count()
+        # Heaps of (due, number, call): of the calls that have rows waiting, and of those with rows of one graph and bucket. A call
+        # that filled up others' batches stays in the first until it is at its head.
+        self._calls: list[tuple[float, int, Call]] = []
+        self._queues: dict[tuple[str, int], list[tuple[float, int, Call]]] = {}
+        self._retries: deque[Batch] = deque()
+
+    def add(self, call: Call, now: float) -> None:
+        """Makes every row of a call ready, at least one.
+
+        Raises OverloadedError if more tokens would wait than the limit; a call that finds nothing waiting is always taken.
+        """
+        lengths = call.encodings.lengths
+        tokens = int(lengths.sum())
+        if self._limit is not None and self.waiting_tokens and self.waiting_tokens + tokens > self._limit:
+            raise OverloadedError(
+                f"{self.waiting_tokens} tokens are waiting and this call has {tokens}; expected at most {self._limit} together: "
+                "try again later"
+            )
+        call.due = now + (PATIENCE * self.pace.predict(tokens) if call.budget is None else call.budget)
+        entry = (call.due, next(self._numbers), call)
+        for row in np.argsort(-lengths, kind="stable").tolist():
+            call.waiting.setdefault(self._bucket(int(lengths[row])), deque()).append(row)
+        for bucket in call.waiting:
+            heapq.heappush(self._queues.setdefault((call.graph, bucket), []), entry)
+        heapq.heappush(self._calls, entry)
+        self.waiting_rows += len(lengths)
+        self.waiting_tokens += tokens
+
+    def next(self, now: float, idle: int) -> Batch | None:
+        """The batch to run now, None where nothing waits. `idle`: workers that have nothing to run, the asking one among them.
+
+        While others are idle a batch takes no more than an even share of the rows, so that one call spreads over the workers.
+        """
+        while self._retries:
+            batch = self._retries.popleft()
+            if not batch.rows[0][0].ended:
+                batch.began = now
+                return batch
+        while self._calls and not self._calls[0][2].waiting:
+            heapq.heappop(self._calls)
+        if not self._calls:
+            return None
+        first = self._calls[0][2]
+        bucket = next(iter(first.waiting))
+        fair = -(-self.waiting_rows // max(1, idle))
+        size = max(1, min(fair, self._token_budget // bucket))
+        return Batch(first.graph, bucket, list(self._take(first.graph, bucket, size)), now)
+
+    def done(self, batch: Batch, logits: NDArray[np.float32], now: float) -> list[Call]:
+        """Scatters logits float32[b, labels] to the calls and returns those that have ended by it."""
+        self.pace.observe(batch.tokens, now - batch.began)
+        ended = []
+        for (call, row), answer in zip(batch.rows, logits, strict=True):
+            if call.ended:
+                continue
+            if call.logits is None:
+                call.logits = np.full((len(call.read), logits.shape[1]), np.nan, np.float32)
+            call.logits[row] = answer
+            call.read[row] = True
+            call.unread -= 1
+            if not call.unread:
+                call.ended = True
+                ended.append(call)
+        return ended
+
+    def failed(self, batch: Batch, error: Exception) -> list[Call]:
+        """Takes notice that a batch failed and returns the calls that have ended by it.
+
+        Each of several calls gets one more try alone, so that it fails by its own rows only.
+        """
+        rows: dict[Call, list[tuple[Call, int]]] = {}
+        for call, row in batch.rows:
+            rows.setdefault(call, []).append((call, row))
+        awaited = {call: own for call, own in rows.items() if not call.ended}
+        if len(rows) > 1:
+            self._retries.extend(Batch(batch.graph, batch.bucket, own, batch.began) for own in awaited.values())
+            return []
+        for call in awaited:
+            call.error = error
+            self.cancel(call)
+        return list(awaited)
+
+    def cancel(self, call: Call) -> None:
+        """Ends a call: its rows that have not begun are dropped, what still runs of it is ignored."""
+        call.ended = True
+        for bucket, rows in call.waiting.items():
+            self.waiting_rows -= len(rows)
+            self.waiting_tokens -= sum(int(call.encodings.lengths[row]) for row in rows)
+            self._queues[call.graph, bucket] = _without(call, self._queues[call.graph, bucket])
+        call.waiting.clear()
+        self._calls = _without(call, self._calls)
+
+    def expire(self, call: Call) -> list[Call]:
+        """Ends a call whose time is up with the logits it has so far; empty if it had ended before."""
+        if call.ended:
+            return []
+        self.cancel(call)
+        return [call]
+
+    def _take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:
+        """Up to `size` waiting rows of one queue, those of the call that is due first ahead."""
+        queue = self._queues[graph, bucket]
+        while queue and size:
+            call = queue[0][2]
+            rows = call.waiting[bucket]
+            while rows and size:
+                row = rows.popleft()
+                self.waiting_tokens -= int(call.encodings.lengths[row])
+                self.waiting_rows -= 1
+                size -= 1
+                yield call, row
+            if not rows:
+                del call.waiting[bucket]
+                heapq.heappop(queue)
+        if not queue:
+            del self._queues[graph, bucket]
+
+
+def _without(call: Call, heap: list[tuple[float, int, Call]]) -> list[tuple[float, int, Call]]:
+    kept = [entry for entry in heap if entry[2] is not call]
+    heapq.heapify(kept)
+    return kept

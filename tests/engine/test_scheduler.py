@@ -1,0 +1,272 @@
+"""The scheduler alone, with a clock that is a number."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resift.errors import OverloadedError
+from resift.pace import Pace
+from resift.pairs import Encodings
+from resift.scheduler import PATIENCE, Call, Scheduler
+
+BUDGETS = st.integers(1, 300)
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
+CALLS = st.lists(LENGTHS, min_size=1, max_size=6)
+
+
+class SteadyPace(Pace):
+    """A second a token, whatever happens."""
+
+    def observe(self, tokens, seconds):
+        pass
+
+    def predict(self, tokens):
+        return float(tokens)
+
+
+def call(*lengths: int, budget: float | None = None, graph: str = "full") -> Call:
+    """A call whose row i has ids that say so: i, i, ..."""
+    ids = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    nothing = np.zeros(len(lengths), np.int32)
+    encodings = Encodings(
+        ids=ids,
+        segment_ids=ids + 1000,
+        lengths=np.array(lengths, np.int32),
+        tokens_cut=nothing,
+        at_least=nothing.astype(bool),
+        query_tokens_cut=0,
+    )
+    return Call(encodings, lambda ended: ended, Future(), graph=graph, budget=budget)
+
+
+def scheduler(token_budget: int = 16, **more) -> Scheduler:
+    return Scheduler(token_budget, pace=SteadyPace(), **more)
+
+
+def answers(batch) -> np.ndarray:
+    return np.array([[row] for _, row in batch.rows], np.float32)
+
+
+def drain(queue: Scheduler, idle: int = 1, now: float = 0.0) -> list:
+    """Every batch that comes, each done before the next."""
+    batches = []
+    while batch := queue.next(now, idle):
+        batches.append(batch)
+        queue.done(batch, answers(batch), now)
+    return batches
+
+
+def shapes(batches, *calls) -> list:
+    """(bucket, [(number of the call, row)]) of each batch."""
+    return [(batch.bucket, [(calls.index(one), row) for one, row in batch.rows]) for batch in batches]
+
+
+@settings(deadline=None)
+@given(CALLS, BUDGETS, st.integers(1, 5))
+def test_every_row_runs_once_in_a_batch_of_its_length_within_the_budget(lengths, budget, idle):
+    queue, calls = scheduler(budget), [call(*each) for each in lengths]
+    for one in calls:
+        queue.add(one, 0.0)
+    batches = drain(queue, idle)
+    ran = [(calls.index(one), row) for batch in batches for one, row in batch.rows]
+    assert sorted(ran) == [(number, row) for number, each in enumerate(lengths) for row in range(len(each))]
+    for batch in batches:
+        assert {int(one.encodings.lengths[row]) for one, row in batch.rows} == {batch.bucket}
+        assert len(batch.rows) == 1 or batch.tokens <= budget
+    for one in calls:
+        assert one.ended
+        assert one.read.all()
+        assert one.logits.tolist() == [[row] for row in range(len(one.read))]
+    assert (queue.waiting_rows, queue.waiting_tokens) == (0, 0)
+
+
+@settings(deadline=None)
+@given(LENGTHS, BUDGETS)
+def test_one_call_on_one_worker_has_no_more_batches_than_the_budget_forces_and_the_longest_first(lengths, budget):
+    queue = scheduler(budget)
+    queue.add(call(*lengths), 0.0)
+    batches = drain(queue)
+    assert [batch.bucket for batch in batches] == sorted((batch.bucket for batch in batches), reverse=True)
+    expected = 0
+    for width, count in zip(*np.unique(lengths, return_counts=True), strict=True):
+        expected += -(-int(count) // max(1, budget // int(width)))
+    assert len(batches) == expected
+
+
+def test_rows_of_equal_length_keep_the_callers_order():
+    queue, one = scheduler(11), call(5, 5, 9, 5, 5, 5)
+    queue.add(one, 0.0)
+    assert shapes(drain(queue), one) == [(9, [(0, 2)]), (5, [(0, 0), (0, 1)]), (5, [(0, 3), (0, 4)]), (5, [(0, 5)])]
+
+
+def test_a_batch_stacks_the_ids_and_segment_ids_of_its_rows():
+    queue = scheduler()
+    queue.add(call(2, 3, 2), 0.0)
+    queue.next(0.0, 1)
+    inputs = queue.next(0.0, 1).stack()
+    assert {name: (str(value.dtype), value.tolist()) for name, value in inputs.items()} == {
+        "input_ids": ("int64", [[0, 0], [2, 2]]),
+        "token_type_ids": ("int64", [[1000, 1000], [1002, 1002]]),
+    }
+
+
+def test_a_batch_is_filled_up_with_rows_of_other_calls_of_the_same_graph():
+    queue, first, second, other = scheduler(20), call(5, 7), call(5, 5, 7), call(5, graph="first-look")
+    for one in (first, second, other):
+        queue.add(one, 0.0)
+    batches = drain(queue)
+    ran = {(batch.graph, batch.bucket): [([first, second, other].index(one), row) for one, row in batch.rows] for batch in batches}
+    assert ran == {("full", 7): [(0, 1), (1, 2)], ("full", 5): [(0, 0), (1, 0), (1, 1)], ("first-look", 5): [(2, 0)]}
+
+
+def test_one_call_spreads_over_the_idle_workers():
+    queue = scheduler(1000)
+    queue.add(call(5, 5, 5, 5, 5), 0.0)
+    assert [len(queue.next(0.0, idle).rows) for idle in (3, 2, 1)] == [2, 2, 1]
+
+
+def test_a_short_call_overtakes_a_long_one():
+    queue, long, short = scheduler(16), call(*[8] * 3000), call(8, 8, 8)
+    queue.add(long, 0.0)
+    before = queue.next(0.0, 1)
+    queue.add(short, 5.0)
+    queue.done(before, answers(before), 16.0)
+    then = [queue.next(16.0, 1), queue.next(16.0, 1)]
+    assert shapes(then, long, short) == [(8, [(1, 0), (1, 1)]), (8, [(1, 2), (0, 2)])]
+
+
+def test_a_long_call_is_not_overtaken_for_ever():
+    queue, long = scheduler(8), call(*[8] * 10)
+    queue.add(long, 0.0)
+    overtaking, now = 0, 0.0
+    while not long.ended:
+        queue.add(call(8), now)
+        batch = queue.next(now, 1)
+        overtaking += batch.rows[0][0] is not long
+        now += 8.0
+        queue.done(batch, answers(batch), now)
+        assert now < 1000
+    assert overtaking == PATIENCE * (10 - 1)  # until the newest, due PATIENCE x 8 after it came, is due after PATIENCE x 80
+    assert now == (overtaking + 10) * 8.0
+
+
+def test_equal_calls_are_answered_in_the_order_they_came():
+    queue, calls = scheduler(8), [call(8) for _ in range(5)]
+    for number, one in enumerate(calls):
+        queue.add(one, number * 0.001)
+    assert [calls.index(batch.rows[0][0]) for batch in drain(queue, now=1.0)] == [0, 1, 2, 3, 4]
+
+
+def test_a_budget_makes_a_call_due():
+    queue, first, urgent = scheduler(8), call(8), call(*[8] * 5, budget=2.0)
+    queue.add(first, 0.0)
+    queue.add(urgent, 0.0)
+    assert queue.next(0.0, 1).rows[0][0] is urgent
+
+
+def test_a_call_is_due_by_the_pace_that_was_seen():
+    queue = Scheduler(8)
+    one = call(8)
+    queue.add(one, 0.0)
+    queue.done(queue.next(0.0, 1), np.zeros((1, 1), np.float32), 4.0)
+    late = call(8, 8)
+    queue.add(late, 10.0)
+    assert late.due == pytest.approx(10.0 + PATIENCE * 2 * 4.0)
+
+
+def test_what_failed_together_is_tried_again_apart_and_fails_alone():
+    queue, good, bad = scheduler(16), call(8), call(8, 4)
+    queue.add(good, 0.0)
+    queue.add(bad, 0.0)
+    together = queue.next(0.0, 1)
+    assert len(together.rows) == 2
+    assert queue.failed(together, RuntimeError("both")) == []
+    assert not good.ended
+    again = [queue.next(1.0, 1), queue.next(1.0, 1)]
+    assert shapes(again, good, bad) == [(8, [(0, 0)]), (8, [(1, 0)])]
+    assert queue.done(again[0], answers(again[0]), 2.0) == [good]
+    assert queue.failed(again[1], RuntimeError("mine")) == [bad]
+    assert (good.error, str(bad.error)) == (None, "mine")
+    assert queue.next(2.0, 1) is None  # the row of 4 tokens went with its call
+    assert (queue.waiting_rows, queue.waiting_tokens) == (0, 0)
+
+
+def test_a_batch_of_one_call_is_not_tried_again():
+    queue, bad = scheduler(), call(8, 8)
+    queue.add(bad, 0.0)
+    assert queue.failed(queue.next(0.0, 1), RuntimeError("mine")) == [bad]
+    assert queue.next(0.0, 1) is None
+
+
+def test_a_cancelled_call_is_not_tried_again():
+    queue, gone, other = scheduler(), call(8), call(8)
+    queue.add(gone, 0.0)
+    queue.add(other, 0.0)
+    batch = queue.next(0.0, 1)
+    queue.failed(batch, RuntimeError())
+    queue.cancel(gone)
+    assert shapes(drain(queue), gone, other) == [(8, [(1, 0)])]
+
+
+def test_cancelling_drops_the_rows_that_have_not_begun_and_ignores_the_others():
+    queue, gone, other = scheduler(8), call(8, 8, 4), call(8)
+    queue.add(gone, 0.0)
+    batch = queue.next(0.0, 1)
+    queue.cancel(gone)
+    assert (queue.waiting_rows, queue.waiting_tokens) == (0, 0)
+    queue.add(other, 0.0)
+    assert queue.done(batch, answers(batch), 1.0) == []
+    assert gone.logits is None
+    assert shapes(drain(queue), gone, other) == [(8, [(1, 0)])]
+
+
+def test_nothing_of_a_cancelled_call_is_kept():
+    queue = scheduler(8)
+    keeps = call(9)
+    queue.add(keeps, 0.0)
+    for _ in range(50):
+        one = call(8, 7)
+        queue.add(one, 1.0)
+        queue.cancel(one)
+    assert [entry[2] for entry in queue._calls] == [keeps]
+    assert [entry[2] for entries in queue._queues.values() for entry in entries] == [keeps]
+
+
+def test_an_expired_call_ends_with_what_was_read():
+    queue, late = scheduler(8), call(8, 8, 4)
+    queue.add(late, 0.0)
+    first, second = queue.next(0.0, 2), queue.next(0.0, 1)
+    queue.done(first, answers(first), 1.0)
+    assert queue.expire(late) == [late]
+    assert late.read.tolist() == [True, False, False]
+    assert np.isnan(late.logits[1:]).all()
+    assert queue.done(second, answers(second), 2.0) == []  # it came too late
+    assert late.read.tolist() == [True, False, False]
+    assert queue.next(2.0, 1) is None
+    assert queue.expire(late) == []
+
+
+def test_a_limit_refuses_what_would_wait_beyond_it():
+    queue = scheduler(8, limit=20)
+    queue.add(call(*[8] * 100), 0.0)  # nothing waits: a call of any size is taken
+    with pytest.raises(OverloadedError, match="800 tokens are waiting and this call has 8; expected at most 20"):
+        queue.add(call(8), 0.0)
+    drain(queue)
+    queue.add(call(8, 8), 0.0)
+    queue.add(call(4), 0.0)
+    with pytest.raises(OverloadedError):
+        queue.add(call(1), 0.0)
+
+
+def test_buckets_are_the_providers():
+    queue, one = Scheduler(32, bucket=lambda length: -(-length // 8) * 8), call(3, 8, 9)
+    queue.add(one, 0.0)
+    batch = queue.next(0.0, 1)
+    assert (batch.bucket, [row for _, row in batch.rows]) == (16, [2])
+    batch = queue.next(0.0, 1)
+    assert (batch.bucket, [row for _, row in batch.rows]) == (8, [1, 0])
