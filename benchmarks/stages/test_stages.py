@@ -42,7 +42,7 @@ def test_encode(benchmark, reranker, pool):
 
 
 def call(encodings):
-    return Call(encodings, lambda ended: ended.logits, Answer())
+    return Call("full", encodings, lambda ended: ended.logits, Answer())
 
 
 def test_schedule(benchmark, reranker, encodings):

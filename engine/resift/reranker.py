@@ -13,9 +13,10 @@ from resift import artifact as artifacts
 from resift import machine, providers
 from resift.errors import ArtifactError, InputError
 from resift.inputs import check_top_k, pool_pairs, read_pairs, read_pools
+from resift.manifest import TOKENIZER
 from resift.pairs import Encodings, PairTokenizer
 from resift.ranking import Ranking, Scored
-from resift.scheduler import FULL, Call, Scheduler
+from resift.scheduler import Call, Scheduler
 from resift.scoring import activate, relevance
 from resift.session import Session
 from resift.settings import Settings, resolve
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from resift.artifact import Artifact
     from resift.inputs import Pair
+    from resift.manifest import Relevance
     from resift.scheduler import Batch
     from resift.settings import Auto, Provider
 
@@ -54,21 +56,24 @@ class Reranker:
         self.artifact = artifact
         self.settings = settings or Settings()
         """what was asked for"""
-        instructions = machine.instruction_sets()
-        offered = [item.precision for item in manifest.variants if instructions.issuperset(item.instruction_sets)]
-        self.provider, self.precision = providers.choose(
-            self.settings.provider, self.settings.precision, available=providers.available(), offered=offered
+        self.graph = manifest.full
+        instruction_sets = machine.instruction_sets()
+        variants = [variant for variant in self.graph.variants if instruction_sets.issuperset(variant.instruction_sets)]
+        self.provider, self.variant = providers.choose(
+            self.settings.provider, self.settings.precision, available=providers.available(), variants=variants
         )
+        self.precision = self.variant.precision
         policy = providers.POLICIES[self.provider]
         self.resolved = resolve(
             self.settings, cores=machine.usable_cores(), token_budget=policy.token_budget, max_length=manifest.pair.max_length
         )
         """what this process runs with"""
-        self._tokenizer = PairTokenizer(artifact.read(artifacts.TOKENIZER), self.resolved.max_length)
+        self._tokenizer = PairTokenizer(artifact.read(TOKENIZER), self.resolved.max_length)
         self._check_tokenizer()
         providers.check_version(manifest.onnxruntime[0])
-        sessions = {FULL: Session(partial(artifact.read_graph, artifact.variant(self.precision)), policy)}
-        sessions[FULL].open()
+        session = Session(partial(artifact.read_graph, self.variant), self.graph.signature, policy)
+        session.open()
+        sessions = {self.graph.name: session}
         self._workers = Workers(
             partial(Scheduler, self.resolved.token_budget, bucket=policy.bucket),
             partial(_run, sessions),
@@ -217,7 +222,7 @@ class Reranker:
             answer.set_result(Scored(np.empty(0, np.float32), np.empty(0, np.int32)))
             return
         places = np.array([rows[pair] for pair in pairs], np.int64)
-        self._workers.add(Call(Encodings.join(parts), partial(_scored, places), answer))
+        self._workers.add(Call(self.graph.name, Encodings.join(parts), partial(_scored, self.graph.relevance, places), answer))
 
     def _begin_aside(self, answer: Answer[Scored], pairs: list[Pair]) -> None:
         try:
@@ -227,7 +232,7 @@ class Reranker:
                 answer.set_exception(error)
 
     def _scores(self, scored: Scored) -> NDArray[np.float32]:
-        return activate(scored.logits, self.artifact.manifest.activation)
+        return activate(scored.logits, self.graph.activation)
 
     def _check_tokenizer(self) -> None:
         pair = self.artifact.manifest.pair
@@ -258,11 +263,11 @@ def _close(workers: Workers, encoders: Background, sessions: Mapping[str, Sessio
         session.close()
 
 
-def _scored(places: NDArray[np.int64], call: Call) -> Scored:
+def _scored(rule: Relevance, places: NDArray[np.int64], call: Call) -> Scored:
     """A finished call's columns, row `places[i]` for the caller's pair i."""
     assert call.logits is not None
     encodings = call.encodings
-    return Scored(relevance(call.logits[places]), encodings.tokens_cut[places], encodings.query_tokens_cut)
+    return Scored(relevance(call.logits[places], rule), encodings.tokens_cut[places], encodings.query_tokens_cut)
 
 
 def _wait(answers: list[Future[Scored]] | list[Answer[Scored]]) -> list[Scored]:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from resift.pairs import Encodings
 
-FULL = "full"
-"""The name of the graph that defines the ranking."""
 PATIENCE = 4.0
 """A call without a budget is due when this many times its predicted cost has passed. Shorter calls that come later overtake a long
 one until then, and no call waits for ever."""
@@ -37,12 +35,13 @@ one until then, and no call waits for ever."""
 class Call:
     """What a caller submitted: distinct pairs, and what is known of them so far."""
 
+    graph: str
+    """name of the graph that reads them"""
     encodings: Encodings
     outcome: Callable[[Call], Any]
     """what the call answers once it has ended; it may raise"""
     answer: Future[Any]
     """where that goes; the scheduler does not touch it"""
-    graph: str = FULL
     budget: float | None = None
     """seconds from submission to the moment it is due; None: by its predicted cost"""
     logits: NDArray[np.float32] | None = None

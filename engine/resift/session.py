@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from resift.errors import ArtifactError, ClosedError, InferenceError, ProviderError
+from resift.manifest import OUTPUT
 from resift.providers import ORT_NAMES, runtime
 
 if TYPE_CHECKING:
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from resift.manifest import Signature
     from resift.providers import Policy
 
-INPUTS = ("input_ids", "token_type_ids")
-OUTPUT = "logits"
+ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+"""onnxruntime's names of the types that a signature knows."""
 
 
 class Session:
@@ -30,9 +32,10 @@ class Session:
     what the parent had would wait for them for ever.
     """
 
-    def __init__(self, read_graph: Callable[[], bytes], policy: Policy) -> None:
-        """For the ONNX graph that `read_graph` returns."""
+    def __init__(self, read_graph: Callable[[], bytes], signature: Signature, policy: Policy) -> None:
+        """For the ONNX graph that `read_graph` returns, which must have that signature."""
         self._read_graph = read_graph
+        self._signature = signature
         self._policy = policy
         self._closed = False
         self._lock = threading.Lock()
@@ -40,19 +43,25 @@ class Session:
         _live.add(self)
 
     def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Logits float32[b, labels] of inputs int64[b, width]; inputs the graph does not know are left out.
+        """Logits float32[b, labels] of inputs int64[b, width]; inputs that the graph does not read are left out.
 
-        Raises InferenceError where onnxruntime fails, and as `open` does.
+        Raises InferenceError where onnxruntime fails, ArtifactError if the graph answers in another shape, and as `open` does.
         """
         session = self._session or self.open()
+        inputs = self._signature.feed(batch)
+        rows, width = inputs["input_ids"].shape
         try:
-            logits: NDArray[np.float32] = session.run([OUTPUT], {name: batch[name] for name in self._names})[0]
+            logits: NDArray[np.float32] = session.run([OUTPUT], inputs)[0]
         except _failures() as error:
-            rows, width = batch[INPUTS[0]].shape
             raise InferenceError(
                 f"onnxruntime failed on {rows} pairs of {width} tokens: {error}; if memory is short, ask for fewer threads or a "
                 "smaller max_length, else check the artifact with `resift verify`"
             ) from error
+        if logits.shape != (rows, self._signature.labels):
+            raise ArtifactError(
+                f"the graph answered logits of shape {logits.shape}; expected {(rows, self._signature.labels)}, rows and labels, "
+                "by its manifest: export the checkpoint again"
+            )
         return logits
 
     def open(self) -> Any:
@@ -88,16 +97,27 @@ class Session:
             raise ProviderError(
                 f"onnxruntime could not start {name} on this machine; its log on stderr says why. Use provider='cpu'"
             )
+        self._check_signature(session)
+        return session
+
+    def _check_signature(self, session: Any) -> None:
+        """Raises ArtifactError unless the graph reads and answers what the manifest says, by name, type and number of labels."""
         inputs = {item.name: item.type for item in session.get_inputs()}
         outputs = {item.name: item.type for item in session.get_outputs()}
-        fits = "input_ids" in inputs and set(inputs) <= set(INPUTS) and set(inputs.values()) == {"tensor(int64)"}
-        if not fits or outputs != {OUTPUT: "tensor(float)"}:
+        expected_inputs = {name: ORT_TYPES[kind] for name, kind in self._signature.inputs.items()}
+        expected_outputs = {name: ORT_TYPES[kind] for name, kind in self._signature.outputs.items()}
+        if (inputs, outputs) != (expected_inputs, expected_outputs):
             raise ArtifactError(
-                f"the graph reads {inputs} and answers {outputs}; expected int64 {' and '.join(INPUTS)} (the second optional) "
-                f"and float {OUTPUT}: it was not made by `resift export`"
+                f"the graph reads {inputs} and answers {outputs}; expected {expected_inputs} and {expected_outputs}, "
+                "by its manifest: export the checkpoint again"
             )
-        self._names = tuple(inputs)
-        return session
+        labels = session.get_outputs()[0].shape[-1:]
+        # A free dimension has a name or None; `run` checks what it turns out to be.
+        if not labels or (isinstance(labels[0], int) and labels[0] != self._signature.labels):
+            raise ArtifactError(
+                f"the graph answers logits of shape {session.get_outputs()[0].shape}; expected {self._signature.labels} labels, "
+                "by its manifest: export the checkpoint again"
+            )
 
     def forget_after_fork(self) -> None:
         """In a forked child: lets go of the parent's graph, so that the next run opens it anew."""

@@ -41,7 +41,7 @@ def call(*lengths: int, budget: float | None = None, graph: str = "full") -> Cal
         at_least=nothing.astype(bool),
         query_tokens_cut=0,
     )
-    return Call(encodings, lambda ended: ended, Future(), graph=graph, budget=budget)
+    return Call(graph, encodings, lambda ended: ended, Future(), budget=budget)
 
 
 def scheduler(token_budget: int = 16, **more) -> Scheduler:
