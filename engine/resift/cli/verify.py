@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.cli.options import add_engine, add_model, settings, write_json, write_text
+from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
+from resift.cli.streams import path_text, write_json, write_lines
 from resift.parity import Agreement, Certificate, logits_of, refuse
 from resift.reranker import Reranker
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
     from resift.cli.options import Commands
 
+EPILOG = f"""examples:
+  resift verify
+  resift verify ./my-artifact --precision float32
+
+{EXIT_CODES}"""
+
 
 def add(commands: Commands) -> None:
     """Adds the command."""
@@ -22,7 +29,8 @@ def add(commands: Commands) -> None:
         "verify",
         help="recompute an artifact's certificate on this machine",
         description="Score the artifact's gate pools on this machine and compare with its checkpoint's own float32 scores. "
-        "Exit code 3 if a bound does not hold. Example: resift verify ./my-artifact",
+        "Exit code 3 if a bound does not hold.",
+        epilog=EPILOG,
     )
     add_model(command, "ARTIFACT")
     add_engine(command)
@@ -41,7 +49,7 @@ def run(asked: argparse.Namespace) -> int:
     moved = max(float(np.abs(now - then).max()) for now, then in zip(found, recorded, strict=True))
     if asked.json:
         record = {
-            "artifact": str(artifact.folder),
+            "artifact": path_text(artifact.folder),
             "precision": precision,
             "provider": reranker.provider,
             "bounds": certificate.bounds,
@@ -51,13 +59,12 @@ def run(asked: argparse.Namespace) -> int:
         }
         write_json(record)
     else:
-        write_text(_table(certificate, agreement, at_export))
-        write_text(f"largest change of a logit since export: {moved:.2g}\n")
+        write_lines([*_table(certificate, agreement, at_export), f"largest change of a logit since export: {moved:.2g}"])
     refuse(agreement, certificate.bounds, f"{artifact.folder} ({precision})")
     return 0
 
 
-def _table(certificate: Certificate, now: Agreement, then: Agreement) -> str:
+def _table(certificate: Certificate, now: Agreement, then: Agreement) -> list[str]:
     bounds = certificate.bounds
     rows = [
         ("mean top-10 overlap", f">= {bounds.overlap}", then.overlap, now.overlap),
@@ -67,4 +74,4 @@ def _table(certificate: Certificate, now: Agreement, then: Agreement) -> str:
     ]
     lines = [f"{len(certificate.pools)} pools", f"{'':20} {'bound':>8} {'export':>8} {'here':>8}"]
     lines += [f"{name:20} {bound:>8} {first:>8.4f} {second:>8.4f}" for name, bound, first, second in rows]
-    return "\n".join(lines) + "\n"
+    return lines
