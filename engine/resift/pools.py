@@ -96,7 +96,7 @@ def decode_pool(line: bytes, where: str) -> CandidatePool:
 
     Of a name that an object holds twice, the last value counts. Raises InputError that begins with `where` for anything else.
     """
-    row = _decode(line, where)
+    row = decode_object(line, where)
     query, qid = row.get("query"), row.get("qid")
     if not isinstance(query, str):
         raise InputError(f"{where}: 'query' is {_kind(query)}; expected a string")
@@ -116,6 +116,19 @@ def decode_pool(line: bytes, where: str) -> CandidatePool:
     return CandidatePool(query, [text for text, _ in candidates], qid, [fields for _, fields in candidates])
 
 
+def decode_object(line: bytes, where: str) -> dict[str, Any]:
+    """The JSON object of one line. Raises InputError that begins with `where` and says what else it is."""
+    try:
+        row = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON: {_fault(line, error)}; expected one JSON object a line") from error
+    if line.count(b"[") + line.count(b"{") > NESTING_LIMIT and _depth(row) > NESTING_LIMIT:
+        raise InputError(f"{where}: {TOO_DEEP}; expected one JSON object a line")
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: {_kind(row)}; expected a JSON object")
+    return row
+
+
 def read_documents(path: str | os.PathLike[str], query: str) -> CandidatePool:
     """One query's documents: a line each, or, where the first line begins with {, one JSON object {"text", ...} a line.
 
@@ -127,7 +140,7 @@ def read_documents(path: str | os.PathLike[str], query: str) -> CandidatePool:
         where = f"{os.fspath(path)}, line {number}"
         is_json = line.lstrip().startswith(b"{") if not pool.lines else is_json
         if is_json:
-            text, fields = _candidate(_decode(line, where), where)
+            text, fields = _candidate(decode_object(line, where), where)
             pool.fields.append(fields)
         else:
             text = _text(line, where)
@@ -217,18 +230,6 @@ def _text(line: bytes, where: str) -> str:
         return line.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 at byte {error.start}; expected UTF-8 text, convert the file first") from error
-
-
-def _decode(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON: {_fault(line, error)}; expected one JSON object a line") from error
-    if line.count(b"[") + line.count(b"{") > NESTING_LIMIT and _depth(row) > NESTING_LIMIT:
-        raise InputError(f"{where}: {TOO_DEEP}; expected one JSON object a line")
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: {_kind(row)}; expected a JSON object")
-    return row
 
 
 def _fault(line: bytes, error: Exception) -> str:

@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -124,16 +123,18 @@ def test_documents_of_anything(loaded, folder, query, content, name, options):
 
 
 @FUZZ
-@given(content=CONTENT | POOLS, packed=st.booleans(), options=OPTIONS)
-@example(content=b'{"query": "a", "documents": []}\n' * 3, packed=False, options=["--top-k", "1"])
-@example(content=b"x", packed=False, options=["--on-error", "skip"])
-def test_pools_of_anything(loaded, folder, content, packed, options):
-    source = folder / ("pools.gz" if packed else "pools.jsonl")
-    source.write_bytes(content)
-    for path in folder.glob("out*"):
+@given(content=CONTENT | POOLS, name=st.sampled_from(["p.jsonl", "p.gz", "-"]) | ANY, options=OPTIONS)
+@example(content=b'{"query": "a", "documents": []}\n' * 3, name="p.jsonl", options=["--top-k", "1"])
+@example(content=b"x", name="-", options=["--on-error", "skip"])
+@example(content=b"", name="\udcff\0", options=["--on-error", "skip"])
+def test_pools_of_anything(loaded, folder, content, name, options):
+    for path in folder.iterdir():
         path.unlink()
-    done = run(loaded, ["rerank", "--pools", str(source), "--out", str(folder / "out"), *options])
+    (folder / "p.jsonl").write_bytes(content)
+    (folder / "p.gz").write_bytes(content)
+    source = str(folder / name) if name.startswith("p.") else name
+    out = folder / "out"
+    done = run(loaded, ["rerank", f"--pools={source}", "--out", str(out), *options], content)
     check(done)
     assert done.out == ""
-    if done.code == 0:
-        assert Path(folder / "out").exists()
+    assert out.exists() == (done.code == 0)

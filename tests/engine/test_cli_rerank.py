@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import threading
 
 import pytest
 
@@ -188,6 +189,24 @@ def test_without_a_model_the_embedded_one_ranks():
 
 def test_a_missing_file_is_named(tmp_path):
     assert f"{tmp_path / 'none.txt'} cannot be read" in complaint(resift("rerank", QUERY, tmp_path / "none.txt"))
+
+
+@posix
+def test_a_file_may_be_a_pipe_or_a_device(artifact, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[LINES], daemon=True)
+    writer.start()
+    from_pipe = answered(resift("rerank", QUERY, tmp_path / "pipe", "--model", artifact))
+    assert from_pipe == answered(resift("rerank", QUERY, "--model", artifact, given=LINES))
+    assert answered(resift("rerank", QUERY, os.devnull, "--model", artifact)).count("\n") == 1
+
+
+def test_a_file_that_is_a_folder_is_named(tmp_path):
+    assert complaint(resift("rerank", QUERY, tmp_path)) == f"resift: {tmp_path} cannot be read: Is a directory\n"
+
+
+def test_a_file_without_a_name_is_named():
+    assert "'' is no name of a file; expected one, or - for standard input" in complaint(resift("rerank", QUERY, ""))
 
 
 def test_a_file_that_is_no_gzip_is_named(file):
