@@ -207,6 +207,30 @@ def test_a_closed_standard_input_is_a_fault_that_is_named(artifact, tmp_path, ar
     assert done.stderr.count("\n") == 1
 
 
+INTERRUPTED = """
+import io, sys
+from resift.cli.main import main
+
+class Interrupted(io.FileIO):
+    interrupted = False
+    def write(self, content):
+        if not self.interrupted:
+            self.interrupted = True
+            raise KeyboardInterrupt
+        return super().write(content)
+
+sys.stdout = io.TextIOWrapper(io.BufferedWriter(Interrupted(1, "wb", closefd=False)))
+sys.exit(main())
+"""
+
+
+@posix
+def test_what_an_interrupt_left_unwritten_is_dropped(artifact):
+    command = [sys.executable, "-c", INTERRUPTED, "info", artifact]
+    done = subprocess.run(command, stdout=gone(), stderr=subprocess.PIPE, timeout=TIMEOUT, check=False)
+    assert (done.returncode, done.stderr) == (130, b"resift: interrupted\n")
+
+
 CHATTY = "import sys, resift.cli.meter as meter; meter.LINE_SECONDS = 0; from resift.cli.main import main; sys.exit(main())"
 
 

@@ -96,6 +96,9 @@ def _standard_output() -> Iterator[TextIO]:
     try:
         yield sys.stdout
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        _drop(sys.stdout)
+        raise
     except BrokenPipeError:
         _drop(sys.stdout)
     except OSError as error:
