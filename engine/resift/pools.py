@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import os
+import re
 import sys
 import zlib
 from contextlib import contextmanager
@@ -17,12 +18,30 @@ import msgspec
 from resift.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from resift.ranking import Ranking
 
 LINE_LIMIT = 1 << 28
 """Bytes of one line: a longer one is a file of another kind."""
+NESTING_LIMIT = 100
+"""Levels of lists and objects in a line of JSON (RFC 8259, section 9, lets a parser set one): any of them can be written again."""
+OTHER_KINDS = (
+    (rb"\xff\xfe\0\0|\0\0\xfe\xff|[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]", "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8"),
+    (rb"\xff\xfe|\xfe\xff|[\t\n\r -~]\0|\0[\t\n\r -~]", "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8"),
+    (rb"\x1f\x8b", "compressed by gzip; give it a name that ends in .gz, or unpack it: gzip -dc"),
+    (rb"\xfd7zXZ\0", "compressed by xz; unpack it: xz -dc"),
+    (rb"\x28\xb5\x2f\xfd", "compressed by zstd; unpack it: zstd -dc"),
+    (rb"BZh[1-9]1AY&SY", "compressed by bzip2; unpack it: bzip2 -dc"),
+    (rb"PK\x03\x04", "a zip archive (or one of its kind, such as docx); unpack it, and name a text file in it"),
+    (rb"PAR1\x15", "a parquet file; write its rows as JSON Lines first"),
+)
+"""How files that are not UTF-8 text begin (without a mark: as in RFC 4627, section 3), what they are, and what to do."""
+TOO_DEEP = f"nested deeper than {NESTING_LIMIT} levels"
+ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+"""An escape in JSON: a pair of surrogates, a lone one, or any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +53,20 @@ class CandidatePool:
     qid: str | int | None = None
     fields: list[dict[str, Any]] = field(default_factory=list)
     """what each candidate holds beside its text, in its order; empty for plain documents"""
+    lines: list[int] = field(default_factory=list, compare=False)
+    """the line of the file, from 1, that each document was read from, where each has its own; else empty"""
 
     def first(self, size: int | None) -> CandidatePool:
         """The pool with its first `size` candidates only, all of them for None."""
-        return self if size is None else replace(self, documents=self.documents[:size], fields=self.fields[:size])
+        if size is None:
+            return self
+        return replace(self, documents=self.documents[:size], fields=self.fields[:size], lines=self.lines[:size])
 
     def ranked(self, ranking: Ranking, *, with_documents: bool = False) -> dict[str, Any]:
         """The ranked pool as a JSON object: {"qid"?, "query", "results": [...]}, best first.
 
-        A candidate's own fields come out again; one that has the name of ours, such as a retriever's score, as given_NAME.
+        A candidate's own fields come out again; one that has the name of ours, such as a retriever's score, as given_NAME, or as
+        given_given_NAME if the candidate has a given_NAME as well, and so on: nothing is lost.
         """
         results = []
         for result in ranking:
@@ -51,7 +75,7 @@ class CandidatePool:
             if with_documents:
                 own["document"] = result.document
             given = self.fields[result.index] if self.fields else {}
-            results.append({f"given_{name}" if name in own else name: value for name, value in given.items()} | own)
+            results.append({_free_name(name, own, given): value for name, value in given.items()} | own)
         head: dict[str, Any] = {} if self.qid is None else {"qid": self.qid}
         if ranking.query_tokens_cut:
             head["query_tokens_cut"] = ranking.query_tokens_cut
@@ -68,8 +92,11 @@ def read_pools(path: str | os.PathLike[str]) -> Iterator[CandidatePool]:
 
 
 def decode_pool(line: bytes, where: str) -> CandidatePool:
-    """A pool from {"qid"?, "query", "documents": [str]} or {"qid"?, "query", "candidates": [{"docid"?, "text", ...}]}."""
-    row = _decode(line, where)
+    """A pool from {"qid"?, "query", "documents": [str]} or {"qid"?, "query", "candidates": [{"docid"?, "text", ...}]}.
+
+    Of a name that an object holds twice, the last value counts. Raises InputError that begins with `where` for anything else.
+    """
+    row = decode_object(line, where)
     query, qid = row.get("query"), row.get("qid")
     if not isinstance(query, str):
         raise InputError(f"{where}: 'query' is {_kind(query)}; expected a string")
@@ -89,13 +116,37 @@ def decode_pool(line: bytes, where: str) -> CandidatePool:
     return CandidatePool(query, [text for text, _ in candidates], qid, [fields for _, fields in candidates])
 
 
+def decode_object(line: bytes, where: str) -> dict[str, Any]:
+    """The JSON object of one line. Raises InputError that begins with `where` and says what else it is."""
+    try:
+        row = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON: {_fault(line, error)}; expected one JSON object a line") from error
+    if line.count(b"[") + line.count(b"{") > NESTING_LIMIT and _depth(row) > NESTING_LIMIT:
+        raise InputError(f"{where}: {TOO_DEEP}; expected one JSON object a line")
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: {_kind(row)}; expected a JSON object")
+    return row
+
+
 def read_documents(path: str | os.PathLike[str], query: str) -> CandidatePool:
-    """One query's documents: a line each, or, where the first line begins with {, one JSON object {"text", ...} a line."""
-    lines = list(read_lines(path))
-    if not lines or not lines[0][1].lstrip().startswith(b"{"):
-        return CandidatePool(query, [_text(line, f"{os.fspath(path)}, line {number}") for number, line in lines])
-    candidates = [_candidate(_decode(line, where := f"{os.fspath(path)}, line {number}"), where) for number, line in lines]
-    return CandidatePool(query, [text for text, _ in candidates], None, [fields for _, fields in candidates])
+    """One query's documents: a line each, or, where the first line begins with {, one JSON object {"text", ...} a line.
+
+    Blank lines are passed over. Raises InputError that names the file, and the line if one is at fault.
+    """
+    pool = CandidatePool(query, [])
+    is_json = False
+    for number, line in read_lines(path):
+        where = f"{os.fspath(path)}, line {number}"
+        is_json = line.lstrip().startswith(b"{") if not pool.lines else is_json
+        if is_json:
+            text, fields = _candidate(decode_object(line, where), where)
+            pool.fields.append(fields)
+        else:
+            text = _text(line, where)
+        pool.documents.append(text)
+        pool.lines.append(number)
+    return pool
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
@@ -104,7 +155,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
 
 
 class Lines:
-    """The lines of a file or of standard input, and how far its reading is."""
+    """The lines of a file or of standard input, and the share of it that is read."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._name = os.fspath(path)
@@ -118,6 +169,7 @@ class Lines:
                 while line := file.readline(LINE_LIMIT + 1):
                     number += 1
                     if number == 1:
+                        self._check_kind(line)
                         line = line.removeprefix(codecs.BOM_UTF8)
                     if len(line) > LINE_LIMIT:
                         where = f"{self._name}, line {number}"
@@ -125,7 +177,8 @@ class Lines:
                     if line.strip():
                         yield number, line
         except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{self._name} cannot be read: {error}") from error
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            raise InputError(f"{self._name} cannot be read: {reason}") from error
 
     def share(self) -> float | None:
         """Share of the file's bytes that are read, 0 to 1; None where the size is unknown."""
@@ -134,9 +187,18 @@ class Lines:
         size = os.fstat(self._raw.fileno()).st_size
         return min(1.0, self._raw.tell() / size) if size else 1.0
 
+    def _check_kind(self, start: bytes) -> None:
+        for pattern, kind in OTHER_KINDS:
+            if re.match(pattern, start):
+                raise InputError(f"{self._name} is {kind}")
+
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
+        if not self._name or "\0" in self._name:
+            raise InputError(f"{self._name!r} is no name of a file; expected one, or - for standard input")
         if self._name == "-":
+            if sys.stdin is None:
+                raise InputError("standard input is closed; name a file, or pipe the lines in")
             self._raw = sys.stdin.buffer
             yield self._raw
             return
@@ -152,21 +214,43 @@ class Lines:
                 self._raw = None
 
 
+def _free_name(name: str, taken: Container[str], given: Container[str]) -> str:
+    """The name, or, where it is `taken`, the first of given_NAME, given_given_NAME... that `given` does not hold."""
+    if name in taken:
+        name = f"given_{name}"
+        while name in given:
+            name = f"given_{name}"
+    return name
+
+
 def _text(line: bytes, where: str) -> str:
+    if b"\0" in line:
+        raise InputError(f"{where}: a NUL at byte {line.index(0)}; expected UTF-8 text (of UTF-16: iconv -f UTF-16 -t UTF-8)")
     try:
         return line.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 at byte {error.start}; expected UTF-8 text, convert the file first") from error
 
 
-def _decode(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON: {error}; expected one JSON object a line") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: {_kind(row)}; expected a JSON object")
-    return row
+def _fault(line: bytes, error: Exception) -> str:
+    """What is wrong with a line that is not JSON."""
+    if isinstance(error, RecursionError):
+        return TOO_DEEP
+    if b"\0" in line:
+        return f"a NUL at byte {line.index(0)} (of UTF-16 text: iconv -f UTF-16 -t UTF-8)"
+    for escape in ESCAPE.finditer(line):
+        if escape["lone"]:
+            return f"\\{escape['lone'].decode()} at byte {escape.start()} is half of a surrogate pair, which is no character"
+    return str(error)
+
+
+def _depth(value: object) -> int:
+    """Levels of lists and objects in decoded JSON."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return depth
 
 
 def _candidate(item: object, where: str) -> tuple[str, dict[str, Any]]:

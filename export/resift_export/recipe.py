@@ -14,7 +14,7 @@ import msgspec
 from resift.errors import InputError
 from resift.manifest import CARD, CERTIFICATE, FILE_NAME_PATTERN, MANIFEST, TOKENIZER, Variant
 from resift.parity import Bounds, Pool
-from resift.pools import CandidatePool, read_lines, read_pools
+from resift.pools import CandidatePool, decode_object, read_lines, read_pools
 from resift.settings import PRECISIONS, Precision
 
 if TYPE_CHECKING:
@@ -75,10 +75,11 @@ class Recipe:
         path = self.calibration or _built_in("calibration.jsonl")
         pairs = []
         for number, line in read_lines(path):
+            where = f"{path}, line {number}"
             try:
-                pairs.append(msgspec.json.decode(line, type=CalibrationPair))
-            except msgspec.DecodeError as error:
-                raise InputError(f'{path}, line {number}: {error}; expected {{"query": "...", "document": "..."}}') from error
+                pairs.append(msgspec.convert(decode_object(line, where), CalibrationPair))
+            except msgspec.ValidationError as error:
+                raise InputError(f'{where}: {error}; expected {{"query": "...", "document": "..."}}') from error
         if len(pairs) < LEAST_CALIBRATION_PAIRS:
             raise InputError(f"{path} has {len(pairs)} pairs; expected {LEAST_CALIBRATION_PAIRS} or more, a hundred is better")
         return pairs

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
+import subprocess
+import threading
 
 import pytest
 
-from commands import DOCUMENTS, LINES, QUERY, answered, complaint, resift
+from commands import DOCUMENTS, LINES, QUERY, RESIFT, TIMEOUT, answered, complaint, resift
+
+posix = pytest.mark.skipif(os.name != "posix", reason="terminals as POSIX has them")
 
 
 def row(rank, result):
@@ -104,6 +110,57 @@ def test_blank_lines_are_no_documents(artifact):
     assert out == answered(resift("rerank", QUERY, "--model", artifact, "--json", given=LINES))
 
 
+@pytest.mark.parametrize("kind", ["lines", "JSON lines"])
+def test_the_table_names_lines_of_the_file_and_json_places_in_the_list(artifact, kind):
+    rows = [text if kind == "lines" else json.dumps({"text": text}) for text in DOCUMENTS]
+    given = "\n\n" + "\n \r\n".join(rows)
+    places = {text: 3 + 2 * number for number, text in enumerate(DOCUMENTS)}
+    assert [given.split("\n")[place - 1].strip() for place in places.values()] == rows
+    table = answered(resift("rerank", QUERY, "--model", artifact, given=given.encode())).splitlines()[1:]
+    assert {line[23:]: int(line[16:21]) for line in table} == places
+    results = json.loads(answered(resift("rerank", QUERY, "--model", artifact, "--json", given=given.encode())))["results"]
+    assert all(DOCUMENTS[result["index"]] == result["document"] for result in results)
+
+
+def on_terminal(*arguments, **environment):
+    """The lines that `resift ARGUMENTS` writes to a terminal."""
+    terminal, end = os.openpty()
+    try:
+        command, streams = [RESIFT, *map(str, arguments)], {"stdout": end, "stderr": subprocess.PIPE}
+        done = subprocess.run(command, **streams, timeout=TIMEOUT, env={**os.environ, **environment}, check=False)
+        os.write(end, b"END")
+        out = b""
+        while not out.endswith(b"END"):
+            out += os.read(terminal, 4096)
+    finally:
+        os.close(end)
+        os.close(terminal)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return out.decode().removesuffix("END").split("\r\n")[:-1]
+
+
+WIDE = {"a": 1, "潮": 2, "e\u0301": 1, "🌊": 2, "\\x1b[31m": 8}
+"""Texts as they are printed, and the columns that each takes."""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("given", "columns"), [("60", 60), ("44", 44), ("43", 43), ("23", 23), ("1", 1), ("0", 80), ("-3", 80), ("x", 80)]
+)
+def test_a_row_takes_a_line_of_the_terminal(artifact, file, given, columns):
+    path = file("".join(f"{text * 60}\n" for text in WIDE).replace("\\x1b", "\x1b").encode())
+    table = on_terminal("rerank", QUERY, path, "--model", artifact, COLUMNS=given, PYTHONIOENCODING="utf-8")[1:]
+    assert len(table) == len(WIDE)
+    for line in table:
+        text, width = list(WIDE.items())[int(line[16:21]) - 1]
+        cut = re.search(r"(  \(\d+ tokens cut\))?$", line)[0]
+        shown = line[23:].removesuffix(cut)
+        assert shown[-1] == "…"
+        assert (text * 60).startswith(shown[:-1])
+        room = max(20, columns - 23 - len(cut))
+        assert room - 1 <= len(shown[:-1]) * width / len(text) + 1 <= room
+
+
 def test_text_in_other_scripts_is_printed_as_it_came(artifact):
     out = answered(resift("rerank", QUERY, "--model", artifact, given="潮の満ち引き 🌊 é\n".encode(), PYTHONIOENCODING="utf-8"))
     assert out.endswith("  潮の満ち引き 🌊 é\n")
@@ -132,6 +189,24 @@ def test_without_a_model_the_embedded_one_ranks():
 
 def test_a_missing_file_is_named(tmp_path):
     assert f"{tmp_path / 'none.txt'} cannot be read" in complaint(resift("rerank", QUERY, tmp_path / "none.txt"))
+
+
+@posix
+def test_a_file_may_be_a_pipe_or_a_device(artifact, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[LINES], daemon=True)
+    writer.start()
+    from_pipe = answered(resift("rerank", QUERY, tmp_path / "pipe", "--model", artifact))
+    assert from_pipe == answered(resift("rerank", QUERY, "--model", artifact, given=LINES))
+    assert answered(resift("rerank", QUERY, os.devnull, "--model", artifact)).count("\n") == 1
+
+
+def test_a_file_that_is_a_folder_is_named(tmp_path):
+    assert complaint(resift("rerank", QUERY, tmp_path)) == f"resift: {tmp_path} cannot be read: Is a directory\n"
+
+
+def test_a_file_without_a_name_is_named():
+    assert "'' is no name of a file; expected one, or - for standard input" in complaint(resift("rerank", QUERY, ""))
 
 
 def test_a_file_that_is_no_gzip_is_named(file):

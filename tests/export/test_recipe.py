@@ -73,8 +73,14 @@ def test_own_calibration_file(tmp_path):
 def test_bad_calibration_line_is_named(tmp_path, bad):
     rows = pairs(40)
     path = lines(tmp_path / "own.jsonl", ["", *rows[:5], bad, *rows[5:]])
-    with pytest.raises(InputError, match=r"own\.jsonl, line 7: .*expected \{\"query\""):
+    with pytest.raises(InputError, match=r"own\.jsonl, line 7: .*expected (\{\"query\"|one JSON object|a JSON object)"):
         Recipe(calibration=path).calibration_pairs()
+
+
+def test_a_calibration_line_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "own.jsonl").write_bytes(b'{"query": "a", "document": "b"}\n{"query": "\xff", "document": "b"}\n')
+    with pytest.raises(InputError, match=r"own\.jsonl, line 2: not JSON: "):
+        Recipe(calibration=tmp_path / "own.jsonl").calibration_pairs()
 
 
 def test_too_few_calibration_pairs(tmp_path):

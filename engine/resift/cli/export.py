@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.artifact import Artifact
-from resift.cli.options import write_text
+from resift.cli.options import EXIT_CODES, check_utf8
+from resift.cli.streams import path_text, visible, write_lines
 from resift.errors import ExtraError
 from resift.settings import PRECISIONS
 
@@ -17,27 +18,33 @@ if TYPE_CHECKING:
 
     from resift.cli.options import Commands
 
-EPILOG = """examples:
+EPILOG = f"""examples:
   resift export ./my-cross-encoder ./my-artifact
   resift export cross-encoder/ms-marco-MiniLM-L6-v2 ./l6 --revision c5ee24c --precision int8,float32
   resift export ./my-cross-encoder ./my-artifact --vnni
   resift export ./my-cross-encoder ./my-artifact --calibration pairs.jsonl --gate pools.jsonl
 
---calibration: {"query": "...", "document": "..."} a line, texts like those you will serve (a hundred or more).
---gate: pools as {"query", "documents"} or {"query", "candidates": [{"text", "label"?}]} a line, at least 30 of 10 documents."""
+--calibration: {{"query": "...", "document": "..."}} a line, texts like those you will serve (a hundred or more).
+--gate: pools as {{"query", "documents"}} or {{"query", "candidates": [{{"text", "label"?}}]}} a line, at least 30 of 10 documents.
+
+{EXIT_CODES}"""
+
+
+class _Visible(logging.Formatter):
+    """A message's lines, made `visible`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(visible(line) for line in super().format(record).split("\n"))
 
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    import argparse
-
     command = commands.add_parser(
         "export",
         help="turn a checkpoint into an artifact",
         description="Trace, optimize, quantize and verify a Hugging Face cross-encoder. Exit code 3 if the artifact does not rank "
         "as its checkpoint does.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub id")
     command.add_argument("out", metavar="OUT", type=Path, help="folder to write")
@@ -77,7 +84,10 @@ def run(asked: argparse.Namespace) -> int:
         raise ExtraError(
             f"exporting needs PyTorch and more, which is not all installed ({error}): pip install 'resift[export]'"
         ) from error
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    check_utf8(asked.name, "--name")
+    messages = logging.StreamHandler(sys.stderr)
+    messages.setFormatter(_Visible("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[messages])
     logging.getLogger("resift_export").setLevel(logging.INFO)
     recipe = Recipe(
         precisions=tuple(dict.fromkeys(asked.precision.split(","))),
@@ -97,5 +107,5 @@ def run(asked: argparse.Namespace) -> int:
         force=asked.force,
         overwrite=asked.overwrite,
     )
-    write_text(f"{out}  {Artifact.open(out).size() / 1e6:.1f} MB\n")
+    write_lines([f"{path_text(out)}  {Artifact.open(out).size() / 1e6:.1f} MB"])
     return 0

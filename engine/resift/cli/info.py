@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from resift.artifact import embedded
-from resift.cli.options import add_engine, add_model, settings, write_json, write_text
+from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
+from resift.cli.streams import path_text, write_json, write_lines
 from resift.machine import instruction_sets, usable_cores
 from resift.parity import Certificate
 from resift.reranker import Reranker
@@ -18,14 +19,20 @@ if TYPE_CHECKING:
 
     from resift.cli.options import Commands
 
+EPILOG = f"""examples:
+  resift info
+  resift info ./my-artifact --json
+
+{EXIT_CODES}"""
+
 
 def add(commands: Commands) -> None:
     """Adds the command."""
     command = commands.add_parser(
         "info",
         help="tell what an artifact is and how this machine runs it",
-        description="Tell what an artifact is, how well it agrees with its checkpoint, and how this machine runs it. "
-        "Example: resift info ./my-artifact --json",
+        description="Tell what an artifact is, how well it agrees with its checkpoint, and how this machine runs it.",
+        epilog=EPILOG,
     )
     add_model(command, "MODEL")
     add_engine(command)
@@ -38,7 +45,7 @@ def run(asked: argparse.Namespace) -> int:
         manifest = reranker.artifact.manifest
         certificate = Certificate.read(reranker.artifact)
         record = {
-            "artifact": str(reranker.artifact.folder),
+            "artifact": path_text(reranker.artifact.folder),
             "bytes": reranker.artifact.size(),
             "model": manifest.model,
             "max_length": reranker.resolved.max_length,
@@ -63,20 +70,21 @@ def run(asked: argparse.Namespace) -> int:
     if asked.json:
         write_json(plain)
     else:
-        write_text(lines(plain))
+        write_lines(lines(plain))
     return 0
 
 
-def lines(record: dict[str, object], indent: str = "") -> str:
+def lines(record: dict[str, object], indent: str = "") -> list[str]:
     """One `name: value` a line, nested by indentation; a list of records repeats its name."""
-    text = ""
+    found = []
     for name, value in record.items():
         if isinstance(value, dict):
-            text += f"{indent}{name}:\n{lines(value, indent + '  ')}"
+            found += [f"{indent}{name}:", *lines(value, indent + "  ")]
         elif isinstance(value, list) and value and isinstance(value[0], dict):
-            text += "".join(f"{indent}{name}:\n{lines(item, indent + '  ')}" for item in value)
+            for item in value:
+                found += [f"{indent}{name}:", *lines(item, indent + "  ")]
         elif isinstance(value, list):
-            text += f"{indent}{name}: {'; '.join(map(str, value)) or 'none'}\n"
+            found.append(f"{indent}{name}: {'; '.join(map(str, value)) or 'none'}")
         else:
-            text += f"{indent}{name}: {f'{value:.4f}' if isinstance(value, float) else value}\n"
-    return text
+            found.append(f"{indent}{name}: {f'{value:.4f}' if isinstance(value, float) else value}")
+    return found

@@ -1,18 +1,32 @@
-"""What several commands share: arguments and ways of writing."""
+"""What the commands share: their parser, arguments and exit codes."""
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+import argparse
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import msgspec
-
+from resift.cli.streams import visible
+from resift.errors import InputError
 from resift.settings import PRECISIONS, PROVIDERS, Settings
 
 if TYPE_CHECKING:
-    import argparse
+    Commands = argparse._SubParsersAction["Parser"]  # noqa: SLF001 - argparse gives it no public name
 
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse gives it no public name
+DONE, FAULT, USAGE, CHECK, INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_CODES = (
+    "exit codes: 0 done; 1 the input or the artifact is at fault; 2 the command line is; 3 a check did not hold; 130 interrupted"
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of arguments whose help ends with an epilog as it was typed, and whose errors cannot steer a terminal."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        """Shows the usage and the message, and exits with USAGE."""
+        super().error(visible(message))
 
 
 def add_model(command: argparse.ArgumentParser, metavar: str) -> None:
@@ -37,17 +51,12 @@ def add_engine(command: argparse.ArgumentParser) -> None:
     group.add_argument("--max-length", type=int, metavar="N", help="tokens of a pair (default: the model's own)")
 
 
-def write_text(text: str) -> None:
-    """Writes to standard output, if there is one; letters that a terminal cannot show become ?."""
-    if sys.stdout is not None:
-        sys.stdout.write(text)
-
-
-def write_json(record: object) -> None:
-    """Writes one line of JSON to standard output, in UTF-8 whatever the terminal's own encoding."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(msgspec.json.encode(record) + b"\n")
+def check_utf8(value: str | None, name: str) -> None:
+    """Raises InputError if the argument holds bytes that are not UTF-8, which Python passes on as lone surrogates."""
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} is not UTF-8: {value!r}; expected UTF-8 text") from error
 
 
 def settings(asked: argparse.Namespace) -> Settings:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.cli.meter import Meter
-from resift.cli.options import add_engine, settings, write_json, write_text
+from resift.cli.options import EXIT_CODES, add_engine, check_utf8, settings
+from resift.cli.streams import complain, shorten, visible, write_json, write_lines
 from resift.collection import Job, rerank_file
 from resift.errors import InputError
 from resift.pools import read_documents
@@ -16,13 +17,14 @@ from resift.reranker import Reranker
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from resift.cli.options import Commands
     from resift.ranking import Ranking
 
-EPILOG = """FILE holds one document a line, or one JSON object {"text": "...", ...} a line, whose other fields come out again.
-POOLS holds one candidate pool a line: {"qid"?, "query", "documents": ["..."]} or {"qid"?, "query", "candidates":
-[{"docid"?, "text", ...}]}; OUT gets one ranked pool a line, in the same order. Names that end in .gz are packed files.
+EPILOG = f"""FILE holds one document a line, or one JSON object {{"text": "...", ...}} a line, whose other fields come out again.
+POOLS holds one candidate pool a line: {{"qid"?, "query", "documents": ["..."]}} or {{"qid"?, "query", "candidates":
+[{{"docid"?, "text", ...}}]}}; OUT gets one ranked pool a line, in the same order. Names that end in .gz are packed files.
 
 examples:
   resift rerank "how do tides work" documents.txt
@@ -31,19 +33,21 @@ examples:
   resift rerank --pools pools.jsonl.gz --out ranked.jsonl --top-k 10
   resift rerank --pools pools.jsonl --out run.trec --format trec --on-error skip
 
-A run with --pools that was interrupted, even killed, goes on where it was when the same command is given again."""
+A run with --pools that was interrupted, even killed, goes on where it was when the same command is given again.
+
+{EXIT_CODES}"""
+
+LEAST_COLUMNS = 20
+"""of a document's text in a table, however narrow the terminal is"""
 
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    import argparse
-
     command = commands.add_parser(
         "rerank",
         help="rank documents for a query, or a file of candidate pools",
         description="Rank documents for a query, or every candidate pool of a file, best first.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("query", metavar="QUERY", nargs="?")
     command.add_argument("file", metavar="FILE", nargs="?", default="-", help="documents; - or nothing: standard input")
@@ -71,10 +75,7 @@ def run(asked: argparse.Namespace) -> int:
 
 
 def _rank_documents(asked: argparse.Namespace) -> int:
-    try:
-        asked.query.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"QUERY is not UTF-8: {asked.query!r}; expected UTF-8 text") from error
+    check_utf8(asked.query, "QUERY")
     if asked.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("no documents: name a FILE, or pipe documents in, one a line")
     pool = read_documents(asked.file, asked.query)
@@ -84,7 +85,7 @@ def _rank_documents(asked: argparse.Namespace) -> int:
         write_json(pool.ranked(ranking, with_documents=True))
     else:
         is_terminal = sys.stdout is not None and sys.stdout.isatty()
-        write_text(table(ranking, shutil.get_terminal_size().columns if is_terminal else None))
+        write_lines(table(ranking, pool.lines, shutil.get_terminal_size().columns if is_terminal else None))
     return 0
 
 
@@ -100,20 +101,20 @@ def _rank_pools(asked: argparse.Namespace) -> int:
     with Reranker.load(asked.model, settings=settings(asked)) as reranker, Meter() as meter:
         skipped = rerank_file(reranker, job, overwrite=asked.overwrite, progress=meter)
     if skipped:
-        sys.stderr.write(f"resift: {skipped} bad lines were skipped, see {job.beside('.errors.jsonl')}\n")
+        complain(f"{skipped} bad lines were skipped, see {job.beside('.errors.jsonl')}")
     return 0
 
 
-def table(ranking: Ranking, width: int | None) -> str:
-    """Rank, score, number of the document in the input (from 1) and text, cut to `width` columns if there is one."""
-    lines = [f"{'rank':>4}  {'score':>8}  {'line':>5}  document"]
+def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[str]:
+    """Rank, score, line of the input (`numbers`, by document) and text, cut to `width` columns if there is one."""
+    rows = [f"{'rank':>4}  {'score':>8}  {'line':>5}  document"]
     for rank, result in enumerate(ranking, 1):
-        text = " ".join(result.document.split())
+        text = visible(" ".join(result.document.split()))
         cut = f"  ({result.tokens_cut} tokens cut)" if result.tokens_cut else ""
-        room = None if width is None else max(20, width - 23 - len(cut))
-        if room is not None and len(text) > room:
-            text = text[: room - 1] + "…"
-        lines.append(f"{rank:>4}  {result.score:>8.3f}  {result.index + 1:>5}  {text}{cut}")
+        start = f"{rank:>4}  {result.score:>8.3f}  {numbers[result.index]:>5}  "
+        if width is not None:
+            text = shorten(text, max(LEAST_COLUMNS, width - len(start) - len(cut)))
+        rows.append(f"{start}{text}{cut}")
     if ranking.query_tokens_cut:
-        lines.append(f"the query was too long: its last {ranking.query_tokens_cut} tokens were not read")
-    return "\n".join(lines) + "\n"
+        rows.append(f"the query was too long: its last {ranking.query_tokens_cut} tokens were not read")
+    return rows

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.cli.options import add_engine, add_model, settings, write_json, write_text
+from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
+from resift.cli.streams import path_text, write_json, write_lines
 from resift.errors import ParityError
 from resift.parity import Agreement, Bounds, Certificate, refuse
 from resift.reranker import Reranker
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
     from resift.cli.options import Commands
 
+EPILOG = f"""examples:
+  resift verify
+  resift verify ./my-artifact --precision float32
+
+{EXIT_CODES}"""
+
 
 def add(commands: Commands) -> None:
     """Adds the command."""
@@ -23,8 +30,8 @@ def add(commands: Commands) -> None:
         "verify",
         help="recompute an artifact's certificate on this machine",
         description="Score the artifact's gate pools on this machine and compare with its checkpoint's own float32 scores. "
-        "Exit code 3 if a bound does not hold, or is looser than those that `resift export` sets. "
-        "Example: resift verify ./my-artifact",
+        "Exit code 3 if a bound does not hold, or is looser than those that `resift export` sets.",
+        epilog=EPILOG,
     )
     command.add_argument(
         "--accept-bounds", action="store_true", help="hold the artifact to its own bounds even where they are looser than usual"
@@ -46,7 +53,7 @@ def run(asked: argparse.Namespace) -> int:
     moved = max(float(np.abs(now - then).max()) for now, then in zip(found, recorded, strict=True))
     if asked.json:
         record = {
-            "artifact": str(artifact.folder),
+            "artifact": path_text(artifact.folder),
             "variant": file,
             "precision": reranker.precision,
             "provider": reranker.provider,
@@ -57,8 +64,9 @@ def run(asked: argparse.Namespace) -> int:
         }
         write_json(record)
     else:
-        write_text(f"{file} on {len(certificate.pools)} pools\n{_table(certificate.bounds, agreement, at_export)}")
-        write_text(f"largest change of a logit since export: {moved:.2g}\n")
+        table = _table(certificate.bounds, agreement, at_export)
+        changed = f"largest change of a logit since export: {moved:.2g}"
+        write_lines([f"{file} on {len(certificate.pools)} pools", *table, changed])
     refuse(agreement, certificate.bounds, f"{artifact.folder} ({file})")
     if (looser := certificate.bounds.looser(Bounds())) and not asked.accept_bounds:
         raise ParityError(
@@ -68,7 +76,7 @@ def run(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _table(bounds: Bounds, now: Agreement, then: Agreement) -> str:
+def _table(bounds: Bounds, now: Agreement, then: Agreement) -> list[str]:
     rows = [
         ("mean top-10 overlap", f">= {bounds.overlap}", then.overlap, now.overlap),
         ("mean Kendall tau", f">= {bounds.tau}", then.tau, now.tau),
@@ -77,4 +85,4 @@ def _table(bounds: Bounds, now: Agreement, then: Agreement) -> str:
     ]
     lines = [f"{'':20} {'bound':>8} {'export':>8} {'here':>8}"]
     lines += [f"{name:20} {bound:>8} {first:>8.4f} {second:>8.4f}" for name, bound, first, second in rows]
-    return "\n".join(lines) + "\n"
+    return lines

@@ -1,0 +1,153 @@
+"""The standard streams: lines for people, JSON for programs, and streams that are closed or whose reader has gone."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import unicodedata
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TextIO
+
+import msgspec
+
+from resift.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from _typeshed import ReadableBuffer
+
+UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What can steer a terminal or cannot be encoded: C0 controls, DEL, C1 controls, separators of lines, overrides and isolates of the
+direction of writing (Unicode Standard Annex 9, table 4), lone surrogates."""
+
+MESSAGE_LIMIT = 2000
+"""Characters of a line on standard error: names and keys of any length occur in messages."""
+
+
+def visible(text: str) -> str:
+    r"""`text` as one line that cannot steer a terminal: what UNSAFE lists becomes an escape such as \x1b or \u202e."""
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shorten(text: str, room: int) -> str:
+    """`text` if it takes at most `room` columns of a terminal (1 or more), else as much of it as fits and an ellipsis."""
+    used = end = 0
+    for place, character in enumerate(text, 1):
+        used += _columns(character)
+        if used > room:
+            return text[:end] + "…"
+        if used < room:
+            end = place
+    return text
+
+
+def _columns(character: str) -> int:
+    """Columns of a terminal it takes: 2 for East Asian wide and fullwidth (Unicode Standard Annex 11), 0 for marks and format."""
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+def path_text(path: Path) -> str:
+    r"""The path as text that JSON can hold: bytes of its name that are not UTF-8 become \xNN."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Prints lines for people, made `visible` whether a terminal reads them or not; letters it cannot show become ?.
+
+    Raises OutputError if standard output is closed or cannot be written.
+    """
+    with _standard_output() as output:
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="replace")
+        output.writelines(f"{visible(line)}\n" for line in lines)
+
+
+def write_json(record: object) -> None:
+    r"""Prints one line of JSON in UTF-8, whatever the terminal's own encoding; what UNSAFE lists as \uNNNN.
+
+    Raises OutputError if standard output is closed or cannot be written.
+    """
+    text = msgspec.json.encode(record).decode()
+    # Characters beyond ASCII stand in strings only, where the escape means the same.
+    escaped = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    with _standard_output() as output:
+        output.buffer.write(f"{escaped}\n".encode())
+
+
+def complain(text: object) -> None:
+    """Writes one line that begins with `resift: ` to standard error; of a long text the middle is left out, as the mend ends it."""
+    line = visible(" ".join(str(text).split()))
+    if len(line) > MESSAGE_LIMIT:
+        line = f"{line[: MESSAGE_LIMIT // 2]} … {line[-MESSAGE_LIMIT // 2 :]}"
+    sys.stderr.write(f"resift: {line}\n")
+
+
+@contextmanager
+def _standard_output() -> Iterator[TextIO]:
+    """Standard output, flushed. A reader that has gone (head, less) has what it wanted: the rest is dropped."""
+    if sys.stdout is None:
+        raise OutputError("standard output is closed; expected a file, a pipe or a terminal for the result, or > /dev/null")
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _drop(sys.stdout)
+        raise
+    except BrokenPipeError:
+        _drop(sys.stdout)
+    except OSError as error:
+        _drop(sys.stdout)
+        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
+def _drop(stream: IO[str]) -> None:
+    """What is still buffered must not fail again when the process ends."""
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+class _Lasting(io.FileIO):
+    """A descriptor that never fails: what its reader no longer takes is dropped."""
+
+    def write(self, content: ReadableBuffer) -> int:
+        size = memoryview(content).nbytes
+        try:
+            return super().write(content) or size  # None: a full pipe that does not block
+        except OSError:
+            return size
+
+
+@contextmanager
+def lasting_messages() -> Iterator[None]:
+    """Lets no message or progress bar end a run: inside, standard error takes anything, also when it is closed or broken.
+
+    Closed standard streams get the null device, so that no file that is opened later receives what libraries write to them.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+    if sys.stderr is None:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
+            yield
+        return
+    try:
+        number = sys.stderr.fileno()
+    except OSError:  # a stream of Python's own, such as a test's
+        yield
+        return
+    raw = _Lasting(number, "wb", closefd=False)
+    with (
+        io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding=sys.stderr.encoding, errors=sys.stderr.errors, line_buffering=True
+        ) as messages,
+        redirect_stderr(messages),
+    ):
+        yield
