@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from resift.cli.meter import Meter
 from resift.cli.options import add_engine, settings, write_json, write_text
-from resift.collection import Job, rerank_file
 from resift.errors import InputError
+from resift.job import Job, rerank_file
 from resift.pools import read_documents
 from resift.reranker import Reranker
 
