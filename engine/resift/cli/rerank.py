@@ -56,7 +56,9 @@ def add(commands: Commands) -> None:
     group.add_argument("--format", choices=["jsonl", "trec"], default="jsonl", help="of OUT (default: jsonl)")
     group.add_argument("--max-candidates", type=int, metavar="N", help="leave out a pool's candidates beyond the first N")
     group.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="skip: bad lines go to OUT.errors.jsonl")
-    group.add_argument("--overwrite", action="store_true", help="begin anew, whatever is there")
+    group.add_argument(
+        "--overwrite", action="store_true", help="replace OUT when the new one is whole, and drop what another job has begun"
+    )
     add_engine(command)
     command.set_defaults(run=run, usage_error=command.error)
 
@@ -100,7 +102,7 @@ def _rank_pools(asked: argparse.Namespace) -> int:
     with Reranker.load(asked.model, provider=asked.provider, settings=settings(asked)) as reranker, Meter() as meter:
         skipped = rerank_file(reranker, job, overwrite=asked.overwrite, progress=meter)
     if skipped:
-        sys.stderr.write(f"resift: {skipped} bad lines were skipped, see {job.beside('.errors.jsonl')}\n")
+        sys.stderr.write(f"resift: {skipped} bad lines were skipped, see {job.errors}\n")
     return 0
 
 
