@@ -127,13 +127,14 @@ class _Reader:
         self.skipped = 0
         self._job = job
         self._errors = files.partial_errors
-        self._lines = iter(self.lines)
-        self._first = [line for line in [next(self._lines, None)] if line]
+        others = iter(self.lines)
+        first = next(others, None)
+        self._numbered = itertools.chain([first], others) if first else others
 
     def __iter__(self) -> Iterator[CandidatePool]:
         with writing(self._errors):
             self._errors.unlink(missing_ok=True)
-        for number, line in itertools.chain(self._first, self._lines):
+        for number, line in self._numbered:
             where = f"{self._job.source}, line {number}"
             try:
                 pool = decode_pool(line, where)

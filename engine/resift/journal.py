@@ -80,6 +80,8 @@ class Journal:
         if self._file.closed:
             return
         with closing(self._file):
+            if not lock.is_at(self._file, self.files.journal):
+                return
             if self._job is None:
                 self._delete()
             elif not self.was_done and self._is_blank():
@@ -122,8 +124,14 @@ class Journal:
             _write(self._partial, lines)
 
     def finish(self, *, overwrite: bool) -> None:
-        """Notes that all is done, puts OUT in its place and deletes the journal."""
+        """Notes that all is done, puts OUT in its place and deletes the journal.
+
+        Raises OutputError if, without `overwrite`, there is an OUT by now, or somebody has deleted the job's files.
+        """
         if self._partial:
+            for file, path in ((self._file, self.files.journal), (self._partial, self.files.partial)):
+                if not lock.is_at(file, path):
+                    raise OutputError(f"{path} was deleted or replaced while the job ran: run the same command again")
             with writing(self.files.partial), closing(self._partial):
                 os.fsync(self._partial.fileno())
             if not overwrite:
@@ -169,7 +177,7 @@ class Journal:
         """Where each entry ends, and the entry; up to the first that is not whole."""
         if self._job is None:
             return
-        with self.files.journal.open("rb") as file:
+        with _opened(self.files.journal) as file:
             end = file.seek(self._begin)
             while (line := file.readline(LINE_LIMIT)).endswith(b"\n"):
                 end += len(line)

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 if sys.platform == "win32":
     import msvcrt
 
-    BEYOND = 1 << 40
-    """The byte that is locked: Windows denies others the locked bytes, and the content is to stay readable."""
+    BEYOND = (1 << 31) - 1
+    """The byte that is locked: Windows lets nobody read what is locked, and the content is to stay readable. The C runtime's
+    positions have 31 bits."""
 
     def _lock(file: FileIO) -> None:
         file.seek(BEYOND)
@@ -40,7 +41,7 @@ def hold(path: Path) -> FileIO:
         file = path.open("a+b", buffering=0)
         try:
             _lock(file)
-            if _is_at(file, path):
+            if is_at(file, path):
                 return file
         except (BlockingIOError, PermissionError) as error:
             file.close()
@@ -57,19 +58,23 @@ def hold(path: Path) -> FileIO:
 
 
 def delete(file: FileIO, path: Path) -> None:
-    """Deletes the file that is held, and lets go of it."""
-    if sys.platform == "win32":  # which deletes no open file; one that another process has opened since is that one's
+    """Deletes the file that is held, unless `path` is another file by now, and lets go of it."""
+    is_own = is_at(file, path)
+    if sys.platform == "win32":  # which deletes no open file; if another process has opened it since, it stays for that one
         from contextlib import suppress
 
         file.close()
         with suppress(PermissionError):
-            path.unlink(missing_ok=True)
+            if is_own:
+                path.unlink(missing_ok=True)
     else:
-        path.unlink(missing_ok=True)
+        if is_own:
+            path.unlink(missing_ok=True)
         file.close()
 
 
-def _is_at(file: FileIO, path: Path) -> bool:
+def is_at(file: FileIO, path: Path) -> bool:
+    """Whether `path` still is the file that is open."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat(follow_symlinks=False))
     except FileNotFoundError:

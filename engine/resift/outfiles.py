@@ -136,7 +136,7 @@ class OutFiles:
     def _pack(self) -> None:
         """The partial file goes when the packed one is whole, so that what is packed is whole where there is no partial file."""
         try:
-            with writing(self.packed), self.partial.open("rb") as plain, self.packed.open("wb") as raw:
+            with self.partial.open("rb") as plain, writing(self.packed), self.packed.open("wb") as raw:
                 with gzip.GzipFile(str(self.packed), "wb", fileobj=raw) as file:
                     shutil.copyfileobj(plain, file, 1 << 20)
                 raw.flush()

@@ -4,36 +4,20 @@ import gzip
 import json
 import signal
 import subprocess
-import sysconfig
-import time
-from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
-import tiny
-from resift import InputError, OutputError, Reranker
+from commands import RESIFT, complaint, running
+from commands import resift as answer
+from pretend import lines, rows
+from resift import InputError
+from resift.collection import rerank_pools
 from resift.job import Job, rerank_file
 
-TEXTS = tiny.texts()
-
-
-def rows(count: int) -> list[dict]:
-    """Pools of 0 to 4 candidates with a field of their own each."""
-    return [
-        {
-            "qid": f"q{number}",
-            "query": TEXTS[number % 40],
-            "candidates": [
-                {"docid": f"d{number}-{place}", "text": TEXTS[(number * 7 + place) % len(TEXTS)][:60], "bm25": place / 2}
-                for place in range(number % 5)
-            ],
-        }
-        for number in range(count)
-    ]
-
-
-def lines(pools: list[dict]) -> bytes:
-    return b"".join(json.dumps(pool).encode() + b"\n" for pool in pools)
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -92,18 +76,6 @@ def test_max_candidates_leaves_out_the_rest(reranker, source):
     assert {item["index"] for row in found for item in row["results"]} == {0}
 
 
-@pytest.mark.parametrize("form", ["jsonl", "trec"])
-def test_it_resumes_from_any_byte(reranker, source, form):
-    whole = job(source, f"whole.{form}", format=form, top_k=3)
-    rerank_file(reranker, whole)
-    expected = whole.out.read_bytes()
-    for cut in sorted({0, 1, *range(7, len(expected), len(expected) // 9), len(expected) - 1, len(expected)}):
-        part = job(source, f"part-{cut}.{form}", format=form, top_k=3)
-        part.beside(".partial").write_bytes(expected[:cut])
-        rerank_file(reranker, part)
-        assert part.out.read_bytes() == expected
-
-
 def test_a_bad_line_stops_behind_everything_before_it_and_the_mended_file_goes_on(reranker, source, monkeypatch):
     good = rows(40)
     source.write_bytes(lines(good[:25]) + b'{"query": "no documents"}\n' + lines(good[26:]))
@@ -112,129 +84,134 @@ def test_a_bad_line_stops_behind_everything_before_it_and_the_mended_file_goes_o
     assert not (source.parent / "out.jsonl").exists()
     assert len((source.parent / "out.jsonl.partial").read_bytes().splitlines()) == 25
     source.write_bytes(lines(good))
-    asked = []
-    inner = Reranker.rerank_many
-    monkeypatch.setattr(
-        Reranker, "rerank_many", lambda self, queries, *a, **k: asked.extend(queries) or inner(self, queries, *a, **k)
-    )
+    ranked = []
+
+    def noting(reranker, pools, *, top_k):
+        for pool, ranking in rerank_pools(reranker, pools, top_k=top_k):
+            ranked.append(pool.qid)
+            yield pool, ranking
+
+    monkeypatch.setattr("resift.job.rerank_pools", noting)
     rerank_file(reranker, job(source))
-    assert len(asked) == 15
+    assert ranked == [f"q{number}" for number in range(25, 40)]
     assert len((source.parent / "out.jsonl").read_bytes().splitlines()) == 40
 
 
 def test_skipped_lines_are_told_once_however_often_it_resumes(reranker, source):
     good = rows(6)
     bad = [b"not json\n", b'{"query": 7, "documents": []}\n', b"\xff\xfe\n"]
-    source.write_bytes(lines(good[:2]) + bad[0] + lines(good[2:4]) + bad[1] + bad[2] + lines(good[4:]))
-    skipping = job(source, on_error="skip")
+    skipped = lines(good[:2]) + bad[0] + lines(good[2:4]) + bad[1] + bad[2]
+    packed = source.with_name("pools.jsonl.gz")
+    whole = gzip.compress(skipped + lines(good[4:]))
+    skipping = job(packed, on_error="skip")
+    for _ in range(2):
+        packed.write_bytes(whole[:-1])
+        with pytest.raises(InputError, match="cannot be read"):
+            rerank_file(reranker, skipping)
+    packed.write_bytes(whole)
     assert rerank_file(reranker, skipping) == 3
-    found = [json.loads(line) for line in skipping.beside(".errors.jsonl").read_text().splitlines()]
+    found = [json.loads(line) for line in skipping.errors.read_text().splitlines()]
     assert [row["line"] for row in found] == [3, 6, 7]
     assert "not JSON" in found[0]["reason"]
     assert found[0]["content"] == "not json"
-    first = skipping.out.read_bytes()
-    skipping.out.rename(skipping.beside(".partial"))
-    skipping.beside(".partial").write_bytes(first[: len(first) // 2])
-    assert rerank_file(reranker, skipping) == 3
-    assert skipping.out.read_bytes() == first
-    assert len(skipping.beside(".errors.jsonl").read_text().splitlines()) == 3
+    assert len(skipping.out.read_bytes().splitlines()) == 6
 
 
-def test_an_existing_file_is_kept_unless_told(reranker, source):
-    (source.parent / "out.jsonl").write_text("mine")
-    with pytest.raises(OutputError, match="exists already"):
-        rerank_file(reranker, job(source))
-    assert (source.parent / "out.jsonl").read_text() == "mine"
-    rerank_file(reranker, job(source), overwrite=True)
-    assert len((source.parent / "out.jsonl").read_text().splitlines()) == 40
+BEHIND = 1200
+"""Pools that are fed to a process before it is stopped: many more than a pipe and what is read ahead hold, so that the process
+has read and written pools when the last of them is in the pipe."""
 
 
-def test_another_jobs_partial_file_is_not_continued(reranker, source):
-    source.write_bytes(lines(rows(5)) + b"bad\n")
-    with pytest.raises(InputError):
-        rerank_file(reranker, job(source))
-    with pytest.raises(OutputError, match=r"begun by another job \(top_k was None, now 2\)"):
-        rerank_file(reranker, job(source, top_k=2))
+def fed(process, content):
+    process.stdin.write(content)
+    process.stdin.flush()
 
 
-def test_a_changed_input_is_noticed(reranker, source):
-    source.write_bytes(lines(rows(5)) + b"bad\n")
-    with pytest.raises(InputError):
-        rerank_file(reranker, job(source))
-    source.write_bytes(lines(rows(9)[3:]))
-    with pytest.raises(OutputError, match="the input has changed"):
-        rerank_file(reranker, job(source))
-    source.write_bytes(lines(rows(2)))
-    with pytest.raises(OutputError, match="holds more pools"):
-        rerank_file(reranker, job(source))
+@pytest.fixture
+def command(artifact, tmp_path):
+    return ["rerank", "--pools", "-", "--out", tmp_path / "out.jsonl", "--model", artifact]
 
 
-def test_a_full_disk_keeps_what_is_done_and_says_how_to_go_on(reranker):
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    with pytest.raises(OutputError, match="cannot write"):
-        rerank_file(reranker, Job(source="/dev/null", out=Path("/dev/full/out.jsonl")))
+@pytest.fixture
+def expected(reranker, source):
+    """expected(count): OUT of so many pools."""
+
+    def find(count):
+        source.write_bytes(lines(rows(count)))
+        rerank_file(reranker, job(source, "expected.jsonl"), overwrite=True)
+        return source.with_name("expected.jsonl").read_bytes()
+
+    return find
 
 
-def resift(*arguments, **more) -> subprocess.Popen:
-    script = Path(sysconfig.get_path("scripts")) / "resift"
-    return subprocess.Popen([str(script), *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, **more)
-
-
-def test_killed_processes_lose_and_repeat_nothing(artifact, reranker, tmp_path):
-    source = tmp_path / "pools.jsonl"
-    source.write_bytes(lines(rows(4000)))
-    rerank_file(reranker, job(source, "expected.jsonl"))
-    command = ["rerank", "--pools", source, "--out", tmp_path / "out.jsonl", "--model", artifact]
-    partial, sizes = tmp_path / "out.jsonl.partial", [0]
-    for _ in range(2):
-        process = resift(*command)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and not (partial.exists() and partial.stat().st_size > sizes[-1]):
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        sizes.append(partial.stat().st_size)
+def test_killed_processes_lose_and_repeat_nothing(command, tmp_path, expected):
+    end, sizes = expected(4 * BEHIND), [0]
+    for turn, number in enumerate([signal.SIGKILL, signal.SIGTERM, signal.SIGKILL], 1):
+        with running(*command) as process:
+            fed(process, lines(rows(turn * BEHIND)))
+            process.send_signal(number)
+            assert process.wait() == -number
+        sizes.append((tmp_path / "out.jsonl.partial").stat().st_size)
+    assert sizes == sorted(set(sizes))
     assert not (tmp_path / "out.jsonl").exists()
-    process = resift(*command)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "expected.jsonl").read_bytes()
-
-
-def test_a_second_process_at_the_same_file_is_refused(artifact, tmp_path):
-    command = ["rerank", "--pools", "-", "--out", tmp_path / "out.jsonl", "--model", artifact]
-    first = resift(*command, stdin=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "out.jsonl.errors.jsonl").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.2)  # from opening the file to locking it
-    second = resift(*command, stdin=subprocess.DEVNULL)
-    _, said = second.communicate(timeout=120)
-    assert second.returncode == 1
-    assert b"another process is writing" in said
-    _, said = first.communicate(lines(rows(3)), timeout=120)
-    assert first.returncode == 0, said
-    assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 3
+    done = answer(*command, given=lines(rows(4 * BEHIND)))
+    assert done.code == 0, done.err
+    assert (tmp_path / "out.jsonl").read_bytes() == end
+    assert left_over(tmp_path) == {"pools.jsonl", "expected.jsonl", "out.jsonl"}
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_keeps_what_is_done(artifact, tmp_path):
-    command = ["rerank", "--pools", "-", "--out", tmp_path / "out.jsonl", "--model", artifact]
-    process = resift(*command, stdin=subprocess.PIPE)
-    process.stdin.write(lines(rows(400)))
-    process.stdin.flush()
-    deadline = time.monotonic() + 120
-    partial = tmp_path / "out.jsonl.partial"
-    while not (partial.exists() and partial.stat().st_size):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert said.endswith(b"resift: interrupted\n")
+def test_an_interrupt_keeps_what_is_done(command, tmp_path, expected):
+    end = expected(BEHIND)
+    with running(*command) as process:
+        fed(process, lines(rows(BEHIND)))
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert process.stderr.read() == b"resift: interrupted\n"
     assert not (tmp_path / "out.jsonl").exists()
-    assert all(json.loads(line) for line in partial.read_bytes().splitlines())
+    assert (tmp_path / "out.jsonl.partial").stat().st_size
+    assert answer(*command, given=lines(rows(BEHIND))).code == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == end
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]], ids=["anew", "overwrite"])
+def test_a_second_process_at_the_same_file_takes_nothing_from_the_first(command, tmp_path, expected, more):
+    end = expected(BEHIND + 9)
+    with running(*command) as first:
+        fed(first, lines(rows(BEHIND)))
+        assert "another process is writing" in complaint(answer(*command, *more, given=lines(rows(3))))
+        _, said = first.communicate(lines(rows(BEHIND + 9)[BEHIND:]))
+        assert (first.returncode, said) == (0, b"")
+    assert (tmp_path / "out.jsonl").read_bytes() == end
+    assert left_over(tmp_path) == {"pools.jsonl", "expected.jsonl", "out.jsonl"}
+
+
+def test_what_cannot_be_is_refused_on_the_command_line(command, tmp_path):
+    before = left_over(tmp_path)
+    for more, match in [
+        (["--top-k", "0"], "top_k is 0; expected 1 or more"),
+        (["--max-candidates", "-1"], "max_candidates is -1; expected 1 or more"),
+        (["--out", "/"], "OUT is /, a folder"),
+        (["--model", tmp_path / "none"], "none"),
+        (["--pools", tmp_path / "none.jsonl"], "none.jsonl cannot be read"),
+    ]:
+        assert match in complaint(answer(*command, *more))
+        assert left_over(tmp_path) == before
+    assert answer(*command, "--top-k", "3", given=lines(rows(3))).code == 0
+
+
+def test_a_full_disk_is_told_with_the_way_on(command, tmp_path, expected):
+    """A limit on the size of files stands in for the disk."""
+    end, given = expected(60), lines(rows(60))
+    size = len(end) // 2
+    limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+    code = f"import os, resource, sys; {limit}; os.execv(sys.argv[1], sys.argv[1:])"
+    full = [sys.executable, "-c", code, RESIFT, *map(str, command)]
+    done = subprocess.run(full, input=given, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        f"resift: {tmp_path / 'out.jsonl.partial'} cannot be written: File too large; "
+        "what is done is kept: mend that and run the same command again, it goes on from there\n"
+    )
+    assert answer(*command, given=given).code == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == end

@@ -344,6 +344,36 @@ def test_out_that_appears_meanwhile_is_kept(source, monkeypatch):
     assert rerank_file(RERANKER, asked) == 1
 
 
+@pytest.mark.parametrize("deleted", [".partial", ".job.jsonl"])
+@pytest.mark.parametrize("rival", [False, True], ids=["alone", "beside another run"])
+def test_files_that_are_deleted_meanwhile_are_missed(source, expected, monkeypatch, deleted, rival):
+    end, asked = expected("out.jsonl"), job(source)
+
+    def meanwhile(*arguments, **more):
+        for place, found in enumerate(rerank_pools(*arguments, **more)):
+            if place == 4:
+                for suffix in {deleted, ".job.jsonl"} if rival else {deleted}:
+                    asked.out.with_name(f"out.jsonl{suffix}").unlink()
+                if rival:
+                    monkeypatch.setattr("resift.job.rerank_pools", rerank_pools)
+                    second = job(source, on_error="stop")
+                    with pytest.raises((InputError, OutputError)):
+                        rerank_file(RERANKER, second)
+            yield found
+
+    monkeypatch.setattr("resift.job.rerank_pools", meanwhile)
+    with pytest.raises(OutputError, match="was deleted or replaced while the job ran"):
+        rerank_file(RERANKER, asked)
+    assert not asked.out.exists()
+    monkeypatch.setattr("resift.job.rerank_pools", rerank_pools)
+    if deleted == ".partial":
+        assert rerank_file(RERANKER, asked) == 1
+        is_whole(source, "out.jsonl", end)
+    else:
+        with pytest.raises(OutputError, match="of no job that is known"):
+            rerank_file(RERANKER, asked)
+
+
 def test_an_input_that_grows_after_a_kill_in_the_finish_is_not_called_done(source, expected):
     asked = job(source)
     whole = source.read_bytes()
