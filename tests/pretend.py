@@ -55,8 +55,8 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def forked(function, *arguments, **more):
-    """Calls it in a child process; its exit status as os.waitstatus_to_exitcode gives it, 1 for an error."""
+def begun(function, *arguments, **more):
+    """A child process that calls it."""
     child = os.fork()
     if not child:
         code = 1
@@ -69,7 +69,17 @@ def forked(function, *arguments, **more):
             if code == 1:
                 traceback.print_exc()
             os._exit(code)
+    return child
+
+
+def ended(child):
+    """A child's exit status as os.waitstatus_to_exitcode gives it; 1 for an error."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def forked(function, *arguments, **more):
+    """Calls it in a child process, and how that ended."""
+    return ended(begun(function, *arguments, **more))
 
 
 CHANGES = {"open", "write", "truncate", "fsync", "flock", "rename", "replace", "unlink", "remove", "close"}

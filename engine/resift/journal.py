@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-import io
 import itertools
 import os
 import zlib
@@ -14,13 +14,12 @@ import msgspec
 
 from resift import lock
 from resift.errors import OutputError
-from resift.outfiles import writing
+from resift.outfiles import opened, size_of, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from io import FileIO
+    from io import BufferedIOBase, FileIO
     from pathlib import Path
-    from typing import IO
 
     from resift.outfiles import OutFiles
     from resift.pools import CandidatePool
@@ -99,15 +98,15 @@ class Journal:
         With `overwrite`, what was done for another job or for another input is dropped; without, it raises OutputError.
         """
         if self._job is None:
-            if found := [path for path in self.files.work if _size(path)]:
-                raise OutputError(f"{found[0]} is of no job that is known here: move it away, or choose another OUT")
+            if found := [path for path in self.files.work if size_of(path)]:
+                raise OutputError(f"{found[0]} is there without the journal of its job: move it away, or choose another OUT")
             self._start(job)
         elif (self._is_blank() and not self.was_done) or (overwrite and (self._job != job or self.is_whole)):
             self._start(job)
         else:
             self._check_same(job)
             if self.is_whole:
-                self._check_input(pools)
+                self._check_whole(pools)
                 return iter(())
             pools = self._pass_over(pools, overwrite=overwrite)
         with writing(self.files.partial):
@@ -169,7 +168,7 @@ class Journal:
 
     def _is_blank(self) -> bool:
         """Whether no pool is done. A partial file without an entry was not written by this job, so that is not blank."""
-        size = _size(self.files.partial)
+        size = size_of(self.files.partial)
         _, first = next(self._entries(), (0, None))
         return size < first.size if first else not size
 
@@ -177,7 +176,7 @@ class Journal:
         """Where each entry ends, and the entry; up to the first that is not whole."""
         if self._job is None:
             return
-        with _opened(self.files.journal) as file:
+        with opened(self.files.journal) as file:
             end = file.seek(self._begin)
             while (line := file.readline(LINE_LIMIT)).endswith(b"\n"):
                 end += len(line)
@@ -218,7 +217,7 @@ class Journal:
         entries = self._entries()
         end, size = self._begin, 0
         rest: Iterator[CandidatePool] = iter(())
-        with _opened(self.files.partial) as partial:
+        with opened(self.files.partial) as partial:
             for number, pool in enumerate(pools, 1):
                 after, entry = next(entries, (0, None))
                 is_same = entry is not None and entry.digest == _digest(pool)
@@ -230,25 +229,34 @@ class Journal:
                 end, size = after, size + entry.size
             else:
                 if next(entries, None) and not overwrite:
-                    raise self._changed("more pools were ranked than it has")
-        if _size(self.files.partial) > size:
+                    raise self._changed("it has fewer pools than were ranked")
+        if size_of(self.files.partial) > size:
             with writing(self.files.partial):
                 os.truncate(self.files.partial, size)
         with writing(self.files.journal):
             self._file.truncate(end)
         return rest
 
-    def _check_input(self, pools: Iterator[CandidatePool]) -> None:
-        """Raises OutputError unless `pools` are those of the entries."""
-        for number, (pool, found) in enumerate(itertools.zip_longest(pools, self._entries()), 1):
-            if not pool or not found:
-                raise self._changed(f"{'fewer' if found else 'more'} pools were ranked than it has")
-            if found[1].digest != _digest(pool):
-                raise self._changed(f"pool {number}, about {pool.query[:60]!r}, is not the one that was ranked")
+    def _check_whole(self, pools: Iterator[CandidatePool]) -> None:
+        """Raises OutputError unless `pools` are those of the entries, and OUT, or what is to become it, holds their bytes."""
+        ready = self.files.packed if self.files.packed.exists() else self.files.out
+        try:
+            with gzip.open(ready) if self.files.out.suffix == ".gz" else ready.open("rb") as file:
+                for number, (pool, found) in enumerate(itertools.zip_longest(pools, self._entries()), 1):
+                    if not pool or not found:
+                        raise self._changed(f"it has {'fewer' if found else 'more'} pools than were ranked")
+                    if found[1].digest != _digest(pool):
+                        raise self._changed(f"pool {number}, about {pool.query[:60]!r}, is not the one that was ranked")
+                    if not _is_next(file, found[1]):
+                        raise self._foreign(ready)
+                if file.read(1):
+                    raise self._foreign(ready)
+        except (OSError, EOFError, zlib.error) as error:
+            raise self._foreign(ready) from error
 
     def _is_foreign(self) -> bool:
         """Whether the partial file does not even begin as the journal tells."""
-        with _opened(self.files.partial) as partial:
+        with opened(self.files.partial) as partial:
             _, first = next(self._entries(), (0, None))
             return not self._is_blank() and not (first and _is_next(partial, first))
 
@@ -271,21 +279,7 @@ def _digest(pool: CandidatePool) -> str:
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _opened(path: Path) -> IO[bytes]:
-    """The content of a file; that of a missing one is empty."""
-    try:
-        return path.open("rb")
-    except FileNotFoundError:
-        return io.BytesIO()
-    except OSError as error:
-        raise OutputError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _is_next(file: IO[bytes], entry: Entry) -> bool:
+def _is_next(file: BufferedIOBase, entry: Entry) -> bool:
     """Whether the entry's bytes are next in the file; reads them."""
     left, checksum = entry.size, 0
     while left:

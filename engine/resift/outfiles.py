@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import os
 import shutil
 import stat
@@ -17,6 +18,7 @@ from resift.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedIOBase
 
 GO_ON = "what is done is kept: mend that and run the same command again, it goes on from there"
 ROW_LIMIT = 1 << 16
@@ -30,6 +32,21 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; {GO_ON}") from error
+
+
+def opened(path: Path) -> BufferedIOBase:
+    """The content of a file; that of a missing one is empty. Raises OutputError if it cannot be read."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return io.BytesIO()
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 for a missing one."""
+    return path.stat().st_size if path.exists() else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +119,8 @@ class OutFiles:
 
     def check_errors(self) -> None:
         """Raises OutputError if OUT.errors.jsonl is there and does not begin with a bad line of a job."""
-        try:
-            with self.errors.open("rb") as file:
-                row = file.readline(ROW_LIMIT)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise OutputError(f"{self.errors} cannot be read: {error.strerror}") from error
+        with opened(self.errors) as file:
+            row = file.readline(ROW_LIMIT)
         if row and not (row.startswith(b'{"line":') and b'"reason":' in row):
             raise OutputError(
                 f"{self.errors} holds no bad lines of a job and would be replaced: move it away, or choose another OUT"
@@ -136,7 +148,7 @@ class OutFiles:
     def _pack(self) -> None:
         """The partial file goes when the packed one is whole, so that what is packed is whole where there is no partial file."""
         try:
-            with self.partial.open("rb") as plain, writing(self.packed), self.packed.open("wb") as raw:
+            with opened(self.partial) as plain, writing(self.packed), self.packed.open("wb") as raw:
                 with gzip.GzipFile(str(self.packed), "wb", fileobj=raw) as file:
                     shutil.copyfileobj(plain, file, 1 << 20)
                 raw.flush()

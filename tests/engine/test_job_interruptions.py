@@ -11,7 +11,7 @@ import signal
 
 import pytest
 
-from pretend import RERANKER, files, forked, killed_at, lines, rerank_pools, rows
+from pretend import RERANKER, begun, ended, files, forked, killed_at, lines, rerank_pools, rows
 from resift.errors import InputError, OutputError
 from resift.job import Job, rerank_file
 from resift.journal import Journal
@@ -306,6 +306,38 @@ def behind(rival, method):
     return outer
 
 
+def starting(start, close, told, asked, overwrite):
+    """Waits until nobody holds the end `close` of the pipe `start`, runs, and tells D for done, R for refused."""
+    os.close(close)
+    os.read(start, 1)
+    try:
+        rerank_file(RERANKER, asked, overwrite=overwrite)
+    except OutputError as error:
+        assert re.search("another process is writing|exists already", str(error))
+        os.write(told, b"R")
+    else:
+        os.write(told, b"D")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_many_runs_that_start_together_leave_one_whole_file(source, expected, name):
+    end, asked = expected(name), job(source, name)
+    for _ in range(20):
+        start, close = os.pipe()
+        heard, told = os.pipe()
+        children = [begun(starting, start, close, told, asked, overwrite) for overwrite in (False, True, False, True)]
+        os.close(close)
+        assert [ended(child) for child in children] == [0] * 4
+        said = os.read(heard, 4)
+        for pipe in (start, heard, told):
+            os.close(pipe)
+        assert len(said) == 4
+        assert b"D" in said
+        is_whole(source, name, end)
+        asked.out.unlink()
+        asked.errors.unlink()
+
+
 def test_a_lock_that_its_holder_deletes_holds_nothing(tmp_path, monkeypatch):
     """The other process deletes the file between this one's opening and its locking."""
     from resift import lock
@@ -370,7 +402,7 @@ def test_files_that_are_deleted_meanwhile_are_missed(source, expected, monkeypat
         assert rerank_file(RERANKER, asked) == 1
         is_whole(source, "out.jsonl", end)
     else:
-        with pytest.raises(OutputError, match="of no job that is known"):
+        with pytest.raises(OutputError, match="without the journal of its job"):
             rerank_file(RERANKER, asked)
 
 
@@ -391,6 +423,26 @@ def test_an_input_that_grows_after_a_kill_in_the_finish_is_not_called_done(sourc
         is_whole(source, "out.jsonl", expected("out.jsonl"))
         asked.out.unlink()
         asked.errors.unlink()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda whole: OLD, lambda whole: whole + OLD, lambda whole: whole[:-9]], ids=["other", "more", "less"]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_out_that_was_replaced_after_a_kill_in_the_finish_is_not_called_done(source, monkeypatch, name, change):
+    asked = job(source, name)
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "_delete", lambda self: os.kill(os.getpid(), signal.SIGKILL))
+        assert forked(rerank_file, RERANKER, asked) == -signal.SIGKILL
+    whole = asked.out.read_bytes()
+    asked.out.write_bytes(change(whole))
+    with pytest.raises(OutputError, match="is not what a job of this resift wrote"):
+        rerank_file(RERANKER, asked)
+    assert asked.out.read_bytes() == change(whole)
+    asked.out.write_bytes(whole)
+    assert rerank_file(RERANKER, asked) == 1
+    assert asked.out.read_bytes() == whole
+    assert set(files(source.parent)) == {"pools.jsonl", name, f"{name}.errors.jsonl"}
 
 
 def test_an_input_that_grows_or_shrinks_meanwhile_is_read_to_its_end(source, monkeypatch):
