@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from resift.cli.meter import Meter
 from resift.cli.options import EXIT_CODES, add_engine, check_utf8, settings
 from resift.cli.streams import complain, shorten, visible, write_json, write_lines
-from resift.collection import Job, rerank_file
 from resift.errors import InputError
+from resift.job import Job, rerank_file
 from resift.pools import read_documents
 from resift.reranker import Reranker
 
@@ -60,7 +60,9 @@ def add(commands: Commands) -> None:
     group.add_argument("--format", choices=["jsonl", "trec"], default="jsonl", help="of OUT (default: jsonl)")
     group.add_argument("--max-candidates", type=int, metavar="N", help="leave out a pool's candidates beyond the first N")
     group.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="skip: bad lines go to OUT.errors.jsonl")
-    group.add_argument("--overwrite", action="store_true", help="begin anew, whatever is there")
+    group.add_argument(
+        "--overwrite", action="store_true", help="replace OUT when the new one is whole, and drop what another job has begun"
+    )
     add_engine(command)
     command.set_defaults(run=run, usage_error=command.error)
 
@@ -101,7 +103,7 @@ def _rank_pools(asked: argparse.Namespace) -> int:
     with Reranker.load(asked.model, settings=settings(asked)) as reranker, Meter() as meter:
         skipped = rerank_file(reranker, job, overwrite=asked.overwrite, progress=meter)
     if skipped:
-        complain(f"{skipped} bad lines were skipped, see {job.beside('.errors.jsonl')}")
+        complain(f"{skipped} bad lines were skipped, see {job.errors}")
     return 0
 
 

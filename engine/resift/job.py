@@ -1,0 +1,172 @@
+"""A job: one file of pools ranked into another, which resumes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
+
+from resift.collection import rerank_pools
+from resift.errors import InputError
+from resift.journal import Journal
+from resift.outfiles import OutFiles, writing
+from resift.pools import CandidatePool, Lines, decode_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from resift.ranking import Ranking
+    from resift.reranker import Reranker
+
+
+class Progress(Protocol):
+    """Told of every pool that is written."""
+
+    def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
+        """`pools` and `pairs` so far in this run, `share` of the input read, where known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One file of pools to rank into another. Raises InputError or TypeError for a field that cannot be."""
+
+    source: str
+    """JSON Lines of pools, .gz by name, - for standard input"""
+    out: Path
+    """written as a whole: until then its lines are in OUT.partial, from which the same job resumes; a symbolic link stays and
+    its target is written"""
+    format: Literal["jsonl", "trec"] = "jsonl"
+    top_k: int | None = None
+    """results of a pool that are kept, 1 or more; None for all"""
+    max_candidates: int | None = None
+    """candidates of a pool beyond this number, 1 or more, are left out; None for none"""
+    on_error: Literal["stop", "skip"] = "stop"
+    """skip: bad lines go to OUT.errors.jsonl with the reason"""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, str) or not isinstance(self.out, Path):
+            raise TypeError(f"source is {type(self.source).__name__} and out {type(self.out).__name__}; expected str and Path")
+        if "\0" in self.source or "\0" in str(self.out) or str(self.out) == "-":
+            raise InputError(f"the job is to rank {self.source!r} into {str(self.out)!r}; expected the names of files")
+        for name, allowed in (("format", ("jsonl", "trec")), ("on_error", ("stop", "skip"))):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(allowed)}")
+        for name in ("top_k", "max_candidates"):
+            _check_count(name, getattr(self, name))
+
+    @property
+    def errors(self) -> Path:
+        """Where bad lines are when OUT is whole."""
+        return OutFiles.of(self.out).errors
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is {type(value).__name__}; expected an int or None")
+    if value < 1:
+        raise InputError(f"{name} is {value}; expected 1 or more, or None for all")
+
+
+def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progress: Progress | None = None) -> int:
+    """Ranks every pool of a file and returns how many lines were skipped.
+
+    After an interruption of any kind, a killed process included, the same call goes on behind the last pool that is whole.
+    With `overwrite`, an earlier OUT stays until the new one is whole, and what was done for another job or input is dropped.
+    Raises InputError that names a bad line or says why the input cannot be read, and OutputError if OUT is there or cannot be
+    a file of its own, if a file cannot be written, if another process is at it, or if another job or input was begun;
+    a call that is refused changes nothing.
+    """
+    files = OutFiles.of(job.out)
+    files.check(job.source)
+    with Journal(files) as journal:
+        if not overwrite:
+            files.check_absent(
+                *([] if journal.is_whole and not files.packed.exists() else [files.out]),
+                *([] if journal.was_done else [files.errors]),
+            )
+        files.check_errors()
+        reader = _Reader(job, files)
+        todo = journal.resume(_settings(reranker, job), iter(reader), overwrite=overwrite)
+        pools = pairs = 0
+        for pool, ranking in rerank_pools(reranker, todo, top_k=job.top_k):
+            journal.add(pool, _encode(job, pool, ranking))
+            pools, pairs = pools + 1, pairs + len(pool.documents)
+            if progress:
+                progress(pools=pools, pairs=pairs, share=reader.lines.share())
+        journal.finish(overwrite=overwrite)
+    return reader.skipped
+
+
+def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
+    """What the lines of OUT depend on beside the pools."""
+    return {
+        "model": reranker.artifact.fingerprint(),
+        "precision": reranker.precision,
+        "provider": reranker.provider,
+        "max_length": reranker.resolved.max_length,
+        "format": job.format,
+        "top_k": job.top_k,
+        "max_candidates": job.max_candidates,
+    }
+
+
+class _Reader:
+    """The good pools of a file; a bad line stops it, or is noted and skipped.
+
+    A job that resumes reads its input from the beginning, and so every run notes all the bad lines anew.
+    """
+
+    def __init__(self, job: Job, files: OutFiles) -> None:
+        """Reads the first line. Raises InputError if it cannot."""
+        self.lines = Lines(job.source)
+        self.skipped = 0
+        self._job = job
+        self._errors = files.partial_errors
+        others = iter(self.lines)
+        first = next(others, None)
+        self._numbered = itertools.chain([first], others) if first else others
+
+    def __iter__(self) -> Iterator[CandidatePool]:
+        with writing(self._errors):
+            self._errors.unlink(missing_ok=True)
+        for number, line in self._numbered:
+            where = f"{self._job.source}, line {number}"
+            try:
+                pool = decode_pool(line, where)
+                if self._job.format == "trec":
+                    _check_trec(pool, where)
+            except InputError as error:
+                if self._job.on_error == "stop":
+                    raise
+                self._skip(number, line, str(error))
+                continue
+            yield pool.first(self._job.max_candidates)
+
+    def _skip(self, number: int, line: bytes, reason: str) -> None:
+        self.skipped += 1
+        row = {
+            "line": number,
+            "reason": reason.encode("utf-8", "backslashreplace").decode(),
+            "content": line.decode("utf-8", "replace").rstrip("\r\n"),
+        }
+        with writing(self._errors), self._errors.open("ab") as file:
+            file.write(msgspec.json.encode(row) + b"\n")
+
+
+def _encode(job: Job, pool: CandidatePool, ranking: Ranking) -> bytes:
+    if job.format == "jsonl":
+        return msgspec.json.encode(pool.ranked(ranking)) + b"\n"
+    docids = [pool.fields[result.index]["docid"] for result in ranking]
+    rows = [f"{pool.qid} Q0 {docid} {rank} {ranking[rank - 1].logit!r} resift\n" for rank, docid in enumerate(docids, 1)]
+    return "".join(rows).encode()
+
+
+def _check_trec(pool: CandidatePool, where: str) -> None:
+    names = [pool.qid, *(fields.get("docid") for fields in pool.fields)]
+    if len(names) != len(pool.documents) + 1 or any(name is None or len(str(name).split()) != 1 for name in names):
+        raise InputError(f"{where}: a TREC run needs a 'qid', and a 'docid' for every candidate, without spaces")

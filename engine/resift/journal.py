@@ -1,0 +1,299 @@
+"""The journal of a job: which job it is and which pools are done, so that it goes on where it was."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import os
+import zlib
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import msgspec
+
+from resift import lock
+from resift.errors import OutputError
+from resift.outfiles import opened, size_of, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from io import BufferedIOBase, FileIO
+    from pathlib import Path
+
+    from resift.outfiles import OutFiles
+    from resift.pools import CandidatePool
+
+MAGIC = b'{"resift_job":1,'
+DONE = b'["done"]\n'
+LINE_LIMIT = 1 << 12
+"""Bytes of a journal's line."""
+BLOCK = 1 << 20
+"""Bytes of the partial file that are read at once."""
+DIGEST_BYTES = 12
+
+
+class Entry(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """A pool that is done."""
+
+    digest: str
+    """BLAKE2b of the pool, hexadecimal"""
+    size: Annotated[int, msgspec.Meta(ge=0)]
+    """bytes it takes in the partial file"""
+    checksum: int
+    """CRC-32 of those bytes"""
+
+
+class Journal:
+    """OUT.job.jsonl: the job in the first line, an Entry a line for every pool, a last line when all are done.
+
+    Whoever has a Journal open holds the job's lock. A pool's entry is written before its bytes, both at once (no buffer), so that
+    a process killed at any byte leaves a partial file that is a beginning of what the journal tells: what is not whole on either
+    side is cut off and ranked again. Nothing waits for the disk before the job is done, so a power cut may cost the pools
+    of the last seconds: where bytes were lost or came out as zeros, everything from there is cut off and ranked again.
+
+    A file beside OUT belongs to a job only if the journal has a first line; otherwise it is the user's and is never touched.
+    Leaving before a pool is done leaves nothing behind.
+    """
+
+    def __init__(self, files: OutFiles) -> None:
+        """Takes the lock. Raises OutputError if another process has it, or the file is no journal."""
+        self.files = files
+        with writing(files.journal):
+            self._file = lock.hold(files.journal)
+        self._partial: FileIO | None = None
+        try:
+            self._job, self._begin = self._read_job()
+            self.was_done = self._ends_with_done()
+            """whether an earlier run was interrupted behind the last pool"""
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._partial:
+            self._partial.close()
+        if self._file.closed:
+            return
+        with closing(self._file):
+            if not lock.is_at(self._file, self.files.journal):
+                return
+            if self._job is None:
+                self._delete()
+            elif not self.was_done and self._is_blank():
+                self._drop_work()
+                self._delete()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether an earlier run got so far that what it ranked is in OUT or in the packed file, as a whole."""
+        return self.was_done and not self.files.partial.exists() and (self.files.packed.exists() or self.files.out.exists())
+
+    def resume(self, job: dict[str, Any], pools: Iterator[CandidatePool], *, overwrite: bool) -> Iterator[CandidatePool]:
+        """Begins, or passes over the pools that are done; returns the others.
+
+        With `overwrite`, what was done for another job or for another input is dropped; without, it raises OutputError.
+        """
+        if self._job is None:
+            if found := [path for path in self.files.work if size_of(path)]:
+                raise OutputError(f"{found[0]} is there without the journal of its job: move it away, or choose another OUT")
+            self._start(job)
+        elif (self._is_blank() and not self.was_done) or (overwrite and (self._job != job or self.is_whole)):
+            self._start(job)
+        else:
+            self._check_same(job)
+            if self.is_whole:
+                self._check_whole(pools)
+                return iter(())
+            pools = self._pass_over(pools, overwrite=overwrite)
+        with writing(self.files.partial):
+            self._partial = self.files.partial.open("ab", buffering=0)
+        return pools
+
+    def add(self, pool: CandidatePool, lines: bytes) -> None:
+        """Writes a pool's lines of OUT."""
+        assert self._partial, "resume comes first"
+        entry = msgspec.json.encode(Entry(_digest(pool), len(lines), zlib.crc32(lines))) + b"\n"
+        with writing(self.files.journal):
+            _write(self._file, entry)
+        with writing(self.files.partial):
+            _write(self._partial, lines)
+
+    def finish(self, *, overwrite: bool) -> None:
+        """Notes that all is done, puts OUT in its place and deletes the journal.
+
+        Raises OutputError if, without `overwrite`, there is an OUT by now, or somebody has deleted the job's files.
+        """
+        if self._partial:
+            for file, path in ((self._file, self.files.journal), (self._partial, self.files.partial)):
+                if not lock.is_at(file, path):
+                    raise OutputError(f"{path} was deleted or replaced while the job ran: run the same command again")
+            with writing(self.files.partial), closing(self._partial):
+                os.fsync(self._partial.fileno())
+            if not overwrite:
+                self.files.check_absent(self.files.out, *([] if self.was_done else [self.files.errors]))
+            with writing(self.files.journal):
+                _write(self._file, DONE)
+                os.fsync(self._file.fileno())
+            self.was_done = True
+        self.files.place()
+        self._delete()
+
+    def _read_job(self) -> tuple[dict[str, Any] | None, int]:
+        """The first line and where it ends; None where its writing was cut short."""
+        with writing(self.files.journal):
+            self._file.seek(0)
+            head = self._file.read(LINE_LIMIT)
+        line, newline, _ = head.partition(b"\n")
+        try:
+            if newline and line.startswith(MAGIC):
+                job = msgspec.json.decode(line, type=dict[str, Any])
+                del job["resift_job"]
+                return job, len(line) + 1
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._foreign(self.files.journal) from error
+        if not newline and len(head) < LINE_LIMIT and (head.startswith(MAGIC) or MAGIC.startswith(head)):
+            return None, 0
+        raise self._foreign(self.files.journal)
+
+    def _ends_with_done(self) -> bool:
+        size = self._file.seek(0, os.SEEK_END)
+        if self._job is None or size < self._begin + len(DONE):
+            return False
+        self._file.seek(size - len(DONE) - 1)
+        return self._file.read() == b"\n" + DONE
+
+    def _is_blank(self) -> bool:
+        """Whether no pool is done. A partial file without an entry was not written by this job, so that is not blank."""
+        size = size_of(self.files.partial)
+        _, first = next(self._entries(), (0, None))
+        return size < first.size if first else not size
+
+    def _entries(self) -> Iterator[tuple[int, Entry]]:
+        """Where each entry ends, and the entry; up to the first that is not whole."""
+        if self._job is None:
+            return
+        with opened(self.files.journal) as file:
+            end = file.seek(self._begin)
+            while (line := file.readline(LINE_LIMIT)).endswith(b"\n"):
+                end += len(line)
+                try:
+                    entry = msgspec.json.decode(line, type=Entry)
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    return
+                yield end, entry
+
+    def _start(self, job: dict[str, Any]) -> None:
+        """The files of an earlier job go while the journal's first line still claims them."""
+        with writing(self.files.journal):
+            self._file.truncate(self._begin)
+        self.was_done = False
+        self._drop_work()
+        with writing(self.files.journal):
+            self._file.truncate(0)
+            self._begin = _write(self._file, MAGIC + msgspec.json.encode(job)[1:] + b"\n")
+        self._job = job
+
+    def _drop_work(self) -> None:
+        for path in self.files.work:
+            with writing(path):
+                path.unlink(missing_ok=True)
+
+    def _check_same(self, job: dict[str, Any]) -> None:
+        begun = self._job or {}
+        if changed := [f"{name} was {begun.get(name)}, now {value}" for name, value in job.items() if begun.get(name) != value]:
+            raise OutputError(
+                f"{self.files.partial} was begun by another job ({'; '.join(changed)}); "
+                "repeat that command to go on with it, or say --overwrite to begin anew"
+            )
+
+    def _pass_over(self, pools: Iterator[CandidatePool], *, overwrite: bool) -> Iterator[CandidatePool]:
+        """Passes over the pools that are done, cuts off what is not whole or not of this input, and returns the other pools."""
+        if self._is_foreign() and not overwrite:
+            raise self._foreign(self.files.partial)
+        entries = self._entries()
+        end, size = self._begin, 0
+        rest: Iterator[CandidatePool] = iter(())
+        with opened(self.files.partial) as partial:
+            for number, pool in enumerate(pools, 1):
+                after, entry = next(entries, (0, None))
+                is_same = entry is not None and entry.digest == _digest(pool)
+                if entry and not is_same and not overwrite:
+                    raise self._changed(f"pool {number}, about {pool.query[:60]!r}, is not the one that was ranked")
+                if not (entry and is_same and _is_next(partial, entry)):
+                    rest = itertools.chain([pool], pools)
+                    break
+                end, size = after, size + entry.size
+            else:
+                if next(entries, None) and not overwrite:
+                    raise self._changed("it has fewer pools than were ranked")
+        if size_of(self.files.partial) > size:
+            with writing(self.files.partial):
+                os.truncate(self.files.partial, size)
+        with writing(self.files.journal):
+            self._file.truncate(end)
+        return rest
+
+    def _check_whole(self, pools: Iterator[CandidatePool]) -> None:
+        """Raises OutputError unless `pools` are those of the entries, and OUT, or what is to become it, holds their bytes."""
+        ready = self.files.packed if self.files.packed.exists() else self.files.out
+        try:
+            with gzip.open(ready) if self.files.out.suffix == ".gz" else ready.open("rb") as file:
+                for number, (pool, found) in enumerate(itertools.zip_longest(pools, self._entries()), 1):
+                    if not pool or not found:
+                        raise self._changed(f"it has {'fewer' if found else 'more'} pools than were ranked")
+                    if found[1].digest != _digest(pool):
+                        raise self._changed(f"pool {number}, about {pool.query[:60]!r}, is not the one that was ranked")
+                    if not _is_next(file, found[1]):
+                        raise self._foreign(ready)
+                if file.read(1):
+                    raise self._foreign(ready)
+        except (OSError, EOFError, zlib.error) as error:
+            raise self._foreign(ready) from error
+
+    def _is_foreign(self) -> bool:
+        """Whether the partial file does not even begin as the journal tells."""
+        with opened(self.files.partial) as partial:
+            _, first = next(self._entries(), (0, None))
+            return not self._is_blank() and not (first and _is_next(partial, first))
+
+    def _foreign(self, path: Path) -> OutputError:
+        return OutputError(f"{path} is not what a job of this resift wrote there: move it away, or choose another OUT")
+
+    def _changed(self, how: str) -> OutputError:
+        return OutputError(
+            f"the input has changed since {self.files.journal} was begun: {how}; "
+            "repeat the command with that input, or say --overwrite to rank what has changed and all behind it"
+        )
+
+    def _delete(self) -> None:
+        with writing(self.files.journal):
+            lock.delete(self._file, self.files.journal)
+
+
+def _digest(pool: CandidatePool) -> str:
+    content = msgspec.json.encode([pool.query, pool.qid, pool.documents, pool.fields])
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _is_next(file: BufferedIOBase, entry: Entry) -> bool:
+    """Whether the entry's bytes are next in the file; reads them."""
+    left, checksum = entry.size, 0
+    while left:
+        block = file.read(min(left, BLOCK))
+        if not block:
+            return False
+        checksum = zlib.crc32(block, checksum)
+        left -= len(block)
+    return checksum == entry.checksum
+
+
+def _write(file: FileIO, content: bytes) -> int:
+    """Writes all of it, however little the system takes at a time, and returns its length."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+    return len(content)

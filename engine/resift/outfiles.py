@@ -1,0 +1,184 @@
+"""OUT and the files beside it: which they are, and what may not be one of them."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import os
+import shutil
+import stat
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resift.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from io import BufferedIOBase
+
+GO_ON = "what is done is kept: mend that and run the same command again, it goes on from there"
+ROW_LIMIT = 1 << 16
+"""Bytes of a bad line's row that are looked at to recognize it."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError into an OutputError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; {GO_ON}") from error
+
+
+def opened(path: Path) -> BufferedIOBase:
+    """The content of a file; that of a missing one is empty. Raises OutputError if it cannot be read."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return io.BytesIO()
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 for a missing one."""
+    return path.stat().st_size if path.exists() else 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutFiles:
+    """The paths of one OUT. If OUT is a symbolic link, they are those of its target, and the link stays."""
+
+    out: Path
+
+    @classmethod
+    def of(cls, out: Path) -> OutFiles:
+        """The files of `out`, symbolic links followed."""
+        return cls(Path(os.path.realpath(out)))
+
+    @property
+    def errors(self) -> Path:
+        """Bad lines of the input OUT was made from, {"line", "reason", "content"} each."""
+        return self._beside(".errors.jsonl")
+
+    @property
+    def journal(self) -> Path:
+        """The job and the pools that are done; it carries the lock."""
+        return self._beside(".job.jsonl")
+
+    @property
+    def partial(self) -> Path:
+        """Lines of OUT that are done, never packed."""
+        return self._beside(".partial")
+
+    @property
+    def partial_errors(self) -> Path:
+        """Bad lines found in this run."""
+        return self._beside(".errors.partial")
+
+    @property
+    def packed(self) -> Path:
+        """The partial file on its way to a .gz."""
+        return self._beside(".packed")
+
+    @property
+    def work(self) -> tuple[Path, Path, Path]:
+        """The files that belong to an unfinished job's journal."""
+        return self.partial, self.partial_errors, self.packed
+
+    def _beside(self, suffix: str) -> Path:
+        return self.out.with_name(self.out.name + suffix)
+
+    def check(self, source: str) -> None:
+        """Looks at every path, changes nothing, and raises OutputError if one is no file of its own or is `source`."""
+        if not self.out.name:
+            raise OutputError(f"OUT is {self.out}, a folder; expected the name of a file")
+        read = _stat_of_source(source)
+        for path in (self.out, self.errors, self.journal, *self.work):
+            found = _stat(path)
+            if found is None:
+                continue
+            if not stat.S_ISREG(found.st_mode):
+                raise OutputError(f"{path} is {_kind(found.st_mode)}; expected a regular file or nothing: choose another OUT")
+            if read and os.path.samestat(found, read):
+                raise OutputError(f"{path}, which this job would write, is its input {source}: choose another OUT")
+            if path not in {self.out, self.errors} and found.st_nlink > 1:
+                raise OutputError(f"{path} has a second name (a hard link), whose content would change, too: remove one of them")
+        if not self.out.parent.is_dir():
+            raise OutputError(f"{self.out.parent} is not a folder; create it, or choose another OUT")
+
+    def check_absent(self, *paths: Path) -> None:
+        """Raises OutputError if one of `paths` is there."""
+        for path in paths:
+            if path.exists():
+                raise OutputError(f"{path} exists already; choose another OUT, or say --overwrite")
+
+    def check_errors(self) -> None:
+        """Raises OutputError if OUT.errors.jsonl is there and does not begin with a bad line of a job."""
+        with opened(self.errors) as file:
+            row = file.readline(ROW_LIMIT)
+        if row and not (row.startswith(b'{"line":') and b'"reason":' in row):
+            raise OutputError(
+                f"{self.errors} holds no bad lines of a job and would be replaced: move it away, or choose another OUT"
+            )
+
+    def place(self) -> None:
+        """Puts the bad lines and OUT in their places. Interrupted anywhere, it is done again from the start.
+
+        OUT is in place if there is neither a partial nor a packed file.
+        """
+        with writing(self.errors):
+            if self.partial_errors.exists():
+                self.partial_errors.replace(self.errors)
+            else:
+                self.errors.unlink(missing_ok=True)
+        ready = self.partial
+        if self.out.suffix == ".gz":
+            ready = self.packed
+            if self.partial.exists():
+                self._pack()
+        with writing(self.out):
+            if ready.exists():
+                ready.replace(self.out)
+
+    def _pack(self) -> None:
+        """The partial file goes when the packed one is whole, so that what is packed is whole where there is no partial file."""
+        try:
+            with opened(self.partial) as plain, writing(self.packed), self.packed.open("wb") as raw:
+                with gzip.GzipFile(str(self.packed), "wb", fileobj=raw) as file:
+                    shutil.copyfileobj(plain, file, 1 << 20)
+                raw.flush()
+                os.fsync(raw.fileno())
+        except OutputError:
+            self.packed.unlink(missing_ok=True)
+            raise
+        with writing(self.partial):
+            self.partial.unlink()
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputError(f"{path.name} would be too long a name for a file: choose a shorter OUT") from error
+        raise OutputError(f"{path}: {error.strerror}; choose another OUT") from error
+
+
+def _stat_of_source(source: str) -> os.stat_result | None:
+    """None for what is not there or has no number of its own: whoever reads it says so."""
+    try:
+        return os.fstat(sys.stdin.fileno()) if source == "-" else Path(source).stat()
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _kind(mode: int) -> str:
+    names = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return names.get(stat.S_IFMT(mode), "a device")
