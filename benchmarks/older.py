@@ -3,6 +3,8 @@
     python -m benchmarks.older python -m benchmarks --candidates 30
     python -m benchmarks.older resift verify
 
+CPUID and /proc/cpuinfo are both answered without them, so that an artifact's variants are chosen as on such a machine, too.
+
 Linux on x86 with CPUID faulting (cpuid_fault in /proc/cpuinfo) and a C compiler. The command and all that it starts are changed.
 """
 
