@@ -139,7 +139,7 @@ def cold_start(contender: Contender, model: str, pool: CandidatePool, threads: i
 
 
 def row(name: str, found: dict[str, Measured], baseline: str, pools: Sequence[CandidatePool]) -> dict[str, Any]:
-    """A system's line: the median over pools (of each pool's median), the 95th percentile over all measurements, ratios by repeat."""
+    """A system's line: the median over pools of each pool's median, the 95th percentile over all measurements."""
     own, other = found[name], found[baseline]
     medians = [statistics.median(seconds) for seconds in own.seconds]
     ratios = [
