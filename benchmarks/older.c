@@ -1,8 +1,10 @@
 /* Preloaded, this makes a process see its processor as one without AVX-512, VNNI and AMX: AVX2 is the best that is left.
 
-   /proc/cpuinfo is read from the file that OLDER_CPUINFO names, which lacks their names.
    The CPUID instruction is made to fault (arch_prctl(2), ARCH_SET_CPUID) and answered here with those bits cleared. Bits: Intel's
-   Software Developer's Manual, volume 2A, CPUID, leaf 7. */
+   Software Developer's Manual, volume 2A, CPUID, leaf 7.
+
+   /proc/cpuinfo, which the kernel fills with CPUID's answers to itself, opens as a copy without the names of those instructions,
+   whether by open, openat or fopen: their 64-bit names stand for the same functions on x86-64. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -12,12 +14,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 #define ARCH_SET_CPUID 0x1012
 #define BIT(n) (1u << (n))
+#define CPUINFO "/proc/cpuinfo"
+
+static const char *const HIDDEN[] = {"avx512", "avx10", "avx_vnni", "avx_ifma", "avx_ne_convert", "amx_"};
 
 static long allow_cpuid(long allowed) { return syscall(SYS_arch_prctl, ARCH_SET_CPUID, allowed); }
 
@@ -44,23 +50,6 @@ static void answer(int signal_number, siginfo_t *info, void *context) {
     registers[REG_RIP] += 2;
 }
 
-static const char *shown(const char *path) {
-    const char *other = getenv("OLDER_CPUINFO");
-    return other && !strcmp(path, "/proc/cpuinfo") ? other : path;
-}
-
-#define OPEN(name)                                                              \
-    int name(const char *path, int flags, ...) {                                \
-        va_list rest;                                                           \
-        va_start(rest, flags);                                                  \
-        mode_t mode = va_arg(rest, mode_t);                                     \
-        va_end(rest);                                                           \
-        int (*next)(const char *, int, ...) = dlsym(RTLD_NEXT, #name);          \
-        return next(shown(path), flags, mode);                                  \
-    }
-OPEN(open)
-OPEN(open64)
-
 __attribute__((constructor)) static void begin(void) {
     struct sigaction action = {.sa_sigaction = answer, .sa_flags = SA_SIGINFO | SA_NODEFER};
     sigaction(SIGSEGV, &action, NULL);
@@ -69,3 +58,62 @@ __attribute__((constructor)) static void begin(void) {
         exit(1);
     }
 }
+
+static FILE *open_stream(const char *path, const char *mode) {
+    FILE *(*next)(const char *, const char *) = (FILE * (*)(const char *, const char *)) dlsym(RTLD_NEXT, "fopen");
+    return next(path, mode);
+}
+
+static int is_hidden(const char *word) {
+    for (size_t i = 0; i < sizeof HIDDEN / sizeof *HIDDEN; i++)
+        if (!strncmp(word, HIDDEN[i], strlen(HIDDEN[i]))) return 1;
+    return 0;
+}
+
+/* A file descriptor of the copy, or -1. */
+static int older_cpuinfo(void) {
+    FILE *source = open_stream(CPUINFO, "re");
+    int copy = source ? memfd_create("cpuinfo", MFD_CLOEXEC) : -1;
+    char *line = NULL, *rest, *word;
+    size_t room = 0;
+    if (copy < 0) return -1;
+    while (getline(&line, &room, source) > 0)
+        for (rest = line; (word = strsep(&rest, " "));) {
+            if (is_hidden(word)) word = rest ? "" : "\n"; /* the last word of a line ends it */
+            dprintf(copy, "%s%s", word, rest && *word ? " " : "");
+        }
+    free(line);
+    fclose(source);
+    lseek(copy, 0, SEEK_SET);
+    return copy;
+}
+
+int openat(int folder, const char *path, int flags, ...) {
+    mode_t mode = 0;
+    if (flags & (O_CREAT | __O_TMPFILE)) {
+        va_list more;
+        va_start(more, flags);
+        mode = va_arg(more, mode_t);
+        va_end(more);
+    }
+    return strcmp(path, CPUINFO) ? syscall(SYS_openat, folder, path, flags, mode) : older_cpuinfo();
+}
+
+int open(const char *path, int flags, ...) {
+    mode_t mode = 0;
+    if (flags & (O_CREAT | __O_TMPFILE)) {
+        va_list more;
+        va_start(more, flags);
+        mode = va_arg(more, mode_t);
+        va_end(more);
+    }
+    return openat(AT_FDCWD, path, flags, mode);
+}
+
+FILE *fopen(const char *path, const char *mode) {
+    return strcmp(path, CPUINFO) ? open_stream(path, mode) : fdopen(older_cpuinfo(), mode);
+}
+
+int openat64(int folder, const char *path, int flags, ...) __attribute__((alias("openat")));
+int open64(const char *path, int flags, ...) __attribute__((alias("open")));
+FILE *fopen64(const char *path, const char *mode) __attribute__((alias("fopen")));

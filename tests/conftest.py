@@ -38,7 +38,12 @@ def checkpoint_of(built):
     """checkpoint_of(family, labels=1): a tiny trained checkpoint's folder."""
     import tiny
 
-    return lambda family, labels=1: built(f"{family}-{labels}", lambda folder: tiny.save(folder, family, labels=labels))
+    def make(family: str, labels: int = 1) -> Path:
+        if labels == 1:
+            return built(f"{family}-1", lambda folder: tiny.save(folder, family))
+        return built(f"{family}-{labels}", lambda folder: tiny.save_with_two_labels(folder, make(family)))
+
+    return make
 
 
 @pytest.fixture(scope="session")

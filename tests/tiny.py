@@ -129,7 +129,7 @@ def _finish(tok: Any, special: dict[str, str], first: str, last: str, pair: str)
     )
 
 
-def save(folder: Path, family: str, *, labels: int = 1, seed: int = 1) -> Path:
+def save(folder: Path, family: str, *, seed: int = 1) -> Path:
     """Writes a checkpoint folder and returns it.
 
     Every run and worker makes the same one but for a processor's rounding. With seed 1 all families pass the gate, trained
@@ -140,11 +140,35 @@ def save(folder: Path, family: str, *, labels: int = 1, seed: int = 1) -> Path:
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    model = transformers.AutoModelForSequenceClassification.from_config(config(family, labels))
+    model = transformers.AutoModelForSequenceClassification.from_config(config(family))
     fast = tokenizer(family)
     _train(model, fast)
     model.eval().save_pretrained(folder)
     fast.save_pretrained(folder)
+    return folder
+
+
+def save_with_two_labels(folder: Path, source: Path) -> Path:
+    """Writes the checkpoint at `source` with a head of two labels, whose log-odds are its logits, and returns the folder.
+
+    Either label alone ranks otherwise: both hold the same random direction as well.
+    """
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(source)
+    linear = ((name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    head = next(name for name, module in linear if module.out_features == 1)
+    torch.manual_seed(2)
+    weights = model.state_dict()
+    for name in (f"{head}.weight", f"{head}.bias"):
+        other = torch.randn(weights[name].shape) * weights[f"{head}.weight"].std()
+        weights[name] = torch.cat([other, other + weights[name]])
+    model.config.num_labels = 2
+    two = transformers.AutoModelForSequenceClassification.from_config(model.config)
+    two.load_state_dict(weights)
+    two.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return folder
 
 
@@ -169,7 +193,7 @@ def _train(model: Any, fast: Any, steps: int = 160) -> None:
             del batch["token_type_ids"]
         mask = batch["attention_mask"]
         excess = ((1 - 2 * (batch["input_ids"] % 2)) * mask).sum(1) / mask.sum(1).sqrt()
-        loss = torch.nn.functional.mse_loss(model(**batch).logits[:, -1], 2.5 * excess)
+        loss = torch.nn.functional.mse_loss(model(**batch).logits[:, 0], 2.5 * excess)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from resift import hub
 from resift.errors import ArtifactError
+from resift.graphfile import check_graph
 from resift.manifest import CARD, MANIFEST, Manifest, Variant, decode_manifest
 
 if TYPE_CHECKING:
@@ -78,13 +79,9 @@ class Artifact:
         return content
 
     def read_graph(self, variant: Variant) -> bytes:
-        """The variant's graph, which must hold all its weights itself."""
+        """The variant's graph. Raises ArtifactError for one that is more than operators and weights, as `check_graph` says."""
         graph = self.read(variant.file)
-        # The key under which ONNX names another file to read tensors from (TensorProto.external_data).
-        if b"location" in graph:
-            raise ArtifactError(
-                f"{self.folder / variant.file} reads weights from another file; expected one that holds them itself"
-            )
+        check_graph(graph, str(self.folder / variant.file))
         return graph
 
     def fingerprint(self) -> str:

@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 from resift_export.graph import CONTRIB, array_of, constant, insert, replace, serialize, tidy
 
 MASK_PROBE_WIDTHS = (1, 2, 3, 31, 127)
-"""Widths at which a mask is evaluated, beside the model's own max length, before it is dropped."""
+"""Widths at which a mask or a condition is evaluated, beside the model's own max length, before it is dropped."""
 ROWWISE = frozenset({"Add", "Sub", "Mul", "Div", "Gelu", "Tanh", "Relu", "Erf", "Sigmoid", "LayerNormalization", "Cast"})
 """Operators whose output at a token depends on that token alone (LayerNormalization: over the last axis)."""
 
@@ -27,6 +27,7 @@ def optimize(model: ir.Model, max_length: int) -> ir.Model:
     The graph has inputs int64[b, width] without padding, so a mask that is true everywhere at every width up to
     `max_length` masks nothing and is dropped.
     """
+    _settle_branches(model, max_length)
     _split_gemm(model)
     _settle_buckets(model)
     attentions = [node for node in model.graph if node.op_type == "Attention"]
@@ -37,6 +38,29 @@ def optimize(model: ir.Model, max_length: int) -> ir.Model:
     _read_first_token_only(model)
     tidy(model)
     return model
+
+
+def _settle_branches(model: ir.Model, max_length: int) -> None:
+    """An If whose condition is the same at every width, as shown by evaluating it, becomes the branch that it takes.
+
+    optimum's trace of DeBERTa-v2 asks whether queries are as many as keys. The engine loads no graph with an If left in it.
+    """
+    for node in [node for node in model.graph if node.op_type == "If"]:
+        condition = node.inputs[0]
+        assert condition is not None
+        answers = {bool(value.all()) for value in _values_at_widths(model, condition, max_length) if value is not None}
+        if len(answers) != 1:
+            continue
+        branch = node.attributes["then_branch" if answers.pop() else "else_branch"].as_graph()
+        inner, outputs = list(branch), list(branch.outputs)
+        branch.outputs.clear()
+        branch.remove(inner)
+        for value in list(branch.initializers.values()):
+            model.graph.register_initializer(value)
+        model.graph.insert_before(node, inner)
+        for old, new in zip(node.outputs, outputs, strict=True):
+            _name_as(old, new)
+        model.graph.remove(node, safe=True)
 
 
 def _split_gemm(model: ir.Model) -> None:
@@ -103,17 +127,24 @@ def _drop_masks(model: ir.Model, attentions: list[ir.Node], max_length: int) -> 
 
 
 def _masks_nothing(model: ir.Model, mask: ir.Value, max_length: int) -> bool:
-    probe = model.clone()
-    found = next((out for node in probe.graph for out in node.outputs if out.name == mask.name), None)
-    values = [array_of(mask)] if found is None else []
-    if found is not None:
-        probe.graph.outputs[:] = [found]
-        common.RemoveUnusedNodesPass()(probe)
-        session = onnxruntime.InferenceSession(serialize(probe), providers=["CPUExecutionProvider"])
-        for width in sorted({*(w for w in MASK_PROBE_WIDTHS if w < max_length), max_length}):
-            feed = {item.name: np.full((2, width), 5, np.int64) for item in session.get_inputs()}
-            values.append(cast("np.ndarray", session.run(None, feed)[0]))
+    values = _values_at_widths(model, mask, max_length)
     return all(value is not None and bool((value if value.dtype == np.bool_ else value == 0).all()) for value in values)
+
+
+def _values_at_widths(model: ir.Model, value: ir.Value, max_length: int) -> list[np.ndarray | None]:
+    """What `value` is at several widths up to the model's longest: its one constant, or its values by evaluation."""
+    probe = model.clone()
+    found = next((out for node in probe.graph for out in node.outputs if out.name == value.name), None)
+    if found is None:
+        return [array_of(value)]
+    probe.graph.outputs[:] = [found]
+    common.RemoveUnusedNodesPass()(probe)
+    session = onnxruntime.InferenceSession(serialize(probe), providers=["CPUExecutionProvider"])
+    values: list[np.ndarray | None] = []
+    for width in sorted({*(w for w in MASK_PROBE_WIDTHS if w < max_length), max_length}):
+        feed = {item.name: np.full((2, width), 5, np.int64) for item in session.get_inputs()}
+        values.append(cast("np.ndarray", session.run(None, feed)[0]))
+    return values
 
 
 def _fuse_attention(model: ir.Model, attention: ir.Node) -> None:

@@ -309,3 +309,35 @@ def test_an_older_opset_is_not_raised(optimized):
     model = optimized.clone()
     model.opset_imports[""] = 18
     assert lower_opset(model).opset_imports[""] == 18
+
+
+def conditional(condition):
+    """input_ids -> logits by an If: twice the sum of a row's ids where `condition` of (width, width) holds, else once."""
+    import graphs
+
+    def branch(name, factor):
+        output = onnx.helper.make_tensor_value_info(f"{name}_sum", onnx.TensorProto.FLOAT, None)
+        factors = onnx.helper.make_node("Constant", [], [f"{name}_factor"], value_float=factor)
+        return onnx.helper.make_graph(
+            [factors, onnx.helper.make_node("Mul", ["sum", f"{name}_factor"], [f"{name}_sum"])], name, [], [output]
+        )
+
+    nodes = [
+        onnx.helper.make_node("Shape", ["input_ids"], ["width"], start=1),
+        onnx.helper.make_node(condition, ["width", "other"], ["asked"]),
+        onnx.helper.make_node("Cast", ["input_ids"], ["floats"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("ReduceSum", ["floats", "axis"], ["sum"], keepdims=1),
+    ]
+    answer = onnx.helper.make_node("If", ["asked"], ["logits"], then_branch=branch("then", 2.0), else_branch=branch("else", 1.0))
+    return ir.from_proto(graphs.model(*nodes, answer=[answer], initializers=[graphs.constant("other", 30)]))
+
+
+@pytest.mark.parametrize(("condition", "left"), [("Equal", 0), ("Less", 1)])
+def test_an_if_becomes_the_branch_that_every_width_takes(condition, left):
+    # No width that is tried has 30 tokens, some have fewer.
+    model = conditional(condition)
+    feed = {"input_ids": np.array([[1, 2, 3], [4, 5, 6]])}
+    expected = run(model, feed)["logits"]
+    optimized = optimize(model, 128)
+    assert len(ops(optimized, "If")) == left
+    assert run(optimized, feed)["logits"].tolist() == expected.tolist()

@@ -1,0 +1,153 @@
+"""graphfile: what a file with an ONNX graph may hold, checked before onnxruntime reads it.
+
+The file is a serialized ModelProto. Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, the encoding
+is that of https://protobuf.dev/programming-guides/encoding/. Where a protobuf library would merge repeated parts of a message or
+take the last of several values, every part is checked, and what no ONNX writer produces is refused rather than interpreted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from resift.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FIELD_LIMIT = 200_000
+"""Fields read of one file, so that a hostile one is refused within a second. The embedded graph has 5,299."""
+ONNX_DOMAINS = frozenset({"", "ai.onnx"})
+CONTRIB = "com.microsoft"
+CONTRIB_OPERATORS = frozenset({"MatMulIntegerToFloat", "MultiHeadAttention"})
+"""Those that `resift export` emits. Others of that domain hold graphs, name files of execution providers, or call Python."""
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
+LONGEST_VARINT = 10
+STRING = 8
+"""TensorProto.DataType: for texts, onnxruntime takes memory by the declared shape, whatever the file holds."""
+ORT_FORMAT = b"ORTM"
+"""At byte 4 of onnxruntime's own format, which it tells from ONNX by this alone (a FlatBuffers file identifier)."""
+
+
+def check_graph(content: bytes, where: str) -> None:
+    """Raises ArtifactError unless `content` is an ONNX file whose graph is a plain sequence of operators with its weights inside.
+
+    Refused are tensors in other files, sparse tensors and tensors of texts (few bytes can declare terabytes), graphs within nodes
+    (Loop, If, Scan, SequenceMap), local functions, training graphs, operators of other domains than ONNX's, those of com.microsoft
+    that `resift export` does not emit, and onnxruntime's own file format. `where` names the file in messages.
+    """
+    walk = _Walk(where)
+    if content[4:8] == ORT_FORMAT:
+        walk.refuse("is in onnxruntime's own format, not ONNX")
+    walk.model(memoryview(content))
+
+
+class _Walk:
+    """One walk over one file: a method a message type."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._fields_left = FIELD_LIMIT
+
+    def refuse(self, found: str) -> NoReturn:
+        raise ArtifactError(
+            f"{self._where} {found}; expected a plain graph that holds its weights itself, as `resift export` writes it: "
+            "export its checkpoint again"
+        )
+
+    def model(self, message: memoryview) -> None:
+        for number, value in self._fields(message):
+            if number == 7:
+                self._graph(self._bytes(value))
+            elif number == 20:
+                self.refuse("holds a training graph")
+            elif number == 25:
+                self.refuse("defines functions of its own")
+
+    def _graph(self, message: memoryview) -> None:
+        for number, value in self._fields(message):
+            if number == 1:
+                self._node(self._bytes(value))
+            elif number == 5:
+                self._tensor(self._bytes(value))
+            elif number == 15:
+                self.refuse("holds a sparse tensor")
+
+    def _node(self, message: memoryview) -> None:
+        operator = domain = ""
+        for number, value in self._fields(message):
+            if number == 4:
+                operator = self._text(value)
+            elif number == 7:
+                domain = self._text(value)
+            elif number == 5:
+                self._attribute(self._bytes(value))
+        if domain not in ONNX_DOMAINS and not (domain == CONTRIB and operator in CONTRIB_OPERATORS):
+            self.refuse(f"has the operator {operator[:100]!r} of the domain {domain[:100]!r}, which is not ONNX's")
+
+    def _attribute(self, message: memoryview) -> None:
+        for number, value in self._fields(message):
+            if number in {5, 10}:
+                self._tensor(self._bytes(value))
+            elif number in {6, 11}:
+                self.refuse("has control flow: a node that holds a graph, as Loop and If do")
+            elif number in {22, 23}:
+                self.refuse("holds a sparse tensor")
+
+    def _tensor(self, message: memoryview) -> None:
+        for number, value in self._fields(message):
+            if number == 13 or (number == 14 and value != 0):
+                self.refuse("reads weights from another file")
+            # Libraries keep 32 bits of this number.
+            if number == 2 and isinstance(value, int) and value % (1 << 32) == STRING:
+                self.refuse("holds a tensor of texts")
+
+    def _fields(self, message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+        """Numbers and values of a message's fields: whole numbers, or the bytes of a string or an inner message."""
+        at, end = 0, len(message)
+        while at < end:
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                self.refuse(f"has more than {FIELD_LIMIT} fields")
+            tag, at = self._varint(message, at)
+            wire_type = tag & 7
+            value: int | memoryview
+            if wire_type == VARINT:
+                value, at = self._varint(message, at)
+            elif wire_type == BYTES:
+                length, start = self._varint(message, at)
+                at = start + length
+                value = message[start:at]
+            elif wire_type in FIXED_SIZES:
+                start, at = at, at + FIXED_SIZES[wire_type]
+                value = int.from_bytes(message[start:at], "little")
+            else:
+                self._refuse_encoding()
+            # Libraries keep 32 bits of a tag: a longer one would be another field to them.
+            if at > end or not 8 <= tag < 1 << 32:
+                self._refuse_encoding()
+            yield tag >> 3, value
+
+    def _varint(self, message: memoryview, at: int) -> tuple[int, int]:
+        """The number that begins at `at`, and where it ends."""
+        value = shift = 0
+        for byte in message[at : at + LONGEST_VARINT]:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        else:
+            self._refuse_encoding()
+        return value, at + shift // 7
+
+    def _bytes(self, value: int | memoryview) -> memoryview:
+        if isinstance(value, int):
+            self._refuse_encoding()
+        return value
+
+    def _text(self, value: int | memoryview) -> str:
+        return bytes(self._bytes(value)).decode(errors="replace")
+
+    def _refuse_encoding(self) -> NoReturn:
+        self.refuse("is not an ONNX file, or a damaged one")

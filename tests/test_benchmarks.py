@@ -1,0 +1,28 @@
+"""What the comparison's figures are taken over."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from conftest import REPOSITORY
+from resift.pools import CandidatePool
+
+
+@pytest.fixture
+def compare(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks import compare
+
+    return compare
+
+
+def test_percentiles_are_over_all_measurements(compare):
+    # One slow measurement in a pool of three: its median hides it, the 95th percentile of all twelve does not.
+    seconds = [[0.1, 0.1, 0.9], [0.1, 0.1, 0.9], [0.1, 0.1, 0.1], [0.1, 0.1, 0.1]]
+    scores = [np.array([1.0, 0.0])] * len(seconds)
+    found = {"a": compare.Measured(seconds, scores), "b": compare.Measured(seconds, scores)}
+    row = compare.row("a", found, "b", [CandidatePool("q", ["x", "y"], fields=[{}, {}])] * len(seconds))
+    assert row["p50_ms"] == pytest.approx(100)
+    assert row["p95_ms"] == pytest.approx(1000 * np.percentile(np.ravel(seconds), 95))
+    assert row["p95_ms"] > 800
