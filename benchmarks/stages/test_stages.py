@@ -12,6 +12,7 @@ from benchmarks.__main__ import OWN, sized
 from resift import Ranking, Reranker
 from resift.batching import plan_batches
 from resift.pools import read_pools
+from resift.reranker import stack
 from resift.scoring import activate
 
 
@@ -28,7 +29,7 @@ def pool():
 
 @pytest.fixture(scope="module")
 def encodings(reranker, pool):
-    return reranker._tokenizer.encode([pool.query] * len(pool.documents), pool.documents)
+    return reranker._tokenizer.encode(pool.query, pool.documents)
 
 
 def test_load(benchmark):
@@ -36,7 +37,7 @@ def test_load(benchmark):
 
 
 def test_encode(benchmark, reranker, pool):
-    benchmark(reranker._tokenizer.encode, [pool.query] * len(pool.documents), pool.documents)
+    benchmark(reranker._tokenizer.encode, pool.query, pool.documents)
 
 
 def test_plan(benchmark, reranker, encodings):
@@ -44,7 +45,8 @@ def test_plan(benchmark, reranker, encodings):
 
 
 def test_run(benchmark, reranker, encodings):
-    batches = [encodings.stack(batch.rows) for batch in plan_batches(encodings.lengths, reranker.resolved.token_budget)]
+    planned = plan_batches(encodings.lengths, reranker.resolved.token_budget)
+    batches = [stack([(encodings, row) for row in batch.rows]) for batch in planned]
     benchmark(lambda: list(reranker._session.run_all(batches)))
 
 

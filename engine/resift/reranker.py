@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.artifact import Artifact
+    from resift.pairs import Encodings
 
 
 class _Scored(NamedTuple):
@@ -167,17 +168,26 @@ class Reranker:
         return _reload, (type(self), self.artifact.folder, self.artifact.links_into, self._asked_provider, self.settings)
 
     def _run(self, queries: Sequence[str], documents: Sequence[str]) -> _Scored:
-        """Stops 1 to 4; pairs that occur twice are scored once."""
+        """Stops 1 to 4; pairs that occur twice are scored once. Pairs of one query are encoded together."""
         self._session.check_open()
-        distinct = {pair: row for row, pair in enumerate(dict.fromkeys(zip(queries, documents, strict=True)))}
-        encodings = self._tokenizer.encode([query for query, _ in distinct], [document for _, document in distinct])
-        logits = np.empty(len(distinct), np.float32)
-        batches = plan_batches(encodings.lengths, self.resolved.token_budget)
-        with closing(self._session.run_all(encodings.stack(batch.rows) for batch in batches)) as answers:
+        places: dict[str, dict[str, int]] = {}
+        for query, document in zip(queries, documents, strict=True):
+            rows = places.setdefault(query, {})
+            rows.setdefault(document, len(rows))
+        encoded = [self._tokenizer.encode(query, list(rows)) for query, rows in places.items()]
+        rows_of = [(encodings, row) for encodings in encoded for row in range(len(encodings))]
+        logits = np.empty(len(rows_of), np.float32)
+        batches = plan_batches(
+            np.array([encodings.lengths[row] for encodings, row in rows_of], np.int32), self.resolved.token_budget
+        )
+        with closing(self._session.run_all(stack([rows_of[row] for row in batch.rows]) for batch in batches)) as answers:
             for batch, answer in zip(batches, answers, strict=True):
                 logits[batch.rows] = relevance(answer)
-        places = np.array([distinct[pair] for pair in zip(queries, documents, strict=True)], np.int64)
-        return _Scored(logits[places], encodings.tokens_cut[places], encodings.query_tokens_cut[places])
+        firsts = dict(zip(places, np.cumsum([0, *map(len, encoded)]).tolist(), strict=False))
+        order = np.array([firsts[query] + places[query][document] for query, document in zip(queries, documents, strict=True)], int)
+        tokens_cut = np.array([encodings.tokens_cut[row] for encodings, row in rows_of], np.int32)
+        query_tokens_cut = np.array([encodings.query_tokens_cut for encodings, _ in rows_of], np.int32)
+        return _Scored(logits[order], tokens_cut[order], query_tokens_cut[order])
 
     def _check_tokenizer(self) -> None:
         pair = self.artifact.manifest.pair
@@ -190,6 +200,15 @@ class Reranker:
                 f"tokenizer.json knows {self._tokenizer.vocabulary} tokens, the model {pair.vocabulary}; "
                 "it is another model's: export the artifact again"
             )
+
+
+def stack(rows: Sequence[tuple[Encodings, int]]) -> dict[str, NDArray[np.int64]]:
+    """The graph's inputs, int64[b, width] each, for pairs of one length, each a row of its encodings."""
+    pairs = [encodings.row(row) for encodings, row in rows]
+    return {
+        "input_ids": np.stack([ids for ids, _ in pairs]).astype(np.int64),
+        "token_type_ids": np.stack([segment_ids for _, segment_ids in pairs]).astype(np.int64),
+    }
 
 
 def _reload(kind: type[Reranker], folder: Path, links_into: Path | None, provider: str, settings: Settings) -> Reranker:

@@ -78,7 +78,7 @@ class Checkpoint:
 
         Raises InputError for a query so long that it would leave the document less than a quarter of the room.
         """
-        if query_tokens_over := PairTokenizer(self.tokenizer_json(), self.max_length).encode([query], [""]).query_tokens_cut[0]:
+        if query_tokens_over := PairTokenizer(self.tokenizer_json(), self.max_length).encode(query, [""]).query_tokens_cut:
             raise InputError(f"the query {query[:60]!r} is {query_tokens_over} tokens too long for {self.id}; shorten it")
         if not documents:
             return np.empty(0, np.float32)
@@ -212,11 +212,11 @@ def _check_tokenizer(checkpoint: Checkpoint) -> None:
     """The engine joins query and document itself: that must be the tokenizer's own pair encoding."""
     query, document = "where do rivers begin", "Rivers begin at springs, glaciers or lakes, and in bogs."
     own = checkpoint.tokenizer(query, document)
-    ours = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length).encode([query], [document])
-    same_segments = "token_type_ids" not in checkpoint.inputs or own.get("token_type_ids") == ours.segment_ids[0].tolist()
-    if own["input_ids"] != ours.ids[0].tolist() or not same_segments:
+    ids, segment_ids = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length).encode(query, [document]).row(0)
+    same_segments = "token_type_ids" not in checkpoint.inputs or own.get("token_type_ids") == segment_ids.tolist()
+    if own["input_ids"] != ids.tolist() or not same_segments:
         raise ExportError(
-            f"tokenizer.json encodes a pair as {ours.ids[0].tolist()}, "
+            f"tokenizer.json encodes a pair as {ids.tolist()}, "
             f"{type(checkpoint.tokenizer).__name__} as {own['input_ids']}; expected the same: "
             "save the tokenizer again with its fast version"
         )

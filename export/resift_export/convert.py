@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from resift.pairs import PairTokenizer
 from resift.parity import Certificate, refuse
 from resift_export import checkpoint as checkpoints
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
 
@@ -77,7 +78,7 @@ def convert(  # noqa: PLR0913 - the command line's choices, by name
 def feeds(checkpoint: Checkpoint, pairs: Sequence[CalibrationPair]) -> Iterator[dict[str, NDArray[np.int64]]]:
     """The graph's inputs for each pair alone."""
     tokenizer = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length)
-    encodings = tokenizer.encode([pair.query for pair in pairs], [pair.document for pair in pairs])
-    for ids, segment_ids in zip(encodings.ids, encodings.segment_ids, strict=True):
-        inputs = {"input_ids": ids[None], "token_type_ids": segment_ids[None]}
+    for pair in pairs:
+        ids, segment_ids = tokenizer.encode(pair.query, [pair.document]).row(0)
+        inputs = {"input_ids": ids[None].astype(np.int64), "token_type_ids": segment_ids[None].astype(np.int64)}
         yield {name: inputs[name] for name in checkpoint.inputs}

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
+from resift import pairs
 from resift.errors import ArtifactError, InputError
 from resift.pairs import PairTokenizer
 
@@ -39,13 +40,14 @@ def own_pair(fast, query, document, **cut):
 @settings(max_examples=200, deadline=None)
 @given(query=TEXT, documents=st.lists(TEXT, min_size=1, max_size=4))
 def test_pairs_are_encoded_as_the_tokenizer_itself_does_with_only_second(fast, ours, query, documents):
-    encodings = ours.encode([query] * len(documents), documents)
-    if encodings.query_tokens_cut[0]:
+    encodings = ours.encode(query, documents)
+    if encodings.query_tokens_cut:
         return  # only_second has no answer there: see the long query's own tests
     for row, document in enumerate(documents):
         own = own_pair(fast, query, document, truncation="only_second", max_length=MAX_LENGTH)
-        assert encodings.ids[row].tolist() == own["input_ids"]
-        assert encodings.segment_ids[row].tolist() == own["token_type_ids"]
+        ids, segment_ids = encodings.row(row)
+        assert ids.tolist() == own["input_ids"]
+        assert segment_ids.tolist() == own["token_type_ids"]
         assert encodings.lengths[row] == len(own["input_ids"])
         assert encodings.tokens_cut[row] == len(own_pair(fast, query, document)["input_ids"]) - len(own["input_ids"])
 
@@ -54,35 +56,75 @@ def test_a_long_query_leaves_the_document_a_quarter_of_the_room(fast, ours):
     special = len(own_pair(fast, "", "")["input_ids"])
     room = MAX_LENGTH - special
     tokens = fast("tides " * 40, add_special_tokens=False)["input_ids"]
-    encodings = ours.encode(["tides " * 40], ["water " * 40])
+    encodings = ours.encode("tides " * 40, ["water " * 40])
     assert encodings.lengths[0] == MAX_LENGTH
-    assert encodings.query_tokens_cut[0] == len(tokens) - (room - room // 4)
+    assert encodings.query_tokens_cut == len(tokens) - (room - room // 4)
     assert encodings.tokens_cut[0] == len(fast("water " * 40, add_special_tokens=False)["input_ids"]) - room // 4
 
 
-def test_a_query_is_cut_the_same_whatever_its_document(ours):
-    encodings = ours.encode(["tides " * 40] * 2, ["", "water " * 40])
-    assert encodings.query_tokens_cut[0] == encodings.query_tokens_cut[1] > 0
+def test_a_query_is_cut_the_same_whatever_its_documents(ours):
+    cuts = [ours.encode("tides " * 40, documents).query_tokens_cut for documents in ([], [""], ["water " * 40])]
+    assert cuts[0] == cuts[1] == cuts[2] > 0
 
 
 def test_lone_surrogates_are_read_as_replacement_characters(ours):
-    broken, mended = ours.encode(["a \ud800 b"] * 2, ["x\udfffy", "x\ufffdy"]), ours.encode(["a \ufffd b"], ["x\ufffdy"])
-    assert broken.ids[0].tolist() == broken.ids[1].tolist() == mended.ids[0].tolist()
+    broken, mended = ours.encode("a \ud800 b", ["x\udfffy", "x\ufffdy"]), ours.encode("a \ufffd b", ["x\ufffdy"])
+    assert broken.row(0)[0].tolist() == broken.row(1)[0].tolist() == mended.ids.tolist()
 
 
 def test_a_megabyte_document_is_cut_and_counted(ours):
-    encodings = ours.encode(["tides"], ["water " * 170_000])
+    encodings = ours.encode("tides", ["water " * 170_000])
     assert encodings.lengths[0] == MAX_LENGTH
     assert encodings.tokens_cut[0] > 160_000
 
 
 def test_threads_share_one_tokenizer(ours):
     texts = tiny.texts()[:80]
-    expected = [ours.encode([text], [text[::-1]]).ids[0].tolist() for text in texts]
+    expected = [ours.encode(text, [text[::-1]]).ids.tolist() for text in texts]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
-            found = list(pool.map(lambda text: ours.encode([text], [text[::-1]]).ids[0].tolist(), texts))
+            found = list(pool.map(lambda text: ours.encode(text, [text[::-1]]).ids.tolist(), texts))
             assert found == expected
+
+
+@given(query=TEXT, documents=st.lists(TEXT, max_size=8), characters=st.integers(1, 60), size=st.integers(1, 4))
+@settings(max_examples=50, deadline=None)
+def test_parts_are_the_encodings_in_steps(ours, query, documents, characters, size):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "PART_CHARACTERS", characters)
+        patch.setattr(pairs, "PART_DOCUMENTS", size)
+        parts = list(ours.parts(query, documents))
+        joined = ours.encode(query, documents)
+    alone = [ours.encode(query, [document]) for document in documents]
+    assert [part.lengths.tolist() for part in alone] == [[length] for length in joined.lengths.tolist()]
+    for name in ("ids", "segment_ids", "tokens_cut", "at_least"):
+        expected = [value for part in alone for value in getattr(part, name).tolist()]
+        assert getattr(joined, name).tolist() == expected
+        assert [value for part in parts for value in getattr(part, name).tolist()] == expected
+    assert {part.query_tokens_cut for part in parts} <= {joined.query_tokens_cut}
+    assert all(1 <= len(part) <= size for part in parts)
+    start = 0
+    for part in parts:
+        # A part ends with the document that reaches the bound.
+        assert sum(len(document) for document in documents[start : start + len(part) - 1]) < characters
+        start += len(part)
+
+
+def test_no_documents_are_no_parts_and_an_empty_encoding(ours):
+    assert list(ours.parts("tides", [])) == []
+    empty = ours.encode("tides", [])
+    assert (len(empty), empty.ids.tolist(), empty.offsets.tolist()) == (0, [], [0])
+
+
+def test_encodings_are_flat_int32_and_rows_are_views(ours):
+    encodings = ours.encode("tides", ["water", "", "the moon pulls"])
+    types = {name: getattr(encodings, name).dtype for name in ("ids", "segment_ids", "lengths", "tokens_cut", "at_least")}
+    assert types == {"ids": "int32", "segment_ids": "int32", "lengths": "int32", "tokens_cut": "int32", "at_least": "bool"}
+    assert len(encodings.ids) == len(encodings.segment_ids) == encodings.lengths.sum()
+    for number in range(3):
+        for view in encodings.row(number):
+            assert len(view) == encodings.lengths[number]
+            assert view.base is not None
 
 
 def test_truncation_and_padding_of_the_file_are_not_obeyed(fast, ours):
@@ -91,7 +133,7 @@ def test_truncation_and_padding_of_the_file_are_not_obeyed(fast, ours):
     sides = {"direction": "Left", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
     content["padding"] = {"strategy": {"Fixed": 99}, **sides}
     spoilt = PairTokenizer(json.dumps(content).encode(), MAX_LENGTH)
-    assert spoilt.encode(["tides"], ["water rises"]).ids[0].tolist() == ours.encode(["tides"], ["water rises"]).ids[0].tolist()
+    assert spoilt.encode("tides", ["water rises"]).ids.tolist() == ours.encode("tides", ["water rises"]).ids.tolist()
 
 
 def test_no_room_for_two_texts_is_refused(fast):
