@@ -72,10 +72,15 @@ def test_lone_surrogates_are_read_as_replacement_characters(ours):
     assert broken.row(0)[0].tolist() == broken.row(1)[0].tolist() == mended.ids.tolist()
 
 
-def test_a_megabyte_document_is_cut_and_counted(ours):
-    encodings = ours.encode("tides", ["water " * 170_000])
-    assert encodings.lengths[0] == MAX_LENGTH
-    assert encodings.tokens_cut[0] > 160_000
+def test_tokens_are_counted_up_to_100_000_characters_and_at_least_as_many_beyond(fast, ours):
+    text = ("water " * 17_000)[:100_000]
+    encodings = ours.encode("tides", [text, text + "s", "water " * 170_000])
+    assert encodings.lengths.tolist() == [MAX_LENGTH] * 3
+    assert encodings.at_least.tolist() == [False, True, True]
+    exact = [len(own_pair(fast, "tides", document)["input_ids"]) - MAX_LENGTH for document in (text, text + "s")]
+    assert encodings.tokens_cut[0] == exact[0]
+    assert exact[1] - 10 < encodings.tokens_cut[1] <= exact[1]
+    assert exact[0] - 10 < encodings.tokens_cut[2] <= exact[0]
 
 
 def test_threads_share_one_tokenizer(ours):
