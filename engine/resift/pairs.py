@@ -30,6 +30,8 @@ COUNTED = 100_000
 """Characters of a text up to which all its tokens are counted."""
 LONGER = (200_000, 400_000)
 """Characters up to which a longer text that cannot be cut at a seam is encoded whole."""
+PROBE = "a \uff21\ufb01 e\u0301 \u6771\u4eac \U0001f30a \ue000\uffff"
+"""Encoded at load: letters that normalizers map, and some that few vocabularies have."""
 PART_CHARACTERS = 100_000
 """`PairTokenizer.parts` yields as soon as this many characters for each usable core were encoded (0.1 s to 0.3 s), ..."""
 PART_DOCUMENTS = 64
@@ -117,6 +119,7 @@ class PairTokenizer:
                 f"max_length is {max_length} tokens, of which {special_tokens} are special; "
                 f"expected at least {special_tokens + DOCUMENT_SHARE}, so that both texts have room"
             )
+        self._encode_whole([PROBE])
         with _refusing("tokenizer.json cannot encode a pair"):
             self._template = self._read_template()
             largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -236,7 +239,8 @@ def _refusing(failure: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise ArtifactError(f"{failure}: {str(error)[:300]}; export the artifact again") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"{failure}: {reason}; export the artifact again") from error
 
 
 _forked = False

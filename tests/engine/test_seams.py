@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import io
-
 import pytest
-import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
@@ -42,23 +39,6 @@ PIECES = st.sampled_from([*PLAIN, *SPECIAL, *MARKED, "क्", "ष"])
 TEXT = st.lists(PIECES | st.text(max_size=3), max_size=30).map("".join)
 
 
-def charsmap() -> bytes:
-    """The nmt_nfkc character map that sentencepiece builds into its models, as XLM-RoBERTa and DeBERTa have it."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(tiny.texts()), model_writer=model, vocab_size=400, hard_vocab_limit=False, minloglevel=2
-    )
-    content = model.getvalue()
-    # normalizer_spec { name: "nmt_nfkc" precompiled_charsmap: (length as a varint, bytes) }
-    place = content.index(b"\x0a\x08nmt_nfkc\x12") + 11
-    length = shift = 0
-    while True:
-        length |= (content[place] & 127) << shift
-        shift, place = shift + 7, place + 1
-        if content[place - 1] < 128:
-            return content[place : place + length]
-
-
 def variant(family, normalizer=None, pre_tokenizer=None, added=()):
     """A tokenizer of tiny's with other components."""
     changed = Tokenizer.from_str(tiny.tokenizer(family).backend_tokenizer.to_str())
@@ -77,7 +57,7 @@ def without_pre_tokenizer(family):
 
 
 def unigram(pre_tokenizer, *chain):
-    return lambda: variant("xlm-roberta", normalizers.Sequence([*chain, normalizers.Precompiled(charsmap())]), pre_tokenizer)
+    return lambda: variant("xlm-roberta", normalizers.Sequence([*chain, normalizers.Precompiled(tiny.charsmap())]), pre_tokenizer)
 
 
 def byte_level(*parts, **keywords):
@@ -107,7 +87,7 @@ KINDS = {
     "deberta": (
         lambda: variant(
             "xlm-roberta",
-            normalizers.Sequence([normalizers.Strip(), normalizers.Precompiled(charsmap()), normalizers.Replace(SPACES, " ")]),
+            normalizers.Sequence([normalizers.Strip(), normalizers.Precompiled(tiny.charsmap()), normalizers.Replace(SPACES, " ")]),
             pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), META()]),
         ),
         " ",

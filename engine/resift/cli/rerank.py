@@ -109,7 +109,8 @@ def table(ranking: Ranking, width: int | None) -> str:
     lines = [f"{'rank':>4}  {'score':>8}  {'line':>5}  document"]
     for rank, result in enumerate(ranking, 1):
         text = " ".join(result.document.split())
-        cut = f"  ({result.tokens_cut} tokens cut)" if result.tokens_cut else ""
+        least = "at least " if result.tokens_cut_at_least else ""
+        cut = f"  ({least}{result.tokens_cut} tokens cut)" if result.tokens_cut or least else ""
         room = None if width is None else max(20, width - 23 - len(cut))
         if room is not None and len(text) > room:
             text = text[: room - 1] + "…"
