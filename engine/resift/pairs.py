@@ -53,7 +53,7 @@ class Encodings:
     at_least: NDArray[np.bool_]
     """bool[n]: tokens_cut is a lower bound, as the document was too long to be counted to its end"""
     query_tokens_cut: int
-    """tokens dropped at the end of the query"""
+    """tokens dropped at the end of the query; of one of more than COUNTED characters a lower bound"""
     offsets: NDArray[np.int64] = field(init=False)
     """int64[n + 1]: pair i is the tokens from offsets[i] up to offsets[i + 1]"""
 

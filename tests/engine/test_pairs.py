@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,6 +86,31 @@ def test_tokens_are_counted_up_to_100_000_characters_and_at_least_as_many_beyond
     assert encodings.tokens_cut[0] == exact[0]
     assert exact[1] - 10 < encodings.tokens_cut[1] <= exact[1]
     assert exact[0] - 10 < encodings.tokens_cut[2] <= exact[0]
+
+
+class Marked(str):
+    """A str of another type, as numpy.str_ is."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("text", ["tides rise", "潮 \ud800", "the tides rise " * 20_000], ids=["short", "surrogate", "long"])
+def test_a_subclass_of_str_is_read_as_the_str_it_holds(ours, text):
+    expected = ours.encode(text, [text])
+    for kind in (Marked, np.str_):
+        found = ours.encode(kind(text), [kind(text)])
+        assert found.ids.tolist() == expected.ids.tolist()
+        assert (found.query_tokens_cut, found.tokens_cut.tolist()) == (expected.query_tokens_cut, expected.tokens_cut.tolist())
+
+
+def test_a_text_whose_first_part_has_few_tokens_is_read_further(fast, ours):
+    # Blanks are no tokens to BERT: the words begin beyond what is counted.
+    for blanks, exact in ((150_000, True), (250_000, True), (395_000, False)):
+        text = " " * blanks + "the tides rise " * 1_000
+        [own] = fast([""], [text], truncation="only_second", max_length=MAX_LENGTH)["input_ids"]
+        encodings = ours.encode("", [text])
+        assert encodings.ids.tolist() == own
+        assert exact or encodings.at_least[0]
 
 
 def test_threads_share_one_tokenizer(ours):
@@ -217,6 +244,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     assert int(run(script)) < 500
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that interrupts")
 def test_an_interrupt_is_seen_between_two_parts():
     script = """
 def interrupt(*_):
