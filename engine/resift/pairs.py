@@ -34,7 +34,7 @@ PROBE = "a \uff21\ufb01 e\u0301 \u6771\u4eac \U0001f30a \ue000\uffff"
 """Encoded at load: letters that normalizers map, and some that few vocabularies have."""
 PART_CHARACTERS = 100_000
 """`PairTokenizer.parts` yields as soon as this many characters for each usable core were encoded (0.1 s to 0.3 s), ..."""
-PART_DOCUMENTS = 64
+PART_DOCUMENTS = 256
 """... or this many documents."""
 
 
@@ -122,9 +122,8 @@ class PairTokenizer:
         self._encode_whole([PROBE])
         with _refusing("tokenizer.json cannot encode a pair"):
             self._template = self._read_template()
-            largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-        self.vocabulary = 1 + max(largest, *self._empty.ids, -1)
-        """The largest token id that it can give, plus one: embeddings the model must have."""
+            self.vocabulary = 1 + max(self._largest_id(), *self._empty.ids, -1)
+            """The largest token id that it can give, plus one: embeddings the model must have."""
         if self._template.special.tolist() != [self._empty.ids, self._empty.type_ids]:
             raise ArtifactError("tokenizer.json joins two empty texts in another way than others; export the artifact again")
         if self.vocabulary > np.iinfo(np.int32).max:
@@ -203,6 +202,12 @@ class PairTokenizer:
         )
         added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
         return seam_spaces(normalizer, pre_tokenizer, [*added, *map(self._normalize, added)])
+
+    def _largest_id(self) -> int:
+        count = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        if all(self._tokenizer.id_to_token(number) is not None for number in range(count)):
+            return count - 1  # each of them has one id: none is left for another
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def _read_template(self) -> PairTemplate:
         """Reads it off the pair of a text with itself; any text that has tokens will do."""
