@@ -205,7 +205,7 @@ class PairTokenizer:
 
     def _largest_id(self) -> int:
         count = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        if all(self._tokenizer.id_to_token(number) is not None for number in range(count)):
+        if None not in map(self._tokenizer.id_to_token, range(count)):
             return count - 1  # each of them has one id: none is left for another
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
