@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import math
 from pathlib import Path
@@ -25,6 +27,26 @@ def texts() -> list[str]:
     """Our own queries and documents, to train tokenizers on."""
     lines = [json.loads(line) for line in (TEXTS / "calibration.jsonl").read_text().splitlines()]
     return [text for line in lines for text in (line["query"], line["document"])]
+
+
+@functools.cache
+def charsmap() -> bytes:
+    """The nmt_nfkc character map that sentencepiece builds into its models, as XLM-RoBERTa and DeBERTa have it."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts()), model_writer=model, vocab_size=400, hard_vocab_limit=False, minloglevel=2
+    )
+    content = model.getvalue()
+    # normalizer_spec { name: "nmt_nfkc" precompiled_charsmap: (length as a varint, bytes) }
+    place = content.index(b"\x0a\x08nmt_nfkc\x12") + 11
+    length = shift = 0
+    while True:
+        length |= (content[place] & 127) << shift
+        shift, place = shift + 7, place + 1
+        if content[place - 1] < 128:
+            return content[place : place + length]
 
 
 def config(family: str, labels: int = 1) -> Any:

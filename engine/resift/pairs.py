@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from resift.errors import ArtifactError, InputError
+from resift.errors import ArtifactError, InputError, ResiftError
+from resift.machine import usable_cores
+from resift.seams import last_seam, seam_spaces
+from resift.template import PairTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,9 +24,17 @@ if TYPE_CHECKING:
 DOCUMENT_SHARE = 4
 """A query may take all but one part in DOCUMENT_SHARE of a pair's room; what a longer one has beyond that is cut."""
 
-PART_CHARACTERS = 200_000
-"""`PairTokenizer.parts` yields as soon as this many characters were encoded, ..."""
-PART_DOCUMENTS = 64
+SOURCE_BYTES = 1 << 28
+"""Largest tokenizer.json; those of a million tokens have some 64 MB."""
+COUNTED = 100_000
+"""Characters of a text up to which all its tokens are counted."""
+LONGER = (200_000, 400_000)
+"""Characters up to which a longer text that cannot be cut at a seam is encoded whole."""
+PROBE = "a \uff21\ufb01 e\u0301 \u6771\u4eac \U0001f30a \ue000\uffff"
+"""Encoded at load: letters that normalizers map, and some that few vocabularies have."""
+PART_CHARACTERS = 100_000
+"""`PairTokenizer.parts` yields as soon as this many characters for each usable core were encoded (0.1 s to 0.3 s), ..."""
+PART_DOCUMENTS = 256
 """... or this many documents."""
 
 
@@ -39,7 +53,7 @@ class Encodings:
     at_least: NDArray[np.bool_]
     """bool[n]: tokens_cut is a lower bound, as the document was too long to be counted to its end"""
     query_tokens_cut: int
-    """tokens dropped at the end of the query"""
+    """tokens dropped at the end of the query; of one of more than COUNTED characters a lower bound"""
     offsets: NDArray[np.int64] = field(init=False)
     """int64[n + 1]: pair i is the tokens from offsets[i] up to offsets[i + 1]"""
 
@@ -72,88 +86,179 @@ class PairTokenizer:
     (https://huggingface.co/docs/tokenizers/components#postprocessors). The one departure is a query so long that it
     would leave the document less than a quarter of the room: only_second fails on it, here its end is cut and reported.
 
+    A text of more than COUNTED characters is cut at a seam (see seams.py) first, which leaves the tokens kept as they are and
+    makes the number of tokens cut a lower bound. One that has no seam there, or fewer tokens than are kept, is encoded whole
+    up to each of LONGER: up to the first that holds the tokens kept, or the last.
+
     Any str can be encoded; a lone surrogate, which has no UTF-8 form, is read as U+FFFD.
     """
 
     def __init__(self, source: bytes, max_length: int) -> None:
         """Reads `source`, the content of a tokenizer.json, for pairs of at most `max_length` tokens.
 
-        Raises ArtifactError if it cannot be read, InputError if `max_length` has no room for two texts.
+        Raises ArtifactError if it cannot be read or used for pairs, InputError if `max_length` has no room for two texts.
         """
         from tokenizers import Tokenizer
 
-        try:
+        if len(source) > SOURCE_BYTES:
+            raise ArtifactError(f"tokenizer.json has {len(source):,} bytes; expected at most {SOURCE_BYTES:,}")
+        self._cores = usable_cores()
+        with _refusing("tokenizer.json cannot be read"):
             self._tokenizer = Tokenizer.from_buffer(source)
-        except ValueError as error:
-            raise ArtifactError(f"tokenizer.json cannot be read: {error}; export the artifact again") from error
-        # Set once and never again: threads share the tokenizer, and toggling them fails with "Already borrowed".
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        special_tokens = self._tokenizer.num_special_tokens_to_add(is_pair=True)
+            # Set once and never again: threads share the tokenizer, and toggling them fails with "Already borrowed".
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self._seam_spaces = self._find_seam_spaces()
+            self._empty = self._tokenizer.encode("", "")
+        if dropout := getattr(self._tokenizer.model, "dropout", None):
+            raise ArtifactError(f"tokenizer.json drops {dropout:.0%} of the merges at random; set model.dropout in it to null")
+        special_tokens = len(self._empty)
         self._room = max_length - special_tokens
         if self._room < DOCUMENT_SHARE:
             raise InputError(
                 f"max_length is {max_length} tokens, of which {special_tokens} are special; "
                 f"expected at least {special_tokens + DOCUMENT_SHARE}, so that both texts have room"
             )
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of tokens it knows."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        self._encode_whole([PROBE])
+        with _refusing("tokenizer.json cannot encode a pair"):
+            self._template = self._read_template()
+            self.vocabulary = 1 + max(self._largest_id(), *self._empty.ids, -1)
+            """The largest token id that it can give, plus one: embeddings the model must have."""
+        if self._template.special.tolist() != [self._empty.ids, self._empty.type_ids]:
+            raise ArtifactError("tokenizer.json joins two empty texts in another way than others; export the artifact again")
+        if self.vocabulary > np.iinfo(np.int32).max:
+            raise ArtifactError(f"tokenizer.json gives the token id {self.vocabulary - 1}; expected less than 2**31")
 
     def template(self) -> list[str]:
         """The tokens around an empty query and an empty document, such as [CLS] [SEP] [SEP], each with its segment id."""
-        pair = self._tokenizer.encode("", "")
-        return [f"{token}:{segment}" for token, segment in zip(pair.tokens, pair.type_ids, strict=True)]
+        return [f"{token}:{segment}" for token, segment in zip(self._empty.tokens, self._empty.type_ids, strict=True)]
 
     def encode(self, query: str, documents: Sequence[str]) -> Encodings:
-        """Encodes the pairs of `query` with each of n `documents`."""
+        """Encodes the pairs of `query` with each of n `documents`. Raises ArtifactError if the tokenizer fails on a text."""
         return Encodings.join(list(self.parts(query, documents)) or [self._encode_pairs(*self._encode_query(query), [])])
 
     def parts(self, query: str, documents: Sequence[str]) -> Iterator[Encodings]:
         """`encode` in steps: yields the encodings of consecutive documents after each bounded amount of text.
 
-        A caller who stops between two parts spends at most PART_CHARACTERS and one document on what is not wanted. All parts
+        A caller can stop between two parts, which the bounds PART_CHARACTERS and PART_DOCUMENTS keep below a second. All parts
         together hold every document once; no documents are no parts.
         """
-        start, characters = 0, 0
+        start, characters, enough = 0, 0, PART_CHARACTERS * self._cores
         encoded_query = self._encode_query(query) if documents else None
         for end, document in enumerate(documents, 1):
-            characters += len(document)
-            if encoded_query and (characters >= PART_CHARACTERS or end - start == PART_DOCUMENTS or end == len(documents)):
+            characters += min(len(document), LONGER[-1])
+            if encoded_query and (characters >= enough or end - start == PART_DOCUMENTS or end == len(documents)):
                 yield self._encode_pairs(*encoded_query, documents[start:end])
                 start, characters = end, 0
 
-    def _encode_query(self, query: str) -> tuple[Encoding, int]:
-        """The query's encoding and how many tokens beyond its share were cut from it."""
-        [encoding] = self._encode_texts([query])
+    def _encode_query(self, query: str) -> tuple[list[int], int]:
+        """The query's token ids within its share, and how many beyond it were cut."""
         limit = self._room - self._room // DOCUMENT_SHARE
-        excess = max(0, len(encoding) - limit)
-        if excess:
-            encoding.truncate(limit)
-        return encoding, excess
+        [text] = self._encode_texts([query], limit)
+        return text.ids, text.tokens_cut
 
-    def _encode_pairs(self, query: Encoding, query_tokens_cut: int, documents: Sequence[str]) -> Encodings:
-        room = self._room - len(query)
-        pairs = []
-        tokens_cut = np.zeros(len(documents), np.int32)
-        for row, document in enumerate(self._encode_texts(documents)):
-            tokens_cut[row] = max(0, len(document) - room)
-            if tokens_cut[row]:
-                document.truncate(room)
-            pairs.append(self._tokenizer.post_process(query, document))
+    def _encode_pairs(self, query: list[int], query_tokens_cut: int, documents: Sequence[str]) -> Encodings:
+        texts = self._encode_texts(documents, self._room - len(query))
+        ids, segment_ids = self._template.join(query, [text.ids for text in texts])
         return Encodings(
-            ids=np.array([token for pair in pairs for token in pair.ids], np.int32),
-            segment_ids=np.array([segment for pair in pairs for segment in pair.type_ids], np.int32),
-            lengths=np.array([len(pair) for pair in pairs], np.int32),
-            tokens_cut=tokens_cut,
-            at_least=np.zeros(len(documents), np.bool_),
+            ids=ids,
+            segment_ids=segment_ids,
+            lengths=np.array([self._template.special.shape[1] + len(query) + len(text.ids) for text in texts], np.int32),
+            tokens_cut=np.array([text.tokens_cut for text in texts], np.int32),
+            at_least=np.array([text.at_least for text in texts], np.bool_),
             query_tokens_cut=query_tokens_cut,
         )
 
-    def _encode_texts(self, texts: Sequence[str]) -> list[Encoding]:
-        return self._tokenizer.encode_batch_fast([_encodable(text) for text in texts], add_special_tokens=False)
+    def _encode_texts(self, texts: Sequence[str], room: int) -> list[_Text]:
+        """The first `room` tokens of each text."""
+        short = iter(self._encode_whole([text for text in texts if len(text) <= COUNTED]))
+        return [_Text.cut(next(short), room) if len(text) <= COUNTED else self._encode_long(text, room) for text in texts]
+
+    def _encode_long(self, text: str, room: int) -> _Text:
+        for limit in (COUNTED, *LONGER):
+            seam = last_seam(text, limit, self._seam_spaces, self._normalize) if limit < len(text) else None
+            if seam is None and limit == COUNTED:
+                continue
+            [encoding] = self._encode_whole([text[: seam or limit]])
+            if len(encoding) >= room or limit >= len(text):
+                break
+        return _Text.cut(encoding, room, at_least=limit < len(text))
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[Encoding]:
+        readable = [_encodable(text) for text in texts]
+        with _refusing("tokenizer.json cannot encode a text"):
+            if _forked:
+                return [self._tokenizer.encode(text, add_special_tokens=False) for text in readable]
+            return self._tokenizer.encode_batch_fast(readable, add_special_tokens=False)
+
+    def _normalize(self, text: str) -> str:
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else normalizer.normalize_str(_encodable(text))
+
+    def _find_seam_spaces(self) -> str:
+        normalizer, pre_tokenizer = (
+            component and json.loads(component.__getstate__())
+            for component in (self._tokenizer.normalizer, self._tokenizer.pre_tokenizer)
+        )
+        added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+        return seam_spaces(normalizer, pre_tokenizer, [*added, *map(self._normalize, added)])
+
+    def _largest_id(self) -> int:
+        count = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        if None not in map(self._tokenizer.id_to_token, range(count)):
+            return count - 1  # each of them has one id: none is left for another
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def _read_template(self) -> PairTemplate:
+        """Reads it off the pair of a text with itself; any text that has tokens will do."""
+        added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+        for text in ("a", *added):
+            if self._encode_whole([text])[0].ids:
+                pair = self._tokenizer.encode(text, text)
+                return PairTemplate.read(pair.ids, pair.type_ids, pair.sequence_ids)
+        raise ArtifactError("tokenizer.json has no token for 'a' and no added tokens; export the artifact again")
+
+
+class _Text(NamedTuple):
+    """The tokens kept of a text."""
+
+    ids: list[int]
+    tokens_cut: int
+    at_least: bool
+
+    @classmethod
+    def cut(cls, encoding: Encoding, room: int, *, at_least: bool = False) -> _Text:
+        return cls(encoding.ids[:room], max(0, len(encoding) - room), at_least)
+
+
+@contextmanager
+def _refusing(failure: str) -> Iterator[None]:
+    """Turns what the tokenizers library raises into ArtifactError.
+
+    Its errors are plain Exceptions, and a panic is a BaseException whose class cannot be imported.
+    """
+    try:
+        yield
+    except (ResiftError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"{failure}: {reason}; export the artifact again") from error
+
+
+_forked = False
+"""This process was forked: the library's thread pool did not come along, and a batch would wait for it for ever."""
+
+
+def _note_fork() -> None:
+    global _forked  # noqa: PLW0603 - a process is forked or it is not
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def _encodable(text: str) -> str:

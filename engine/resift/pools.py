@@ -72,6 +72,8 @@ class CandidatePool:
         for result in ranking:
             own: dict[str, Any] = {"index": result.index, "score": result.score, "logit": result.logit}
             own["tokens_cut"] = result.tokens_cut
+            if result.tokens_cut_at_least:
+                own["tokens_cut_at_least"] = True
             if with_documents:
                 own["document"] = result.document
             given = self.fields[result.index] if self.fields else {}

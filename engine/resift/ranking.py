@@ -20,6 +20,8 @@ class Scored:
     """float32[n]: what a ranking goes by"""
     tokens_cut: NDArray[np.int32]
     """int32[n]: tokens at a document's end that the model did not read, as the pair was too long"""
+    tokens_cut_at_least: NDArray[np.bool_]
+    """bool[n]: documents of which more than `tokens_cut` may have been cut, as they are too long to be counted to their end"""
     query_tokens_cut: int = 0
     """tokens at the query's end that the model did not read (the most, where there are several queries)"""
 
@@ -37,6 +39,8 @@ class RankedDocument:
     document: str
     tokens_cut: int
     """tokens at the document's end that the model did not read, as the pair was too long"""
+    tokens_cut_at_least: bool = False
+    """whether more than `tokens_cut` may have been cut: they are counted in the first 100,000 characters only"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +59,22 @@ class Ranking(Sequence[RankedDocument]):
         scores: NDArray[np.float32],
         tokens_cut: NDArray[np.int32],
         *,
+        at_least: NDArray[np.bool_] | None = None,
         query_tokens_cut: int = 0,
         top_k: int | None = None,
     ) -> Ranking:
-        """Ranks `documents` by `logits`, both of length n and in the caller's order, and keeps the best `top_k`."""
+        """Ranks `documents` by `logits`, both of length n and in the caller's order, and keeps the best `top_k`.
+
+        `at_least`, bool[n], says of which documents `tokens_cut` is a lower bound; None for exact counts.
+        """
         order = np.argsort(-logits, kind="stable")[:top_k]
-        columns = zip(order.tolist(), scores[order].tolist(), logits[order].tolist(), tokens_cut[order].tolist(), strict=True)
+        bounds = np.zeros(len(logits), np.bool_) if at_least is None else at_least
+        columns = zip(*(column[order].tolist() for column in (scores, logits, tokens_cut, bounds)), strict=True)
         return cls(
-            tuple(RankedDocument(index, score, logit, documents[index], cut) for index, score, logit, cut in columns),
+            tuple(
+                RankedDocument(index, score, logit, documents[index], cut, bound)
+                for index, (score, logit, cut, bound) in zip(order.tolist(), columns, strict=True)
+            ),
             query_tokens_cut,
         )
 

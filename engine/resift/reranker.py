@@ -133,6 +133,7 @@ class Reranker:
             scored.logits,
             self._scores(scored),
             scored.tokens_cut,
+            at_least=scored.tokens_cut_at_least,
             query_tokens_cut=scored.query_tokens_cut,
             top_k=top_k,
         )
@@ -219,7 +220,7 @@ class Reranker:
                     return
                 parts.append(part)
         if not parts:
-            answer.set_result(Scored(np.empty(0, np.float32), np.empty(0, np.int32)))
+            answer.set_result(Scored(np.empty(0, np.float32), np.empty(0, np.int32), np.empty(0, np.bool_)))
             return
         places = np.array([rows[pair] for pair in pairs], np.int64)
         self._workers.add(Call(self.graph.name, Encodings.join(parts), partial(_scored, self.graph.relevance, places), answer))
@@ -267,7 +268,9 @@ def _scored(rule: Relevance, places: NDArray[np.int64], call: Call) -> Scored:
     """A finished call's columns, row `places[i]` for the caller's pair i."""
     assert call.logits is not None
     encodings = call.encodings
-    return Scored(relevance(call.logits[places], rule), encodings.tokens_cut[places], encodings.query_tokens_cut)
+    return Scored(
+        relevance(call.logits[places], rule), encodings.tokens_cut[places], encodings.at_least[places], encodings.query_tokens_cut
+    )
 
 
 def _wait(answers: list[Future[Scored]] | list[Answer[Scored]]) -> list[Scored]:

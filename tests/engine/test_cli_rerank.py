@@ -12,6 +12,8 @@ import threading
 import pytest
 
 from commands import DOCUMENTS, LINES, QUERY, RESIFT, TIMEOUT, answered, complaint, resift
+from resift import RankedDocument, Ranking
+from resift.cli.rerank import table
 
 posix = pytest.mark.skipif(os.name != "posix", reason="terminals as POSIX has them")
 
@@ -84,6 +86,14 @@ def test_what_a_document_lost_is_said_beside_it(artifact, reranker):
     assert sum("tokens cut" in line for line in lines) == 1
     results = json.loads(answered(resift("rerank", QUERY, "--model", artifact, "--json", given=given)))["results"]
     assert {result["index"]: result["tokens_cut"] for result in results} == {0: 0, 1: cut}
+
+
+def test_a_cut_that_is_a_lower_bound_is_shown_as_one():
+    ranking = Ranking((RankedDocument(0, 0.5, 1.0, "water", 7, tokens_cut_at_least=True), RankedDocument(1, 0.25, 0.0, "fire", 7)))
+    assert table(ranking, [1, 2], None)[1:] == [
+        "   1     0.500      1  water  (at least 7 tokens cut)",
+        "   2     0.250      2  fire  (7 tokens cut)",
+    ]
 
 
 def test_what_a_query_lost_is_said_at_the_end(artifact, reranker):

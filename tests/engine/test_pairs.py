@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,10 +77,40 @@ def test_lone_surrogates_are_read_as_replacement_characters(ours):
     assert broken.row(0)[0].tolist() == broken.row(1)[0].tolist() == mended.ids.tolist()
 
 
-def test_a_megabyte_document_is_cut_and_counted(ours):
-    encodings = ours.encode("tides", ["water " * 170_000])
-    assert encodings.lengths[0] == MAX_LENGTH
-    assert encodings.tokens_cut[0] > 160_000
+def test_tokens_are_counted_up_to_100_000_characters_and_at_least_as_many_beyond(fast, ours):
+    text = ("water " * 17_000)[:100_000]
+    encodings = ours.encode("tides", [text, text + "s", "water " * 170_000])
+    assert encodings.lengths.tolist() == [MAX_LENGTH] * 3
+    assert encodings.at_least.tolist() == [False, True, True]
+    exact = [len(own_pair(fast, "tides", document)["input_ids"]) - MAX_LENGTH for document in (text, text + "s")]
+    assert encodings.tokens_cut[0] == exact[0]
+    assert exact[1] - 10 < encodings.tokens_cut[1] <= exact[1]
+    assert exact[0] - 10 < encodings.tokens_cut[2] <= exact[0]
+
+
+class Marked(str):
+    """A str of another type, as numpy.str_ is."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("text", ["tides rise", "潮 \ud800", "the tides rise " * 20_000], ids=["short", "surrogate", "long"])
+def test_a_subclass_of_str_is_read_as_the_str_it_holds(ours, text):
+    expected = ours.encode(text, [text])
+    for kind in (Marked, np.str_):
+        found = ours.encode(kind(text), [kind(text)])
+        assert found.ids.tolist() == expected.ids.tolist()
+        assert (found.query_tokens_cut, found.tokens_cut.tolist()) == (expected.query_tokens_cut, expected.tokens_cut.tolist())
+
+
+def test_a_text_whose_first_part_has_few_tokens_is_read_further(fast, ours):
+    # Blanks are no tokens to BERT: the words begin beyond what is counted.
+    for blanks, exact in ((150_000, True), (250_000, True), (395_000, False)):
+        text = " " * blanks + "the tides rise " * 1_000
+        [own] = fast([""], [text], truncation="only_second", max_length=MAX_LENGTH)["input_ids"]
+        encodings = ours.encode("", [text])
+        assert encodings.ids.tolist() == own
+        assert exact or encodings.at_least[0]
 
 
 def test_threads_share_one_tokenizer(ours):
@@ -103,10 +138,10 @@ def test_parts_are_the_encodings_in_steps(ours, query, documents, characters, si
         assert [value for part in parts for value in getattr(part, name).tolist()] == expected
     assert {part.query_tokens_cut for part in parts} <= {joined.query_tokens_cut}
     assert all(1 <= len(part) <= size for part in parts)
-    start = 0
+    start, enough = 0, characters * ours._cores
     for part in parts:
         # A part ends with the document that reaches the bound.
-        assert sum(len(document) for document in documents[start : start + len(part) - 1]) < characters
+        assert sum(len(document) for document in documents[start : start + len(part) - 1]) < enough
         start += len(part)
 
 
@@ -134,6 +169,97 @@ def test_truncation_and_padding_of_the_file_are_not_obeyed(fast, ours):
     content["padding"] = {"strategy": {"Fixed": 99}, **sides}
     spoilt = PairTokenizer(json.dumps(content).encode(), MAX_LENGTH)
     assert spoilt.encode("tides", ["water rises"]).ids.tolist() == ours.encode("tides", ["water rises"]).ids.tolist()
+
+
+SCRIPT = """
+import os, resource, signal, sys, time
+from resift.artifact import TOKENIZER, Artifact
+from resift.pairs import PairTokenizer
+ours = PairTokenizer(Artifact.find(None).read(TOKENIZER), 512)
+"""
+"""How the processes below begin. Artifact.find reads no graph."""
+
+
+def run(script, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT + script],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+FORK = """
+import threading
+texts = ["the moon pulls at the water " * 40] * 200
+def encode():
+    return ours.encode("tides", texts).ids.tolist()
+if {before}:
+    encode()
+thread = threading.Thread(target=lambda: [encode() for _ in range({beside})])
+thread.start()
+if (child := os.fork()) == 0:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(60)
+    found = encode()
+    if (grandchild := os.fork()) == 0:
+        signal.alarm(60)
+        os._exit(found != encode())
+    print(len(found), sum(found))
+    sys.stdout.flush()
+    os._exit(os.waitpid(grandchild, 0)[1])
+status = os.waitpid(child, 0)[1]
+thread.join()
+found = encode()
+print(len(found), sum(found))
+print(status)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("parallelism", ["true", "false", None])
+@pytest.mark.parametrize(("before", "beside"), [(True, 0), (True, 5), (False, 0)])
+def test_a_forked_child_can_tokenize_whatever_the_parent_did(monkeypatch, parallelism, before, beside):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    environment = {} if parallelism is None else {"TOKENIZERS_PARALLELISM": parallelism}
+    child, parent, status = run(FORK.format(before=before, beside=beside), **environment).splitlines()
+    assert (child, status) == (parent, "0")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in kilobytes")
+@pytest.mark.parametrize("unit", ["the tides rise ", "a", "東京", "\\u0301", " ", "QUJDREVG+0/", "word\\n", "é, "])
+def test_a_text_of_50_megabytes_takes_little_memory(unit):
+    script = f"""
+text = "{unit}"
+text = (text * (50_000_000 // len(text.encode()) + 1))
+for encodings in (ours.encode("tides", [text]), ours.encode(text, ["tides"])):
+    assert 3 <= encodings.lengths[0] <= 512
+    assert encodings.ids[0] == 101
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    assert int(run(script)) < 500
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that interrupts")
+def test_an_interrupt_is_seen_between_two_parts():
+    script = """
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+texts = ["the tides rise " * 3_000_000] * 3 + ["the tides rise " * 6_000] * 5000
+signal.setitimer(signal.ITIMER_REAL, 2)
+begun = time.monotonic()
+try:
+    ours.encode("tides", texts)
+except KeyboardInterrupt:
+    print(time.monotonic() - begun - 2)
+"""
+    # Some 0.2 s on an idle machine, against minutes for all texts.
+    assert float(run(script)) < 5
 
 
 def test_no_room_for_two_texts_is_refused(fast):

@@ -313,6 +313,14 @@ def test_a_ranked_pool_of_plain_documents_has_no_more_than_was_asked_for():
     assert [result["document"] for result in pool.ranked(found, with_documents=True)["results"]] == ["b"]
 
 
+def test_a_ranked_pool_says_which_cuts_are_lower_bounds():
+    found = ranking(["a", "b"], [2, 1], at_least=np.array([False, True]))
+    first, second = CandidatePool("q", ["a", "b"]).ranked(found, with_documents=True)["results"]
+    assert list(first) == ["index", "score", "logit", "tokens_cut", "document"]
+    assert list(second) == ["index", "score", "logit", "tokens_cut", "tokens_cut_at_least", "document"]
+    assert second["tokens_cut_at_least"] is True
+
+
 def test_a_ranked_pool_tells_of_a_cut_query():
     assert CandidatePool("q", ["a"], 0).ranked(ranking(["a"], [1], query_tokens_cut=4)) == {
         "qid": 0,

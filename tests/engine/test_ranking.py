@@ -35,6 +35,7 @@ def test_every_result_carries_its_own_documents_columns(logits):
         assert result.logit == logits[result.index]
         assert result.score == pytest.approx(logits[result.index] / 10, rel=1e-6)
         assert result.tokens_cut == result.index * 3
+        assert result.tokens_cut_at_least is False
 
 
 @settings(deadline=None)
@@ -56,11 +57,25 @@ def test_values_are_plain_python_numbers():
 
 
 def test_a_ranking_becomes_json():
-    ranking = rank([0.5, 1.5], query_tokens_cut=7)
+    ranking = rank([0.5, 1.5], query_tokens_cut=7, at_least=np.array([False, True]))
     assert json.loads(json.dumps(asdict(ranking))) == {
         "results": [
-            {"index": 1, "score": pytest.approx(0.15), "logit": 1.5, "document": "document 1", "tokens_cut": 3},
-            {"index": 0, "score": pytest.approx(0.05), "logit": 0.5, "document": "document 0", "tokens_cut": 0},
+            {
+                "index": 1,
+                "score": pytest.approx(0.15),
+                "logit": 1.5,
+                "document": "document 1",
+                "tokens_cut": 3,
+                "tokens_cut_at_least": True,
+            },
+            {
+                "index": 0,
+                "score": pytest.approx(0.05),
+                "logit": 0.5,
+                "document": "document 0",
+                "tokens_cut": 0,
+                "tokens_cut_at_least": False,
+            },
         ],
         "query_tokens_cut": 7,
     }

@@ -127,6 +127,11 @@ def test_cut_documents_and_queries_are_reported(reranker):
     assert by_index[1].tokens_cut > 1000 - room
 
 
+def test_a_document_too_long_to_be_counted_is_said_to_have_lost_at_least_so_much(reranker):
+    ranking = reranker.rerank("tides", ["water " * 100_000, "water " * 10_000, "short"])
+    assert {result.index: result.tokens_cut_at_least for result in ranking} == {0: True, 1: False, 2: False}
+
+
 def test_a_shorter_max_length_cuts_more(artifact):
     with Reranker.load(artifact, settings=Settings(max_length=20)) as short:
         assert short.rerank(QUERY, ["water " * 50])[0].tokens_cut > 30

@@ -60,7 +60,7 @@ def until(condition) -> None:
 def test_the_future_answers_with_the_columns_that_rerank_ranks(reranker):
     scored = reranker.submit(QUERY, DOCUMENTS).result()
     assert scored.logits.tolist() == reranker.logits(QUERY, DOCUMENTS).tolist()
-    assert (scored.logits.dtype, scored.tokens_cut.dtype) == (np.float32, np.int32)
+    assert (scored.logits.dtype, scored.tokens_cut.dtype, scored.tokens_cut_at_least.dtype) == (np.float32, np.int32, np.bool_)
     assert reranker.rank(DOCUMENTS, scored, top_k=3) == reranker.rerank(QUERY, DOCUMENTS, top_k=3)
 
 

@@ -112,7 +112,8 @@ def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[s
     rows = [f"{'rank':>4}  {'score':>8}  {'line':>5}  document"]
     for rank, result in enumerate(ranking, 1):
         text = visible(" ".join(result.document.split()))
-        cut = f"  ({result.tokens_cut} tokens cut)" if result.tokens_cut else ""
+        least = "at least " if result.tokens_cut_at_least else ""
+        cut = f"  ({least}{result.tokens_cut} tokens cut)" if result.tokens_cut or least else ""
         start = f"{rank:>4}  {result.score:>8.3f}  {numbers[result.index]:>5}  "
         if width is not None:
             text = shorten(text, max(LEAST_COLUMNS, width - len(start) - len(cut)))
