@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.artifact import Artifact
+
 TOP = 10
+LEAST_GATE_POOLS = 30
+"""Pools without which a comparison says too little."""
 ROUNDING = 1e-6
 """By how much two libraries' means of the same figures may differ."""
 MEASURES = {
@@ -156,6 +159,16 @@ class Certificate(Strict, frozen=True):
     def measure(self, found: Sequence[NDArray[np.floating]]) -> Agreement:
         """The checkpoint's agreement with relevance logits `found`, one array a pool."""
         return measure(self.pools, [np.array(pool.checkpoint) for pool in self.pools], found)
+
+
+def check_reference(checkpoint: Sequence[NDArray[np.floating]]) -> None:
+    """Raises ParityError unless the checkpoint's logits tell documents apart in enough pools for a comparison to mean anything."""
+    telling = sum(len(logits) > 1 and float(np.ptp(logits)) > ROUNDING * float(np.abs(logits).max()) for logits in checkpoint)
+    if telling < LEAST_GATE_POOLS:
+        raise ParityError(
+            f"the checkpoint's logits differ within {telling} of {len(checkpoint)} pools; expected at least {LEAST_GATE_POOLS}: "
+            "where it gives every document the same there is no ranking to compare with"
+        )
 
 
 def refuse(agreement: Agreement, bounds: Bounds, what: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
 from resift.cli.streams import path_text, write_json, write_lines
 from resift.errors import ParityError
-from resift.parity import Agreement, Bounds, Certificate, refuse
+from resift.parity import Agreement, Bounds, Certificate, check_reference, refuse
 from resift.reranker import Reranker
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def run(asked: argparse.Namespace) -> int:
     with Reranker.load(asked.model, settings=settings(asked)) as reranker:
         artifact, file = reranker.artifact, reranker.variant.file
         certificate = Certificate.read(artifact)
+        check_reference([np.array(pool.checkpoint) for pool in certificate.pools])
         found = [reranker.logits(pool.query, pool.documents) for pool in certificate.pools]
     agreement = certificate.measure(found)
     at_export = certificate.agreement[file]
