@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from resift.artifact import Artifact
+from resift.artifact import Artifact, path_text
 from resift.cli.options import EXIT_CODES, check_utf8
-from resift.cli.streams import path_text, visible, write_lines
+from resift.cli.streams import visible, write_lines
 from resift.errors import ExtraError
 from resift.settings import PRECISIONS
 

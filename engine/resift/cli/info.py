@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from resift.artifact import embedded
+from resift.artifact import embedded, path_text
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
-from resift.cli.streams import path_text, write_json, write_lines
+from resift.cli.streams import write_json, write_lines
 from resift.machine import instruction_sets, usable_cores
 from resift.parity import Certificate
 from resift.reranker import Reranker

@@ -52,11 +52,6 @@ def _columns(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
 
-def path_text(path: Path) -> str:
-    r"""The path as text that JSON can hold: bytes of its name that are not UTF-8 become \xNN."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
 def write_lines(lines: Iterable[str]) -> None:
     """Prints lines for people, made `visible` whether a terminal reads them or not; letters it cannot show become ?.
 

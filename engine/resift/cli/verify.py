@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resift.artifact import path_text
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
-from resift.cli.streams import path_text, write_json, write_lines
+from resift.cli.streams import write_json, write_lines
 from resift.errors import ParityError
 from resift.parity import Agreement, Bounds, Certificate, check_reference, refuse
 from resift.reranker import Reranker
