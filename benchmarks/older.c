@@ -1,12 +1,17 @@
 /* Preloaded, this makes a process see its processor as one without AVX-512, VNNI and AMX: AVX2 is the best that is left.
 
+   /proc/cpuinfo is read from the file that OLDER_CPUINFO names, which lacks their names.
    The CPUID instruction is made to fault (arch_prctl(2), ARCH_SET_CPUID) and answered here with those bits cleared. Bits: Intel's
    Software Developer's Manual, volume 2A, CPUID, leaf 7. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -38,6 +43,23 @@ static void answer(int signal_number, siginfo_t *info, void *context) {
     registers[REG_RAX] = a, registers[REG_RBX] = b, registers[REG_RCX] = c, registers[REG_RDX] = d;
     registers[REG_RIP] += 2;
 }
+
+static const char *shown(const char *path) {
+    const char *other = getenv("OLDER_CPUINFO");
+    return other && !strcmp(path, "/proc/cpuinfo") ? other : path;
+}
+
+#define OPEN(name)                                                              \
+    int name(const char *path, int flags, ...) {                                \
+        va_list rest;                                                           \
+        va_start(rest, flags);                                                  \
+        mode_t mode = va_arg(rest, mode_t);                                     \
+        va_end(rest);                                                           \
+        int (*next)(const char *, int, ...) = dlsym(RTLD_NEXT, #name);          \
+        return next(shown(path), flags, mode);                                  \
+    }
+OPEN(open)
+OPEN(open64)
 
 __attribute__((constructor)) static void begin(void) {
     struct sigaction action = {.sa_sigaction = answer, .sa_flags = SA_SIGINFO | SA_NODEFER};

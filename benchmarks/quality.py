@@ -19,6 +19,7 @@ import numpy as np
 import pytrec_eval
 
 from resift import Reranker, Settings
+from resift.artifact import Artifact
 from resift.parity import kendall_tau, logits_of, top_overlap
 from resift.pools import CandidatePool, read_pools
 
@@ -64,7 +65,7 @@ def scorers(asked: argparse.Namespace) -> dict[str, Scorer]:
         from resift_export.checkpoint import load
 
         systems["pytorch"] = load(asked.checkpoint).reference
-    offered = [variant.precision for variant in Reranker.load(asked.model).artifact.manifest.variants]
+    offered = {variant.precision for variant in Artifact.find(asked.model).manifest.full.variants}
     for precision in sorted(offered):
         reranker = Reranker.load(asked.model, settings=Settings(precision=precision))
         systems[precision] = lambda query, documents, reranker=reranker: logits_of(reranker, query, documents)

@@ -103,16 +103,41 @@ def copy(artifact, tmp_path):
 
 @pytest.fixture
 def disagreeing(copy):
-    """An artifact in good order whose checkpoint ranks the other way round."""
-    certificate = json.loads((copy / "certificate.json").read_bytes())
-    for pool in certificate["pools"]:
-        pool["checkpoint"] = [-logit for logit in pool["checkpoint"]]
-    content = json.dumps(certificate).encode()
-    (copy / "certificate.json").write_bytes(content)
-    manifest = json.loads((copy / "manifest.json").read_bytes())
-    manifest["files"]["certificate.json"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    """An artifact in good order whose certificate was made by a machine that ranked the other way round."""
+    import msgspec
+    import numpy as np
+
+    from resift.artifact import Artifact
+    from resift.parity import Bounds, Certificate, measure
+
+    found = Certificate.read(Artifact.open(copy))
+    pools = [
+        msgspec.structs.replace(
+            pool,
+            checkpoint=[-logit for logit in pool.checkpoint],
+            variants={file: [-logit for logit in logits] for file, logits in pool.variants.items()},
+        )
+        for pool in found.pools
+    ]
+    checkpoint = [np.array(pool.checkpoint) for pool in pools]
+    agreement = {file: measure(pools, checkpoint, [np.array(pool.variants[file]) for pool in pools]) for file in found.agreement}
+    certificate = Certificate(bounds=Bounds(), agreement=agreement, pools=pools)
+    rewrite(copy, "certificate.json", msgspec.json.encode(certificate))
     return copy
+
+
+def rewrite(folder, name, content: bytes) -> None:
+    """Replaces a file and makes the manifest agree, as someone with bad intentions would."""
+    (folder / name).write_bytes(content)
+    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    edit(folder, lambda manifest: manifest["files"].__setitem__(name, entry))
+
+
+def edit(folder, change) -> None:
+    """Changes its manifest."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture

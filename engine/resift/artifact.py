@@ -7,102 +7,19 @@ import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from resift import hub
 from resift.errors import ArtifactError
-from resift.scoring import Activation
-from resift.settings import Precision
+from resift.manifest import CARD, MANIFEST, Manifest, Variant, decode_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMAT = 1
-"""The artifact format this resift reads and writes."""
-MANIFEST = "manifest.json"
-TOKENIZER = "tokenizer.json"
-CERTIFICATE = "certificate.json"
-CARD = "README.md"
 MANIFEST_LIMIT = 1 << 20
 """Bytes; a manifest is some 3 kB."""
 EMBEDDED = "resift_models"
 DEFAULT = "ms-marco-minilm-l12"
-
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
-Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
-FILE_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
-FileName = Annotated[str, msgspec.Meta(pattern=FILE_NAME_PATTERN, max_length=100)]
-
-
-class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a manifest, in which an unknown field is an error."""
-
-
-class FileEntry(Strict, frozen=True):
-    """One file of the folder."""
-
-    size: Count
-    """bytes"""
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-
-
-class Model(Strict, frozen=True):
-    """What the checkpoint was."""
-
-    id: str
-    """its hub id, or its folder's name"""
-    revision: str | None
-    """the hub's commit; None for a folder"""
-    architecture: str
-    labels: Annotated[int, msgspec.Meta(ge=1, le=2)]
-
-
-class Pair(Strict, frozen=True):
-    """How two texts become one row."""
-
-    template: list[str]
-    """token:segment around an empty query and an empty document"""
-    segment_ids: bool
-    """whether the graph reads them"""
-    vocabulary: Positive
-    """token ids the model has embeddings for"""
-    max_length: Positive
-    """tokens, special tokens included"""
-
-
-class Variant(Strict, frozen=True):
-    """One graph."""
-
-    file: FileName
-    precision: Precision
-    instruction_sets: list[str]
-    """all of which the machine must have; empty: safe everywhere"""
-
-
-class Manifest(Strict, frozen=True):
-    """manifest.json."""
-
-    format: int
-    model: Model
-    pair: Pair
-    activation: Activation
-    files: dict[FileName, FileEntry]
-    variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]
-    recipe: dict[str, str | int | float | bool | list[str] | None]
-    """the choices of the export, for the reader"""
-    forced: bool
-    """whether it was written although the gate refused it"""
-    versions: dict[str, str]
-    """of the libraries that made it"""
-    onnxruntime: Annotated[list[Version], msgspec.Meta(min_length=2, max_length=2)]
-    """oldest and newest version it was run with; the oldest is required"""
-
-
-class _Format(msgspec.Struct):
-    format: int
 
 
 @dataclass(frozen=True)
@@ -126,7 +43,7 @@ class Artifact:
         name = DEFAULT if source is None else os.fspath(source)
         if name in embedded():
             return cls.open(embedded()[name])
-        if name and "\0" not in name and Path(name).is_dir():
+        if os.path.isdir(name):
             return cls.open(Path(name))
         if hub.HUB_ID.match(name):
             folder, cache = hub.download(name)
@@ -148,10 +65,6 @@ class Artifact:
         artifact = cls(folder, decode_manifest(_read_manifest(folder)), links_into)
         artifact._check_files()
         return artifact
-
-    def variant(self, precision: Precision) -> Variant:
-        """The graph of that precision."""
-        return next(variant for variant in self.manifest.variants if variant.precision == precision)
 
     def read(self, name: str) -> bytes:
         """The content of one of its files. Raises ArtifactError unless its SHA-256 is the manifest's."""
@@ -183,9 +96,6 @@ class Artifact:
         return sum(entry.size for entry in self.manifest.files.values()) + (self.folder / MANIFEST).stat().st_size
 
     def _check_files(self) -> None:
-        needed = {TOKENIZER, CERTIFICATE, *(variant.file for variant in self.manifest.variants)}
-        if missing := needed - self.manifest.files.keys():
-            raise ArtifactError(f"{self.folder / MANIFEST} lists no {', '.join(sorted(missing))}; export the artifact again")
         for name, entry in self.manifest.files.items():
             path = self.folder / name
             _check_link(path, self.folder, self.links_into)
@@ -205,28 +115,18 @@ class Artifact:
 
 def _check_link(path: Path, *roots: Path | None) -> None:
     """Raises ArtifactError if `path` is a link that leads out of all `roots`."""
-    if path.is_symlink() and not any(root and path.resolve().is_relative_to(root.resolve()) for root in roots):
-        raise ArtifactError(f"{path} leads outside the artifact's folder, to {path.resolve()}; copy the file itself there")
+    if not path.is_symlink():
+        return
+    # Unlike Path.resolve, which raises for a loop of links, realpath stops in it: the file is then reported as missing.
+    target = Path(os.path.realpath(path))
+    if not any(root and target.is_relative_to(os.path.realpath(root)) for root in roots):
+        raise ArtifactError(f"{path} leads outside the artifact's folder, to {target}; copy the file itself there")
 
 
 def embedded() -> Mapping[str, Path]:
     """Folders of the models that are installed beside the engine, by name."""
     root = Path(str(files(EMBEDDED)))
     return {folder.name: folder for folder in root.iterdir() if (folder / MANIFEST).is_file()}
-
-
-def decode_manifest(content: bytes) -> Manifest:
-    """A manifest from its JSON. Raises ArtifactError for a newer format, an unknown field or a value out of range."""
-    try:
-        found = msgspec.json.decode(content, type=_Format).format
-        if found != FORMAT:
-            raise ArtifactError(
-                f"{MANIFEST} has format {found}; this resift reads format {FORMAT}: "
-                f"{'install a newer resift' if found > FORMAT else 'export the artifact again'}"
-            )
-        return msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{MANIFEST} is not what `resift export` writes: {error}") from error
 
 
 def _read_manifest(folder: Path) -> bytes:

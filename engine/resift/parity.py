@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
-from resift.artifact import CERTIFICATE, Artifact, Strict
 from resift.errors import ArtifactError, ParityError
-from resift.settings import Precision
+from resift.manifest import CERTIFICATE, GraphFile, Strict, decode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from resift.artifact import Artifact
     from resift.reranker import Reranker
 
 TOP = 10
+ROUNDING = 1e-6
+"""By how much two libraries' means of the same figures may differ."""
+MEASURES = {
+    "overlap": "mean top-10 overlap",
+    "tau": "mean Kendall tau",
+    "worst_tau": "the worst pool's Kendall tau",
+    "error": "the 99th percentile of logit errors",
+}
+"""What each field of Bounds limits, in words."""
 
 
 class Bounds(Strict, frozen=True):
@@ -32,6 +41,15 @@ class Bounds(Strict, frozen=True):
     """least Kendall tau-b of a single pool"""
     error: float = 0.05
     """largest 99th percentile of |logit - checkpoint's|, as a share of the checkpoint's range of logits"""
+
+    def looser(self, than: Bounds) -> list[str]:
+        """A phrase for each bound that lets pass what that of `than` does not."""
+        return [
+            f"{what} {'at most' if name == 'error' else 'at least'} {own} instead of {other}"
+            for name, what in MEASURES.items()
+            for own, other in [(getattr(self, name), getattr(than, name))]
+            if not (own <= other if name == "error" else own >= other)
+        ]
 
 
 class Agreement(Strict, frozen=True):
@@ -54,22 +72,25 @@ class Agreement(Strict, frozen=True):
             f"p99 error {self.error:.2%} of the range"
         )
 
+    def is_close_to(self, other: Agreement) -> bool:
+        """Whether every figure is the same but for rounding."""
+        for name in self.__struct_fields__:
+            first, second = getattr(self, name), getattr(other, name)
+            if (first is None) != (second is None):
+                return False
+            if first is not None and not math.isclose(first, second, rel_tol=ROUNDING, abs_tol=ROUNDING):
+                return False
+        return True
+
     def violations(self, bounds: Bounds) -> list[str]:
         """One sentence for each bound that does not hold."""
         found = [
-            f"{what} is {value:.4f}; expected at least {least}"
-            for what, value, least in (
-                ("mean top-10 overlap", self.overlap, bounds.overlap),
-                ("mean Kendall tau", self.tau, bounds.tau),
-                ("the worst pool's Kendall tau", self.worst_tau, bounds.worst_tau),
-            )
-            if not value >= least
+            f"{MEASURES[name]} is {getattr(self, name):.4f}; expected at least {getattr(bounds, name)}"
+            for name in ("overlap", "tau", "worst_tau")
+            if not getattr(self, name) >= getattr(bounds, name)
         ]
         if not self.error <= bounds.error:
-            found.append(
-                f"the 99th percentile of logit errors is {self.error:.4f} of the checkpoint's range; "
-                f"expected at most {bounds.error}"
-            )
+            found.append(f"{MEASURES['error']} is {self.error:.4f} of the checkpoint's range; expected at most {bounds.error}")
         return found
 
 
@@ -86,23 +107,53 @@ class CertifiedPool(Pool, frozen=True, kw_only=True):
     """A gate pool with the relevance logits it was given, in the documents' order."""
 
     checkpoint: list[float]
-    variants: dict[Precision, list[float]]
+    variants: dict[GraphFile, list[float]]
+    """by the variant's file"""
+
+    def __post_init__(self) -> None:
+        columns = {"documents": self.documents, "labels": self.labels, "logits of the checkpoint": self.checkpoint}
+        columns |= {f"logits of {file}": logits for file, logits in self.variants.items()}
+        lengths = {name: len(column) for name, column in columns.items() if column is not None}
+        if 0 in lengths.values() or len(set(lengths.values())) > 1:
+            found = ", ".join(f"{length} {name}" for name, length in lengths.items())
+            raise ValueError(f"pool {self.qid} has {found}; expected as many of each, at least one")
+        if not np.isfinite([*self.checkpoint, *(logit for logits in self.variants.values() for logit in logits)]).all():
+            raise ValueError(f"pool {self.qid} has logits that are not finite")
 
 
 class Certificate(Strict, frozen=True):
-    """certificate.json: what the gate saw at export, to be recomputed anywhere."""
+    """certificate.json: what the gate saw at export, by the files of the full graph's variants, to be recomputed anywhere."""
 
     bounds: Bounds
-    agreement: dict[Precision, Agreement]
+    agreement: dict[GraphFile, Agreement]
     pools: list[CertifiedPool]
 
     @classmethod
     def read(cls, artifact: Artifact) -> Certificate:
-        """The artifact's certificate. Raises ArtifactError if it is none."""
-        try:
-            return msgspec.json.decode(artifact.read(CERTIFICATE), type=cls)
-        except msgspec.DecodeError as error:
-            raise ArtifactError(f"{CERTIFICATE} of {artifact.folder} is not what `resift export` writes: {error}") from error
+        """The artifact's certificate. Raises ArtifactError if it is none, or contradicts itself or the manifest."""
+        name = f"{CERTIFICATE} of {artifact.folder}"
+        certificate = decode(artifact.read(CERTIFICATE), cls, name)
+        files = {variant.file for variant in artifact.manifest.full.variants}
+        if not certificate.pools:
+            raise ArtifactError(f"{name} holds no pools; expected those of the gate: export the artifact again")
+        for found, where in [
+            (certificate.agreement.keys(), "agreement"),
+            *((pool.variants.keys(), f"pool {pool.qid}") for pool in certificate.pools),
+        ]:
+            if found != files:
+                raise ArtifactError(
+                    f"{name} speaks in {where} of {', '.join(sorted(found)) or 'no variant'}, the manifest of "
+                    f"{', '.join(sorted(files))}; expected the same: export the artifact again"
+                )
+        for file, stated in certificate.agreement.items():
+            with np.errstate(over="ignore", invalid="ignore"):
+                measured = certificate.measure([np.array(pool.variants[file]) for pool in certificate.pools])
+            if not stated.is_close_to(measured):
+                raise ArtifactError(
+                    f"{name} states for {file} {stated.summary()}, but its own logits give {measured.summary()}; "
+                    "expected the same: export the artifact again"
+                )
+        return certificate
 
     def measure(self, found: Sequence[NDArray[np.floating]]) -> Agreement:
         """The checkpoint's agreement with relevance logits `found`, one array a pool."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
+    from resift.manifest import Variant
     from resift.settings import Auto, Precision
 
 Provider = Literal["cpu", "cuda"]
@@ -55,12 +56,13 @@ def _numbers(version: str) -> list[int]:
 
 
 def choose(
-    asked: str, precision: Precision | Auto, *, available: Sequence[str], offered: Sequence[Precision]
-) -> tuple[Provider, Precision]:
-    """The provider and the precision to run.
+    asked: str, precision: Precision | Auto, *, available: Sequence[str], variants: Sequence[Variant]
+) -> tuple[Provider, Variant]:
+    """The provider and the variant to run.
 
-    `available` are onnxruntime's names, `offered` the precisions the artifact has. "auto" takes CUDA where it is there and
-    the artifact has a graph for it, the CPU otherwise. Raises ProviderError where what was asked for cannot be had.
+    `available` are onnxruntime's names, `variants` those that this machine has the instruction sets for, best first. "auto" takes
+    CUDA where it is there and has a variant to run, the CPU otherwise; of several variants it takes the provider's fastest
+    precision and of that the first. Raises ProviderError where what was asked for cannot be had.
     """
     if asked not in ("auto", *ORT_NAMES):
         raise ProviderError(f"provider is {asked!r}; expected 'auto', 'cpu' or 'cuda'")
@@ -73,15 +75,16 @@ def choose(
                 f"{'install onnxruntime-gpu in its place' if provider == 'cuda' else 'reinstall onnxruntime'}"
             )
             continue
-        suited = [kind for kind in SUITED[provider] if kind in offered and precision in ("auto", kind)]
-        if suited:
-            return provider, suited[0]
-        if precision not in ("auto", *SUITED[provider]):
+        suited = [kind for kind in SUITED[provider] if precision in ("auto", kind)]
+        if not suited:
             reasons.append(f"{provider} does not run {precision}; ask for {' or '.join(SUITED[provider])}, or another provider")
             continue
-        wanted_kinds = SUITED[provider] if precision == "auto" else (precision,)
+        fastest_first = [variant for kind in suited for variant in variants if variant.precision == kind]
+        if fastest_first:
+            return provider, fastest_first[0]
+        offered = dict.fromkeys(variant.precision for variant in variants)
         reasons.append(
-            f"{provider} needs {' or '.join(wanted_kinds)}, and this artifact has {', '.join(offered)} for this machine: "
+            f"{provider} needs {' or '.join(suited)}, and this artifact has {', '.join(offered) or 'no graph'} for this machine: "
             "export the checkpoint again with --precision int8,float32"
         )
     raise ProviderError("; ".join(reasons))

@@ -12,6 +12,7 @@ from resift import artifact as artifacts
 from resift import machine, providers
 from resift.batching import plan_batches
 from resift.errors import ArtifactError, InputError
+from resift.manifest import TOKENIZER
 from resift.pairs import PairTokenizer
 from resift.ranking import Ranking
 from resift.scoring import activate, relevance
@@ -55,11 +56,13 @@ class Reranker:
         self.settings = settings or Settings()
         """what was asked for"""
         self._asked_provider = provider
-        instructions = machine.instruction_sets()
-        offered = [item.precision for item in manifest.variants if instructions.issuperset(item.instruction_sets)]
-        self.provider, self.precision = providers.choose(
-            provider, self.settings.precision, available=providers.available(), offered=offered
+        self.graph = manifest.full
+        instruction_sets = machine.instruction_sets()
+        variants = [variant for variant in self.graph.variants if instruction_sets.issuperset(variant.instruction_sets)]
+        self.provider, self.variant = providers.choose(
+            provider, self.settings.precision, available=providers.available(), variants=variants
         )
+        self.precision = self.variant.precision
         self.resolved = resolve(
             self.settings,
             cores=machine.usable_cores(),
@@ -67,11 +70,11 @@ class Reranker:
             max_length=manifest.pair.max_length,
         )
         """what this process runs with"""
-        self._tokenizer = PairTokenizer(artifact.read(artifacts.TOKENIZER), self.resolved.max_length)
+        self._tokenizer = PairTokenizer(artifact.read(TOKENIZER), self.resolved.max_length)
         self._check_tokenizer()
-        graph = partial(artifact.read_graph, artifact.variant(self.precision))
+        read_graph = partial(artifact.read_graph, self.variant)
         providers.check_version(manifest.onnxruntime[0])
-        self._session = Session(graph, self.provider, self.resolved.threads)
+        self._session = Session(read_graph, self.provider, self.resolved.threads, self.graph.signature)
 
     @classmethod
     def load(
@@ -104,7 +107,7 @@ class Reranker:
         flat_queries = [query for query, pool in zip(queries, pools, strict=True) for _ in pool]
         flat_documents = [document for pool in pools for document in pool]
         scored = self._run(flat_queries, flat_documents)
-        scores = activate(scored.logits, self.artifact.manifest.activation)
+        scores = activate(scored.logits, self.graph.activation)
         rankings, start = [], 0
         for pool in pools:
             rows = slice(start, start := start + len(pool))
@@ -121,7 +124,7 @@ class Reranker:
         _check_texts([query], "query")
         _check_texts(documents, "documents")
         scored = self._run([query] * len(documents), documents)
-        return activate(scored.logits, self.artifact.manifest.activation)
+        return activate(scored.logits, self.graph.activation)
 
     def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
         """Scores float32[n] of (query, document) pairs, in the caller's order. Raises TypeError for anything but pairs of str."""
@@ -133,7 +136,7 @@ class Reranker:
                 raise TypeError(f"pairs[{number}] is {pair!r:.80}; expected a (query, document) tuple")
             _check_texts(pair, f"pairs[{number}]")
         scored = self._run([query for query, _ in rows], [document for _, document in rows])
-        return activate(scored.logits, self.artifact.manifest.activation)
+        return activate(scored.logits, self.graph.activation)
 
     async def arerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None) -> Ranking:
         """`rerank` for asyncio: it runs in a thread, and stops between two batches if the wait is cancelled."""
@@ -175,7 +178,7 @@ class Reranker:
         batches = plan_batches(encodings.lengths, self.resolved.token_budget)
         with closing(self._session.run_all(encodings.stack(batch.rows) for batch in batches)) as answers:
             for batch, answer in zip(batches, answers, strict=True):
-                logits[batch.rows] = relevance(answer)
+                logits[batch.rows] = relevance(answer, self.graph.relevance)
         places = np.array([distinct[pair] for pair in zip(queries, documents, strict=True)], np.int64)
         return _Scored(logits[places], encodings.tokens_cut[places], encodings.query_tokens_cut[places])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,18 +11,17 @@ from resift.errors import LogitsError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Activation = Literal["identity", "sigmoid"]
-ACTIVATIONS: tuple[Activation, ...] = ("identity", "sigmoid")
+    from resift.manifest import Activation, Relevance
 
 
-def relevance(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def relevance(logits: NDArray[np.float32], rule: Relevance) -> NDArray[np.float32]:
     """float32[n], what pairs are ranked on, from logits float32[n, labels].
 
-    One label: its logit. Two labels: the log-odds of the second, whose sigmoid is the softmax's second value.
-    Raises LogitsError for NaN or infinity.
+    "logit", of one label, is it itself; "log-odds", of two, is how far the second lies above the first, whose sigmoid is the
+    softmax's second value. Raises LogitsError for NaN or infinity.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        ranked = np.ascontiguousarray(logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0])
+        ranked = np.ascontiguousarray(logits[:, 0] if rule == "logit" else logits[:, 1] - logits[:, 0])
     if not np.isfinite(ranked).all():
         bad = int(np.flatnonzero(~np.isfinite(ranked))[0])
         raise LogitsError(

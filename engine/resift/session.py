@@ -12,6 +12,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from resift.errors import ArtifactError, ClosedError, ProviderError
+from resift.manifest import OUTPUT
 from resift.providers import ORT_NAMES, Provider, runtime
 from resift.waiting import check_cancelled
 
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-INPUTS = ("input_ids", "token_type_ids")
-OUTPUT = "logits"
+    from resift.manifest import Signature
+
+ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+"""onnxruntime's names of the types that a signature knows."""
 
 
 class Session:
@@ -35,9 +38,10 @@ class Session:
     and a run on what the parent had would wait for them for ever.
     """
 
-    def __init__(self, read_graph: Callable[[], bytes], provider: Provider, threads: int) -> None:
-        """Opens the ONNX graph that `read_graph` returns. Raises ArtifactError if it is none of ours."""
+    def __init__(self, read_graph: Callable[[], bytes], provider: Provider, threads: int, signature: Signature) -> None:
+        """Opens the ONNX graph that `read_graph` returns. Raises ArtifactError if it does not have that signature."""
         self._read_graph = read_graph
+        self._signature = signature
         self._provider = provider
         self._threads = threads if provider == "cpu" else 1
         self._closed = False
@@ -61,9 +65,19 @@ class Session:
                 future.cancel()
 
     def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Logits float32[b, labels] of inputs int64[b, width]; inputs the graph does not know are left out."""
+        """Logits float32[b, labels] of inputs int64[b, width]; inputs that the graph does not read are left out.
+
+        Raises ArtifactError if the graph answers in another shape.
+        """
         session = self._session or self._reopen()
-        logits: NDArray[np.float32] = session.run([OUTPUT], {name: batch[name] for name in self._names})[0]
+        inputs = self._signature.feed(batch)
+        logits: NDArray[np.float32] = session.run([OUTPUT], inputs)[0]
+        expected = (len(inputs["input_ids"]), self._signature.labels)
+        if logits.shape != expected:
+            raise ArtifactError(
+                f"the graph answered logits of shape {logits.shape}; expected {expected}, rows and labels, by its manifest: "
+                "export the checkpoint again"
+            )
         return logits
 
     def close(self) -> None:
@@ -116,16 +130,27 @@ class Session:
             raise ProviderError(
                 f"onnxruntime could not start {name} on this machine; its log on stderr says why. Use provider='cpu'"
             )
+        self._check_signature(session)
+        return session
+
+    def _check_signature(self, session: Any) -> None:
+        """Raises ArtifactError unless the graph reads and answers what the manifest says, by name, type and number of labels."""
         inputs = {item.name: item.type for item in session.get_inputs()}
         outputs = {item.name: item.type for item in session.get_outputs()}
-        fits = "input_ids" in inputs and set(inputs) <= set(INPUTS) and set(inputs.values()) == {"tensor(int64)"}
-        if not fits or outputs != {OUTPUT: "tensor(float)"}:
+        expected_inputs = {name: ORT_TYPES[kind] for name, kind in self._signature.inputs.items()}
+        expected_outputs = {name: ORT_TYPES[kind] for name, kind in self._signature.outputs.items()}
+        if (inputs, outputs) != (expected_inputs, expected_outputs):
             raise ArtifactError(
-                f"the graph reads {inputs} and answers {outputs}; expected int64 {' and '.join(INPUTS)} (the second optional) "
-                f"and float {OUTPUT}: it was not made by `resift export`"
+                f"the graph reads {inputs} and answers {outputs}; expected {expected_inputs} and {expected_outputs}, "
+                "by its manifest: export the checkpoint again"
             )
-        self._names = tuple(inputs)
-        return session
+        labels = session.get_outputs()[0].shape[-1:]
+        # A free dimension has a name or None; `run` checks what it turns out to be.
+        if not labels or (isinstance(labels[0], int) and labels[0] != self._signature.labels):
+            raise ArtifactError(
+                f"the graph answers logits of shape {session.get_outputs()[0].shape}; expected {self._signature.labels} labels, "
+                "by its manifest: export the checkpoint again"
+            )
 
     def _options(self) -> Any:
         onnxruntime = runtime()

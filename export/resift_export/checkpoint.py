@@ -13,8 +13,9 @@ import transformers
 from safetensors import SafetensorError
 
 from resift.errors import ExportError, InputError
+from resift.manifest import RELEVANCE, Activation, Relevance, Signature
 from resift.pairs import PairTokenizer
-from resift.scoring import Activation, relevance
+from resift.scoring import relevance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,20 +53,25 @@ class Checkpoint:
     max_length: int
 
     @property
-    def labels(self) -> int:
-        """Outputs of its head."""
-        return int(self.model.config.num_labels)
-
-    @property
     def vocabulary(self) -> int:
         """Token ids it has embeddings for."""
         return int(self.model.get_input_embeddings().num_embeddings)
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """What its graph reads: ids, and segment ids where they make a difference."""
+    def layers(self) -> int:
+        """Transformer layers."""
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def signature(self) -> Signature:
+        """What its graph reads, ids and, where they make a difference, segment ids, and how many labels it answers."""
         reads_segments = getattr(self.model.config, "type_vocab_size", 0) > 1
-        return ("input_ids", "token_type_ids") if reads_segments else ("input_ids",)
+        return Signature.of(labels=int(self.model.config.num_labels), segment_ids=reads_segments)
+
+    @property
+    def relevance(self) -> Relevance:
+        """What of its logits pairs are ranked on."""
+        return RELEVANCE[self.signature.labels]
 
     def tokenizer_json(self) -> bytes:
         """The tokenizer as tokenizer.json, without truncation and padding, which are the engine's affair."""
@@ -88,10 +94,10 @@ class Checkpoint:
             encoded = self.tokenizer(
                 [query] * len(batch), batch, truncation="only_second", max_length=self.max_length, padding=True, return_tensors="pt"
             )
-            names = (*self.inputs, "attention_mask")
+            names = (*self.signature.inputs, "attention_mask")
             with torch.inference_mode():
                 logits.append(self.model(**{name: encoded[name] for name in names}).logits.float().numpy())
-        return relevance(np.concatenate(logits))
+        return relevance(np.concatenate(logits), self.relevance)
 
 
 def load(source: str, *, revision: str | None = None, name: str | None = None, allow_pickle: bool = False) -> Checkpoint:
@@ -111,7 +117,7 @@ def load(source: str, *, revision: str | None = None, name: str | None = None, a
         )
     model = _load_model(folder, safetensors=any(folder.glob("*.safetensors")))
     tokenizer = _load_tokenizer(folder)
-    if model.config.num_labels not in (1, 2):
+    if model.config.num_labels not in RELEVANCE:
         raise ExportError(f"{source} has {model.config.num_labels} labels; expected a reranker's 1 (relevance) or 2 (no, yes)")
     checkpoint = Checkpoint(
         folder=folder,
@@ -213,7 +219,7 @@ def _check_tokenizer(checkpoint: Checkpoint) -> None:
     query, document = "where do rivers begin", "Rivers begin at springs, glaciers or lakes, and in bogs."
     own = checkpoint.tokenizer(query, document)
     ours = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length).encode([query], [document])
-    same_segments = "token_type_ids" not in checkpoint.inputs or own.get("token_type_ids") == ours.segment_ids[0].tolist()
+    same_segments = not checkpoint.signature.segment_ids or own.get("token_type_ids") == ours.segment_ids[0].tolist()
     if own["input_ids"] != ours.ids[0].tolist() or not same_segments:
         raise ExportError(
             f"tokenizer.json encodes a pair as {ours.ids[0].tolist()}, "

@@ -5,26 +5,27 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from resift.pairs import PairTokenizer
 from resift.parity import Certificate, refuse
 from resift_export import checkpoint as checkpoints
 from resift_export.calibration import sample
-from resift_export.graph import lower_opset
+from resift_export.graph import lower_opset, operations_of
 from resift_export.optimize import optimize
-from resift_export.parity import certify
-from resift_export.quantize import products, quantize
+from resift_export.parity import certify, check_runnable
+from resift_export.quantize import VNNI_LEVELS, products, quantize
+from resift_export.recipe import VNNI_FILE, file_of
 from resift_export.trace import TRACERS
 from resift_export.write import aside, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from resift.settings import Precision
     from resift_export.checkpoint import Checkpoint
     from resift_export.recipe import CalibrationPair, Recipe
 
@@ -47,37 +48,57 @@ def convert(  # noqa: PLR0913 - the command line's choices, by name
     Raises ExportError if the checkpoint cannot be used or `out` is taken, InputError for bad calibration or gate files,
     and ParityError, with nothing written, if the artifact does not rank as its checkpoint does, unless `force`.
     """
+    check_runnable(recipe.variants())
     with aside(out, overwrite=overwrite) as folder:
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
         checkpoint = checkpoints.load(source, revision=revision, name=name, allow_pickle=allow_pickle)
         log.info("trace     %s with %s", type(checkpoint.model).__name__, recipe.tracer)
         exact = optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length)
-        graphs: dict[Precision, ir.Model] = {}
-        if "float32" in recipe.precisions:
-            graphs["float32"] = lower_opset(exact.clone())
-        if "int8" in recipe.precisions:
-            names = list(dict.fromkeys(str(product.source.name) for product in products(exact)))
-            log.info("calibrate %d activations on %d pairs", len(names), len(pairs))
-            graphs["int8"] = lower_opset(quantize(exact, sample(exact, names, feeds(checkpoint, pairs))))
+        operations = operations_of(exact)
+        models = _variants(exact, recipe, _samples(exact, recipe, checkpoint, pairs))
         log.info("verify    on %d pools", len(pools))
-        draft = write(folder, checkpoint, recipe, graphs, Certificate(bounds=recipe.bounds, agreement={}, pools=[]), forced=force)
+        plain = Certificate(bounds=recipe.bounds, agreement={}, pools=[])
+        draft = write(folder, checkpoint, recipe, models, plain, operations=operations, forced=force)
         certificate = certify(draft, checkpoint, pools, recipe.bounds)
         forced = False
-        for precision, agreement in certificate.agreement.items():
-            log.info("          %s: %s", precision, agreement.summary())
+        for file, agreement in certificate.agreement.items():
+            log.info("          %s: %s", file, agreement.summary())
             if not force:
-                refuse(agreement, recipe.bounds, f"{checkpoint.id} in {precision}")
+                refuse(agreement, recipe.bounds, f"{checkpoint.id} in {file}")
             forced = forced or bool(agreement.violations(recipe.bounds))
         log.info("write     %s", out)
-        write(folder, checkpoint, recipe, graphs, certificate, forced=forced)
+        write(folder, checkpoint, recipe, models, certificate, operations=operations, forced=forced)
     return out
+
+
+def _samples(
+    exact: ir.Model, recipe: Recipe, checkpoint: Checkpoint, pairs: Sequence[CalibrationPair]
+) -> Mapping[str, NDArray[np.float32]]:
+    """float32[rows, inputs] of what each product of `exact` multiplies, where the recipe quantizes any."""
+    if "int8" not in recipe.precisions:
+        return {}
+    names = list(dict.fromkeys(str(product.source.name) for product in products(exact)))
+    log.info("calibrate %d activations on %d pairs", len(names), len(pairs))
+    return sample(exact, names, feeds(checkpoint, pairs))
+
+
+def _variants(exact: ir.Model, recipe: Recipe, samples: Mapping[str, NDArray[np.float32]]) -> dict[str, ir.Model]:
+    """The recipe's models by file, made of the float32 model `exact`, which is used up."""
+    models: dict[str, ir.Model] = {}
+    if "float32" in recipe.precisions:
+        models[file_of("float32")] = lower_opset(exact.clone())
+    if recipe.vnni:
+        models[VNNI_FILE] = lower_opset(quantize(exact.clone(), samples, levels=VNNI_LEVELS))
+    if "int8" in recipe.precisions:
+        # In place and last: nodes that are added to a clone get other names, and the file another hash.
+        models[file_of("int8")] = lower_opset(quantize(exact, samples))
+    return models
 
 
 def feeds(checkpoint: Checkpoint, pairs: Sequence[CalibrationPair]) -> Iterator[dict[str, NDArray[np.int64]]]:
     """The graph's inputs for each pair alone."""
     tokenizer = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length)
     encodings = tokenizer.encode([pair.query for pair in pairs], [pair.document for pair in pairs])
-    for ids, segment_ids in zip(encodings.ids, encodings.segment_ids, strict=True):
-        inputs = {"input_ids": ids[None], "token_type_ids": segment_ids[None]}
-        yield {name: inputs[name] for name in checkpoint.inputs}
+    for row in range(len(pairs)):
+        yield checkpoint.signature.feed(encodings.stack(np.array([row])))

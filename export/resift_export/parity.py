@@ -1,9 +1,14 @@
-"""certify: scores the gate's pools with the checkpoint and with the artifact's own graphs."""
+"""certify: scores the gate's pools with the checkpoint and with the artifact's own variants."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from resift.errors import ExportError
+from resift.machine import instruction_sets
 from resift.parity import Bounds, Certificate, CertifiedPool, logits_of, measure
 from resift.reranker import Reranker
 from resift.settings import Settings
@@ -12,20 +17,37 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from resift.artifact import Artifact
+    from resift.manifest import Variant
     from resift.parity import Pool
     from resift_export.checkpoint import Checkpoint
+
+
+def check_runnable(variants: Sequence[Variant]) -> None:
+    """Raises ExportError if there is a file among `variants` that this machine cannot run, and so cannot certify."""
+    here = instruction_sets()
+    found = ", ".join(sorted(here)) or "neither"
+    runnable = {variant.file for variant in variants if here.issuperset(variant.instruction_sets)}
+    for variant in variants:
+        if variant.file not in runnable:
+            needed = [" and ".join(other.instruction_sets) for other in variants if other.file == variant.file]
+            raise ExportError(
+                f"{variant.file} needs a processor with {' or '.join(needed)}, and this one has {found}: "
+                "it cannot be verified here; export on a machine that has one of them, or leave --vnni out"
+            )
 
 
 def certify(artifact: Artifact, checkpoint: Checkpoint, pools: Sequence[Pool], bounds: Bounds) -> Certificate:
     """The certificate of a written artifact: what users will run, against PyTorch in float32, pool by pool."""
     references = [checkpoint.reference(pool.query, pool.documents) for pool in pools]
     found = {}
-    for variant in artifact.manifest.variants:
-        with Reranker(artifact, provider="cpu", settings=Settings(precision=variant.precision)) as reranker:
-            found[variant.precision] = [logits_of(reranker, pool.query, pool.documents) for pool in pools]
+    for variant in artifact.manifest.full.variants:
+        if variant.file not in found:
+            settings = Settings(precision=variant.precision)
+            with Reranker(_only(artifact, variant.file), provider="cpu", settings=settings) as reranker:
+                found[variant.file] = [logits_of(reranker, pool.query, pool.documents) for pool in pools]
     return Certificate(
         bounds=bounds,
-        agreement={precision: measure(pools, references, logits) for precision, logits in found.items()},
+        agreement={file: measure(pools, references, logits) for file, logits in found.items()},
         pools=[
             CertifiedPool(
                 qid=pool.qid,
@@ -33,8 +55,15 @@ def certify(artifact: Artifact, checkpoint: Checkpoint, pools: Sequence[Pool], b
                 documents=pool.documents,
                 labels=pool.labels,
                 checkpoint=references[number].tolist(),
-                variants={precision: logits[number].tolist() for precision, logits in found.items()},
+                variants={file: logits[number].tolist() for file, logits in found.items()},
             )
             for number, pool in enumerate(pools)
         ],
     )
+
+
+def _only(artifact: Artifact, file: str) -> Artifact:
+    """The artifact as if its full graph had the variants of that file alone, so that they are what runs."""
+    full = artifact.manifest.full
+    graph = msgspec.structs.replace(full, variants=[variant for variant in full.variants if variant.file == file])
+    return replace(artifact, manifest=msgspec.structs.replace(artifact.manifest, graphs=[graph]))

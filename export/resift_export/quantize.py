@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 WEIGHT_LEVELS = 63
 """Largest magnitude of a weight: 7 bits. Two products u8 x s8 then sum to at most 255 * 63 * 2 = 32130 < 2**15, the limit
 of the 16-bit lanes that AVX2 and AVX-512 without VNNI add in (https://github.com/microsoft/onnxruntime/issues/6004)."""
+VNNI_LEVELS = 127
+"""Largest magnitude of a weight where products are summed in 32 bits: 8 bits."""
 TABLE_LEVELS = 127
 """Largest magnitude in an embedding table, which is looked up and never multiplied."""
 SMALLEST_SIDE = 16
@@ -69,8 +71,8 @@ def products(model: ir.Model) -> list[Product]:
     return found
 
 
-def quantize(model: ir.Model, samples: Mapping[str, np.ndarray]) -> ir.Model:
-    """Rewrites the float32 `model` in place to int8 and returns it.
+def quantize(model: ir.Model, samples: Mapping[str, np.ndarray], *, levels: int = WEIGHT_LEVELS) -> ir.Model:
+    """Rewrites the float32 `model` in place to int8, with weights of magnitude `levels` at most, and returns it.
 
     `samples` holds float32[rows, inputs] for the source of every one of `products(model)`.
     """
@@ -78,27 +80,27 @@ def quantize(model: ir.Model, samples: Mapping[str, np.ndarray]) -> ir.Model:
     for product in products(model):
         by_source.setdefault(product.source, []).append(product)
     for source, readers in by_source.items():
-        _quantize_products(model, source, readers, samples[str(source.name)])
+        _quantize_products(model, source, readers, samples[str(source.name)], levels)
     _quantize_tables(model)
     tidy(model)
     return model
 
 
-def quantize_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int8[inputs, outputs] of at most 7 bits and float32[outputs]: one scale a column, symmetric."""
-    scales = _at_least_tiny(np.abs(weights).max(axis=0) / WEIGHT_LEVELS)
+def quantize_weights(weights: np.ndarray, levels: int = WEIGHT_LEVELS) -> tuple[np.ndarray, np.ndarray]:
+    """int8[inputs, outputs] of magnitude `levels` at most and float32[outputs]: one scale a column, symmetric."""
+    scales = _at_least_tiny(np.abs(weights).max(axis=0) / levels)
     return np.rint(weights / scales).astype(np.int8), scales
 
 
-def choose_range(activations: np.ndarray, weights: np.ndarray) -> Range:
+def choose_range(activations: np.ndarray, weights: np.ndarray, levels: int = WEIGHT_LEVELS) -> Range:
     """The range whose int8 product is nearest, in mean square, to the float32 product over the sampled activations."""
     exact = activations @ weights
     best: tuple[float, Range] | None = None
     for migration in MIGRATIONS:
         smoothing = _smoothing(activations, weights, migration)
         smoothed = activations if smoothing is None else activations * smoothing
-        levels, scales = quantize_weights(weights if smoothing is None else weights / smoothing[:, None])
-        restored = levels * scales
+        quantized, scales = quantize_weights(weights if smoothing is None else weights / smoothing[:, None], levels)
+        restored = quantized * scales
         low, high = min(float(smoothed.min()), 0.0), max(float(smoothed.max()), 0.0)
         for clip in CLIPS:
             scale = max((high - low) * clip, TINY) / 255
@@ -125,24 +127,26 @@ def _at_least_tiny(array: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(array, 1e-8), np.float32)
 
 
-def _quantize_products(model: ir.Model, source: ir.Value, readers: Sequence[Product], activations: np.ndarray) -> None:
+def _quantize_products(model: ir.Model, source: ir.Value, readers: Sequence[Product], activations: np.ndarray, levels: int) -> None:
     """One quantization of `source`, read by all its products; a bias added behind a product joins it."""
-    chosen = choose_range(activations, np.concatenate([product.weights for product in readers], axis=1))
+    chosen = choose_range(activations, np.concatenate([product.weights for product in readers], axis=1), levels)
     first = min((product.node for product in readers), key=list(model.graph).index)
     name = source.name
     scale = constant(model, f"{name}_scale", np.array(chosen.scale, np.float32))
     zero_point = constant(model, f"{name}_zero_point", np.array(chosen.zero_point, np.uint8))
-    levels = source
+    activation = source
     if chosen.smoothing is not None:
-        levels = insert(model, first, "Mul", [source, constant(model, f"{name}_smoothing", chosen.smoothing)], f"{name}_smoothed")
-    levels = insert(model, first, "QuantizeLinear", [levels, scale, zero_point], f"{name}_levels")
+        activation = insert(
+            model, first, "Mul", [source, constant(model, f"{name}_smoothing", chosen.smoothing)], f"{name}_smoothed"
+        )
+    activation = insert(model, first, "QuantizeLinear", [activation, scale, zero_point], f"{name}_levels")
     for product in readers:
         folded = product.weights if chosen.smoothing is None else product.weights / chosen.smoothing[:, None]
-        weights, scales = quantize_weights(folded)
+        weights, scales = quantize_weights(folded, levels)
         out = product.node.outputs[0]
         bias = _bias_of(out)
         inputs = [
-            levels,
+            activation,
             constant(model, f"{out.name}_weights", weights),
             scale,
             constant(model, f"{out.name}_scales", scales),

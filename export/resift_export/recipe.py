@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from resift.artifact import CARD, CERTIFICATE, FILE_NAME_PATTERN, MANIFEST, TOKENIZER
 from resift.errors import InputError
+from resift.manifest import CARD, CERTIFICATE, FILE_NAME_PATTERN, MANIFEST, TOKENIZER, Variant
 from resift.parity import Bounds, Pool
 from resift.pools import CandidatePool, read_lines, read_pools
 from resift.settings import PRECISIONS, Precision
@@ -25,6 +25,9 @@ LEAST_GATE_POOLS = 30
 LEAST_GATE_DOCUMENTS = 10
 RESERVED = frozenset({MANIFEST, TOKENIZER, CERTIFICATE})
 FILE_NAME = re.compile(FILE_NAME_PATTERN)
+VNNI = ("avx512_vnni", "avx_vnni")
+"""The instruction sets that sum int8 products in 32 bits, by the names Linux gives them; any one of them will do."""
+VNNI_FILE = "model.int8-vnni.onnx"
 
 
 class CalibrationPair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +42,8 @@ class Recipe:
     """What to make of a checkpoint. Raises InputError for a value it does not know."""
 
     precisions: Sequence[Precision] = ("int8",)
+    vnni: bool = False
+    """an int8 variant of 8-bit weights for processors with VNNI, beside that of 7 bits which is safe everywhere"""
     tracer: Literal["torch", "optimum"] = "torch"
     calibration: Path | None = None
     """JSON Lines of CalibrationPair; None: the built-in set"""
@@ -56,6 +61,14 @@ class Recipe:
         for precision in self.precisions:
             if precision not in PRECISIONS:
                 raise InputError(f"precision is {precision!r}; expected some of {', '.join(PRECISIONS)}")
+        if self.vnni and "int8" not in self.precisions:
+            raise InputError("--vnni adds to the int8 variant, and none is asked for; add int8 to --precision, or leave --vnni out")
+
+    def variants(self) -> list[Variant]:
+        """What the artifact is to hold, best first."""
+        special = [Variant(file=VNNI_FILE, precision="int8", instruction_sets=[name]) for name in VNNI if self.vnni]
+        asked = [precision for precision in PRECISIONS if precision in self.precisions]
+        return special + [Variant(file=file_of(name), precision=name, instruction_sets=[]) for name in asked]
 
     def calibration_pairs(self) -> list[CalibrationPair]:
         """The calibration set. Raises InputError that names a bad line."""
@@ -102,6 +115,7 @@ class Recipe:
         """For the manifest: the choices, and what the texts were by name and SHA-256."""
         record: dict[str, str | int | float | bool | list[str] | None] = {
             "precisions": [str(precision) for precision in self.precisions],
+            "vnni": self.vnni,
             "tracer": self.tracer,
         }
         for name, chosen, built_in in (
@@ -112,6 +126,11 @@ class Recipe:
             record[name] = path.name if chosen else f"built-in {built_in}"
             record[f"{name}_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         return record
+
+
+def file_of(precision: Precision) -> str:
+    """The file of the variant that is safe everywhere."""
+    return f"model.{precision}.onnx"
 
 
 def _built_in(name: str) -> Path:

@@ -1,7 +1,7 @@
 """trace: the one door from a PyTorch model to an ONNX graph.
 
-The graph reads input_ids and, where the model knows segments, token_type_ids, int64[batch, width] each, and answers
-logits float32[batch, labels]. It has no attention mask, because the engine never pads.
+The graph reads and answers what the checkpoint's signature says, [batch, width] and [batch, labels]. It has no attention mask,
+because the engine never pads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import onnxscript.optimizer
 import torch
 
 from resift.errors import ExportError, ExtraError
-from resift.session import OUTPUT
+from resift.manifest import OUTPUT
 from resift_export.graph import insert, tidy
 
 if TYPE_CHECKING:
@@ -46,9 +46,12 @@ class _Positional(torch.nn.Module):
 
 def trace(checkpoint: Checkpoint) -> ir.Model:
     """Traces with torch.onnx.export. Raises ExportError where the model cannot be traced with free batch and width."""
-    names = checkpoint.inputs
+    inputs = checkpoint.signature.inputs
+    names = tuple(inputs)
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    example = tuple(torch.full(EXAMPLE, 5 if name == "input_ids" else 0, dtype=torch.int64) for name in names)
+    example = tuple(
+        torch.full(EXAMPLE, 5 if name == "input_ids" else 0, dtype=getattr(torch, kind)) for name, kind in inputs.items()
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from resift.artifact import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, Artifact, FileEntry, Manifest, Model, Pair, Variant
+from resift.artifact import Artifact
 from resift.errors import ExportError
+from resift.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, FileEntry, Graph, Manifest, Model, Pair
 from resift.pairs import PairTokenizer
 from resift_export.graph import LOW_OPSET, serialize
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from resift.parity import Certificate
-    from resift.settings import Precision
     from resift_export.checkpoint import Checkpoint
     from resift_export.recipe import Recipe
 
@@ -75,21 +75,25 @@ def write(  # noqa: PLR0913 - what goes in, one by one
     folder: Path,
     checkpoint: Checkpoint,
     recipe: Recipe,
-    graphs: Mapping[Precision, ir.Model],
+    models: Mapping[str, ir.Model],
     certificate: Certificate,
     *,
+    operations: int,
     forced: bool,
 ) -> Artifact:
-    """Writes every file of the artifact into `folder`, its manifest last, and opens it."""
+    """Writes every file of the artifact into `folder`, its manifest last, and opens it.
+
+    `models` holds those of the recipe's variants by file, `operations` a token as the manifest counts them.
+    """
     attached = recipe.attached_files()
     contents = {
         TOKENIZER: checkpoint.tokenizer_json(),
         CERTIFICATE: msgspec.json.format(msgspec.json.encode(certificate), indent=1),
         CARD: card(checkpoint, recipe, certificate, attached.pop(CARD, b"").decode()).encode(),
-        **{_graph_name(precision): serialize(graph) for precision, graph in graphs.items()},
+        **{file: serialize(model) for file, model in models.items()},
         **attached,
     }
-    is_low = all(graph.opset_imports[""] <= LOW_OPSET for graph in graphs.values())
+    is_low = all(model.opset_imports[""] <= LOW_OPSET for model in models.values())
     oldest = OLDEST_ONNXRUNTIME if is_low else OLDEST_FOR_ATTENTION
     manifest = Manifest(
         format=FORMAT,
@@ -97,19 +101,27 @@ def write(  # noqa: PLR0913 - what goes in, one by one
             id=checkpoint.id,
             revision=checkpoint.revision,
             architecture=type(checkpoint.model).__name__,
-            labels=checkpoint.labels,
         ),
         pair=Pair(
             template=PairTokenizer(contents[TOKENIZER], checkpoint.max_length).template(),
-            segment_ids="token_type_ids" in checkpoint.inputs,
             vocabulary=checkpoint.vocabulary,
             max_length=checkpoint.max_length,
         ),
-        activation=checkpoint.activation,
+        graphs=[
+            Graph(
+                name="full",
+                role="full",
+                layers=checkpoint.layers,
+                operations=operations,
+                signature=checkpoint.signature,
+                relevance=checkpoint.relevance,
+                activation=checkpoint.activation,
+                variants=recipe.variants(),
+            )
+        ],
         files={
             name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in contents.items()
         },
-        variants=[Variant(file=_graph_name(precision), precision=precision, instruction_sets=[]) for precision in graphs],
         recipe=recipe.record(),
         forced=forced,
         versions={name: version(name) for name in LIBRARIES},
@@ -126,11 +138,11 @@ def write(  # noqa: PLR0913 - what goes in, one by one
 
 def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about: str) -> str:
     """The model card: what `about` says of the checkpoint, then how the artifact was made and what was measured."""
-    columns = "| {0} | {1.overlap:.4f} | {1.tau:.4f} | {1.worst_tau:.4f} | {1.error:.2%} | {1.largest_error:.3f} | "
+    columns = "| {0} | {1} | {2.overlap:.4f} | {2.tau:.4f} | {2.worst_tau:.4f} | {2.error:.2%} | {2.largest_error:.3f} | "
     rows = "\n".join(
-        columns.format(precision, found)
+        columns.format(file, _processors(recipe, file), found)
         + (f"{found.ndcg:.4f} ({found.checkpoint_ndcg:.4f}) |" if found.ndcg is not None else "no labels |")
-        for precision, found in certificate.agreement.items()
+        for file, found in certificate.agreement.items()
     )
     template = (Path(str(files("resift_export"))) / "data" / "card.md").read_text()
     return template.format(
@@ -148,5 +160,7 @@ def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about
     )
 
 
-def _graph_name(precision: Precision) -> str:
-    return f"model.{precision}.onnx"
+def _processors(recipe: Recipe, file: str) -> str:
+    """What a variant runs on, for the reader."""
+    needed = [" and ".join(variant.instruction_sets) for variant in recipe.variants() if variant.file == file]
+    return " or ".join(needed) or "any"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -8,8 +7,10 @@ import shutil
 import onnx
 import pytest
 
+from conftest import edit, rewrite
 from resift import ArtifactError, ProviderError, Reranker
-from resift.artifact import MANIFEST, MANIFEST_LIMIT, Artifact, embedded
+from resift.artifact import MANIFEST_LIMIT, Artifact, embedded
+from resift.manifest import MANIFEST
 
 GRAPH = "model.int8.onnx"
 
@@ -18,19 +19,6 @@ GRAPH = "model.int8.onnx"
 def folder(artifact, tmp_path):
     """A copy to damage."""
     return shutil.copytree(artifact, tmp_path / "artifact")
-
-
-def edit(folder, change) -> None:
-    manifest = json.loads((folder / MANIFEST).read_text())
-    change(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest))
-
-
-def rewrite(folder, name, content: bytes) -> None:
-    """Replaces a file and makes the manifest agree, as someone with bad intentions would."""
-    (folder / name).write_bytes(content)
-    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    edit(folder, lambda manifest: manifest["files"].__setitem__(name, entry))
 
 
 def truncate(folder) -> None:
@@ -94,17 +82,38 @@ def larger_vocabulary(folder) -> None:
     edit(folder, lambda manifest: manifest["pair"].__setitem__("vocabulary", 100))
 
 
+def variants(manifest):
+    return manifest["graphs"][0]["variants"]
+
+
+def signature(manifest):
+    return manifest["graphs"][0]["signature"]
+
+
+def link_to_itself(folder) -> None:
+    (folder / GRAPH).unlink()
+    (folder / GRAPH).symlink_to(folder / GRAPH)
+
+
+def nest(folder, name) -> None:
+    (folder / name).write_bytes(b'{"format": 2, "recipe": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+
+
 DAMAGES = {
     "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "no manifest.json"),
     "manifest cut short": (lambda folder: (folder / MANIFEST).write_bytes(b'{"format": 1,'), "not what `resift export` writes"),
     "manifest of binary": (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\x00\x01"), "not what `resift export` writes"),
+    "deeply nested manifest": (lambda folder: nest(folder, MANIFEST), "it is nested too deeply"),
+    "graph linked to itself": (link_to_itself, f"{GRAPH} is missing"),
     "huge manifest": (lambda folder: (folder / MANIFEST).write_bytes(b" " * (MANIFEST_LIMIT + 1)), "it is no manifest"),
-    "newer format": (lambda folder: edit(folder, lambda m: m.__setitem__("format", 2)), "install a newer resift"),
+    "newer format": (lambda folder: edit(folder, lambda m: m.__setitem__("format", 3)), "install a newer resift"),
+    "older format": (lambda folder: edit(folder, lambda m: m.__setitem__("format", 1)), "export the artifact again"),
     "unknown field": (lambda folder: edit(folder, lambda m: m.__setitem__("hooks", "os.system")), "unknown field `hooks`"),
-    "unknown precision": (lambda folder: edit(folder, lambda m: m["variants"][0].__setitem__("precision", "int1")), "int1"),
+    "unknown precision": (lambda folder: edit(folder, lambda m: variants(m)[0].__setitem__("precision", "int1")), "int1"),
     "absurd size": (lambda folder: edit(folder, lambda m: m["files"][GRAPH].__setitem__("size", -5)), "size"),
-    "no labels": (lambda folder: edit(folder, lambda m: m["model"].__setitem__("labels", 0)), "labels"),
-    "no variants": (lambda folder: edit(folder, lambda m: m.__setitem__("variants", [])), "variants"),
+    "no labels": (lambda folder: edit(folder, lambda m: signature(m).__setitem__("labels", 0)), "labels"),
+    "no variants": (lambda folder: edit(folder, lambda m: variants(m).clear()), "variants"),
+    "unlisted graph": (lambda folder: edit(folder, lambda m: m["files"].pop(GRAPH)), f"lists no {GRAPH}"),
     "unlisted tokenizer": (lambda folder: edit(folder, lambda m: m["files"].pop("tokenizer.json")), "lists no tokenizer.json"),
     "file missing": (lambda folder: (folder / GRAPH).unlink(), f"{GRAPH} is missing"),
     "file truncated": (truncate, "the copy is incomplete"),

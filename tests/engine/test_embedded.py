@@ -62,7 +62,7 @@ def test_the_certificate_is_what_this_machine_computes(default):
     assert len(pools) == 10
     for pool in pools:
         found = logits_of(default, pool.query, pool.documents)
-        recorded = np.array(pool.variants[default.precision])
+        recorded = np.array(pool.variants[default.variant.file])
         np.testing.assert_allclose(found, recorded, rtol=0, atol=ELSEWHERE, err_msg=pool.query)
         assert np.abs(found - recorded).mean() < 0.03
         assert kendall_tau(found, recorded) >= 0.95
@@ -70,10 +70,10 @@ def test_the_certificate_is_what_this_machine_computes(default):
 
 def test_the_certificate_holds_its_own_bounds(default):
     certificate = Certificate.read(default.artifact)
-    recorded = [np.array(pool.variants[default.precision]) for pool in certificate.pools]
+    recorded = [np.array(pool.variants[default.variant.file]) for pool in certificate.pools]
     agreement = certificate.measure(recorded)
     assert agreement.violations(certificate.bounds) == []
-    assert agreement.tau == pytest.approx(certificate.agreement[default.precision].tau)
+    assert agreement.tau == pytest.approx(certificate.agreement[default.variant.file].tau)
     assert not default.artifact.manifest.forced
 
 

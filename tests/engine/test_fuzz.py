@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from resift import ArtifactError, InputError, Reranker, ResiftError
-from resift.artifact import MANIFEST, Manifest, decode_manifest
+from resift.manifest import MANIFEST, Manifest, decode_manifest
 from resift.pools import CandidatePool, decode_pool, read_documents, read_pools
 
 JSON = st.recursive(

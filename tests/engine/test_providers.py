@@ -4,10 +4,18 @@ import onnxruntime
 import pytest
 
 from resift import ProviderError, providers
+from resift.manifest import Variant
 
 CPU = ["CPUExecutionProvider"]
 BOTH = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 FULL = ["int8", "float32"]
+VNNI = Variant(file="model.int8-vnni.onnx", precision="int8", instruction_sets=["avx512_vnni"])
+SAFE = Variant(file="model.int8.onnx", precision="int8", instruction_sets=[])
+EXACT = Variant(file="model.float32.onnx", precision="float32", instruction_sets=[])
+
+
+def variants(precisions):
+    return [{"int8": SAFE, "float32": EXACT}[precision] for precision in precisions]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +37,20 @@ FULL = ["int8", "float32"]
     ],
 )
 def test_choice_is_the_fastest_that_was_asked_for_and_is_there(asked, precision, available, offered, chosen):
-    assert providers.choose(asked, precision, available=available, offered=offered) == chosen
+    provider, variant = providers.choose(asked, precision, available=available, variants=variants(offered))
+    assert (provider, variant.precision) == chosen
+
+
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+@pytest.mark.parametrize("given", [[VNNI, SAFE, EXACT], [EXACT, VNNI, SAFE], [VNNI, EXACT, SAFE]])
+def test_of_several_variants_of_a_precision_the_first_is_taken(given, precision):
+    assert providers.choose("cpu", precision, available=CPU, variants=given) == ("cpu", VNNI)
+    assert providers.choose("cpu", precision, available=CPU, variants=given[::-1]) == ("cpu", SAFE)
+
+
+def test_an_artifact_without_a_variant_for_this_machine_says_so():
+    with pytest.raises(ProviderError, match="cpu needs int8 or float32, and this artifact has no graph for this machine: export"):
+        providers.choose("cpu", "auto", available=CPU, variants=[])
 
 
 @pytest.mark.parametrize(
@@ -46,13 +67,13 @@ def test_choice_is_the_fastest_that_was_asked_for_and_is_there(asked, precision,
 )
 def test_what_cannot_be_had_is_an_error_that_says_why(asked, precision, available, offered, message):
     with pytest.raises(ProviderError, match=message):
-        providers.choose(asked, precision, available=available, offered=offered)
+        providers.choose(asked, precision, available=available, variants=variants(offered))
 
 
 @pytest.mark.parametrize("asked", ["gpu", "CPU", "", "CUDAExecutionProvider"])
 def test_an_unknown_provider_is_an_error_naming_the_known_ones(asked):
     with pytest.raises(ProviderError, match=rf"provider is '{asked}'; expected 'auto', 'cpu' or 'cuda'"):
-        providers.choose(asked, "auto", available=BOTH, offered=FULL)
+        providers.choose(asked, "auto", available=BOTH, variants=variants(FULL))
 
 
 def test_available_are_onnxruntimes_own_names():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from resift.errors import LogitsError
+from resift.manifest import RELEVANCE
 from resift.scoring import activate, relevance
 
 FLOATS = st.floats(-50, 50, width=32)
@@ -20,7 +21,7 @@ def rows(labels, elements=FLOATS):
 @settings(deadline=None)
 @given(rows(1, FINITE))
 def test_one_label_is_its_own_relevance(logits):
-    found = relevance(logits)
+    found = relevance(logits, "logit")
     assert found.dtype == np.float32
     assert found.flags.c_contiguous
     assert found.tolist() == logits[:, 0].tolist()
@@ -32,7 +33,7 @@ def test_sigmoid_of_two_labels_relevance_is_the_softmax_of_the_second(logits):
     exact = logits.astype(np.float64)
     powers = np.exp(exact - exact.max(axis=1, keepdims=True))
     softmax = powers[:, 1] / powers.sum(axis=1)
-    found = activate(relevance(logits), "sigmoid")
+    found = activate(relevance(logits, "log-odds"), "sigmoid")
     assert found.shape == (len(logits),)
     np.testing.assert_allclose(found, softmax, rtol=0, atol=2e-6)
 
@@ -63,14 +64,14 @@ def test_identity_keeps_logits_as_they_are():
     assert activate(logits, "identity").tolist() == [-7.25, 0, 123.5]
 
 
-@pytest.mark.parametrize("labels", [1, 2])
+@pytest.mark.parametrize(("labels", "rule"), RELEVANCE.items())
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_raise_an_error_naming_the_pair(value, labels):
+def test_logits_that_are_not_finite_raise_an_error_naming_the_pair(value, labels, rule):
     logits = np.zeros((5, labels), np.float32)
     logits[3:, labels - 1] = value
     with pytest.raises(LogitsError, match=rf"{value}\D* for pair 3 of its batch"):
-        relevance(logits)
+        relevance(logits, rule)
 
 
 def test_no_pairs_have_no_relevance():
-    assert relevance(np.empty((0, 2), np.float32)).shape == (0,)
+    assert relevance(np.empty((0, 2), np.float32), "log-odds").shape == (0,)

@@ -112,9 +112,10 @@ def test_max_length_of_a_model_without_positions_is_the_tokenizers():
 
 
 def test_what_the_graph_reads(bert, roberta):
-    assert bert.inputs == ("input_ids", "token_type_ids")
-    assert roberta.inputs == ("input_ids",)
-    assert (bert.labels, bert.vocabulary, bert.revision, bert.id) == (1, tiny.VOCABULARY, None, bert.folder.resolve().name)
+    assert bert.signature.inputs == {"input_ids": "int64", "token_type_ids": "int64"}
+    assert roberta.signature.inputs == {"input_ids": "int64"}
+    assert (bert.signature.labels, bert.relevance, bert.layers) == (1, "logit", 2)
+    assert (bert.vocabulary, bert.revision, bert.id) == (tiny.VOCABULARY, None, bert.folder.resolve().name)
 
 
 def test_name_replaces_the_folders(folder):
@@ -238,7 +239,7 @@ def direct(loaded, query, documents):
         # In lists, as transformers takes an empty second text for none otherwise.
         pair = loaded.tokenizer([query], [document], truncation="only_second", max_length=loaded.max_length, return_tensors="pt")
         with torch.inference_mode():
-            logits.append(loaded.model(**{name: pair[name] for name in loaded.inputs}).logits.numpy())
+            logits.append(loaded.model(**{name: pair[name] for name in loaded.signature.inputs}).logits.numpy())
     return np.concatenate(logits)
 
 

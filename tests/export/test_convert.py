@@ -80,8 +80,8 @@ def no_loading(*args, **kwargs):
 def damaged(spoil):
     """quantize, and then `spoil(name, array)` of every int8 weight."""
 
-    def make(model, samples):
-        quantize(model, samples)
+    def make(model, samples, **options):
+        quantize(model, samples, **options)
         for node in model.graph:
             if node.op_type == "MatMulIntegerToFloat":
                 value = node.inputs[1]
@@ -109,7 +109,7 @@ def test_artifact_of_a_checkpoint(source, home):
     certificate = Certificate.read(opened)
     assert certificate.bounds == LOOSE
     assert [pool.query for pool in certificate.pools] == [pool.query for pool in Recipe().gate_pools()]
-    assert certificate.agreement["int8"].ndcg is not None
+    assert certificate.agreement["model.int8.onnx"].ndcg is not None
 
 
 def test_certificate_says_what_users_will_see(cheap, source, home, small_gate):
@@ -117,9 +117,9 @@ def test_certificate_says_what_users_will_see(cheap, source, home, small_gate):
     certificate, loaded = Certificate.read(opened), checkpoint.load(source)
     with Reranker.load(home / "out") as reranker:
         found = [logits_of(reranker, pool.query, pool.documents) for pool in certificate.pools]
-    assert certificate.measure(found) == certificate.agreement["int8"]
+    assert certificate.measure(found) == certificate.agreement["model.int8.onnx"]
     pool = certificate.pools[7]
-    assert pool.variants["int8"] == found[7].tolist()
+    assert pool.variants["model.int8.onnx"] == found[7].tolist()
     assert pool.checkpoint == loaded.reference(pool.query, pool.documents).tolist()
 
 
@@ -164,7 +164,9 @@ BOUNDS = {
 def test_each_bound_refuses_a_damaged_graph(cheap, monkeypatch, source, home, small_gate, name):
     monkeypatch.setattr(line, "quantize", damaged(coarse))
     only = {field: getattr(Bounds() if field == name else ANYTHING, field) for field in BOUNDS}
-    with pytest.raises(ParityError, match=rf"bert-1 in int8 does not rank as its checkpoint does: {BOUNDS[name]}") as caught:
+    with pytest.raises(
+        ParityError, match=rf"bert-1 in model\.int8\.onnx does not rank as its checkpoint does: {BOUNDS[name]}"
+    ) as caught:
         convert(source, home / "out", Recipe(gate=small_gate, bounds=Bounds(**only)))
     assert [text for text in BOUNDS.values() if text in str(caught.value)] == [BOUNDS[name]]
     assert list(home.iterdir()) == []
@@ -185,7 +187,7 @@ def test_forced_export_says_so(cheap, monkeypatch, source, home, small_gate):
     opened = Artifact.open(convert(source, home / "out", Recipe(gate=small_gate), force=True))
     assert opened.manifest.forced is True
     certificate = Certificate.read(opened)
-    assert len(certificate.agreement["int8"].violations(certificate.bounds)) == 4
+    assert len(certificate.agreement["model.int8.onnx"].violations(certificate.bounds)) == 4
     assert [path.name for path in home.iterdir()] == ["out"]
 
 
@@ -196,7 +198,7 @@ def test_force_without_need_is_not_recorded(cheap, source, home, small_gate):
 
 def test_every_precision_is_judged(cheap, monkeypatch, source, home, small_gate):
     monkeypatch.setattr(line, "quantize", damaged(coarse))
-    with pytest.raises(ParityError, match="in int8"):
+    with pytest.raises(ParityError, match=r"in model\.int8\.onnx"):
         convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32", "int8")))
     assert list(home.iterdir()) == []
 
@@ -326,10 +328,10 @@ def test_float32_alone(cheap, source, home, small_gate):
     out = convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",)))
     assert set(contents(out)) == FILES - {"model.int8.onnx"} | {"model.float32.onnx"}
     opened = Artifact.open(out)
-    assert [variant.precision for variant in opened.manifest.variants] == ["float32"]
+    assert [variant.precision for variant in opened.manifest.full.variants] == ["float32"]
     agreement = Certificate.read(opened).agreement
-    assert list(agreement) == ["float32"]
-    assert agreement["float32"].error < 1e-5
+    assert list(agreement) == ["model.float32.onnx"]
+    assert agreement["model.float32.onnx"].error < 1e-5
     texts = tiny.texts()[1:20:2]
     with Reranker.load(out, settings=Settings(precision="float32")) as reranker:
         found = logits_of(reranker, "how do tides work", texts)
@@ -352,7 +354,7 @@ def test_attached_files_travel(cheap, source, home, tmp_path, small_gate):
     assert (found["NOTICE"], found["LICENSE"]) == (b"\x00\xffbinary", b"terms")
     card = found["README.md"].decode()
     assert card.startswith(about + "\n## This artifact")
-    assert "| float32 | 1.0000 | 1.0000 |" in card
+    assert "| model.float32.onnx | any | 1.0000 | 1.0000 |" in card
     entries = Artifact.open(out).manifest.files
     for name in ("NOTICE", "LICENSE", "README.md"):
         assert (entries[name].size, entries[name].sha256) == (len(found[name]), hashlib.sha256(found[name]).hexdigest())

@@ -32,8 +32,8 @@ def test_int8_passes_the_gate(family, artifact_of):
     opened = Artifact.open(artifact_of(family))
     certificate = Certificate.read(opened)
     assert not opened.manifest.forced
-    assert certificate.agreement["int8"].violations(certificate.bounds) == []
-    assert certificate.agreement["int8"].largest_error > 0
+    assert certificate.agreement["model.int8.onnx"].violations(certificate.bounds) == []
+    assert certificate.agreement["model.int8.onnx"].largest_error > 0
 
 
 def test_int8_logits_do_not_depend_on_batch_mates(family, artifact_of):

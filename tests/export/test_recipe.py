@@ -171,6 +171,7 @@ def test_record_of_built_in_texts():
     hashes = {name: hashlib.sha256((data / f"{name}.jsonl").read_bytes()).hexdigest() for name in ("calibration", "gate")}
     assert Recipe(precisions=("float32", "int8"), tracer="optimum").record() == {
         "precisions": ["float32", "int8"],
+        "vnni": False,
         "tracer": "optimum",
         "calibration": "built-in calibration.jsonl",
         "calibration_sha256": hashes["calibration"],

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EPILOG = """examples:
   resift export ./my-cross-encoder ./my-artifact
   resift export cross-encoder/ms-marco-MiniLM-L6-v2 ./l6 --revision c5ee24c --precision int8,float32
+  resift export ./my-cross-encoder ./my-artifact --vnni
   resift export ./my-cross-encoder ./my-artifact --calibration pairs.jsonl --gate pools.jsonl
 
 --calibration: {"query": "...", "document": "..."} a line, texts like those you will serve (a hundred or more).
@@ -43,6 +44,11 @@ def add(commands: Commands) -> None:
     command.add_argument("--revision", metavar="REV", help="the hub's commit, tag or branch; its commit is recorded")
     command.add_argument(
         "--precision", default="int8", metavar="LIST", help=f"graphs to write, of {','.join(PRECISIONS)} (default: int8)"
+    )
+    command.add_argument(
+        "--vnni",
+        action="store_true",
+        help="add 8-bit weights, nearer to the checkpoint, which processors with VNNI take; others take the 7-bit ones",
     )
     command.add_argument("--calibration", metavar="FILE", type=Path, help="your own calibration pairs (default: built in)")
     command.add_argument("--gate", metavar="FILE", type=Path, help="your own gate pools (default: built in)")
@@ -75,6 +81,7 @@ def run(asked: argparse.Namespace) -> int:
     logging.getLogger("resift_export").setLevel(logging.INFO)
     recipe = Recipe(
         precisions=tuple(dict.fromkeys(asked.precision.split(","))),
+        vnni=asked.vnni,
         tracer=asked.tracer,
         calibration=asked.calibration,
         gate=asked.gate,

@@ -41,15 +41,15 @@ def run(asked: argparse.Namespace) -> int:
             "artifact": str(reranker.artifact.folder),
             "bytes": reranker.artifact.size(),
             "model": manifest.model,
-            "activation": manifest.activation,
             "max_length": reranker.resolved.max_length,
-            "variants": manifest.variants,
+            "graphs": manifest.graphs,
             "forced": manifest.forced,
             "agreement": certificate.agreement,
             "recipe": manifest.recipe,
             "made_with": manifest.versions,
             "tested_onnxruntime": manifest.onnxruntime,
             "runs": {
+                "variant": reranker.variant.file,
                 "precision": reranker.precision,
                 "provider": reranker.provider,
                 "threads": reranker.resolved.threads,
@@ -68,17 +68,15 @@ def run(asked: argparse.Namespace) -> int:
 
 
 def lines(record: dict[str, object], indent: str = "") -> str:
-    """One `name: value` a line, nested by indentation."""
+    """One `name: value` a line, nested by indentation; a list of records repeats its name."""
     text = ""
     for name, value in record.items():
         if isinstance(value, dict):
             text += f"{indent}{name}:\n{lines(value, indent + '  ')}"
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            text += "".join(f"{indent}{name}:\n{lines(item, indent + '  ')}" for item in value)
         elif isinstance(value, list):
-            shown = [
-                str(item) if not isinstance(item, dict) else ", ".join(f"{k} {v or 'none'}" for k, v in item.items())
-                for item in value
-            ]
-            text += f"{indent}{name}: {'; '.join(shown) or 'none'}\n"
+            text += f"{indent}{name}: {'; '.join(map(str, value)) or 'none'}\n"
         else:
             text += f"{indent}{name}: {f'{value:.4f}' if isinstance(value, float) else value}\n"
     return text

@@ -1,0 +1,200 @@
+"""Manifest: what manifest.json may say, format 2. Every unknown field is an error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
+
+import msgspec
+
+from resift.errors import ArtifactError
+from resift.settings import Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMAT = 2
+"""The artifact format this resift reads and writes."""
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+CERTIFICATE = "certificate.json"
+CARD = "README.md"
+
+Activation = Literal["identity", "sigmoid"]
+Relevance = Literal["logit", "log-odds"]
+RELEVANCE: dict[int, Relevance] = {1: "logit", 2: "log-odds"}
+"""What pairs are ranked on, by the number of labels."""
+Role = Literal["full", "first-look"]
+Input = Literal["input_ids", "token_type_ids"]
+INPUTS: tuple[Input, ...] = ("input_ids", "token_type_ids")
+"""All that a graph may read: token ids, and the segment ids that some models tell query and document apart by."""
+OUTPUT: Literal["logits"] = "logits"
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
+Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
+FILE_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+FileName = Annotated[str, msgspec.Meta(pattern=FILE_NAME_PATTERN, max_length=100)]
+GraphFile = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.onnx$", max_length=100)]
+Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]*$", max_length=40)]
+T = TypeVar("T")
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a manifest, in which an unknown field is an error."""
+
+
+class FileEntry(Strict, frozen=True):
+    """One file of the folder."""
+
+    size: Count
+    """bytes"""
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Model(Strict, frozen=True):
+    """What the checkpoint was."""
+
+    id: str
+    """its hub id, or its folder's name"""
+    revision: str | None
+    """the hub's commit; None for a folder"""
+    architecture: str
+
+
+class Pair(Strict, frozen=True):
+    """How two texts become one row."""
+
+    template: list[str]
+    """token:segment around an empty query and an empty document"""
+    vocabulary: Positive
+    """token ids the model has embeddings for"""
+    max_length: Positive
+    """tokens, special tokens included"""
+
+
+class Signature(Strict, frozen=True):
+    """What a graph reads and answers: names and types by which it is traced, fed and, when loaded, checked."""
+
+    inputs: dict[Input, Literal["int64"]]
+    """the type of each input, [b, width]"""
+    outputs: dict[Literal["logits"], Literal["float32"]]
+    """the type of its one output, [b, labels]"""
+    labels: Annotated[int, msgspec.Meta(ge=1, le=2)]
+
+    def __post_init__(self) -> None:
+        if "input_ids" not in self.inputs or OUTPUT not in self.outputs:
+            raise ValueError(f"a graph reads {list(self.inputs)} and answers {list(self.outputs)}; expected input_ids and {OUTPUT}")
+
+    @classmethod
+    def of(cls, *, labels: int, segment_ids: bool) -> Self:
+        """The signature of a graph with so many labels, which reads segment ids or none."""
+        names = INPUTS if segment_ids else INPUTS[:1]
+        return cls(inputs=dict.fromkeys(names, "int64"), outputs={OUTPUT: "float32"}, labels=labels)
+
+    @property
+    def segment_ids(self) -> bool:
+        """Whether the graph reads them."""
+        return "token_type_ids" in self.inputs
+
+    def feed(self, given: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+        """Those of the `given` inputs, int64[b, width] each, that the graph reads."""
+        return {name: given[name] for name in self.inputs}
+
+
+class Variant(Strict, frozen=True):
+    """A graph at one precision for some instruction sets."""
+
+    file: GraphFile
+    """variants may share one, to name alternatives such as avx512_vnni or avx_vnni"""
+    precision: Precision
+    instruction_sets: list[str]
+    """all of which the machine must have; empty: safe everywhere"""
+
+
+class Graph(Strict, frozen=True):
+    """One ONNX model of the artifact, in its variants."""
+
+    name: Name
+    role: Role
+    """full: what the ranking means; first-look: a cheaper model of the same tokenizer that decides who is read in full"""
+    layers: Positive
+    operations: Annotated[int, msgspec.Meta(ge=1)]
+    """a token: multiplications and additions of its products with constant weights, whatever their precision"""
+    signature: Signature
+    relevance: Relevance
+    """what of the logits pairs are ranked on"""
+    activation: Activation
+    """from relevance to score"""
+    variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]
+    """best first"""
+
+    def __post_init__(self) -> None:
+        if self.relevance != (expected := RELEVANCE[self.signature.labels]):
+            raise ValueError(
+                f"graph {self.name} ranks on the {self.relevance}; expected the {expected} of {self.signature.labels} labels"
+            )
+
+
+class Manifest(Strict, frozen=True):
+    """manifest.json."""
+
+    format: int
+    model: Model
+    pair: Pair
+    graphs: Annotated[list[Graph], msgspec.Meta(min_length=1)]
+    files: dict[FileName, FileEntry]
+    recipe: dict[str, str | int | float | bool | list[str] | None]
+    """the choices of the export, for the reader"""
+    forced: bool
+    """whether it was written although the gate refused it"""
+    versions: dict[str, str]
+    """of the libraries that made it"""
+    onnxruntime: Annotated[list[Version], msgspec.Meta(min_length=2, max_length=2)]
+    """oldest and newest version it was run with; the oldest is required"""
+
+    def __post_init__(self) -> None:
+        names = [graph.name for graph in self.graphs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"graphs are named {', '.join(names)}; expected a name of its own for each")
+        full = [graph.name for graph in self.graphs if graph.role == "full"]
+        if len(full) != 1:
+            raise ValueError(f"{len(full)} of its graphs have the role full; expected one")
+        variants = [(graph.name, variant) for graph in self.graphs for variant in graph.variants]
+        if missing := {TOKENIZER, CERTIFICATE, *(variant.file for _, variant in variants)} - self.files.keys():
+            raise ValueError(f"it lists no {', '.join(sorted(missing))}")
+        uses = {(variant.file, name, variant.precision) for name, variant in variants}
+        if len(uses) > len({file for file, _, _ in uses}):
+            raise ValueError("two graphs or two precisions share a file; expected a file for each")
+
+    @property
+    def full(self) -> Graph:
+        """The graph whose ranking is the artifact's."""
+        return next(graph for graph in self.graphs if graph.role == "full")
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def decode_manifest(content: bytes) -> Manifest:
+    """A manifest from its JSON. Raises ArtifactError for another format, an unknown field or a value out of range."""
+    found = decode(content, _Format, MANIFEST).format
+    if found != FORMAT:
+        raise ArtifactError(
+            f"{MANIFEST} has format {found}; this resift reads format {FORMAT}: "
+            f"{'install a newer resift' if found > FORMAT else 'export the artifact again'}"
+        )
+    return decode(content, Manifest, MANIFEST)
+
+
+def decode(content: bytes, kind: type[T], name: str) -> T:
+    """A `kind` from JSON, the content of the artifact's file `name`. Raises ArtifactError that says what is wrong with it."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{name} is not what `resift export` writes: {error}") from error
+    except RecursionError as error:
+        raise ArtifactError(f"{name} is not what `resift export` writes: it is nested too deeply") from error

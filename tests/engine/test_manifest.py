@@ -1,0 +1,122 @@
+"""manifest.json: what it may say, and that everything else is refused by its name."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resift import ArtifactError
+from resift.artifact import embedded
+from resift.manifest import FORMAT, MANIFEST, Signature, decode_manifest
+
+VNNI = [{"file": "model.int8-vnni.onnx", "precision": "int8", "instruction_sets": [name]} for name in ("avx512_vnni", "avx_vnni")]
+
+
+@pytest.fixture
+def manifest():
+    return json.loads((Path(embedded()["ms-marco-minilm-l12"]) / MANIFEST).read_bytes())
+
+
+def read(manifest):
+    return decode_manifest(json.dumps(manifest).encode())
+
+
+def first_look(manifest, **changes):
+    return {**json.loads(json.dumps(manifest["graphs"][0])), "name": "small", "role": "first-look", **changes}
+
+
+def listed(manifest, *names):
+    manifest["files"].update({name: {"size": 1, "sha256": "0" * 64} for name in names})
+
+
+def test_the_embedded_manifest_says_what_the_model_is(manifest):
+    found = read(manifest)
+    assert found.format == FORMAT == 2
+    assert [graph.name for graph in found.graphs] == ["full"]
+    assert found.full is found.graphs[0]
+    assert (found.full.layers, found.full.relevance, found.full.activation) == (12, "logit", "identity")
+    assert found.full.signature == Signature.of(labels=1, segment_ids=True)
+    # Eleven layers in full; of the last, which the head reads at its first token, keys and values alone.
+    hidden, intermediate = 384, 1536
+    assert found.full.operations == 2 * (11 * (4 * hidden**2 + 2 * hidden * intermediate) + 2 * hidden**2)
+
+
+def test_several_graphs_and_variants_that_share_a_file(manifest):
+    listed(manifest, "small.onnx", "model.int8-vnni.onnx")
+    variant = {"file": "small.onnx", "precision": "int8", "instruction_sets": []}
+    manifest["graphs"].insert(0, first_look(manifest, variants=[variant]))
+    manifest["graphs"][1]["variants"][:0] = VNNI
+    found = read(manifest)
+    assert [graph.role for graph in found.graphs] == ["first-look", "full"]
+    assert found.full.name == "full"
+    assert [variant.file for variant in found.full.variants] == ["model.int8-vnni.onnx"] * 2 + ["model.int8.onnx"]
+
+
+def two_of_a_name(manifest):
+    listed(manifest, "small.onnx")
+    variant = {"file": "small.onnx", "precision": "int8", "instruction_sets": []}
+    manifest["graphs"].append(first_look(manifest, name="full", variants=[variant]))
+
+
+def second_full(manifest):
+    manifest["graphs"].append(first_look(manifest, role="full"))
+
+
+def no_full(manifest):
+    manifest["graphs"] = [first_look(manifest)]
+
+
+def shared_by_graphs(manifest):
+    manifest["graphs"].append(first_look(manifest))
+
+
+def shared_by_precisions(manifest):
+    manifest["graphs"][0]["variants"].append({"file": "model.int8.onnx", "precision": "float32", "instruction_sets": []})
+
+
+def graph(manifest):
+    return manifest["graphs"][0]
+
+
+REFUSED = {
+    "format 1": (lambda m: m.update(format=1), "format 1; this resift reads format 2: export the artifact again"),
+    "format 3": (lambda m: m.update(format=3), "format 3; this resift reads format 2: install a newer resift"),
+    "no graphs": (lambda m: m["graphs"].clear(), "graphs"),
+    "two graphs of one name": (two_of_a_name, "graphs are named full, full; expected a name of its own for each"),
+    "two full graphs": (second_full, "2 of its graphs have the role full; expected one"),
+    "no full graph": (no_full, "0 of its graphs have the role full; expected one"),
+    "a file of two graphs": (shared_by_graphs, "share a file"),
+    "a file of two precisions": (shared_by_precisions, "share a file"),
+    "a file not listed": (lambda m: graph(m)["variants"].extend(VNNI), "it lists no model.int8-vnni.onnx"),
+    "no certificate": (lambda m: m["files"].pop("certificate.json"), "it lists no certificate.json"),
+    "a variant that is no graph": (lambda m: graph(m)["variants"][0].update(file="README.md"), "file"),
+    "unknown role": (lambda m: graph(m).update(role="second"), "second"),
+    "unknown input": (lambda m: graph(m)["signature"]["inputs"].update(pixel_values="int64"), "pixel_values"),
+    "unknown type": (lambda m: graph(m)["signature"]["inputs"].update(input_ids="int32"), "int32"),
+    "no token ids": (lambda m: graph(m)["signature"]["inputs"].pop("input_ids"), "expected input_ids and logits"),
+    "no logits": (lambda m: graph(m)["signature"]["outputs"].clear(), "expected input_ids and logits"),
+    "three labels": (lambda m: graph(m)["signature"].update(labels=3), "labels"),
+    "another rule than its labels": (lambda m: graph(m).update(relevance="log-odds"), "expected the logit of 1 labels"),
+    "labels of another rule": (lambda m: graph(m)["signature"].update(labels=2), "expected the log-odds of 2 labels"),
+    "a plan": (lambda m: m.update(plans=[]), "unknown field `plans`"),
+    "a prompt": (lambda m: m["pair"].update(prompt=""), "unknown field `prompt`"),
+    "no operations": (lambda m: graph(m).update(operations=0), "operations"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_it_may_not_say(manifest, change, message):
+    change(manifest)
+    with pytest.raises(ArtifactError, match=re.escape(message)) as caught:
+        read(manifest)
+    assert MANIFEST in str(caught.value)
+
+
+def test_a_signature_feeds_what_the_graph_reads():
+    given = {"input_ids": np.zeros((2, 3), np.int64), "token_type_ids": np.ones((2, 3), np.int64)}
+    assert Signature.of(labels=1, segment_ids=True).feed(given) == given
+    assert list(Signature.of(labels=2, segment_ids=False).feed(given)) == ["input_ids"]

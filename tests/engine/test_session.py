@@ -1,0 +1,114 @@
+"""A graph is what its manifest says: names, types and the number of labels, held to when it is loaded and when it answers."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from conftest import edit
+from resift import ArtifactError, Reranker
+from resift.manifest import Signature
+from resift.session import Session
+
+IDS = {"input_ids": np.array([[2, 5, 3]] * 2), "token_type_ids": np.array([[0, 0, 1]] * 2)}
+INT64, FLOAT = TensorProto.INT64, TensorProto.FLOAT
+
+
+def graph(*, labels=1, inputs=("input_ids", "token_type_ids"), kind=INT64, output="logits", declared="same", out=FLOAT):
+    """An ONNX graph whose logits, [b, labels], are 0; it declares their last dimension as `declared`."""
+    rows = [
+        helper.make_node("Shape", [inputs[0]], ["rows"], start=0, end=1),
+        helper.make_node("Concat", ["rows", "labels"], ["shape"], axis=0),
+        helper.make_node("ConstantOfShape", ["shape"], [output], value=helper.make_tensor("zero", out, [1], [0])),
+    ]
+    last = labels if declared == "same" else declared
+    made = helper.make_graph(
+        rows,
+        "g",
+        [helper.make_tensor_value_info(name, kind, ["b", "w"]) for name in inputs],
+        [helper.make_tensor_value_info(output, out, ["b", last])],
+        [helper.make_tensor("labels", INT64, [1], [labels])],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
+
+
+def opened(content, *, labels=1, segment_ids=True):
+    return Session(lambda: content, "cpu", 1, Signature.of(labels=labels, segment_ids=segment_ids))
+
+
+@pytest.mark.parametrize("declared", ["same", "labels", None])
+@pytest.mark.parametrize("labels", [1, 2])
+@pytest.mark.parametrize("segment_ids", [True, False])
+def test_a_graph_of_its_signature_runs(labels, declared, segment_ids):
+    content = graph(labels=labels, inputs=list(IDS) if segment_ids else ["input_ids"], declared=declared)
+    session = opened(content, labels=labels, segment_ids=segment_ids)
+    assert session.run(IDS).shape == (2, labels)
+    session.close()
+
+
+OTHERS = {
+    "reads segment ids": (graph(), {"segment_ids": False}, "the graph reads {'input_ids': 'tensor(int64)', 'token_type_ids'"),
+    "reads no segment ids": (graph(inputs=["input_ids"]), {}, "expected {'input_ids': 'tensor(int64)', 'token_type_ids'"),
+    "reads something else": (graph(inputs=["input_ids", "pixel_values"]), {}, "pixel_values"),
+    "reads int32": (graph(kind=TensorProto.INT32), {}, "tensor(int32)"),
+    "answers scores": (graph(output="scores"), {}, "scores"),
+    "answers double": (graph(out=TensorProto.DOUBLE), {}, "tensor(double)"),
+    "answers two labels": (graph(labels=2), {}, "expected 1 labels, by its manifest"),
+    "answers one label": (graph(labels=1), {"labels": 2}, "expected 2 labels, by its manifest"),
+}
+
+
+@pytest.mark.parametrize(("content", "said", "message"), OTHERS.values(), ids=OTHERS)
+def test_a_graph_of_another_signature_is_refused_when_loaded(content, said, message):
+    with pytest.raises(ArtifactError) as caught:
+        opened(content, **said)
+    assert message in str(caught.value)
+    assert "export the checkpoint again" in str(caught.value)
+
+
+@pytest.mark.parametrize("declared", ["labels", None])
+@pytest.mark.parametrize(("labels", "said"), [(2, 1), (1, 2), (3, 2)])
+def test_a_number_of_labels_that_shows_only_in_the_answer_is_refused_there(labels, said, declared):
+    session = opened(graph(labels=labels, declared=declared), labels=said)
+    with pytest.raises(ArtifactError, match=rf"logits of shape \(2, {labels}\); expected \(2, {said}\), rows and labels"):
+        session.run(IDS)
+    session.close()
+
+
+def flattened():
+    """Answers one row for all pairs."""
+    model = onnx.load_from_string(graph(declared="labels"))
+    model.graph.node[0].op_type = "Constant"
+    del model.graph.node[0].input[:], model.graph.node[0].attribute[:]
+    model.graph.node[0].attribute.append(helper.make_attribute("value_ints", [1]))
+    return model.SerializeToString()
+
+
+def test_another_number_of_rows_is_refused():
+    session = opened(flattened())
+    with pytest.raises(ArtifactError, match=r"logits of shape \(1, 1\); expected \(2, 1\), rows and labels"):
+        session.run(IDS)
+    session.close()
+
+
+@pytest.mark.parametrize(("labels", "said", "rule"), [(2, 1, "logit"), (1, 2, "log-odds")])
+def test_a_manifest_of_other_labels_than_its_graph_does_not_load(artifact_of, tmp_path, labels, said, rule):
+    folder = shutil.copytree(artifact_of("bert", labels), tmp_path / "copy")
+
+    def change(manifest):
+        manifest["graphs"][0]["signature"]["labels"] = said
+        manifest["graphs"][0]["relevance"] = rule
+
+    edit(folder, change)
+    with pytest.raises(ArtifactError, match=rf"expected {said} labels, by its manifest: export"):
+        Reranker.load(folder)
+
+
+def test_a_manifest_without_the_segment_ids_that_its_graph_reads_does_not_load(copy):
+    edit(copy, lambda manifest: manifest["graphs"][0]["signature"]["inputs"].pop("token_type_ids"))
+    with pytest.raises(ArtifactError, match=r"the graph reads .*token_type_ids.*by its manifest: export"):
+        Reranker.load(copy)
