@@ -212,22 +212,123 @@ def test_logits_of_a_pool_are_in_its_own_order():
     assert logits_of(SimpleNamespace(rerank=rerank), "query", ["a", "b", "c"]).tolist() == [0.5, 2, -1]
 
 
-def stored(content):
-    return SimpleNamespace(folder="folder", read=lambda name: content if name == "certificate.json" else b"")
+GRAPH, OTHER = "model.int8.onnx", "model.float32.onnx"
+
+
+def stored(content, files=(GRAPH,)):
+    variants = [SimpleNamespace(file=file) for file in files]
+    manifest = SimpleNamespace(full=SimpleNamespace(variants=variants))
+    return SimpleNamespace(folder="folder", manifest=manifest, read=lambda name: content if name == "certificate.json" else b"")
+
+
+def certificate(files=(GRAPH,), **changes):
+    """As JSON can say it, of one pool, with `changes` to that pool."""
+    logits = [3.0, 2.0, 1.0]
+    certified = CertifiedPool(
+        qid="q",
+        query="query",
+        documents=["a", "b", "c"],
+        labels=[1, 0, 0],
+        checkpoint=logits,
+        variants=dict.fromkeys(files, logits),
+    )
+    agreement = measure([certified], [np.array(logits)], [np.array(logits)])
+    found = msgspec.to_builtins(Certificate(bounds=Bounds(), agreement=dict.fromkeys(files, agreement), pools=[certified]))
+    found["pools"][0].update(changes)
+    return found
+
+
+def read(found, files=(GRAPH,)):
+    return Certificate.read(stored(msgspec.json.encode(found), files))
 
 
 def test_a_certificate_read_back_measures_against_its_checkpoint():
-    certified = CertifiedPool(
-        qid="q", query="query", documents=["a", "b", "c"], labels=[1, 0, 0], checkpoint=[3, 2, 1], variants={"int8": [3, 2, 1]}
-    )
-    written = Certificate(bounds=Bounds(), agreement={"int8": AT_BOUNDS}, pools=[certified])
-    certificate = Certificate.read(stored(msgspec.json.encode(written)))
-    assert certificate == written
-    assert certificate.measure([np.array([3.0, 2, 1])]).tau == 1
-    assert certificate.measure([np.array([1.0, 2, 3])]).tau == -1
+    written = certificate()
+    found = read(written)
+    assert msgspec.to_builtins(found) == written
+    assert found.measure([np.array([3.0, 2, 1])]).tau == 1
+    assert found.measure([np.array([1.0, 2, 3])]).tau == -1
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"bounds": {}, "agreement": {}, "pools": [], "more": 1}', b'{"bounds": 1}'])
+def test_a_certificate_of_several_variants_is_read_by_their_files():
+    assert list(read(certificate((GRAPH, OTHER)), (GRAPH, OTHER)).agreement) == [GRAPH, OTHER]
+    assert list(read(certificate(), (GRAPH, GRAPH)).agreement) == [GRAPH]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"{}",
+        b'{"bounds": {}, "agreement": {}, "pools": [], "more": 1}',
+        b'{"bounds": 1}',
+        b"[" * 100_000,
+        b'{"bounds": {}, "agreement": {"a": ' + b"[" * 100_000,
+        b'{"bounds": {}, "agreement": {}, "pools": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+)
 def test_a_damaged_certificate_is_an_artifact_error(content):
     with pytest.raises(ArtifactError, match=r"certificate\.json of folder is not what `resift export` writes"):
         Certificate.read(stored(content))
+
+
+LOGITS = [3.0, 2.0, 1.0]
+CONTRADICTIONS = {
+    "no pools": ({"pools": []}, {}, "holds no pools"),
+    "no agreement": ({"agreement": {}}, {}, f"speaks in agreement of no variant, the manifest of {GRAPH}"),
+    "a pool without the variant": ({}, {"variants": {}}, f"speaks in pool q of no variant, the manifest of {GRAPH}"),
+    "a pool of another variant": ({}, {"variants": {OTHER: LOGITS}}, f"speaks in pool q of {OTHER}, the manifest of {GRAPH}"),
+    "a variant by precision": ({}, {"variants": {"int8": LOGITS}}, "is not what `resift export` writes"),
+    "too few logits": ({}, {"variants": {GRAPH: LOGITS[:2]}}, f"2 logits of {GRAPH}; expected as many of each"),
+    "too many logits": ({}, {"checkpoint": [*LOGITS, 0.0]}, "4 logits of the checkpoint"),
+    "too few labels": ({}, {"labels": [1]}, "1 labels"),
+    "an empty pool": ({}, {"documents": [], "labels": [], "checkpoint": [], "variants": {GRAPH: []}}, "at least one"),
+    "NaN": ({}, {"checkpoint": [None, 2.0, 1.0]}, "is not what `resift export` writes"),
+    "other figures than its logits give": ({}, {"variants": {GRAPH: LOGITS[::-1]}}, f"states for {GRAPH} top-10 overlap 1.0000"),
+    "figures of labels without labels": ({}, {"labels": None}, "but its own logits give"),
+    "logits whose differences are infinite": ({}, {"checkpoint": [1e308, -1e308, 0.0]}, "but its own logits give"),
+}
+
+
+@pytest.mark.parametrize(("top", "pool", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+@pytest.mark.filterwarnings("error")
+def test_a_certificate_that_contradicts_itself_or_the_manifest(top, pool, message):
+    with pytest.raises(ArtifactError) as caught:
+        read({**certificate(**pool), **top})
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("certificate.json of folder ")
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"1e999", b"-1e999"])
+def test_numbers_that_json_cannot_say_are_refused(number):
+    content = msgspec.json.encode(certificate()).replace(b"3.0", number)
+    with pytest.raises(ArtifactError, match="is not what `resift export` writes"):
+        Certificate.read(stored(content))
+
+
+def test_a_certificate_that_knows_a_variant_too_many_or_too_few():
+    with pytest.raises(ArtifactError, match=f"of {OTHER}, {GRAPH}, the manifest of {GRAPH}; expected the same: export"):
+        read(certificate((GRAPH, OTHER)))
+    with pytest.raises(ArtifactError, match=f"of {GRAPH}, the manifest of {OTHER}, {GRAPH}; expected the same: export"):
+        read(certificate(), (GRAPH, OTHER))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        (Bounds(), []),
+        (Bounds(overlap=0.99, tau=0.99, worst_tau=0.9, error=0.01), []),
+        (Bounds(overlap=0.9), ["mean top-10 overlap at least 0.9 instead of 0.95"]),
+        (Bounds(tau=-1), ["mean Kendall tau at least -1 instead of 0.95"]),
+        (Bounds(worst_tau=0.75, error=1e9), [
+            "the worst pool's Kendall tau at least 0.75 instead of 0.85",
+            "the 99th percentile of logit errors at most 1000000000.0 instead of 0.05",
+        ]),
+        (Bounds(tau=math.nan, error=math.nan), ["nan", "nan"]),
+    ],
+)  # fmt: skip
+def test_looser_bounds_are_named(bounds, said):
+    found = bounds.looser(Bounds())
+    assert len(found) == len(said)
+    assert all(words in phrase for words, phrase in zip(said, found, strict=True))

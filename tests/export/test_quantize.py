@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 import tiny
 from resift_export import quantize as quantization
 from resift_export.graph import CONTRIB, array_of, serialize
-from resift_export.quantize import WEIGHT_LEVELS, Range, choose_range, products, quantize, quantize_weights
+from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, Range, choose_range, products, quantize, quantize_weights
 
 pytestmark = pytest.mark.xdist_group("quantize")
 
@@ -23,14 +23,14 @@ MATRICES = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=12),
 
 
 @settings(deadline=None)
-@given(MATRICES)
-def test_weights_are_seven_bits_and_off_by_half_a_step(weights):
-    levels, scales = quantize_weights(weights)
+@given(MATRICES, st.sampled_from([WEIGHT_LEVELS, VNNI_LEVELS]))
+def test_weights_are_seven_or_eight_bits_and_off_by_half_a_step(weights, largest):
+    levels, scales = quantize_weights(weights, largest)
     assert levels.dtype == np.int8
     assert levels.shape == weights.shape
     assert scales.dtype == np.float32
     assert scales.shape == weights.shape[1:]
-    assert np.abs(levels.astype(int)).max() <= 63
+    assert np.abs(levels.astype(int)).max() <= largest
     assert (scales > 0).all()
     exact = weights.astype(np.float64)
     assert (np.abs(levels * scales.astype(np.float64) - exact) <= scales * 0.5001).all()

@@ -145,6 +145,22 @@ def test_no_precision_at_all():
         Recipe(precisions=())
 
 
+def test_vnni_without_int8():
+    with pytest.raises(InputError, match="add int8 to --precision, or leave --vnni out"):
+        Recipe(precisions=("float32",), vnni=True)
+
+
+def test_variants_are_best_first_whatever_the_order_asked_for():
+    found = Recipe(precisions=("float32", "int8"), vnni=True).variants()
+    assert [(variant.file, variant.precision, variant.instruction_sets) for variant in found] == [
+        ("model.int8-vnni.onnx", "int8", ["avx512_vnni"]),
+        ("model.int8-vnni.onnx", "int8", ["avx_vnni"]),
+        ("model.int8.onnx", "int8", []),
+        ("model.float32.onnx", "float32", []),
+    ]
+    assert [variant.file for variant in Recipe().variants()] == ["model.int8.onnx"]
+
+
 def test_unknown_tracer():
     with pytest.raises(InputError, match="tracer"):
         Recipe(tracer="magic")
