@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from resift.reranker import Reranker
 
 TOP = 10
+LEAST_GATE_POOLS = 30
+"""Pools without which a comparison says too little."""
 ROUNDING = 1e-6
 """By how much two libraries' means of the same figures may differ."""
 MEASURES = {
@@ -164,6 +166,16 @@ def logits_of(reranker: Reranker, query: str, documents: list[str]) -> NDArray[n
     """Relevance logits float64[n] of a pool in its order, by the path that users take."""
     ranking = reranker.rerank(query, documents)
     return np.array([result.logit for result in sorted(ranking, key=lambda result: result.index)])
+
+
+def check_reference(checkpoint: Sequence[NDArray[np.floating]]) -> None:
+    """Raises ParityError unless the checkpoint's logits tell documents apart in enough pools for a comparison to mean anything."""
+    telling = sum(len(logits) > 1 and float(np.ptp(logits)) > ROUNDING * float(np.abs(logits).max()) for logits in checkpoint)
+    if telling < LEAST_GATE_POOLS:
+        raise ParityError(
+            f"the checkpoint's logits differ within {telling} of {len(checkpoint)} pools; expected at least {LEAST_GATE_POOLS}: "
+            "where it gives every document the same there is no ranking to compare with"
+        )
 
 
 def refuse(agreement: Agreement, bounds: Bounds, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,8 @@ def load(source: str, *, revision: str | None = None, name: str | None = None, a
 
     Raises ExportError that says what is missing.
     """
-    folder, commit = (Path(source), None) if Path(source).is_dir() else download(source, revision, allow_pickle=allow_pickle)
+    local = folder_of(source)
+    folder, commit = (local, None) if local else download(source, revision, allow_pickle=allow_pickle)
     if revision is not None and commit is None:
         raise ExportError(f"{source} is a folder and has no revision {revision}; leave --revision out")
     if not (folder / "config.json").is_file():
@@ -128,8 +130,14 @@ def load(source: str, *, revision: str | None = None, name: str | None = None, a
         activation=activation_of(json.loads((folder / "config.json").read_bytes()), model.config.num_labels),
         max_length=max_length_of(model, tokenizer),
     )
+    _check_vocabulary(checkpoint)
     _check_tokenizer(checkpoint)
     return checkpoint
+
+
+def folder_of(source: str) -> Path | None:
+    """The folder that `source` names; None if there is none, so that it can only be a hub id."""
+    return Path(source) if os.path.isdir(source) else None  # noqa: PTH112 - Path.is_dir raises for a name that is too long
 
 
 def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str]:
@@ -212,6 +220,16 @@ def _load_tokenizer(folder: Path) -> Any:
     if not getattr(tokenizer, "is_fast", False):
         raise ExportError(f"{folder} has only a slow tokenizer, {type(tokenizer).__name__}; expected one with a tokenizer.json")
     return tokenizer
+
+
+def _check_vocabulary(checkpoint: Checkpoint) -> None:
+    """Every token id must have an embedding."""
+    vocabulary = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length).vocabulary
+    if vocabulary > checkpoint.vocabulary:
+        raise ExportError(
+            f"the tokenizer of {checkpoint.folder} knows {vocabulary} tokens, the model has {checkpoint.vocabulary} embeddings; "
+            "expected one for every token: save the model's own tokenizer beside it"
+        )
 
 
 def _check_tokenizer(checkpoint: Checkpoint) -> None:

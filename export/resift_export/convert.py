@@ -10,6 +10,7 @@ import numpy as np
 from resift.pairs import PairTokenizer
 from resift.parity import Certificate, refuse
 from resift_export import checkpoint as checkpoints
+from resift_export.aside import aside
 from resift_export.calibration import sample
 from resift_export.graph import lower_opset, operations_of
 from resift_export.optimize import optimize
@@ -17,7 +18,7 @@ from resift_export.parity import certify, check_runnable
 from resift_export.quantize import VNNI_LEVELS, products, quantize
 from resift_export.recipe import VNNI_FILE, file_of
 from resift_export.trace import TRACERS
-from resift_export.write import aside, write
+from resift_export.write import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,11 +46,11 @@ def convert(  # noqa: PLR0913 - the command line's choices, by name
 ) -> Path:
     """Turns the checkpoint `source` (folder or hub id) into a verified artifact at `out`, and returns `out`.
 
-    Raises ExportError if the checkpoint cannot be used or `out` is taken, InputError for bad calibration or gate files,
+    Raises ExportError if the checkpoint cannot be used or `out` cannot be written, InputError for bad calibration or gate files,
     and ParityError, with nothing written, if the artifact does not rank as its checkpoint does, unless `force`.
     """
     check_runnable(recipe.variants())
-    with aside(out, overwrite=overwrite) as folder:
+    with aside(out, overwrite=overwrite, source=checkpoints.folder_of(source)) as folder:
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
         checkpoint = checkpoints.load(source, revision=revision, name=name, allow_pickle=allow_pickle)

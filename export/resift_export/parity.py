@@ -9,7 +9,7 @@ import msgspec
 
 from resift.errors import ExportError
 from resift.machine import instruction_sets
-from resift.parity import Bounds, Certificate, CertifiedPool, logits_of, measure
+from resift.parity import Bounds, Certificate, CertifiedPool, check_reference, logits_of, measure
 from resift.reranker import Reranker
 from resift.settings import Settings
 
@@ -37,8 +37,12 @@ def check_runnable(variants: Sequence[Variant]) -> None:
 
 
 def certify(artifact: Artifact, checkpoint: Checkpoint, pools: Sequence[Pool], bounds: Bounds) -> Certificate:
-    """The certificate of a written artifact: what users will run, against PyTorch in float32, pool by pool."""
+    """The certificate of a written artifact: what users will run, against PyTorch in float32, pool by pool.
+
+    Raises ParityError, whatever is forced, if the checkpoint itself does not rank.
+    """
     references = [checkpoint.reference(pool.query, pool.documents) for pool in pools]
+    check_reference(references)
     found = {}
     for variant in artifact.manifest.full.variants:
         if variant.file not in found:

@@ -13,7 +13,7 @@ import msgspec
 
 from resift.errors import InputError
 from resift.manifest import CARD, CERTIFICATE, FILE_NAME_PATTERN, MANIFEST, TOKENIZER, Variant
-from resift.parity import Bounds, Pool
+from resift.parity import LEAST_GATE_POOLS, Bounds, Pool
 from resift.pools import CandidatePool, read_lines, read_pools
 from resift.settings import PRECISIONS, Precision
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LEAST_CALIBRATION_PAIRS = 32
-LEAST_GATE_POOLS = 30
 LEAST_GATE_DOCUMENTS = 10
 RESERVED = frozenset({MANIFEST, TOKENIZER, CERTIFICATE})
 FILE_NAME = re.compile(FILE_NAME_PATTERN)
@@ -87,6 +86,8 @@ class Recipe:
         """The gate's pools. Raises InputError if they are too few or too small to tell anything."""
         path = self.gate or _built_in("gate.jsonl")
         pools = [_gate_pool(pool, number) for number, pool in enumerate(read_pools(path), 1)]
+        if empty := [pool.qid for pool in pools if not pool.documents]:
+            raise InputError(f"{path} has pools without documents, the first of qid {empty[0]}; leave them out")
         large = [pool for pool in pools if len(pool.documents) >= LEAST_GATE_DOCUMENTS]
         if len(large) < LEAST_GATE_POOLS:
             raise InputError(

@@ -1,11 +1,8 @@
-"""write: the artifact's folder, made aside and renamed when whole."""
+"""write: the artifact's files, its card and manifest."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
-from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +17,7 @@ from resift.pairs import PairTokenizer
 from resift_export.graph import LOW_OPSET, serialize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     import onnx_ir as ir
 
@@ -35,40 +32,6 @@ OLDEST_FOR_ATTENTION = "1.24.1"
 """The first version that was seen to run graphs beyond LOW_OPSET, which keep the Attention operator."""
 NEWEST_ONNXRUNTIME = "1.32.0"
 """The newest version that artifacts were run with."""
-
-
-@contextmanager
-def aside(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place when the block ends, and is removed if it fails.
-
-    Raises ExportError if `out` is there and is not an artifact that may be overwritten.
-    """
-    if out.exists() and not (overwrite and (out / MANIFEST).is_file()):
-        mend = "remove it first: it is no artifact" if overwrite else "choose another folder, or say --overwrite"
-        raise ExportError(f"{out} exists already; {mend}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        home = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise ExportError(f"cannot write beside {out}: {error.strerror}") from error
-    try:
-        fresh = home / "new"
-        fresh.mkdir()
-        yield fresh
-        _put_in_place(fresh, out, home / "old")
-    finally:
-        shutil.rmtree(home)
-
-
-def _put_in_place(fresh: Path, out: Path, old: Path) -> None:
-    try:
-        if out.exists():
-            out.rename(old)
-        fresh.rename(out)
-    except OSError as error:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise ExportError(f"cannot write {out}: {error.strerror}") from error
 
 
 def write(  # noqa: PLR0913 - what goes in, one by one

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from resift.artifact import Artifact
 from resift.cli.options import write_text
@@ -64,8 +65,13 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--allow-pickle", action="store_true", help="load weights from pickle files, which can run code")
     command.add_argument("--force", action="store_true", help="write even what the gate refuses; the manifest records it")
-    command.add_argument("--overwrite", action="store_true", help="replace OUT if it is an artifact")
+    command.add_argument("--overwrite", action="store_true", help="replace OUT if it is an artifact and holds nothing else")
     command.set_defaults(run=run)
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    """Leaves as on Ctrl-C, cleaning up, with the code that shells give a process killed by the signal."""
+    sys.exit(128 + number)
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -79,6 +85,9 @@ def run(asked: argparse.Namespace) -> int:
         ) from error
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("resift_export").setLevel(logging.INFO)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
     recipe = Recipe(
         precisions=tuple(dict.fromkeys(asked.precision.split(","))),
         vnni=asked.vnni,

@@ -8,7 +8,7 @@ import numpy as np
 
 from resift.cli.options import add_engine, add_model, settings, write_json, write_text
 from resift.errors import ParityError
-from resift.parity import Agreement, Bounds, Certificate, logits_of, refuse
+from resift.parity import Agreement, Bounds, Certificate, check_reference, logits_of, refuse
 from resift.reranker import Reranker
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def run(asked: argparse.Namespace) -> int:
     with Reranker.load(asked.model, provider=asked.provider, settings=settings(asked)) as reranker:
         artifact, file = reranker.artifact, reranker.variant.file
         certificate = Certificate.read(artifact)
+        check_reference([np.array(pool.checkpoint) for pool in certificate.pools])
         found = [logits_of(reranker, pool.query, pool.documents) for pool in certificate.pools]
     agreement = certificate.measure(found)
     at_export = certificate.agreement[file]
