@@ -49,7 +49,7 @@ class Artifact:
             folder, cache = hub.download(name)
             return cls.open(folder, links_into=cache)
         raise ArtifactError(
-            f"no artifact {name!r}: expected a folder, a hub id org/name, or the name of an embedded model "
+            f"no artifact {name!r:.200}: expected a folder, a hub id org/name, or the name of an embedded model "
             f"({', '.join(sorted(embedded())) or 'none is installed'})"
         )
 
@@ -121,6 +121,11 @@ def _check_link(path: Path, *roots: Path | None) -> None:
     target = Path(os.path.realpath(path))
     if not any(root and target.is_relative_to(os.path.realpath(root)) for root in roots):
         raise ArtifactError(f"{path} leads outside the artifact's folder, to {target}; copy the file itself there")
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """A path as text that JSON can hold: what of it is not UTF-8 becomes U+FFFD."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def embedded() -> Mapping[str, Path]:

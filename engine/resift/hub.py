@@ -27,7 +27,7 @@ def download(source: str) -> tuple[Path, Path]:
     except (OSError, HFValidationError) as error:
         # Every failure of the client is an OSError: no network, offline and not cached, no such model or revision, no access.
         raise ArtifactError(
-            f"{source!r} is neither a folder nor an embedded model, and the hub did not give it "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); check the id, the revision, the network and your access"
+            f"{source!r:.200} is neither a folder nor an embedded model, and the hub did not give it "
+            f"({type(error).__name__}: {str(error).splitlines()[0]:.300}); check the id, the revision, the network and your access"
         ) from error
     return folder, folder.parents[1]

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
+from resift.artifact import path_text
 from resift.errors import ExportError, InputError
 from resift.manifest import RELEVANCE, Activation, Relevance, Signature
 from resift.pairs import PairTokenizer
@@ -39,6 +41,8 @@ VOCABULARIES = (
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "sigmoid"}
 """torch's activation by class name; the softmax of two labels is the sigmoid of their log-odds."""
 REFERENCE_BATCH = 16
+MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, StrictDataclassError)
+"""What transformers raises for files whose JSON is not what it expects: it reads them without looking."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def load(source: str, *, revision: str | None = None, name: str | None = None, a
         raise ExportError(f"{source} has {model.config.num_labels} labels; expected a reranker's 1 (relevance) or 2 (no, yes)")
     checkpoint = Checkpoint(
         folder=folder,
-        id=name or (source if commit else folder.resolve().name),
+        id=path_text(name or (source if commit else Path(os.path.realpath(folder)).name)),
         revision=commit,
         model=model,
         tokenizer=tokenizer,
@@ -149,11 +153,11 @@ def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
-        raise ExportError(f"{source!r} is neither a folder nor a hub id such as org/name") from error
+        raise ExportError(f"{source!r:.200} is neither a folder nor a hub id such as org/name") from error
     except (OSError, ValueError) as error:
         # Every error of the hub's client is one of these: no network, offline mode, no such model or revision, no access.
         raise ExportError(
-            f"{source!r} is no folder, and the hub did not give it ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"{source!r:.200} is no folder, and the hub did not give it ({type(error).__name__}: {_first_line(error)}); "
             "name a checkpoint folder, or connect to the hub and check the id, the revision and your access"
         ) from error
     return folder, folder.name
@@ -165,7 +169,10 @@ def activation_of(config: dict[str, Any], labels: int) -> Activation:
     https://github.com/UKPLab/sentence-transformers: CrossEncoder reads config.sentence_transformers.activation_fn, then
     sbert_ce_default_activation_function, then takes sigmoid for one label and identity otherwise.
     """
-    declared = config.get("sentence_transformers", {}).get("activation_fn") or config.get("sbert_ce_default_activation_function")
+    own = config.get("sentence_transformers", {})
+    if not isinstance(own, dict):
+        raise ExportError(f"config.json has sentence_transformers {own!r:.80}; expected an object")
+    declared = own.get("activation_fn") or config.get("sbert_ce_default_activation_function")
     if declared is None:
         return "sigmoid" if labels == 1 else "identity"
     activation = ACTIVATIONS.get(str(declared).rsplit(".", 1)[-1])
@@ -180,12 +187,21 @@ def max_length_of(model: Any, tokenizer: Any) -> int:
     RoBERTa and its kin number positions from the padding index on, so they have that many and one fewer.
     """
     config = model.config
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise ExportError(
+            f"tokenizer_config.json has model_max_length {tokenizer.model_max_length!r:.80}; expected a number of tokens"
+        )
     positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     embeddings = [module for module in model.modules() if hasattr(module, "position_embeddings")]
     padding = next((module.position_embeddings.padding_idx for module in embeddings if _is_table(module.position_embeddings)), None)
     if padding is not None:
         positions -= padding + 1
     return int(min(positions, tokenizer.model_max_length))
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, cut short, or its type where it says nothing."""
+    return f"{next(iter(str(error).splitlines()), type(error).__name__):.300}"
 
 
 def _is_table(module: Any) -> bool:
@@ -198,8 +214,8 @@ def _load_model(folder: Path, *, safetensors: bool) -> Any:
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder, use_safetensors=safetensors, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ExportError(f"transformers {transformers.__version__} cannot load {folder}: {str(error).splitlines()[0]}") from error
+    except (*MALFORMED, SafetensorError) as error:
+        raise ExportError(f"transformers {transformers.__version__} cannot load {folder}: {_first_line(error)}") from error
     model, loaded = model
     if missing := loaded["missing_keys"]:
         raise ExportError(
@@ -215,8 +231,8 @@ def _load_tokenizer(folder: Path) -> Any:
         raise ExportError(f"{folder} has no tokenizer; expected one of {', '.join(VOCABULARIES)}")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ExportError(f"{folder} has no tokenizer that transformers can load: {str(error).splitlines()[0]}") from error
+    except MALFORMED as error:
+        raise ExportError(f"{folder} has no tokenizer that transformers can load: {_first_line(error)}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ExportError(f"{folder} has only a slow tokenizer, {type(tokenizer).__name__}; expected one with a tokenizer.json")
     return tokenizer
@@ -224,11 +240,11 @@ def _load_tokenizer(folder: Path) -> Any:
 
 def _check_vocabulary(checkpoint: Checkpoint) -> None:
     """Every token id must have an embedding."""
-    vocabulary = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length).vocabulary
-    if vocabulary > checkpoint.vocabulary:
+    largest = max(checkpoint.tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest >= checkpoint.vocabulary:
         raise ExportError(
-            f"the tokenizer of {checkpoint.folder} knows {vocabulary} tokens, the model has {checkpoint.vocabulary} embeddings; "
-            "expected one for every token: save the model's own tokenizer beside it"
+            f"the tokenizer of {checkpoint.folder} has token ids up to {largest}, the model {checkpoint.vocabulary} embeddings; "
+            "expected one for every id: save the model's own tokenizer beside it"
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from resift.artifact import path_text
 from resift.errors import InputError
 from resift.manifest import CARD, CERTIFICATE, FILE_NAME_PATTERN, MANIFEST, TOKENIZER, Variant
 from resift.parity import LEAST_GATE_POOLS, Bounds, Pool
@@ -124,7 +125,7 @@ class Recipe:
             ("gate", self.gate, "gate.jsonl"),
         ):
             path = chosen or _built_in(built_in)
-            record[name] = path.name if chosen else f"built-in {built_in}"
+            record[name] = path_text(path.name) if chosen else f"built-in {built_in}"
             record[f"{name}_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         return record
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from importlib.metadata import version
 from types import SimpleNamespace
 
-from commands import DOCUMENTS, LINES, QUERY, answered, complaint, resift
+import msgspec
+import numpy as np
+import pytest
+
+from commands import DOCUMENTS, LINES, QUERY, answered, complaint, resift, running
+from conftest import rewrite
+from resift.parity import Certificate
 
 
 def test_verify_compares_with_the_checkpoint(artifact):
@@ -33,6 +42,55 @@ def test_verify_beyond_its_bounds_is_exit_code_3(disagreeing):
     assert done.code == 3
     found = json.loads(done.out)
     assert found["agreement"]["tau"] < 0 < found["at_export"]["tau"]
+
+
+def test_verify_does_not_take_looser_bounds_than_its_own_on_trust(artifact):
+    done = resift("verify", artifact)
+    assert done.out.startswith("model.int8.onnx on 40 pools\n")
+    said = complaint(SimpleNamespace(code=done.code, out="", err=done.err), 3)
+    assert "looser than those of `resift export`: the worst pool's Kendall tau at least 0.75 instead of 0.85;" in said
+    assert "say --accept-bounds" in said
+    assert "differ" not in said
+
+
+def test_verify_of_a_checkpoint_that_does_not_rank_is_exit_code_3(copy):
+    certificate = json.loads((copy / "certificate.json").read_bytes())
+    for pool in certificate["pools"]:
+        pool["checkpoint"] = [0.5] * len(pool["checkpoint"])
+        pool["variants"] = dict.fromkeys(pool["variants"], pool["checkpoint"])
+    found = msgspec.convert(certificate, Certificate)
+    alike = found.measure([np.array(pool.checkpoint) for pool in found.pools])
+    found = msgspec.structs.replace(found, agreement=dict.fromkeys(found.agreement, alike))
+    assert alike.tau == 1
+    rewrite(copy, "certificate.json", msgspec.json.encode(found))
+    done = complaint(resift("verify", copy, "--accept-bounds"), 3)
+    assert "the checkpoint's logits differ within 0 of 40 pools; expected at least 30" in done
+
+
+def test_an_artifact_in_a_folder_of_odd_bytes(artifact, tmp_path):
+    odd = tmp_path / os.fsdecode(b"odd\xff")
+    shutil.copytree(artifact, odd)
+    assert json.loads(answered(resift("info", odd, "--json")))["artifact"].endswith("/odd\ufffd")
+    assert json.loads(answered(resift("verify", odd, "--accept-bounds", "--json")))["artifact"].endswith("/odd\ufffd")
+
+
+@pytest.mark.parametrize("source", ["a" * 5000, "org/" + "a" * 5000, "org/name@" + "a" * 5000])
+def test_a_name_that_is_too_long_is_one_line(source):
+    said = complaint(resift("info", source, HF_HUB_OFFLINE="1"))
+    assert "no artifact" in said or "the hub did not give it" in said
+    assert len(said) < 1000
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_export_that_is_told_to_end_leaves_nothing(checkpoint_of, tmp_path, interruptible, number, code):
+    with running("export", checkpoint_of("bert"), tmp_path / "home" / "out") as process:
+        assert process.stderr.readline().startswith(b"load ")  # the folder beside OUT is there by then
+        assert [path.name for path in (tmp_path / "home").iterdir()] == [".out.export"]
+        process.send_signal(number)
+        process.communicate()
+    assert process.returncode == code
+    assert list((tmp_path / "home").iterdir()) == []
 
 
 def test_an_artifact_that_breaks_its_bounds_still_ranks(disagreeing):

@@ -115,7 +115,7 @@ def test_what_is_put_into_the_folder_meanwhile_is_kept(home, out):
 
 def test_a_place_that_is_taken_meanwhile_is_kept(home):
     with pytest.raises(ExportError, match="exists already; choose"):
-        put(home / "out", "new", meanwhile=lambda: (home / "out").mkdir())
+        put(home / "out", "new", meanwhile=(home / "out").mkdir)
     assert names(home) == ["out"]
     assert names(home / "out") == []
 

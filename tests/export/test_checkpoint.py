@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -190,6 +191,61 @@ def test_damaged_tokenizer(folder):
     (folder / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "None"}}')
     with pytest.raises(ExportError, match="no tokenizer that transformers can load"):
         load(str(folder))
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def changed(name, **fields):
+    return name, lambda text: json.dumps({**json.loads(text), **fields})
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *((name, lambda text: text[: text.rindex("}")] + f', "x": {DEEP}}}') for name in ("config.json", "tokenizer_config.json")),
+        *((name, lambda text: DEEP) for name in ("config.json", "tokenizer.json", "tokenizer_config.json")),
+        *((name, lambda text: "1") for name in ("config.json", "tokenizer.json", "tokenizer_config.json")),
+        *((name, lambda text: "[]") for name in ("config.json", "tokenizer.json", "tokenizer_config.json")),
+        changed("config.json", sentence_transformers="sigmoid"),
+        changed("config.json", id2label="relevant"),
+        changed("config.json", hidden_size="large"),
+        changed("tokenizer_config.json", model_max_length="long"),
+    ],
+)
+def test_malformed_json_is_one_clear_error(folder, name, change):
+    (folder / name).write_text(change((folder / name).read_text()))
+    with pytest.raises(ExportError) as caught:
+        load(str(folder))
+    assert str(folder) in str(caught.value) or name in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_tokenizer_that_knows_more_tokens_than_the_model(folder):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"]["onemore"] = tiny.VOCABULARY
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    said = f"copy has token ids up to {tiny.VOCABULARY}, the model {tiny.VOCABULARY} embeddings; expected one for every id"
+    with pytest.raises(ExportError, match=said):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("source", ["a" * 5000, "org/" + "a" * 5000, "a\0b", "org/name\0"])
+def test_a_name_that_can_be_neither_is_one_clear_error(source, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ExportError, match=r"neither a folder nor a hub id|is no folder, and the hub") as caught:
+        load(source)
+    assert len(str(caught.value)) < 800
+
+
+def test_a_folder_whose_name_is_not_utf8_is_one_clear_error(folder):
+    odd = folder.rename(folder.with_name(os.fsdecode(b"odd\xff")))
+    with pytest.raises(ExportError, match=r"cannot load .*odd.* is not valid UTF-8"):
+        load(str(odd))
+
+
+def test_a_name_to_record_is_text_that_json_can_hold(folder):
+    assert load(str(folder), name="org/odd\udcff").id == "org/odd\ufffd"
 
 
 def test_folder_has_no_revision(folder):

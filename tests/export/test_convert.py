@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -338,6 +339,29 @@ def test_float32_alone(cheap, source, home, small_gate):
     with Reranker.load(out, settings=Settings(precision="float32")) as reranker:
         found = logits_of(reranker, "how do tides work", texts)
     np.testing.assert_allclose(found, checkpoint.load(source).reference("how do tides work", texts), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_checkpoint_that_gives_every_document_the_same_is_refused(cheap, checkpoint_of, home, tmp_path, small_gate, force):
+    import safetensors.torch
+
+    folder = shutil.copytree(checkpoint_of("bert"), tmp_path / "constant")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    weights["classifier.weight"] *= 0
+    safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ParityError, match="the checkpoint's logits differ within 0 of 30 pools; expected at least 30"):
+        convert(str(folder), home / "out", Recipe(gate=small_gate, precisions=("float32",)), force=force)
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["", "inside", ".."])
+def test_the_checkpoint_is_not_written_over(monkeypatch, source, home, place):
+    monkeypatch.setattr("resift_export.convert.checkpoints.load", no_loading)
+    folder = shutil.copytree(source, home / "models" / "checkpoint")
+    (folder.parent / "manifest.json").write_text('{"format": 2, "files": {"checkpoint": {}}}')
+    with pytest.raises(ExportError, match=r"is the checkpoint .*, lies in it or holds it"):
+        convert(str(folder), folder / place, Recipe(), overwrite=True)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in Path(source).iterdir()}
 
 
 WITH_VNNI = pytest.mark.skipif(not instruction_sets() & set(VNNI), reason="needs a processor with VNNI")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from resift.artifact import embedded
+from resift.artifact import embedded, path_text
 from resift.cli.options import add_engine, add_model, settings, write_json, write_text
 from resift.machine import instruction_sets, usable_cores
 from resift.parity import Certificate
@@ -38,7 +38,7 @@ def run(asked: argparse.Namespace) -> int:
         manifest = reranker.artifact.manifest
         certificate = Certificate.read(reranker.artifact)
         record = {
-            "artifact": str(reranker.artifact.folder),
+            "artifact": path_text(reranker.artifact.folder),
             "bytes": reranker.artifact.size(),
             "model": manifest.model,
             "max_length": reranker.resolved.max_length,

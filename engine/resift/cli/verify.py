@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resift.artifact import path_text
 from resift.cli.options import add_engine, add_model, settings, write_json, write_text
 from resift.errors import ParityError
 from resift.parity import Agreement, Bounds, Certificate, check_reference, logits_of, refuse
@@ -47,7 +48,7 @@ def run(asked: argparse.Namespace) -> int:
     moved = max(float(np.abs(now - then).max()) for now, then in zip(found, recorded, strict=True))
     if asked.json:
         record = {
-            "artifact": str(artifact.folder),
+            "artifact": path_text(artifact.folder),
             "variant": file,
             "precision": reranker.precision,
             "provider": reranker.provider,
