@@ -28,5 +28,9 @@ def test_the_certificate_holds_without_vnni():
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["agreement"]["tau"] > Bounds().tau
+    assert found["variant"] == "model.int8.onnx"
+    seen = "from resift.machine import instruction_sets; print(*instruction_sets())"
+    done = subprocess.run([*older[:3], sys.executable, "-c", seen], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert not {word for word in done.stdout.split() if word.startswith(("avx512", "avx_", "amx_"))}
     if "avx512_vnni" in cpuinfo:  # then other kernels ran: some logits moved, and none far
         assert 0 < found["largest_change_since_export"] < 0.3

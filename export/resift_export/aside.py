@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from resift.artifact import MANIFEST_LIMIT
 from resift.errors import ExportError
@@ -20,6 +20,7 @@ from resift.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 LOCK, NEW, OLD, REPLACING = "lock", "new", "old", "replacing"
 """What `.OUT.export` may hold; the last is there while an artifact is being replaced."""
@@ -50,7 +51,7 @@ def aside(out: Path, *, overwrite: bool, source: Path | None = None) -> Iterator
             _put_in_place(home, place, out)
         finally:
             _settle(home, place)
-            (home / LOCK).unlink()
+            (home / LOCK).unlink(missing_ok=True)
             with suppress(OSError):  # an export that has begun since holds a lock in there
                 home.rmdir()
 
@@ -70,13 +71,13 @@ def _place(out: Path, source: Path | None) -> Path:
     return place
 
 
-def _lock(home: Path, out: Path) -> IO[bytes]:
+def _lock(home: Path, out: Path) -> AbstractContextManager[object]:
     """Makes `home` and takes its lock. Raises ExportError while another export holds it, OSError where it cannot be made."""
     try:
         import fcntl
-    except ImportError:  # Windows, which does not let anyone remove a file that is open
+    except ImportError:  # Windows: two exports to one place are not told apart there
         home.mkdir(exist_ok=True)
-        return (home / LOCK).open("ab")
+        return nullcontext()
     while True:
         home.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):  # the one who held it has just ended and removed `home`
@@ -117,7 +118,9 @@ def _check_replaceable(place: Path, out: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise ExportError(f"{out} exists already; choose another folder, or say --overwrite")
     if extra := _unnamed(place):
-        raise ExportError(f"{out} exists already; remove it first: it is no artifact alone, {extra[0]}")
+        raise ExportError(
+            f"{out} exists already and is not an artifact alone, as {extra[0]}; move it away, or choose another folder"
+        )
     if _replaced(place).exists():
         raise ExportError(f"{_replaced(place)} is where {out} is kept while it is replaced, and exists already; move it away first")
 

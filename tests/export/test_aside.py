@@ -100,7 +100,7 @@ MINE = {
 def test_a_folder_that_holds_anything_else_is_not_replaced(home, out, change, said):
     change(out)
     before = sorted(path.relative_to(out) for path in out.rglob("*"))
-    with pytest.raises(ExportError, match=f"exists already; remove it first: it is no artifact alone, its? .*{said}"):
+    with pytest.raises(ExportError, match=f"exists already and is not an artifact alone, as its? .*{said}; move it away"):
         put(out, "new", overwrite=True)
     assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
     assert names(home) == ["out"]
