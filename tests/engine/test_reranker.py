@@ -42,7 +42,7 @@ def test_score_is_in_the_callers_order_and_agrees_with_rerank(reranker):
 
 
 def test_scores_are_on_the_models_declared_scale(reranker):
-    assert reranker.artifact.manifest.activation == "sigmoid"
+    assert reranker.artifact.manifest.full.activation == "sigmoid"
     for result in reranker.rerank(QUERY, DOCUMENTS):
         assert result.score == pytest.approx(1 / (1 + np.exp(-result.logit)), rel=1e-6)
 
@@ -256,7 +256,7 @@ def test_two_labels_rank_on_their_log_odds(artifact_of, checkpoint_of):
     from resift_export import checkpoint
 
     with Reranker.load(artifact_of("bert", 2), settings=Settings(precision="float32")) as loaded:
-        assert loaded.artifact.manifest.activation == "identity"
+        assert loaded.artifact.manifest.full.activation == "identity"
         scores = loaded.score(QUERY, DOCUMENTS)
     model = checkpoint.load(str(checkpoint_of("bert", 2)))
     encoded = model.tokenizer([QUERY] * len(DOCUMENTS), DOCUMENTS, padding=True, return_tensors="pt")
