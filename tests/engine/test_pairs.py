@@ -173,7 +173,8 @@ def test_truncation_and_padding_of_the_file_are_not_obeyed(fast, ours):
 
 SCRIPT = """
 import os, resource, signal, sys, time
-from resift.artifact import TOKENIZER, Artifact
+from resift.artifact import Artifact
+from resift.manifest import TOKENIZER
 from resift.pairs import PairTokenizer
 ours = PairTokenizer(Artifact.find(None).read(TOKENIZER), 512)
 """
