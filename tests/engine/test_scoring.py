@@ -69,7 +69,7 @@ def test_identity_keeps_logits_as_they_are():
 def test_logits_that_are_not_finite_raise_an_error_naming_the_pair(value, labels, rule):
     logits = np.zeros((5, labels), np.float32)
     logits[3:, labels - 1] = value
-    with pytest.raises(LogitsError, match=rf"{value}\D* for pair 3 of its batch"):
+    with pytest.raises(LogitsError, match=rf"{value}\D* for document 3;"):
         relevance(logits, rule)
 
 
