@@ -108,8 +108,9 @@ class Reranker:
         """Tokenizes here, queues the pairs and returns at once; the Future answers with columns in the caller's order.
 
         Every other call is this one and a wait. Calls that wait at the same time share batches, and shorter calls overtake longer
-        ones. Cancelling the Future drops the pairs that have not begun. Raises TypeError for anything but strings and ClosedError
-        after `close`; the Future raises InferenceError or LogitsError.
+        ones. Cancelling the Future drops the pairs that have not begun. Its callbacks run on a worker: they must not wait for this
+        Reranker. Raises TypeError for anything but strings and ClosedError after `close`; the Future raises InferenceError,
+        LogitsError, or ClosedError if `close` came first.
         """
         return self._submit(pool_pairs(query, documents))
 
@@ -151,7 +152,7 @@ class Reranker:
         """One Ranking for each query and its pool, all pairs batched together. Raises as `rerank` does."""
         check_top_k(top_k)
         work = read_pools(queries, pools)
-        scored = _wait([self._submit(pairs) for pairs in work])
+        scored = _wait(self._submit(pairs) for pairs in work)
         return [self.rank(_documents(pairs), each, top_k=top_k) for pairs, each in zip(work, scored, strict=True)]
 
     async def arerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None) -> Ranking:
@@ -192,7 +193,11 @@ class Reranker:
 
     def _submit(self, pairs: list[Pair]) -> Answer[Scored]:
         answer: Answer[Scored] = Answer()
-        self._begin(answer, pairs)
+        try:
+            self._begin(answer, pairs)
+        except BaseException:
+            answer.cancel()
+            raise
         return answer
 
     async def _awaited(self, work: list[list[Pair]]) -> list[Scored]:
@@ -273,12 +278,15 @@ def _scored(rule: Relevance, places: NDArray[np.int64], call: Call) -> Scored:
     )
 
 
-def _wait(answers: list[Future[Scored]] | list[Answer[Scored]]) -> list[Scored]:
-    """Waits for all; an interruption or a failure of one cancels the others."""
+def _wait(answers: Iterable[Future[Scored]]) -> list[Scored]:
+    """Submits and waits for all; an interruption or a failure of one cancels the others."""
+    submitted = []
     try:
-        return [answer.result() for answer in answers]
-    finally:
         for answer in answers:
+            submitted.append(answer)  # noqa: PERF402 - what was submitted before a failure has to be known
+        return [answer.result() for answer in submitted]
+    finally:
+        for answer in submitted:
             answer.cancel()
 
 

@@ -8,10 +8,11 @@ import queue
 import threading
 import time
 import weakref
+from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from resift.errors import ClosedError
+from resift.errors import ClosedError, OverloadedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +50,9 @@ class Workers:
 
     The threads start with the first call and hold no reference to the Reranker. They are daemons that an exit handler stops: calls
     of threads that outlive the main one are answered, and a program that forgets `close` ends. After a fork the child begins anew.
+
+    Only these threads touch the scheduler. Callers leave calls and cancellations in a queue, each by one atomic step, because
+    KeyboardInterrupt can strike the main thread anywhere.
     """
 
     def __init__(self, scheduler: Callable[[], Scheduler], run: Callable[[Batch], NDArray[np.float32]], count: int) -> None:
@@ -62,9 +66,14 @@ class Workers:
 
     def begin_anew(self) -> None:
         """Nothing waits, nothing runs: at the start, and in a forked child, which has none of the parent's threads."""
-        self._changed = threading.Condition()
-        self._scheduler = self._make_scheduler()
+        # Reentrant, as the garbage collector may close a forgotten Reranker in any thread at any point; and entered by itself,
+        # as an interrupt within Condition.__enter__, which is Python code, would leave it locked (bpo-29988).
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._new: deque[tuple[Call, float]] = deque()
+        self._cancelled: deque[Future[Any]] = deque()
         self._calls: dict[Future[Any], Call] = {}
+        self._scheduler = self._make_scheduler()
         self._threads: list[threading.Thread] = []
         self._idle = 0
 
@@ -76,36 +85,38 @@ class Workers:
     def add(self, call: Call) -> None:
         """Hands a call to the scheduler; cancelling its answer drops the rows that have not begun.
 
-        Raises ClosedError after `close`, OverloadedError as the scheduler does.
+        Raises ClosedError after `close`. The answer raises OverloadedError where the scheduler does.
         """
-        with self._changed:
+        call.answer.add_done_callback(self._drop)
+        with self._lock:
             self.check_open()
-            self._scheduler.add(call, time.monotonic())
-            self._calls[call.answer] = call
+            self._new.append((call, time.monotonic()))
             while len(self._threads) < self._count:
                 thread = threading.Thread(target=self._work, name=f"resift-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
                 thread.start()
+                self._threads.append(thread)
             self._changed.notify_all()
-        call.answer.add_done_callback(self._drop)
 
     def close(self) -> None:
         """Ends every call that is not answered with ClosedError. Batches that run are finished and forgotten."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            calls = list(self._calls.values())
-            for call in calls:
-                call.error = ClosedError("this Reranker was closed before it had answered; load another")
-                self._scheduler.cancel(call)
+            calls = [*self._calls.values(), *(call for call, _ in self._new)]
             self._calls.clear()
+            self._new.clear()
             self._changed.notify_all()
         for call in calls:
+            call.error = ClosedError("this Reranker was closed before it had answered; load another")
             _resolve(call)
 
     def join(self) -> None:
         """Waits until the threads of a closed set have ended, a batch at most."""
         for thread in self._threads:
             thread.join()
+
+    def _drop(self, answer: Future[Any]) -> None:
+        if answer.cancelled():
+            self._cancelled.append(answer)
 
     def _work(self) -> None:
         while self._run_next():
@@ -121,11 +132,10 @@ class Workers:
             logits = self._run(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
             failure = error
-        with self._changed:
+        with self._lock:
             now = time.monotonic()
             ended = self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)
-            for call in ended:
-                self._calls.pop(call.answer, None)
+            ended = [call for call in ended if self._calls.pop(call.answer, None)]
             if failure is not None:
                 self._changed.notify_all()  # what failed together is tried again apart
         for call in ended:
@@ -134,23 +144,40 @@ class Workers:
 
     def _next(self) -> Batch | None:
         """Waits for the next batch; None once the set is closed."""
-        with self._changed:
-            self._idle += 1
-            try:
-                while not self._closed:
-                    batch = self._scheduler.next(time.monotonic(), self._idle)
-                    if batch is not None:
-                        return batch
-                    self._changed.wait()
-            finally:
-                self._idle -= 1
-        return None
+        while True:
+            with self._lock:
+                if self._closed:
+                    return None
+                refused = self._take_in()
+                batch = self._scheduler.next(time.monotonic(), self._idle + 1)
+                if batch is None and not refused:
+                    self._idle += 1
+                    try:
+                        self._changed.wait()
+                    finally:
+                        self._idle -= 1
+            for call in refused:
+                _resolve(call)
+            if batch is not None:
+                return batch
 
-    def _drop(self, answer: Future[Any]) -> None:
-        with self._changed:
-            call = self._calls.pop(answer, None)
-            if call is not None:  # its answer was cancelled: all others are settled
-                self._scheduler.cancel(call)
+    def _take_in(self) -> list[Call]:
+        """Tells the scheduler what callers have done meanwhile, and returns the calls that it refuses."""
+        refused = []
+        while self._new:
+            call, submitted = self._new.popleft()
+            try:
+                self._scheduler.add(call, submitted)
+            except OverloadedError as error:
+                call.error = error
+                refused.append(call)
+            else:
+                self._calls[call.answer] = call
+        while self._cancelled:
+            gone = self._calls.pop(self._cancelled.popleft(), None)
+            if gone is not None:
+                self._scheduler.cancel(gone)
+        return refused
 
 
 def _resolve(call: Call) -> None:
@@ -195,8 +222,8 @@ class Background:
             if len(self._threads) < self._count:
                 name = f"resift-encode-{len(self._threads)}"
                 thread = threading.Thread(target=_run_all, args=(self._work,), name=name, daemon=True)
-                self._threads.append(thread)
                 thread.start()
+                self._threads.append(thread)
 
     def close(self) -> None:
         """Lets the threads end once what was given to them is done."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import linecache
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,6 +162,28 @@ def test_a_cancelled_wait_stops_tokenization_between_two_parts(one_at_a_time, mo
     assert counted == [DOCUMENTS[0]] * 2  # one of the cancelled call and the whole of the next
 
 
+def test_a_failure_to_submit_cancels_what_was_submitted_before_it(one_at_a_time, gate, monkeypatch):
+    opened, begun, rows = gate
+    first = one_at_a_time.submit("a", ["b"])
+    assert begun.wait(60)
+    inner, asked = Reranker._submit, []
+
+    def failing(self, pairs):
+        asked.append(pairs)
+        if len(asked) == 3:
+            raise MemoryError
+        return inner(self, pairs)
+
+    monkeypatch.setattr(Reranker, "_submit", failing)
+    with pytest.raises(MemoryError):
+        one_at_a_time.rerank_many([QUERY] * 4, [DOCUMENTS[:5]] * 4)
+    opened.set()
+    first.result()
+    monkeypatch.undo()
+    one_at_a_time.logits("bread", ["rises"])
+    assert rows == [1]
+
+
 def test_a_cancelled_future_drops_its_rows_and_says_so(one_at_a_time, gate):
     opened, begun, rows = gate
     waiting = one_at_a_time.submit(QUERY, DOCUMENTS)
@@ -188,6 +212,45 @@ def test_an_interrupted_wait_drops_its_rows(one_at_a_time, gate):
     opened.set()
     one_at_a_time.score(QUERY, DOCUMENTS[:1])
     assert len(rows) == 2
+
+
+def test_an_interrupt_at_any_line_of_a_call_leaves_the_engine_in_order(one_at_a_time):
+    expected = one_at_a_time.logits(QUERY, ["the moon"]).tolist()
+    engine = str(Path(sys.modules["resift"].__file__).parent)
+    left = 0
+
+    def interrupt(frame, event, _):
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(engine):
+            return None
+        # A with statement is traced again on its way out, at a point where the interpreter looks for no signals.
+        is_with = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with ")
+        if event == "line" and not is_with:
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return interrupt
+
+    def ask_and_interrupt_at(line: int) -> bool:
+        nonlocal left
+        left = line
+        sys.settrace(interrupt)
+        try:
+            one_at_a_time.rerank_many([QUERY, "bread"], [["the moon"], ["yeast", "the moon"]])
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+    interrupted = 0
+    while ask_and_interrupt_at(interrupted + 1):
+        interrupted += 1
+        assert one_at_a_time.logits(QUERY, ["the moon"]).tolist() == expected
+    assert interrupted > 100
+    assert len(one_at_a_time._workers._threads) == 1
+    until(lambda: one_at_a_time._workers._idle == 1)
+    assert one_at_a_time._workers._scheduler.waiting_rows == 0
 
 
 def test_calls_that_wait_together_share_batches(one_at_a_time, gate):
