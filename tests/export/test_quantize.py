@@ -1,4 +1,4 @@
-"""quantize: 7-bit weights, ranges chosen by what they do to the product, and a graph in which all of it is fixed."""
+"""quantize: 7-bit weights, ranges chosen by the error of the product, and a graph in which all scales are fixed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ import tiny
 from resift_export import quantize as quantization
 from resift_export.graph import CONTRIB, array_of, serialize
 from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, Range, choose_range, products, quantize, quantize_weights
-
-pytestmark = pytest.mark.xdist_group("quantize")
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 MATRICES = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=FLOATS)
@@ -57,7 +55,7 @@ def test_zero_column():
 
 
 def test_two_products_fit_the_lanes_of_avx2():
-    # vpmaddubsw adds two products u8 x s8 in 16 bits and saturates.
+    # vpmaddubsw sums two u8 x s8 products in 16 bits, with saturation.
     assert 255 * WEIGHT_LEVELS * 2 < 2**15 <= 255 * (WEIGHT_LEVELS + 2) * 2
 
 
@@ -83,7 +81,7 @@ def test_levels_of_known_values():
 
 
 def int8_error(chosen, activations, weights):
-    """Mean square error of the whole int8 product, recomputed here."""
+    """Mean squared error of the whole int8 product, recomputed independently."""
     folded = weights if chosen.smoothing is None else weights / chosen.smoothing[:, None]
     levels, scales = quantize_weights(folded)
     found = (chosen.quantize(activations) - chosen.zero_point) @ (levels * scales.astype(np.float64)) * chosen.scale
