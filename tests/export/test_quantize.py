@@ -94,27 +94,30 @@ def min_max(activations):
     return Range(scale, round(-low / scale), None)
 
 
+CHANNEL_3 = np.arange(24) == 3
+FIRST_VALUE = np.arange(200 * 24).reshape(200, 24) == 0
+KINDS = {
+    "normal": lambda activations, weights: (activations, weights),
+    "outlier channel": lambda activations, weights: (
+        np.where(CHANNEL_3, activations * 60, activations),
+        np.where(CHANNEL_3[:, None], weights / 20, weights),
+    ),
+    "outlier value": lambda activations, weights: (np.where(FIRST_VALUE, 40.0, activations), weights),
+    "positive": lambda activations, weights: (np.abs(activations), weights),
+    "negative": lambda activations, weights: (-np.abs(activations), weights),
+    "shifted": lambda activations, weights: (activations + 5, weights),
+    "constant": lambda activations, weights: (np.full_like(activations, 0.75), weights),
+}
+
+
 def sampled(kind, seed):
     random = np.random.default_rng(seed)
-    activations, weights = random.normal(size=(200, 24)), random.normal(size=(24, 16))
-    if kind == "outlier channel":
-        activations[:, 3] *= 60
-        weights[3] /= 20
-    elif kind == "outlier value":
-        activations[0, 0] = 40
-    elif kind == "positive":
-        activations = np.abs(activations)
-    elif kind == "negative":
-        activations = -np.abs(activations)
-    elif kind == "shifted":
-        activations += 5
-    elif kind == "constant":
-        activations[:] = 0.75
+    activations, weights = KINDS[kind](random.normal(size=(200, 24)), random.normal(size=(24, 16)))
     return activations.astype(np.float32), weights.astype(np.float32)
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kind", ["normal", "outlier channel", "outlier value", "positive", "negative", "shifted", "constant"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_chosen_range_is_never_worse_than_min_and_max(kind, seed):
     activations, weights = sampled(kind, seed)
     chosen = choose_range(activations, weights)
