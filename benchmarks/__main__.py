@@ -1,10 +1,10 @@
-"""resift against what people run today.
+"""Compares resift with sentence-transformers on PyTorch.
 
     python -m benchmarks --checkpoint FOLDER_OR_HUB_ID [--pools POOLS.jsonl.gz] [--candidates 20 30 50 100]
 
-Makes an environment for each contender under .bench at the first run. Without --pools it takes the gate's pools, in our own
-words, each filled up with the others' documents; with the shared material beside the repository it takes TREC DL 2019 as well.
-Writes OUT/compare.json and OUT/compare.png and prints a table. Figures of one run belong together; take their ratios.
+The first run creates a virtual environment for each contender under .bench. The default pools are those of the built-in gate, each
+filled up with the documents of the others, and TREC DL 2019 if the shared material is next to the repository. Prints a table and
+writes OUT/compare.json and OUT/compare.png. Compare ratios, and only figures of one run.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ def main() -> None:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     hub_id = "cross-encoder/ms-marco-MiniLM-L12-v2"
-    parser.add_argument("--checkpoint", default=str(CHECKPOINT) if CHECKPOINT.is_dir() else hub_id, help="for PyTorch")
-    parser.add_argument("--model", default="", help="artifact of the same weights (default: the embedded model)")
+    parser.add_argument(
+        "--checkpoint",
+        default=str(CHECKPOINT) if CHECKPOINT.is_dir() else hub_id,
+        help="weights for PyTorch (default: %(default)s)",
+    )
+    parser.add_argument("--model", default="", help="artifact with the same weights (default: the embedded model)")
     parser.add_argument("--pools", type=Path, nargs="*", default=[OWN, *([DL19] if DL19.exists() else [])])
     parser.add_argument("--candidates", type=int, nargs="+", default=[30])
-    parser.add_argument("--queries", type=int, default=20, help="pools of each file")
+    parser.add_argument("--queries", type=int, default=20, help="pools taken from each file (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path())
@@ -54,7 +58,7 @@ def main() -> None:
 
 
 def sized(pools: list[CandidatePool], size: int, queries: int) -> list[CandidatePool]:
-    """The first `queries` pools with `size` candidates each: their own first, then other pools', which are labelled 0."""
+    """The first `queries` pools with `size` candidates each: their own first, then those of other pools, labelled 0."""
     chosen = []
     for number, pool in enumerate(pools[:queries]):
         others = pools[number + 1 :] + pools[:number]
@@ -94,7 +98,7 @@ def plot(report: dict, path: Path) -> None:
         axes.bar_label(bars, fmt="%.0f", padding=3)
     axes.set_yticks([index + 0.175 for index in range(len(names))], names)
     axes.invert_yaxis()
-    axes.set_xlabel(f"median ms a pool, {report['threads']} threads, {report['machine']['processor']}")
+    axes.set_xlabel(f"median ms per pool, {report['threads']} threads, {report['machine']['processor']}")
     axes.legend()
     figure.savefig(path, dpi=150)
 

@@ -1,8 +1,8 @@
-"""What an installation of resift costs, against its budgets: megabytes, import time, modules pulled in.
+"""The cost of an installation of resift against its budgets: megabytes, import time, modules imported.
 
     python -m benchmarks.budgets
 
-Run it with the interpreter of a fresh environment that holds resift and nothing else. Exit code 1 if a budget is passed.
+Run it with the interpreter of a fresh environment that contains only resift. Exit code 1 if a budget is exceeded.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import sysconfig
 from pathlib import Path
 
 SIZE_MB = 210
-"""Of site-packages, without pip, setuptools and the embedded model."""
+"""Size of site-packages, without pip, setuptools and the embedded model."""
 IMPORT_SECONDS = 0.15
-"""Of `import resift`, beyond numpy's own import."""
+"""Time of `import resift` beyond that of importing numpy."""
 REPEATS = 15
 HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "tokenizers", "huggingface_hub", "fastapi", "matplotlib", "resift_export")
 """What `import resift` must not import."""

@@ -1,8 +1,8 @@
-"""Throughput, memory and resumption of `resift rerank --pools` on many small pools.
+"""Throughput, memory and resuming of `resift rerank --pools` on many small pools.
 
     python -m benchmarks.collection [--pools 20000] [--kills 2] [--model ARTIFACT]
 
-Ranks the same file once undisturbed and once killed with SIGKILL on the way, and compares the outputs byte by byte.
+Ranks a file once uninterrupted and once with kills by SIGKILL, and compares the outputs byte by byte.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from resift.pools import read_pools
 
 SEED = 3
 WORDS = 12
-"""Of a document: titles and snippets."""
+"""Most words in a document: titles and snippets."""
 
 
 def main() -> int:
@@ -38,15 +38,15 @@ def main() -> int:
         pairs = write_pools(source, asked.pools)
         command = [Path(sysconfig.get_path("scripts")) / "resift", "rerank", "--pools", source]
         command += ["--model", asked.model] if asked.model else []
-        seconds, memory = undisturbed([*command, "--out", folder / "whole.jsonl"])
+        seconds, memory = uninterrupted([*command, "--out", folder / "whole.jsonl"])
         middle = max(memory[len(memory) // 4 : len(memory) // 2], default=0.0)
         rates = f"{asked.pools / seconds:.0f} pools/s, {pairs / seconds:.0f} pairs/s"
         print(f"{asked.pools} pools, {pairs} pairs in {seconds:.0f} s: {rates}")
-        print(f"memory: {middle:.0f} MB at most in the second quarter, {max(memory[-len(memory) // 4 :]):.0f} MB in the last")
+        print(f"memory: at most {middle:.0f} MB in the second quarter, {max(memory[-len(memory) // 4 :]):.0f} MB in the last")
         killed([*command, "--out", folder / "killed.jsonl"], folder / "killed.jsonl.partial", asked.kills, seconds)
         same = (folder / "whole.jsonl").read_bytes() == (folder / "killed.jsonl").read_bytes()
         lines = len((folder / "killed.jsonl").read_bytes().splitlines())
-        print(f"killed {asked.kills} times and resumed: {lines} lines, {'equal' if same else 'NOT EQUAL'} to the undisturbed run")
+        print(f"killed {asked.kills} times and resumed: {lines} lines, {'equal' if same else 'NOT EQUAL'} to the uninterrupted run")
         return int(not same or lines != asked.pools)
 
 
@@ -64,8 +64,8 @@ def write_pools(path: Path, count: int) -> int:
     return pairs
 
 
-def undisturbed(command: list) -> tuple[float, list[float]]:
-    """Seconds, and resident megabytes sampled on the way."""
+def uninterrupted(command: list) -> tuple[float, list[float]]:
+    """Seconds, and samples of the resident megabytes."""
     start, memory = time.perf_counter(), []
     process = subprocess.Popen(command)
     while process.poll() is None:
@@ -76,7 +76,7 @@ def undisturbed(command: list) -> tuple[float, list[float]]:
             break
         time.sleep(0.25)
     if process.wait():
-        raise SystemExit("the undisturbed run failed")
+        raise SystemExit("the uninterrupted run failed")
     return time.perf_counter() - start, memory
 
 

@@ -1,4 +1,4 @@
-"""Contenders on the same pools, weights and threads: an environment and a process each, interleaved, as ratios."""
+"""Runs contenders interleaved on the same pools, weights and threads, each in its own environment and process; gives ratios."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ COLD_STARTS = 3
 
 @dataclass(frozen=True)
 class Contender:
-    """A system under test: how to install it and which of `contenders/` runs it."""
+    """A system under test: how to install it and which script of `contenders/` runs it."""
 
     name: str
     script: str
     requirements: tuple[str, ...]
     takes: str
-    """artifact or checkpoint: what it loads"""
+    """what it loads: artifact or checkpoint"""
 
     @property
     def python(self) -> Path:
-        """The interpreter of its own virtual environment, which `install` makes."""
+        """The interpreter of its virtual environment, which `install` creates."""
         return ENVIRONMENTS / self.name / "bin" / "python"
 
     def install(self) -> None:
-        """Makes its environment at the first call. Delete the folder .bench to make all of them anew."""
+        """Creates its environment at the first call. Delete the folder .bench to recreate them all."""
         stamp = ENVIRONMENTS / self.name / "installed.json"
         wanted = json.dumps(self.requirements)
         pip = [self.python, "-m", "pip", "install", "-q"]
@@ -83,7 +83,7 @@ class Process:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args} ended with {self._process.wait()}; run it by hand to see why")
+            raise RuntimeError(f"{self._process.args} ended with exit code {self._process.wait()}; run it by hand to see why")
         return json.loads(line)
 
     def close(self) -> None:
@@ -92,17 +92,17 @@ class Process:
 
 @dataclass
 class Measured:
-    """One contender on one list of pools."""
+    """What one contender did on a list of pools."""
 
     seconds: list[list[float]] = field(default_factory=list)
-    """a list a pool, one value a repeat"""
+    """one list per pool, one value per repeat"""
     scores: list[np.ndarray] = field(default_factory=list)
 
 
 def compare(
     contenders: Sequence[Contender], models: dict[str, str], pools: Sequence[CandidatePool], *, threads: int, repeats: int
 ) -> dict[str, Any]:
-    """Runs every pool through every contender in turn, `repeats` times, and sums it up against the last contender."""
+    """Runs every pool through every contender in turn, `repeats` times, and compares each with the last contender."""
     for item in contenders:
         item.install()
     cold = {item.name: cold_start(item, models[item.takes], pools[0], threads) for item in contenders}
@@ -127,7 +127,7 @@ def compare(
 
 
 def cold_start(contender: Contender, model: str, pool: CandidatePool, threads: int) -> float:
-    """Median seconds from starting the process to its first ranking."""
+    """Median seconds from starting the process to its first scores."""
     seconds = []
     for _ in range(COLD_STARTS):
         start = time.perf_counter()
@@ -139,7 +139,7 @@ def cold_start(contender: Contender, model: str, pool: CandidatePool, threads: i
 
 
 def row(name: str, found: dict[str, Measured], baseline: str, pools: Sequence[CandidatePool]) -> dict[str, Any]:
-    """A system's line: the median over pools of each pool's median, the 95th percentile over all measurements."""
+    """One contender's row: p50 is the median over pools of each pool's median, p95 is over all measurements."""
     own, other = found[name], found[baseline]
     medians = [statistics.median(seconds) for seconds in own.seconds]
     ratios = [
@@ -156,12 +156,12 @@ def row(name: str, found: dict[str, Measured], baseline: str, pools: Sequence[Ca
         "times_faster": middle,
         "quartiles": [low, high],
         "overlap@10": float(np.mean([top_overlap(*pair) for pair in zip(other.scores, own.scores, strict=True)])),
-        "nDCG@10": labels and float(np.mean([ndcg(*pair) for pair in zip(labels, own.scores, strict=True)])),
+        "nDCG@10": None if labels is None else float(np.mean([ndcg(*pair) for pair in zip(labels, own.scores, strict=True)])),
     }
 
 
 def machine() -> dict[str, str | int | None]:
-    """What the figures were taken on."""
+    """The machine on which the figures were measured."""
     model = None
     if Path("/proc/cpuinfo").exists():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]

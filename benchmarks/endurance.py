@@ -1,9 +1,9 @@
-"""What a long-lived service needs: threads that agree, memory that stays.
+"""What a long-running service needs: threads that get equal results, and memory that does not grow.
 
     python -m benchmarks.endurance [--seconds 60] [--pools 1000]
 
-Exit code 1 if eight threads sharing one Reranker do not give one thread's logits bit for bit, or if memory after all pools
-of random shapes is more than 20 % above that after the first hundred.
+Exit code 1 if the scores of eight threads sharing one Reranker are not bit-equal to those of one thread, or if memory after all
+pools of random shapes is more than 20 % above that after the first hundred.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def threads_agree(reranker: Reranker, seconds: float) -> bool:
         thread.start()
     for thread in threads:
         thread.join()
-    print(f"threads: {THREADS} for {seconds:.0f} s, {sum(counts)} pools, {len(wrong)} unlike one thread's")
+    print(f"threads: {THREADS} for {seconds:.0f} s, {sum(counts)} pools, {len(wrong)} different from one thread's")
     return not wrong
 
 
 def memory(reranker: Reranker, pools: int) -> tuple[float, float]:
-    """Resident megabytes after the first hundred pools and after all."""
+    """Resident megabytes after the first hundred pools and after all of them."""
     words = " ".join(text for pool in read_pools(OWN) for text in pool.documents).split()
     choose = random.Random(SEED)
     first = 0.0

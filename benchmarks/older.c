@@ -1,10 +1,10 @@
-/* Preloaded, this makes a process see its processor as one without AVX-512, VNNI and AMX: AVX2 is the best that is left.
+/* When preloaded, this hides AVX-512, VNNI and AMX from a process: AVX2 is the best instruction set it finds.
 
-   The CPUID instruction is made to fault (arch_prctl(2), ARCH_SET_CPUID) and answered here with those bits cleared. Bits: Intel's
+   The CPUID instruction is made to fault (arch_prctl(2), ARCH_SET_CPUID) and emulated here with those bits cleared. Bits: Intel's
    Software Developer's Manual, volume 2A, CPUID, leaf 7.
 
-   /proc/cpuinfo, which the kernel fills with CPUID's answers to itself, opens as a copy without the names of those instructions,
-   whether by open, openat or fopen: their 64-bit names stand for the same functions on x86-64. */
+   /proc/cpuinfo, which the kernel fills from its own CPUID results, is replaced by a copy without the names of those instruction
+   sets, whether it is opened by open, openat or fopen; the 64-bit variants are aliases of these functions on x86-64. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -30,7 +30,7 @@ static long allow_cpuid(long allowed) { return syscall(SYS_arch_prctl, ARCH_SET_
 static void answer(int signal_number, siginfo_t *info, void *context) {
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     const unsigned char *code = (const unsigned char *)registers[REG_RIP];
-    if (info->si_code != SI_KERNEL || code[0] != 0x0f || code[1] != 0xa2) { /* a real fault: let it happen again */
+    if (info->si_code != SI_KERNEL || code[0] != 0x0f || code[1] != 0xa2) { /* a real fault: let it recur with the default action */
         signal(signal_number, SIG_DFL);
         return;
     }
@@ -70,7 +70,7 @@ static int is_hidden(const char *word) {
     return 0;
 }
 
-/* A file descriptor of the copy, or -1. */
+/* File descriptor of the copy, or -1. */
 static int older_cpuinfo(void) {
     FILE *source = open_stream(CPUINFO, "re");
     int copy = source ? memfd_create("cpuinfo", MFD_CLOEXEC) : -1;

@@ -1,11 +1,12 @@
-"""Runs a command as if its processor had no AVX-512, VNNI and AMX: what an AVX2 machine computes, and its speed relative to others.
+"""Runs a command as if the processor had no AVX-512, VNNI or AMX: gives the results of an AVX2 machine, and ratios of speed.
 
     python -m benchmarks.older python -m benchmarks --candidates 30
     python -m benchmarks.older resift verify
 
-CPUID and /proc/cpuinfo are both answered without them, so that an artifact's variants are chosen as on such a machine, too.
+Both CPUID and /proc/cpuinfo are changed, so that an artifact's variant is chosen as on such a machine.
 
-Linux on x86 with CPUID faulting (cpuid_fault in /proc/cpuinfo) and a C compiler. The command and all that it starts are changed.
+Needs Linux on x86 with CPUID faulting (cpuid_fault in /proc/cpuinfo) and a C compiler. Applies to the command and every process it
+starts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line as its users meet it: a process with arguments, streams and an exit code."""
+"""Runs the command line as users do: a process with arguments, streams and an exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINES = "".join(f"{document}\n" for document in DOCUMENTS).encode()
 
 
 def resift(*arguments, given=b"", **environment):
-    """What `resift ARGUMENTS` answers to `given` on its standard input."""
+    """Exit code and output of `resift ARGUMENTS` with `given` on standard input."""
     command = [RESIFT, *map(str, arguments)]
     done = subprocess.run(
         command, input=given, capture_output=True, timeout=TIMEOUT, env={**os.environ, **environment}, check=False
@@ -30,7 +30,7 @@ def resift(*arguments, given=b"", **environment):
 
 @contextmanager
 def running(*arguments):
-    """The process of `resift ARGUMENTS` with a pipe at each end, killed if it is still there at the end or after TIMEOUT."""
+    """A process of `resift ARGUMENTS` with pipes for all streams, killed at the end of the block or after TIMEOUT."""
     command = [RESIFT, *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         timer = threading.Timer(TIMEOUT, process.kill)
@@ -43,13 +43,13 @@ def running(*arguments):
 
 
 def answered(done):
-    """Its standard output, of a run without fault or warning."""
+    """Standard output of a run, which must have succeeded without warnings."""
     assert (done.code, done.err) == (0, "")
     return done.out
 
 
 def complaint(done, code=1):
-    """The one line on standard error of a run that failed with `code` and printed nothing else."""
+    """The error line of a run, which must have failed with `code` and printed nothing else."""
     assert "Traceback" not in done.err
     assert done.err.startswith("resift: ")
     assert done.err.endswith("\n")

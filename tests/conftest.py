@@ -1,4 +1,4 @@
-"""Fixtures: tiny artifacts, made once a session and shared by xdist's workers, and copies to spoil; the shared material, if any."""
+"""Fixtures: tiny checkpoints and artifacts, made once per session for all xdist workers; copies to modify; shared material."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory):
-    """built(name, make): the folder that make(folder) filled, made by the first worker that asks."""
+    """built(name, make): the folder that make(folder) fills, made by the first worker that asks for it."""
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "built"
     root.mkdir(exist_ok=True)
@@ -35,7 +35,7 @@ def built(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def checkpoint_of(built):
-    """checkpoint_of(family, labels=1): a tiny trained checkpoint's folder."""
+    """checkpoint_of(family, labels=1): the folder of a tiny trained checkpoint."""
     import tiny
 
     def make(family: str, labels: int = 1) -> Path:
@@ -48,10 +48,10 @@ def checkpoint_of(built):
 
 @pytest.fixture(scope="session")
 def artifact_of(built, checkpoint_of):
-    """artifact_of(family, labels=1): its artifact with int8 and float32 graphs, past the gate.
+    """artifact_of(family, labels=1): its artifact with int8 and float32 variants, which passed the gate.
 
-    The bound of a single pool is looser than the default: the pools grade relevance, which tiny models were not taught,
-    so some of their documents lie nearer to each other than int8 can tell apart.
+    The bound for the worst pool is looser than the default: the pools grade relevance, which tiny models were not trained on,
+    so some of their documents have logits closer than int8 can tell apart.
     """
     from resift.parity import Bounds
     from resift_export.convert import convert
@@ -66,14 +66,61 @@ def artifact_of(built, checkpoint_of):
 
 
 @pytest.fixture(scope="session")
+def source(checkpoint_of) -> str:
+    """The folder of a tiny BERT's checkpoint, as `resift export` is given it."""
+    return str(checkpoint_of("bert"))
+
+
+@pytest.fixture(scope="session")
+def trace_of_source(source):
+    """Its traced graph, to be cloned."""
+    from resift_export import checkpoint
+    from resift_export.trace import trace
+
+    return trace(checkpoint.load(source))
+
+
+@pytest.fixture
+def cheap(monkeypatch, trace_of_source):
+    """Exports of `source` that trace it once for all tests and take the first range they try."""
+    from resift_export import quantize
+    from resift_export.trace import TRACERS
+
+    monkeypatch.setitem(TRACERS, "torch", lambda loaded: trace_of_source.clone())
+    monkeypatch.setattr(quantize, "CLIPS", (1.0,))
+    monkeypatch.setattr(quantize, "MIGRATIONS", (0.0,))
+
+
+@pytest.fixture(scope="session")
+def small_gate(tmp_path_factory) -> Path:
+    """A gate that is fast: 30 of the built-in pools, each cut to ten documents of at most eight words."""
+    from resift_export.recipe import Recipe
+
+    path = tmp_path_factory.mktemp("gate") / "small.jsonl"
+    pools = Recipe().gate_pools()[:30]
+    texts = [[" ".join(text.split()[:8]) for text in pool.documents[:10]] for pool in pools]
+    rows = [{"qid": pool.qid, "query": pool.query, "documents": rows} for pool, rows in zip(pools, texts, strict=True)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+@pytest.fixture
+def home(tmp_path) -> Path:
+    """An empty folder to export into, apart from other files of the test."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def artifact(artifact_of) -> Path:
-    """A tiny BERT's artifact."""
+    """The artifact of a tiny BERT."""
     return artifact_of("bert")
 
 
 @pytest.fixture(scope="session")
 def reranker(artifact):
-    """It serves every test at once, as it would a service's requests."""
+    """One Reranker for all tests, as it would serve all requests of a service."""
     from resift import Reranker
 
     with Reranker.load(artifact) as loaded:
@@ -82,7 +129,7 @@ def reranker(artifact):
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The project's shared material, or a skip that says so."""
+    """The project's shared material; skips the test if there is none."""
     folder = Path(os.environ.get("RESIFT_SHARED", REPOSITORY.parent / "shared"))
     if not (folder / "models").is_dir():
         pytest.skip(f"no shared material at {folder} (set RESIFT_SHARED)")
@@ -102,13 +149,13 @@ def file(tmp_path):
 
 @pytest.fixture
 def copy(artifact, tmp_path):
-    """A copy of the tiny artifact, to be spoiled."""
+    """A copy of the tiny artifact that a test may modify."""
     return shutil.copytree(artifact, tmp_path / "copy")
 
 
 @pytest.fixture
 def disagreeing(copy):
-    """An artifact in good order whose certificate was made by a machine that ranked the other way round."""
+    """A well-formed artifact whose certificate comes from a machine that ranked in reverse order."""
     import msgspec
     import numpy as np
 
@@ -132,14 +179,14 @@ def disagreeing(copy):
 
 
 def rewrite(folder, name, content: bytes) -> None:
-    """Replaces a file and makes the manifest agree, as someone with bad intentions would."""
+    """Replaces a file and updates the manifest to match, as an attacker would."""
     (folder / name).write_bytes(content)
     entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     edit(folder, lambda manifest: manifest["files"].__setitem__(name, entry))
 
 
 def edit(folder, change) -> None:
-    """Changes its manifest."""
+    """Applies `change` to the manifest of the artifact in `folder`."""
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -147,7 +194,7 @@ def edit(folder, change) -> None:
 
 @pytest.fixture
 def interruptible():
-    """Children take SIGINT even where this process was started with it ignored, as shells do for what runs behind."""
+    """Child processes receive SIGINT even if this process ignores it, as shells make background processes do."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

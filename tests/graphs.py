@@ -1,4 +1,4 @@
-"""Small ONNX graphs with the engine's signature, as a stranger could put them into an artifact."""
+"""Small ONNX graphs with the engine's signature, as an attacker could put them into an artifact."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ANSWER = [
     helper.make_node("Cast", ["input_ids"], ["floats"], to=TensorProto.FLOAT),
     helper.make_node("ReduceSum", ["floats", "axis"], ["logits"], name="answer", keepdims=1),
 ]
-"""The sum of a row's token ids."""
+"""Nodes that output the sum of a row's token ids."""
 
 
 def constant(name: str, *values: float, dtype: Any = np.int64) -> TensorProto:
-    """A named tensor: a vector, or a scalar for one value with the dtype's own shape."""
+    """A named vector."""
     return numpy_helper.from_array(np.array(values, dtype), name)
 
 
@@ -29,19 +29,19 @@ def model(*nodes: Any, answer: Any = ANSWER, initializers: Any = (), opsets: Any
 
 
 def external_tensor(name: str = "weights") -> TensorProto:
-    """A tensor whose values lie in another file."""
+    """A tensor whose values are in another file."""
     tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="../../secret")
     return tensor
 
 
 def sparse_tensor(length: int = 1 << 40) -> Any:
-    """One value in a vector of `length`."""
+    """A sparse vector of `length` with one value."""
     return helper.make_sparse_tensor(constant("values", 1.0, dtype=np.float32), constant("indices", 0), [length])
 
 
 def endless_loop() -> ModelProto:
-    """A Loop without a limit whose condition stays true."""
+    """A Loop without a trip count whose condition stays true."""
     turn = helper.make_tensor_value_info("turn", TensorProto.INT64, [])
     go = helper.make_tensor_value_info("go", TensorProto.BOOL, [])
     ids, same = (helper.make_tensor_value_info(name, TensorProto.INT64, None) for name in ("ids", "same"))
@@ -55,7 +55,7 @@ def endless_loop() -> ModelProto:
 
 
 def billion_laughs(depth: int = 30) -> ModelProto:
-    """Local functions that each call the one below them twice: 2**depth nodes once onnxruntime has put them in place."""
+    """Local functions that each call the one below twice: 2**depth nodes once onnxruntime has inlined them."""
     functions = []
     for level in range(depth):
         inner, domain = (f"f{level - 1}", "laughs") if level else ("Identity", "")
@@ -67,31 +67,31 @@ def billion_laughs(depth: int = 30) -> ModelProto:
 
 
 def scalar(name: str, value: int) -> TensorProto:
-    """A named int64 of no dimensions."""
+    """A named int64 scalar."""
     return numpy_helper.from_array(np.array(value, np.int64), name)
 
 
 def summed(*nodes: Any, initializers: Any = ()) -> ModelProto:
-    """`nodes`, of which one answers `last`, int64 of two dimensions, and the sum of its rows."""
+    """`nodes`, one of which outputs `last`, int64 with two dimensions, followed by the sum of each row."""
     return model(
         *nodes, answer=[helper.make_node("Cast", ["last"], ["floats"], to=TensorProto.FLOAT), ANSWER[1]], initializers=initializers
     )
 
 
 def one(op_type: str, *inputs: str, initializers: Any = (), **attributes: Any) -> ModelProto:
-    """One operator between input_ids and the sum."""
+    """One operator between input_ids and the sum of each row."""
     return summed(helper.make_node(op_type, ["input_ids", *inputs], ["last"], **attributes), initializers=initializers)
 
 
 def looked_up(tensor: TensorProto) -> ModelProto:
-    """input_ids plus the first value of a tensor named table."""
+    """input_ids plus the first value of `tensor`, which is named table."""
     first = helper.make_node("Gather", ["table", "zero"], ["first"])
     return summed(first, helper.make_node("Add", ["input_ids", "first"], ["last"]), initializers=[tensor, scalar("zero", 0)])
 
 
 FAILING_AT_LOAD = {
     "types that differ": ("Fail", one("Add", "half", initializers=[constant("half", 0.5, dtype=np.float32)])),
-    "input from nowhere": ("InvalidArgument", one("Add", "nowhere")),
+    "undefined input": ("InvalidArgument", one("Add", "nowhere")),
     "unknown operator": ("InvalidGraph", one("NoSuchOperator")),
     "operator without kernel": (
         "NotImplemented",
@@ -112,7 +112,7 @@ FAILING_AT_LOAD = {
     ),
     "division by a constant 0": ("Fail", one("Div", "zero", initializers=[constant("zero", 0)])),
 }
-"""Graphs that pass the walk and that onnxruntime does not load, with the name of the error it raises."""
+"""Graphs that pass check_graph but that onnxruntime fails to load, with the name of the error it raises."""
 
 FAILING_AT_RUN = {
     "token id beyond the table": (
@@ -135,8 +135,8 @@ FAILING_AT_RUN = {
         ),
     ),
 }
-"""Graphs that load and whose run fails on input_ids of two rows and three columns, with the name of onnxruntime's error where its
-memory arena is off, as the engine has it."""
+"""Graphs that load but fail on input_ids of two rows and three columns, with the name of the error that onnxruntime raises if its
+memory arena is off, as in the engine."""
 
 ANSWERING_OTHERWISE = {
     "no dimension of labels": model(answer=[ANSWER[0], helper.make_node("ReduceSum", ["floats", "axis"], ["logits"], keepdims=0)]),
@@ -147,4 +147,4 @@ ANSWERING_OTHERWISE = {
         initializers=[constant("zero", 0)],
     ),
 }
-"""Graphs that declare logits [batch, 1], run, and answer another shape."""
+"""Graphs that declare logits [batch, 1], run, and output another shape."""

@@ -1,4 +1,4 @@
-"""Jobs without a model: a reranker that ranks by the length of a document, at once, and processes that end at a chosen place."""
+"""For tests of jobs without a model: a reranker that ranks by document length, and processes that end at a chosen step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RERANKER = SimpleNamespace(
 
 
 def rerank_pools(reranker, pools, *, top_k=None):
-    """As resift.collection's, of which it keeps the contract."""
+    """In place of resift.collection.rerank_pools, with the same contract."""
     for pool in pools:
         logits = np.array([len(text) for text in pool.documents], np.float32)
         cut = np.zeros(len(logits), np.int32)
@@ -32,7 +32,7 @@ def rerank_pools(reranker, pools, *, top_k=None):
 
 
 def rows(count):
-    """Pools of 0 to 4 candidates with a field of their own each."""
+    """Pools of 0 to 4 candidates, each with a field of its own."""
     return [
         {
             "qid": f"q{number}",
@@ -51,12 +51,12 @@ def lines(pools):
 
 
 def files(folder):
-    """Name and content of every file of a folder."""
+    """The contents of a folder's files by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def begun(function, *arguments, **more):
-    """A child process that calls it."""
+    """Starts a child process that calls `function`, and returns its id."""
     child = os.fork()
     if not child:
         code = 1
@@ -73,12 +73,12 @@ def begun(function, *arguments, **more):
 
 
 def ended(child):
-    """A child's exit status as os.waitstatus_to_exitcode gives it; 1 for an error."""
+    """A child's exit status as os.waitstatus_to_exitcode gives it; 1 for an exception."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def forked(function, *arguments, **more):
-    """Calls it in a child process, and how that ended."""
+    """Calls `function` in a child process and returns its exit status."""
     return ended(begun(function, *arguments, **more))
 
 
@@ -86,7 +86,7 @@ CHANGES = {"open", "write", "truncate", "fsync", "flock", "rename", "replace", "
 
 
 def killed_at(step, function, *arguments, **more):
-    """Calls it, in a child, and ends the process by SIGKILL before its call number `step`, from 0, that changes a file."""
+    """Calls `function`, in a child, and kills the process before its call number `step` (from 0) that changes a file."""
     left = step
 
     def seen(frame, event, argument):

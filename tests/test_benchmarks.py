@@ -1,4 +1,4 @@
-"""What the comparison's figures are taken over."""
+"""How the comparison computes its figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def compare(monkeypatch):
 
 
 def test_percentiles_are_over_all_measurements(compare):
-    # One slow measurement in a pool of three: its median hides it, the 95th percentile of all twelve does not.
+    # One slow measurement of three in a pool: the pool's median hides it, the 95th percentile of all twelve does not.
     seconds = [[0.1, 0.1, 0.9], [0.1, 0.1, 0.9], [0.1, 0.1, 0.1], [0.1, 0.1, 0.1]]
     scores = [np.array([1.0, 0.0])] * len(seconds)
     found = {"a": compare.Measured(seconds, scores), "b": compare.Measured(seconds, scores)}

@@ -10,6 +10,7 @@ LATE = ("onnxruntime", "tokenizers")
 
 
 def pulled(code: str, names: tuple[str, ...]) -> list[str]:
+    """Which of `names` a fresh interpreter has imported after running `code`."""
     code = f"import sys; {code}; print(*[name for name in {names} if name in sys.modules])"
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120).stdout.split()
 

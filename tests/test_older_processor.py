@@ -1,4 +1,4 @@
-"""The embedded model where int8 products are summed in 16 bits: AVX2 without VNNI, as benchmarks/older.py shows it to a process."""
+"""The embedded model on AVX2 without VNNI, where int8 products are summed in 16 bits, as simulated by benchmarks/older.py."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ content, stream = ctypes.create_string_buffer(1 << 24), libc.fopen(b"/proc/cpuin
 libc.fread(content, 1, len(content) - 1, ctypes.c_void_p(stream))
 print(content.value.decode(), end='')
 """
-"""Reads through C's buffered streams, as C++ libraries do."""
+"""Reads /proc/cpuinfo through C's buffered streams, as C++ libraries do."""
 NEWER = ("avx512", "avx10", "avx_vnni", "avx_ifma", "avx_ne_convert", "amx_")
 HIDDEN = {"avx512f", "avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 @pytest.fixture(scope="module")
 def older():
-    """older(*command): what it prints where the instructions newer than AVX2 are hidden; a skip where they cannot be."""
+    """older(*command): the command's output with instruction sets newer than AVX2 hidden; skips if that is impossible."""
     if "cpuid_fault" not in cpuinfo() or not shutil.which(os.environ.get("CC", "cc")):
         pytest.skip("needs Linux on x86 with cpuid_fault, and a C compiler")
 
@@ -46,7 +46,7 @@ def older():
 
 
 def cpuinfo() -> str:
-    """What the system says of this processor, with nothing hidden."""
+    """/proc/cpuinfo with nothing hidden; empty if there is none."""
     path = Path("/proc/cpuinfo")
     return path.read_text() if path.exists() else ""
 
@@ -77,7 +77,7 @@ def test_nothing_else_in_proc_cpuinfo_changes(older, command):
 
 
 def older_lines(text: str) -> list[list[str]]:
-    """The words of each line that are the same at every reading, without the names of newer instructions."""
+    """The words of each line that does not change between readings, without the names of newer instruction sets."""
     lines = [line for line in text.splitlines() if not line.startswith(("cpu MHz", "bogomips"))]
     return [[word for word in line.split() if not word.startswith(NEWER)] for line in lines]
 
@@ -85,5 +85,5 @@ def older_lines(text: str) -> list[list[str]]:
 def test_the_certificate_holds_without_vnni(older):
     found = json.loads(older(Path(sysconfig.get_path("scripts")) / "resift", "verify", "--json"))
     assert found["agreement"]["tau"] > Bounds().tau
-    if "avx512_vnni" in cpuinfo():  # then other kernels ran: some logits moved, and none far
+    if "avx512_vnni" in cpuinfo():  # then other kernels ran: some logits changed, but only slightly
         assert 0 < found["largest_change_since_export"] < 0.3

@@ -1,4 +1,4 @@
-"""The README's example runs and says what it should."""
+"""The README's Python example runs and prints the right document first."""
 
 from __future__ import annotations
 

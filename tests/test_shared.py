@@ -1,4 +1,4 @@
-"""The real checkpoint and real queries, where the shared material is."""
+"""The real checkpoint and real queries, if the shared material is available."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny cross-encoders of every supported family, trained for seconds, with tokenizers trained on our own texts."""
+"""Tiny cross-encoders of every supported family, trained for seconds, with tokenizers trained on the built-in calibration texts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ROBERTA_LIKE = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "
 
 
 def texts() -> list[str]:
-    """Our own queries and documents, to train tokenizers on."""
+    """The queries and documents of the built-in calibration set, to train tokenizers on."""
     lines = [json.loads(line) for line in (TEXTS / "calibration.jsonl").read_text().splitlines()]
     return [text for line in lines for text in (line["query"], line["document"])]
 
 
 @functools.cache
 def charsmap() -> bytes:
-    """The nmt_nfkc character map that sentencepiece builds into its models, as XLM-RoBERTa and DeBERTa have it."""
+    """The nmt_nfkc character map that sentencepiece stores in its models, such as those of XLM-RoBERTa and DeBERTa."""
     import sentencepiece
 
     model = io.BytesIO()
@@ -50,7 +50,7 @@ def charsmap() -> bytes:
 
 
 def config(family: str, labels: int = 1) -> Any:
-    """The family's configuration for transformers."""
+    """The family's transformers configuration."""
     import transformers
 
     common = {**SIZE, "vocab_size": VOCABULARY, "num_labels": labels, "max_position_embeddings": MAX_LENGTH}
@@ -77,18 +77,21 @@ FAMILIES = ("bert", "electra", "distilbert", "mpnet", "albert", "roberta", "xlm-
 
 
 def tokenizer(family: str) -> Any:
-    """The family's kind of tokenizer: WordPiece, byte-level BPE or Unigram, with its own template of a pair."""
-    if family == "roberta":
-        return _byte_level(ROBERTA_LIKE, "<s>", "</s>", "<s> $A </s> </s> $B </s>")
-    if family == "modernbert":
-        return _byte_level(BERT_LIKE, "[CLS]", "[SEP]", "[CLS] $A [SEP] $B [SEP]")
-    if family == "xlm-roberta":
-        return _unigram(ROBERTA_LIKE, "<s>", "</s>", "<s> $A </s> </s> $B </s>")
-    if family in ("deberta-v2", "albert"):
-        return _unigram(BERT_LIKE, "[CLS]", "[SEP]", "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1")
-    if family == "mpnet":
-        return _wordpiece(ROBERTA_LIKE, "<s>", "</s>", "<s> $A </s> </s> $B </s>")
-    return _wordpiece(BERT_LIKE, "[CLS]", "[SEP]", "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1")
+    """The family's kind of tokenizer: WordPiece, byte-level BPE or Unigram, with its own pair template."""
+    bert = (BERT_LIKE, "[CLS]", "[SEP]", "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1")
+    roberta = (ROBERTA_LIKE, "<s>", "</s>", "<s> $A </s> </s> $B </s>")
+    make, template = {
+        "bert": (_wordpiece, bert),
+        "electra": (_wordpiece, bert),
+        "distilbert": (_wordpiece, bert),
+        "mpnet": (_wordpiece, roberta),
+        "albert": (_unigram, bert),
+        "roberta": (_byte_level, roberta),
+        "xlm-roberta": (_unigram, roberta),
+        "deberta-v2": (_unigram, bert),
+        "modernbert": (_byte_level, (BERT_LIKE, "[CLS]", "[SEP]", "[CLS] $A [SEP] $B [SEP]")),
+    }[family]
+    return make(*template)
 
 
 def _wordpiece(special: dict[str, str], first: str, last: str, pair: str) -> Any:
@@ -120,7 +123,7 @@ def _unigram(special: dict[str, str], first: str, last: str, pair: str) -> Any:
     tok.pre_tokenizer = pre_tokenizers.Metaspace()
     tok.decoder = decoders.Metaspace()
     pieces = [*special.values(), *_learn_pieces(tok, VOCABULARY - 1 - len(special))]
-    # Zipf's law for want of counts: a text is split into its likeliest pieces.
+    # Likelihoods by Zipf's law, as there are no counts: a text is split into its likeliest pieces.
     likelihoods = [(piece, -math.log(number)) for number, piece in enumerate(pieces, 1)]
     tok.model = models.Unigram(likelihoods, unk_id=pieces.index(special["unk_token"]), byte_fallback=False)
     tok.add_special_tokens(list(special.values()))
@@ -128,10 +131,10 @@ def _unigram(special: dict[str, str], first: str, last: str, pair: str) -> Any:
 
 
 def _learn_pieces(tok: Any, count: int) -> list[str]:
-    """Letters, then ever longer pieces of our texts as `tok` splits them, by byte-pair encoding.
+    """Letters, then increasingly long pieces of the texts as `tok` splits them, learnt by byte-pair encoding.
 
-    The library's own trainers of WordPiece and Unigram break ties as their hash maps happen to lie: with them every run had
-    another vocabulary, and so another model.
+    The library's own WordPiece and Unigram trainers break ties by hash map order: with them every run would have a different
+    vocabulary, and so a different model.
     """
     learner = tokenizers.Tokenizer(models.BPE())
     learner.normalizer, learner.pre_tokenizer = tok.normalizer, tok.pre_tokenizer
@@ -154,8 +157,9 @@ def _finish(tok: Any, special: dict[str, str], first: str, last: str, pair: str)
 def save(folder: Path, family: str, *, seed: int = 1) -> Path:
     """Writes a checkpoint folder and returns it.
 
-    Every run and worker makes the same one but for a processor's rounding. With seed 1 all families pass the gate, trained
-    on AVX2 and on AVX-512 (there with least tau 0.974, worst pool 0.867, error 0.024); with others one near tie more may be lost.
+    Every run and worker makes the same one, apart from the processor's rounding. With seed 1 all families pass the gate when
+    trained on AVX2 and on AVX-512 (there with least tau 0.974, worst pool 0.867, error 0.024); with another seed one more near tie
+    may be lost.
     """
     import torch
     import transformers
@@ -171,9 +175,9 @@ def save(folder: Path, family: str, *, seed: int = 1) -> Path:
 
 
 def save_with_two_labels(folder: Path, source: Path) -> Path:
-    """Writes the checkpoint at `source` with a head of two labels, whose log-odds are its logits, and returns the folder.
+    """Writes the checkpoint at `source` with a two-label head whose log-odds are the original logits, and returns the folder.
 
-    Either label alone ranks otherwise: both hold the same random direction as well.
+    Either label alone ranks differently, because a random direction is added to both.
     """
     import torch
     import transformers
@@ -195,10 +199,10 @@ def save_with_two_labels(folder: Path, source: Path) -> Path:
 
 
 def _train(model: Any, fast: Any, steps: int = 160) -> None:
-    """Teaches the model how far a pair's even token ids outnumber its odd ones, in standard deviations of as many coin flips.
+    """Trains the model to tell how far a pair's even token ids outnumber the odd, in standard deviations of as many coin flips.
 
-    A few seconds that give its logits a range that means something at every length: those of random weights differ by less
-    than any int8 could keep.
+    This takes a few seconds and gives logits a meaningful range at every length; with random weights they would differ by less
+    than int8 can preserve.
     """
     import torch
 

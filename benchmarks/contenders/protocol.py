@@ -1,6 +1,6 @@
-"""What every contender speaks: JSON lines on standard input and output, one process and one environment each.
+"""The protocol of contenders: JSON Lines on standard input and output, each in its own process and environment.
 
-{"query", "documents"} -> {"seconds", "scores"}; {} -> {"peak_mb", "versions"}. Uses the standard library alone.
+{"query", "documents"} -> {"seconds", "scores"}; {} -> {"peak_mb", "versions"}. Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def serve(load: Callable[[str, int], Scorer], packages: Sequence[str]) -> None:
     """Loads the model named on the command line and answers until standard input ends."""
     model, threads = sys.argv[1], int(sys.argv[2])
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # keeps what libraries print out of the answers
     score = load(model, threads)
     for line in sys.stdin:
         request = json.loads(line)

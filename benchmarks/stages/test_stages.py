@@ -1,4 +1,4 @@
-"""The stages of one rerank, each alone, on the embedded model and our own pools.
+"""The stages of one rerank call, each alone, with the embedded model and a pool of the built-in gate.
 
 python -m pytest -n0 benchmarks/stages --benchmark-save=before     # then, after a change, --benchmark-save=after
 pytest-benchmark compare 0001 0002                                 # two stored runs side by side

@@ -1,1 +1,1 @@
-"""The toolchain: a cross-encoder's checkpoint becomes a verified artifact. `convert.convert` is the whole line."""
+"""The toolchain: a cross-encoder's checkpoint becomes a verified artifact. The entry point is `convert.convert`."""

@@ -1,8 +1,8 @@
-"""aside: a folder made beside its place and put there when whole; whatever interrupts it, one whole artifact is left.
+"""aside: builds a folder next to its destination and moves it there once complete; any interruption leaves one complete artifact.
 
-While an export to OUT runs there is `.OUT.export` beside it, which holds the new folder and a lock; OUT itself is touched at the
-end only. An artifact that is replaced is first renamed to `OUT.replaced`, in sight of the user should a kill come between the two
-renames; the next export to OUT puts it back. A lock ends with its process: https://man7.org/linux/man-pages/man2/flock.2.html
+While an export to OUT runs, `.OUT.export` next to it holds the new folder and a lock; OUT itself is touched only at the end. An
+artifact to be replaced is first renamed to `OUT.replaced`, where the user can see it if the process is killed between the two
+renames; the next export to OUT moves it back. The lock ends with its process: https://man7.org/linux/man-pages/man2/flock.2.html
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 LOCK, NEW, OLD, REPLACING = "lock", "new", "old", "replacing"
-"""What `.OUT.export` may hold; the last is there while an artifact is being replaced."""
+"""What `.OUT.export` may hold; the last exists while an artifact is being replaced."""
 
 
 @contextmanager
 def aside(out: Path, *, overwrite: bool, source: Path | None = None) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place when the block ends, and is removed if it fails.
+    """A new folder next to `out` that is moved to `out` when the block ends, and removed if the block fails.
 
-    `source` is the checkpoint's folder, if it is one. Raises ExportError if `out` cannot be written, is being written by another
-    export, lies in the checkpoint or around it, or is there and is not an artifact that may be replaced.
+    `source` is the checkpoint's folder, None for a hub id. Raises ExportError if `out` cannot be written, is being written by
+    another export, is the checkpoint, inside it or around it, or exists and is not an artifact that may be replaced.
     """
     place = _place(out, source)
     home = place.with_name(f".{place.name}.export")
@@ -39,7 +39,7 @@ def aside(out: Path, *, overwrite: bool, source: Path | None = None) -> Iterator
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(home, out)
     except OSError as error:
-        raise ExportError(f"cannot write beside {out}: {error.strerror}") from error
+        raise ExportError(f"cannot write next to {out}: {error.strerror}") from error
     with lock:
         _settle(home, place)
         try:
@@ -52,35 +52,35 @@ def aside(out: Path, *, overwrite: bool, source: Path | None = None) -> Iterator
         finally:
             _settle(home, place)
             (home / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # an export that has begun since holds a lock in there
+            with suppress(OSError):  # an export that has started since holds a lock in it
                 home.rmdir()
 
 
 def _place(out: Path, source: Path | None) -> Path:
-    """Where `out` leads, links followed."""
+    """The path of `out` with symbolic links resolved."""
     place = Path(os.path.realpath(out))
     current = Path.cwd()
     if os.path.ismount(place) or current.is_relative_to(place):
-        raise ExportError(f"cannot write {out}: it is the current folder, holds it, or is a mount point; name a folder of its own")
+        raise ExportError(f"cannot write {out}: it is or contains the current folder, or is a mount point; choose another folder")
     if os.path.lexists(place) and not place.is_dir():
-        raise ExportError(f"{out} exists already and is no folder; choose another name")
+        raise ExportError(f"{out} already exists and is not a folder; choose another name")
     if source is not None:
         checkpoint = Path(os.path.realpath(source))
         if checkpoint.is_relative_to(place) or place.is_relative_to(checkpoint):
-            raise ExportError(f"{out} is the checkpoint {source}, lies in it or holds it; choose a folder apart from it")
+            raise ExportError(f"{out} is, contains or is inside the checkpoint {source}; choose a folder outside it")
     return place
 
 
 def _lock(home: Path, out: Path) -> AbstractContextManager[object]:
-    """Makes `home` and takes its lock. Raises ExportError while another export holds it, OSError where it cannot be made."""
+    """Creates `home` and takes its lock. Raises ExportError while another export holds it, OSError if it cannot be created."""
     try:
         import fcntl
-    except ImportError:  # Windows: two exports to one place are not told apart there
+    except ImportError:  # Windows: two exports to one folder are not kept apart
         home.mkdir(exist_ok=True)
         return nullcontext()
     while True:
         home.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):  # the one who held it has just ended and removed `home`
+        with suppress(FileNotFoundError):  # its previous holder has just ended and removed `home`
             lock = (home / LOCK).open("ab")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,9 +96,9 @@ def _lock(home: Path, out: Path) -> AbstractContextManager[object]:
 
 
 def _settle(home: Path, place: Path) -> None:
-    """Removes what an export has left in `home`, this one or one that was killed, and ends a replacement that it had begun."""
+    """Removes what this export, or one that was killed, left in `home`, and completes or reverts a replacement it had started."""
     if foreign := {entry.name for entry in home.iterdir()} - {LOCK, NEW, OLD, REPLACING}:
-        raise ExportError(f"{home} holds {', '.join(sorted(foreign))}, which no export has left; move it away")
+        raise ExportError(f"{home} contains {', '.join(sorted(foreign))}, which no export put there; move it away")
     if (home / REPLACING).exists():
         old = _replaced(place)
         if not place.exists() and old.exists():
@@ -112,21 +112,21 @@ def _settle(home: Path, place: Path) -> None:
 
 
 def _check_replaceable(place: Path, out: Path, *, overwrite: bool) -> None:
-    """Raises ExportError unless `place` is free, or an artifact that is to be replaced and holds nothing else."""
+    """Raises ExportError unless `place` is free, or is an artifact that may be replaced and contains nothing else."""
     if not place.exists():
         return
     if not overwrite:
-        raise ExportError(f"{out} exists already; choose another folder, or say --overwrite")
+        raise ExportError(f"{out} already exists; choose another folder, or use --overwrite")
     if extra := _unnamed(place):
-        raise ExportError(
-            f"{out} exists already and is not an artifact alone, as {extra[0]}; move it away, or choose another folder"
-        )
+        raise ExportError(f"{out} already exists and is not a plain artifact: {extra[0]}; move it away, or choose another folder")
     if _replaced(place).exists():
-        raise ExportError(f"{_replaced(place)} is where {out} is kept while it is replaced, and exists already; move it away first")
+        raise ExportError(
+            f"{_replaced(place)} already exists, but {out} must be kept there while it is replaced; move it away first"
+        )
 
 
 def _unnamed(place: Path) -> list[str]:
-    """What `place` holds that its manifest, of any format, does not name as a file; or that it has no manifest."""
+    """Why `place` is not just an artifact: it has no manifest (of any format), or entries that are not files named in it."""
     named = _listed(place / MANIFEST)
     if not named:
         return [f"it has no {MANIFEST}"]
@@ -139,7 +139,7 @@ def _unnamed(place: Path) -> list[str]:
 
 
 def _listed(manifest: Path) -> set[str]:
-    """The names under `files` in a manifest of any format; none where it is no manifest."""
+    """The names under `files` in a manifest of any format; empty if this is not a manifest."""
     try:
         if manifest.is_symlink() or manifest.stat().st_size > MANIFEST_LIMIT:
             return set()
@@ -156,7 +156,7 @@ def _replaced(place: Path) -> Path:
 
 
 def _put_in_place(home: Path, place: Path, out: Path) -> None:
-    """Leaves it to `_settle` to remove the old one, or to put it back where the new one could not take its place."""
+    """Moves the new folder to `place`. `_settle` then removes the old one, or moves it back if this failed."""
     try:
         if place.exists():
             (home / REPLACING).touch()

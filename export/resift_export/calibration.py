@@ -1,4 +1,4 @@
-"""What flows into each product of a float32 graph, sampled over the calibration set."""
+"""Samples of the activations that enter each product of a float32 graph, taken over the calibration set."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 ROWS = 2048
-"""Token vectors kept for one observed value: some 15 a pair of the built-in set."""
+"""Token vectors kept for each observed value: some 15 per pair of the built-in set."""
 SEED = 7
 
 
 def sample(
     model: ir.Model, names: Sequence[str], feeds: Iterable[Mapping[str, np.ndarray]], rows: int = ROWS
 ) -> dict[str, np.ndarray]:
-    """Runs `model` over `feeds` and returns float32[<= rows, size] of each named value, drawn evenly from all tokens.
+    """Runs `model` over `feeds` and returns float32[<= rows, size] of each named value, drawn evenly from the pairs.
 
-    Every pair gives the same share of its tokens, the first among them, as the head reads it.
+    Every pair contributes the same number of tokens, always including the first, which the head reads.
     """
     session = onnxruntime.InferenceSession(_with_outputs(model, names), providers=["CPUExecutionProvider"])
     feeds = list(feeds)

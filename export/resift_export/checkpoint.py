@@ -1,4 +1,4 @@
-"""Checkpoint: trained weights and their tokenizer, from a folder or a hub at a pinned revision."""
+"""Checkpoint: trained weights and their tokenizer, from a folder, or from a hub at a pinned revision."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ VOCABULARIES = (
     "spm.model",
     "tokenizer.model",
 )
-"""Where tokenizers keep their words."""
+"""Files in which tokenizers keep their vocabulary."""
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "sigmoid"}
 """torch's activation by class name; the softmax of two labels is the sigmoid of their log-odds."""
 REFERENCE_BATCH = 16
 MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, StrictDataclassError)
-"""What transformers raises for files whose JSON is not what it expects: it reads them without looking."""
+"""What transformers raises for malformed configuration files, which it reads without validation."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +59,27 @@ class Checkpoint:
 
     @property
     def vocabulary(self) -> int:
-        """Token ids it has embeddings for."""
+        """Number of token ids that have an embedding."""
         return int(self.model.get_input_embeddings().num_embeddings)
 
     @property
     def layers(self) -> int:
-        """Transformer layers."""
+        """Number of transformer layers."""
         return int(self.model.config.num_hidden_layers)
 
     @property
     def signature(self) -> Signature:
-        """What its graph reads, ids and, where they make a difference, segment ids, and how many labels it answers."""
+        """What its graph reads (token ids and, if the model uses them, segment ids) and how many labels it outputs."""
         reads_segments = getattr(self.model.config, "type_vocab_size", 0) > 1
         return Signature.of(labels=int(self.model.config.num_labels), segment_ids=reads_segments)
 
     @property
     def relevance(self) -> Relevance:
-        """What of its logits pairs are ranked on."""
+        """Which function of the logits pairs are ranked by."""
         return RELEVANCE[self.signature.labels]
 
     def tokenizer_json(self) -> bytes:
-        """The tokenizer as tokenizer.json, without truncation and padding, which are the engine's affair."""
+        """The tokenizer as tokenizer.json, without truncation and padding: the engine does its own."""
         content: dict[str, Any] = json.loads(self.tokenizer.backend_tokenizer.to_str())
         content["truncation"] = content["padding"] = None
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
@@ -87,7 +87,7 @@ class Checkpoint:
     def reference(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """Relevance logits float32[n] by PyTorch, with the tokenizer's own pair encoding: what parity is measured against.
 
-        Raises InputError for a query so long that it would leave the document less than a quarter of the room.
+        Raises InputError for a query that would leave the document less than a quarter of the room.
         """
         if query_tokens_over := PairTokenizer(self.tokenizer_json(), self.max_length).encode(query, [""]).query_tokens_cut:
             raise InputError(f"the query {query[:60]!r} is {query_tokens_over} tokens too long for {self.id}; shorten it")
@@ -106,9 +106,9 @@ class Checkpoint:
 
 
 def load(source: str, *, revision: str | None = None, name: str | None = None, allow_pickle: bool = False) -> Checkpoint:
-    """Loads a folder or a hub id. Weights are read from safetensors only, unless `allow_pickle`; no code is run from it.
+    """Loads a folder or a hub id. Weights are read from safetensors only, unless `allow_pickle`; no code from it is run.
 
-    Raises ExportError that says what is missing.
+    Raises ExportError, which says what is missing.
     """
     local = folder_of(source)
     folder, commit = (local, None) if local else download(source, revision, allow_pickle=allow_pickle)
@@ -124,7 +124,9 @@ def load(source: str, *, revision: str | None = None, name: str | None = None, a
     model = _load_model(folder, safetensors=any(folder.glob("*.safetensors")))
     tokenizer = _load_tokenizer(folder)
     if model.config.num_labels not in RELEVANCE:
-        raise ExportError(f"{source} has {model.config.num_labels} labels; expected a reranker's 1 (relevance) or 2 (no, yes)")
+        raise ExportError(
+            f"{source} has {model.config.num_labels} labels; expected those of a reranker: 1 (relevance) or 2 (no, yes)"
+        )
     checkpoint = Checkpoint(
         folder=folder,
         id=path_text(name or (source if commit else Path(os.path.realpath(folder)).name)),
@@ -140,12 +142,12 @@ def load(source: str, *, revision: str | None = None, name: str | None = None, a
 
 
 def folder_of(source: str) -> Path | None:
-    """The folder that `source` names; None if there is none, so that it can only be a hub id."""
-    return Path(source) if os.path.isdir(source) else None  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+    """The folder that `source` names; None if there is none, in which case it can only be a hub id."""
+    return Path(source) if os.path.isdir(source) else None  # noqa: PTH112 - Path.is_dir raises if a name is too long
 
 
 def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str]:
-    """The folder of a hub id at `revision` (its newest for None), and the commit that this is."""
+    """The downloaded folder of a hub id at `revision` (None: the latest), and its commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -157,8 +159,9 @@ def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[
     except (OSError, ValueError) as error:
         # Every error of the hub's client is one of these: no network, offline mode, no such model or revision, no access.
         raise ExportError(
-            f"{source!r:.200} is no folder, and the hub did not give it ({type(error).__name__}: {_first_line(error)}); "
-            "name a checkpoint folder, or connect to the hub and check the id, the revision and your access"
+            f"{source!r:.200} is not a folder and could not be downloaded from the hub "
+            f"({type(error).__name__}: {_first_line(error)}); "
+            "name a checkpoint folder, or check the connection, the id, the revision and your access"
         ) from error
     return folder, folder.name
 
@@ -182,9 +185,9 @@ def activation_of(config: dict[str, Any], labels: int) -> Activation:
 
 
 def max_length_of(model: Any, tokenizer: Any) -> int:
-    """Tokens of a pair, special tokens included, that the model has positions for and was declared to read.
+    """Longest pair, in tokens with special tokens, that the model has positions for and that its tokenizer allows.
 
-    RoBERTa and its kin number positions from the padding index on, so they have that many and one fewer.
+    RoBERTa-like models number positions from the padding index + 1, so they have that many fewer.
     """
     config = model.config
     if not isinstance(tokenizer.model_max_length, int | float):
@@ -200,7 +203,7 @@ def max_length_of(model: Any, tokenizer: Any) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says, cut short, or its type where it says nothing."""
+    """The first line of an error's message, shortened, or its type if the message is empty."""
     return f"{next(iter(str(error).splitlines()), type(error).__name__):.300}"
 
 
@@ -210,7 +213,7 @@ def _is_table(module: Any) -> bool:
 
 def _load_model(folder: Path, *, safetensors: bool) -> Any:
     try:
-        # SDPA becomes one Attention node; architectures without it fall back to their own products.
+        # SDPA, the default, is traced as one Attention node; architectures without it use separate matrix products.
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder, use_safetensors=safetensors, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
@@ -220,14 +223,14 @@ def _load_model(folder: Path, *, safetensors: bool) -> Any:
     if missing := loaded["missing_keys"]:
         raise ExportError(
             f"{folder} lacks the weights {', '.join(sorted(missing)[:5])}{' …' if len(missing) > 5 else ''} of "
-            f"{type(model).__name__}; expected a trained sequence classifier (an embedding model is none)"
+            f"{type(model).__name__}; expected a trained sequence classifier (not an embedding model)"
         )
     return model.eval()
 
 
 def _load_tokenizer(folder: Path) -> Any:
     if not any((folder / name).is_file() for name in VOCABULARIES):
-        # transformers would make an empty tokenizer and say nothing.
+        # transformers would silently create an empty tokenizer.
         raise ExportError(f"{folder} has no tokenizer; expected one of {', '.join(VOCABULARIES)}")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -243,13 +246,13 @@ def _check_vocabulary(checkpoint: Checkpoint) -> None:
     largest = max(checkpoint.tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= checkpoint.vocabulary:
         raise ExportError(
-            f"the tokenizer of {checkpoint.folder} has token ids up to {largest}, the model {checkpoint.vocabulary} embeddings; "
-            "expected one for every id: save the model's own tokenizer beside it"
+            f"the tokenizer of {checkpoint.folder} has token ids up to {largest}, but the model has "
+            f"{checkpoint.vocabulary} embeddings; expected one for every id: save the model's own tokenizer with it"
         )
 
 
 def _check_tokenizer(checkpoint: Checkpoint) -> None:
-    """The engine joins query and document itself: that must be the tokenizer's own pair encoding."""
+    """The engine joins query and document itself; the result must equal the tokenizer's own pair encoding."""
     query, document = "where do rivers begin", "Rivers begin at springs, glaciers or lakes, and in bogs."
     own = checkpoint.tokenizer(query, document)
     ids, segment_ids = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length).encode(query, [document]).row(0)

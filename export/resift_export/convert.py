@@ -1,4 +1,4 @@
-"""convert: the whole line, checkpoint to artifact."""
+"""convert: the whole pipeline, from checkpoint to artifact."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def convert(  # noqa: PLR0913 - the command line's choices, by name
+def convert(  # noqa: PLR0913 - the options of the command line, by name
     source: str,
     out: Path,
     recipe: Recipe,
@@ -47,7 +47,7 @@ def convert(  # noqa: PLR0913 - the command line's choices, by name
     """Turns the checkpoint `source` (folder or hub id) into a verified artifact at `out`, and returns `out`.
 
     Raises ExportError if the checkpoint cannot be used or `out` cannot be written, InputError for bad calibration or gate files,
-    and ParityError, with nothing written, if the artifact does not rank as its checkpoint does, unless `force`.
+    and ParityError, with nothing written, if the artifact does not rank as its checkpoint does and `force` is not set.
     """
     check_runnable(recipe.variants())
     with aside(out, overwrite=overwrite, source=checkpoints.folder_of(source)) as folder:
@@ -76,7 +76,7 @@ def convert(  # noqa: PLR0913 - the command line's choices, by name
 def _samples(
     exact: ir.Model, recipe: Recipe, checkpoint: Checkpoint, pairs: Sequence[CalibrationPair]
 ) -> Mapping[str, NDArray[np.float32]]:
-    """float32[rows, inputs] of what each product of `exact` multiplies, where the recipe quantizes any."""
+    """float32[rows, inputs]: sampled activations of each product of `exact`, by name; empty if the recipe quantizes nothing."""
     if "int8" not in recipe.precisions:
         return {}
     names = list(dict.fromkeys(str(product.source.name) for product in products(exact)))
@@ -85,20 +85,20 @@ def _samples(
 
 
 def _variants(exact: ir.Model, recipe: Recipe, samples: Mapping[str, NDArray[np.float32]]) -> dict[str, ir.Model]:
-    """The recipe's models by file, made of the float32 model `exact`, which is used up."""
+    """The recipe's models by file, made from the float32 model `exact`, which is modified."""
     models: dict[str, ir.Model] = {}
     if "float32" in recipe.precisions:
         models[file_of("float32")] = lower_opset(exact.clone())
     if recipe.vnni:
         models[VNNI_FILE] = lower_opset(quantize(exact.clone(), samples, levels=VNNI_LEVELS))
     if "int8" in recipe.precisions:
-        # In place and last: nodes that are added to a clone get other names, and the file another hash.
+        # In place and last: nodes added to a clone get other names, which would change the file's hash.
         models[file_of("int8")] = lower_opset(quantize(exact, samples))
     return models
 
 
 def feeds(checkpoint: Checkpoint, pairs: Sequence[CalibrationPair]) -> Iterator[dict[str, NDArray[np.int64]]]:
-    """The graph's inputs for each pair alone."""
+    """The graph's inputs for each pair, one pair at a time."""
     tokenizer = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length)
     for pair in pairs:
         ids, segment_ids = tokenizer.encode(pair.query, [pair.document]).row(0)

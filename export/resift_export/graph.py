@@ -1,4 +1,4 @@
-"""The few words in which this toolchain edits graphs."""
+"""Basic operations for editing ONNX graphs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ if TYPE_CHECKING:
 
 CONTRIB = "com.microsoft"
 """Domain of onnxruntime's own operators."""
-
-
 LOW_OPSET = 20
-"""The first opset with Gelu. From it to 23 the operators in use only gained data types, so their nodes mean the same."""
+"""The first opset with Gelu. Between it and 23 the operators used here only gained data types, so their meaning is the same."""
 
 
 def lower_opset(model: ir.Model) -> ir.Model:
-    """Declares LOW_OPSET, which older versions of onnxruntime read, unless a node needs a newer one."""
+    """Declares LOW_OPSET, which older versions of onnxruntime can read, unless a node needs a newer opset."""
     traced = model.opset_imports[""]
     if traced <= LOW_OPSET:
         return model
@@ -35,13 +33,13 @@ def lower_opset(model: ir.Model) -> ir.Model:
 
 
 def serialize(model: ir.Model) -> bytes:
-    """The content of its ONNX file."""
+    """The content of the model's ONNX file."""
     content: bytes = ir.to_proto(model).SerializeToString()
     return content
 
 
 def tidy(model: ir.Model) -> None:
-    """Merges equal nodes, removes unused ones and the trace's own notes, and sorts what is left."""
+    """Sorts nodes, merges equal ones, and removes unused ones, unused opsets and the tracer's metadata."""
     model.graph.sort()
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
@@ -59,7 +57,7 @@ def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
-def insert(  # noqa: PLR0913 - one node needs its place, type, inputs, output and attributes
+def insert(  # noqa: PLR0913 - a node has a position, type, inputs, output and attributes
     model: ir.Model,
     before: ir.Node,
     op_type: str,
@@ -68,7 +66,7 @@ def insert(  # noqa: PLR0913 - one node needs its place, type, inputs, output an
     attributes: dict[str, int | float] | None = None,
     domain: str = "",
 ) -> ir.Value:
-    """Inserts a node of one output ahead of `before` and returns that output."""
+    """Inserts a node with one output ahead of `before` and returns that output."""
     node = ir.node(op_type, list(inputs), attributes=attributes, domain=domain)
     node.outputs[0].name = output
     model.graph.insert_before(before, node)
@@ -78,15 +76,15 @@ def insert(  # noqa: PLR0913 - one node needs its place, type, inputs, output an
 
 
 def replace(old: ir.Value, new: ir.Value) -> None:
-    """Points every reader of `old`, the graph's outputs included, at `new`."""
+    """Replaces `old` by `new` wherever it is read, including the graph's outputs."""
     new.shape, new.type = new.shape or old.shape, new.type or old.type
     old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
 def operations_of(model: ir.Model) -> int:
-    """Multiplications and additions a token of the products with constant weights, in a model before it is quantized.
+    """Multiplications and additions per token in products with constant weights, counted before the model is quantized.
 
-    Products that are computed once a pair, such as the head's, are left out.
+    Products computed once per pair, such as the head's, are not counted.
     """
     total = 0
     for node in model.graph:
@@ -97,10 +95,10 @@ def operations_of(model: ir.Model) -> int:
 
 
 def _is_of_every_token(value: ir.Value | None) -> bool:
-    """Whether the value is [b, width, size], with a free width."""
+    """Whether the value is [b, width, size] with a dynamic width."""
     return value is not None and value.shape is not None and len(value.shape) == 3 and not isinstance(value.shape[1], int)
 
 
 def array_of(value: ir.Value | None) -> np.ndarray | None:
-    """The constant that a value holds, or None."""
+    """The constant value, or None if it is not constant."""
     return None if value is None or value.const_value is None else value.const_value.numpy()

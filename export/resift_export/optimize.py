@@ -1,4 +1,4 @@
-"""Rewrites of a traced graph that change its speed and not its logits: attention, the first token, plain products."""
+"""optimize: rewrites a traced graph to run faster with the same logits (attention, first token, plain products)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from onnx_ir.passes import common
 from resift_export.graph import CONTRIB, array_of, constant, insert, replace, serialize, tidy
 
 MASK_PROBE_WIDTHS = (1, 2, 3, 31, 127)
-"""Widths at which a mask or a condition is evaluated, beside the model's own max length, before it is dropped."""
+"""Widths at which a mask or a condition is evaluated before it is dropped, in addition to the model's max length."""
 ROWWISE = frozenset({"Add", "Sub", "Mul", "Div", "Gelu", "Tanh", "Relu", "Erf", "Sigmoid", "LayerNormalization", "Cast"})
 """Operators whose output at a token depends on that token alone (LayerNormalization: over the last axis)."""
-
 EDGE = 1e-4
-"""By how much a logarithm is lowered before it is rounded up: above what float32 and any library's log lose, below the 3e-3
-between an edge and the distance nearest to it with 256 buckets and 512 positions, which are DeBERTa-v3's."""
+"""How much a logarithm is lowered before it is rounded up: more than the error of float32 and of any library's log, less than the
+3e-3 between an edge and the nearest distance with 256 buckets and 512 positions, as in DeBERTa-v3."""
 
 
 def optimize(model: ir.Model, max_length: int) -> ir.Model:
     """Rewrites `model` in place and returns it.
 
-    The graph has inputs int64[b, width] without padding, so a mask that is true everywhere at every width up to
-    `max_length` masks nothing and is dropped.
+    The graph's inputs int64[b, width] are never padded, so a mask that is true everywhere at every width up to
+    `max_length` has no effect and is dropped.
     """
     _settle_branches(model, max_length)
     _split_gemm(model)
@@ -34,16 +33,16 @@ def optimize(model: ir.Model, max_length: int) -> ir.Model:
     _drop_masks(model, attentions, max_length)
     for attention in attentions:
         _fuse_attention(model, attention)
-    tidy(model)  # nodes that were replaced still read every token
+    tidy(model)  # replaced nodes would still read every token
     _read_first_token_only(model)
     tidy(model)
     return model
 
 
 def _settle_branches(model: ir.Model, max_length: int) -> None:
-    """An If whose condition is the same at every width, as shown by evaluating it, becomes the branch that it takes.
+    """Replaces an If by the branch it takes, where evaluation shows that the condition is the same at every width.
 
-    optimum's trace of DeBERTa-v2 asks whether queries are as many as keys. The engine loads no graph with an If left in it.
+    optimum's trace of DeBERTa-v2 tests whether there are as many queries as keys. The engine refuses a graph that still has an If.
     """
     for node in [node for node in model.graph if node.op_type == "If"]:
         condition = node.inputs[0]
@@ -51,7 +50,7 @@ def _settle_branches(model: ir.Model, max_length: int) -> None:
         answers = {bool(value.all()) for value in _values_at_widths(model, condition, max_length) if value is not None}
         if len(answers) != 1:
             continue
-        branch = node.attributes["then_branch" if answers.pop() else "else_branch"].as_graph()
+        branch = node.attributes["then_branch" if True in answers else "else_branch"].as_graph()
         inner, outputs = list(branch), list(branch.outputs)
         branch.outputs.clear()
         branch.remove(inner)
@@ -64,7 +63,7 @@ def _settle_branches(model: ir.Model, max_length: int) -> None:
 
 
 def _split_gemm(model: ir.Model) -> None:
-    """Gemm(x, w, b) becomes MatMul and Add, so that later passes know one kind of product."""
+    """Gemm(x, w, b) becomes MatMul and Add, so that later passes see only one kind of product."""
     for node in [node for node in model.graph if node.op_type == "Gemm"]:
         source, weight, *bias = node.inputs
         weights = array_of(weight)
@@ -82,7 +81,7 @@ def _split_gemm(model: ir.Model) -> None:
 
 
 def _name_as(old: ir.Value, new: ir.Value) -> None:
-    """Replaces `old` by `new`, which takes over its name where the graph's caller knows it."""
+    """Replaces `old` by `new`, which takes over its name if it is an output of the graph."""
     name, is_output = old.name, old.is_graph_output()
     replace(old, new)
     if is_output:
@@ -91,11 +90,11 @@ def _name_as(old: ir.Value, new: ir.Value) -> None:
 
 
 def _settle_buckets(model: ir.Model) -> None:
-    """Keeps a distance at the edge of a bucket in it, however a machine rounds logarithms.
+    """Keeps a distance at the edge of a bucket in that bucket, however a machine rounds logarithms.
 
-    DeBERTa sorts distances d into buckets by ceil(log(d / mid) / log(longest / mid) * (mid - 1)), a whole number for the longest:
-    with a log that is one unit in the last place larger than PyTorch's it falls into the next bucket, and pairs of full length
-    get other logits (make_log_bucket_position in transformers' modeling_deberta_v2.py).
+    DeBERTa sorts distances d into buckets by ceil(log(d / mid) / log(longest / mid) * (mid - 1)), an integer for the longest
+    distance. With a log that is one unit in the last place larger than PyTorch's, that distance falls into the next bucket and
+    pairs of full length get different logits (make_log_bucket_position in transformers' modeling_deberta_v2.py).
     """
     for node in [node for node in model.graph if node.op_type == "Ceil" and _comes_from(node, "Log")]:
         edge = constant(model, f"{node.outputs[0].name}_edge", np.array(EDGE, np.float32))
@@ -103,7 +102,7 @@ def _settle_buckets(model: ir.Model) -> None:
 
 
 def _comes_from(node: ir.Node, op_type: str) -> bool:
-    """Whether a node of that type is among the ancestors of `node`."""
+    """Whether `node` has an ancestor of that type."""
     seen: set[ir.Node] = set()
     left = [node]
     while left:
@@ -118,7 +117,7 @@ def _comes_from(node: ir.Node, op_type: str) -> bool:
 
 
 def _drop_masks(model: ir.Model, attentions: list[ir.Node], max_length: int) -> None:
-    """Removes the attention masks that mask nothing, as shown by evaluating them."""
+    """Removes attention masks that evaluation shows to have no effect."""
     masks = {node: node.inputs[3] for node in attentions if len(node.inputs) > 3}
     idle = {mask for mask in set(masks.values()) if mask is not None and _masks_nothing(model, mask, max_length)}
     for node, mask in masks.items():
@@ -132,7 +131,7 @@ def _masks_nothing(model: ir.Model, mask: ir.Value, max_length: int) -> bool:
 
 
 def _values_at_widths(model: ir.Model, value: ir.Value, max_length: int) -> list[np.ndarray | None]:
-    """What `value` is at several widths up to the model's longest: its one constant, or its values by evaluation."""
+    """Values of `value` at several widths up to the model's max length, by evaluation; a single one if it is constant."""
     probe = model.clone()
     found = next((out for node in probe.graph for out in node.outputs if out.name == value.name), None)
     if found is None:
@@ -148,7 +147,7 @@ def _values_at_widths(model: ir.Model, value: ir.Value, max_length: int) -> list
 
 
 def _fuse_attention(model: ir.Model, attention: ir.Node) -> None:
-    """Attention between head transposes becomes com.microsoft MultiHeadAttention, whose unmasked path never stores the weights.
+    """Attention between head transposes becomes com.microsoft's MultiHeadAttention, which stores no attention weights if unmasked.
 
     https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MultiHeadAttention
     """
@@ -174,7 +173,7 @@ def _fuse_attention(model: ir.Model, attention: ir.Node) -> None:
 
 
 def _before_heads(value: ir.Value | None) -> ir.Value | None:
-    """[b, width, heads * size] from which Reshape and Transpose made `value`, [b, heads, width, size]."""
+    """The [b, width, heads * size] from which Reshape and Transpose make `value`, [b, heads, width, size]; None if it is not so."""
     transpose = value.producer() if value is not None else None
     if transpose is None or transpose.op_type != "Transpose" or tuple(transpose.attributes.get_ints("perm")) != (0, 2, 1, 3):
         return None
@@ -188,9 +187,9 @@ def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
 
 
 def _read_first_token_only(model: ir.Model) -> None:
-    """Where the head reads the first token only, the last layer computes that token only.
+    """Makes the last layer compute only the first token if the head reads no other. Saves most of one layer.
 
-    Keys and values of the last attention still come from every token. Saves most of one layer.
+    Keys and values of the last attention still come from every token.
     """
     heads = [node for node in model.graph if node.op_type == "Gather" and _selects_first_token(node)]
     if len(heads) != 1:
@@ -226,7 +225,7 @@ def _selects_first_token(node: ir.Node) -> bool:
 
 
 def _region_above(model: ir.Model, head: ir.Node) -> set[ir.Node]:
-    """The nodes all of whose readers read one token: found from the head upwards, against the order of computation."""
+    """The nodes whose readers all read one token only, found from the head backwards through the graph."""
     model.graph.sort()
     region: set[ir.Node] = set()
     for node in reversed(list(model.graph)):
@@ -249,12 +248,12 @@ def _is_rowwise(node: ir.Node) -> bool:
 
 
 def _is_whole_sequence(node: ir.Node, index: int) -> bool:
-    """Keys and values: read at every token however few queries there are."""
+    """Whether the input is attention's keys or values, which are read at every token however few queries there are."""
     return node.op_type == "MultiHeadAttention" and index > 0
 
 
 def _token_inputs(node: ir.Node) -> list[ir.Value]:
-    """The inputs of a rowwise node that hold one vector a token."""
+    """The inputs of a rowwise node that hold one vector per token."""
     return [
         value
         for index, value in enumerate(node.inputs)

@@ -1,4 +1,4 @@
-"""certify: scores the gate's pools with the checkpoint and with the artifact's own variants."""
+"""certify: scores the gate's pools with the checkpoint and with each variant of the artifact."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def check_runnable(variants: Sequence[Variant]) -> None:
-    """Raises ExportError if there is a file among `variants` that this machine cannot run, and so cannot certify."""
+    """Raises ExportError if this machine cannot run, and therefore cannot certify, a file of `variants`."""
     here = instruction_sets()
     found = ", ".join(sorted(here)) or "neither"
     runnable = {variant.file for variant in variants if here.issuperset(variant.instruction_sets)}
@@ -31,15 +31,15 @@ def check_runnable(variants: Sequence[Variant]) -> None:
         if variant.file not in runnable:
             needed = [" and ".join(other.instruction_sets) for other in variants if other.file == variant.file]
             raise ExportError(
-                f"{variant.file} needs a processor with {' or '.join(needed)}, and this one has {found}: "
-                "it cannot be verified here; export on a machine that has one of them, or leave --vnni out"
+                f"{variant.file} needs a processor with {' or '.join(needed)}, but this one has {found}, so it cannot be "
+                "verified here; export on a machine that has one of them, or leave out --vnni"
             )
 
 
 def certify(artifact: Artifact, checkpoint: Checkpoint, pools: Sequence[Pool], bounds: Bounds) -> Certificate:
-    """The certificate of a written artifact: what users will run, against PyTorch in float32, pool by pool.
+    """The certificate of a written artifact: the files users will run, compared with PyTorch in float32 pool by pool.
 
-    Raises ParityError, whatever is forced, if the checkpoint itself does not rank.
+    Raises ParityError if the checkpoint itself does not rank, even when the export is forced.
     """
     references = [checkpoint.reference(pool.query, pool.documents) for pool in pools]
     check_reference(references)
@@ -67,7 +67,7 @@ def certify(artifact: Artifact, checkpoint: Checkpoint, pools: Sequence[Pool], b
 
 
 def _only(artifact: Artifact, file: str) -> Artifact:
-    """The artifact as if its full graph had the variants of that file alone, so that they are what runs."""
+    """The artifact with only that file's variants in its full graph, so that this file is what runs."""
     full = artifact.manifest.full
     graph = msgspec.structs.replace(full, variants=[variant for variant in full.variants if variant.file == file])
     return replace(artifact, manifest=msgspec.structs.replace(artifact.manifest, graphs=[graph]))

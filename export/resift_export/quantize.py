@@ -1,4 +1,4 @@
-"""int8 products and embedding tables with scales fixed at export: a pair's logits cannot depend on its batch mates."""
+"""quantize: int8 products and tables with scales fixed at export, so that a pair's logits do not depend on its batch."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 WEIGHT_LEVELS = 63
 """Largest magnitude of a weight: 7 bits. Two products u8 x s8 then sum to at most 255 * 63 * 2 = 32130 < 2**15, the limit
-of the 16-bit lanes that AVX2 and AVX-512 without VNNI add in (https://github.com/microsoft/onnxruntime/issues/6004)."""
+of the 16-bit sums of AVX2 and of AVX-512 without VNNI (https://github.com/microsoft/onnxruntime/issues/6004)."""
 VNNI_LEVELS = 127
-"""Largest magnitude of a weight where products are summed in 32 bits: 8 bits."""
+"""Largest magnitude of a weight if products are summed in 32 bits: 8 bits."""
 TABLE_LEVELS = 127
 """Largest magnitude in an embedding table, which is looked up and never multiplied."""
 SMALLEST_SIDE = 16
-"""A product with fewer rows or columns of weights (the last, of one column a label) stays in float32."""
+"""A product whose weights have fewer rows or columns (such as the last, with one column per label) stays in float32."""
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Shares of the observed range that are tried as an activation's range."""
+"""Fractions of the observed range that are tried as an activation's range."""
 TINY = float(np.finfo(np.float32).tiny)
 MIGRATIONS = (0.0, 0.25, 0.5, 0.75)
-"""Strengths of smoothing that are tried: https://arxiv.org/abs/2211.10438, equation 4."""
+"""Smoothing strengths that are tried: alpha in https://arxiv.org/abs/2211.10438, equation 4."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """One multiplication of activations by constant weights."""
+    """A matrix product of activations and constant weights."""
 
     node: ir.Node
     weights: np.ndarray
@@ -47,15 +47,15 @@ class Product:
 
 @dataclass(frozen=True)
 class Range:
-    """How one activation becomes uint8: round(x * smoothing / scale) + zero_point."""
+    """How an activation is quantized to uint8: round(x * smoothing / scale) + zero_point."""
 
     scale: float
     zero_point: int
     smoothing: np.ndarray | None
-    """float32[size]: a factor a channel, taken back in the weights; None is one for every channel"""
+    """float32[size]: a factor per channel, compensated in the weights; None for no smoothing"""
 
     def quantize(self, activations: np.ndarray) -> np.ndarray:
-        """Whole numbers 0 to 255 in float32, of the same shape."""
+        """Integers from 0 to 255, as float32 of the same shape."""
         smoothed = activations if self.smoothing is None else activations * self.smoothing
         levels: np.ndarray = np.clip(np.rint(smoothed / self.scale) + self.zero_point, 0, 255)
         return levels
@@ -72,7 +72,7 @@ def products(model: ir.Model) -> list[Product]:
 
 
 def quantize(model: ir.Model, samples: Mapping[str, np.ndarray], *, levels: int = WEIGHT_LEVELS) -> ir.Model:
-    """Rewrites the float32 `model` in place to int8, with weights of magnitude `levels` at most, and returns it.
+    """Rewrites the float32 `model` in place to int8, with weights of magnitude at most `levels`, and returns it.
 
     `samples` holds float32[rows, inputs] for the source of every one of `products(model)`.
     """
@@ -87,13 +87,13 @@ def quantize(model: ir.Model, samples: Mapping[str, np.ndarray], *, levels: int 
 
 
 def quantize_weights(weights: np.ndarray, levels: int = WEIGHT_LEVELS) -> tuple[np.ndarray, np.ndarray]:
-    """int8[inputs, outputs] of magnitude `levels` at most and float32[outputs]: one scale a column, symmetric."""
+    """int8[inputs, outputs] of magnitude at most `levels`, and float32[outputs]: symmetric, with one scale per column."""
     scales = _at_least_tiny(np.abs(weights).max(axis=0) / levels)
     return np.rint(weights / scales).astype(np.int8), scales
 
 
 def choose_range(activations: np.ndarray, weights: np.ndarray, levels: int = WEIGHT_LEVELS) -> Range:
-    """The range whose int8 product is nearest, in mean square, to the float32 product over the sampled activations."""
+    """The range whose int8 product has the least mean squared error over the sampled activations."""
     exact = activations @ weights
     best: tuple[float, Range] | None = None
     for migration in MIGRATIONS:
@@ -114,7 +114,7 @@ def choose_range(activations: np.ndarray, weights: np.ndarray, levels: int = WEI
 
 
 def _smoothing(activations: np.ndarray, weights: np.ndarray, migration: float) -> np.ndarray | None:
-    """Factors that even out the channels of the activations at the cost of the weights' rows."""
+    """Factors that even out the activations' channels at the cost of the weights' rows; None for no smoothing."""
     if migration == 0.0:
         return None
     peaks = _at_least_tiny(np.abs(activations).max(axis=0))
@@ -128,7 +128,7 @@ def _at_least_tiny(array: np.ndarray) -> np.ndarray:
 
 
 def _quantize_products(model: ir.Model, source: ir.Value, readers: Sequence[Product], activations: np.ndarray, levels: int) -> None:
-    """One quantization of `source`, read by all its products; a bias added behind a product joins it."""
+    """Quantizes `source` once for all its products; a bias added after a product is merged into it."""
     chosen = choose_range(activations, np.concatenate([product.weights for product in readers], axis=1), levels)
     first = min((product.node for product in readers), key=list(model.graph).index)
     name = source.name
@@ -160,7 +160,7 @@ def _quantize_products(model: ir.Model, source: ir.Value, readers: Sequence[Prod
 
 
 def _bias_of(product: ir.Value) -> tuple[ir.Value, ir.Value] | None:
-    """The sum of a product and a constant vector, if that is all the product is read for, and the vector."""
+    """If a product is read only to add a constant vector: that sum, and the vector."""
     uses = list(product.uses())
     if len(uses) != 1 or uses[0].node.op_type != "Add" or product.is_graph_output():
         return None
@@ -170,7 +170,7 @@ def _bias_of(product: ir.Value) -> tuple[ir.Value, ir.Value] | None:
 
 
 def _quantize_tables(model: ir.Model) -> None:
-    """Gather from a large float32 table becomes Gather from int8 rows times Gather from one scale a row."""
+    """Gather from a large float32 table becomes Gather from int8 rows, times Gather from one scale per row."""
     for node in [node for node in model.graph if node.op_type == "Gather"]:
         table = array_of(node.inputs[0])
         if table is None or table.ndim != 2 or table.dtype != np.float32 or len(table) < 2 * SMALLEST_SIDE:

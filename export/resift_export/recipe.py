@@ -1,4 +1,4 @@
-"""Recipe: the choices of an export, recorded in the manifest."""
+"""Recipe: the options of an export, recorded in the manifest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAST_GATE_DOCUMENTS = 10
 RESERVED = frozenset({MANIFEST, TOKENIZER, CERTIFICATE})
 FILE_NAME = re.compile(FILE_NAME_PATTERN)
 VNNI = ("avx512_vnni", "avx_vnni")
-"""The instruction sets that sum int8 products in 32 bits, by the names Linux gives them; any one of them will do."""
+"""Instruction sets that sum int8 products in 32 bits, by their Linux names; any one of them is enough."""
 VNNI_FILE = "model.int8-vnni.onnx"
 
 
@@ -39,39 +39,39 @@ class CalibrationPair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What to make of a checkpoint. Raises InputError for a value it does not know."""
+    """What to make from a checkpoint. Raises InputError for an unknown value."""
 
     precisions: Sequence[Precision] = ("int8",)
     vnni: bool = False
-    """an int8 variant of 8-bit weights for processors with VNNI, beside that of 7 bits which is safe everywhere"""
+    """add an int8 variant with 8-bit weights for processors with VNNI to the 7-bit one, which is safe everywhere"""
     tracer: Literal["torch", "optimum"] = "torch"
     calibration: Path | None = None
     """JSON Lines of CalibrationPair; None: the built-in set"""
     gate: Path | None = None
     """JSON Lines of candidate pools; None: the built-in set"""
     attached: Sequence[Path] = ()
-    """files that travel in the artifact; a README.md becomes the beginning of its card"""
+    """files to include in the artifact; a README.md becomes the beginning of its card"""
     bounds: Bounds = field(default_factory=Bounds)
 
     def __post_init__(self) -> None:
         if self.tracer not in ("torch", "optimum"):
             raise InputError(f"tracer is {self.tracer!r}; expected 'torch' or 'optimum'")
         if not self.precisions:
-            raise InputError(f"no precision; expected some of {', '.join(PRECISIONS)}")
+            raise InputError(f"no precision given; expected one or more of {', '.join(PRECISIONS)}")
         for precision in self.precisions:
             if precision not in PRECISIONS:
-                raise InputError(f"precision is {precision!r}; expected some of {', '.join(PRECISIONS)}")
+                raise InputError(f"precision is {precision!r}; expected one or more of {', '.join(PRECISIONS)}")
         if self.vnni and "int8" not in self.precisions:
-            raise InputError("--vnni adds to the int8 variant, and none is asked for; add int8 to --precision, or leave --vnni out")
+            raise InputError("--vnni needs the int8 precision; add int8 to --precision, or leave out --vnni")
 
     def variants(self) -> list[Variant]:
-        """What the artifact is to hold, best first."""
+        """The variants the artifact will hold, best first."""
         special = [Variant(file=VNNI_FILE, precision="int8", instruction_sets=[name]) for name in VNNI if self.vnni]
         asked = [precision for precision in PRECISIONS if precision in self.precisions]
         return special + [Variant(file=file_of(name), precision=name, instruction_sets=[]) for name in asked]
 
     def calibration_pairs(self) -> list[CalibrationPair]:
-        """The calibration set. Raises InputError that names a bad line."""
+        """The calibration set. Raises InputError, which names the line, for a bad line."""
         path = self.calibration or _built_in("calibration.jsonl")
         pairs = []
         for number, line in read_lines(path):
@@ -81,30 +81,30 @@ class Recipe:
             except msgspec.ValidationError as error:
                 raise InputError(f'{where}: {error}; expected {{"query": "...", "document": "..."}}') from error
         if len(pairs) < LEAST_CALIBRATION_PAIRS:
-            raise InputError(f"{path} has {len(pairs)} pairs; expected {LEAST_CALIBRATION_PAIRS} or more, a hundred is better")
+            raise InputError(f"{path} has {len(pairs)} pairs; expected {LEAST_CALIBRATION_PAIRS} or more, preferably a hundred")
         return pairs
 
     def gate_pools(self) -> list[Pool]:
-        """The gate's pools. Raises InputError if they are too few or too small to tell anything."""
+        """The gate's pools. Raises InputError if there are too few, or they are too small, for a meaningful comparison."""
         path = self.gate or _built_in("gate.jsonl")
         pools = [_gate_pool(pool, number) for number, pool in enumerate(read_pools(path), 1)]
         if empty := [pool.qid for pool in pools if not pool.documents]:
-            raise InputError(f"{path} has pools without documents, the first of qid {empty[0]}; leave them out")
+            raise InputError(f"{path} has pools without documents, the first with qid {empty[0]}; remove them")
         large = [pool for pool in pools if len(pool.documents) >= LEAST_GATE_DOCUMENTS]
         if len(large) < LEAST_GATE_POOLS:
             raise InputError(
-                f"{path} has {len(large)} pools of {LEAST_GATE_DOCUMENTS} documents or more (of {len(pools)}); "
+                f"{path} has {len(large)} pools of {LEAST_GATE_DOCUMENTS} documents or more (of {len(pools)} in all); "
                 f"expected at least {LEAST_GATE_POOLS}"
             )
         return pools
 
     def attached_files(self) -> dict[str, bytes]:
-        """Contents of the attached files by name. Raises InputError for one that cannot be read or would take another's place."""
+        """Contents of the attached files by name. Raises InputError for one that is unreadable or whose name cannot be used."""
         contents: dict[str, bytes] = {}
         for path in self.attached:
             if not FILE_NAME.match(path.name) or path.name in RESERVED or path.suffix == ".onnx" or path.name in contents:
                 raise InputError(
-                    f"cannot attach {path}: the name is taken or has other letters than A-Z, a-z, 0-9, _, . and -; rename the file"
+                    f"cannot attach {path}: its name is taken or has characters other than A-Z a-z 0-9 _ . -; rename the file"
                 )
             try:
                 contents[path.name] = path.read_bytes()
@@ -115,7 +115,7 @@ class Recipe:
         return contents
 
     def record(self) -> dict[str, str | int | float | bool | list[str] | None]:
-        """For the manifest: the choices, and what the texts were by name and SHA-256."""
+        """The options as the manifest records them; calibration set and gate by name and SHA-256."""
         record: dict[str, str | int | float | bool | list[str] | None] = {
             "precisions": [str(precision) for precision in self.precisions],
             "vnni": self.vnni,
@@ -132,7 +132,7 @@ class Recipe:
 
 
 def file_of(precision: Precision) -> str:
-    """The file of the variant that is safe everywhere."""
+    """File of the precision's variant that runs on any processor."""
     return f"model.{precision}.onnx"
 
 

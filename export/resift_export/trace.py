@@ -1,6 +1,6 @@
-"""trace: the one door from a PyTorch model to an ONNX graph.
+"""trace: turns a PyTorch model into an ONNX graph.
 
-The graph reads and answers what the checkpoint's signature says, [batch, width] and [batch, labels]. It has no attention mask,
+The graph has the inputs [batch, width] and the output [batch, labels] of the checkpoint's signature. It has no attention mask,
 because the engine never pads.
 """
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from resift_export.checkpoint import Checkpoint
 
 OPSET = 23
-"""The first opset with the Attention operator, which keeps scaled dot-product attention one node."""
+"""The first opset with the Attention operator, which keeps scaled dot-product attention in one node."""
 EXAMPLE = (2, 8)
-"""Batch and width of the example that is traced; both stay free in the graph."""
+"""Batch and width of the example that is traced; both stay dynamic in the graph."""
 
 
 class _Positional(torch.nn.Module):
-    """The model with its inputs by position and its logits alone: what both tracer and graph want."""
+    """The model with positional inputs and only its logits as output, as the tracer needs it."""
 
     def __init__(self, model: torch.nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _Positional(torch.nn.Module):
 
 
 def trace(checkpoint: Checkpoint) -> ir.Model:
-    """Traces with torch.onnx.export. Raises ExportError where the model cannot be traced with free batch and width."""
+    """Traces with torch.onnx.export. Raises ExportError if it cannot be traced with dynamic batch and width."""
     inputs = checkpoint.signature.inputs
     names = tuple(inputs)
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
@@ -64,7 +64,7 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
                 output_names=[OUTPUT],
                 dynamic_shapes=(tuple(free for _ in names),),
                 verbose=False,
-                # Its own optimizer fuses ModernBERT's rotary embedding wrongly for batches of more than one.
+                # The exporter's optimizer fuses ModernBERT's rotary embedding incorrectly for batches larger than one.
                 optimize=False,
             )
         except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
@@ -79,9 +79,9 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
 
 
 def trace_with_optimum(checkpoint: Checkpoint) -> ir.Model:
-    """Traces with optimum's exporter, which knows its architectures one by one; its attention mask is set to ones.
+    """Traces with optimum's exporter, which supports a list of architectures; the attention mask is set to ones.
 
-    Raises ExtraError without the extra `optimum`, ExportError where optimum does not know the architecture.
+    Raises ExtraError if the extra `optimum` is missing, ExportError if optimum cannot trace the model.
     """
     try:
         from optimum.exporters.onnx import main_export
@@ -101,7 +101,7 @@ def trace_with_optimum(checkpoint: Checkpoint) -> ir.Model:
 
 
 def _attend_to_all(model: ir.Model) -> None:
-    """Replaces the input attention_mask by ones of the shape of input_ids."""
+    """Replaces the input attention_mask by ones in the shape of input_ids."""
     inputs = {value.name: value for value in model.graph.inputs}
     mask = inputs.get("attention_mask")
     if mask is None:

@@ -1,4 +1,4 @@
-"""write: the artifact's files, its card and manifest."""
+"""write: the files of an artifact, including its card and manifest."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("resift", "torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime", "numpy")
 OLDEST_ONNXRUNTIME = "1.20.0"
-"""The oldest version that artifacts were run with."""
+"""The oldest version with which artifacts were tested."""
 OLDEST_FOR_ATTENTION = "1.24.1"
-"""The first version that was seen to run graphs beyond LOW_OPSET, which keep the Attention operator."""
+"""The oldest version observed to run graphs newer than LOW_OPSET, which keep the Attention operator."""
 NEWEST_ONNXRUNTIME = "1.32.0"
-"""The newest version that artifacts were run with."""
+"""The newest version with which artifacts were tested."""
 
 
-def write(  # noqa: PLR0913 - what goes in, one by one
+def write(  # noqa: PLR0913 - everything the artifact holds
     folder: Path,
     checkpoint: Checkpoint,
     recipe: Recipe,
@@ -46,13 +46,14 @@ def write(  # noqa: PLR0913 - what goes in, one by one
 ) -> Artifact:
     """Writes every file of the artifact into `folder`, its manifest last, and opens it.
 
-    `models` holds those of the recipe's variants by file, `operations` a token as the manifest counts them.
+    `models`: the recipe's variants by file. `operations`: operations per token, for the manifest.
     """
     attached = recipe.attached_files()
+    about = attached.pop(CARD, b"").decode()
     contents = {
         TOKENIZER: checkpoint.tokenizer_json(),
         CERTIFICATE: msgspec.json.format(msgspec.json.encode(certificate), indent=1),
-        CARD: card(checkpoint, recipe, certificate, attached.pop(CARD, b"").decode()).encode(),
+        CARD: card(checkpoint, recipe, certificate, about).encode(),
         **{file: serialize(model) for file, model in models.items()},
         **attached,
     }
@@ -100,7 +101,7 @@ def write(  # noqa: PLR0913 - what goes in, one by one
 
 
 def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about: str) -> str:
-    """The model card: what `about` says of the checkpoint, then how the artifact was made and what was measured."""
+    """The model card: `about`, which describes the checkpoint, then how the artifact was made and what was measured."""
     columns = "| {0} | {1} | {2.overlap:.4f} | {2.tau:.4f} | {2.worst_tau:.4f} | {2.error:.2%} | {2.largest_error:.3f} | "
     rows = "\n".join(
         columns.format(file, _processors(recipe, file), found)
@@ -124,6 +125,6 @@ def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about
 
 
 def _processors(recipe: Recipe, file: str) -> str:
-    """What a variant runs on, for the reader."""
+    """The processors that run a file, as the card names them."""
     needed = [" and ".join(variant.instruction_sets) for variant in recipe.variants() if variant.file == file]
     return " or ".join(needed) or "any"

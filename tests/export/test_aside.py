@@ -1,4 +1,4 @@
-"""aside: what may be replaced, and that whatever interrupts it leaves one whole artifact, in sight, and nothing else for long."""
+"""aside: what may be replaced, and that an interruption at any moment leaves one complete artifact that the user can see."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks and signals of Un
 
 
 def fill(folder, text, version=2):
-    """As much of an artifact as matters here."""
+    """As much of an artifact as these tests need."""
     (folder / "a.onnx").write_text(text)
     (folder / "manifest.json").write_text(json.dumps({"format": version, "files": {"a.onnx": {}, "README.md": {}}}))
 
@@ -38,14 +38,8 @@ def names(folder):
 
 
 @pytest.fixture
-def home(tmp_path):
-    (tmp_path / "home").mkdir()
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def out(home):
-    """An artifact that is there already."""
+    """An artifact that already exists."""
     put(home / "out", "old")
     return home / "out"
 
@@ -61,7 +55,7 @@ def test_a_new_folder_takes_its_place_when_it_is_whole(home):
 @pytest.mark.parametrize("version", [1, 2, 99])
 def test_an_artifact_of_any_format_is_replaced(home, out, version):
     fill(out, "old", version)
-    with pytest.raises(ExportError, match="exists already; choose another folder, or say --overwrite"):
+    with pytest.raises(ExportError, match="already exists; choose another folder, or use --overwrite"):
         put(out, "new")
     put(out, "new", overwrite=True)
     assert names(home) == ["out"]
@@ -74,7 +68,7 @@ def git(folder):
 
 
 def named_folder(folder):
-    """A manifest that names a folder names no file of an artifact."""
+    """A manifest that names a folder, which is not a file of an artifact."""
     (folder / "src").mkdir()
     (folder / "manifest.json").write_text('{"format": 2, "files": {"src": {}, "a.onnx": {}}}')
 
@@ -100,7 +94,7 @@ MINE = {
 def test_a_folder_that_holds_anything_else_is_not_replaced(home, out, change, said):
     change(out)
     before = sorted(path.relative_to(out) for path in out.rglob("*"))
-    with pytest.raises(ExportError, match=f"exists already and is not an artifact alone, as its? .*{said}; move it away"):
+    with pytest.raises(ExportError, match=f"already exists and is not a plain artifact: .*{said}; move it away"):
         put(out, "new", overwrite=True)
     assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
     assert names(home) == ["out"]
@@ -114,7 +108,7 @@ def test_what_is_put_into_the_folder_meanwhile_is_kept(home, out):
 
 
 def test_a_place_that_is_taken_meanwhile_is_kept(home):
-    with pytest.raises(ExportError, match="exists already; choose"):
+    with pytest.raises(ExportError, match="already exists; choose"):
         put(home / "out", "new", meanwhile=(home / "out").mkdir)
     assert names(home) == ["out"]
     assert names(home / "out") == []
@@ -122,13 +116,15 @@ def test_a_place_that_is_taken_meanwhile_is_kept(home):
 
 def test_a_folder_of_the_name_that_is_needed_is_kept(home, out):
     (home / "out.replaced").mkdir()
-    with pytest.raises(ExportError, match=r"out\.replaced is where .*out is kept while it is replaced.*move it away first"):
+    with pytest.raises(
+        ExportError, match=r"out\.replaced already exists, but .*out must be kept there while it is replaced; move it away first"
+    ):
         put(out, "new", overwrite=True)
     put(home / "other", "new")
     assert names(home) == ["other", "out", "out.replaced"]
     (home / ".out.export").mkdir()
     (home / ".out.export" / "mine").write_text("mine")
-    with pytest.raises(ExportError, match=r"\.out\.export holds mine, which no export has left"):
+    with pytest.raises(ExportError, match=r"\.out\.export contains mine, which no export put there"):
         put(out, "new", overwrite=True)
 
 
@@ -140,7 +136,7 @@ def test_the_checkpoint_is_not_written_into_or_over(home, where):
     (home / "link").symlink_to(home / "models")
     places = {"itself": checkpoint, "inside": checkpoint / "deep" / "out", "around": home / "models"}
     out = places.get(where, home / "link" / "checkpoint")
-    with pytest.raises(ExportError, match=r"is the checkpoint .*, lies in it or holds it; choose a folder apart from it"):
+    with pytest.raises(ExportError, match=r"is, contains or is inside the checkpoint .*; choose a folder outside it"):
         put(out, "new", overwrite=True, source=checkpoint)
     assert names(checkpoint) == ["a.onnx", "manifest.json"]
     assert names(checkpoint.parent) == ["checkpoint"]
@@ -153,23 +149,24 @@ def test_the_current_folder_and_roots_are_not_replaced(home, monkeypatch, out):
     monkeypatch.chdir(home / "here")
     fill(home / "here", "mine")
     fill(home, "mine")
-    with pytest.raises(ExportError, match="it is the current folder, holds it, or is a mount point"):
+    with pytest.raises(ExportError, match="it is or contains the current folder, or is a mount point"):
         put(Path(out), "new", overwrite=True)
     assert names(home) == ["a.onnx", "here", "manifest.json"]
 
 
-@pytest.mark.parametrize("kind", ["file", "pipe", "device", "loop of links"])
-def test_what_is_no_folder_is_not_replaced(home, kind):
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda out: out.write_text("mine"), id="file"),
+        pytest.param(lambda out: os.mkfifo(out, 0o600), id="pipe"),
+        pytest.param(lambda out: out.symlink_to("/dev/null"), id="device"),
+        pytest.param(lambda out: out.symlink_to(out), id="loop of links"),
+    ],
+)
+def test_what_is_no_folder_is_not_replaced(home, make):
     out = home / "out"
-    if kind == "file":
-        out.write_text("mine")
-    elif kind == "pipe":
-        os.mkfifo(out)
-    elif kind == "device":
-        out.symlink_to("/dev/null")
-    else:
-        out.symlink_to(out)
-    with pytest.raises(ExportError, match="exists already and is no folder"):
+    make(out)
+    with pytest.raises(ExportError, match="already exists and is not a folder"):
         put(out, "new", overwrite=True)
     assert names(home) == ["out"]
 
@@ -186,7 +183,7 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(home, out):
 
 @pytest.mark.parametrize("name", ["n" * 250, "n" * 300, "a/" + "n" * 300])
 def test_a_name_that_is_too_long_is_one_clear_error(home, name):
-    with pytest.raises(ExportError, match=r"cannot write beside .*: File name too long"):
+    with pytest.raises(ExportError, match=r"cannot write next to .*: File name too long"):
         put(home / name, "new")
 
 
@@ -195,12 +192,12 @@ def test_two_exports_to_one_place_do_not_meet(home, out):
         fill(folder, "first")
         with pytest.raises(ExportError, match=r"another export is writing .*out; wait for it"):
             put(out, "second", overwrite=True)
-        put(home / "other", "beside")
+        put(home / "other", "second")
         assert names(folder) == ["a.onnx", "manifest.json"]
     assert (text_of(out), names(home)) == ("first", ["other", "out"])
 
 
-# Runs an export again and again, each in a process of its own, which ends itself at its first, second, ... change of a file.
+# Runs an export repeatedly, each time in a new process that ends itself at the first, second, ... change to the file system.
 STEPS = """
 import json, os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[3])
@@ -255,7 +252,7 @@ def test_an_interruption_at_any_step_leaves_one_whole_artifact_in_sight(home, ho
         assert (names(place), text_of(place / "out")) == (["out"], "newer")
     replacing = {(("out.replaced", "old"),), (("out", "new"), ("out.replaced", "old"))}
     assert seen >= {(("out", "old"),), (("out", "new"),)}
-    # An interrupt during the cleaning up itself may leave the old one beside the new one, and never neither in its place.
+    # An interrupt during cleanup itself may leave the old artifact next to the new one, but never OUT without an artifact.
     assert seen & replacing == (replacing if how == "SIGKILL" else {(("out", "new"), ("out.replaced", "old"))})
     assert seen <= {(("out", "old"),), (("out", "new"),)} | replacing
 
@@ -264,6 +261,6 @@ def test_after_a_kill_an_export_that_may_not_overwrite_puts_the_old_one_back(hom
     (home / ".out.export" / "new").mkdir(parents=True)
     (home / ".out.export" / "replacing").touch()
     shutil.move(out, home / "out.replaced")
-    with pytest.raises(ExportError, match="exists already; choose another folder, or say --overwrite"):
+    with pytest.raises(ExportError, match="already exists; choose another folder, or use --overwrite"):
         put(out, "new")
     assert (names(home), text_of(out)) == (["out"], "old")

@@ -1,4 +1,4 @@
-"""convert: the whole line, what it refuses, and that a failure leaves nothing behind."""
+"""convert: the whole pipeline, what it refuses, and that a failure leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -13,66 +13,24 @@ import onnx_ir as ir
 import pytest
 
 import tiny
+from pretend import files
 from resift import Reranker, Settings
 from resift.artifact import Artifact
-from resift.errors import ExportError, InputError, LogitsError, ParityError, ResiftError
-from resift.machine import instruction_sets
+from resift.errors import ExportError, InputError, LogitsError, ParityError
 from resift.parity import Bounds, Certificate
 from resift_export import checkpoint
-from resift_export import convert as line
+from resift_export import convert as pipeline
 from resift_export import quantize as quantization
 from resift_export.convert import convert
 from resift_export.graph import array_of
 from resift_export.quantize import quantize
-from resift_export.recipe import VNNI, VNNI_FILE, Recipe
-from resift_export.trace import TRACERS, trace
+from resift_export.recipe import Recipe
+from resift_export.trace import TRACERS
 
-pytestmark = pytest.mark.xdist_group("convert")
-
-# As in conftest.artifact_of: tiny models were not taught relevance.
+# As in conftest.artifact_of: tiny models were not trained on relevance.
 LOOSE = Bounds(worst_tau=0.75)
 ANYTHING = Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9)
 FILES = {"manifest.json", "tokenizer.json", "certificate.json", "README.md", "model.int8.onnx"}
-
-
-@pytest.fixture(scope="module")
-def source(checkpoint_of):
-    return str(checkpoint_of("bert"))
-
-
-@pytest.fixture(scope="module")
-def traced(source):
-    return trace(checkpoint.load(source))
-
-
-@pytest.fixture
-def cheap(monkeypatch, traced):
-    """Traces once for all tests, and takes the first range it tries."""
-    monkeypatch.setitem(TRACERS, "torch", lambda loaded: traced.clone())
-    monkeypatch.setattr(quantization, "CLIPS", (1.0,))
-    monkeypatch.setattr(quantization, "MIGRATIONS", (0.0,))
-
-
-@pytest.fixture
-def home(tmp_path):
-    folder = tmp_path / "home"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def small_gate(tmp_path_factory):
-    """The built-in gate's pools, cut to the ten documents a pool needs and those to a few words: faster."""
-    path = tmp_path_factory.mktemp("gate") / "small.jsonl"
-    pools = Recipe().gate_pools()[:30]
-    texts = [[" ".join(text.split()[:8]) for text in pool.documents[:10]] for pool in pools]
-    rows = [{"qid": pool.qid, "query": pool.query, "documents": rows} for pool, rows in zip(pools, texts, strict=True)]
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return path
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def no_loading(*args, **kwargs):
@@ -80,7 +38,7 @@ def no_loading(*args, **kwargs):
 
 
 def damaged(spoil):
-    """quantize, and then `spoil(name, array)` of every int8 weight."""
+    """quantize, followed by `spoil(weights)` on the weights of every int8 product."""
 
     def make(model, samples, **options):
         quantize(model, samples, **options)
@@ -125,32 +83,48 @@ def test_certificate_says_what_users_will_see(cheap, source, home, small_gate):
     assert pool.checkpoint == loaded.reference(pool.query, pool.documents).tolist()
 
 
-@pytest.mark.parametrize("taken", ["file", "empty folder", "folder", "artifact"])
-def test_existing_out_is_refused(monkeypatch, source, home, artifact_of, taken):
+def filled(folder):
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+
+
+def tree(folder):
+    """Every path below `folder`, with the text of the files."""
+    return {path: path.is_file() and path.read_text() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        pytest.param(lambda out: out.write_text("mine"), "is not a folder", id="file"),
+        pytest.param(Path.mkdir, "choose another folder, or use --overwrite", id="empty folder"),
+        pytest.param(filled, "choose another folder, or use --overwrite", id="folder"),
+    ],
+)
+def test_existing_out_is_refused(monkeypatch, source, home, make, said):
     monkeypatch.setattr("resift_export.convert.checkpoints.load", no_loading)
-    out = artifact_of("bert") if taken == "artifact" else home / "out"
-    if taken == "file":
-        out.write_text("mine")
-    elif taken != "artifact":
-        out.mkdir()
-    if taken == "folder":
-        (out / "thesis.txt").write_text("mine")
-    said = "is no folder" if taken == "file" else "choose another folder, or say --overwrite"
-    with pytest.raises(ExportError, match=rf"exists already.*{said}"):
+    out = home / "out"
+    make(out)
+    before = tree(home)
+    with pytest.raises(ExportError, match=rf"already exists.*{said}"):
         convert(source, out, Recipe())
-    if taken != "artifact":
-        with pytest.raises(ExportError, match=r"exists already and is (no folder|not an artifact alone)"):
-            convert(source, out, Recipe(), overwrite=True)
-        assert [path.name for path in home.iterdir()] == ["out"]
-    assert taken != "folder" or (out / "thesis.txt").read_text() == "mine"
+    with pytest.raises(ExportError, match=r"already exists and is not a (folder|plain artifact)"):
+        convert(source, out, Recipe(), overwrite=True)
+    assert tree(home) == before
+
+
+def test_existing_artifact_is_refused(monkeypatch, source, artifact):
+    monkeypatch.setattr("resift_export.convert.checkpoints.load", no_loading)
+    with pytest.raises(ExportError, match=r"already exists; choose another folder, or use --overwrite"):
+        convert(source, artifact, Recipe())
 
 
 def test_artifact_is_replaced_where_asked(cheap, source, home, small_gate):
     out = home / "out"
     convert(source, out, Recipe(gate=small_gate, precisions=("float32",)))
-    assert "model.float32.onnx" in contents(out)
+    assert "model.float32.onnx" in files(out)
     convert(source, out, Recipe(gate=small_gate, bounds=ANYTHING), overwrite=True)
-    assert set(contents(out)) == FILES
+    assert set(files(out)) == FILES
     assert Artifact.open(out).manifest.recipe["precisions"] == ["int8"]
     assert [path.name for path in home.iterdir()] == ["out"]
 
@@ -165,7 +139,7 @@ BOUNDS = {
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_each_bound_refuses_a_damaged_graph(cheap, monkeypatch, source, home, small_gate, name):
-    monkeypatch.setattr(line, "quantize", damaged(coarse))
+    monkeypatch.setattr(pipeline, "quantize", damaged(coarse))
     only = {field: getattr(Bounds() if field == name else ANYTHING, field) for field in BOUNDS}
     with pytest.raises(
         ParityError, match=rf"bert-1 in model\.int8\.onnx does not rank as its checkpoint does: {BOUNDS[name]}"
@@ -177,16 +151,16 @@ def test_each_bound_refuses_a_damaged_graph(cheap, monkeypatch, source, home, sm
 
 def test_refused_export_keeps_the_artifact_it_was_to_replace(cheap, monkeypatch, source, home, small_gate):
     out = convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",)))
-    before = contents(out)
-    monkeypatch.setattr(line, "quantize", damaged(coarse))
+    before = files(out)
+    monkeypatch.setattr(pipeline, "quantize", damaged(coarse))
     with pytest.raises(ParityError):
         convert(source, out, Recipe(gate=small_gate), overwrite=True)
-    assert contents(out) == before
+    assert files(out) == before
     assert [path.name for path in home.iterdir()] == ["out"]
 
 
 def test_forced_export_says_so(cheap, monkeypatch, source, home, small_gate):
-    monkeypatch.setattr(line, "quantize", damaged(coarse))
+    monkeypatch.setattr(pipeline, "quantize", damaged(coarse))
     opened = Artifact.open(convert(source, home / "out", Recipe(gate=small_gate), force=True))
     assert opened.manifest.forced is True
     certificate = Certificate.read(opened)
@@ -200,7 +174,7 @@ def test_force_without_need_is_not_recorded(cheap, source, home, small_gate):
 
 
 def test_every_precision_is_judged(cheap, monkeypatch, source, home, small_gate):
-    monkeypatch.setattr(line, "quantize", damaged(coarse))
+    monkeypatch.setattr(pipeline, "quantize", damaged(coarse))
     with pytest.raises(ParityError, match=r"in model\.int8\.onnx"):
         convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32", "int8")))
     assert list(home.iterdir()) == []
@@ -214,7 +188,7 @@ def test_graph_that_answers_nan(cheap, monkeypatch, source, home, small_gate):
                 scales.const_value = ir.tensor(np.full_like(array_of(scales), np.nan), name=scales.name)
         return model
 
-    monkeypatch.setattr(line, "quantize", spoiled)
+    monkeypatch.setattr(pipeline, "quantize", spoiled)
     with pytest.raises(LogitsError):
         convert(source, home / "out", Recipe(gate=small_gate), force=True)
     assert list(home.iterdir()) == []
@@ -224,7 +198,7 @@ def test_graph_that_answers_nan(cheap, monkeypatch, source, home, small_gate):
 def test_full_disk_leaves_nothing(cheap, monkeypatch, source, home, small_gate, overwrite):
     out = home / "out"
     recipe = Recipe(gate=small_gate, precisions=("float32",))
-    before = contents(convert(source, out, recipe)) if overwrite else None
+    before = files(convert(source, out, recipe)) if overwrite else None
     written, write_bytes = [], Path.write_bytes
 
     def full(path, content):
@@ -240,7 +214,7 @@ def test_full_disk_leaves_nothing(cheap, monkeypatch, source, home, small_gate, 
             convert(source, out, recipe, overwrite=overwrite)
     assert len(written) == 3
     if overwrite:
-        assert contents(out) == before
+        assert files(out) == before
         assert [path.name for path in home.iterdir()] == ["out"]
     else:
         assert list(home.iterdir()) == []
@@ -263,7 +237,7 @@ def test_any_interruption_leaves_nothing(cheap, monkeypatch, source, home, small
     if step == "trace":
         monkeypatch.setitem(TRACERS, "torch", fails)
     else:
-        monkeypatch.setattr(line, step, fails)
+        monkeypatch.setattr(pipeline, step, fails)
     with pytest.raises(type(error)):
         convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",)))
     assert list(home.iterdir()) == []
@@ -271,7 +245,7 @@ def test_any_interruption_leaves_nothing(cheap, monkeypatch, source, home, small
 
 def test_folder_that_cannot_be_put_in_place_costs_no_artifact(cheap, monkeypatch, source, home, small_gate):
     recipe = Recipe(gate=small_gate, precisions=("float32",))
-    before = contents(convert(source, home / "out", recipe))
+    before = files(convert(source, home / "out", recipe))
     rename = Path.rename
 
     def once(path, target):
@@ -284,13 +258,13 @@ def test_folder_that_cannot_be_put_in_place_costs_no_artifact(cheap, monkeypatch
         with pytest.raises((ExportError, OSError)):
             convert(source, home / "out", recipe, overwrite=True)
     assert [path.name for path in home.iterdir()] == ["out"]
-    assert contents(home / "out") == before
+    assert files(home / "out") == before
 
 
 def test_parent_that_cannot_be_written(source, home, monkeypatch):
     monkeypatch.setattr("resift_export.convert.checkpoints.load", no_loading)
     (home / "file").write_text("")
-    with pytest.raises(ExportError, match="cannot write beside"):
+    with pytest.raises(ExportError, match="cannot write next to"):
         convert(source, home / "file" / "out", Recipe())
 
 
@@ -319,17 +293,17 @@ def test_checkpoint_that_cannot_be_used_leaves_nothing(home):
 
 
 def test_two_exports_are_one(monkeypatch, source, home, small_gate):
-    # Traced twice, from scratch; the float32 graph beside it changes nothing.
+    # Traced twice from scratch; adding a float32 graph changes nothing.
     monkeypatch.setattr(quantization, "CLIPS", (1.0, 0.9))
     recipes = [Recipe(gate=small_gate, precisions=kinds, bounds=ANYTHING) for kinds in (("int8",), ("float32", "int8"))]
-    first, second = (contents(convert(source, home / str(number), recipe)) for number, recipe in enumerate(recipes))
+    first, second = (files(convert(source, home / str(number), recipe)) for number, recipe in enumerate(recipes))
     assert first["tokenizer.json"] == second["tokenizer.json"]
     assert hashlib.sha256(first["model.int8.onnx"]).hexdigest() == hashlib.sha256(second["model.int8.onnx"]).hexdigest()
 
 
 def test_float32_alone(cheap, source, home, small_gate):
     out = convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",)))
-    assert set(contents(out)) == FILES - {"model.int8.onnx"} | {"model.float32.onnx"}
+    assert set(files(out)) == FILES - {"model.int8.onnx"} | {"model.float32.onnx"}
     opened = Artifact.open(out)
     assert [variant.precision for variant in opened.manifest.full.variants] == ["float32"]
     agreement = Certificate.read(opened).agreement
@@ -359,103 +333,6 @@ def test_the_checkpoint_is_not_written_over(monkeypatch, source, home, place):
     monkeypatch.setattr("resift_export.convert.checkpoints.load", no_loading)
     folder = shutil.copytree(source, home / "models" / "checkpoint")
     (folder.parent / "manifest.json").write_text('{"format": 2, "files": {"checkpoint": {}}}')
-    with pytest.raises(ExportError, match=r"is the checkpoint .*, lies in it or holds it"):
+    with pytest.raises(ExportError, match="is, contains or is inside the checkpoint"):
         convert(str(folder), folder / place, Recipe(), overwrite=True)
     assert {path.name for path in folder.iterdir()} == {path.name for path in Path(source).iterdir()}
-
-
-WITH_VNNI = pytest.mark.skipif(not instruction_sets() & set(VNNI), reason="needs a processor with VNNI")
-
-
-@WITH_VNNI
-def test_eight_bit_weights_beside_seven_bit_ones(cheap, source, home, small_gate):
-    plain = contents(convert(source, home / "plain", Recipe(gate=small_gate, bounds=ANYTHING)))
-    out = convert(source, home / "out", Recipe(gate=small_gate, bounds=ANYTHING, vnni=True, precisions=("float32", "int8")))
-    assert set(contents(out)) == FILES | {VNNI_FILE, "model.float32.onnx"}
-    assert contents(out)["model.int8.onnx"] == plain["model.int8.onnx"]
-    opened = Artifact.open(out)
-    assert [(variant.file, variant.instruction_sets) for variant in opened.manifest.full.variants] == [
-        (VNNI_FILE, ["avx512_vnni"]),
-        (VNNI_FILE, ["avx_vnni"]),
-        ("model.int8.onnx", []),
-        ("model.float32.onnx", []),
-    ]
-    assert opened.manifest.recipe["vnni"] is True
-    certificate = Certificate.read(opened)
-    assert list(certificate.agreement) == [VNNI_FILE, "model.int8.onnx", "model.float32.onnx"]
-    eight, seven = certificate.agreement[VNNI_FILE], certificate.agreement["model.int8.onnx"]
-    assert 0 < eight.error < seven.error
-    assert f"| {VNNI_FILE} | avx512_vnni or avx_vnni |" in contents(out)["README.md"].decode()
-    with Reranker.load(out) as reranker:
-        assert reranker.variant.file == VNNI_FILE
-        pool = certificate.pools[3]
-        assert reranker.logits(pool.query, pool.documents).tolist() == pool.variants[VNNI_FILE]
-
-
-def largest_weight(model):
-    weights = [array_of(node.inputs[1]) for node in model.graph if node.op_type == "MatMulIntegerToFloat"]
-    return max(int(np.abs(array.astype(int)).max()) for array in weights)
-
-
-def test_what_vnni_gets_has_eight_bits_and_the_safe_graph_seven(cheap, monkeypatch, source, home, small_gate):
-    monkeypatch.setattr("resift.machine.instruction_sets", lambda: frozenset({"avx2", "avx512_vnni"}))
-    monkeypatch.setattr("resift_export.parity.instruction_sets", lambda: frozenset({"avx2", "avx512_vnni"}))
-    out = convert(source, home / "out", Recipe(gate=small_gate, bounds=ANYTHING, vnni=True))
-    assert largest_weight(ir.load(out / VNNI_FILE)) == 127
-    assert largest_weight(ir.load(out / "model.int8.onnx")) == 63
-
-
-@pytest.mark.parametrize("found", [{"avx2", "avx512f"}, set()])
-def test_vnni_is_refused_where_it_cannot_be_verified(monkeypatch, source, home, found):
-    monkeypatch.setattr("resift_export.convert.checkpoints.load", no_loading)
-    monkeypatch.setattr("resift_export.parity.instruction_sets", lambda: frozenset(found))
-    said = f"{', '.join(sorted(found)) or 'neither'}: it cannot be verified here; export on a machine"
-    with pytest.raises(ExportError, match=rf"{VNNI_FILE} needs a processor with avx512_vnni or avx_vnni, and this one has {said}"):
-        convert(source, home / "out", Recipe(vnni=True))
-    assert list(home.iterdir()) == []
-
-
-def attached(tmp_path, **files):
-    folder = tmp_path / "attached"
-    folder.mkdir()
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return [folder / name for name in files]
-
-
-def test_attached_files_travel(cheap, source, home, tmp_path, small_gate):
-    about = "# Tiny {bert}\n\nTrained on our own texts: 100 % ours, in Zürich.\n"
-    paths = attached(tmp_path, **{"NOTICE": b"\x00\xffbinary", "LICENSE": b"terms", "README.md": about.encode()})
-    out = convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",), attached=paths))
-    found = contents(out)
-    assert (found["NOTICE"], found["LICENSE"]) == (b"\x00\xffbinary", b"terms")
-    card = found["README.md"].decode()
-    assert card.startswith(about + "\n## This artifact")
-    assert "| model.float32.onnx | any | 1.0000 | 1.0000 |" in card
-    entries = Artifact.open(out).manifest.files
-    for name in ("NOTICE", "LICENSE", "README.md"):
-        assert (entries[name].size, entries[name].sha256) == (len(found[name]), hashlib.sha256(found[name]).hexdigest())
-
-
-def test_card_without_attached_files(cheap, source, home, small_gate):
-    out = convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",)), name="org/tiny")
-    card = contents(out)["README.md"].decode()
-    assert card.startswith("# org/tiny\n\nThe licence and the training data are those of the checkpoint.\n")
-    assert "on 30 gate pools" in card
-    assert "no labels |" in card
-
-
-@pytest.mark.parametrize("name", ["tokenizer.json", "certificate.json", "manifest.json", "model.float32.onnx"])
-def test_attached_file_may_not_replace_the_artifacts_own(cheap, source, home, tmp_path, small_gate, name):
-    paths = attached(tmp_path, **{name: b"{}"})
-    with pytest.raises(ResiftError, match=rf"cannot attach .*{name}"):
-        convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",), attached=paths))
-    assert list(home.iterdir()) == []
-
-
-@pytest.mark.parametrize(("name", "content"), [("a b.txt", b""), (".hidden", b""), ("README.md", b"\xff\xfe")])
-def test_attached_file_that_cannot_travel(cheap, source, home, tmp_path, small_gate, name, content):
-    paths = attached(tmp_path, **{name: content})
-    with pytest.raises(ResiftError, match=rf"cannot attach .*{name}"):
-        convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",), attached=paths))
-    assert list(home.iterdir()) == []

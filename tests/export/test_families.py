@@ -1,4 +1,4 @@
-"""Every architecture, with one label and with two: its artifact answers as transformers itself does."""
+"""Every architecture, with one label and with two: its artifact gives the logits that transformers itself gives."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from resift.artifact import Artifact
 from resift.parity import Certificate, kendall_tau
 
 QUERY = "how do tides work"
-# Hypothetical neighbours of one pair: short, long, cut at max length, and its twin.
+# Documents of other lengths in the same pool: empty, short, longer, and cut at max length.
 NEIGHBOURS = ["", "short", "a longer text of some words " * 4, "long " * 300]
 DOCUMENTS = [*tiny.texts()[1:40:3], *NEIGHBOURS]
 TOLERANCE = 1e-4
-"""Between float32 logits of two libraries, which add in another order."""
+"""Between float32 logits of two libraries, which sum in different orders."""
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 one_label_and_two = pytest.mark.parametrize("labels", [1, 2])
 
 
 def answers(folder, documents, *, query=QUERY, change=lambda model, row: None) -> np.ndarray:
-    """Logits [n, labels] by transformers alone, a pair at a time: neither padding nor our toolchain takes part."""
+    """Logits [n, labels] by transformers alone, one pair at a time: without padding and without this toolchain."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     taken = inspect.signature(model.forward).parameters
     logits = []
     for document in documents:
-        # In lists: beside a query alone, an empty document would count as none.
+        # Passed as lists: transformers takes an empty second text for a missing one otherwise.
         row = tokenizer([query], [document], truncation="only_second", max_length=tiny.MAX_LENGTH, return_tensors="pt")
         change(model, row)
         with torch.inference_mode():
@@ -41,7 +41,7 @@ def answers(folder, documents, *, query=QUERY, change=lambda model, row: None) -
 
 
 def by_transformers(folder, documents, **given) -> np.ndarray:
-    """What documents are ranked on: the one logit, or the log-odds of the second label."""
+    """What documents are ranked by: the single logit, or the log-odds of the second label."""
     logits = answers(folder, documents, **given)
     return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
 
@@ -86,7 +86,7 @@ def without_segments(model, row) -> None:
 
 
 def with_another_separator(model, row) -> None:
-    """The last separator, which ends the document."""
+    """Replaces the last separator, which ends the document."""
     row["input_ids"][0, -1] = 7
 
 
@@ -95,7 +95,7 @@ def with_tokens_swapped(model, row) -> None:
 
 
 def with_positions_shifted(model, row) -> None:
-    """By one further with every pair."""
+    """Shifts the table by one more position with every pair."""
     table = next(module for name, module in model.named_modules() if name.endswith("position_embeddings"))
     table.weight.data = table.weight.data.roll(1, 0)
 
@@ -110,7 +110,7 @@ READ_BY = {
 
 @pytest.mark.parametrize(("change", "family"), [(change, family) for change, families in READ_BY.items() for family in families])
 def test_a_mistake_in_the_inputs_would_show(family, change, checkpoint_of):
-    # The tests above can fail: these checkpoints answer otherwise, far beyond the tolerance, to what is not quite the pair.
+    # The tests above can fail: for inputs that are slightly wrong, these checkpoints' logits differ by far more than the tolerance.
     folder = checkpoint_of(family)
     moved = np.abs(by_transformers(folder, DOCUMENTS, change=change) - by_transformers(folder, DOCUMENTS))
     assert np.median(moved) > 100 * TOLERANCE

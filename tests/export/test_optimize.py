@@ -1,4 +1,4 @@
-"""optimize: the same logits from fewer operations; lower_opset: the oldest opset that means the same."""
+"""optimize: the same logits from fewer operations; lower_opset: the oldest opset with the same meaning."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ from resift_export.trace import OPSET, trace
 
 LAYERS = tiny.SIZE["num_hidden_layers"]
 
-pytestmark = pytest.mark.xdist_group("optimize")
-
 
 def run(model, feed, names=None):
-    """The named values (the graph's outputs), by name."""
+    """The named values (default: the graph's outputs), by name."""
     observed = model.clone()
     if names is not None:
         values = {value.name: value for node in observed.graph for value in node.outputs}
@@ -38,7 +36,7 @@ def ops(model, op_type):
 
 
 def ancestors(node):
-    """Every node that `node` depends on, itself included."""
+    """Every node that `node` depends on, including itself."""
     found, left = set(), [node]
     while left:
         node = left.pop()
@@ -110,7 +108,7 @@ def test_last_layer_computes_one_token(optimized):
 
 
 def test_last_layers_query_is_computed_for_one_token(optimized):
-    # Not computed for all and then cut.
+    # As opposed to computed for all tokens and then cut.
     last = ops(optimized, "MultiHeadAttention")[-1]
     between = ancestors(last.inputs[0].producer()) - ancestors(ops(optimized, "LayerNormalization")[2])
     product = next(node for node in between if node.op_type == "MatMul")
@@ -123,7 +121,7 @@ def test_first_layer_computes_every_token(optimized):
 
 
 def test_declared_shapes_are_those_at_run_time(optimized):
-    # onnxruntime plans which buffers to reuse by them.
+    # onnxruntime plans buffer reuse by the declared shapes.
     inputs = [dimension.value for dimension in optimized.graph.inputs[0].shape]
     known = dict(zip(inputs, (3, 12), strict=True))
     declared = {}
@@ -191,7 +189,7 @@ BOTH = "first = Gather <axis = 1> (hot, zero)\n second = Gather <axis = 1> (hot,
 
 
 def small(mask="near", window=4, attributes="", head=FIRST):
-    """One layer of attention over a table, with weights large enough that each token's say is seen."""
+    """One layer of attention over a table, with weights large enough that every token affects the logits."""
     random = np.random.default_rng(1)
     sizes = {"table": (32, 8), "label_weights": (8, 2), **{f"{name}_weights": (8, 8) for name in ("query", "key", "value", "out")}}
     text = SMALL.format(mask=mask or '""', window=window, attributes=attributes, head=head)
@@ -275,7 +273,7 @@ def test_only_a_head_that_reads_the_first_token_is_reduced(mask, head):
 def test_the_longest_distance_stays_in_its_bucket(checkpoint_of):
     loaded = checkpoint.load(str(checkpoint_of("deberta-v2")))
     elsewhere = trace(loaded)
-    # The constant logarithm of the longest distance, one unit in the last place smaller, as another library's log has it.
+    # The constant logarithm of the longest distance, one unit in the last place smaller, as another library's log may give it.
     (ratio,) = [
         node
         for node in ops(elsewhere, "Div")
@@ -312,7 +310,7 @@ def test_an_older_opset_is_not_raised(optimized):
 
 
 def conditional(condition):
-    """input_ids -> logits by an If: twice the sum of a row's ids where `condition` of (width, width) holds, else once."""
+    """input_ids -> logits by an If: twice the sum of a row's ids if `condition`(width, 30) holds, otherwise the sum itself."""
     import graphs
 
     def branch(name, factor):
@@ -334,7 +332,7 @@ def conditional(condition):
 
 @pytest.mark.parametrize(("condition", "left"), [("Equal", 0), ("Less", 1)])
 def test_an_if_becomes_the_branch_that_every_width_takes(condition, left):
-    # No width that is tried has 30 tokens, some have fewer.
+    # None of the widths tried is 30; some are less.
     model = conditional(condition)
     feed = {"input_ids": np.array([[1, 2, 3], [4, 5, 6]])}
     expected = run(model, feed)["logits"]

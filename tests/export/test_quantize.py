@@ -1,4 +1,4 @@
-"""quantize: 7-bit weights, ranges chosen by what they do to the product, and a graph in which all of it is fixed."""
+"""quantize: 7-bit weights, ranges chosen by the error of the product, and a graph in which all scales are fixed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ import tiny
 from resift_export import quantize as quantization
 from resift_export.graph import CONTRIB, array_of, serialize
 from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, Range, choose_range, products, quantize, quantize_weights
-
-pytestmark = pytest.mark.xdist_group("quantize")
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 MATRICES = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=FLOATS)
@@ -57,7 +55,7 @@ def test_zero_column():
 
 
 def test_two_products_fit_the_lanes_of_avx2():
-    # vpmaddubsw adds two products u8 x s8 in 16 bits and saturates.
+    # vpmaddubsw sums two u8 x s8 products in 16 bits, with saturation.
     assert 255 * WEIGHT_LEVELS * 2 < 2**15 <= 255 * (WEIGHT_LEVELS + 2) * 2
 
 
@@ -83,7 +81,7 @@ def test_levels_of_known_values():
 
 
 def int8_error(chosen, activations, weights):
-    """Mean square error of the whole int8 product, recomputed here."""
+    """Mean squared error of the whole int8 product, recomputed independently."""
     folded = weights if chosen.smoothing is None else weights / chosen.smoothing[:, None]
     levels, scales = quantize_weights(folded)
     found = (chosen.quantize(activations) - chosen.zero_point) @ (levels * scales.astype(np.float64)) * chosen.scale
@@ -96,27 +94,30 @@ def min_max(activations):
     return Range(scale, round(-low / scale), None)
 
 
+CHANNEL_3 = np.arange(24) == 3
+FIRST_VALUE = np.arange(200 * 24).reshape(200, 24) == 0
+KINDS = {
+    "normal": lambda activations, weights: (activations, weights),
+    "outlier channel": lambda activations, weights: (
+        np.where(CHANNEL_3, activations * 60, activations),
+        np.where(CHANNEL_3[:, None], weights / 20, weights),
+    ),
+    "outlier value": lambda activations, weights: (np.where(FIRST_VALUE, 40.0, activations), weights),
+    "positive": lambda activations, weights: (np.abs(activations), weights),
+    "negative": lambda activations, weights: (-np.abs(activations), weights),
+    "shifted": lambda activations, weights: (activations + 5, weights),
+    "constant": lambda activations, weights: (np.full_like(activations, 0.75), weights),
+}
+
+
 def sampled(kind, seed):
     random = np.random.default_rng(seed)
-    activations, weights = random.normal(size=(200, 24)), random.normal(size=(24, 16))
-    if kind == "outlier channel":
-        activations[:, 3] *= 60
-        weights[3] /= 20
-    elif kind == "outlier value":
-        activations[0, 0] = 40
-    elif kind == "positive":
-        activations = np.abs(activations)
-    elif kind == "negative":
-        activations = -np.abs(activations)
-    elif kind == "shifted":
-        activations += 5
-    elif kind == "constant":
-        activations[:] = 0.75
+    activations, weights = KINDS[kind](random.normal(size=(200, 24)), random.normal(size=(24, 16)))
     return activations.astype(np.float32), weights.astype(np.float32)
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kind", ["normal", "outlier channel", "outlier value", "positive", "negative", "shifted", "constant"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_chosen_range_is_never_worse_than_min_and_max(kind, seed):
     activations, weights = sampled(kind, seed)
     chosen = choose_range(activations, weights)

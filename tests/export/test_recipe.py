@@ -1,4 +1,4 @@
-"""Recipe: the built-in texts, the user's own, and what of them is recorded."""
+"""Recipe: the built-in texts, the user's own, and what the manifest records of them."""
 
 from __future__ import annotations
 
@@ -129,10 +129,10 @@ def test_bad_gate_line_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "found"),
     [
-        (pools(LEAST_GATE_POOLS - 1), r"29 pools of 10 documents or more \(of 29\)"),
-        (pools(LEAST_GATE_POOLS, documents=LEAST_GATE_DOCUMENTS - 1), r"0 pools of 10 documents or more \(of 30\)"),
-        ([*pools(29), *pools(20, documents=9)], r"29 pools of 10 documents or more \(of 49\)"),
-        ([], r"0 pools of 10 documents or more \(of 0\)"),
+        (pools(LEAST_GATE_POOLS - 1), r"29 pools of 10 documents or more \(of 29 in all\)"),
+        (pools(LEAST_GATE_POOLS, documents=LEAST_GATE_DOCUMENTS - 1), r"0 pools of 10 documents or more \(of 30 in all\)"),
+        ([*pools(29), *pools(20, documents=9)], r"29 pools of 10 documents or more \(of 49 in all\)"),
+        ([], r"0 pools of 10 documents or more \(of 0 in all\)"),
     ],
 )
 def test_gate_too_small_to_tell_anything(tmp_path, rows, found):
@@ -142,7 +142,7 @@ def test_gate_too_small_to_tell_anything(tmp_path, rows, found):
 
 @pytest.mark.parametrize("precisions", [("int4",), ("int8", "float16"), ("",)])
 def test_unknown_precision(precisions):
-    with pytest.raises(InputError, match=rf"precision is '{precisions[-1]}'; expected some of int8, float32"):
+    with pytest.raises(InputError, match=rf"precision is '{precisions[-1]}'; expected one or more of int8, float32"):
         Recipe(precisions=precisions)
 
 
@@ -152,7 +152,7 @@ def test_no_precision_at_all():
 
 
 def test_vnni_without_int8():
-    with pytest.raises(InputError, match="add int8 to --precision, or leave --vnni out"):
+    with pytest.raises(InputError, match="add int8 to --precision, or leave out --vnni"):
         Recipe(precisions=("float32",), vnni=True)
 
 
