@@ -228,7 +228,7 @@ def test_a_disk_that_is_full_keeps_what_is_done(source, expected, name):
             said = pipe.read().decode()
         codes.add(code)
         if code:
-            pattern = r"out\S* cannot be written: File too large; what is done is kept: mend that and run the same command again"
+            pattern = r"out\S* cannot be written: File too large; finished work is kept: fix this and run the same command again"
             assert re.search(pattern.replace("out", name.split(".")[0]), said)
             assert not asked.out.exists()
         assert code or not said
@@ -313,7 +313,7 @@ def starting(start, close, told, asked, overwrite):
     try:
         rerank_file(RERANKER, asked, overwrite=overwrite)
     except OutputError as error:
-        assert re.search("another process is writing|exists already", str(error))
+        assert re.search("another process is writing|already exists", str(error))
         os.write(told, b"R")
     else:
         os.write(told, b"D")
@@ -368,7 +368,7 @@ def test_out_that_appears_meanwhile_is_kept(source, monkeypatch):
         asked.out.write_bytes(OLD)
 
     monkeypatch.setattr("resift.job.rerank_pools", meanwhile)
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         rerank_file(RERANKER, asked)
     assert asked.out.read_bytes() == OLD
     asked.out.unlink()
@@ -416,7 +416,7 @@ def test_an_input_that_grows_after_a_kill_in_the_finish_is_not_called_done(sourc
             break
         source.write_bytes(whole + lines(rows(12)[9:]))
         if asked.out.exists():
-            with pytest.raises(OutputError, match=r"the input has changed|exists already"):
+            with pytest.raises(OutputError, match=r"the input has changed|already exists"):
                 rerank_file(RERANKER, asked)
             assert len(content(asked.out).splitlines()) == 9
         assert rerank_file(RERANKER, asked, overwrite=True) == 1
