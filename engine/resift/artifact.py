@@ -108,7 +108,8 @@ class Artifact:
                     "the copy is incomplete or of another version; copy or export the artifact again"
                 )
         present = {entry.name for entry in os.scandir(self.folder) if not entry.name.startswith(".")}
-        if extra := present - self.manifest.files.keys() - {MANIFEST}:
+        extra = present - self.manifest.files.keys() - {MANIFEST}
+        if extra:
             raise ArtifactError(f"{self.folder} holds {', '.join(sorted(extra))}, which its manifest does not list; remove it")
 
 

@@ -11,7 +11,7 @@
     ├── OutputError            a file cannot or must not be written
     ├── ExtraError             an optional part of resift is not installed (also an ImportError)
     ├── ExportError            a checkpoint cannot be loaded, traced or written
-    └── ParityError            an artifact does not rank as its checkpoint does
+    └── ParityError            an artifact does not rank like its checkpoint
 
 A value of the wrong type is a plain TypeError. Every message says what was found, what was expected and how to fix it.
 """
@@ -64,4 +64,4 @@ class ExportError(ResiftError):
 
 
 class ParityError(ResiftError):
-    """An artifact does not rank as its checkpoint does, within the stated bounds."""
+    """An artifact does not rank like its checkpoint, within the stated bounds."""

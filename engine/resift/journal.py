@@ -203,8 +203,9 @@ class Journal:
                 path.unlink(missing_ok=True)
 
     def _check_same(self, job: dict[str, Any]) -> None:
-        begun = self._job or {}
-        if changed := [f"{name} was {begun.get(name)}, now {value}" for name, value in job.items() if begun.get(name) != value]:
+        started = self._job or {}
+        changed = [f"{name} was {started.get(name)}, now {value}" for name, value in job.items() if started.get(name) != value]
+        if changed:
             raise OutputError(
                 f"{self.files.partial} was started by another job ({'; '.join(changed)}); "
                 "repeat that command to resume it, or pass --overwrite to start over"

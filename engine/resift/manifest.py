@@ -164,7 +164,8 @@ class Manifest(Strict, frozen=True):
         if len(full) != 1:
             raise ValueError(f"{len(full)} graphs have the role full; expected one")
         variants = [(graph.name, variant) for graph in self.graphs for variant in graph.variants]
-        if missing := {TOKENIZER, CERTIFICATE, *(variant.file for _, variant in variants)} - self.files.keys():
+        missing = {TOKENIZER, CERTIFICATE, *(variant.file for _, variant in variants)} - self.files.keys()
+        if missing:
             raise ValueError(f"its files lack {', '.join(sorted(missing))}")
         uses = {(variant.file, name, variant.precision) for name, variant in variants}
         if len(uses) > len({file for file, _, _ in uses}):

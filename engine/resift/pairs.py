@@ -109,7 +109,8 @@ class PairTokenizer:
             self._tokenizer.no_padding()
             self._seam_spaces = self._find_seam_spaces()
             self._empty = self._tokenizer.encode("", "")
-        if dropout := getattr(self._tokenizer.model, "dropout", None):
+        dropout = getattr(self._tokenizer.model, "dropout", None)
+        if dropout:
             raise ArtifactError(f"tokenizer.json drops {dropout:.0%} of its merges at random; set its model.dropout to null")
         special_tokens = len(self._empty)
         self._room = max_length - special_tokens

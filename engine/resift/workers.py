@@ -212,7 +212,7 @@ class Background:
 
 
 def _run_all(work: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    while (function := work.get()) is not None:
+    for function in iter(work.get, None):
         function()
 
 

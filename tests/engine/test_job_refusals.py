@@ -122,7 +122,7 @@ def test_the_input_is_never_written(source, suffix, how):
         asked = source.parent / "same" / names.name
     before = files(source.parent)
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="is its input"):
+        with pytest.raises(OutputError, match="is also its input"):
             rerank_file(RERANKER, Job(source=str(asked), out=source.with_name("out.jsonl")), overwrite=overwrite)
     assert files(source.parent) == before
 
@@ -408,7 +408,7 @@ def test_standard_input_from_out_is_refused(source):
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         same = source.rename(Path(folder, "pools.jsonl"))
-        assert "is its input -" in child(same, same.name, folder)
+        assert "is also its input -" in child(same, same.name, folder)
         assert files(same.parent) == before
 
 

@@ -12,10 +12,8 @@ from resift.settings import PRECISIONS, PROVIDERS, Settings
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction["Parser"]  # noqa: SLF001 - argparse has no public name for it
 
-DONE, FAULT, USAGE, CHECK, INTERRUPTED = 0, 1, 2, 3, 130
-EXIT_CODES = (
-    "exit codes: 0 done; 1 the input or the artifact is at fault; 2 the command line is; 3 a check did not hold; 130 interrupted"
-)
+FAULT, CHECK, INTERRUPTED = 1, 3, 130
+EXIT_CODES = "exit codes: 0 done; 1 bad input or artifact; 2 bad command line; 3 a check failed; 130 interrupted"
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,7 +23,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
 
     def error(self, message: str) -> NoReturn:
-        """Shows the usage and the message, and exits with USAGE."""
+        """Shows the usage and the message, and exits with code 2."""
         super().error(visible(message))
 
 

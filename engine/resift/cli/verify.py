@@ -70,7 +70,8 @@ def run(asked: argparse.Namespace) -> int:
         changed = f"largest change of a logit since export: {moved:.2g}"
         write_lines([f"{file} on {len(certificate.pools)} pools", *table, changed])
     refuse(agreement, certificate.bounds, f"{artifact.folder} ({file})")
-    if (looser := certificate.bounds.looser(Bounds())) and not asked.accept_bounds:
+    looser = certificate.bounds.looser(Bounds())
+    if looser and not asked.accept_bounds:
         raise ParityError(
             f"{artifact.folder} is within its own bounds, but they are looser than those of `resift export`: {'; '.join(looser)}; "
             "to accept them, pass --accept-bounds"
