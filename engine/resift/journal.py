@@ -208,7 +208,7 @@ class Journal:
         if changed:
             raise OutputError(
                 f"{self.files.partial} was started by another job ({'; '.join(changed)}); "
-                "repeat that command to resume it, or pass --overwrite to start over"
+                "repeat that command to resume it, or use --overwrite to start over"
             )
 
     def _pass_over(self, pools: Iterator[CandidatePool], *, overwrite: bool) -> Iterator[CandidatePool]:
@@ -267,7 +267,7 @@ class Journal:
     def _changed(self, how: str) -> OutputError:
         return OutputError(
             f"the input has changed since {self.files.journal} was started: {how}; "
-            "repeat the command with the old input, or pass --overwrite to rank the changed pool and all after it again"
+            "repeat the command with the old input, or use --overwrite to rank the changed pool and all after it again"
         )
 
     def _delete(self) -> None:

@@ -115,7 +115,7 @@ class OutFiles:
         """Raises OutputError if one of `paths` exists."""
         for path in paths:
             if path.exists():
-                raise OutputError(f"{path} already exists; choose another OUT, or pass --overwrite")
+                raise OutputError(f"{path} already exists; choose another OUT, or use --overwrite")
 
     def check_errors(self) -> None:
         """Raises OutputError if OUT.errors.jsonl exists and does not begin with a bad line of a job."""

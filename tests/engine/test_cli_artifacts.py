@@ -49,7 +49,7 @@ def test_verify_does_not_take_looser_bounds_than_its_own_on_trust(artifact):
     assert done.out.startswith("model.int8.onnx on 40 pools\n")
     said = complaint(SimpleNamespace(code=done.code, out="", err=done.err), 3)
     assert "looser than those of `resift export`: the worst pool's Kendall tau at least 0.75 instead of 0.85;" in said
-    assert "pass --accept-bounds" in said
+    assert "use --accept-bounds" in said
     assert "differ" not in said
 
 

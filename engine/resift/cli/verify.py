@@ -74,7 +74,7 @@ def run(asked: argparse.Namespace) -> int:
     if looser and not asked.accept_bounds:
         raise ParityError(
             f"{artifact.folder} is within its own bounds, but they are looser than those of `resift export`: {'; '.join(looser)}; "
-            "to accept them, pass --accept-bounds"
+            "to accept them, use --accept-bounds"
         )
     return 0
 
