@@ -262,7 +262,7 @@ class Journal:
             return not self._is_blank() and not (first and _is_next(partial, first))
 
     def _foreign(self, path: Path) -> OutputError:
-        return OutputError(f"{path} was not written by a job of this resift: move it away, or choose another OUT")
+        return OutputError(f"{path} does not hold what a job of this resift wrote: move it away, or choose another OUT")
 
     def _changed(self, how: str) -> OutputError:
         return OutputError(

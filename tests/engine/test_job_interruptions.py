@@ -146,7 +146,7 @@ def test_it_resumes_from_any_byte(source, expected, stopped, name, file):
             path.write_bytes(whole)
         os.truncate(written[file], cut)
         if file and cut < kept[1].index(b"\n", header) + 1 and name != "run.trec":
-            with pytest.raises(OutputError, match="is not what a job"):
+            with pytest.raises(OutputError, match="does not hold what a job"):
                 rerank_file(RERANKER, asked)
             assert written[0].read_bytes() == kept[0]
         rerank_file(RERANKER, asked, overwrite=True)
@@ -436,7 +436,7 @@ def test_an_out_that_was_replaced_after_a_kill_in_the_finish_is_not_called_done(
         assert forked(rerank_file, RERANKER, asked) == -signal.SIGKILL
     whole = asked.out.read_bytes()
     asked.out.write_bytes(change(whole))
-    with pytest.raises(OutputError, match="is not what a job of this resift wrote"):
+    with pytest.raises(OutputError, match="does not hold what a job of this resift wrote"):
         rerank_file(RERANKER, asked)
     assert asked.out.read_bytes() == change(whole)
     asked.out.write_bytes(whole)

@@ -269,7 +269,7 @@ def test_a_huge_foreign_file_is_not_read(source):
 def test_a_partial_file_that_was_replaced_is_kept(source, content):
     begun(source)
     source.with_name("out.jsonl.partial").write_bytes(content)
-    refused(source, "was not written by a job of this resift", overwrite=[False])
+    refused(source, "does not hold what a job of this resift wrote", overwrite=[False])
 
 
 def test_another_jobs_partial_file_is_not_continued(source):
