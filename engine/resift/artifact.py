@@ -1,4 +1,4 @@
-"""Artifact: a folder that the runtime loads. Opening it checks it; nothing in it is executed or read outside it."""
+"""Artifact: a folder that the runtime loads. Opening it checks it; nothing in it is executed, and nothing outside it is read."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MANIFEST_LIMIT = 1 << 20
-"""Bytes; a manifest is some 3 kB."""
+"""Bytes; a manifest has about 3 kB."""
 EMBEDDED = "resift_models"
 DEFAULT = "ms-marco-minilm-l12"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened folder whose every file has the size that its manifest states; hashes are checked as files are read.
+    """An opened folder in which every file has the size its manifest states; hashes are checked as files are read.
 
-    The card alone may be edited or left out: it is for people, who add to it after an export, and nothing here reads it.
+    Only the card may be edited or left out: it is written for people, and nothing here reads it.
     """
 
     folder: Path
     manifest: Manifest
     links_into: Path | None = None
-    """a folder that links may lead into beside its own: a hub cache keeps one copy of a file for all revisions"""
+    """another folder that links may lead into: a hub cache keeps one copy of a file for all revisions"""
 
     @classmethod
     def find(cls, source: str | os.PathLike[str] | None) -> Artifact:
-        """Opens what `source` means: the default model (None), an embedded model's name, a folder, or a hub id.
+        """Opens `source`: the default model (None), an embedded model's name, a folder, or a hub id.
 
-        Raises ArtifactError if there is none or it is damaged.
+        Raises ArtifactError if there is no such artifact or it is damaged.
         """
         name = DEFAULT if source is None else os.fspath(source)
         if name in embedded():
@@ -56,9 +56,9 @@ class Artifact:
 
     @classmethod
     def open(cls, folder: Path, *, links_into: Path | None = None) -> Artifact:
-        """Opens and checks a folder, whose files may be links into itself and `links_into` only.
+        """Opens and checks a folder. Its files may be links, but only into itself or `links_into`.
 
-        Raises ArtifactError that says what is wrong with it.
+        Raises ArtifactError that says what is wrong.
         """
         if not folder.is_dir():
             raise ArtifactError(f"no artifact at {folder}: expected a folder with a {MANIFEST}, as `resift export` writes it")
@@ -71,25 +71,26 @@ class Artifact:
         """The content of one of its files. Raises ArtifactError unless its SHA-256 is the manifest's."""
         entry = self.manifest.files[name]
         content = _read(self.folder / name, entry.size)
-        if (found := hashlib.sha256(content).hexdigest()) != entry.sha256:
+        found = hashlib.sha256(content).hexdigest()
+        if found != entry.sha256:
             raise ArtifactError(
-                f"{self.folder / name} has SHA-256 {found[:12]}…, its manifest says {entry.sha256[:12]}…: "
+                f"{self.folder / name} has SHA-256 {found[:12]}…, but its manifest says {entry.sha256[:12]}…: "
                 "the file was changed or damaged; copy or export the artifact again"
             )
         return content
 
     def read_graph(self, variant: Variant) -> bytes:
-        """The variant's graph. Raises ArtifactError for one that is more than operators and weights, as `check_graph` says."""
+        """The variant's graph. Raises ArtifactError if `check_graph` refuses it."""
         graph = self.read(variant.file)
         check_graph(graph, str(self.folder / variant.file))
         return graph
 
     def fingerprint(self) -> str:
-        """SHA-256 of the manifest, which holds those of all files: equal for equal artifacts wherever they lie."""
+        """SHA-256 of the manifest, which holds the hashes of all files: the same for every copy of an artifact."""
         return hashlib.sha256(_read_manifest(self.folder)).hexdigest()
 
     def size(self) -> int:
-        """Bytes of all its files."""
+        """Total bytes of its files."""
         return sum(entry.size for entry in self.manifest.files.values()) + (self.folder / MANIFEST).stat().st_size
 
     def _check_files(self) -> None:
@@ -99,22 +100,24 @@ class Artifact:
             if name == CARD:
                 continue
             if not path.is_file():
-                raise ArtifactError(f"{path} is missing: its manifest lists it; copy or export the artifact again")
-            if (size := path.stat().st_size) != entry.size:
+                raise ArtifactError(f"{path} is missing, but its manifest lists it; copy or export the artifact again")
+            size = path.stat().st_size
+            if size != entry.size:
                 raise ArtifactError(
-                    f"{path} has {size} bytes, its manifest says {entry.size}: "
-                    "the copy is incomplete or another version's; copy or export the artifact again"
+                    f"{path} has {size} bytes, but its manifest says {entry.size}: "
+                    "the copy is incomplete or of another version; copy or export the artifact again"
                 )
         present = {entry.name for entry in os.scandir(self.folder) if not entry.name.startswith(".")}
-        if extra := present - self.manifest.files.keys() - {MANIFEST}:
-            raise ArtifactError(f"{self.folder} holds {', '.join(sorted(extra))}, of which its manifest knows nothing; remove it")
+        extra = present - self.manifest.files.keys() - {MANIFEST}
+        if extra:
+            raise ArtifactError(f"{self.folder} holds {', '.join(sorted(extra))}, which its manifest does not list; remove it")
 
 
 def _check_link(path: Path, *roots: Path | None) -> None:
     """Raises ArtifactError if `path` is a link that leads out of all `roots`."""
     if not path.is_symlink():
         return
-    # Unlike Path.resolve, which raises for a loop of links, realpath stops in it: the file is then reported as missing.
+    # Path.resolve raises for a loop of links; realpath does not, and the file is then reported as missing.
     target = Path(os.path.realpath(path))
     if not any(root and target.is_relative_to(os.path.realpath(root)) for root in roots):
         raise ArtifactError(f"{path} leads outside the artifact's folder, to {target}; copy the file itself there")
@@ -126,7 +129,7 @@ def path_text(path: str | os.PathLike[str]) -> str:
 
 
 def embedded() -> Mapping[str, Path]:
-    """Folders of the models that are installed beside the engine, by name."""
+    """Folders of the models installed with the engine, by name."""
     root = Path(str(files(EMBEDDED)))
     return {folder.name: folder for folder in root.iterdir() if (folder / MANIFEST).is_file()}
 
@@ -136,7 +139,7 @@ def _read_manifest(folder: Path) -> bytes:
     if not path.is_file():
         raise ArtifactError(f"no {MANIFEST} in {folder}: expected an artifact; turn a checkpoint into one with `resift export`")
     if path.stat().st_size > MANIFEST_LIMIT:
-        raise ArtifactError(f"{path} has {path.stat().st_size} bytes; expected at most {MANIFEST_LIMIT}: it is no manifest")
+        raise ArtifactError(f"{path} has {path.stat().st_size} bytes; expected at most {MANIFEST_LIMIT}: this is not a manifest")
     return _read(path, MANIFEST_LIMIT)
 
 

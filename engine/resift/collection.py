@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from resift.inputs import check_top_k
+from resift.inputs import check_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,20 +16,19 @@ if TYPE_CHECKING:
     from resift.reranker import Reranker
 
 WINDOW_PAIRS = 512
-"""Pairs that are submitted ahead of the oldest ranking that is not out yet: enough to fill batches of one length, few enough to
-stay small."""
+"""Pairs submitted ahead of the oldest ranking not yet yielded: enough to fill batches of one length, few enough to bound memory."""
 WINDOW_CHARACTERS = 2_000_000
-"""Text that is held at once, unless one pool is longer."""
+"""Characters of text held at once, unless one pool is longer."""
 
 
 def rerank_pools(
     reranker: Reranker, pools: Iterable[CandidatePool], *, top_k: int | None = None
 ) -> Iterator[tuple[CandidatePool, Ranking]]:
-    """Each pool with its Ranking, in order; only as many pools are held at once as batch well together.
+    """Yields each pool with its Ranking, in order, holding only as many pools at once as batch well together.
 
-    An error that `pools` raises passes through after every pool before it has come out. Raises as `Reranker.rerank` does.
+    An error raised by `pools` is raised after the pools before it have been yielded. Raises like `Reranker.rerank`.
     """
-    check_top_k(top_k)
+    check_count("top_k", top_k)
     source, failure, more = iter(pools), None, True
     window: deque[tuple[CandidatePool, Future[Scored], int]] = deque()
     pairs = characters = 0
@@ -43,7 +42,7 @@ def rerank_pools(
                     pairs, characters = pairs + len(pool.documents), characters + size
             except StopIteration:
                 more = False
-            except Exception as error:  # noqa: BLE001 - raised again behind the pools before it
+            except Exception as error:  # noqa: BLE001 - raised again after the pools before it
                 more, failure = False, error
             while window and (not more or pairs >= WINDOW_PAIRS or characters >= WINDOW_CHARACTERS):
                 pool, answer, size = window[0]

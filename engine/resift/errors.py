@@ -1,30 +1,30 @@
 """What can go wrong, as one tree:
 
     ResiftError
-    ├── ArtifactError          an artifact is missing, damaged, newer than this resift, or does not fit together
+    ├── ArtifactError          an artifact is missing, damaged, newer than this resift, or inconsistent
     ├── InputError             a query, document, pool or setting that cannot be used (also a ValueError)
     ├── ProviderError          the execution provider asked for cannot run this artifact here
-    ├── InferenceError         onnxruntime failed while it ran a batch
-    ├── LogitsError            the model answered with NaN or infinity
-    ├── OverloadedError        too much is waiting already
+    ├── InferenceError         onnxruntime failed while running a batch
+    ├── LogitsError            the model returned NaN or infinity
+    ├── OverloadedError        too much work is waiting already
     ├── ClosedError            the Reranker was closed before this call
-    ├── OutputError            a file cannot be written, or must not be
+    ├── OutputError            a file cannot or must not be written
     ├── ExtraError             an optional part of resift is not installed (also an ImportError)
     ├── ExportError            a checkpoint cannot be loaded, traced or written
-    └── ParityError            an artifact does not rank as its checkpoint does
+    └── ParityError            an artifact does not rank like its checkpoint
 
-A value of the wrong type is a plain TypeError. Every message says what was found, what was expected and the mend.
+A value of the wrong type is a plain TypeError. Every message says what was found, what was expected and how to fix it.
 """
 
 from __future__ import annotations
 
 
 class ResiftError(Exception):
-    """The base of every error resift raises itself."""
+    """Base class of all errors that resift defines."""
 
 
 class ArtifactError(ResiftError):
-    """An artifact is missing, damaged, newer than this resift, or does not fit together."""
+    """An artifact is missing, damaged, newer than this resift, or inconsistent."""
 
 
 class InputError(ResiftError, ValueError):
@@ -36,15 +36,15 @@ class ProviderError(ResiftError):
 
 
 class InferenceError(ResiftError):
-    """onnxruntime failed while it ran a batch: no memory was left, or the graph does not fit its inputs."""
+    """onnxruntime failed while running a batch: out of memory, or the graph does not accept its inputs."""
 
 
 class OverloadedError(ResiftError):
-    """Too much is waiting already; try again later."""
+    """Too much work is waiting already; try again later."""
 
 
 class LogitsError(ResiftError):
-    """The model answered with NaN or infinity, so there is nothing to rank on."""
+    """The model returned NaN or infinity, so there is nothing to rank on."""
 
 
 class ClosedError(ResiftError):
@@ -52,11 +52,11 @@ class ClosedError(ResiftError):
 
 
 class OutputError(ResiftError):
-    """A file cannot be written, or must not be, as it holds something else."""
+    """A file cannot be written, or must not be, because it holds something else."""
 
 
 class ExtraError(ResiftError, ImportError):
-    """An optional part of resift is needed and not installed."""
+    """An optional part of resift is needed but not installed."""
 
 
 class ExportError(ResiftError):
@@ -64,4 +64,4 @@ class ExportError(ResiftError):
 
 
 class ParityError(ResiftError):
-    """An artifact does not rank as its checkpoint does, within the stated bounds."""
+    """An artifact does not rank like its checkpoint, within the stated bounds."""

@@ -2,7 +2,7 @@
 
 The file is a serialized ModelProto. Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, the encoding
 is that of https://protobuf.dev/programming-guides/encoding/. Where a protobuf library would merge repeated parts of a message or
-take the last of several values, every part is checked, and what no ONNX writer produces is refused rather than interpreted.
+take the last of several values, every part is checked; what no ONNX writer produces is refused rather than interpreted.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FIELD_LIMIT = 200_000
-"""Fields read of one file, so that a hostile one is refused within a second. The embedded graph has 5,299."""
+"""Most fields read from one file, so that a hostile file is refused within a second. The embedded graph has 5,299."""
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 CONTRIB = "com.microsoft"
 CONTRIB_OPERATORS = frozenset({"MatMulIntegerToFloat", "MultiHeadAttention"})
-"""Those that `resift export` emits. Others of that domain hold graphs, name files of execution providers, or call Python."""
+"""Those that `resift export` emits. Others in this domain hold graphs, name files of execution providers, or call Python."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 LONGEST_VARINT = 10
 STRING = 8
-"""TensorProto.DataType: for texts, onnxruntime takes memory by the declared shape, whatever the file holds."""
+"""TensorProto.DataType of strings, for which onnxruntime allocates memory by the declared shape, whatever the file holds."""
 ORT_FORMAT = b"ORTM"
-"""At byte 4 of onnxruntime's own format, which it tells from ONNX by this alone (a FlatBuffers file identifier)."""
+"""FlatBuffers file identifier at byte 4, the only mark by which onnxruntime tells its own format from ONNX."""
 
 
 def check_graph(content: bytes, where: str) -> None:
     """Raises ArtifactError unless `content` is an ONNX file whose graph is a plain sequence of operators with its weights inside.
 
-    Refused are tensors in other files, sparse tensors and tensors of texts (few bytes can declare terabytes), graphs within nodes
-    (Loop, If, Scan, SequenceMap), local functions, training graphs, operators of other domains than ONNX's, those of com.microsoft
-    that `resift export` does not emit, and onnxruntime's own file format. `where` names the file in messages.
+    It refuses tensors in other files, sparse tensors and string tensors (a few bytes can declare terabytes), subgraphs in nodes
+    (Loop, If, Scan, SequenceMap), local functions, training graphs, operators outside the domains of ONNX and com.microsoft, those
+    of com.microsoft that `resift export` does not emit, and onnxruntime's own file format. `where` names the file in messages.
     """
     walk = _Walk(where)
     if content[4:8] == ORT_FORMAT:
@@ -44,7 +44,7 @@ def check_graph(content: bytes, where: str) -> None:
 
 
 class _Walk:
-    """One walk over one file: a method a message type."""
+    """One walk over one file, with a method for each message type."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -52,8 +52,8 @@ class _Walk:
 
     def refuse(self, found: str) -> NoReturn:
         raise ArtifactError(
-            f"{self._where} {found}; expected a plain graph that holds its weights itself, as `resift export` writes it: "
-            "export its checkpoint again"
+            f"{self._where} {found}; expected a plain graph with its weights inside, as `resift export` writes it: "
+            "export the checkpoint again"
         )
 
     def model(self, message: memoryview) -> None:
@@ -84,14 +84,14 @@ class _Walk:
             elif number == 5:
                 self._attribute(self._bytes(value))
         if domain not in ONNX_DOMAINS and not (domain == CONTRIB and operator in CONTRIB_OPERATORS):
-            self.refuse(f"has the operator {operator[:100]!r} of the domain {domain[:100]!r}, which is not ONNX's")
+            self.refuse(f"has the operator {operator[:100]!r} of the domain {domain[:100]!r}, which resift does not run")
 
     def _attribute(self, message: memoryview) -> None:
         for number, value in self._fields(message):
             if number in {5, 10}:
                 self._tensor(self._bytes(value))
             elif number in {6, 11}:
-                self.refuse("has control flow: a node that holds a graph, as Loop and If do")
+                self.refuse("has control flow: a node that holds a graph, such as Loop or If")
             elif number in {22, 23}:
                 self.refuse("holds a sparse tensor")
 
@@ -99,12 +99,12 @@ class _Walk:
         for number, value in self._fields(message):
             if number == 13 or (number == 14 and value != 0):
                 self.refuse("reads weights from another file")
-            # Libraries keep 32 bits of this number.
+            # Protobuf libraries keep 32 bits of this number.
             if number == 2 and isinstance(value, int) and value % (1 << 32) == STRING:
-                self.refuse("holds a tensor of texts")
+                self.refuse("holds a string tensor")
 
     def _fields(self, message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-        """Numbers and values of a message's fields: whole numbers, or the bytes of a string or an inner message."""
+        """Numbers and values of a message's fields: integers, or the bytes of a string or an inner message."""
         at, end = 0, len(message)
         while at < end:
             self._fields_left -= 1
@@ -124,13 +124,13 @@ class _Walk:
                 value = int.from_bytes(message[start:at], "little")
             else:
                 self._refuse_encoding()
-            # Libraries keep 32 bits of a tag: a longer one would be another field to them.
+            # Protobuf libraries keep 32 bits of a tag: they would read a longer one as another field.
             if at > end or not 8 <= tag < 1 << 32:
                 self._refuse_encoding()
             yield tag >> 3, value
 
     def _varint(self, message: memoryview, at: int) -> tuple[int, int]:
-        """The number that begins at `at`, and where it ends."""
+        """The varint that starts at `at`, and where it ends."""
         value = shift = 0
         for byte in message[at : at + LONGEST_VARINT]:
             value |= (byte & 0x7F) << shift
@@ -150,4 +150,4 @@ class _Walk:
         return bytes(self._bytes(value)).decode(errors="replace")
 
     def _refuse_encoding(self) -> NoReturn:
-        self.refuse("is not an ONNX file, or a damaged one")
+        self.refuse("is not an ONNX file, or is damaged")

@@ -1,4 +1,4 @@
-"""What callers hand in: checked, and read once, by position, into lists of our own."""
+"""Inputs: what callers pass in, checked and read once, by position, into new lists."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Pair = tuple[str, str]
 
 
 def pool_pairs(query: str, documents: Sequence[str]) -> list[Pair]:
-    """Every document with its query. Raises TypeError that names what is not a str."""
+    """Each document paired with the query. Raises TypeError that names what is not a str."""
     if not isinstance(query, str):
         raise TypeError(f"query is {type(query).__name__}; expected str")
     return [(query, document) for document in _texts(documents, "documents")]
 
 
 def read_pools(queries: Sequence[str], pools: Sequence[Sequence[str]]) -> list[list[Pair]]:
-    """The pairs of each query and its pool. Raises TypeError as `pool_pairs` does, InputError if there are not as many of both."""
+    """The pairs of each query and its pool. Raises TypeError like `pool_pairs`, and InputError if their numbers differ."""
     asked, given = _texts(queries, "queries"), _column(pools, "pools", "lists of str")
     if len(asked) != len(given):
         raise InputError(f"{len(asked)} queries and {len(given)} pools; expected one pool for each query")
@@ -56,7 +56,7 @@ def _texts(texts: Sequence[str], name: str) -> list[str]:
 def _column(values: Sequence[Any], name: str, of: str) -> list[Any]:
     """An ordered container of one dimension as a list.
 
-    It is iterated, not indexed: a pandas Series answers [0] by its index, which need not begin at 0.
+    It is iterated, not indexed: a pandas Series looks [0] up in its index, which need not start at 0.
     """
     refused = isinstance(values, str | bytes | bytearray | Mapping | AbstractSet)
     if refused or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
@@ -67,11 +67,11 @@ def _column(values: Sequence[Any], name: str, of: str) -> list[Any]:
     return list(values)
 
 
-def check_top_k(top_k: int | None) -> None:
-    """Raises TypeError unless it is an int or None, InputError below 1."""
-    if top_k is None:
+def check_count(name: str, value: object) -> None:
+    """Raises TypeError unless `value` is an int or None, and InputError if it is below 1. `name` is the parameter's."""
+    if value is None:
         return
-    if not isinstance(top_k, int) or isinstance(top_k, bool):
-        raise TypeError(f"top_k is {type(top_k).__name__}; expected an int or None")
-    if top_k < 1:
-        raise InputError(f"top_k is {top_k}; expected 1 or more, or None for all")
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is {type(value).__name__}; expected an int or None")
+    if value < 1:
+        raise InputError(f"{name} is {value}; expected 1 or more, or None for all")

@@ -1,4 +1,4 @@
-"""A job: one file of pools ranked into another, which resumes."""
+"""Job: ranks one file of pools into another, and resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 
 from resift.collection import rerank_pools
 from resift.errors import InputError
+from resift.inputs import check_count
 from resift.journal import Journal
 from resift.outfiles import OutFiles, writing
 from resift.pools import CandidatePool, Lines, decode_pool
@@ -23,26 +24,26 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Told of every pool that is written."""
+    """Called after each pool that is written."""
 
     def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
-        """`pools` and `pairs` so far in this run, `share` of the input read, where known."""
+        """`pools` and `pairs` so far in this run; `share` of the input read, None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One file of pools to rank into another. Raises InputError or TypeError for a field that cannot be."""
+    """One file of pools to rank into another. Raises InputError or TypeError for an invalid field."""
 
     source: str
-    """JSON Lines of pools, .gz by name, - for standard input"""
+    """JSON Lines of pools, gzip if it ends in .gz, - for standard input"""
     out: Path
-    """written as a whole: until then its lines are in OUT.partial, from which the same job resumes; a symbolic link stays and
+    """appears when complete: until then its lines are in OUT.partial, from which the same job resumes; if it is a symbolic link,
     its target is written"""
     format: Literal["jsonl", "trec"] = "jsonl"
     top_k: int | None = None
-    """results of a pool that are kept, 1 or more; None for all"""
+    """results kept of each pool, 1 or more; None: all"""
     max_candidates: int | None = None
-    """candidates of a pool beyond this number, 1 or more, are left out; None for none"""
+    """candidates read of each pool, 1 or more; None: all"""
     on_error: Literal["stop", "skip"] = "stop"
     """skip: bad lines go to OUT.errors.jsonl with the reason"""
 
@@ -50,36 +51,26 @@ class Job:
         if not isinstance(self.source, str) or not isinstance(self.out, Path):
             raise TypeError(f"source is {type(self.source).__name__} and out {type(self.out).__name__}; expected str and Path")
         if "\0" in self.source or "\0" in str(self.out) or str(self.out) == "-":
-            raise InputError(f"the job is to rank {self.source!r} into {str(self.out)!r}; expected the names of files")
+            raise InputError(f"source is {self.source!r} and out {str(self.out)!r}; expected file names")
         for name, allowed in (("format", ("jsonl", "trec")), ("on_error", ("stop", "skip"))):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(allowed)}")
         for name in ("top_k", "max_candidates"):
-            _check_count(name, getattr(self, name))
+            check_count(name, getattr(self, name))
 
     @property
     def errors(self) -> Path:
-        """Where bad lines are when OUT is whole."""
+        """The file of bad lines, in place once OUT is complete."""
         return OutFiles.of(self.out).errors
 
 
-def _check_count(name: str, value: object) -> None:
-    if value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is {type(value).__name__}; expected an int or None")
-    if value < 1:
-        raise InputError(f"{name} is {value}; expected 1 or more, or None for all")
-
-
 def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progress: Progress | None = None) -> int:
-    """Ranks every pool of a file and returns how many lines were skipped.
+    """Ranks every pool of a file and returns the number of lines skipped.
 
-    After an interruption of any kind, a killed process included, the same call goes on behind the last pool that is whole.
-    With `overwrite`, an earlier OUT stays until the new one is whole, and what was done for another job or input is dropped.
-    Raises InputError that names a bad line or says why the input cannot be read, and OutputError if OUT is there or cannot be
-    a file of its own, if a file cannot be written, if another process is at it, or if another job or input was begun;
-    a call that is refused changes nothing.
+    After any interruption, even a kill, the same call resumes after the last complete pool. With `overwrite`, an earlier OUT
+    stays until the new one is complete, and work on another job or input is dropped. Raises InputError that names a bad line or
+    says why the input cannot be read. Raises OutputError if OUT exists or cannot be a file of its own, if a file cannot be
+    written, if another process is writing it, or if another job or input was started there. A refused call changes nothing.
     """
     files = OutFiles.of(job.out)
     files.check(job.source)
@@ -103,7 +94,7 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
 
 
 def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
-    """What the lines of OUT depend on beside the pools."""
+    """What the lines of OUT depend on besides the pools."""
     return {
         "model": reranker.artifact.fingerprint(),
         "precision": reranker.precision,
@@ -116,9 +107,9 @@ def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
 
 
 class _Reader:
-    """The good pools of a file; a bad line stops it, or is noted and skipped.
+    """The valid pools of a file; a bad line raises, or is recorded and skipped.
 
-    A job that resumes reads its input from the beginning, and so every run notes all the bad lines anew.
+    A resumed job reads its input from the beginning, so every run records all bad lines anew.
     """
 
     def __init__(self, job: Job, files: OutFiles) -> None:
@@ -169,4 +160,4 @@ def _encode(job: Job, pool: CandidatePool, ranking: Ranking) -> bytes:
 def _check_trec(pool: CandidatePool, where: str) -> None:
     names = [pool.qid, *(fields.get("docid") for fields in pool.fields)]
     if len(names) != len(pool.documents) + 1 or any(name is None or len(str(name).split()) != 1 for name in names):
-        raise InputError(f"{where}: a TREC run needs a 'qid', and a 'docid' for every candidate, without spaces")
+        raise InputError(f"{where}: a TREC run needs a 'qid' and a 'docid' for every candidate, without spaces")

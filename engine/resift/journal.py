@@ -1,4 +1,4 @@
-"""The journal of a job: which job it is and which pools are done, so that it goes on where it was."""
+"""Journal: which job it is and which pools are done, so that the job can resume."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ if TYPE_CHECKING:
 MAGIC = b'{"resift_job":1,'
 DONE = b'["done"]\n'
 LINE_LIMIT = 1 << 12
-"""Bytes of a journal's line."""
+"""Most bytes of a line of the journal."""
 BLOCK = 1 << 20
-"""Bytes of the partial file that are read at once."""
+"""Bytes of the partial file read at once."""
 DIGEST_BYTES = 12
 
 
 class Entry(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """A pool that is done."""
+    """A finished pool."""
 
     digest: str
     """BLAKE2b of the pool, hexadecimal"""
     size: Annotated[int, msgspec.Meta(ge=0)]
-    """bytes it takes in the partial file"""
+    """bytes of its lines in the partial file"""
     checksum: int
     """CRC-32 of those bytes"""
 
 
 class Journal:
-    """OUT.job.jsonl: the job in the first line, an Entry a line for every pool, a last line when all are done.
+    """OUT.job.jsonl: the job in the first line, an Entry in a line for each pool, and a last line when all are done.
 
-    Whoever has a Journal open holds the job's lock. A pool's entry is written before its bytes, both at once (no buffer), so that
-    a process killed at any byte leaves a partial file that is a beginning of what the journal tells: what is not whole on either
-    side is cut off and ranked again. Nothing waits for the disk before the job is done, so a power cut may cost the pools
-    of the last seconds: where bytes were lost or came out as zeros, everything from there is cut off and ranked again.
+    An open Journal holds the job's lock. A pool's entry is written just before its lines, both unbuffered, so after a kill at
+    any byte the partial file is a prefix of what the journal describes: an incomplete entry or pool is cut off and ranked again.
+    Nothing is synced to disk before the job is done, so a power cut may cost the pools of the last seconds: from the first byte
+    that was lost or zeroed, everything is cut off and ranked again.
 
     A file beside OUT belongs to a job only if the journal has a first line; otherwise it is the user's and is never touched.
-    Leaving before a pool is done leaves nothing behind.
+    Leaving before the first pool is done leaves no files behind.
     """
 
     def __init__(self, files: OutFiles) -> None:
-        """Takes the lock. Raises OutputError if another process has it, or the file is no journal."""
+        """Takes the lock. Raises OutputError if another process holds it, or the file is not a journal."""
         self.files = files
         with writing(files.journal):
             self._file = lock.hold(files.journal)
@@ -65,7 +65,7 @@ class Journal:
         try:
             self._job, self._begin = self._read_job()
             self.was_done = self._ends_with_done()
-            """whether an earlier run was interrupted behind the last pool"""
+            """whether an earlier run was interrupted after the last pool"""
         except BaseException:
             self._file.close()
             raise
@@ -89,17 +89,17 @@ class Journal:
 
     @property
     def is_whole(self) -> bool:
-        """Whether an earlier run got so far that what it ranked is in OUT or in the packed file, as a whole."""
+        """Whether an earlier run finished ranking and its complete result is in OUT or in the packed file."""
         return self.was_done and not self.files.partial.exists() and (self.files.packed.exists() or self.files.out.exists())
 
     def resume(self, job: dict[str, Any], pools: Iterator[CandidatePool], *, overwrite: bool) -> Iterator[CandidatePool]:
-        """Begins, or passes over the pools that are done; returns the others.
+        """Starts the job, or skips the pools that are done; returns the others.
 
-        With `overwrite`, what was done for another job or for another input is dropped; without, it raises OutputError.
+        With `overwrite`, work on another job or input is dropped; without, it raises OutputError.
         """
         if self._job is None:
             if found := [path for path in self.files.work if size_of(path)]:
-                raise OutputError(f"{found[0]} is there without the journal of its job: move it away, or choose another OUT")
+                raise OutputError(f"{found[0]} exists without the journal of its job: move it away, or choose another OUT")
             self._start(job)
         elif (self._is_blank() and not self.was_done) or (overwrite and (self._job != job or self.is_whole)):
             self._start(job)
@@ -115,7 +115,7 @@ class Journal:
 
     def add(self, pool: CandidatePool, lines: bytes) -> None:
         """Writes a pool's lines of OUT."""
-        assert self._partial, "resume comes first"
+        assert self._partial, "call resume first"
         entry = msgspec.json.encode(Entry(_digest(pool), len(lines), zlib.crc32(lines))) + b"\n"
         with writing(self.files.journal):
             _write(self._file, entry)
@@ -123,9 +123,9 @@ class Journal:
             _write(self._partial, lines)
 
     def finish(self, *, overwrite: bool) -> None:
-        """Notes that all is done, puts OUT in its place and deletes the journal.
+        """Records that all pools are done, moves OUT into place and deletes the journal.
 
-        Raises OutputError if, without `overwrite`, there is an OUT by now, or somebody has deleted the job's files.
+        Raises OutputError if the job's files were deleted meanwhile or, without `overwrite`, OUT was created meanwhile.
         """
         if self._partial:
             for file, path in ((self._file, self.files.journal), (self._partial, self.files.partial)):
@@ -143,7 +143,7 @@ class Journal:
         self._delete()
 
     def _read_job(self) -> tuple[dict[str, Any] | None, int]:
-        """The first line and where it ends; None where its writing was cut short."""
+        """The job in the first line, and where that line ends; None and 0 if it was not written completely."""
         with writing(self.files.journal):
             self._file.seek(0)
             head = self._file.read(LINE_LIMIT)
@@ -167,13 +167,13 @@ class Journal:
         return self._file.read() == b"\n" + DONE
 
     def _is_blank(self) -> bool:
-        """Whether no pool is done. A partial file without an entry was not written by this job, so that is not blank."""
+        """Whether no pool is done. A partial file without an entry was not written by this job, and so does not count as blank."""
         size = size_of(self.files.partial)
         _, first = next(self._entries(), (0, None))
         return size < first.size if first else not size
 
     def _entries(self) -> Iterator[tuple[int, Entry]]:
-        """Where each entry ends, and the entry; up to the first that is not whole."""
+        """The end offset of each entry, and the entry, up to the first incomplete one."""
         if self._job is None:
             return
         with opened(self.files.journal) as file:
@@ -187,7 +187,7 @@ class Journal:
                 yield end, entry
 
     def _start(self, job: dict[str, Any]) -> None:
-        """The files of an earlier job go while the journal's first line still claims them."""
+        """Starts anew. The files of an earlier job are deleted while the journal's first line still claims them."""
         with writing(self.files.journal):
             self._file.truncate(self._begin)
         self.was_done = False
@@ -203,15 +203,16 @@ class Journal:
                 path.unlink(missing_ok=True)
 
     def _check_same(self, job: dict[str, Any]) -> None:
-        begun = self._job or {}
-        if changed := [f"{name} was {begun.get(name)}, now {value}" for name, value in job.items() if begun.get(name) != value]:
+        started = self._job or {}
+        changed = [f"{name} was {started.get(name)}, now {value}" for name, value in job.items() if started.get(name) != value]
+        if changed:
             raise OutputError(
-                f"{self.files.partial} was begun by another job ({'; '.join(changed)}); "
-                "repeat that command to go on with it, or say --overwrite to begin anew"
+                f"{self.files.partial} was started by another job ({'; '.join(changed)}); "
+                "repeat that command to resume it, or use --overwrite to start over"
             )
 
     def _pass_over(self, pools: Iterator[CandidatePool], *, overwrite: bool) -> Iterator[CandidatePool]:
-        """Passes over the pools that are done, cuts off what is not whole or not of this input, and returns the other pools."""
+        """Skips the pools that are done, cuts off what is incomplete or not of this input, and returns the other pools."""
         if self._is_foreign() and not overwrite:
             raise self._foreign(self.files.partial)
         entries = self._entries()
@@ -238,7 +239,7 @@ class Journal:
         return rest
 
     def _check_whole(self, pools: Iterator[CandidatePool]) -> None:
-        """Raises OutputError unless `pools` are those of the entries, and OUT, or what is to become it, holds their bytes."""
+        """Raises OutputError unless `pools` match the entries and OUT, or the packed file, holds their bytes."""
         ready = self.files.packed if self.files.packed.exists() else self.files.out
         try:
             with gzip.open(ready) if self.files.out.suffix == ".gz" else ready.open("rb") as file:
@@ -255,18 +256,18 @@ class Journal:
             raise self._foreign(ready) from error
 
     def _is_foreign(self) -> bool:
-        """Whether the partial file does not even begin as the journal tells."""
+        """Whether the partial file does not even begin with the journal's first pool."""
         with opened(self.files.partial) as partial:
             _, first = next(self._entries(), (0, None))
             return not self._is_blank() and not (first and _is_next(partial, first))
 
     def _foreign(self, path: Path) -> OutputError:
-        return OutputError(f"{path} is not what a job of this resift wrote there: move it away, or choose another OUT")
+        return OutputError(f"{path} does not hold what a job of this resift wrote: move it away, or choose another OUT")
 
     def _changed(self, how: str) -> OutputError:
         return OutputError(
-            f"the input has changed since {self.files.journal} was begun: {how}; "
-            "repeat the command with that input, or say --overwrite to rank what has changed and all behind it"
+            f"the input has changed since {self.files.journal} was started: {how}; "
+            "repeat the command with the old input, or use --overwrite to rank the changed pool and all after it again"
         )
 
     def _delete(self) -> None:
@@ -280,7 +281,7 @@ def _digest(pool: CandidatePool) -> str:
 
 
 def _is_next(file: BufferedIOBase, entry: Entry) -> bool:
-    """Whether the entry's bytes are next in the file; reads them."""
+    """Reads the entry's bytes from the file and returns whether they match."""
     left, checksum = entry.size, 0
     while left:
         block = file.read(min(left, BLOCK))
@@ -292,7 +293,7 @@ def _is_next(file: BufferedIOBase, entry: Entry) -> bool:
 
 
 def _write(file: FileIO, content: bytes) -> int:
-    """Writes all of it, however little the system takes at a time, and returns its length."""
+    """Writes all of `content`, in several writes if need be, and returns its length."""
     left = memoryview(content)
     while left:
         left = left[file.write(left) :]

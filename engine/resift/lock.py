@@ -1,9 +1,10 @@
-"""A file that one process at a time may hold."""
+"""Lock: a file that one process at a time can hold."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from resift.errors import OutputError
@@ -17,8 +18,8 @@ if sys.platform == "win32":
     import msvcrt
 
     BEYOND = (1 << 31) - 1
-    """The byte that is locked: Windows lets nobody read what is locked, and the content is to stay readable. The C runtime's
-    positions have 31 bits."""
+    """The byte that is locked: Windows makes locked bytes unreadable, so it lies beyond the content. The C runtime's positions have
+    31 bits."""
 
     def _lock(file: FileIO) -> None:
         file.seek(BEYOND)
@@ -31,11 +32,11 @@ else:
 
 
 def hold(path: Path) -> FileIO:
-    """Opens `path` to read and append, creates it if it is missing, and locks it until it is closed or the process ends.
+    """Opens `path` for reading and appending, creating it if missing, and locks it until it is closed or the process ends.
 
-    The holder may delete the file while it holds it: a process that had opened it meanwhile finds another file, or none, under
-    the path and begins again with that. Raises OutputError if another process holds it or the file system has no locks, and
-    OSError if it cannot be opened.
+    The holder may delete the file while holding it: a process that opened it in the meantime notices that `path` names another
+    file, or none, and starts over. Raises OutputError if another process holds the file or the file system has no locks, and
+    OSError if the file cannot be opened.
     """
     while True:
         file = path.open("a+b", buffering=0)
@@ -51,18 +52,16 @@ def hold(path: Path) -> FileIO:
         except OSError as error:
             _forget(file, path)
             raise OutputError(
-                f"{path} cannot be locked ({error.strerror}): nothing would keep two runs apart; "
-                "choose an OUT on a file system that has locks"
+                f"{path} cannot be locked ({error.strerror}), so two runs could write OUT at once; "
+                "choose an OUT on a file system that supports locks"
             ) from error
         file.close()
 
 
 def delete(file: FileIO, path: Path) -> None:
-    """Deletes the file that is held, unless `path` is another file by now, and lets go of it."""
+    """Deletes the held file, unless `path` names another file by now, and releases the lock."""
     is_own = is_at(file, path)
-    if sys.platform == "win32":  # which deletes no open file; if another process has opened it since, it stays for that one
-        from contextlib import suppress
-
+    if sys.platform == "win32":  # an open file cannot be deleted there: it stays if another process has opened it meanwhile
         file.close()
         with suppress(PermissionError):
             if is_own:
@@ -74,7 +73,7 @@ def delete(file: FileIO, path: Path) -> None:
 
 
 def is_at(file: FileIO, path: Path) -> bool:
-    """Whether `path` still is the file that is open."""
+    """Whether `path` still names the open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat(follow_symlinks=False))
     except FileNotFoundError:
@@ -82,7 +81,7 @@ def is_at(file: FileIO, path: Path) -> bool:
 
 
 def _forget(file: FileIO, path: Path) -> None:
-    """Where nobody can lock it, an empty file is what this process has just created."""
+    """Closes a file that cannot be locked and deletes it if it is empty, as this process has then just created it."""
     is_empty = not os.fstat(file.fileno()).st_size
     file.close()
     if is_empty:

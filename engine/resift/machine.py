@@ -1,4 +1,4 @@
-"""What this machine offers this process: cores it may keep busy and the instructions they know."""
+"""Machine: the cores this process may use, and their instruction sets."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ INSTRUCTION_SETS = frozenset({"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx
 
 
 def usable_cores() -> int:
-    """Physical cores that this process may keep busy: within its affinity and its cgroup's quota, at least 1.
+    """Physical cores that this process may use, within its affinity and its cgroup's quota; at least 1.
 
-    Two hardware threads of one core share its multipliers, so a second one adds nothing to a matrix product.
+    The hardware threads of a core share its multipliers, so a second one does not speed up a matrix product.
     """
     return max(1, math.ceil(min(physical_cores(affinity()), cgroup_quota())))
 
@@ -29,7 +29,7 @@ def affinity() -> frozenset[int]:
 
 
 def physical_cores(processors: frozenset[int], system: Path = SYSTEM) -> int:
-    """Cores that `processors` belong to; each processor counts as one where the system does not tell."""
+    """Number of cores that `processors` belong to; each processor counts as a core where the system does not say."""
     cores = set()
     for number in processors:
         try:
@@ -40,10 +40,10 @@ def physical_cores(processors: frozenset[int], system: Path = SYSTEM) -> int:
 
 
 def cgroup_quota(membership: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> float:
-    """Processors' worth of time that the container may use, infinite without a limit.
+    """CPUs' worth of time that the container may use; infinite without a limit.
 
     Reads cpu.max (version 2: https://docs.kernel.org/admin-guide/cgroup-v2.html) or cpu.cfs_quota_us (version 1) of the
-    process's group and of every group above it: the tightest limit holds.
+    process's group and of every group above it; the tightest limit applies.
     """
     try:
         lines = membership.read_text().splitlines()
@@ -56,7 +56,7 @@ def cgroup_quota(membership: Path = Path("/proc/self/cgroup"), root: Path = CGRO
             continue
         base = root if not controllers else root / "cpu"
         group = base / path.lstrip("/")
-        # Within a container the path is often the host's and the group's files lie at the root.
+        # Inside a container the path is often the host's, and the group's files are at the root.
         for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(base))):
             quota = min(quota, _limit(folder))
     return quota
@@ -76,7 +76,7 @@ def _limit(folder: Path) -> float:
 
 @functools.cache
 def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Those of INSTRUCTION_SETS that this processor has; empty where the system does not tell."""
+    """Those of INSTRUCTION_SETS that this processor has; empty where the system does not say."""
     try:
         text = cpuinfo.read_text()
     except OSError:

@@ -25,11 +25,11 @@ CARD = "README.md"
 Activation = Literal["identity", "sigmoid"]
 Relevance = Literal["logit", "log-odds"]
 RELEVANCE: dict[int, Relevance] = {1: "logit", 2: "log-odds"}
-"""What pairs are ranked on, by the number of labels."""
+"""What pairs are ranked on, by number of labels."""
 Role = Literal["full", "first-look"]
 Input = Literal["input_ids", "token_type_ids"]
 INPUTS: tuple[Input, ...] = ("input_ids", "token_type_ids")
-"""All that a graph may read: token ids, and the segment ids that some models tell query and document apart by."""
+"""All inputs a graph may read: token ids, and segment ids, by which some models tell query and document apart."""
 OUTPUT: Literal["logits"] = "logits"
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -55,7 +55,7 @@ class FileEntry(Strict, frozen=True):
 
 
 class Model(Strict, frozen=True):
-    """What the checkpoint was."""
+    """The checkpoint it was made from."""
 
     id: str
     """its hub id, or its folder's name"""
@@ -65,18 +65,18 @@ class Model(Strict, frozen=True):
 
 
 class Pair(Strict, frozen=True):
-    """How two texts become one row."""
+    """How two texts are joined into one row."""
 
     template: list[str]
     """token:segment around an empty query and an empty document"""
     vocabulary: Positive
-    """token ids the model has embeddings for"""
+    """number of token ids the model has embeddings for"""
     max_length: Positive
     """tokens, special tokens included"""
 
 
 class Signature(Strict, frozen=True):
-    """What a graph reads and answers: names and types by which it is traced, fed and, when loaded, checked."""
+    """What a graph reads and returns: the names and types by which it is traced, fed and checked at load."""
 
     inputs: dict[Input, Literal["int64"]]
     """the type of each input, [b, width]"""
@@ -86,21 +86,21 @@ class Signature(Strict, frozen=True):
 
     def __post_init__(self) -> None:
         if "input_ids" not in self.inputs or OUTPUT not in self.outputs:
-            raise ValueError(f"a graph reads {list(self.inputs)} and answers {list(self.outputs)}; expected input_ids and {OUTPUT}")
+            raise ValueError(f"a graph reads {list(self.inputs)} and returns {list(self.outputs)}; expected input_ids and {OUTPUT}")
 
     @classmethod
     def of(cls, *, labels: int, segment_ids: bool) -> Self:
-        """The signature of a graph with so many labels, which reads segment ids or none."""
+        """The signature of a graph with `labels` labels that reads segment ids or does not."""
         names = INPUTS if segment_ids else INPUTS[:1]
         return cls(inputs=dict.fromkeys(names, "int64"), outputs={OUTPUT: "float32"}, labels=labels)
 
     @property
     def segment_ids(self) -> bool:
-        """Whether the graph reads them."""
+        """Whether the graph reads segment ids."""
         return "token_type_ids" in self.inputs
 
     def feed(self, given: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-        """Those of the `given` inputs, int64[b, width] each, that the graph reads."""
+        """The `given` inputs, int64[b, width] each, that the graph reads."""
         return {name: given[name] for name in self.inputs}
 
 
@@ -108,10 +108,10 @@ class Variant(Strict, frozen=True):
     """A graph at one precision for some instruction sets."""
 
     file: GraphFile
-    """variants may share one, to name alternatives such as avx512_vnni or avx_vnni"""
+    """variants may share a file, to name alternatives such as avx512_vnni or avx_vnni"""
     precision: Precision
     instruction_sets: list[str]
-    """all of which the machine must have; empty: safe everywhere"""
+    """the machine must have all of them; empty: runs everywhere"""
 
 
 class Graph(Strict, frozen=True):
@@ -122,19 +122,20 @@ class Graph(Strict, frozen=True):
     """full: what the ranking means; first-look: a cheaper model of the same tokenizer that decides who is read in full"""
     layers: Positive
     operations: Annotated[int, msgspec.Meta(ge=1)]
-    """a token: multiplications and additions of its products with constant weights, whatever their precision"""
+    """per token: multiplications and additions in products with constant weights, whatever their precision"""
     signature: Signature
     relevance: Relevance
-    """what of the logits pairs are ranked on"""
+    """how logits become what pairs are ranked on"""
     activation: Activation
     """from relevance to score"""
     variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]
     """best first"""
 
     def __post_init__(self) -> None:
-        if self.relevance != (expected := RELEVANCE[self.signature.labels]):
+        expected = RELEVANCE[self.signature.labels]
+        if self.relevance != expected:
             raise ValueError(
-                f"graph {self.name} ranks on the {self.relevance}; expected the {expected} of {self.signature.labels} labels"
+                f"graph {self.name} ranks on {self.relevance}; expected {expected}, as its labels number {self.signature.labels}"
             )
 
 
@@ -147,27 +148,28 @@ class Manifest(Strict, frozen=True):
     graphs: Annotated[list[Graph], msgspec.Meta(min_length=1)]
     files: dict[FileName, FileEntry]
     recipe: dict[str, str | int | float | bool | list[str] | None]
-    """the choices of the export, for the reader"""
+    """the choices of the export, for information"""
     forced: bool
-    """whether it was written although the gate refused it"""
+    """whether it was written although it failed the gate"""
     versions: dict[str, str]
-    """of the libraries that made it"""
+    """of the libraries used at export"""
     onnxruntime: Annotated[list[Version], msgspec.Meta(min_length=2, max_length=2)]
-    """oldest and newest version it was run with; the oldest is required"""
+    """oldest and newest version it was tested with; the oldest is required"""
 
     def __post_init__(self) -> None:
         names = [graph.name for graph in self.graphs]
         if len(set(names)) < len(names):
-            raise ValueError(f"graphs are named {', '.join(names)}; expected a name of its own for each")
+            raise ValueError(f"graphs are named {', '.join(names)}; expected distinct names")
         full = [graph.name for graph in self.graphs if graph.role == "full"]
         if len(full) != 1:
-            raise ValueError(f"{len(full)} of its graphs have the role full; expected one")
+            raise ValueError(f"{len(full)} graphs have the role full; expected one")
         variants = [(graph.name, variant) for graph in self.graphs for variant in graph.variants]
-        if missing := {TOKENIZER, CERTIFICATE, *(variant.file for _, variant in variants)} - self.files.keys():
-            raise ValueError(f"it lists no {', '.join(sorted(missing))}")
+        missing = {TOKENIZER, CERTIFICATE, *(variant.file for _, variant in variants)} - self.files.keys()
+        if missing:
+            raise ValueError(f"its files lack {', '.join(sorted(missing))}")
         uses = {(variant.file, name, variant.precision) for name, variant in variants}
         if len(uses) > len({file for file, _, _ in uses}):
-            raise ValueError("two graphs or two precisions share a file; expected a file for each")
+            raise ValueError("two graphs or two precisions share a file; expected separate files")
 
     @property
     def full(self) -> Graph:
@@ -191,7 +193,7 @@ def decode_manifest(content: bytes) -> Manifest:
 
 
 def decode(content: bytes, kind: type[T], name: str) -> T:
-    """A `kind` from JSON, the content of the artifact's file `name`. Raises ArtifactError that says what is wrong with it."""
+    """A `kind` from the JSON content of the artifact's file `name`. Raises ArtifactError that says what is wrong with it."""
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""OUT and the files beside it: which they are, and what may not be one of them."""
+"""OutFiles: OUT and the files beside it, and what may not be one of them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import BufferedIOBase
 
-GO_ON = "what is done is kept: mend that and run the same command again, it goes on from there"
+GO_ON = "finished work is kept: fix this and run the same command again to resume"
 ROW_LIMIT = 1 << 16
-"""Bytes of a bad line's row that are looked at to recognize it."""
+"""Bytes read of a bad line's row to recognize it."""
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def opened(path: Path) -> BufferedIOBase:
-    """The content of a file; that of a missing one is empty. Raises OutputError if it cannot be read."""
+    """Opens a file for reading; a missing one reads as empty. Raises OutputError if it cannot be read."""
     try:
         return path.open("rb")
     except FileNotFoundError:
@@ -45,34 +45,34 @@ def opened(path: Path) -> BufferedIOBase:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; 0 for a missing one."""
+    """Size of a file in bytes; 0 if it is missing."""
     return path.stat().st_size if path.exists() else 0
 
 
 @dataclass(frozen=True, slots=True)
 class OutFiles:
-    """The paths of one OUT. If OUT is a symbolic link, they are those of its target, and the link stays."""
+    """The paths of one OUT; if it is a symbolic link, those of its target, and the link stays."""
 
     out: Path
 
     @classmethod
     def of(cls, out: Path) -> OutFiles:
-        """The files of `out`, symbolic links followed."""
+        """The files of `out`, with symbolic links followed."""
         return cls(Path(os.path.realpath(out)))
 
     @property
     def errors(self) -> Path:
-        """Bad lines of the input OUT was made from, {"line", "reason", "content"} each."""
+        """Bad lines of the input that OUT was made from, {"line", "reason", "content"} each."""
         return self._beside(".errors.jsonl")
 
     @property
     def journal(self) -> Path:
-        """The job and the pools that are done; it carries the lock."""
+        """The job and the finished pools; it carries the lock."""
         return self._beside(".job.jsonl")
 
     @property
     def partial(self) -> Path:
-        """Lines of OUT that are done, never packed."""
+        """Finished lines of OUT, never compressed."""
         return self._beside(".partial")
 
     @property
@@ -82,7 +82,7 @@ class OutFiles:
 
     @property
     def packed(self) -> Path:
-        """The partial file on its way to a .gz."""
+        """The partial file compressed, for an OUT that ends in .gz."""
         return self._beside(".packed")
 
     @property
@@ -94,9 +94,9 @@ class OutFiles:
         return self.out.with_name(self.out.name + suffix)
 
     def check(self, source: str) -> None:
-        """Looks at every path, changes nothing, and raises OutputError if one is no file of its own or is `source`."""
+        """Checks every path, changes nothing, and raises OutputError if one is not a regular file of its own, or is `source`."""
         if not self.out.name:
-            raise OutputError(f"OUT is {self.out}, a folder; expected the name of a file")
+            raise OutputError(f"OUT is {self.out}, a folder; expected a file name")
         read = _stat_of_source(source)
         for path in (self.out, self.errors, self.journal, *self.work):
             found = _stat(path)
@@ -105,31 +105,29 @@ class OutFiles:
             if not stat.S_ISREG(found.st_mode):
                 raise OutputError(f"{path} is {_kind(found.st_mode)}; expected a regular file or nothing: choose another OUT")
             if read and os.path.samestat(found, read):
-                raise OutputError(f"{path}, which this job would write, is its input {source}: choose another OUT")
+                raise OutputError(f"{path}, which this job would write, is also its input {source}: choose another OUT")
             if path not in {self.out, self.errors} and found.st_nlink > 1:
-                raise OutputError(f"{path} has a second name (a hard link), whose content would change, too: remove one of them")
+                raise OutputError(f"{path} has a second name (a hard link), whose content would change too: remove one of them")
         if not self.out.parent.is_dir():
             raise OutputError(f"{self.out.parent} is not a folder; create it, or choose another OUT")
 
     def check_absent(self, *paths: Path) -> None:
-        """Raises OutputError if one of `paths` is there."""
+        """Raises OutputError if one of `paths` exists."""
         for path in paths:
             if path.exists():
-                raise OutputError(f"{path} exists already; choose another OUT, or say --overwrite")
+                raise OutputError(f"{path} already exists; choose another OUT, or use --overwrite")
 
     def check_errors(self) -> None:
-        """Raises OutputError if OUT.errors.jsonl is there and does not begin with a bad line of a job."""
+        """Raises OutputError if OUT.errors.jsonl exists and does not begin with a bad line of a job."""
         with opened(self.errors) as file:
             row = file.readline(ROW_LIMIT)
         if row and not (row.startswith(b'{"line":') and b'"reason":' in row):
-            raise OutputError(
-                f"{self.errors} holds no bad lines of a job and would be replaced: move it away, or choose another OUT"
-            )
+            raise OutputError(f"{self.errors} would be replaced, but was not written by a job: move it away, or choose another OUT")
 
     def place(self) -> None:
-        """Puts the bad lines and OUT in their places. Interrupted anywhere, it is done again from the start.
+        """Moves the bad lines and OUT into place. If it is interrupted anywhere, it can be run again from the start.
 
-        OUT is in place if there is neither a partial nor a packed file.
+        OUT is in place once there is neither a partial nor a packed file.
         """
         with writing(self.errors):
             if self.partial_errors.exists():
@@ -146,7 +144,7 @@ class OutFiles:
                 ready.replace(self.out)
 
     def _pack(self) -> None:
-        """The partial file goes when the packed one is whole, so that what is packed is whole where there is no partial file."""
+        """Compresses the partial file, then deletes it: without a partial file, the packed one is complete."""
         try:
             with opened(self.partial) as plain, writing(self.packed), self.packed.open("wb") as raw:
                 with gzip.GzipFile(str(self.packed), "wb", fileobj=raw) as file:
@@ -167,12 +165,12 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise OutputError(f"{path.name} would be too long a name for a file: choose a shorter OUT") from error
+            raise OutputError(f"{path.name} is too long for a file name: choose a shorter OUT") from error
         raise OutputError(f"{path}: {error.strerror}; choose another OUT") from error
 
 
 def _stat_of_source(source: str) -> os.stat_result | None:
-    """None for what is not there or has no number of its own: whoever reads it says so."""
+    """None if the source is missing or has no descriptor; reading it reports that."""
     try:
         return os.fstat(sys.stdin.fileno()) if source == "-" else Path(source).stat()
     except (OSError, ValueError, AttributeError):

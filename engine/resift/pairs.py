@@ -22,40 +22,39 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 DOCUMENT_SHARE = 4
-"""A query may take all but one part in DOCUMENT_SHARE of a pair's room; what a longer one has beyond that is cut."""
-
+"""A query may take all but 1/DOCUMENT_SHARE of a pair's room; the rest of a longer one is cut."""
 SOURCE_BYTES = 1 << 28
-"""Largest tokenizer.json; those of a million tokens have some 64 MB."""
+"""Largest tokenizer.json; one with a million tokens has about 64 MB."""
 COUNTED = 100_000
-"""Characters of a text up to which all its tokens are counted."""
+"""Longest text, in characters, whose tokens are all counted."""
 LONGER = (200_000, 400_000)
-"""Characters up to which a longer text that cannot be cut at a seam is encoded whole."""
+"""Characters that are encoded of a longer text that cannot be cut at a seam."""
 PROBE = "a \uff21\ufb01 e\u0301 \u6771\u4eac \U0001f30a \ue000\uffff"
-"""Encoded at load: letters that normalizers map, and some that few vocabularies have."""
+"""Encoded at load as a test: characters that normalizers map, and some that few vocabularies have."""
 PART_CHARACTERS = 100_000
-"""`PairTokenizer.parts` yields as soon as this many characters for each usable core were encoded (0.1 s to 0.3 s), ..."""
+"""`PairTokenizer.parts` yields after this many characters per usable core (0.1 s to 0.3 s), ..."""
 PART_DOCUMENTS = 256
-"""... or this many documents."""
+"""... or after this many documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """n encoded pairs of one query, their tokens one after the other."""
+    """n encoded pairs, their tokens concatenated."""
 
     ids: NDArray[np.int32]
-    """int32[t]: token ids of all pairs, t = lengths.sum()"""
+    """int32[t]: token ids of all pairs; t = lengths.sum()"""
     segment_ids: NDArray[np.int32]
     """int32[t]: segment ids of all pairs"""
     lengths: NDArray[np.int32]
-    """int32[n]: tokens, special tokens included"""
+    """int32[n]: tokens of each pair, special tokens included"""
     tokens_cut: NDArray[np.int32]
     """int32[n]: tokens dropped at the end of the document"""
     at_least: NDArray[np.bool_]
-    """bool[n]: tokens_cut is a lower bound, as the document was too long to be counted to its end"""
+    """bool[n]: whether tokens_cut is a lower bound, as the document was too long to be counted in full"""
     query_tokens_cut: int
-    """tokens dropped at the end of the query; of one of more than COUNTED characters a lower bound"""
+    """tokens dropped at the end of the query; a lower bound if it has more than COUNTED characters"""
     offsets: NDArray[np.int64] = field(init=False)
-    """int64[n + 1]: pair i is the tokens from offsets[i] up to offsets[i + 1]"""
+    """int64[n + 1]: pair i has the tokens from offsets[i] up to offsets[i + 1]"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)]))
@@ -70,7 +69,7 @@ class Encodings:
 
     @classmethod
     def join(cls, parts: Sequence[Encodings]) -> Encodings:
-        """The pairs of at least one part, in order; of several queries, the largest `query_tokens_cut`."""
+        """The pairs of one or more parts, in order, with the largest `query_tokens_cut`."""
         if len(parts) == 1:
             return parts[0]
         columns = ("ids", "segment_ids", "lengths", "tokens_cut", "at_least")
@@ -79,16 +78,16 @@ class Encodings:
 
 
 class PairTokenizer:
-    """Encodes pairs as the tokenizer's own pair encoding with truncation="only_second" does.
+    """Encodes pairs like the tokenizer's own pair encoding with truncation="only_second".
 
-    A query is encoded once for all its documents. That is equal by the tokenizer's construction: it encodes both texts
-    on their own and only then joins them, in a template that is the same for all pairs
-    (https://huggingface.co/docs/tokenizers/components#postprocessors). The one departure is a query so long that it
-    would leave the document less than a quarter of the room: only_second fails on it, here its end is cut and reported.
+    A query is encoded once for all its documents. The result is the same because the tokenizer encodes both texts separately
+    and then joins them with a template that is the same for all pairs
+    (https://huggingface.co/docs/tokenizers/components#postprocessors). The one difference is a query so long that it would
+    leave the document less than a quarter of the room: only_second fails on it; here its end is cut and reported.
 
-    A text of more than COUNTED characters is cut at a seam (see seams.py) first, which leaves the tokens kept as they are and
-    makes the number of tokens cut a lower bound. One that has no seam there, or fewer tokens than are kept, is encoded whole
-    up to each of LONGER: up to the first that holds the tokens kept, or the last.
+    A text of more than COUNTED characters is first cut at a seam (see seams.py), which does not change the tokens kept and
+    makes the number of tokens cut a lower bound. If it has no seam there, or too few tokens before it, its first LONGER[0]
+    characters are encoded, then LONGER[1] if those give too few tokens.
 
     Any str can be encoded; a lone surrogate, which has no UTF-8 form, is read as U+FFFD.
     """
@@ -96,7 +95,7 @@ class PairTokenizer:
     def __init__(self, source: bytes, max_length: int) -> None:
         """Reads `source`, the content of a tokenizer.json, for pairs of at most `max_length` tokens.
 
-        Raises ArtifactError if it cannot be read or used for pairs, InputError if `max_length` has no room for two texts.
+        Raises ArtifactError if it cannot be read or used for pairs, and InputError if `max_length` leaves no room for two texts.
         """
         from tokenizers import Tokenizer
 
@@ -105,13 +104,14 @@ class PairTokenizer:
         self._cores = usable_cores()
         with _refusing("tokenizer.json cannot be read"):
             self._tokenizer = Tokenizer.from_buffer(source)
-            # Set once and never again: threads share the tokenizer, and toggling them fails with "Already borrowed".
+            # Set only here: threads share the tokenizer, and changing these while it is in use fails with "Already borrowed".
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
             self._seam_spaces = self._find_seam_spaces()
             self._empty = self._tokenizer.encode("", "")
-        if dropout := getattr(self._tokenizer.model, "dropout", None):
-            raise ArtifactError(f"tokenizer.json drops {dropout:.0%} of the merges at random; set model.dropout in it to null")
+        dropout = getattr(self._tokenizer.model, "dropout", None)
+        if dropout:
+            raise ArtifactError(f"tokenizer.json drops {dropout:.0%} of its merges at random; set its model.dropout to null")
         special_tokens = len(self._empty)
         self._room = max_length - special_tokens
         if self._room < DOCUMENT_SHARE:
@@ -123,11 +123,11 @@ class PairTokenizer:
         with _refusing("tokenizer.json cannot encode a pair"):
             self._template = self._read_template()
             self.vocabulary = 1 + max(self._largest_id(), *self._empty.ids, -1)
-            """The largest token id that it can give, plus one: embeddings the model must have."""
+            """The largest token id that it can produce, plus one: the embeddings a model must have."""
         if self._template.special.tolist() != [self._empty.ids, self._empty.type_ids]:
-            raise ArtifactError("tokenizer.json joins two empty texts in another way than others; export the artifact again")
+            raise ArtifactError("tokenizer.json joins empty texts differently from others; export the artifact again")
         if self.vocabulary > np.iinfo(np.int32).max:
-            raise ArtifactError(f"tokenizer.json gives the token id {self.vocabulary - 1}; expected less than 2**31")
+            raise ArtifactError(f"tokenizer.json has the token id {self.vocabulary - 1}; expected ids below 2**31")
 
     def template(self) -> list[str]:
         """The tokens around an empty query and an empty document, such as [CLS] [SEP] [SEP], each with its segment id."""
@@ -138,10 +138,10 @@ class PairTokenizer:
         return Encodings.join(list(self.parts(query, documents)) or [self._encode_pairs(*self._encode_query(query), [])])
 
     def parts(self, query: str, documents: Sequence[str]) -> Iterator[Encodings]:
-        """`encode` in steps: yields the encodings of consecutive documents after each bounded amount of text.
+        """`encode` in steps: yields the encodings of consecutive documents, a bounded amount of text at a time.
 
-        A caller can stop between two parts, which the bounds PART_CHARACTERS and PART_DOCUMENTS keep below a second. All parts
-        together hold every document once; no documents are no parts.
+        A caller can stop between two parts; PART_CHARACTERS and PART_DOCUMENTS keep each below a second. Without documents there
+        are no parts.
         """
         start, characters, enough = 0, 0, PART_CHARACTERS * self._cores
         encoded_query = self._encode_query(query) if documents else None
@@ -152,7 +152,7 @@ class PairTokenizer:
                 start, characters = end, 0
 
     def _encode_query(self, query: str) -> tuple[list[int], int]:
-        """The query's token ids within its share, and how many beyond it were cut."""
+        """The query's token ids within its share, and the number of tokens cut."""
         limit = self._room - self._room // DOCUMENT_SHARE
         [text] = self._encode_texts([query], limit)
         return text.ids, text.tokens_cut
@@ -171,8 +171,12 @@ class PairTokenizer:
 
     def _encode_texts(self, texts: Sequence[str], room: int) -> list[_Text]:
         """The first `room` tokens of each text."""
-        short = iter(self._encode_whole([text for text in texts if len(text) <= COUNTED]))
-        return [_Text.cut(next(short), room) if len(text) <= COUNTED else self._encode_long(text, room) for text in texts]
+        short = [place for place, text in enumerate(texts) if len(text) <= COUNTED]
+        encodings = dict(zip(short, self._encode_whole([texts[place] for place in short]), strict=True))
+        return [
+            _Text.cut(encodings[place], room) if place in encodings else self._encode_long(text, room)
+            for place, text in enumerate(texts)
+        ]
 
     def _encode_long(self, text: str, room: int) -> _Text:
         for limit in (COUNTED, *LONGER):
@@ -206,11 +210,11 @@ class PairTokenizer:
     def _largest_id(self) -> int:
         count = self._tokenizer.get_vocab_size(with_added_tokens=True)
         if None not in map(self._tokenizer.id_to_token, range(count)):
-            return count - 1  # each of them has one id: none is left for another
+            return count - 1  # as many ids as tokens: no token has a larger one
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def _read_template(self) -> PairTemplate:
-        """Reads it off the pair of a text with itself; any text that has tokens will do."""
+        """Derives the template from the pair of a text with itself; any text that has tokens will do."""
         added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
         for text in ("a", *added):
             if self._encode_whole([text])[0].ids:
@@ -233,9 +237,9 @@ class _Text(NamedTuple):
 
 @contextmanager
 def _refusing(failure: str) -> Iterator[None]:
-    """Turns what the tokenizers library raises into ArtifactError.
+    """Turns errors of the tokenizers library into ArtifactError.
 
-    Its errors are plain Exceptions, and a panic is a BaseException whose class cannot be imported.
+    They are plain Exceptions; a panic is a BaseException of a class that cannot be imported, so it is recognized by its name.
     """
     try:
         yield
@@ -249,11 +253,11 @@ def _refusing(failure: str) -> Iterator[None]:
 
 
 _forked = False
-"""This process was forked: the library's thread pool did not come along, and a batch would wait for it for ever."""
+"""Whether this process was forked: it lacks the library's thread pool, and encoding a batch would wait for it forever."""
 
 
 def _note_fork() -> None:
-    global _forked  # noqa: PLW0603 - a process is forked or it is not
+    global _forked  # noqa: PLW0603 - a property of the process
     _forked = True
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,23 +19,42 @@ if TYPE_CHECKING:
 
 TOP = 10
 LEAST_GATE_POOLS = 30
-"""Pools without which a comparison says too little."""
+"""Fewest pools that make a comparison meaningful."""
 ROUNDING = 1e-6
-"""By how much two libraries' means of the same figures may differ."""
-MEASURES = {
-    "overlap": "mean top-10 overlap",
-    "tau": "mean Kendall tau",
-    "worst_tau": "the worst pool's Kendall tau",
-    "error": "the 99th percentile of logit errors",
-}
-"""What each field of Bounds limits, in words."""
+"""Relative and absolute difference allowed between two libraries' means of the same figures."""
+
+
+class Measure(NamedTuple):
+    """What one field of Bounds limits."""
+
+    field: str
+    words: str
+    unit: str = ""
+    is_upper: bool = False
+    """whether the bound is the largest value allowed; otherwise it is the least"""
+
+    def holds(self, value: float, bound: float) -> bool:
+        """Whether `value` is within `bound`; NaN never is."""
+        return value <= bound if self.is_upper else value >= bound
+
+    def limit(self, bound: float) -> str:
+        """The bound in words."""
+        return f"at {'most' if self.is_upper else 'least'} {bound}"
+
+
+MEASURES = (
+    Measure("overlap", "mean top-10 overlap"),
+    Measure("tau", "mean Kendall tau"),
+    Measure("worst_tau", "the worst pool's Kendall tau"),
+    Measure("error", "the 99th percentile of logit errors", " of the checkpoint's range", is_upper=True),
+)
 
 
 class Bounds(Strict, frozen=True):
-    """What an artifact must keep to; the defaults are what `resift export` refuses beyond."""
+    """Bounds on an artifact's agreement with its checkpoint; the defaults are those of `resift export`."""
 
     overlap: float = 0.95
-    """least mean share of the checkpoint's top 10 (the top half of pools below 20) that is in the artifact's"""
+    """least mean share of the checkpoint's top 10 (the top half of pools below 20) that the artifact keeps"""
     tau: float = 0.95
     """least mean Kendall tau-b"""
     worst_tau: float = 0.85
@@ -44,17 +63,17 @@ class Bounds(Strict, frozen=True):
     """largest 99th percentile of |logit - checkpoint's|, as a share of the checkpoint's range of logits"""
 
     def looser(self, than: Bounds) -> list[str]:
-        """A phrase for each bound that lets pass what that of `than` does not."""
+        """A phrase for each bound that is looser than that of `than`."""
+        pairs = [(measure, getattr(self, measure.field), getattr(than, measure.field)) for measure in MEASURES]
         return [
-            f"{what} {'at most' if name == 'error' else 'at least'} {own} instead of {other}"
-            for name, what in MEASURES.items()
-            for own, other in [(getattr(self, name), getattr(than, name))]
-            if not (own <= other if name == "error" else own >= other)
+            f"{measure.words} {measure.limit(own)} instead of {other}"
+            for measure, own, other in pairs
+            if not measure.holds(own, other)
         ]
 
 
 class Agreement(Strict, frozen=True):
-    """What was measured, in the order of Bounds, and what it means for a labelled ranking."""
+    """The measured values of what Bounds limits, and the effect on labelled rankings."""
 
     overlap: float
     tau: float
@@ -63,7 +82,7 @@ class Agreement(Strict, frozen=True):
     largest_error: float
     """largest |logit - checkpoint's|, in logits"""
     ndcg: float | None
-    """nDCG@10 within the pools, where they have labels"""
+    """nDCG@10 within the labelled pools; None without any"""
     checkpoint_ndcg: float | None
 
     def summary(self) -> str:
@@ -74,7 +93,7 @@ class Agreement(Strict, frozen=True):
         )
 
     def is_close_to(self, other: Agreement) -> bool:
-        """Whether every figure is the same but for rounding."""
+        """Whether all figures are equal up to rounding."""
         for name in self.__struct_fields__:
             first, second = getattr(self, name), getattr(other, name)
             if (first is None) != (second is None):
@@ -85,14 +104,12 @@ class Agreement(Strict, frozen=True):
 
     def violations(self, bounds: Bounds) -> list[str]:
         """One sentence for each bound that does not hold."""
-        found = [
-            f"{MEASURES[name]} is {getattr(self, name):.4f}; expected at least {getattr(bounds, name)}"
-            for name in ("overlap", "tau", "worst_tau")
-            if not getattr(self, name) >= getattr(bounds, name)
+        pairs = [(measure, getattr(self, measure.field), getattr(bounds, measure.field)) for measure in MEASURES]
+        return [
+            f"{measure.words} is {value:.4f}{measure.unit}; expected {measure.limit(bound)}"
+            for measure, value, bound in pairs
+            if not measure.holds(value, bound)
         ]
-        if not self.error <= bounds.error:
-            found.append(f"{MEASURES['error']} is {self.error:.4f} of the checkpoint's range; expected at most {bounds.error}")
-        return found
 
 
 class Pool(Strict, frozen=True):
@@ -105,11 +122,11 @@ class Pool(Strict, frozen=True):
 
 
 class CertifiedPool(Pool, frozen=True, kw_only=True):
-    """A gate pool with the relevance logits it was given, in the documents' order."""
+    """A gate pool with its relevance logits, in the documents' order."""
 
     checkpoint: list[float]
     variants: dict[GraphFile, list[float]]
-    """by the variant's file"""
+    """by variant file"""
 
     def __post_init__(self) -> None:
         columns = {"documents": self.documents, "labels": self.labels, "logits of the checkpoint": self.checkpoint}
@@ -117,13 +134,13 @@ class CertifiedPool(Pool, frozen=True, kw_only=True):
         lengths = {name: len(column) for name, column in columns.items() if column is not None}
         if 0 in lengths.values() or len(set(lengths.values())) > 1:
             found = ", ".join(f"{length} {name}" for name, length in lengths.items())
-            raise ValueError(f"pool {self.qid} has {found}; expected as many of each, at least one")
+            raise ValueError(f"pool {self.qid} has {found}; expected the same number of each, at least one")
         if not np.isfinite([*self.checkpoint, *(logit for logits in self.variants.values() for logit in logits)]).all():
-            raise ValueError(f"pool {self.qid} has logits that are not finite")
+            raise ValueError(f"pool {self.qid} has logits that are NaN or infinite")
 
 
 class Certificate(Strict, frozen=True):
-    """certificate.json: what the gate saw at export, by the files of the full graph's variants, to be recomputed anywhere."""
+    """certificate.json: what the gate measured at export, by variant file of the full graph; anyone can recompute it."""
 
     bounds: Bounds
     agreement: dict[GraphFile, Agreement]
@@ -131,7 +148,7 @@ class Certificate(Strict, frozen=True):
 
     @classmethod
     def read(cls, artifact: Artifact) -> Certificate:
-        """The artifact's certificate. Raises ArtifactError if it is none, or contradicts itself or the manifest."""
+        """The artifact's certificate. Raises ArtifactError if it is invalid, or contradicts itself or the manifest."""
         name = f"{CERTIFICATE} of {artifact.folder}"
         certificate = decode(artifact.read(CERTIFICATE), cls, name)
         files = {variant.file for variant in artifact.manifest.full.variants}
@@ -143,38 +160,38 @@ class Certificate(Strict, frozen=True):
         ]:
             if found != files:
                 raise ArtifactError(
-                    f"{name} speaks in {where} of {', '.join(sorted(found)) or 'no variant'}, the manifest of "
-                    f"{', '.join(sorted(files))}; expected the same: export the artifact again"
+                    f"{name} lists {', '.join(sorted(found)) or 'no variant'} in {where}, but the manifest lists "
+                    f"{', '.join(sorted(files))}: export the artifact again"
                 )
         for file, stated in certificate.agreement.items():
             with np.errstate(over="ignore", invalid="ignore"):
                 measured = certificate.measure([np.array(pool.variants[file]) for pool in certificate.pools])
             if not stated.is_close_to(measured):
                 raise ArtifactError(
-                    f"{name} states for {file} {stated.summary()}, but its own logits give {measured.summary()}; "
-                    "expected the same: export the artifact again"
+                    f"{name} states for {file}: {stated.summary()}; but its own logits give: {measured.summary()}. "
+                    "Export the artifact again"
                 )
         return certificate
 
     def measure(self, found: Sequence[NDArray[np.floating]]) -> Agreement:
-        """The checkpoint's agreement with relevance logits `found`, one array a pool."""
+        """The agreement of relevance logits `found`, one array per pool, with the checkpoint's."""
         return measure(self.pools, [np.array(pool.checkpoint) for pool in self.pools], found)
 
 
 def check_reference(checkpoint: Sequence[NDArray[np.floating]]) -> None:
-    """Raises ParityError unless the checkpoint's logits tell documents apart in enough pools for a comparison to mean anything."""
+    """Raises ParityError unless the checkpoint's logits tell documents apart in enough pools for a meaningful comparison."""
     telling = sum(len(logits) > 1 and float(np.ptp(logits)) > ROUNDING * float(np.abs(logits).max()) for logits in checkpoint)
     if telling < LEAST_GATE_POOLS:
         raise ParityError(
             f"the checkpoint's logits differ within {telling} of {len(checkpoint)} pools; expected at least {LEAST_GATE_POOLS}: "
-            "where it gives every document the same there is no ranking to compare with"
+            "where all logits of a pool are equal there is no ranking to compare with"
         )
 
 
 def refuse(agreement: Agreement, bounds: Bounds, what: str) -> None:
-    """Raises ParityError with every bound that `agreement` does not keep."""
+    """Raises ParityError that lists every bound `agreement` violates."""
     if violations := agreement.violations(bounds):
-        raise ParityError(f"{what} does not rank as its checkpoint does: {'; '.join(violations)}")
+        raise ParityError(f"{what} does not rank like its checkpoint: {'; '.join(violations)}")
 
 
 def measure(pools: Sequence[Pool], checkpoint: Sequence[NDArray[np.floating]], found: Sequence[NDArray[np.floating]]) -> Agreement:
@@ -215,7 +232,7 @@ def top_overlap(first: NDArray[np.floating], second: NDArray[np.floating], top: 
 
 
 def ndcg(labels: Sequence[int], scores: NDArray[np.floating], top: int = TOP) -> float:
-    """nDCG@top within a pool, gain = label and discount log2(rank + 1), as trec_eval's ndcg_cut; 0 without relevant documents."""
+    """nDCG@top within a pool, gain = label and discount log2(rank + 1), like trec_eval's ndcg_cut; 0 without relevant documents."""
     gains = np.asarray(labels, np.float64)
     discounts = 1 / np.log2(np.arange(2, min(top, len(gains)) + 2))
     ideal = float(np.sort(gains)[::-1][:top] @ discounts)

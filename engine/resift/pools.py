@@ -1,4 +1,4 @@
-"""Candidate pools and documents as files: JSON Lines or plain lines, gzip by name, - for standard input."""
+"""Pools: candidate pools and documents as files, in JSON Lines or plain lines, gzip by name, - for standard input."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ import msgspec
 from resift.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from resift.ranking import Ranking
 
 LINE_LIMIT = 1 << 28
-"""Bytes of one line: a longer one is a file of another kind."""
+"""Most bytes of one line; a longer one means another kind of file."""
 NESTING_LIMIT = 100
-"""Levels of lists and objects in a line of JSON (RFC 8259, section 9, lets a parser set one): any of them can be written again."""
+"""Most levels of lists and objects in a line of JSON (RFC 8259, section 9, allows a limit): accepted lines can be written again."""
 OTHER_KINDS = (
     (rb"\xff\xfe\0\0|\0\0\xfe\xff|[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]", "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8"),
     (rb"\xff\xfe|\xfe\xff|[\t\n\r -~]\0|\0[\t\n\r -~]", "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8"),
-    (rb"\x1f\x8b", "compressed by gzip; give it a name that ends in .gz, or unpack it: gzip -dc"),
-    (rb"\xfd7zXZ\0", "compressed by xz; unpack it: xz -dc"),
-    (rb"\x28\xb5\x2f\xfd", "compressed by zstd; unpack it: zstd -dc"),
-    (rb"BZh[1-9]1AY&SY", "compressed by bzip2; unpack it: bzip2 -dc"),
-    (rb"PK\x03\x04", "a zip archive (or one of its kind, such as docx); unpack it, and name a text file in it"),
+    (rb"\x1f\x8b", "compressed with gzip; give it a name that ends in .gz, or unpack it: gzip -dc"),
+    (rb"\xfd7zXZ\0", "compressed with xz; unpack it: xz -dc"),
+    (rb"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it: zstd -dc"),
+    (rb"BZh[1-9]1AY&SY", "compressed with bzip2; unpack it: bzip2 -dc"),
+    (rb"PK\x03\x04", "a zip archive (or a format based on it, such as docx); unpack it and pass a text file"),
     (rb"PAR1\x15", "a parquet file; write its rows as JSON Lines first"),
 )
-"""How files that are not UTF-8 text begin (without a mark: as in RFC 4627, section 3), what they are, and what to do."""
+"""First bytes of files that are not UTF-8 text (without a byte order mark as in RFC 4627, section 3), what they are, what to do."""
 TOO_DEEP = f"nested deeper than {NESTING_LIMIT} levels"
 ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
@@ -52,12 +52,12 @@ class CandidatePool:
     documents: list[str]
     qid: str | int | None = None
     fields: list[dict[str, Any]] = field(default_factory=list)
-    """what each candidate holds beside its text, in its order; empty for plain documents"""
+    """each candidate's fields other than its text, in order; empty for plain documents"""
     lines: list[int] = field(default_factory=list, compare=False)
-    """the line of the file, from 1, that each document was read from, where each has its own; else empty"""
+    """the line, from 1, that each document was read from, if each has a line of its own; otherwise empty"""
 
     def first(self, size: int | None) -> CandidatePool:
-        """The pool with its first `size` candidates only, all of them for None."""
+        """The pool with its first `size` candidates only (None: all)."""
         if size is None:
             return self
         return replace(self, documents=self.documents[:size], fields=self.fields[:size], lines=self.lines[:size])
@@ -65,8 +65,8 @@ class CandidatePool:
     def ranked(self, ranking: Ranking, *, with_documents: bool = False) -> dict[str, Any]:
         """The ranked pool as a JSON object: {"qid"?, "query", "results": [...]}, best first.
 
-        A candidate's own fields come out again; one that has the name of ours, such as a retriever's score, as given_NAME, or as
-        given_given_NAME if the candidate has a given_NAME as well, and so on: nothing is lost.
+        A candidate's own fields are kept. One whose name is taken by a result field, such as a retriever's score, becomes
+        given_NAME, or given_given_NAME if the candidate has a given_NAME as well, and so on: nothing is lost.
         """
         results = []
         for result in ranking:
@@ -85,7 +85,7 @@ class CandidatePool:
 
 
 def read_pools(path: str | os.PathLike[str]) -> Iterator[CandidatePool]:
-    """The pools of a JSON Lines file, one a line; blank lines are passed over.
+    """The pools of a JSON Lines file, one per line; blank lines are skipped.
 
     Raises InputError that names the file and line for anything else.
     """
@@ -96,7 +96,7 @@ def read_pools(path: str | os.PathLike[str]) -> Iterator[CandidatePool]:
 def decode_pool(line: bytes, where: str) -> CandidatePool:
     """A pool from {"qid"?, "query", "documents": [str]} or {"qid"?, "query", "candidates": [{"docid"?, "text", ...}]}.
 
-    Of a name that an object holds twice, the last value counts. Raises InputError that begins with `where` for anything else.
+    If an object holds a name twice, the last value counts. Raises InputError that begins with `where` for anything else.
     """
     row = decode_object(line, where)
     query, qid = row.get("query"), row.get("qid")
@@ -119,22 +119,22 @@ def decode_pool(line: bytes, where: str) -> CandidatePool:
 
 
 def decode_object(line: bytes, where: str) -> dict[str, Any]:
-    """The JSON object of one line. Raises InputError that begins with `where` and says what else it is."""
+    """The JSON object of one line. Raises InputError that begins with `where` for anything else."""
     try:
         row = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON: {_fault(line, error)}; expected one JSON object a line") from error
+        raise InputError(f"{where}: not JSON: {_fault(line, error)}; expected one JSON object per line") from error
     if line.count(b"[") + line.count(b"{") > NESTING_LIMIT and _depth(row) > NESTING_LIMIT:
-        raise InputError(f"{where}: {TOO_DEEP}; expected one JSON object a line")
+        raise InputError(f"{where}: {TOO_DEEP}; expected one JSON object per line")
     if not isinstance(row, dict):
         raise InputError(f"{where}: {_kind(row)}; expected a JSON object")
     return row
 
 
 def read_documents(path: str | os.PathLike[str], query: str) -> CandidatePool:
-    """One query's documents: a line each, or, where the first line begins with {, one JSON object {"text", ...} a line.
+    """One query's documents: one per line, or, if the first line begins with {, one JSON object {"text", ...} per line.
 
-    Blank lines are passed over. Raises InputError that names the file, and the line if one is at fault.
+    Blank lines are skipped. Raises InputError that names the file, and the line if one is at fault.
     """
     pool = CandidatePool(query, [])
     is_json = False
@@ -157,14 +157,14 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
 
 
 class Lines:
-    """The lines of a file or of standard input, and the share of it that is read."""
+    """The lines of a file or of standard input, and the share read so far."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._name = os.fspath(path)
         self._raw: IO[bytes] | None = None
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """Number (from 1) and content of every line that is not blank. Raises InputError if it cannot be read."""
+        """Number (from 1) and content of every line that is not blank. Raises InputError if the file cannot be read."""
         try:
             with self._opened() as file:
                 number = 0
@@ -175,7 +175,7 @@ class Lines:
                         line = line.removeprefix(codecs.BOM_UTF8)
                     if len(line) > LINE_LIMIT:
                         where = f"{self._name}, line {number}"
-                        raise InputError(f"{where}: longer than {LINE_LIMIT} bytes; expected one document or pool a line")
+                        raise InputError(f"{where}: longer than {LINE_LIMIT} bytes; expected one document or pool per line")
                     if line.strip():
                         yield number, line
         except (OSError, EOFError, zlib.error) as error:
@@ -183,7 +183,7 @@ class Lines:
             raise InputError(f"{self._name} cannot be read: {reason}") from error
 
     def share(self) -> float | None:
-        """Share of the file's bytes that are read, 0 to 1; None where the size is unknown."""
+        """Share of the file's bytes read so far, 0 to 1; None if the size is unknown."""
         if self._raw is None or self._name == "-":
             return None
         size = os.fstat(self._raw.fileno()).st_size
@@ -197,7 +197,7 @@ class Lines:
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
         if not self._name or "\0" in self._name:
-            raise InputError(f"{self._name!r} is no name of a file; expected one, or - for standard input")
+            raise InputError(f"{self._name!r} is not a file name; expected one, or - for standard input")
         if self._name == "-":
             if sys.stdin is None:
                 raise InputError("standard input is closed; name a file, or pipe the lines in")
@@ -217,7 +217,7 @@ class Lines:
 
 
 def _free_name(name: str, taken: Container[str], given: Container[str]) -> str:
-    """The name, or, where it is `taken`, the first of given_NAME, given_given_NAME... that `given` does not hold."""
+    """The name; if it is `taken`, the first of given_NAME, given_given_NAME, ... that `given` does not hold."""
     if name in taken:
         name = f"given_{name}"
         while name in given:
@@ -227,11 +227,11 @@ def _free_name(name: str, taken: Container[str], given: Container[str]) -> str:
 
 def _text(line: bytes, where: str) -> str:
     if b"\0" in line:
-        raise InputError(f"{where}: a NUL at byte {line.index(0)}; expected UTF-8 text (of UTF-16: iconv -f UTF-16 -t UTF-8)")
+        raise InputError(f"{where}: a NUL at byte {line.index(0)}; expected UTF-8 text (for UTF-16: iconv -f UTF-16 -t UTF-8)")
     try:
         return line.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 at byte {error.start}; expected UTF-8 text, convert the file first") from error
+        raise InputError(f"{where}: not UTF-8 at byte {error.start}; expected UTF-8 text; convert the file first") from error
 
 
 def _fault(line: bytes, error: Exception) -> str:
@@ -239,20 +239,25 @@ def _fault(line: bytes, error: Exception) -> str:
     if isinstance(error, RecursionError):
         return TOO_DEEP
     if b"\0" in line:
-        return f"a NUL at byte {line.index(0)} (of UTF-16 text: iconv -f UTF-16 -t UTF-8)"
+        return f"a NUL at byte {line.index(0)} (for UTF-16: iconv -f UTF-16 -t UTF-8)"
     for escape in ESCAPE.finditer(line):
         if escape["lone"]:
-            return f"\\{escape['lone'].decode()} at byte {escape.start()} is half of a surrogate pair, which is no character"
+            return f"\\{escape['lone'].decode()} at byte {escape.start()} is half of a surrogate pair, not a character"
     return str(error)
 
 
 def _depth(value: object) -> int:
     """Levels of lists and objects in decoded JSON."""
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
+    depth = 0
+    level = _containers([value])
+    while level:
         depth += 1
-        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+        level = _containers(inner for item in level for inner in (item.values() if isinstance(item, dict) else item))
     return depth
+
+
+def _containers(values: Iterable[object]) -> list[dict[str, object] | list[object]]:
+    return [value for value in values if isinstance(value, dict | list)]
 
 
 def _candidate(item: object, where: str) -> tuple[str, dict[str, Any]]:

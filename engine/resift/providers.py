@@ -1,4 +1,4 @@
-"""Which execution provider runs which of an artifact's graphs: what was asked for, against what there is."""
+"""Providers: the choice of execution provider and variant, and each provider's policy."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ SUITED: dict[Provider, tuple[Precision, ...]] = {"cpu": ("int8", "float32"), "cu
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How batches are made for one execution provider and run on it."""
+    """How batches are formed for one execution provider and run on it."""
 
     provider: Provider
     token_budget: int
-    """rows x width of one batch, at most, where Settings leave it open"""
+    """largest rows x width of one batch, unless Settings set it"""
     step: int
-    """lengths are rounded up to a multiple of this for their bucket; 1: a bucket is one length and nothing is padded"""
+    """lengths are rounded up to a multiple of this to give their bucket; 1: a bucket is one length and nothing is padded"""
     side_by_side: bool
-    """whether a batch runs on one thread, with others beside it; else one batch at a time has the provider to itself"""
+    """whether batches run concurrently, one thread each; otherwise one batch at a time has the whole provider"""
 
     def bucket(self, length: int) -> int:
         """The bucket of a pair of `length` tokens: the width it runs at."""
         return -(-length // self.step) * self.step
 
     def workers(self, threads: int) -> int:
-        """Batches that run at once, where Settings allow `threads`."""
+        """Number of batches that run at once when Settings allow `threads`."""
         return threads if self.side_by_side else 1
 
     def options(self) -> Any:
-        """The SessionOptions of onnxruntime."""
+        """The onnxruntime SessionOptions."""
         onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -50,26 +50,26 @@ class Policy:
         options.log_severity_level = 3
         # The graph was optimized at export. onnxruntime's own pass would fuse SkipLayerNormalization, which is slower.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Every new shape would leave its pattern and its arena chunks behind: memory would grow with the shapes seen.
+        # Patterns and arena chunks are kept for each new shape: memory would grow with the number of shapes seen.
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = False
         return options
 
 
 POLICIES: dict[Provider, Policy] = {
-    # What stays in a core's cache is fastest (budgets of 1 to 4096 tried on AVX-512 with VNNI) and is spread best over cores.
+    # Batches that fit a core's cache are fastest (budgets of 1 to 4096 tried on AVX-512 with VNNI) and spread best over cores.
     "cpu": Policy("cpu", token_budget=256, step=1, side_by_side=True),
-    # A GPU wants to be filled (not measured yet). Lengths stay apart there, too, as graphs read no attention mask.
+    # A GPU needs large batches (not measured yet). Lengths are not mixed there either, as graphs read no attention mask.
     "cuda": Policy("cuda", token_budget=4096, step=1, side_by_side=False),
 }
 
 
 def runtime() -> ModuleType:
-    """onnxruntime, imported when first needed and with its telemetry off.
+    """onnxruntime, imported at first use and with its telemetry off.
 
-    From 1.29 on it sends usage events from a thread that starts at import
-    (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md), and a forked process that ends waits for that thread for
-    ever. ORT_DISABLE_TELEMETRY=0 in the environment leaves it on.
+    Since 1.29 it sends usage events from a thread that starts at import
+    (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md), and a forked process waits forever for that thread when
+    it exits. Setting ORT_DISABLE_TELEMETRY=0 in the environment leaves telemetry on.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -87,7 +87,9 @@ def check_version(oldest: str) -> None:
     """Raises ProviderError if the installed onnxruntime is older than `oldest`, x.y.z."""
     found = runtime().__version__
     if _numbers(found) < _numbers(oldest):
-        raise ProviderError(f"onnxruntime {found} is installed, this artifact needs {oldest} or newer: pip install -U onnxruntime")
+        raise ProviderError(
+            f"onnxruntime {found} is installed, but this artifact needs {oldest} or newer: pip install -U onnxruntime"
+        )
 
 
 def _numbers(version: str) -> list[int]:
@@ -99,9 +101,9 @@ def choose(
 ) -> tuple[Provider, Variant]:
     """The provider and the variant to run.
 
-    `available` are onnxruntime's names, `variants` those that this machine has the instruction sets for, best first. "auto" takes
-    CUDA where it is there and has a variant to run, the CPU otherwise; of several variants it takes the provider's fastest
-    precision and of that the first. Raises ProviderError where what was asked for cannot be had.
+    `available`: onnxruntime's names of its providers. `variants`: those whose instruction sets this machine has, best first.
+    Provider "auto" is CUDA if it is available and has a variant to run, otherwise the CPU; precision "auto" is the provider's
+    fastest. The first variant of that precision is taken. Raises ProviderError if the request cannot be met.
     """
     wanted: list[Provider] = ["cuda", "cpu"] if asked == "auto" else [asked]
     reasons = []
@@ -109,7 +111,7 @@ def choose(
         if ORT_NAMES[provider] not in available:
             reasons.append(
                 f"the installed onnxruntime has no {ORT_NAMES[provider]} (it has {', '.join(available)}): "
-                f"{'install onnxruntime-gpu in its place' if provider == 'cuda' else 'reinstall onnxruntime'}"
+                f"{'install onnxruntime-gpu instead' if provider == 'cuda' else 'reinstall onnxruntime'}"
             )
             continue
         suited = [kind for kind in SUITED[provider] if precision in ("auto", kind)]
@@ -121,7 +123,7 @@ def choose(
             return provider, fastest_first[0]
         offered = dict.fromkeys(variant.precision for variant in variants)
         reasons.append(
-            f"{provider} needs {' or '.join(suited)}, and this artifact has {', '.join(offered) or 'no graph'} for this machine: "
+            f"{provider} needs {' or '.join(suited)}, but this artifact has {', '.join(offered) or 'no graph'} for this machine: "
             "export the checkpoint again with --precision int8,float32"
         )
     raise ProviderError("; ".join(reasons))

@@ -1,4 +1,4 @@
-"""Ranking: what rerank() answers."""
+"""Ranking: what rerank() returns."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """What `Reranker.submit` answers: columns in the caller's order."""
+    """The result of `Reranker.submit`: columns in the caller's order."""
 
     logits: NDArray[np.float32]
-    """float32[n]: what a ranking goes by"""
+    """float32[n]: what a ranking is sorted by"""
     tokens_cut: NDArray[np.int32]
-    """int32[n]: tokens at a document's end that the model did not read, as the pair was too long"""
+    """int32[n]: tokens cut from the end of each document because the pair was too long"""
     tokens_cut_at_least: NDArray[np.bool_]
-    """bool[n]: documents of which more than `tokens_cut` may have been cut, as they are too long to be counted to their end"""
+    """bool[n]: whether `tokens_cut` is a lower bound, as the document was too long to be counted in full"""
     query_tokens_cut: int = 0
-    """tokens at the query's end that the model did not read (the most, where there are several queries)"""
+    """tokens cut from the end of the query (of several queries, the largest count)"""
 
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
-    """One document and its place."""
+    """One document of a ranking."""
 
     index: int
     """its position in the caller's list, from 0"""
     score: float
     """on the scale the model declares: a logit, or a probability in [0, 1]"""
     logit: float
-    """what the ranking goes by"""
+    """what the ranking is sorted by"""
     document: str
     tokens_cut: int
-    """tokens at the document's end that the model did not read, as the pair was too long"""
+    """tokens cut from the end of the document because the pair was too long"""
     tokens_cut_at_least: bool = False
-    """whether more than `tokens_cut` may have been cut: they are counted in the first 100,000 characters only"""
+    """whether `tokens_cut` is a lower bound: of a text of more than 100,000 characters not all tokens are counted"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Ranking(Sequence[RankedDocument]):
 
     results: tuple[RankedDocument, ...]
     query_tokens_cut: int = 0
-    """tokens at the query's end that the model did not read"""
+    """tokens cut from the end of the query"""
 
     @classmethod
     def from_logits(  # noqa: PLR0913 - one column each
@@ -65,7 +65,7 @@ class Ranking(Sequence[RankedDocument]):
     ) -> Ranking:
         """Ranks `documents` by `logits`, both of length n and in the caller's order, and keeps the best `top_k`.
 
-        `at_least`, bool[n], says of which documents `tokens_cut` is a lower bound; None for exact counts.
+        `at_least`, bool[n], marks documents whose `tokens_cut` is a lower bound; None: all counts are exact.
         """
         order = np.argsort(-logits, kind="stable")[:top_k]
         bounds = np.zeros(len(logits), np.bool_) if at_least is None else at_least

@@ -12,7 +12,7 @@ import numpy as np
 from resift import artifact as artifacts
 from resift import machine, providers
 from resift.errors import ArtifactError, InputError
-from resift.inputs import check_top_k, pool_pairs, read_pairs, read_pools
+from resift.inputs import check_count, pool_pairs, read_pairs, read_pools
 from resift.manifest import TOKENIZER
 from resift.pairs import Encodings, PairTokenizer
 from resift.ranking import Ranking, Scored
@@ -44,10 +44,10 @@ class Reranker:
             ranking = reranker.rerank("how do tides work", ["The moon's gravity ...", "Bread rises ..."], top_k=1)
         ranking[0].index, ranking[0].score
 
-    One Reranker serves any number of threads at once. It pickles as its source and settings, and after a fork the child
-    opens the graph anew at its first call. A pair's logit does not depend on what it is scored beside.
+    One Reranker serves any number of threads at once. It pickles as its source and settings, and a forked child reopens the
+    graph at its first call. A pair's logit does not depend on the pairs scored with it.
 
-    Documents are read once, by position: a list, a tuple, an array or a pandas Series of str; results name positions in it.
+    Documents are read once, by position: a list, a tuple, an array or a pandas Series of str; results give positions in it.
     """
 
     def __init__(self, artifact: Artifact, *, settings: Settings | None = None) -> None:
@@ -95,31 +95,31 @@ class Reranker:
 
         `source`: None for the embedded default model, the name of an embedded model, a folder that `resift export` wrote, or a
         hub id, org/name or org/name@revision, which is downloaded once.
-        `provider`: short for Settings(provider=...). Raises ArtifactError, ProviderError or InputError, which say what is wrong.
+        `provider`: short for Settings(provider=...). Raises ArtifactError, ProviderError or InputError.
         """
         asked = settings or Settings()
         if provider is not None:
             if asked.provider not in ("auto", provider):
-                raise InputError(f"provider is {provider!r} and Settings.provider {asked.provider!r}; expected one of them alone")
+                raise InputError(f"provider is {provider!r} but Settings.provider is {asked.provider!r}; give only one of them")
             asked = replace(asked, provider=provider)
         return cls(artifacts.Artifact.find(source), settings=asked)
 
     def submit(self, query: str, documents: Sequence[str]) -> Future[Scored]:
-        """Tokenizes here, queues the pairs and returns at once; the Future answers with columns in the caller's order.
+        """Tokenizes in the calling thread, queues the pairs and returns a Future of columns in the caller's order.
 
-        Every other call is this one and a wait. Calls that wait at the same time share batches, and shorter calls overtake longer
-        ones. Cancelling the Future drops the pairs that have not begun. Its callbacks run on a worker: they must not wait for this
-        Reranker. Raises TypeError for anything but strings and ClosedError after `close`; the Future raises InferenceError,
-        LogitsError, or ClosedError if `close` came first.
+        All other methods submit and wait. Pending calls share batches, and shorter calls overtake longer ones. Cancelling the
+        Future drops the pairs that have not started. Its callbacks run on a worker: they must not wait for this Reranker. Raises
+        TypeError for anything but strings and ClosedError after `close`; the Future raises InferenceError, LogitsError, or
+        ClosedError if `close` came first.
         """
         return self._submit(pool_pairs(query, documents))
 
     def logits(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
-        """Relevance logits float32[n] of `documents` for `query`, in the caller's order. Raises as `submit` does."""
+        """Relevance logits float32[n] of `documents` for `query`, in the caller's order. Raises like `submit`."""
         return _wait([self.submit(query, documents)])[0].logits
 
     def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
-        """Scores float32[n] of `documents` for `query`, in the caller's order. Raises as `submit` does."""
+        """Scores float32[n] of `documents` for `query`, in the caller's order. Raises like `submit`."""
         return self._scores(_wait([self.submit(query, documents)])[0])
 
     def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
@@ -127,8 +127,8 @@ class Reranker:
         return self._scores(_wait([self._submit(read_pairs(pairs))])[0])
 
     def rank(self, documents: Sequence[str], scored: Scored, *, top_k: int | None = None) -> Ranking:
-        """The Ranking of what `submit` answered for `documents`, best first, the best `top_k` of it (all for None)."""
-        check_top_k(top_k)
+        """The Ranking of `documents` by what `submit` returned for them, best first, cut to the best `top_k` (None: all)."""
+        check_count("top_k", top_k)
         return Ranking.from_logits(
             documents,
             scored.logits,
@@ -140,24 +140,24 @@ class Reranker:
         )
 
     def rerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None) -> Ranking:
-        """Ranks `documents` for `query`, best first, and keeps the best `top_k` (all for None).
+        """Ranks `documents` for `query`, best first, and keeps the best `top_k` (None: all).
 
-        Raises TypeError for anything but strings, InputError for a `top_k` below 1, and as `submit` does.
+        Raises InputError for a `top_k` below 1, and otherwise like `submit`.
         """
-        check_top_k(top_k)
+        check_count("top_k", top_k)
         pairs = pool_pairs(query, documents)
         return self.rank(_documents(pairs), _wait([self._submit(pairs)])[0], top_k=top_k)
 
     def rerank_many(self, queries: Sequence[str], pools: Sequence[Sequence[str]], *, top_k: int | None = None) -> list[Ranking]:
-        """One Ranking for each query and its pool, all pairs batched together. Raises as `rerank` does."""
-        check_top_k(top_k)
+        """One Ranking for each query and its pool, all pairs batched together. Raises like `rerank`."""
+        check_count("top_k", top_k)
         work = read_pools(queries, pools)
         scored = _wait(self._submit(pairs) for pairs in work)
         return [self.rank(_documents(pairs), each, top_k=top_k) for pairs, each in zip(work, scored, strict=True)]
 
     async def arerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None) -> Ranking:
-        """`rerank` for asyncio: the loop stays free, and a cancelled wait drops the pairs that have not begun."""
-        check_top_k(top_k)
+        """`rerank` for asyncio, without blocking the event loop; cancelling it drops the pairs that have not started."""
+        check_count("top_k", top_k)
         pairs = pool_pairs(query, documents)
         return self.rank(_documents(pairs), (await self._awaited([pairs]))[0], top_k=top_k)
 
@@ -165,7 +165,7 @@ class Reranker:
         self, queries: Sequence[str], pools: Sequence[Sequence[str]], *, top_k: int | None = None
     ) -> list[Ranking]:
         """`rerank_many` for asyncio."""
-        check_top_k(top_k)
+        check_count("top_k", top_k)
         work = read_pools(queries, pools)
         scored = await self._awaited(work)
         return [self.rank(_documents(pairs), each, top_k=top_k) for pairs, each in zip(work, scored, strict=True)]
@@ -179,7 +179,7 @@ class Reranker:
         return self._scores((await self._awaited([read_pairs(pairs)]))[0])
 
     def close(self) -> None:
-        """Frees the graph. Calls that still wait and calls after it raise ClosedError."""
+        """Frees the graph. Pending and later calls raise ClosedError."""
         self._close()
 
     def __enter__(self) -> Self:
@@ -201,7 +201,7 @@ class Reranker:
         return answer
 
     async def _awaited(self, work: list[list[Pair]]) -> list[Scored]:
-        """Submits from a thread of its own, as tokenization takes its time, and waits without holding the loop."""
+        """Submits from a background thread, as tokenization takes time, and waits without blocking the event loop."""
         import asyncio  # takes longer than the rest of resift to import
 
         answers: list[Answer[Scored]] = [Answer() for _ in work]
@@ -214,7 +214,7 @@ class Reranker:
                 answer.cancel()
 
     def _begin(self, answer: Answer[Scored], pairs: list[Pair]) -> None:
-        """Encodes and queues the distinct pairs; gives up between two parts of the text once nobody waits for the answer."""
+        """Encodes and queues the distinct pairs; stops between two parts if the answer is cancelled."""
         self._workers.check_open()
         rows: dict[Pair, int] = {}
         parts = []
@@ -233,7 +233,7 @@ class Reranker:
     def _begin_aside(self, answer: Answer[Scored], pairs: list[Pair]) -> None:
         try:
             self._begin(answer, pairs)
-        except Exception as error:  # noqa: BLE001 - it belongs to the one who waits
+        except Exception as error:  # noqa: BLE001 - passed on to the waiting caller
             if answer.set_running_or_notify_cancel():
                 answer.set_exception(error)
 
@@ -242,19 +242,20 @@ class Reranker:
 
     def _check_tokenizer(self) -> None:
         pair = self.artifact.manifest.pair
-        if (found := self._tokenizer.template()) != pair.template:
+        found = self._tokenizer.template()
+        if found != pair.template:
             raise ArtifactError(
-                f"tokenizer.json joins a pair as {found}, the model was trained on {pair.template}; export it again"
+                f"tokenizer.json joins a pair as {found}, but the model was trained on {pair.template}; export the artifact again"
             )
         if self._tokenizer.vocabulary > pair.vocabulary:
             raise ArtifactError(
-                f"tokenizer.json knows {self._tokenizer.vocabulary} tokens, the model {pair.vocabulary}; "
-                "it is another model's: export the artifact again"
+                f"tokenizer.json has {self._tokenizer.vocabulary} tokens, but the model has {pair.vocabulary}: "
+                "it belongs to another model; export the artifact again"
             )
 
 
 def _reload(kind: type[Reranker], folder: Path, links_into: Path | None, settings: Settings) -> Reranker:
-    """What a pickle holds: the folder, so that another process runs the same revision, and the settings."""
+    """Unpickles from the folder, so that another process runs the same revision, and the settings."""
     return kind(artifacts.Artifact.open(folder, links_into=links_into), settings=settings)
 
 
@@ -279,7 +280,7 @@ def _scored(rule: Relevance, places: NDArray[np.int64], call: Call) -> Scored:
 
 
 def _wait(answers: Iterable[Future[Scored]]) -> list[Scored]:
-    """Submits and waits for all; an interruption or a failure of one cancels the others."""
+    """Submits and waits for all; an interruption, or the failure of one, cancels the others."""
     submitted = []
     try:
         for answer in answers:

@@ -1,7 +1,7 @@
 """Scheduler: which rows run next. Pure: no threads, no onnxruntime, the clock is an argument.
 
-Rows wait in queues by graph and bucket. The call that is due first goes first: its longest rows make a batch, which is filled up
-with rows of other calls. The bucket is the length itself, so nothing is padded: no work is spent on padding, attention needs no
+Rows wait in queues by graph and bucket. The call that is due first goes first: its longest rows form a batch, which is filled up
+with rows of other calls. By default a bucket is one length, so nothing is padded: no work is spent on padding, attention needs no
 mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another.
 """
 
@@ -27,34 +27,34 @@ if TYPE_CHECKING:
     from resift.pairs import Encodings
 
 PATIENCE = 4.0
-"""A call without a budget is due when this many times its predicted cost has passed. Shorter calls that come later overtake a long
-one until then, and no call waits for ever."""
+"""A call without a budget is due once this many times its predicted cost has passed. Until then, shorter calls that arrive later
+overtake a long one; no call waits forever."""
 
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """What a caller submitted: distinct pairs, and what is known of them so far."""
+    """What a caller submitted: distinct pairs, and their results so far."""
 
     graph: str
     """name of the graph that reads them"""
     encodings: Encodings
     outcome: Callable[[Call], Any]
-    """what the call answers once it has ended; it may raise"""
+    """computes the answer once the call has ended; it may raise"""
     answer: Future[Any]
-    """where that goes; the scheduler does not touch it"""
+    """receives the outcome; the scheduler does not touch it"""
     budget: float | None = None
-    """seconds from submission to the moment it is due; None: by its predicted cost"""
+    """seconds from submission until it is due; None: by its predicted cost"""
     logits: NDArray[np.float32] | None = None
-    """float32[n, labels] by row, None before the first batch is done"""
+    """float32[n, labels] by row; None before the first batch is done"""
     read: NDArray[np.bool_] = field(init=False)
-    """bool[n]: rows whose logits are there"""
+    """bool[n]: rows whose logits are known"""
     error: Exception | None = None
     due: float = field(default=0.0, init=False)
     ended: bool = field(default=False, init=False)
     waiting: dict[int, deque[int]] = field(default_factory=dict, init=False)
-    """rows that have not begun, by bucket, longest first"""
+    """rows that have not started, by bucket, longest first"""
     unread: int = field(init=False)
-    """rows whose logits are not there yet"""
+    """number of rows whose logits are not known yet"""
 
     def __post_init__(self) -> None:
         self.unread = len(self.encodings.lengths)
@@ -70,7 +70,7 @@ class Batch:
     """tokens of each row"""
     rows: list[tuple[Call, int]]
     began: float
-    """the time at which a worker took it"""
+    """time at which a worker took it"""
 
     @property
     def tokens(self) -> int:
@@ -86,14 +86,14 @@ class Batch:
 
 
 class Scheduler:
-    """Rows in, batches out. Not safe in threads: its owner calls it under one lock."""
+    """Rows in, batches out. Not thread-safe: its owner calls it under one lock."""
 
     def __init__(
         self, token_budget: int, *, bucket: Callable[[int], int] = int, limit: int | None = None, pace: Pace | None = None
     ) -> None:
-        """`token_budget`: rows x width of a batch, at most, unless one row is wider. `bucket`: a row's bucket from its length.
+        """`token_budget`: largest rows x width of a batch, unless one row is wider. `bucket`: a row's bucket from its length.
 
-        `limit`: tokens that may wait; None for any number. `pace`: what predicts a call's cost.
+        `limit`: tokens that may wait; None for any number. `pace`: predicts a call's cost.
         """
         self.pace = pace or Pace()
         self.waiting_rows = 0
@@ -102,22 +102,22 @@ class Scheduler:
         self._bucket = bucket
         self._limit = limit
         self._numbers = itertools.count()
-        # Heaps of (due, number, call): of the calls that have rows waiting, and of those with rows of one graph and bucket. A call
-        # that filled up others' batches stays in the first until it is at its head.
+        # Heaps of (due, number, call): all calls with rows waiting, and those with rows of one graph and bucket. A call whose rows
+        # all went into other calls' batches stays in the first until it reaches its head.
         self._calls: list[tuple[float, int, Call]] = []
         self._queues: dict[tuple[str, int], list[tuple[float, int, Call]]] = {}
         self._retries: deque[Batch] = deque()
 
     def add(self, call: Call, now: float) -> None:
-        """Makes every row of a call ready, at least one.
+        """Queues all rows of a call, which has at least one.
 
-        Raises OverloadedError if more tokens would wait than the limit; a call that finds nothing waiting is always taken.
+        Raises OverloadedError if more tokens than the limit would wait; when none are waiting, any call is accepted.
         """
         lengths = call.encodings.lengths
         tokens = int(lengths.sum())
         if self._limit is not None and self.waiting_tokens and self.waiting_tokens + tokens > self._limit:
             raise OverloadedError(
-                f"{self.waiting_tokens} tokens are waiting and this call has {tokens}; expected at most {self._limit} together: "
+                f"{self.waiting_tokens} tokens are waiting and this call has {tokens}; expected at most {self._limit} in total: "
                 "try again later"
             )
         call.due = now + (PATIENCE * self.pace.predict(tokens) if call.budget is None else call.budget)
@@ -131,9 +131,9 @@ class Scheduler:
         self.waiting_tokens += tokens
 
     def next(self, now: float, idle: int) -> Batch | None:
-        """The batch to run now, None where nothing waits. `idle`: workers that have nothing to run, the asking one among them.
+        """The batch to run now; None if no rows wait. `idle`: number of idle workers, including the one that asks.
 
-        While others are idle a batch takes no more than an even share of the rows, so that one call spreads over the workers.
+        A batch takes at most an even share of the waiting rows, so that one call spreads over the idle workers.
         """
         while self._retries:
             batch = self._retries.popleft()
@@ -151,7 +151,7 @@ class Scheduler:
         return Batch(first.graph, bucket, list(self._take(first.graph, bucket, size)), now)
 
     def done(self, batch: Batch, logits: NDArray[np.float32], now: float) -> list[Call]:
-        """Scatters logits float32[b, labels] to the calls and returns those that have ended by it."""
+        """Scatters logits float32[b, labels] to the calls and returns those that it completes."""
         self.pace.observe(batch.tokens, now - batch.began)
         ended = []
         for (call, row), answer in zip(batch.rows, logits, strict=True):
@@ -168,9 +168,9 @@ class Scheduler:
         return ended
 
     def failed(self, batch: Batch, error: Exception) -> list[Call]:
-        """Takes notice that a batch failed and returns the calls that have ended by it.
+        """Records that a batch failed and returns the calls that end with it.
 
-        Each of several calls gets one more try alone, so that it fails by its own rows only.
+        If the batch held several calls, each is retried once alone, so that a call fails only because of its own rows.
         """
         rows: dict[Call, list[tuple[Call, int]]] = {}
         for call, row in batch.rows:
@@ -185,7 +185,7 @@ class Scheduler:
         return list(awaited)
 
     def cancel(self, call: Call) -> None:
-        """Ends a call: its rows that have not begun are dropped, what still runs of it is ignored."""
+        """Ends a call: rows that have not started are dropped, and the results of running ones are ignored."""
         call.ended = True
         for bucket, rows in call.waiting.items():
             self.waiting_rows -= len(rows)
@@ -195,14 +195,14 @@ class Scheduler:
         self._calls = _without(call, self._calls)
 
     def expire(self, call: Call) -> list[Call]:
-        """Ends a call whose time is up with the logits it has so far; empty if it had ended before."""
+        """Ends a call whose time is up, with the logits it has so far, and returns it; empty if it had already ended."""
         if call.ended:
             return []
         self.cancel(call)
         return [call]
 
     def _take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:
-        """Up to `size` waiting rows of one queue, those of the call that is due first ahead."""
+        """Takes up to `size` rows from one queue, those of the call that is due first ahead."""
         queue = self._queues[graph, bucket]
         while queue and size:
             call = queue[0][2]

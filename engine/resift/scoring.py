@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 def relevance(logits: NDArray[np.float32], rule: Relevance) -> NDArray[np.float32]:
     """float32[n], what pairs are ranked on, from logits float32[n, labels].
 
-    "logit", of one label, is it itself; "log-odds", of two, is how far the second lies above the first, whose sigmoid is the
-    softmax's second value. Raises LogitsError for NaN or infinity.
+    "logit" (one label): the logit itself; "log-odds" (two labels): the second logit minus the first, whose sigmoid is the
+    second softmax probability. Raises LogitsError for NaN or infinity.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         ranked = np.ascontiguousarray(logits[:, 0] if rule == "logit" else logits[:, 1] - logits[:, 0])
     if not np.isfinite(ranked).all():
         bad = int(np.flatnonzero(~np.isfinite(ranked))[0])
         raise LogitsError(
-            f"the model answered {logits[bad].tolist()} for document {bad}; expected finite logits: "
-            "the artifact does not fit this onnxruntime or machine, check it with `resift verify`"
+            f"the model returned {logits[bad].tolist()} for document {bad}; expected finite logits: "
+            "check the artifact on this machine with `resift verify`"
         )
     return ranked
 

@@ -1,9 +1,9 @@
 """Seams: places where a text can be cut without changing the tokens before them. Pure.
 
-A seam lies between two letters or digits and a single space, as in "tides| rise". Text before it has the same tokens
-whatever follows if (1) the normalizer maps both sides on their own, (2) no added token spans the space, and (3) the
-pre-tokenizer splits there: models see one split at a time. `seam_spaces` decides this from tokenizer.json, for the
-components whose source (https://github.com/huggingface/tokenizers) shows it, and for no others.
+A seam lies between two letters or digits and a single space, as in "tides| rise". The tokens before it do not depend on
+what follows if (1) the normalizer maps each side independently, (2) no added token spans the space, and (3) the
+pre-tokenizer splits there, as models see one split at a time. `seam_spaces` decides this from tokenizer.json, and only for
+components whose source (https://github.com/huggingface/tokenizers) proves it.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 NORMALIZERS = frozenset(
     ["BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Prepend", "Strip", "StripAccents"]
 )
-"""Those that map each character, or each run that ends before a space, on its own, or touch the ends of a text only."""
+"""Normalizers that map each character, or each run ending before a space, independently, or change only the ends of a text."""
 
 WORDS = frozenset(
     [
-        # GPT-2, Llama 3 and Qwen 2: each match ends before a space that follows a character other than a space.
+        # GPT-2, Llama 3 and Qwen 2: each match ends before a space that follows a non-space character.
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ]
 )
 SEARCHED = 10_000
-"""Characters before the limit in which a seam is looked for."""
+"""Number of characters before the limit that are searched for a seam."""
 
 
 def seam_spaces(normalizer: dict[str, Any] | None, pre_tokenizer: dict[str, Any] | None, added_tokens: Iterable[str]) -> str:
-    """The characters that make a seam between two words, "" if none can be proved to.
+    """The space characters that form a seam between two words; "" if none provably does.
 
-    `normalizer` and `pre_tokenizer` as in tokenizer.json; `added_tokens` are their contents, raw and normalized.
+    `normalizer` and `pre_tokenizer` are as in tokenizer.json; `added_tokens` are the tokens' contents, raw and normalized.
     """
     spanning = any(re.search(r"\s", content) and re.search(r"\S", content) for content in added_tokens)
     if spanning or not all(map(_maps_sides_alone, _components(normalizer, "normalizers"))):
@@ -46,9 +46,9 @@ def seam_spaces(normalizer: dict[str, Any] | None, pre_tokenizer: dict[str, Any]
 
 
 def last_seam(text: str, limit: int, spaces: str, normalize: Callable[[str], str]) -> int | None:
-    """The last place up to `limit` at which `text` can be cut, None if there is none among the last SEARCHED characters.
+    """The last position up to `limit` at which `text` can be cut; None if the last SEARCHED characters have none.
 
-    `spaces` is what `seam_spaces` returned. `normalize` must leave one of them between the two words.
+    `spaces` is what `seam_spaces` returned. A seam counts only if `normalize` leaves one of them between the two words.
     """
     if not spaces:
         return None
@@ -73,12 +73,12 @@ def _maps_sides_alone(normalizer: dict[str, Any]) -> bool:
     if normalizer["type"] != "Replace":
         return normalizer["type"] in NORMALIZERS
     pattern = normalizer["pattern"]
-    # Text without words and spaces is never part of a seam, nor are several spaces.
+    # A seam has letters or digits around one space: text without either, or several spaces, is never part of it.
     return not re.search(r"\w|\s", pattern["String"]) if "String" in pattern else pattern["Regex"] == " {2,}"
 
 
 def _splits_at(pre_tokenizer: dict[str, Any]) -> str:
-    """Which of space and line feed a pre-tokenizer ends a split before. What follows it works within the splits."""
+    """Which of space and line feed a pre-tokenizer splits before. Later pre-tokenizers work within its splits."""
     match pre_tokenizer:
         case {"type": "BertPreTokenizer" | "Whitespace" | "WhitespaceSplit"} | {"type": "ByteLevel", "use_regex": True}:
             return " \n"

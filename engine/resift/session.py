@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from resift.providers import Policy
 
 ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
-"""onnxruntime's names of the types that a signature knows."""
+"""onnxruntime's names of a signature's types."""
 
 
 class Session:
     """Runs batches of one graph, which it opens at its first use. Any number of threads may use it at once.
 
-    After a fork, in the child, it opens the graph anew at the first run: onnxruntime's threads do not survive a fork, and a run on
-    what the parent had would wait for them for ever.
+    A forked child reopens the graph at its first run: onnxruntime's threads do not survive a fork, and a run on the parent's
+    session would wait for them forever.
     """
 
     def __init__(self, read_graph: Callable[[], bytes], signature: Signature, policy: Policy) -> None:
-        """For the ONNX graph that `read_graph` returns, which must have that signature."""
+        """`read_graph` returns the ONNX graph, which must have that signature."""
         self._read_graph = read_graph
         self._signature = signature
         self._policy = policy
@@ -45,7 +45,7 @@ class Session:
     def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Logits float32[b, labels] of inputs int64[b, width]; inputs that the graph does not read are left out.
 
-        Raises InferenceError where onnxruntime fails, ArtifactError if the graph answers in another shape, and as `open` does.
+        Raises InferenceError if onnxruntime fails, ArtifactError if the logits have another shape, and like `open`.
         """
         session = self._session or self.open()
         inputs = self._signature.feed(batch)
@@ -54,21 +54,21 @@ class Session:
             logits: NDArray[np.float32] = session.run([OUTPUT], inputs)[0]
         except _failures() as error:
             raise InferenceError(
-                f"onnxruntime failed on {rows} pairs of {width} tokens: {error}; if memory is short, ask for fewer threads or a "
-                "smaller max_length, else check the artifact with `resift verify`"
+                f"onnxruntime failed on {rows} pairs of {width} tokens: {error}; if memory is short, use fewer threads or a "
+                "smaller max_length; otherwise check the artifact with `resift verify`"
             ) from error
         if logits.shape != (rows, self._signature.labels):
             raise ArtifactError(
-                f"the graph answered logits of shape {logits.shape}; expected {(rows, self._signature.labels)}, rows and labels, "
-                "by its manifest: export the checkpoint again"
+                f"the graph returned logits of shape {logits.shape}; expected {(rows, self._signature.labels)}, rows and labels, "
+                "as its manifest says: export the checkpoint again"
             )
         return logits
 
     def open(self) -> Any:
-        """Opens the graph, unless it is open, and returns onnxruntime's session.
+        """Opens the graph unless it is open already, and returns onnxruntime's session.
 
-        Raises ArtifactError if it is not what `resift export` writes, ProviderError if the provider does not start, and
-        ClosedError after `close`.
+        Raises ArtifactError if the graph cannot be loaded or does not match its manifest, ProviderError if the provider does not
+        start, and ClosedError after `close`.
         """
         with self._lock:
             if self._closed:
@@ -78,7 +78,7 @@ class Session:
             return self._session
 
     def close(self) -> None:
-        """Frees the graph; batches that other threads are running still finish."""
+        """Frees the graph; batches running in other threads still finish."""
         with self._lock:
             self._closed = True
             self._session = None
@@ -101,35 +101,35 @@ class Session:
         return session
 
     def _check_signature(self, session: Any) -> None:
-        """Raises ArtifactError unless the graph reads and answers what the manifest says, by name, type and number of labels."""
+        """Raises ArtifactError unless the graph's inputs, outputs and labels are those of the manifest."""
         inputs = {item.name: item.type for item in session.get_inputs()}
         outputs = {item.name: item.type for item in session.get_outputs()}
         expected_inputs = {name: ORT_TYPES[kind] for name, kind in self._signature.inputs.items()}
         expected_outputs = {name: ORT_TYPES[kind] for name, kind in self._signature.outputs.items()}
         if (inputs, outputs) != (expected_inputs, expected_outputs):
             raise ArtifactError(
-                f"the graph reads {inputs} and answers {outputs}; expected {expected_inputs} and {expected_outputs}, "
-                "by its manifest: export the checkpoint again"
+                f"the graph reads {inputs} and returns {outputs}; expected {expected_inputs} and {expected_outputs}, "
+                "as its manifest says: export the checkpoint again"
             )
         labels = session.get_outputs()[0].shape[-1:]
-        # A free dimension has a name or None; `run` checks what it turns out to be.
+        # A free dimension has a name or None; `run` checks its actual size.
         if not labels or (isinstance(labels[0], int) and labels[0] != self._signature.labels):
             raise ArtifactError(
-                f"the graph answers logits of shape {session.get_outputs()[0].shape}; expected {self._signature.labels} labels, "
-                "by its manifest: export the checkpoint again"
+                f"the graph returns logits of shape {session.get_outputs()[0].shape}; expected {self._signature.labels} labels, "
+                "as its manifest says: export the checkpoint again"
             )
 
     def forget_after_fork(self) -> None:
-        """In a forked child: lets go of the parent's graph, so that the next run opens it anew."""
+        """In a forked child: drops the parent's session, so that the next run reopens the graph."""
         if self._session is not None:
-            # Its destructor joins threads that the child does not have: keep it alive for ever.
+            # Its destructor joins threads that the child does not have, so it must never run.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
         self._session = None
         self._lock = threading.Lock()
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Every error that onnxruntime raises by a status of its own, and the plain ones of its binding (std::exception, memory)."""
+    """The exceptions that onnxruntime defines, and the built-in ones that its binding raises (std::exception, out of memory)."""
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
     own = [kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)]

@@ -1,4 +1,4 @@
-"""Settings: what the caller asked for; "auto" is resolved into a second value once an artifact is open."""
+"""Settings: what the caller asked for; "auto" is resolved into a second object once an artifact is open."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Settings:
     """
 
     provider: Provider | Auto = "auto"
-    """Where to run; auto: CUDA where it is there and the artifact has a graph for it, the CPU otherwise."""
+    """Where to run; auto: CUDA if it is available and the artifact has a variant for it, otherwise the CPU."""
     threads: int | Auto = "auto"
-    """Batches that run at once, a thread each; auto: the physical cores this process may use."""
+    """Batches that run at once, one thread each; auto: the physical cores this process may use."""
     token_budget: int | Auto = "auto"
     """Largest rows x width of one batch, in tokens; auto: what the execution provider runs fastest."""
     max_length: int | Auto = "auto"
-    """Tokens of a pair, special tokens included; auto and the upper limit: what the model was made for."""
+    """Tokens of a pair, special tokens included; auto: the model's own limit, which is also the largest value."""
     precision: Precision | Auto = "auto"
-    """Which of the artifact's graphs to run; auto: the fastest this machine runs well."""
+    """Precision of the graph to run; auto: the fastest one the artifact has for this machine."""
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
@@ -62,12 +62,12 @@ class ResolvedSettings:
 def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: int) -> ResolvedSettings:
     """Fills in "auto" from the machine's `cores`, the provider's `token_budget` and the model's own `max_length` (both in tokens).
 
-    Raises InputError where more tokens are asked for than the model has positions.
+    Raises InputError if more tokens are asked for than the model takes.
     """
     if settings.max_length != "auto" and settings.max_length > max_length:
         raise InputError(
-            f"Settings.max_length is {settings.max_length} tokens, but this model was made for {max_length}; "
-            f"ask for at most {max_length}"
+            f"Settings.max_length is {settings.max_length} tokens, but this model takes at most {max_length}; "
+            "lower it, or leave it on 'auto'"
         )
     return ResolvedSettings(
         threads=cores if settings.threads == "auto" else settings.threads,

@@ -27,9 +27,9 @@ class PairTemplate:
 
     @classmethod
     def read(cls, ids: Sequence[int], segment_ids: Sequence[int], owners: Sequence[int | None]) -> PairTemplate:
-        """Reads it off one encoded pair: of each token its id, its segment id and its text (0, 1 or None for a special token).
+        """Derived from one encoded pair: each token's id, segment id and text (0, 1, or None for a special token).
 
-        Raises ArtifactError unless the pair is the query's tokens, then the document's, with special tokens around them.
+        Raises ArtifactError unless the query's tokens come first, then the document's, with special tokens around them.
         """
         columns = np.array([ids, segment_ids], np.int32).reshape(2, -1)
         query, document = ([place for place, owner in enumerate(owners) if owner == text] for text in (0, 1))
@@ -45,8 +45,8 @@ class PairTemplate:
             before=columns[:, : query[0]],
             between=columns[:, query[-1] + 1 : document[0]],
             after=columns[:, document[-1] + 1 :],
-            query_segment=segments[0].pop(),
-            document_segment=segments[1].pop(),
+            query_segment=segment_ids[query[0]],
+            document_segment=segment_ids[document[0]],
         )
 
     @property
@@ -55,7 +55,7 @@ class PairTemplate:
         return np.concatenate([self.before, self.between, self.after], axis=1)
 
     def join(self, query: Sequence[int], documents: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Token ids and segment ids, int32[t] each, of the pairs of `query` with each document, one after the other."""
+        """Token ids and segment ids, int32[t] each, of the pairs of `query` with each document, concatenated."""
         head = np.concatenate([self.before, _text(query, self.query_segment), self.between], axis=1)
         pieces = [piece for document in documents for piece in (head, _text(document, self.document_segment), self.after)]
         joined = np.concatenate([head[:, :0], *pieces], axis=1)

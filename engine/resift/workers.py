@@ -1,4 +1,4 @@
-"""Workers: threads that run what the scheduler says, and threads that tokenize for asyncio."""
+"""Workers: threads that run the scheduler's batches, and threads that tokenize for asyncio."""
 
 from __future__ import annotations
 
@@ -23,20 +23,18 @@ if TYPE_CHECKING:
     from resift.scheduler import Batch, Call, Scheduler
 
 Result = TypeVar("Result")
-
-
 CLOSED = "this Reranker is closed; load another"
 
 
 class Answer(Future[Result]):
-    """The Future of a call. In a process forked before it was done it raises ClosedError: nothing works on it there."""
+    """The Future of a call. In a child forked before it was done it raises ClosedError, as no thread works on it there."""
 
     def __init__(self) -> None:
         super().__init__()
         self._process = os.getpid()
 
     def result(self, timeout: float | None = None) -> Result:
-        """As Future.result; raises ClosedError in a forked child."""
+        """Like Future.result, but raises ClosedError in a forked child."""
         if self._process != os.getpid() and not self.done():
             raise ClosedError("this call was submitted before the process was forked; submit it again in the child")
         return super().result(timeout)
@@ -45,18 +43,19 @@ class Answer(Future[Result]):
 class Workers:
     """Threads that take batches from a scheduler; any number of threads may add calls to it at once.
 
-    A batch runs on one thread and `count` batches run side by side, whoever asks for them: threads that share a batch wait for each
-    other at every operator, of which 12 layers have some 260. So a call of one pair runs on one thread.
+    A batch runs on one thread, and at most `count` batches run at once, however many callers there are. Threads that shared a
+    batch would wait for each other at every operator, of which 12 layers have some 260; so a call of one pair uses one thread.
 
-    The threads start with the first call and hold no reference to the Reranker. They are daemons that an exit handler stops: calls
-    of threads that outlive the main one are answered, and a program that forgets `close` ends. After a fork the child begins anew.
+    The threads start with the first call and hold no reference to the Reranker. They are daemons stopped by an exit handler:
+    calls from threads that outlive the main thread still finish, and a program that never calls `close` still exits. A forked
+    child starts its own.
 
-    Only these threads touch the scheduler. Callers leave calls and cancellations in a queue, each by one atomic step, because
+    Only these threads touch the scheduler. Callers put calls and cancellations into queues, one atomic step each, because
     KeyboardInterrupt can strike the main thread anywhere.
     """
 
     def __init__(self, scheduler: Callable[[], Scheduler], run: Callable[[Batch], NDArray[np.float32]], count: int) -> None:
-        """`scheduler` makes an empty one, `run` answers logits float32[b, labels] for a batch."""
+        """`scheduler` makes an empty Scheduler; `run` returns a batch's logits, float32[b, labels]."""
         self._make_scheduler = scheduler
         self._run = run
         self._count = count
@@ -65,9 +64,9 @@ class Workers:
         _live.add(self)
 
     def begin_anew(self) -> None:
-        """Nothing waits, nothing runs: at the start, and in a forked child, which has none of the parent's threads."""
-        # Reentrant, as the garbage collector may close a forgotten Reranker in any thread at any point; and entered by itself,
-        # as an interrupt within Condition.__enter__, which is Python code, would leave it locked (bpo-29988).
+        """Resets to no calls and no threads: at the start, and in a forked child, which has none of the parent's threads."""
+        # Reentrant, because the garbage collector may close a forgotten Reranker in any thread at any point. Entered directly,
+        # because an interrupt within Condition.__enter__, which is Python code, would leave it locked (bpo-29988).
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._new: deque[tuple[Call, float]] = deque()
@@ -83,9 +82,9 @@ class Workers:
             raise ClosedError(CLOSED)
 
     def add(self, call: Call) -> None:
-        """Hands a call to the scheduler; cancelling its answer drops the rows that have not begun.
+        """Hands a call to the scheduler; cancelling its answer drops the rows that have not started.
 
-        Raises ClosedError after `close`. The answer raises OverloadedError where the scheduler does.
+        Raises ClosedError after `close`. The answer raises OverloadedError if the scheduler does.
         """
         call.answer.add_done_callback(self._drop)
         with self._lock:
@@ -98,7 +97,7 @@ class Workers:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends every call that is not answered with ClosedError. Batches that run are finished and forgotten."""
+        """Fails every pending call with ClosedError. Running batches finish and their logits are dropped."""
         with self._lock:
             self._closed = True
             calls = [*self._calls.values(), *(call for call, _ in self._new)]
@@ -106,11 +105,11 @@ class Workers:
             self._new.clear()
             self._changed.notify_all()
         for call in calls:
-            call.error = ClosedError("this Reranker was closed before it had answered; load another")
+            call.error = ClosedError("this Reranker was closed before the call finished; load another")
             _resolve(call)
 
     def join(self) -> None:
-        """Waits until the threads of a closed set have ended, a batch at most."""
+        """After `close`: waits until the threads have ended, which takes one batch at most."""
         for thread in self._threads:
             thread.join()
 
@@ -120,30 +119,30 @@ class Workers:
 
     def _work(self) -> None:
         while self._run_next():
-            pass  # between two batches a thread refers to nothing of the last one
+            pass  # a call per batch: while it waits, a thread holds no reference to the last one
 
     def _run_next(self) -> bool:
-        """Waits for a batch and runs it; False once the set is closed."""
+        """Waits for a batch and runs it; False after `close`."""
         batch = self._next()
         if batch is None:
             return False
         failure = None
         try:
             logits = self._run(batch)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is passed on to the callers
             failure = error
         with self._lock:
             now = time.monotonic()
             ended = self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)
             ended = [call for call in ended if self._calls.pop(call.answer, None)]
             if failure is not None:
-                self._changed.notify_all()  # what failed together is tried again apart
+                self._changed.notify_all()  # calls that failed together are retried apart
         for call in ended:
             _resolve(call)
         return True
 
     def _next(self) -> Batch | None:
-        """Waits for the next batch; None once the set is closed."""
+        """Waits for the next batch; None after `close`."""
         while True:
             with self._lock:
                 if self._closed:
@@ -162,7 +161,7 @@ class Workers:
                 return batch
 
     def _take_in(self) -> list[Call]:
-        """Tells the scheduler what callers have done meanwhile, and returns the calls that it refuses."""
+        """Passes new calls and cancellations on to the scheduler, and returns the calls that it refuses."""
         refused = []
         while self._new:
             call, submitted = self._new.popleft()
@@ -181,7 +180,7 @@ class Workers:
 
 
 def _resolve(call: Call) -> None:
-    """Gives an ended call's outcome to whoever waits for it, if anybody does."""
+    """Sets an ended call's answer, unless it was cancelled."""
     if not call.answer.set_running_or_notify_cancel():
         return
     if call.error is not None:
@@ -189,7 +188,7 @@ def _resolve(call: Call) -> None:
         return
     try:
         result = call.outcome(call)
-    except Exception as error:  # noqa: BLE001 - it belongs to the caller
+    except Exception as error:  # noqa: BLE001 - passed on to the caller
         call.answer.set_exception(error)
     else:
         call.answer.set_result(result)
@@ -198,7 +197,7 @@ def _resolve(call: Call) -> None:
 class Background:
     """Runs functions on at most `count` daemon threads, which start as they are needed.
 
-    A ThreadPoolExecutor would refuse work from threads that outlive the main one.
+    A ThreadPoolExecutor would refuse work from threads that outlive the main thread.
     """
 
     def __init__(self, count: int) -> None:
@@ -208,7 +207,7 @@ class Background:
         _live.add(self)
 
     def begin_anew(self) -> None:
-        """Without threads or work: at the start, and in a forked child."""
+        """Resets to no work and no threads: at the start, and in a forked child."""
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -226,7 +225,7 @@ class Background:
                 self._threads.append(thread)
 
     def close(self) -> None:
-        """Lets the threads end once what was given to them is done."""
+        """Ends the threads once the work given to them is done."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -240,7 +239,7 @@ class Background:
 
 
 def _run_all(work: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    while (function := work.get()) is not None:
+    for function in iter(work.get, None):
         function()
 
 
@@ -253,7 +252,7 @@ def _begin_anew_after_fork() -> None:
 
 
 def _stop_at_exit() -> None:
-    """A daemon thread that is still in native code when the interpreter goes may take the process down with it."""
+    """Stops all threads: one still in native code while the interpreter shuts down can crash the process."""
     living = list(_live)
     for each in living:
         each.close()

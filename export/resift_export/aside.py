@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resift import lock
 from resift.artifact import MANIFEST_LIMIT
-from resift.errors import ExportError
+from resift.errors import ExportError, OutputError
 from resift.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
+    from io import FileIO
 
 LOCK, NEW, OLD, REPLACING = "lock", "new", "old", "replacing"
 """What `.OUT.export` may hold; the last exists while an artifact is being replaced."""
@@ -37,10 +38,10 @@ def aside(out: Path, *, overwrite: bool, source: Path | None = None) -> Iterator
     home = place.with_name(f".{place.name}.export")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock = _lock(home, out)
+        held = _lock(home)
     except OSError as error:
         raise ExportError(f"cannot write next to {out}: {error.strerror}") from error
-    with lock:
+    with held:
         _settle(home, place)
         try:
             _check_replaceable(place, out, overwrite=overwrite)
@@ -51,7 +52,7 @@ def aside(out: Path, *, overwrite: bool, source: Path | None = None) -> Iterator
             _put_in_place(home, place, out)
         finally:
             _settle(home, place)
-            (home / LOCK).unlink(missing_ok=True)
+            lock.delete(held, home / LOCK)
             with suppress(OSError):  # an export that has started since holds a lock in it
                 home.rmdir()
 
@@ -71,28 +72,16 @@ def _place(out: Path, source: Path | None) -> Path:
     return place
 
 
-def _lock(home: Path, out: Path) -> AbstractContextManager[object]:
+def _lock(home: Path) -> FileIO:
     """Creates `home` and takes its lock. Raises ExportError while another export holds it, OSError if it cannot be created."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two exports to one folder are not kept apart
-        home.mkdir(exist_ok=True)
-        return nullcontext()
     while True:
         home.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):  # its previous holder has just ended and removed `home`
-            lock = (home / LOCK).open("ab")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(lock.fileno()), (home / LOCK).stat()):
-                    return lock
-            except BlockingIOError as error:
-                lock.close()
-                raise ExportError(f"another export is writing {out}; wait for it, or choose another folder") from error
-            except BaseException:
-                lock.close()
-                raise
-            lock.close()
+        try:
+            return lock.hold(home / LOCK)
+        except FileNotFoundError:
+            continue  # its previous holder has just ended and removed `home`
+        except OutputError as error:
+            raise ExportError(str(error)) from error
 
 
 def _settle(home: Path, place: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_cut_off_artifact_is_refused(copy):
         ("--top-k", "0", "top_k is 0; expected 1 or more"),
         ("--threads", "0", "Settings.threads is 0; expected 1 to 1024"),
         ("--threads", "99999999999", "threads is 99999999999"),
-        ("--max-length", "100000", "max_length is 100000 tokens, but this model was made for"),
+        ("--max-length", "100000", "max_length is 100000 tokens, but this model takes at most"),
         ("--max-length", "4", "expected at least"),
     ],
 )

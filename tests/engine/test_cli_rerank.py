@@ -101,7 +101,7 @@ def test_what_a_query_lost_is_said_at_the_end(artifact, reranker):
     cut = reranker.rerank(query, DOCUMENTS).query_tokens_cut
     assert cut > 100
     out = answered(resift("rerank", query, "--model", artifact, given=LINES))
-    assert out.splitlines()[-1] == f"the query was too long: its last {cut} tokens were not read"
+    assert out.splitlines()[-1] == f"the query was too long: its last {cut} tokens were cut"
     found = json.loads(answered(resift("rerank", query, "--model", artifact, "--json", given=LINES)))
     assert found["query_tokens_cut"] == cut
 
@@ -216,7 +216,7 @@ def test_a_file_that_is_a_folder_is_named(tmp_path):
 
 
 def test_a_file_without_a_name_is_named():
-    assert "'' is no name of a file; expected one, or - for standard input" in complaint(resift("rerank", QUERY, ""))
+    assert "'' is not a file name; expected one, or - for standard input" in complaint(resift("rerank", QUERY, ""))
 
 
 def test_a_file_that_is_no_gzip_is_named(file):

@@ -86,15 +86,15 @@ REFUSED = {
     "sparse initializer": (with_sparse_initializer(), SPARSE),
     "sparse attribute": (with_attribute(sparse_tensor=graphs.sparse_tensor(), type=11), SPARSE),
     "sparse attributes": (with_attribute(sparse_tensors=[graphs.sparse_tensor()], type=12), SPARSE),
-    "texts": (graphs.model(initializers=[TEXTS]), "holds a tensor of texts"),
-    "attribute of texts": (with_attribute(t=TEXTS, type=4), "holds a tensor of texts"),
+    "texts": (graphs.model(initializers=[TEXTS]), "holds a string tensor"),
+    "attribute of texts": (with_attribute(t=TEXTS, type=4), "holds a string tensor"),
     "Loop": (graphs.endless_loop(), FLOW),
     "graph in any attribute": (with_attribute(g=SUBGRAPH, type=5), FLOW),
     "graphs in any attribute": (with_attribute(graphs=[SUBGRAPH], type=10), FLOW),
     "local functions": (graphs.model(functions=graphs.billion_laughs().functions), "defines functions of its own"),
     "operator of a local function": (graphs.billion_laughs(), "the domain 'laughs'"),
     "training graph": (with_training(), "holds a training graph"),
-    "operator of nobody": (with_domain("evil.domain"), "the domain 'evil.domain', which is not ONNX's"),
+    "operator of nobody": (with_domain("evil.domain"), "the domain 'evil.domain', which resift does not run"),
     "operator of machine learning": (with_domain("ai.onnx.ml", "Scaler"), "'Scaler' of the domain 'ai.onnx.ml'"),
     "operator that runs Python": (with_domain("com.microsoft", "PythonOp"), "'PythonOp' of the domain 'com.microsoft'"),
     "operator that names a file": (with_domain("com.microsoft", "EPContext"), "'EPContext' of the domain 'com.microsoft'"),
@@ -108,7 +108,7 @@ def test_what_a_graph_must_not_hold_is_refused_by_name(model, message):
         check_graph(model.SerializeToString(), "model.onnx")
     assert str(caught.value).startswith("model.onnx ")
     assert message in str(caught.value)
-    assert "export its checkpoint again" in str(caught.value)
+    assert "export the checkpoint again" in str(caught.value)
 
 
 NAMED = helper.make_node("Identity", ["input_ids"], ["location"], name="allocation", doc_string="external_data Loop If Scan")
@@ -241,7 +241,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_what_is_no_protobuf_message_is_refused(content):
-    with pytest.raises(ArtifactError, match="is not an ONNX file, or a damaged one"):
+    with pytest.raises(ArtifactError, match="is not an ONNX file, or is damaged"):
         check_graph(content, "model.onnx")
 
 

@@ -211,7 +211,7 @@ def test_a_full_disk_is_told_with_the_way_on(command, tmp_path, expected):
     assert done.returncode == 1
     assert done.stderr.decode() == (
         f"resift: {tmp_path / 'out.jsonl.partial'} cannot be written: File too large; "
-        "what is done is kept: mend that and run the same command again, it goes on from there\n"
+        "finished work is kept: fix this and run the same command again to resume\n"
     )
     assert answer(*command, given=given).code == 0
     assert (tmp_path / "out.jsonl").read_bytes() == end

@@ -146,7 +146,7 @@ def test_it_resumes_from_any_byte(source, expected, stopped, name, file):
             path.write_bytes(whole)
         os.truncate(written[file], cut)
         if file and cut < kept[1].index(b"\n", header) + 1 and name != "run.trec":
-            with pytest.raises(OutputError, match="is not what a job"):
+            with pytest.raises(OutputError, match="does not hold what a job"):
                 rerank_file(RERANKER, asked)
             assert written[0].read_bytes() == kept[0]
         rerank_file(RERANKER, asked, overwrite=True)
@@ -228,7 +228,7 @@ def test_a_disk_that_is_full_keeps_what_is_done(source, expected, name):
             said = pipe.read().decode()
         codes.add(code)
         if code:
-            pattern = r"out\S* cannot be written: File too large; what is done is kept: mend that and run the same command again"
+            pattern = r"out\S* cannot be written: File too large; finished work is kept: fix this and run the same command again"
             assert re.search(pattern.replace("out", name.split(".")[0]), said)
             assert not asked.out.exists()
         assert code or not said
@@ -313,7 +313,7 @@ def starting(start, close, told, asked, overwrite):
     try:
         rerank_file(RERANKER, asked, overwrite=overwrite)
     except OutputError as error:
-        assert re.search("another process is writing|exists already", str(error))
+        assert re.search("another process is writing|already exists", str(error))
         os.write(told, b"R")
     else:
         os.write(told, b"D")
@@ -368,7 +368,7 @@ def test_out_that_appears_meanwhile_is_kept(source, monkeypatch):
         asked.out.write_bytes(OLD)
 
     monkeypatch.setattr("resift.job.rerank_pools", meanwhile)
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         rerank_file(RERANKER, asked)
     assert asked.out.read_bytes() == OLD
     asked.out.unlink()
@@ -416,7 +416,7 @@ def test_an_input_that_grows_after_a_kill_in_the_finish_is_not_called_done(sourc
             break
         source.write_bytes(whole + lines(rows(12)[9:]))
         if asked.out.exists():
-            with pytest.raises(OutputError, match=r"the input has changed|exists already"):
+            with pytest.raises(OutputError, match=r"the input has changed|already exists"):
                 rerank_file(RERANKER, asked)
             assert len(content(asked.out).splitlines()) == 9
         assert rerank_file(RERANKER, asked, overwrite=True) == 1
@@ -436,7 +436,7 @@ def test_an_out_that_was_replaced_after_a_kill_in_the_finish_is_not_called_done(
         assert forked(rerank_file, RERANKER, asked) == -signal.SIGKILL
     whole = asked.out.read_bytes()
     asked.out.write_bytes(change(whole))
-    with pytest.raises(OutputError, match="is not what a job of this resift wrote"):
+    with pytest.raises(OutputError, match="does not hold what a job of this resift wrote"):
         rerank_file(RERANKER, asked)
     assert asked.out.read_bytes() == change(whole)
     asked.out.write_bytes(whole)

@@ -83,7 +83,7 @@ def test_an_out_that_is_no_regular_file_is_refused(source, monkeypatch, out):
     Path("link-to-folder").symlink_to("folder")
     Path("loop").symlink_to("loop")
     os.mkfifo("pipe")
-    refused(source, r"expected (a regular file or nothing|the name of a file)", name=out)
+    refused(source, r"expected (a regular file or nothing|a file name)", name=out)
     assert not any(Path("folder").iterdir())
 
 
@@ -122,7 +122,7 @@ def test_the_input_is_never_written(source, suffix, how):
         asked = source.parent / "same" / names.name
     before = files(source.parent)
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="is its input"):
+        with pytest.raises(OutputError, match="is also its input"):
             rerank_file(RERANKER, Job(source=str(asked), out=source.with_name("out.jsonl")), overwrite=overwrite)
     assert files(source.parent) == before
 
@@ -136,7 +136,7 @@ def test_a_symbolic_link_stays_and_its_target_is_written(source):
     rerank_file(RERANKER, job(source))
     expected = source.with_name("out.jsonl").read_bytes()
     assert real.read_bytes() == expected
-    refused(source, "exists already", "link.jsonl", [False])
+    refused(source, "already exists", "link.jsonl", [False])
     real.write_text("old")
     rerank_file(RERANKER, job(source, "link.jsonl"), overwrite=True)
     assert (link.is_symlink(), real.read_bytes()) == (True, expected)
@@ -160,7 +160,7 @@ def test_a_hard_linked_work_file_is_not_written(source, suffix):
 
 @pytest.mark.parametrize("length", [255, 250, 243])
 def test_a_name_that_leaves_no_room_for_the_suffixes_is_refused(source, length):
-    refused(source, "too long a name", "o" * length)
+    refused(source, "is too long for a file name", "o" * length)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ FOREIGN = {
 @pytest.mark.parametrize("suffix", [".job.jsonl", ".partial", ".packed", ".errors.partial", ".errors.jsonl"])
 def test_a_file_of_somebody_else_is_refused_and_kept(source, suffix, content):
     source.with_name("out.jsonl" + suffix).write_bytes(content)
-    refused(source, r"move it away|exists already|choose another OUT")
+    refused(source, r"move it away|already exists|choose another OUT")
 
 
 @pytest.mark.parametrize("suffix", [".job.jsonl", ".partial", ".packed", ".errors.partial", ".errors.jsonl"])
@@ -269,12 +269,12 @@ def test_a_huge_foreign_file_is_not_read(source):
 def test_a_partial_file_that_was_replaced_is_kept(source, content):
     begun(source)
     source.with_name("out.jsonl.partial").write_bytes(content)
-    refused(source, "is not what a job of this resift wrote there", overwrite=[False])
+    refused(source, "does not hold what a job of this resift wrote", overwrite=[False])
 
 
 def test_another_jobs_partial_file_is_not_continued(source):
     begun(source)
-    refused(source, r"begun by another job \(top_k was None, now 2\)", overwrite=[False], top_k=2)
+    refused(source, r"started by another job \(top_k was None, now 2\)", overwrite=[False], top_k=2)
     rerank_file(RERANKER, job(source, top_k=2), overwrite=True)
     assert len((source.parent / "out.jsonl").read_bytes().splitlines()) == 9
 
@@ -331,7 +331,7 @@ def test_what_the_job_does_not_read_may_change(source):
 
 def test_an_existing_out_is_kept_unless_told(source):
     (source.parent / "out.jsonl").write_text("mine")
-    refused(source, "exists already", overwrite=[False])
+    refused(source, "already exists", overwrite=[False])
     rerank_file(RERANKER, job(source), overwrite=True)
     assert len((source.parent / "out.jsonl").read_text().splitlines()) == 9
 
@@ -343,7 +343,7 @@ def test_bad_lines_of_an_earlier_job_do_not_hide_new_ones(source):
     assert rerank_file(RERANKER, skipping) == 1
     skipping.out.unlink()
     source.write_bytes(b"worse\n" + good + b"bad\n")
-    refused(source, r"errors\.jsonl exists already", overwrite=[False], on_error="skip")
+    refused(source, r"errors\.jsonl already exists", overwrite=[False], on_error="skip")
     assert rerank_file(RERANKER, skipping, overwrite=True) == 2
     found = [json.loads(line) for line in skipping.errors.read_text().splitlines()]
     assert [(row["line"], row["content"]) for row in found] == [(1, "worse"), (11, "bad")]
@@ -408,7 +408,7 @@ def test_standard_input_from_out_is_refused(source):
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         same = source.rename(Path(folder, "pools.jsonl"))
-        assert "is its input -" in child(same, same.name, folder)
+        assert "is also its input -" in child(same, same.name, folder)
         assert files(same.parent) == before
 
 

@@ -170,7 +170,7 @@ def test_one_bound_passed_alone_is_refused_by_its_name(name, value):
     with pytest.raises(ParityError) as caught:
         refuse(agreement, Bounds(), "the int8 graph")
     message = str(caught.value)
-    assert message.startswith(f"the int8 graph does not rank as its checkpoint does: {NAMES[name]} is {value}")
+    assert message.startswith(f"the int8 graph does not rank like its checkpoint: {NAMES[name]} is {value}")
     assert [other for other in NAMES if f"{NAMES[other]} is" in message] == [name]
 
 
@@ -266,16 +266,16 @@ def test_a_damaged_certificate_is_an_artifact_error(content):
 LOGITS = [3.0, 2.0, 1.0]
 CONTRADICTIONS = {
     "no pools": ({"pools": []}, {}, "holds no pools"),
-    "no agreement": ({"agreement": {}}, {}, f"speaks in agreement of no variant, the manifest of {GRAPH}"),
-    "a pool without the variant": ({}, {"variants": {}}, f"speaks in pool q of no variant, the manifest of {GRAPH}"),
-    "a pool of another variant": ({}, {"variants": {OTHER: LOGITS}}, f"speaks in pool q of {OTHER}, the manifest of {GRAPH}"),
+    "no agreement": ({"agreement": {}}, {}, f"lists no variant in agreement, but the manifest lists {GRAPH}"),
+    "a pool without the variant": ({}, {"variants": {}}, f"lists no variant in pool q, but the manifest lists {GRAPH}"),
+    "a pool of another variant": ({}, {"variants": {OTHER: LOGITS}}, f"lists {OTHER} in pool q, but the manifest lists {GRAPH}"),
     "a variant by precision": ({}, {"variants": {"int8": LOGITS}}, "is not what `resift export` writes"),
-    "too few logits": ({}, {"variants": {GRAPH: LOGITS[:2]}}, f"2 logits of {GRAPH}; expected as many of each"),
+    "too few logits": ({}, {"variants": {GRAPH: LOGITS[:2]}}, f"2 logits of {GRAPH}; expected the same number of each"),
     "too many logits": ({}, {"checkpoint": [*LOGITS, 0.0]}, "4 logits of the checkpoint"),
     "too few labels": ({}, {"labels": [1]}, "1 labels"),
     "an empty pool": ({}, {"documents": [], "labels": [], "checkpoint": [], "variants": {GRAPH: []}}, "at least one"),
     "NaN": ({}, {"checkpoint": [None, 2.0, 1.0]}, "is not what `resift export` writes"),
-    "other figures than its logits give": ({}, {"variants": {GRAPH: LOGITS[::-1]}}, f"states for {GRAPH} top-10 overlap 1.0000"),
+    "other figures than its logits give": ({}, {"variants": {GRAPH: LOGITS[::-1]}}, f"states for {GRAPH}: top-10 overlap 1.0000"),
     "figures of labels without labels": ({}, {"labels": None}, "but its own logits give"),
     "logits whose differences are infinite": ({}, {"checkpoint": [1e308, -1e308, 0.0]}, "but its own logits give"),
 }
@@ -298,9 +298,9 @@ def test_numbers_that_json_cannot_say_are_refused(number):
 
 
 def test_a_certificate_that_knows_a_variant_too_many_or_too_few():
-    with pytest.raises(ArtifactError, match=f"of {OTHER}, {GRAPH}, the manifest of {GRAPH}; expected the same: export"):
+    with pytest.raises(ArtifactError, match=f"lists {OTHER}, {GRAPH} in agreement, but the manifest lists {GRAPH}: export"):
         read(certificate((GRAPH, OTHER)))
-    with pytest.raises(ArtifactError, match=f"of {GRAPH}, the manifest of {OTHER}, {GRAPH}; expected the same: export"):
+    with pytest.raises(ArtifactError, match=f"lists {GRAPH} in agreement, but the manifest lists {OTHER}, {GRAPH}: export"):
         read(certificate(), (GRAPH, OTHER))
 
 

@@ -138,10 +138,10 @@ OTHER_KINDS = {
     "UTF-32 big-endian": (TEXT.encode("utf-32-be"), "UTF-32 text; convert it"),
     "UTF-32 with a mark": (codecs.BOM_UTF32_LE + "潮\n".encode("utf-32-le"), "UTF-32 text; convert it"),
     "UTF-32 with the other mark": (codecs.BOM_UTF32_BE + "潮\n".encode("utf-32-be"), "UTF-32 text; convert it"),
-    "gzip": (gzip.compress(TEXT.encode()), "compressed by gzip; give it a name that ends in .gz"),
-    "xz": (lzma.compress(TEXT.encode()), "compressed by xz; unpack it"),
-    "bzip2": (bz2.compress(TEXT.encode()), "compressed by bzip2; unpack it"),
-    "zstd": (b"\x28\xb5\x2f\xfd\x04\x58", "compressed by zstd; unpack it"),
+    "gzip": (gzip.compress(TEXT.encode()), "compressed with gzip; give it a name that ends in .gz"),
+    "xz": (lzma.compress(TEXT.encode()), "compressed with xz; unpack it"),
+    "bzip2": (bz2.compress(TEXT.encode()), "compressed with bzip2; unpack it"),
+    "zstd": (b"\x28\xb5\x2f\xfd\x04\x58", "compressed with zstd; unpack it"),
     "zip": (b"PK\x03\x04\x14\0\0\0", "a zip archive"),
     "parquet": (b"PAR1\x15\x04\x15\x40", "a parquet file; write its rows as JSON Lines first"),
 }
@@ -182,7 +182,7 @@ def test_text_that_begins_like_another_kind_is_text(file, content):
 
 @pytest.mark.parametrize("name", ["", "a\0b"])
 def test_what_cannot_name_a_file_is_an_input_error(name):
-    with pytest.raises(InputError, match="is no name of a file; expected one, or - for standard input"):
+    with pytest.raises(InputError, match="is not a file name; expected one, or - for standard input"):
         list(read_lines(name))
 
 

@@ -49,7 +49,7 @@ def test_of_several_variants_of_a_precision_the_first_is_taken(given, precision)
 
 
 def test_an_artifact_without_a_variant_for_this_machine_says_so():
-    with pytest.raises(ProviderError, match="cpu needs int8 or float32, and this artifact has no graph for this machine: export"):
+    with pytest.raises(ProviderError, match="cpu needs int8 or float32, but this artifact has no graph for this machine: export"):
         providers.choose("cpu", "auto", available=CPU, variants=[])
 
 
@@ -58,9 +58,9 @@ def test_an_artifact_without_a_variant_for_this_machine_says_so():
     [
         ("cuda", "auto", CPU, FULL, r"has no CUDAExecutionProvider \(it has CPUExecutionProvider\): install onnxruntime-gpu"),
         ("cpu", "auto", ["CUDAExecutionProvider"], FULL, r"has no CPUExecutionProvider .*: reinstall onnxruntime"),
-        ("cuda", "auto", BOTH, ["int8"], r"cuda needs float32, and this artifact has int8 .*: export"),
+        ("cuda", "auto", BOTH, ["int8"], r"cuda needs float32, but this artifact has int8 .*: export"),
         ("cuda", "int8", BOTH, FULL, r"cuda does not run int8; ask for float32"),
-        ("cpu", "int8", CPU, ["float32"], r"cpu needs int8, and this artifact has float32 .*: export"),
+        ("cpu", "int8", CPU, ["float32"], r"cpu needs int8, but this artifact has float32 .*: export"),
         ("auto", "int8", BOTH, ["float32"], r"cuda does not run int8.*; cpu needs int8"),
         ("auto", "auto", ["AzureExecutionProvider"], FULL, r"no CUDAExecutionProvider.*; .*no CPUExecutionProvider"),
     ],
@@ -88,4 +88,4 @@ def test_an_older_version_is_an_error_with_its_mend(monkeypatch, installed, olde
     monkeypatch.setattr(onnxruntime, "__version__", installed)
     with pytest.raises(ProviderError) as caught:
         providers.check_version(oldest)
-    assert f"onnxruntime {installed} is installed, this artifact needs {oldest} or newer: pip install" in str(caught.value)
+    assert f"onnxruntime {installed} is installed, but this artifact needs {oldest} or newer: pip install" in str(caught.value)

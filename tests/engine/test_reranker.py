@@ -197,7 +197,7 @@ def test_values_out_of_range_are_refused(reranker):
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused(artifact):
-    with pytest.raises(InputError, match=f"made for {tiny.MAX_LENGTH}"):
+    with pytest.raises(InputError, match=f"takes at most {tiny.MAX_LENGTH}"):
         Reranker.load(artifact, settings=Settings(max_length=tiny.MAX_LENGTH + 1))
 
 
@@ -213,7 +213,7 @@ def test_the_provider_is_a_setting_with_a_shorthand(artifact):
         assert loaded.settings.provider == loaded.provider == "cpu"
     with Reranker.load(artifact, provider="cpu", settings=Settings(provider="cpu", threads=1)) as loaded:
         assert loaded.settings == Settings(provider="cpu", threads=1)
-    with pytest.raises(InputError, match=r"provider is 'cpu' and Settings\.provider 'cuda'"):
+    with pytest.raises(InputError, match=r"provider is 'cpu' but Settings\.provider is 'cuda'"):
         Reranker.load(artifact, provider="cpu", settings=Settings(provider="cuda"))
     with pytest.raises(InputError, match=r"Settings\.provider is 'tpu'; expected 'auto' or one of cpu, cuda"):
         Reranker.load(artifact, provider="tpu")

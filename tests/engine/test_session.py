@@ -60,8 +60,8 @@ OTHERS = {
     "reads int32": (graph(kind=TensorProto.INT32), {}, "tensor(int32)"),
     "answers scores": (graph(output="scores"), {}, "scores"),
     "answers double": (graph(out=TensorProto.DOUBLE), {}, "tensor(double)"),
-    "answers two labels": (graph(labels=2), {}, "expected 1 labels, by its manifest"),
-    "answers one label": (graph(labels=1), {"labels": 2}, "expected 2 labels, by its manifest"),
+    "answers two labels": (graph(labels=2), {}, "expected 1 labels, as its manifest says"),
+    "answers one label": (graph(labels=1), {"labels": 2}, "expected 2 labels, as its manifest says"),
 }
 
 
@@ -107,11 +107,11 @@ def test_a_manifest_of_other_labels_than_its_graph_does_not_load(artifact_of, tm
         manifest["graphs"][0]["relevance"] = rule
 
     edit(folder, change)
-    with pytest.raises(ArtifactError, match=rf"expected {said} labels, by its manifest: export"):
+    with pytest.raises(ArtifactError, match=rf"expected {said} labels, as its manifest says: export"):
         Reranker.load(folder)
 
 
 def test_a_manifest_without_the_segment_ids_that_its_graph_reads_does_not_load(copy):
     edit(copy, lambda manifest: manifest["graphs"][0]["signature"]["inputs"].pop("token_type_ids"))
-    with pytest.raises(ArtifactError, match=r"the graph reads .*token_type_ids.*by its manifest: export"):
+    with pytest.raises(ArtifactError, match=r"the graph reads .*token_type_ids.*as its manifest says: export"):
         Reranker.load(copy)

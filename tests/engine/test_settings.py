@@ -64,5 +64,5 @@ def test_what_was_asked_for_is_kept():
 
 def test_all_of_the_models_length_may_be_asked_for_and_no_more():
     assert resolve(Settings(max_length=512), cores=1, token_budget=256, max_length=512).max_length == 512
-    with pytest.raises(InputError, match=r"is 513 tokens, but this model was made for 512; ask for at most 512"):
+    with pytest.raises(InputError, match=r"is 513 tokens, but this model takes at most 512; lower it"):
         resolve(Settings(max_length=513), cores=1, token_budget=256, max_length=512)

@@ -81,7 +81,7 @@ REFUSED = [
     ("unknown token beyond the pieces", "xlm-roberta", put("model", "unk_id", value=10**6), "UnkIdNotInVocabulary"),
     ("no vocabulary", "bert", put("model", "vocab", value={}), "cannot encode a text: WordPiece error: Missing"),
     ("merge of unknown pieces", "roberta", put("model", "merges", value=[["a", "zzzz"]]), "`zzzz` out of vocabulary"),
-    ("random merges", "roberta", put("model", "dropout", value=0.5), "drops 50% of the merges at random"),
+    ("random merges", "roberta", put("model", "dropout", value=0.5), "drops 50% of its merges at random"),
     ("query a thousand times", "bert", lambda file: pair_of(file, *"A" * 1000, "B"), "joins"),
     ("query twice around the document", "bert", lambda file: pair_of(file, *"ABA"), "joins"),
     ("document twice", "bert", lambda file: pair_of(file, *"ABB"), "joins"),

@@ -323,7 +323,7 @@ def test_closing_ends_the_calls_that_wait(artifact, gate):
     waiting = loaded.submit(QUERY, DOCUMENTS)
     assert begun.wait(60)
     loaded.close()
-    with pytest.raises(ClosedError, match="closed before it had answered"):
+    with pytest.raises(ClosedError, match="closed before the call finished"):
         waiting.result(60)
     with pytest.raises(ClosedError):
         loaded.submit(QUERY, DOCUMENTS)

@@ -190,7 +190,7 @@ def test_a_name_that_is_too_long_is_one_clear_error(home, name):
 def test_two_exports_to_one_place_do_not_meet(home, out):
     with aside(out, overwrite=True) as folder:
         fill(folder, "first")
-        with pytest.raises(ExportError, match=r"another export is writing .*out; wait for it"):
+        with pytest.raises(ExportError, match=r"another process is writing this OUT .*out\.export.*wait for it"):
             put(out, "second", overwrite=True)
         put(home / "other", "second")
         assert names(folder) == ["a.onnx", "manifest.json"]

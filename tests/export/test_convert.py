@@ -142,7 +142,7 @@ def test_each_bound_refuses_a_damaged_graph(cheap, monkeypatch, source, home, sm
     monkeypatch.setattr(pipeline, "quantize", damaged(coarse))
     only = {field: getattr(Bounds() if field == name else ANYTHING, field) for field in BOUNDS}
     with pytest.raises(
-        ParityError, match=rf"bert-1 in model\.int8\.onnx does not rank as its checkpoint does: {BOUNDS[name]}"
+        ParityError, match=rf"bert-1 in model\.int8\.onnx does not rank like its checkpoint: {BOUNDS[name]}"
     ) as caught:
         convert(source, home / "out", Recipe(gate=small_gate, bounds=Bounds(**only)))
     assert [text for text in BOUNDS.values() if text in str(caught.value)] == [BOUNDS[name]]

@@ -1,1 +1,1 @@
-"""The command line: one file a command, each with `add` (its arguments) and `run` (its work, returning an exit code)."""
+"""The command line: one file per command, with `add` (its arguments) and `run` (its work; returns the exit code)."""

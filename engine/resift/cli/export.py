@@ -25,14 +25,14 @@ EPILOG = f"""examples:
   resift export ./my-cross-encoder ./my-artifact --vnni
   resift export ./my-cross-encoder ./my-artifact --calibration pairs.jsonl --gate pools.jsonl
 
---calibration: {{"query": "...", "document": "..."}} a line, texts like those you will serve (a hundred or more).
---gate: pools as {{"query", "documents"}} or {{"query", "candidates": [{{"text", "label"?}}]}} a line, at least 30 of 10 documents.
+--calibration: {{"query": "...", "document": "..."}} per line, a hundred or more, of texts like those you will serve.
+--gate: pools as {{"query", "documents"}} or {{"query", "candidates": [{{"text", "label"?}}]}} per line, 30 or more of 10 documents.
 
 {EXIT_CODES}"""
 
 
 class _Visible(logging.Formatter):
-    """A message's lines, made `visible`."""
+    """Makes each line of a message `visible`."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(visible(line) for line in super().format(record).split("\n"))
@@ -44,23 +44,23 @@ def add(commands: Commands) -> None:
         "export",
         help="turn a checkpoint into an artifact",
         description="Trace, optimize, quantize and verify a Hugging Face cross-encoder. Exit code 3 if the artifact does not rank "
-        "as its checkpoint does.",
+        "like its checkpoint.",
         epilog=EPILOG,
     )
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub id")
     command.add_argument("out", metavar="OUT", type=Path, help="folder to write")
-    command.add_argument("--revision", metavar="REV", help="the hub's commit, tag or branch; its commit is recorded")
+    command.add_argument("--revision", metavar="REV", help="a commit, tag or branch on the hub; the commit is recorded")
     command.add_argument(
-        "--precision", default="int8", metavar="LIST", help=f"graphs to write, of {','.join(PRECISIONS)} (default: int8)"
+        "--precision", default="int8", metavar="LIST", help=f"precisions to write, from {','.join(PRECISIONS)} (default: int8)"
     )
     command.add_argument(
         "--vnni",
         action="store_true",
-        help="add 8-bit weights, nearer to the checkpoint, which processors with VNNI take; others take the 7-bit ones",
+        help="add 8-bit weights, closer to the checkpoint, for processors with VNNI; others use the 7-bit ones",
     )
     command.add_argument("--calibration", metavar="FILE", type=Path, help="your own calibration pairs (default: built in)")
     command.add_argument("--gate", metavar="FILE", type=Path, help="your own gate pools (default: built in)")
-    command.add_argument("--tracer", choices=["torch", "optimum"], default="torch", help="what reads the checkpoint's graph")
+    command.add_argument("--tracer", choices=["torch", "optimum"], default="torch", help="how the graph is traced (default: torch)")
     command.add_argument("--name", metavar="ID", help="model id to record (default: the hub id or the folder's name)")
     command.add_argument(
         "--attach",
@@ -68,27 +68,27 @@ def add(commands: Commands) -> None:
         type=Path,
         nargs="+",
         default=[],
-        help="files that travel in the artifact, such as LICENSE; a README.md becomes the beginning of its card",
+        help="files to add to the artifact, such as LICENSE; a README.md becomes the beginning of its card",
     )
     command.add_argument("--allow-pickle", action="store_true", help="load weights from pickle files, which can run code")
-    command.add_argument("--force", action="store_true", help="write even what the gate refuses; the manifest records it")
-    command.add_argument("--overwrite", action="store_true", help="replace OUT if it is an artifact and holds nothing else")
+    command.add_argument("--force", action="store_true", help="write OUT even if it fails the gate; the manifest records this")
+    command.add_argument("--overwrite", action="store_true", help="replace OUT if it is an artifact and contains nothing else")
     command.set_defaults(run=run)
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    """Leaves as on Ctrl-C, cleaning up, with the code that shells give a process killed by the signal."""
+    """Exits with cleanup, as on Ctrl-C, and with the code that shells report for a process killed by the signal."""
     sys.exit(128 + number)
 
 
 def run(asked: argparse.Namespace) -> int:
-    """Converts, and prints where the artifact is."""
+    """Converts, and prints the artifact's folder and size."""
     try:
         from resift_export.convert import convert
         from resift_export.recipe import Recipe
     except ImportError as error:
         raise ExtraError(
-            f"exporting needs PyTorch and more, which is not all installed ({error}): pip install 'resift[export]'"
+            f"exporting needs PyTorch and other packages that are not installed ({error}): pip install 'resift[export]'"
         ) from error
     check_utf8(asked.name, "--name")
     messages = logging.StreamHandler(sys.stderr)

@@ -30,8 +30,8 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     command = commands.add_parser(
         "info",
-        help="tell what an artifact is and how this machine runs it",
-        description="Tell what an artifact is, how well it agrees with its checkpoint, and how this machine runs it.",
+        help="show what an artifact is and how this machine runs it",
+        description="Show what an artifact is, how well it agrees with its checkpoint, and how this machine runs it.",
         epilog=EPILOG,
     )
     add_model(command, "MODEL")
@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
 
 
 def run(asked: argparse.Namespace) -> int:
-    """Loads the artifact, so that what it prints is what runs."""
+    """Loads the artifact and prints what actually runs."""
     with Reranker.load(asked.model, settings=settings(asked)) as reranker:
         manifest = reranker.artifact.manifest
         certificate = Certificate.read(reranker.artifact)
@@ -75,7 +75,7 @@ def run(asked: argparse.Namespace) -> int:
 
 
 def lines(record: dict[str, object], indent: str = "") -> list[str]:
-    """One `name: value` a line, nested by indentation; a list of records repeats its name."""
+    """One `name: value` per line, nested by indentation; a list of records repeats its name."""
     found = []
     for name, value in record.items():
         if isinstance(value, dict):

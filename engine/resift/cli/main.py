@@ -24,7 +24,7 @@ EPILOG = f"""examples:
 
 
 def parser() -> Parser:
-    """The whole command line."""
+    """The parser of the whole command line."""
     root = Parser(prog="resift", description="Rerank documents with a cross-encoder, without PyTorch.", epilog=EPILOG)
     root.add_argument("--version", action="version", version=f"resift {version('resift')}")
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _fail("interrupted", INTERRUPTED)
         except MemoryError:
-            return _fail("out of memory; give it fewer or shorter documents at once, or more memory", FAULT)
+            return _fail("out of memory; pass fewer or shorter documents at once, or provide more memory", FAULT)
         except OSError as error:
             named = [repr(name) for name in (error.filename, error.filename2) if name is not None]
             return _fail(f"cannot open, read or write {' or '.join(named) or 'a file'}: {error.strerror or error}", FAULT)

@@ -1,4 +1,4 @@
-"""Meter: how far a long run is; a bar on a terminal, a line now and then elsewhere."""
+"""Meter: progress of a long run, as a bar on a terminal and as occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Self
 
 BAR_SECONDS = 0.2
 LINE_SECONDS = 10.0
-"""Time between two lines where there is no terminal."""
+"""Time between two lines if standard error is not a terminal."""
 BAR = "{percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]"
 BAR_OF_UNKNOWN_LENGTH = "{postfix} [{elapsed}]"
 
 
 class Meter:
-    """Writes to stderr; call it with every pool that is done."""
+    """Writes to standard error; call it after each finished pool."""
 
     def __enter__(self) -> Self:
-        self._begin = self._said = time.monotonic()
+        self._begin = self._shown = time.monotonic()
         self._bar: Any = None
         return self
 
@@ -26,14 +26,14 @@ class Meter:
             self._bar.close()
 
     def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
-        """`pools` and `pairs` so far, `share` of the input read, None where its size is unknown."""
+        """`pools` and `pairs` so far; `share` of the input read, None if its size is unknown."""
         now = time.monotonic()
         seconds = max(now - self._begin, 1e-9)
         text = f"{pools} pools, {pairs} pairs, {pairs / seconds:.0f} pairs/s"
         is_terminal = sys.stderr.isatty()
-        if now - self._said < (BAR_SECONDS if is_terminal else LINE_SECONDS):
+        if now - self._shown < (BAR_SECONDS if is_terminal else LINE_SECONDS):
             return
-        self._said = now
+        self._shown = now
         if is_terminal:
             self._draw(text, share)
         else:

@@ -1,4 +1,4 @@
-"""What the commands share: their parser, arguments and exit codes."""
+"""Options: the parser, arguments and exit codes that the commands share."""
 
 from __future__ import annotations
 
@@ -10,27 +10,25 @@ from resift.errors import InputError
 from resift.settings import PRECISIONS, PROVIDERS, Settings
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction["Parser"]  # noqa: SLF001 - argparse gives it no public name
+    Commands = argparse._SubParsersAction["Parser"]  # noqa: SLF001 - argparse has no public name for it
 
-DONE, FAULT, USAGE, CHECK, INTERRUPTED = 0, 1, 2, 3, 130
-EXIT_CODES = (
-    "exit codes: 0 done; 1 the input or the artifact is at fault; 2 the command line is; 3 a check did not hold; 130 interrupted"
-)
+FAULT, CHECK, INTERRUPTED = 1, 3, 130
+EXIT_CODES = "exit codes: 0 done; 1 bad input or artifact; 2 bad command line; 3 a check failed; 130 interrupted"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of arguments whose help ends with an epilog as it was typed, and whose errors cannot steer a terminal."""
+    """An argument parser that prints its epilog as written, and whose errors cannot control a terminal."""
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
 
     def error(self, message: str) -> NoReturn:
-        """Shows the usage and the message, and exits with USAGE."""
+        """Shows the usage and the message, and exits with code 2."""
         super().error(visible(message))
 
 
 def add_model(command: argparse.ArgumentParser, metavar: str) -> None:
-    """The model to look at, and how to print what was seen."""
+    """Adds the model to inspect, and how to print the result."""
     command.add_argument(
         "model",
         metavar=metavar,
@@ -41,14 +39,14 @@ def add_model(command: argparse.ArgumentParser, metavar: str) -> None:
 
 
 def add_engine(command: argparse.ArgumentParser) -> None:
-    """The choices of how to run an artifact."""
+    """Adds the options of how to run an artifact."""
     group = command.add_argument_group("engine")
     group.add_argument("--provider", choices=["auto", *PROVIDERS], default="auto", help="where to run (default: auto)")
-    group.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", help="which graph to run (default: auto)")
+    group.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", help="precision to run (default: auto)")
     group.add_argument(
-        "--threads", type=int, metavar="N", help="batches at once, a thread each (default: the physical cores this process may use)"
+        "--threads", type=int, metavar="N", help="batches at once, one thread each (default: the usable physical cores)"
     )
-    group.add_argument("--max-length", type=int, metavar="N", help="tokens of a pair (default: the model's own)")
+    group.add_argument("--max-length", type=int, metavar="N", help="most tokens of a pair (default: the model's limit)")
 
 
 def check_utf8(value: str | None, name: str) -> None:
@@ -60,7 +58,7 @@ def check_utf8(value: str | None, name: str) -> None:
 
 
 def settings(asked: argparse.Namespace) -> Settings:
-    """Settings from the arguments of `add_engine`."""
+    """Settings from the options of `add_engine`."""
     names = ("provider", "precision", "threads", "max_length")
     given: dict[str, Any] = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
     return Settings(**given)

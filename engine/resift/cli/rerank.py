@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from resift.cli.options import Commands
     from resift.ranking import Ranking
 
-EPILOG = f"""FILE holds one document a line, or one JSON object {{"text": "...", ...}} a line, whose other fields come out again.
-POOLS holds one candidate pool a line: {{"qid"?, "query", "documents": ["..."]}} or {{"qid"?, "query", "candidates":
-[{{"docid"?, "text", ...}}]}}; OUT gets one ranked pool a line, in the same order. Names that end in .gz are packed files.
+EPILOG = f"""FILE holds one document per line, or one JSON object {{"text": "...", ...}} per line, whose other fields --json keeps.
+POOLS holds one candidate pool per line: {{"qid"?, "query", "documents": ["..."]}} or {{"qid"?, "query", "candidates":
+[{{"docid"?, "text", ...}}]}}; OUT gets one ranked pool per line, in the same order. Files named .gz are gzip.
 
 examples:
   resift rerank "how do tides work" documents.txt
@@ -33,12 +33,12 @@ examples:
   resift rerank --pools pools.jsonl.gz --out ranked.jsonl --top-k 10
   resift rerank --pools pools.jsonl --out run.trec --format trec --on-error skip
 
-A run with --pools that was interrupted, even killed, goes on where it was when the same command is given again.
+An interrupted run with --pools, even a killed one, resumes when the same command is run again.
 
 {EXIT_CODES}"""
 
 LEAST_COLUMNS = 20
-"""of a document's text in a table, however narrow the terminal is"""
+"""Least width of a document's text in a table, however narrow the terminal."""
 
 
 def add(commands: Commands) -> None:
@@ -50,18 +50,18 @@ def add(commands: Commands) -> None:
         epilog=EPILOG,
     )
     command.add_argument("query", metavar="QUERY", nargs="?")
-    command.add_argument("file", metavar="FILE", nargs="?", default="-", help="documents; - or nothing: standard input")
-    command.add_argument("--model", metavar="MODEL", help="an artifact's folder, a hub id or an embedded model's name")
-    command.add_argument("--top-k", type=int, metavar="N", help="keep the best N only")
+    command.add_argument("file", metavar="FILE", nargs="?", default="-", help="documents (default: -, standard input)")
+    command.add_argument("--model", metavar="MODEL", help="a folder, a hub id or an embedded model's name")
+    command.add_argument("--top-k", type=int, metavar="N", help="keep only the best N")
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     group = command.add_argument_group("a file of pools")
     group.add_argument("--pools", metavar="POOLS", help="rank every pool of this file; - for standard input")
     group.add_argument("--out", metavar="OUT", type=Path, help="write the ranked pools here")
-    group.add_argument("--format", choices=["jsonl", "trec"], default="jsonl", help="of OUT (default: jsonl)")
-    group.add_argument("--max-candidates", type=int, metavar="N", help="leave out a pool's candidates beyond the first N")
+    group.add_argument("--format", choices=["jsonl", "trec"], default="jsonl", help="format of OUT (default: jsonl)")
+    group.add_argument("--max-candidates", type=int, metavar="N", help="read only the first N candidates of each pool")
     group.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="skip: bad lines go to OUT.errors.jsonl")
     group.add_argument(
-        "--overwrite", action="store_true", help="replace OUT when the new one is whole, and drop what another job has begun"
+        "--overwrite", action="store_true", help="replace OUT once the new one is complete; drop another job's unfinished work"
     )
     add_engine(command)
     command.set_defaults(run=run, usage_error=command.error)
@@ -72,14 +72,14 @@ def run(asked: argparse.Namespace) -> int:
     if (asked.query is None) == (asked.pools is None):
         asked.usage_error("expected either QUERY or --pools POOLS")
     if (asked.pools is None) != (asked.out is None):
-        asked.usage_error("--pools POOLS and --out OUT belong together")
+        asked.usage_error("--pools POOLS and --out OUT must be given together")
     return _rank_documents(asked) if asked.pools is None else _rank_pools(asked)
 
 
 def _rank_documents(asked: argparse.Namespace) -> int:
     check_utf8(asked.query, "QUERY")
     if asked.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
-        raise InputError("no documents: name a FILE, or pipe documents in, one a line")
+        raise InputError("no documents: name a FILE, or pipe documents in, one per line")
     pool = read_documents(asked.file, asked.query)
     with Reranker.load(asked.model, settings=settings(asked)) as reranker:
         ranking = reranker.rerank(pool.query, pool.documents, top_k=asked.top_k)
@@ -108,7 +108,7 @@ def _rank_pools(asked: argparse.Namespace) -> int:
 
 
 def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[str]:
-    """Rank, score, line of the input (`numbers`, by document) and text, cut to `width` columns if there is one."""
+    """Rank, score, input line (`numbers`, by document) and text, cut to `width` columns (None: not cut)."""
     rows = [f"{'rank':>4}  {'score':>8}  {'line':>5}  document"]
     for rank, result in enumerate(ranking, 1):
         text = visible(" ".join(result.document.split()))
@@ -119,5 +119,5 @@ def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[s
             text = shorten(text, max(LEAST_COLUMNS, width - len(start) - len(cut)))
         rows.append(f"{start}{text}{cut}")
     if ranking.query_tokens_cut:
-        rows.append(f"the query was too long: its last {ranking.query_tokens_cut} tokens were not read")
+        rows.append(f"the query was too long: its last {ranking.query_tokens_cut} tokens were cut")
     return rows

@@ -1,4 +1,4 @@
-"""The standard streams: lines for people, JSON for programs, and streams that are closed or whose reader has gone."""
+"""Streams: lines for people, JSON for programs, and standard streams that are closed or have lost their reader."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What can steer a terminal or cannot be encoded: C0 controls, DEL, C1 controls, separators of lines, overrides and isolates of the
-direction of writing (Unicode Standard Annex 9, table 4), lone surrogates."""
+"""What can control a terminal or cannot be encoded: C0 controls, DEL, C1 controls, line separators, bidirectional embeddings,
+overrides and isolates (Unicode Standard Annex 9, table 4), lone surrogates."""
 
 MESSAGE_LIMIT = 2000
-"""Characters of a line on standard error: names and keys of any length occur in messages."""
+"""Most characters of a line on standard error, as messages can hold names and keys of any length."""
 
 
 def visible(text: str) -> str:
-    r"""`text` as one line that cannot steer a terminal: what UNSAFE lists becomes an escape such as \x1b or \u202e."""
+    r"""`text` as one line that cannot control a terminal: characters in UNSAFE become escapes such as \x1b or \u202e."""
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def shorten(text: str, room: int) -> str:
-    """`text` if it takes at most `room` columns of a terminal (1 or more), else as much of it as fits and an ellipsis."""
+    """`text` if it fits `room` terminal columns (1 or more), otherwise as much of it as fits with an ellipsis."""
     used = end = 0
     for place, character in enumerate(text, 1):
         used += _columns(character)
@@ -46,14 +46,14 @@ def shorten(text: str, room: int) -> str:
 
 
 def _columns(character: str) -> int:
-    """Columns of a terminal it takes: 2 for East Asian wide and fullwidth (Unicode Standard Annex 11), 0 for marks and format."""
+    """Terminal columns of a character: 2 for East Asian wide and fullwidth (Unicode Standard Annex 11), 0 for marks and format."""
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
 
 def write_lines(lines: Iterable[str]) -> None:
-    """Prints lines for people, made `visible` whether a terminal reads them or not; letters it cannot show become ?.
+    """Prints lines for people, made `visible` on a terminal or not; characters outside the encoding become ?.
 
     Raises OutputError if standard output is closed or cannot be written.
     """
@@ -64,19 +64,19 @@ def write_lines(lines: Iterable[str]) -> None:
 
 
 def write_json(record: object) -> None:
-    r"""Prints one line of JSON in UTF-8, whatever the terminal's own encoding; what UNSAFE lists as \uNNNN.
+    r"""Prints one line of JSON in UTF-8, whatever the terminal's encoding; characters in UNSAFE are written as \uNNNN.
 
     Raises OutputError if standard output is closed or cannot be written.
     """
     text = msgspec.json.encode(record).decode()
-    # Characters beyond ASCII stand in strings only, where the escape means the same.
+    # These characters occur only within strings, where the escape means the same.
     escaped = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     with _standard_output() as output:
         output.buffer.write(f"{escaped}\n".encode())
 
 
 def complain(text: object) -> None:
-    """Writes one line that begins with `resift: ` to standard error; of a long text the middle is left out, as the mend ends it."""
+    """Writes `resift: ` and `text` as one line to standard error; a long text loses its middle, as the remedy is at its end."""
     line = visible(" ".join(str(text).split()))
     if len(line) > MESSAGE_LIMIT:
         line = f"{line[: MESSAGE_LIMIT // 2]} … {line[-MESSAGE_LIMIT // 2 :]}"
@@ -85,9 +85,9 @@ def complain(text: object) -> None:
 
 @contextmanager
 def _standard_output() -> Iterator[TextIO]:
-    """Standard output, flushed. A reader that has gone (head, less) has what it wanted: the rest is dropped."""
+    """Standard output, flushed at the end. If its reader has gone (head, less), the rest is dropped."""
     if sys.stdout is None:
-        raise OutputError("standard output is closed; expected a file, a pipe or a terminal for the result, or > /dev/null")
+        raise OutputError("standard output is closed; redirect it to a file, a pipe or /dev/null")
     try:
         yield sys.stdout
         sys.stdout.flush()
@@ -102,27 +102,27 @@ def _standard_output() -> Iterator[TextIO]:
 
 
 def _drop(stream: IO[str]) -> None:
-    """What is still buffered must not fail again when the process ends."""
+    """Redirects the stream to the null device, so that buffered text does not fail again at exit."""
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
 class _Lasting(io.FileIO):
-    """A descriptor that never fails: what its reader no longer takes is dropped."""
+    """A file descriptor whose writes never fail: what cannot be written is dropped."""
 
     def write(self, content: ReadableBuffer) -> int:
         size = memoryview(content).nbytes
         try:
-            return super().write(content) or size  # None: a full pipe that does not block
+            return super().write(content) or size  # None: a full, non-blocking pipe
         except OSError:
             return size
 
 
 @contextmanager
 def lasting_messages() -> Iterator[None]:
-    """Lets no message or progress bar end a run: inside, standard error takes anything, also when it is closed or broken.
+    """Keeps messages and progress bars from ending a run: inside, writes to standard error succeed even if it is closed or broken.
 
-    Closed standard streams get the null device, so that no file that is opened later receives what libraries write to them.
+    Closed standard streams are opened on the null device, so that no file opened later takes their numbers.
     """
     for number in range(3):
         try:
@@ -135,7 +135,7 @@ def lasting_messages() -> Iterator[None]:
         return
     try:
         number = sys.stderr.fileno()
-    except OSError:  # a stream of Python's own, such as a test's
+    except OSError:  # a stream without a descriptor, such as a test's
         yield
         return
     raw = _Lasting(number, "wb", closefd=False)

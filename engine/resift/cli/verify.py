@@ -30,12 +30,12 @@ def add(commands: Commands) -> None:
     command = commands.add_parser(
         "verify",
         help="recompute an artifact's certificate on this machine",
-        description="Score the artifact's gate pools on this machine and compare with its checkpoint's own float32 scores. "
-        "Exit code 3 if a bound does not hold, or is looser than those that `resift export` sets.",
+        description="Score the artifact's gate pools on this machine and compare them with the checkpoint's float32 scores. "
+        "Exit code 3 if a bound does not hold, or is looser than that of `resift export`.",
         epilog=EPILOG,
     )
     command.add_argument(
-        "--accept-bounds", action="store_true", help="hold the artifact to its own bounds even where they are looser than usual"
+        "--accept-bounds", action="store_true", help="accept the artifact's own bounds even if they are looser than the defaults"
     )
     add_model(command, "ARTIFACT")
     add_engine(command)
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
 
 
 def run(asked: argparse.Namespace) -> int:
-    """Scores, compares, prints, and raises ParityError if a bound does not hold or is looser than the default."""
+    """Scores, compares and prints; raises ParityError if a bound does not hold or is looser than the default."""
     with Reranker.load(asked.model, settings=settings(asked)) as reranker:
         artifact, file = reranker.artifact, reranker.variant.file
         certificate = Certificate.read(artifact)
@@ -70,10 +70,11 @@ def run(asked: argparse.Namespace) -> int:
         changed = f"largest change of a logit since export: {moved:.2g}"
         write_lines([f"{file} on {len(certificate.pools)} pools", *table, changed])
     refuse(agreement, certificate.bounds, f"{artifact.folder} ({file})")
-    if (looser := certificate.bounds.looser(Bounds())) and not asked.accept_bounds:
+    looser = certificate.bounds.looser(Bounds())
+    if looser and not asked.accept_bounds:
         raise ParityError(
-            f"{artifact.folder} holds its own bounds, which are looser than those of `resift export`: {'; '.join(looser)}; "
-            "if its figures are good enough for you, say --accept-bounds"
+            f"{artifact.folder} is within its own bounds, but they are looser than those of `resift export`: {'; '.join(looser)}; "
+            "to accept them, use --accept-bounds"
         )
     return 0
 
