@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,29 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Holds every batch until it is opened; (opened, begun, rows of each batch that began)."""
+    from resift.session import Session
+
+    opened, begun, rows, run = threading.Event(), threading.Event(), [], Session.run
+
+    def held(self, batch):
+        rows.append(len(batch["input_ids"]))
+        begun.set()
+        assert opened.wait(60)
+        return run(self, batch)
+
+    monkeypatch.setattr(Session, "run", held)
+    yield opened, begun, rows
+    opened.set()
+
+
+@pytest.fixture
+def one_at_a_time(artifact):
+    from resift import Reranker, Settings
+
+    with Reranker.load(artifact, settings=Settings(threads=1)) as loaded:
+        yield loaded

@@ -1,14 +1,12 @@
-"""The engine with its threads: waiting, cancelling, failing, forking, ending."""
+"""Calls that share the workers: waiting, cancelling, failing, closing."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import linecache
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,30 +23,6 @@ from resift.session import Session
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:2]
 BAD = "the one document that fails"
-posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-may_fork = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    """Holds every batch until it is opened; (opened, begun, rows of each batch that began)."""
-    opened, begun, rows, run = threading.Event(), threading.Event(), [], Session.run
-
-    def held(self, batch):
-        rows.append(len(batch["input_ids"]))
-        begun.set()
-        assert opened.wait(60)
-        return run(self, batch)
-
-    monkeypatch.setattr(Session, "run", held)
-    yield opened, begun, rows
-    opened.set()
-
-
-@pytest.fixture
-def one_at_a_time(artifact):
-    with Reranker.load(artifact, settings=Settings(threads=1)) as loaded:
-        yield loaded
 
 
 def until(condition) -> None:
@@ -64,102 +38,6 @@ def test_the_future_answers_with_the_columns_that_rerank_ranks(reranker):
     assert scored.logits.tolist() == reranker.logits(QUERY, DOCUMENTS).tolist()
     assert (scored.logits.dtype, scored.tokens_cut.dtype, scored.tokens_cut_at_least.dtype) == (np.float32, np.int32, np.bool_)
     assert reranker.rank(DOCUMENTS, scored, top_k=3) == reranker.rerank(QUERY, DOCUMENTS, top_k=3)
-
-
-def test_asyncio_gets_the_answers_of_the_plain_calls(reranker):
-    async def ask():
-        return await asyncio.gather(
-            reranker.arerank(QUERY, DOCUMENTS, top_k=2),
-            reranker.arerank_many([QUERY, "bread"], [DOCUMENTS[:3], DOCUMENTS[3:5]]),
-            reranker.ascore(QUERY, DOCUMENTS),
-            reranker.ascore_pairs([(QUERY, DOCUMENTS[0])]),
-            reranker.arerank(QUERY, []),
-        )
-
-    ranking, rankings, scores, pair, nothing = asyncio.run(ask())
-    assert ranking == reranker.rerank(QUERY, DOCUMENTS, top_k=2)
-    assert rankings == reranker.rerank_many([QUERY, "bread"], [DOCUMENTS[:3], DOCUMENTS[3:5]])
-    assert scores.tolist() == reranker.score(QUERY, DOCUMENTS).tolist()
-    assert pair.tolist() == scores[:1].tolist()
-    assert len(nothing) == 0
-
-
-def test_errors_reach_the_one_who_waits(reranker):
-    with pytest.raises(TypeError, match=r"documents\[0\]"):
-        asyncio.run(reranker.arerank(QUERY, [None]))
-
-
-def test_the_loop_is_free_while_a_batch_runs(reranker, gate):
-    opened, begun, _ = gate
-
-    async def ask():
-        waiting = asyncio.create_task(reranker.arerank(QUERY, DOCUMENTS))
-        while not begun.is_set():
-            await asyncio.sleep(0.001)
-        assert not waiting.done()  # the loop got here although a batch is held
-        opened.set()
-        return await waiting
-
-    assert len(asyncio.run(ask())) == len(DOCUMENTS)
-
-
-def test_waiting_calls_leave_the_loops_own_executor_alone(reranker, gate):
-    opened, begun, _ = gate
-
-    async def ask():
-        waiting = [asyncio.create_task(reranker.arerank(f"{QUERY} {number}", DOCUMENTS[:2])) for number in range(200)]
-        while not begun.is_set():
-            await asyncio.sleep(0.001)
-        # A name look-up runs in the default executor; it returns although no batch can.
-        await asyncio.wait_for(asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80), 30)
-        opened.set()
-        return await asyncio.gather(*waiting)
-
-    assert len(asyncio.run(ask())) == 200
-
-
-def test_a_cancelled_wait_ends_at_once_and_drops_the_rows_that_have_not_begun(one_at_a_time, gate):
-    opened, begun, rows = gate
-
-    async def ask():
-        waiting = asyncio.create_task(one_at_a_time.arerank(QUERY, DOCUMENTS))
-        while not begun.is_set():
-            await asyncio.sleep(0.001)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting  # ends while the batch is still held
-        opened.set()
-
-    asyncio.run(ask())
-    assert len(one_at_a_time.rerank("bread", DOCUMENTS[:1])) == 1
-    assert rows == [rows[0], 1]
-
-
-def test_a_cancelled_wait_stops_tokenization_between_two_parts(one_at_a_time, monkeypatch):
-    tokenizer, yielded, go_on = one_at_a_time._tokenizer, threading.Event(), threading.Event()
-    parts, counted = type(tokenizer).parts, []
-
-    def slow(self, query, documents):
-        for document in documents:
-            yield from parts(self, query, [document])
-            counted.append(document)
-            yielded.set()
-            assert go_on.wait(60)
-
-    monkeypatch.setattr(type(tokenizer), "parts", slow)
-
-    async def ask():
-        waiting = asyncio.create_task(one_at_a_time.arerank(QUERY, DOCUMENTS))
-        while not yielded.is_set():
-            await asyncio.sleep(0.001)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        go_on.set()
-        return await one_at_a_time.ascore("bread", DOCUMENTS[:1])
-
-    assert len(asyncio.run(ask())) == 1
-    assert counted == [DOCUMENTS[0]] * 2  # one of the cancelled call and the whole of the next
 
 
 def test_a_failure_to_submit_cancels_what_was_submitted_before_it(one_at_a_time, gate, monkeypatch):
@@ -355,82 +233,3 @@ def test_eight_threads_get_what_one_gets(reranker):
     expected = [reranker.logits(*job).tolist() for job in jobs]
     with ThreadPoolExecutor(8) as callers:
         assert [logits.tolist() for logits in callers.map(lambda job: reranker.logits(*job), jobs)] == expected
-
-
-def python(code: str, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-def test_a_thread_that_outlives_the_main_one_gets_its_answers(artifact):
-    code = """
-import asyncio, sys, threading
-from resift import Reranker
-reranker = Reranker.load(sys.argv[1])
-def work():
-    threading.main_thread().join()
-    for number in range(20):
-        assert len(reranker.rerank(f"tides {number}", ["the moon", "bread"])) == 2
-    assert len(asyncio.run(reranker.arerank("tides", ["the moon", "bread"]))) == 2
-    print("done", flush=True)
-threading.Thread(target=work).start()
-"""
-    done = python(code, artifact)
-    assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
-
-
-def test_a_program_that_forgets_to_close_ends_in_good_order_while_batches_run(artifact):
-    code = """
-import sys
-from resift import Reranker
-reranker = Reranker.load(sys.argv[1])
-reranker.score("tides", ["the moon"])
-futures = [reranker.submit(f"tides {number}", ["the moon " * 30] * 9) for number in range(50)]
-print("end", flush=True)
-"""
-    done = python(code, artifact)
-    assert (done.stdout, done.stderr, done.returncode) == ("end\n", "", 0)
-
-
-def in_child(work) -> object:
-    """What `work` answers in a forked child, which is killed if it hangs."""
-    reading, writing = os.pipe()
-    if (child := os.fork()) == 0:
-        signal.alarm(60)
-        os.write(writing, json.dumps(work()).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    assert os.waitpid(child, 0)[1] == 0
-    return json.loads(answer)
-
-
-@posix
-@may_fork
-def test_a_child_forked_while_batches_run_answers_and_refuses_the_parents_futures(reranker, gate):
-    opened, begun, _ = gate
-    waiting = reranker.submit(QUERY, DOCUMENTS)
-    assert begun.wait(60)
-
-    def work():
-        opened.set()
-        try:
-            waiting.result(50)
-        except ClosedError as error:
-            said = str(error)
-        return [said, reranker.logits(QUERY, DOCUMENTS).tolist(), asyncio.run(reranker.ascore(QUERY, DOCUMENTS)).tolist()]
-
-    said, logits, scores = in_child(work)
-    assert "submitted before the process was forked" in said
-    opened.set()
-    assert waiting.result().logits.tolist() == logits
-    assert scores == reranker.score(QUERY, DOCUMENTS).tolist()
-
-
-@posix
-@may_fork
-def test_a_future_that_was_done_before_a_fork_is_readable_in_the_child(reranker):
-    done = reranker.submit(QUERY, DOCUMENTS)
-    expected = done.result().logits.tolist()
-    assert in_child(done.result().logits.tolist) == expected
