@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import subprocess
-import time
+import sys
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -149,22 +149,49 @@ def test_a_reader_that_leaves_early_is_no_fault(artifact, read):
         assert process.wait() == 0
 
 
-@pytest.mark.parametrize("when", ["while it reads", "while it ranks"])
 @pytest.mark.usefixtures("interruptible")
 @posix
-def test_an_interrupt_ends_it_with_130(when):
-    documents = "".join(f"{number} {'the water of the sea ' * 40}\n" for number in range(20000)).encode()
+def test_an_interrupt_while_it_reads_ends_it_with_130():
     with running("rerank", QUERY) as process:
-        # More than a pipe holds: once it is written, the command is reading. Ranking it all takes minutes.
-        process.stdin.write(documents)
-        if when == "while it ranks":
-            process.stdin.close()
-            time.sleep(3)
+        # More than a pipe holds: once it is written, the command is reading.
+        process.stdin.write(LINES * 10_000)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         # Waited for before its standard input is closed, which would end the reading as well.
         assert process.wait() == 130
         assert (process.stderr.read(), process.stdout.read()) == (b"resift: interrupted\n", b"")
+
+
+TELLING = """
+import os, sys
+from resift.cli.main import main
+from resift.session import Session
+run = Session.run
+def telling(self, batch):
+    os.write({descriptor}, b".")
+    return run(self, batch)
+Session.run = telling
+sys.exit(main())
+"""
+"""The command line, which tells of every batch that begins."""
+
+
+@pytest.mark.usefixtures("interruptible")
+@posix
+def test_an_interrupt_while_it_ranks_ends_it_with_130(artifact, file):
+    documents = file("".join(f"{number} {'the water of the sea ' * 30}\n" for number in range(20_000)).encode())
+    reading, writing = os.pipe()
+    command = [sys.executable, "-c", TELLING.format(descriptor=writing), "rerank", QUERY, documents, "--model", artifact]
+    with (
+        os.fdopen(reading, "rb") as batches,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[writing]) as process,
+    ):
+        os.close(writing)
+        assert batches.read(1) == b"."
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT)
+        assert (process.returncode, out, err) == (130, b"", b"resift: interrupted\n")
+        assert len(batches.read()) < 20_000
 
 
 @posix

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import multiprocessing
 import os
@@ -9,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -97,14 +97,15 @@ def test_logits_do_not_depend_on_thread_counts_or_token_budgets(artifact, rerank
 
 
 def test_no_more_batches_run_at_once_than_there_are_threads(artifact, monkeypatch):
-    running, most, lock, run = 0, 0, threading.Lock(), Session.run
+    running, most, lock, three, run = 0, 0, threading.Lock(), threading.Barrier(3, timeout=60), Session.run
 
     def counted(self, batch):
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
-        time.sleep(0.005)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            three.wait()  # a fourth beside them would be counted; the last ones find the barrier broken
         try:
             return run(self, batch)
         finally:
@@ -113,7 +114,10 @@ def test_no_more_batches_run_at_once_than_there_are_threads(artifact, monkeypatc
 
     monkeypatch.setattr(Session, "run", counted)
     with Reranker.load(artifact, settings=Settings(threads=3, token_budget=1)) as loaded, ThreadPoolExecutor(8) as callers:
-        rankings = list(callers.map(lambda _: loaded.score(QUERY, DOCUMENTS).tolist(), range(8)))
+        waiting = [callers.submit(loaded.score, QUERY, DOCUMENTS) for _ in range(8)]
+        waiting[0].result()
+        three.abort()
+        rankings = [answer.result().tolist() for answer in waiting]
     assert most == 3
     assert all(ranking == rankings[0] for ranking in rankings)
 
