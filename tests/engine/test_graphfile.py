@@ -13,7 +13,6 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 import graphs
 from resift import ArtifactError, Reranker
@@ -317,34 +316,3 @@ def test_whatever_the_bytes_a_graph_is_refused_or_plain(content):
 def test_the_oracle_sees_what_is_refused(model, message):
     assert refused_things(onnx.load_from_string(model.SerializeToString()))
     assert not any(refused_things(accepted) for accepted in ACCEPTED.values())
-
-
-def opened(model):
-    content = model.SerializeToString()
-    check_graph(content, "model.onnx")
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-IDS = {"input_ids": np.array([[1, 2, 3], [4, 5, 6]])}
-
-
-@pytest.mark.parametrize(("error", "model"), graphs.FAILING_AT_LOAD.values(), ids=graphs.FAILING_AT_LOAD)
-def test_errors_of_onnxruntime_at_load_are_these(error, model):
-    with pytest.raises(getattr(states, error)):
-        opened(model)
-
-
-@pytest.mark.parametrize(("error", "model"), graphs.FAILING_AT_RUN.values(), ids=graphs.FAILING_AT_RUN)
-def test_errors_of_onnxruntime_at_run_are_these(error, model):
-    session = opened(model)
-    with pytest.raises(getattr(states, error)):
-        session.run(["logits"], IDS)
-
-
-@pytest.mark.parametrize("model", graphs.ANSWERING_OTHERWISE.values(), ids=graphs.ANSWERING_OTHERWISE)
-def test_onnxruntime_does_not_hold_a_graph_to_the_shape_it_declares(model):
-    assert opened(model).run(["logits"], IDS)[0].shape != (2, 1)

@@ -9,8 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import graphs
 from conftest import edit
-from resift import ArtifactError, Reranker
+from resift import ArtifactError, InferenceError, Reranker
 from resift.manifest import Signature
 from resift.providers import POLICIES
 from resift.session import Session
@@ -115,3 +116,48 @@ def test_a_manifest_without_the_segment_ids_that_its_graph_reads_does_not_load(c
     edit(copy, lambda manifest: manifest["graphs"][0]["signature"]["inputs"].pop("token_type_ids"))
     with pytest.raises(ArtifactError, match=r"the graph reads .*token_type_ids.*as its manifest says: export"):
         Reranker.load(copy)
+
+
+def of_model(model):
+    return Session(model.SerializeToString, Signature.of(labels=1, segment_ids=False), POLICIES["cpu"])
+
+
+@pytest.mark.parametrize(("error", "model"), graphs.FAILING_AT_LOAD.values(), ids=graphs.FAILING_AT_LOAD)
+def test_what_onnxruntime_cannot_load_is_an_artifact_error(error, model):
+    with pytest.raises(ArtifactError, match="cannot load this graph") as caught:
+        of_model(model).open()
+    assert type(caught.value.__cause__).__name__ == error
+
+
+UNSHAPED = "expansion to petabytes"
+"""onnxruntime infers no shape for its logits, so that it is refused before it could run."""
+RUN = {name: failing for name, failing in graphs.FAILING_AT_RUN.items() if name != UNSHAPED}
+
+
+def test_a_graph_without_a_shape_of_logits_is_refused_when_loaded():
+    with pytest.raises(ArtifactError, match=r"logits of shape \[\]; expected 1 labels"):
+        of_model(graphs.FAILING_AT_RUN[UNSHAPED][1]).open()
+
+
+@pytest.mark.parametrize(("error", "model"), RUN.values(), ids=RUN)
+def test_what_onnxruntime_fails_to_run_is_an_inference_error(error, model):
+    session = of_model(model)
+    with pytest.raises(InferenceError, match="onnxruntime failed on 2 pairs of 3 tokens") as caught:
+        session.run(IDS)
+    assert type(caught.value.__cause__).__name__ == error
+
+
+@pytest.mark.parametrize("model", graphs.ANSWERING_OTHERWISE.values(), ids=graphs.ANSWERING_OTHERWISE)
+def test_logits_of_another_shape_than_declared_are_refused(model):
+    # onnxruntime itself lets them pass.
+    with pytest.raises(ArtifactError, match="logits of shape"):
+        of_model(model).run(IDS)
+
+
+def test_a_graph_opens_at_its_first_use():
+    opened = []
+    session = Session(lambda: opened.append(1) or graph(), Signature.of(labels=1, segment_ids=True), POLICIES["cpu"])
+    assert opened == []
+    for _ in range(3):
+        session.run(IDS)
+    assert opened == [1]
