@@ -7,13 +7,16 @@ import json
 import os
 import re
 import subprocess
+import sys
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from commands import DOCUMENTS, LINES, QUERY, RESIFT, TIMEOUT, answered, complaint, resift
 from resift import RankedDocument, Ranking
-from resift.cli.rerank import table
+from resift.cli.rerank import SPACES, one_line, table
 
 posix = pytest.mark.skipif(os.name != "posix", reason="terminals as POSIX has them")
 
@@ -236,3 +239,30 @@ def test_a_bad_json_line_is_named_with_its_file_and_number(file):
 def test_invalid_utf_8_is_named_with_its_file_and_number(file, content):
     path = file(content)
     assert f"{path}, line 2: not " in complaint(resift("rerank", QUERY, path))
+
+
+@settings(deadline=None)
+@given(st.text(st.characters() | st.sampled_from([chr(code) for code in SPACES]), max_size=40))
+def test_a_document_in_the_table_is_its_words_with_a_space_between(text):
+    assert one_line(text) == " ".join(text.split())
+
+
+PEAK = """
+import sys
+from resift.cli.main import main
+code = main()
+[peak] = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(peak // 1024, file=sys.stderr)
+sys.exit(code)
+"""
+"""The command line, which then tells its largest resident size in megabytes."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/status")
+@pytest.mark.parametrize("option", [[], ["--json"]], ids=["table", "JSON"])
+@pytest.mark.parametrize("unit", ["the tides rise ", "a\n\n b "])
+def test_a_document_of_50_megabytes_takes_little_memory(artifact, file, unit, option):
+    long = file(json.dumps({"text": unit * (50_000_000 // len(unit))}).encode())
+    command = [sys.executable, "-c", PEAK, "rerank", "tides", long, "--model", artifact, *option]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=TIMEOUT, check=True)
+    assert int(done.stderr) < 500

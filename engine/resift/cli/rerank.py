@@ -39,6 +39,8 @@ An interrupted run with --pools, even a killed one, resumes when the same comman
 
 LEAST_COLUMNS = 20
 """Least width of a document's text in a table, however narrow the terminal."""
+SPACES = {code: " " for code in range(0x3001) if chr(code).isspace()}
+"""What str.split() takes for whitespace; U+3000 is the last."""
 
 
 def add(commands: Commands) -> None:
@@ -107,16 +109,24 @@ def _rank_pools(asked: argparse.Namespace) -> int:
     return 0
 
 
+def one_line(text: str) -> str:
+    """The text with each run of whitespace as one space: " ".join(text.split()) in a small part of its memory."""
+    flat = text.translate(SPACES)
+    while "  " in flat:
+        flat = flat.replace("  ", " ")
+    return flat.strip()
+
+
 def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[str]:
     """Rank, score, input line (`numbers`, by document) and text, cut to `width` columns (None: not cut)."""
     rows = [f"{'rank':>4}  {'score':>8}  {'line':>5}  document"]
     for rank, result in enumerate(ranking, 1):
-        text = visible(" ".join(result.document.split()))
+        text = one_line(result.document)
         least = "at least " if result.tokens_cut_at_least else ""
         cut = f"  ({least}{result.tokens_cut} tokens cut)" if result.tokens_cut or least else ""
         start = f"{rank:>4}  {result.score:>8.3f}  {numbers[result.index]:>5}  "
         if width is not None:
-            text = shorten(text, max(LEAST_COLUMNS, width - len(start) - len(cut)))
+            text = shorten(visible(text), max(LEAST_COLUMNS, width - len(start) - len(cut)))
         rows.append(f"{start}{text}{cut}")
     if ranking.query_tokens_cut:
         rows.append(f"the query was too long: its last {ranking.query_tokens_cut} tokens were cut")
