@@ -1,4 +1,4 @@
-"""Samples of the activations that enter each product of a float32 graph, taken over the calibration set."""
+"""What enters the products of a float32 graph: samples over the calibration set, and the number of token vectors."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime
 
-from resift_export.graph import serialize
+from resift_export.graph import array_of, serialize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import onnx_ir as ir
 
 ROWS = 2048
 """Token vectors kept for each observed value: some 15 per pair of the built-in set."""
 SEED = 7
+PROBE_WIDTHS = (8, 16)
+"""Tokens of the pairs by which `operations_of` tells products of every token from others."""
 
 
 def sample(
@@ -37,6 +39,34 @@ def sample(
             others = 1 + random.permutation(len(vectors) - 1)[: share - 1]
             kept[name].append(vectors[np.concatenate([[0], np.sort(others)])])
     return {name: np.concatenate(vectors) for name, vectors in kept.items()}
+
+
+def operations_of(model: ir.Model) -> int:
+    """Multiplications and additions per token in products with constant weights, counted before the model is quantized.
+
+    The model is run at two widths, as not every tracer notes the shapes of values: products whose input does not grow with the
+    width, such as the head's, run once per pair and are not counted.
+    """
+    products = list(_products(model))
+    names = list(dict.fromkeys(name for name, _ in products))
+    session = onnxruntime.InferenceSession(_with_outputs(model, names), providers=["CPUExecutionProvider"])
+    sizes = []
+    for width in PROBE_WIDTHS:
+        feed = {item.name: np.ones((1, width), np.int64) for item in session.get_inputs()}
+        sizes.append({name: value.size for name, value in zip(names, session.run(names, feed), strict=True)})
+    narrow, wide = sizes
+    growth = PROBE_WIDTHS[1] // PROBE_WIDTHS[0]
+    return sum(2 * weights for name, weights in products if wide[name] == growth * narrow[name])
+
+
+def _products(model: ir.Model) -> Iterator[tuple[str, int]]:
+    """Of each product with a constant matrix: the value it multiplies, and the number of weights."""
+    for node in model.graph:
+        source = node.inputs[0] if node.op_type == "MatMul" else None
+        if source is not None and source.producer() is not None:
+            weights = array_of(node.inputs[1])
+            if weights is not None and weights.ndim == 2:
+                yield str(source.name), weights.size
 
 
 def _with_outputs(model: ir.Model, names: Sequence[str]) -> bytes:

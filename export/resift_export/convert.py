@@ -11,8 +11,8 @@ from resift.pairs import PairTokenizer
 from resift.parity import Certificate, refuse
 from resift_export import checkpoint as checkpoints
 from resift_export.aside import aside
-from resift_export.calibration import sample
-from resift_export.graph import lower_opset, operations_of
+from resift_export.calibration import operations_of, sample
+from resift_export.graph import lower_opset
 from resift_export.optimize import optimize
 from resift_export.parity import certify, check_runnable
 from resift_export.quantize import VNNI_LEVELS, products, quantize

@@ -81,24 +81,6 @@ def replace(old: ir.Value, new: ir.Value) -> None:
     old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
-def operations_of(model: ir.Model) -> int:
-    """Multiplications and additions per token in products with constant weights, counted before the model is quantized.
-
-    Products computed once per pair, such as the head's, are not counted.
-    """
-    total = 0
-    for node in model.graph:
-        weights = array_of(node.inputs[1]) if node.op_type == "MatMul" else None
-        if weights is not None and weights.ndim == 2 and _is_of_every_token(node.inputs[0]):
-            total += 2 * weights.size
-    return total
-
-
-def _is_of_every_token(value: ir.Value | None) -> bool:
-    """Whether the value is [b, width, size] with a dynamic width."""
-    return value is not None and value.shape is not None and len(value.shape) == 3 and not isinstance(value.shape[1], int)
-
-
 def array_of(value: ir.Value | None) -> np.ndarray | None:
     """The constant value, or None if it is not constant."""
     return None if value is None or value.const_value is None else value.const_value.numpy()
