@@ -1,0 +1,1 @@
+"""Evaluation (extra: eval): labelled data in; measures, diagnosis, a report and tuned settings out."""
