@@ -7,11 +7,11 @@ from typing import Literal
 import msgspec
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True):
     """A frozen record; all its fields are JSON values."""
 
 
-class Difference(Record):
+class Difference(Record, frozen=True, kw_only=True):
     """A system's mean of a measure minus the baseline's, over the same queries."""
 
     value: float
@@ -22,14 +22,14 @@ class Difference(Record):
     """two-sided, of the paired randomization test"""
 
 
-class Latency(Record):
+class Latency(Record, frozen=True, kw_only=True):
     """Milliseconds a pool takes, tokenization included."""
 
     p50: float
     p95: float
 
 
-class Agreement(Record):
+class Agreement(Record, frozen=True, kw_only=True):
     """How far a system's ranking of the same pools agrees with the reference system's."""
 
     reference: str
@@ -41,7 +41,7 @@ class Agreement(Record):
     """mean share of the reference's top 10 that the system has in its own"""
 
 
-class Scores(Record):
+class Scores(Record, frozen=True, kw_only=True):
     """Histograms of a system's scores: of relevant documents, and of all others."""
 
     edges: list[float]
@@ -50,7 +50,7 @@ class Scores(Record):
     other: list[int]
 
 
-class System(Record):
+class System(Record, frozen=True, kw_only=True):
     """One way to order the candidates, and how good it is."""
 
     name: str
@@ -73,7 +73,7 @@ class System(Record):
     scores: Scores | None = None
 
 
-class Query(Record):
+class Query(Record, frozen=True, kw_only=True):
     """An evaluated query."""
 
     qid: str
@@ -85,7 +85,7 @@ class Query(Record):
     """relevant documents in all the judgements, in the pool or not"""
 
 
-class Place(Record):
+class Place(Record, frozen=True, kw_only=True):
     """A document in a ranking."""
 
     docid: str
@@ -98,7 +98,7 @@ class Place(Record):
     """its beginning"""
 
 
-class Regression(Record):
+class Regression(Record, frozen=True, kw_only=True):
     """A query that a system ranks worse than the baseline does."""
 
     qid: str
@@ -113,7 +113,7 @@ class Regression(Record):
     """the system's"""
 
 
-class Lengths(Record):
+class Lengths(Record, frozen=True, kw_only=True):
     """Tokens of pairs before they are cut, and what was cut, with the evaluated model's tokenizer."""
 
     edges: list[int]
@@ -126,7 +126,7 @@ class Lengths(Record):
     """of the cut documents' tokens, the mean share lost; 0 if none is cut"""
 
 
-class Finding(Record):
+class Finding(Record, frozen=True, kw_only=True):
     """One thing the doctor found: the number, and what to do about it."""
 
     name: str
@@ -139,7 +139,7 @@ class Finding(Record):
     advice: str
 
 
-class Data(Record):
+class Data(Record, frozen=True, kw_only=True):
     """The data evaluated."""
 
     name: str
@@ -151,7 +151,7 @@ class Data(Record):
     """queries not evaluated, by reason"""
 
 
-class Evaluation(Record):
+class Evaluation(Record, frozen=True, kw_only=True):
     """What `evaluate` returns."""
 
     data: Data
