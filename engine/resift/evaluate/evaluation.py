@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift import machine
+from resift.artifact import path_text
 from resift.errors import InputError
 from resift.evaluate.comparisons import agreement, differences, regressions
 from resift.evaluate.doctor import diagnose
@@ -76,7 +77,7 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and what is asked about 
     labels = [np.array(dataset.labels(pool), np.int64) for pool in pools]
     return Evaluation(
         data=Data(
-            name=dataset.name,
+            name=path_text(dataset.name),
             format=dataset.format,
             pools=len(pools),
             pairs=sum(map(len, docids)),
