@@ -33,7 +33,7 @@ def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
             for system in evaluation.systems
             if system.unscored
         ],
-        [f"{finding.severity}: {finding.words} {finding.advice}" for finding in evaluation.findings],
+        [f"{finding.severity}: {finding.words}; {finding.advice}" for finding in evaluation.findings],
         _queries(evaluation) if per_query else [],
     ]
     lines: list[str] = []
@@ -59,7 +59,7 @@ def _differences(evaluation: Evaluation) -> list[str]:
         for system in evaluation.systems
         for name, found in system.differences.items()
     ]
-    return _table(rows) if len(rows) > 1 else []
+    return _table(rows, left=(0, 1)) if len(rows) > 1 else []
 
 
 def _agreement(systems: Sequence[System]) -> list[str]:

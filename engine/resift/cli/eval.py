@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +12,13 @@ import msgspec
 from resift.cli.comparison import comparison
 from resift.cli.meter import Meter
 from resift.cli.options import EXIT_CODES, add_engine, check_utf8, settings
-from resift.cli.outputs import check_outputs, replacing
+from resift.cli.outputs import check_outputs
 from resift.cli.streams import write_json, write_lines
-from resift.settings import PRECISIONS, Settings
+from resift.outfiles import write_whole
+from resift.settings import PRECISIONS
 
 if TYPE_CHECKING:
-    import argparse
-
     from resift.cli.options import Commands
-    from resift.evaluate.results import Evaluation
     from resift.evaluate.systems import System
 
 EPILOG = f"""DATA is one of
@@ -108,9 +106,10 @@ def run(asked: argparse.Namespace) -> int:
     from resift.evaluate.dataset import read_dataset
     from resift.evaluate.evaluation import evaluate
     from resift.evaluate.measures import MEASURES, parse_measures
+    from resift.evaluate.report import write_report
 
-    outputs = [path for path in (asked.html, _json_file(asked)) if path]
-    check_outputs(outputs, [path for path in _inputs(asked) if path != "-"])
+    json = None if asked.json in (None, "-") else Path(asked.json)
+    check_outputs([path for path in (asked.html, json) if path], _inputs(asked))
     for name in (asked.baseline, *(asked.measure or [])):
         check_utf8(name, "an argument")
     measures = asked.measure or MEASURES
@@ -119,11 +118,14 @@ def run(asked: argparse.Namespace) -> int:
     dataset = read_dataset(asked.data, **_reading(asked))
     with Meter() as meter:
         evaluation = evaluate(dataset, systems, measures=measures, baseline=asked.baseline, progress=meter)
-    _write(evaluation, asked)
+    if json:
+        write_whole(json, msgspec.json.encode(evaluation) + b"\n")
     if asked.json == "-":
         write_json(evaluation)
     else:
         write_lines(comparison(evaluation, per_query=asked.per_query))
+    if asked.html:
+        write_report(evaluation, asked.html)
     return 0
 
 
@@ -131,14 +133,13 @@ def _systems(asked: argparse.Namespace) -> list[System]:
     """What to compare with the order given."""
     from resift.evaluate.systems import Artifact, Checkpoint, ScoresFile
 
-    precisions, asked.precision = asked.precision or [None], None
-    engine: Settings = settings(asked)
+    engine = settings(argparse.Namespace(**{**vars(asked), "precision": None}))
+    engines = [replace(engine, precision=precision) for precision in dict.fromkeys(asked.precision or [])] or [engine]
     models = dict.fromkeys(asked.model or ([] if asked.scores else [None]))
-    several = [engine if precision is None else replace(engine, precision=precision) for precision in dict.fromkeys(precisions)]
     longest = None if engine.max_length == "auto" else engine.max_length
     device = "cuda" if engine.provider == "cuda" else "cpu"
     return [
-        *(Artifact(model, settings) for model in models for settings in several),
+        *(Artifact(model, each) for model in models for each in engines),
         *(Checkpoint(source, max_length=longest, device=device) for source in dict.fromkeys(asked.checkpoint)),
         *(ScoresFile(path) for path in dict.fromkeys(asked.scores)),
     ]
@@ -152,7 +153,7 @@ def _reading(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inputs(asked: argparse.Namespace) -> list[str]:
-    """Every file or folder that is read."""
+    """Every file or folder that is read, but standard input."""
     named = (
         asked.data,
         asked.qrels,
@@ -164,20 +165,4 @@ def _inputs(asked: argparse.Namespace) -> list[str]:
         *asked.checkpoint,
     )
     beside = Path(asked.data).with_name(Path(asked.data).name.split(".")[0] + ".qrels") if Path(asked.data).name else None
-    return [*(name for name in named if name is not None), *([str(beside)] if beside else [])]
-
-
-def _json_file(asked: argparse.Namespace) -> Path | None:
-    return None if asked.json in (None, "-") else Path(asked.json)
-
-
-def _write(evaluation: Evaluation, asked: argparse.Namespace) -> None:
-    """Writes both files before the first is put in place."""
-    json = _json_file(asked)
-    with ExitStack() as stack:
-        if json:
-            stack.enter_context(replacing(json)).write_bytes(msgspec.json.encode(evaluation) + b"\n")
-        if asked.html:
-            from resift.evaluate.report import write_report
-
-            write_report(evaluation, stack.enter_context(replacing(asked.html)))
+    return [*(name for name in named if name not in (None, "-")), *([str(beside)] if beside else [])]

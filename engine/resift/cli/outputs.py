@@ -1,9 +1,8 @@
-"""Outputs: files that a command writes whole or not at all."""
+"""Outputs: files that a command writes at its end, checked before it begins."""
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from resift.errors import OutputError
 from resift.manifest import MANIFEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Iterable[str | os.PathLike[str]]) -> None:
@@ -37,36 +36,15 @@ def check_outputs(outputs: Sequence[Path], inputs: Iterable[str | os.PathLike[st
                 raise OutputError(f"{name} is not a regular file; name another one")
             if target.exists() and any(target.samefile(file) for file in read):
                 raise OutputError(f"{name} is also an input; name another file")
-            with _beside(target).open("xb"):
-                pass
-            _beside(target).unlink()
+            trial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+            trial.open("xb").close()
+            trial.unlink()
         except OSError as error:
             raise OutputError(f"{name} cannot be written: {error.strerror or error}; name another file") from error
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a name next to `path` to write to; what was written there replaces `path` at the end, or is deleted after an error.
-
-    If `path` is a symbolic link, its target is replaced. Raises OutputError if something cannot be written.
-    """
-    target = Path(os.path.realpath(path))
-    partial = _beside(target)
-    try:
-        yield partial
-        partial.replace(target)
-    except OSError as error:
-        raise OutputError(f"{path_text(path)} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f"{target.name}.{os.getpid()}.partial")
-
-
 def _files(source: Path) -> list[Path]:
-    """`source`, or the files in it if it is a folder; nothing if it does not exist (reading it reports that)."""
+    """`source`, or the files in it and in its folders; nothing if it does not exist (reading it reports that)."""
     if source.is_dir():
-        return [file for file in source.rglob("*") if file.is_file()]
+        return [file for pattern in ("*", "*/*") for file in source.glob(pattern) if file.is_file()]
     return [source] if source.exists() else []

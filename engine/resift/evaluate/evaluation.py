@@ -17,9 +17,10 @@ from resift.evaluate.comparisons import agreement, differences, regressions
 from resift.evaluate.doctor import diagnose
 from resift.evaluate.lengths import measure_lengths
 from resift.evaluate.measures import MEASURES, Judge
-from resift.evaluate.results import Data, Evaluation, Query, System
+from resift.evaluate.results import Data, Evaluation, Finding, Query, System
 from resift.evaluate.runs import Run, score_all
 from resift.evaluate.systems import Given
+from resift.parity import Certificate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,10 +65,15 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and what is asked about 
     with ExitStack() as stack:
         scorers = [stack.enter_context(system.open(pools)) for system in (Given(), *systems)]
         _check_names([scorer.name for scorer in scorers], baseline=baseline, reference=reference)
+        artifacts = [scorer.reranker for scorer in scorers if scorer.reranker]
+        for reranker in artifacts[:1]:
+            Certificate.read(reranker.artifact)  # diagnose does, and should not fail after hours of scoring
         runs = score_all(scorers, pools, progress)
-        artifact = next((scorer.reranker for scorer in scorers if scorer.reranker), None)
-        lengths = measure_lengths(artifact, pools) if artifact else None
-        findings = diagnose(artifact, pools, qrels=dataset.qrels) if artifact else []
+        lengths, findings = None, list[Finding]()
+        if artifacts:
+            scored = next(run.scored for run in runs if run.scorer.reranker)
+            lengths = measure_lengths(artifacts[0], pools)
+            findings = diagnose(artifacts[0], pools, qrels=dataset.qrels, scored=scored)
     for run in runs:
         run.values = judge.values(run.orders())
     against = _named(runs, baseline) or runs[0]
@@ -109,7 +115,7 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and what is asked about 
         recall=_recall(dataset, sizes),
         regressions=[regression for run in runs if run is not against for regression in regressions(dataset, first, against, run)],
         lengths=lengths,
-        findings=list(findings),
+        findings=findings,
         machine=_machine(scorers),
         versions=_versions(scorers),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

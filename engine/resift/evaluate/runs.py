@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from resift.evaluate.systems import Scorer
     from resift.pools import CandidatePool
+    from resift.ranking import Scored
 
 BINS = 30
 """of a histogram of scores"""
@@ -36,6 +37,8 @@ class Run:
     scorer: Scorer
     keys: list[NDArray[np.float64]] = field(default_factory=list)
     scores: list[NDArray[np.float64] | None] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+    """what the engine returned for each pool, for an artifact"""
     seconds: list[float] = field(default_factory=list)
     """for each pool; empty if the system is not timed"""
     values: dict[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -44,11 +47,13 @@ class Run:
     def add(self, pool: CandidatePool) -> None:
         """Scores the pool, the next one of the data."""
         start = time.perf_counter()
-        scored = self.scorer.score(pool)
+        columns = self.scorer.score(pool)
         if self.scorer.is_timed:
             self.seconds.append(time.perf_counter() - start)
-        self.keys.append(scored.keys)
-        self.scores.append(scored.scores)
+        self.keys.append(columns.keys)
+        self.scores.append(columns.scores)
+        if columns.scored is not None:
+            self.scored.append(columns.scored)
 
     def orders(self, size: int | None = None) -> list[NDArray[np.intp]]:
         """Positions of each pool's candidates, best first; of the first `size` candidates only (None: all)."""

@@ -28,7 +28,7 @@ JSON = '{"qid", "results": [{"docid" or "index", "score"}, ...]} as `resift rera
 def read_scores(
     path: str | os.PathLike[str], pools: Sequence[CandidatePool]
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Keys and scores, float64[n] each, of every pool's candidates, by query id; see `resift.evaluate.systems.Scored`.
+    """Keys and scores, float64[n] each, of every pool's candidates, by query id; see `resift.evaluate.systems.Columns`.
 
     The file is a TREC run, whose documents rank by score and then by rank, or JSON Lines of ranked pools, best first; it may hold
     other queries and documents, too. Candidates that it does not hold rank last, in the order given, with the score NaN.

@@ -22,23 +22,27 @@ from resift.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
     from resift.pools import CandidatePool
+    from resift.ranking import Scored
 
 MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 """What sentence-transformers raises for a checkpoint that it cannot load."""
 
 
-class Scored(NamedTuple):
+class Columns(NamedTuple):
     """A pool as one system orders it; columns in the order given."""
 
     keys: NDArray[np.float64]
     """float64[n]: what the candidates are ranked by, highest first; equal ones keep the order given"""
     scores: NDArray[np.float64] | None
     """float64[n]: the scores to show, NaN for a candidate without one; None if the system has no scores"""
+    scored: Scored | None = None
+    """what the engine returned, for an artifact"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,7 @@ class Scorer:
 
     name: str
     kind: Literal["given", "artifact", "checkpoint", "scores"]
-    score: Callable[[CandidatePool], Scored]
+    score: Callable[[CandidatePool], Columns]
     is_timed: bool = False
     """whether `score` does the system's work, and not only looks it up"""
     source: str | None = None
@@ -91,9 +95,9 @@ class Artifact:
         """Loads the artifact. Raises like `Reranker.load`."""
         with Reranker.load(self.source, settings=self.settings) as reranker:
 
-            def score(pool: CandidatePool) -> Scored:
-                logits = reranker.logits(pool.query, pool.documents)
-                return _columns(logits, activate(logits, reranker.graph.activation))
+            def score(pool: CandidatePool) -> Columns:
+                scored = _wait(reranker.submit(pool.query, pool.documents))
+                return _columns(scored.logits, activate(scored.logits, reranker.graph.activation))._replace(scored=scored)
 
             yield Scorer(
                 name=self.name or f"{_short(self.source)} {reranker.precision}",
@@ -139,7 +143,7 @@ class Checkpoint:
         _check_queries(encoder, pools, str(self.source))
         activation: Literal["sigmoid", "identity"] = "sigmoid" if type(encoder.activation_fn).__name__ == "Sigmoid" else "identity"
 
-        def score(pool: CandidatePool) -> Scored:
+        def score(pool: CandidatePool) -> Columns:
             outputs = encoder.predict(
                 [(pool.query, document) for document in pool.documents],
                 activation_fn=_identity,
@@ -196,17 +200,25 @@ class ScoresFile:
         yield Scorer(
             name=self.name or path_text(Path(self.path).name),
             kind="scores",
-            score=lambda pool: Scored(*found[str(pool.qid)]),
+            score=lambda pool: Columns(*found[str(pool.qid)]),
             source=path_text(self.path),
         )
 
 
-def _in_order(pool: CandidatePool) -> Scored:
-    return Scored(-np.arange(len(pool.documents), dtype=np.float64), None)
+def _in_order(pool: CandidatePool) -> Columns:
+    return Columns(-np.arange(len(pool.documents), dtype=np.float64), None)
 
 
-def _columns(logits: NDArray[np.float32], scores: NDArray[np.float32]) -> Scored:
-    return Scored(logits.astype(np.float64), scores.astype(np.float64))
+def _columns(logits: NDArray[np.float32], scores: NDArray[np.float32]) -> Columns:
+    return Columns(logits.astype(np.float64), scores.astype(np.float64))
+
+
+def _wait(answer: Future[Scored]) -> Scored:
+    """The answer; an interruption drops the pairs that have not started."""
+    try:
+        return answer.result()
+    finally:
+        answer.cancel()
 
 
 def _identity(logits: Any) -> Any:
