@@ -11,9 +11,10 @@ import msgspec
 
 from resift.cli.comparison import comparison
 from resift.cli.meter import Meter
-from resift.cli.options import EXIT_CODES, add_engine, check_utf8, settings
+from resift.cli.options import EXIT_CODES, add_engine, settings
 from resift.cli.outputs import check_outputs
 from resift.cli.streams import write_json, write_lines
+from resift.inputs import check_count
 from resift.outfiles import write_whole
 from resift.settings import PRECISIONS
 
@@ -110,8 +111,8 @@ def run(asked: argparse.Namespace) -> int:
 
     json = None if asked.json in (None, "-") else Path(asked.json)
     check_outputs([path for path in (asked.html, json) if path], _inputs(asked))
-    for name in (asked.baseline, *(asked.measure or [])):
-        check_utf8(name, "an argument")
+    check_count("--candidates", asked.candidates)
+    check_count("--limit", asked.limit)
     measures = asked.measure or MEASURES
     parse_measures(measures)  # before the data is read
     systems = _systems(asked)
