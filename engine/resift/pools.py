@@ -247,10 +247,21 @@ def _fault(line: bytes, error: Exception) -> str:
         return TOO_DEEP
     if b"\0" in line:
         return f"a NUL at byte {line.index(0)} (for UTF-16: iconv -f UTF-16 -t UTF-8)"
+    if isinstance(error, UnicodeDecodeError):
+        return _not_utf8(line) or str(error)
     for escape in ESCAPE.finditer(line):
         if escape["lone"]:
             return f"\\{escape['lone'].decode()} at byte {escape.start()} is half of a surrogate pair, not a character"
     return str(error)
+
+
+def _not_utf8(line: bytes) -> str | None:
+    """Where a line is not UTF-8 (msgspec counts from the string's beginning); None if it is."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} is not UTF-8; convert the line"
+    return None
 
 
 def _depth(value: object) -> int:

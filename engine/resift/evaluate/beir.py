@@ -44,7 +44,8 @@ def read_corpus(path: str | os.PathLike[str], wanted: Container[str] | None = No
         if docid in seen:
             raise InputError(f"{where}: document {docid!r} again; it is in line {seen[docid]}; expected each once")
         seen[docid] = number
-        title, text = row.get("title") or "", row.get("text")
+        title, text = row.get("title"), row.get("text")
+        title = "" if title is None else title
         for name, value in (("title", title), ("text", text)):
             if not isinstance(value, str):
                 raise InputError(f"{where}: {name!r} is {json_kind(value)}; expected a string")

@@ -161,7 +161,7 @@ def _run_pools(
     for qid, ranked in chosen.items():
         if qid not in queries:
             line = min(ranked.values())
-            raise InputError(f"{run}, line {line}: query {qid!r} is not in {os.fspath(texts.queries)}; expected its text there")
+            raise InputError(f"{run}, line {line}: query {qid!r} is not in {os.fspath(texts.queries)}")
         for docid, line in ranked.items():
             if docid not in documents:
                 raise InputError(

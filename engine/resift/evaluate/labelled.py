@@ -43,7 +43,7 @@ def read_labelled(
 
 def _docids(pool: CandidatePool, where: str, *, required: bool) -> list[str]:
     """The docid of each candidate, or, where none has one and none is required, its position from 0."""
-    if not required and not any("docid" in fields for fields in pool.fields):
+    if not required and all(fields.get("docid") is None for fields in pool.fields):
         return [str(position) for position in range(len(pool.documents))]
     if not pool.fields and pool.documents:
         raise InputError(f"{where}: 'documents' have no ids for the judgements to name; expected 'candidates' with a 'docid'")

@@ -6,12 +6,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
 from resift.errors import InputError
+from resift.pools import CandidatePool
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from resift.evaluate.trec import Qrels
-    from resift.pools import CandidatePool
 
 Item = TypeVar("Item")
 
@@ -47,13 +47,15 @@ class Selection:
         for qid, judged, item in items:
             met.add(qid)
             self._example = self._example or qid
-            if max(judged.values(), default=0) > 0:
+            if isinstance(item, CandidatePool) and not item.documents:
+                self.left_out[NO_CANDIDATES] += 1
+            elif max(judged.values(), default=0) == 0:
+                self.left_out[NONE_RELEVANT if judged else NOT_JUDGED] += 1
+            else:
                 self._judged[qid] = dict(judged)
                 yield qid, item
                 if len(self._judged) == self._limit:
                     return
-            else:
-                self.left_out[NONE_RELEVANT if judged else NOT_JUDGED] += 1
         only_judged = sum(qid not in met for qid in all_judged)
         if only_judged:
             self.left_out[ONLY_JUDGED] = only_judged
@@ -75,8 +77,8 @@ class Selection:
         if not any(fields["docid"] in qrels[str(pool.qid)] for pool in kept for fields in pool.fields):
             qid, docid = str(kept[0].qid), kept[0].fields[0]["docid"]
             raise InputError(
-                f"{self._path}: no candidate is judged; expected the judgements' docids: query {qid!r} has the candidate "
-                f"{docid!r} here, and {next(iter(qrels[qid]))!r} there"
+                f"{self._path}: no candidate is judged, so no ranking is better than another; expected the judgements' docids: "
+                f"query {qid!r} has the candidate {docid!r}, but {next(iter(qrels[qid]))!r} is judged"
             )
         return kept, qrels
 
