@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import os
+import platform
+from contextlib import suppress
 from pathlib import Path
 
 SYSTEM = Path("/sys/devices/system/cpu")
@@ -72,6 +74,16 @@ def _limit(folder: Path) -> float:
         if quota not in ("max", "-1"):
             return int(quota) / int(period)
     return math.inf
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as the system gives it, or its architecture where it gives none."""
+    with suppress(OSError):
+        for line in cpuinfo.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 @functools.cache
