@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from resift.cli.streams import visible
+from resift.escape import visible
 from resift.errors import InputError
 from resift.settings import PRECISIONS, PROVIDERS, Settings
 
