@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import platform
 from pathlib import Path
 
 SYSTEM = Path("/sys/devices/system/cpu")
@@ -83,3 +84,14 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         return frozenset()
     words = {word for line in text.splitlines() if line.lower().startswith(("flags", "features")) for word in line.split()}
     return INSTRUCTION_SETS & words
+
+
+@functools.cache
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as Linux gives it; elsewhere what the platform calls it."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, names), "") or platform.processor() or platform.machine() or "unknown"
