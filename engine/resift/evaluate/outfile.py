@@ -33,8 +33,11 @@ def check_out(path: Path, *, overwrite: bool, inputs: Iterable[str | os.PathLike
         raise OutputError(f"{path} already exists; choose another name, or use --overwrite")
     if not folder.is_dir():
         raise OutputError(f"{folder} is not a folder; create it, or choose another name")
-    if (folder / MANIFEST).exists() and (folder / TOKENIZER).exists():
-        raise OutputError(f"{folder} is an artifact, which holds nothing but its own files; choose another folder for {path.name}")
+    for parent in target.parents:
+        if (parent / MANIFEST).exists() and (parent / TOKENIZER).exists():
+            raise OutputError(
+                f"{parent} is an artifact, which holds nothing but its own files; choose another place for {path.name}"
+            )
     with _named(path):
         tempfile.TemporaryFile(dir=folder).close()  # the folder can be written to
 

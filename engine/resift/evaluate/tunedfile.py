@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,12 +28,17 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None
 
 
+def check_writer() -> None:
+    """Raises ExtraError if TOML cannot be written, before there is anything to write."""
+    if find_spec("tomli_w") is None:
+        raise ExtraError("writing TOML needs tomli-w, which is not installed: pip install 'resift[eval]'")
+
+
 def encode_tuned(tuning: Tuning) -> bytes:
-    """The file for the chosen point. Raises InputError if none was chosen, and ExtraError if tomli-w is not installed."""
-    try:
-        import tomli_w
-    except ImportError as error:
-        raise ExtraError("writing TOML needs tomli-w, which is not installed: pip install 'resift[eval]'") from error
+    """The file for the chosen point. Raises InputError if none was chosen, and like `check_writer`."""
+    check_writer()
+    import tomli_w
+
     point = tuning.chosen
     if point is None:
         raise InputError(f"no point holds the budget of {tuning.budget_ms} ms, so there are no settings to write")
@@ -69,9 +75,7 @@ def read_tuned(path: str | os.PathLike[str]) -> Advice:
         figures = msgspec.convert(tables.get("measured", {}), _Measured)
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}; expected [retrieval] and [measured] as `resift tune` writes them") from error
-    return Advice(
-        settings=Settings.read(path), candidates=advice.candidates, budget_ms=figures.budget_ms, model=figures.model
-    )
+    return Advice(settings=Settings.read(path), candidates=advice.candidates, budget_ms=figures.budget_ms, model=figures.model)
 
 
 class _Retrieval(msgspec.Struct):
