@@ -231,12 +231,19 @@ def top_overlap(first: NDArray[np.floating], second: NDArray[np.floating], top: 
     return len(best[0] & best[1]) / size
 
 
-def ndcg(labels: Sequence[int], scores: NDArray[np.floating], top: int = TOP) -> float:
-    """nDCG@top within a pool, gain = label and discount log2(rank + 1), like trec_eval's ndcg_cut; 0 without relevant documents."""
+def ndcg(labels: Sequence[int], scores: NDArray[np.floating], top: int = TOP, *, judged: Sequence[int] | None = None) -> float:
+    """nDCG@top, gain = label and discount log2(rank + 1), like trec_eval's ndcg_cut; 0 without relevant documents.
+
+    `judged`: all labels of the query, whose best order is the ideal (None: `labels`, those of the documents ranked).
+    """
     gains = np.asarray(labels, np.float64)
-    discounts = 1 / np.log2(np.arange(2, min(top, len(gains)) + 2))
-    ideal = float(np.sort(gains)[::-1][:top] @ discounts)
-    return float(gains[np.argsort(-scores, kind="stable")][:top] @ discounts) / ideal if ideal else 0.0
+    ideal = np.sort(np.asarray(labels if judged is None else judged, np.float64))[::-1]
+    best = _discounted(ideal[:top])
+    return _discounted(gains[np.argsort(-scores, kind="stable")][:top]) / best if best else 0.0
+
+
+def _discounted(gains: NDArray[np.float64]) -> float:
+    return float(gains @ (1 / np.log2(np.arange(2, len(gains) + 2))))
 
 
 def _mean_ndcg(labels: Sequence[Sequence[int] | None], scores: Sequence[NDArray[np.floating]]) -> float | None:

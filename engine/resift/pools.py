@@ -101,18 +101,18 @@ def decode_pool(line: bytes, where: str) -> CandidatePool:
     row = decode_object(line, where)
     query, qid = row.get("query"), row.get("qid")
     if not isinstance(query, str):
-        raise InputError(f"{where}: 'query' is {_kind(query)}; expected a string")
+        raise InputError(f"{where}: 'query' is {json_kind(query)}; expected a string")
     if not isinstance(qid, str | int | None) or isinstance(qid, bool):
-        raise InputError(f"{where}: 'qid' is {_kind(qid)}; expected a string or an integer")
+        raise InputError(f"{where}: 'qid' is {json_kind(qid)}; expected a string or an integer")
     if ("documents" in row) == ("candidates" in row):
         raise InputError(f"{where}: expected either 'documents' or 'candidates'; found the keys {', '.join(row)}")
     items = row.get("documents", row.get("candidates"))
     if not isinstance(items, list):
-        raise InputError(f"{where}: 'documents' or 'candidates' is {_kind(items)}; expected a list")
+        raise InputError(f"{where}: 'documents' or 'candidates' is {json_kind(items)}; expected a list")
     if "documents" in row:
         for position, item in enumerate(items):
             if not isinstance(item, str):
-                raise InputError(f"{where}: documents[{position}] is {_kind(item)}; expected a string")
+                raise InputError(f"{where}: documents[{position}] is {json_kind(item)}; expected a string")
         return CandidatePool(query, items, qid)
     candidates = [_candidate(item, f"{where}: candidates[{position}]") for position, item in enumerate(items)]
     return CandidatePool(query, [text for text, _ in candidates], qid, [fields for _, fields in candidates])
@@ -127,8 +127,24 @@ def decode_object(line: bytes, where: str) -> dict[str, Any]:
     if line.count(b"[") + line.count(b"{") > NESTING_LIMIT and _depth(row) > NESTING_LIMIT:
         raise InputError(f"{where}: {TOO_DEEP}; expected one JSON object per line")
     if not isinstance(row, dict):
-        raise InputError(f"{where}: {_kind(row)}; expected a JSON object")
+        raise InputError(f"{where}: {json_kind(row)}; expected a JSON object")
     return row
+
+
+def decode_text(line: bytes, where: str) -> str:
+    """One line of text, without its end. Raises InputError that begins with `where` for a NUL or for what is not UTF-8."""
+    if b"\0" in line:
+        raise InputError(f"{where}: a NUL at byte {line.index(0)}; expected UTF-8 text (for UTF-16: iconv -f UTF-16 -t UTF-8)")
+    try:
+        return line.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 at byte {error.start}; expected UTF-8 text; convert the file first") from error
+
+
+def json_kind(value: object) -> str:
+    """What a decoded JSON value is, for a message."""
+    names = {type(None): "missing or null", dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "a number")
 
 
 def read_documents(path: str | os.PathLike[str], query: str) -> CandidatePool:
@@ -145,7 +161,7 @@ def read_documents(path: str | os.PathLike[str], query: str) -> CandidatePool:
             text, fields = _candidate(decode_object(line, where), where)
             pool.fields.append(fields)
         else:
-            text = _text(line, where)
+            text = decode_text(line, where)
         pool.documents.append(text)
         pool.lines.append(number)
     return pool
@@ -225,25 +241,27 @@ def _free_name(name: str, taken: Container[str], given: Container[str]) -> str:
     return name
 
 
-def _text(line: bytes, where: str) -> str:
-    if b"\0" in line:
-        raise InputError(f"{where}: a NUL at byte {line.index(0)}; expected UTF-8 text (for UTF-16: iconv -f UTF-16 -t UTF-8)")
-    try:
-        return line.decode().rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 at byte {error.start}; expected UTF-8 text; convert the file first") from error
-
-
 def _fault(line: bytes, error: Exception) -> str:
     """What is wrong with a line that is not JSON."""
     if isinstance(error, RecursionError):
         return TOO_DEEP
     if b"\0" in line:
         return f"a NUL at byte {line.index(0)} (for UTF-16: iconv -f UTF-16 -t UTF-8)"
+    if isinstance(error, UnicodeDecodeError):
+        return _not_utf8(line) or str(error)
     for escape in ESCAPE.finditer(line):
         if escape["lone"]:
             return f"\\{escape['lone'].decode()} at byte {escape.start()} is half of a surrogate pair, not a character"
     return str(error)
+
+
+def _not_utf8(line: bytes) -> str | None:
+    """Where a line is not UTF-8 (msgspec counts from the string's beginning); None if it is."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} is not UTF-8; convert the line"
+    return None
 
 
 def _depth(value: object) -> int:
@@ -262,11 +280,6 @@ def _containers(values: Iterable[object]) -> list[dict[str, object] | list[objec
 
 def _candidate(item: object, where: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(item, dict) or not isinstance(item.get("text"), str):
-        found = _kind(item) if not isinstance(item, dict) else f"an object whose 'text' is {_kind(item.get('text'))}"
+        found = json_kind(item) if not isinstance(item, dict) else f"an object whose 'text' is {json_kind(item.get('text'))}"
         raise InputError(f'{where}: {found}; expected {{"text": "...", ...}}')
     return item["text"], {name: value for name, value in item.items() if name != "text"}
-
-
-def _kind(value: object) -> str:
-    names = {type(None): "missing or null", dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
-    return names.get(type(value), "a number")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal, Self
 
 from resift.errors import InputError
+
+if TYPE_CHECKING:
+    import os
 
 Auto = Literal["auto"]
 Precision = Literal["int8", "float32"]
@@ -13,6 +16,11 @@ PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
 Provider = Literal["cpu", "cuda"]
 PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
 LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20}
+TABLE = "settings"
+OTHER_TABLES = ("retrieval", "measured")
+"""Further tables of a settings file, which `Settings.read` does not read."""
+FILE_LIMIT = 1 << 16
+"""Most bytes of a settings file; `resift tune` writes less than 1 kB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +56,57 @@ class Settings:
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a str")
             if value not in ("auto", *known):
                 raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(known)}")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Settings from a TOML file (https://toml.io/en/v1.0.0), such as `resift tune` writes.
+
+        Its table [settings] holds fields of this class; a field left out stays "auto". The file may also have the tables
+        [retrieval] and [measured]: how many candidates to ask of the retriever, and what was measured. They are for the reader
+        and are not applied. Raises InputError that names the file for anything else.
+        """
+        tables = read_tables(path)
+        found = tables.get(TABLE)
+        if not isinstance(found, dict):
+            raise InputError(f"{path} has no table [{TABLE}]; expected one with any of {', '.join(_names())}")
+        unknown = found.keys() - set(_names())
+        if unknown:
+            raise InputError(f"{path}: [{TABLE}] has {', '.join(map(repr, sorted(unknown)))}; expected only {', '.join(_names())}")
+        try:
+            return cls(**found)
+        except (InputError, TypeError) as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+def read_tables(path: str | os.PathLike[str]) -> dict[str, object]:
+    """The tables of a settings file. Raises InputError for anything but UTF-8, TOML and the tables that `Settings.read` names."""
+    import tomllib
+    from pathlib import Path
+
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(FILE_LIMIT + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the settings file {path!s:.200} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > FILE_LIMIT:
+        raise InputError(f"{path} has more than {FILE_LIMIT} bytes; expected a settings file in TOML")
+    try:
+        tables: dict[str, object] = tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 at byte {error.start}; expected a settings file in TOML") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not TOML: {error}; expected a settings file with a table [{TABLE}]") from error
+    known = (TABLE, *OTHER_TABLES)
+    unknown = [name for name in tables if name not in known]
+    if unknown:
+        raise InputError(
+            f"{path} has {', '.join(map(repr, unknown))}; expected only the tables {', '.join(f'[{name}]' for name in known)}"
+        )
+    return tables
+
+
+def _names() -> list[str]:
+    return [field.name for field in fields(Settings)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,3 +48,39 @@ class Meter:
             self._bar = tqdm(file=sys.stderr, **known)
         self._bar.n = share or 0.0
         self._bar.set_postfix_str(text)
+
+
+class StageMeter:
+    """The same for work in stages, each counted anew; call it after each finished item."""
+
+    def __enter__(self) -> Self:
+        self._shown = time.monotonic()
+        self._bar: Any = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` items of `stage` are finished."""
+        now = time.monotonic()
+        is_terminal = sys.stderr.isatty()
+        if now - self._shown < (BAR_SECONDS if is_terminal else LINE_SECONDS):
+            return
+        self._shown = now
+        if is_terminal:
+            self._draw(stage, done, total)
+        else:
+            sys.stderr.write(f"resift: {stage}: {done} of {total}\n")
+            sys.stderr.flush()
+
+    def _draw(self, stage: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None or self._bar.desc != f"{stage}: ":
+            if self._bar is not None:
+                self._bar.close()
+            self._bar = tqdm(file=sys.stderr, desc=stage, total=total, leave=False)
+        self._bar.n = done
+        self._bar.refresh()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from resift.cli.streams import visible
+from resift.escape import visible
 from resift.errors import InputError
 from resift.settings import PRECISIONS, PROVIDERS, Settings
 
@@ -39,10 +41,13 @@ def add_model(command: argparse.ArgumentParser, metavar: str) -> None:
 
 
 def add_engine(command: argparse.ArgumentParser) -> None:
-    """Adds the options of how to run an artifact."""
+    """Adds the options of how to run an artifact. An option that is not given is None, so that a file's setting stands."""
     group = command.add_argument_group("engine")
-    group.add_argument("--provider", choices=["auto", *PROVIDERS], default="auto", help="where to run (default: auto)")
-    group.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", help="precision to run (default: auto)")
+    group.add_argument(
+        "--settings", metavar="FILE", type=Path, help="settings from a TOML file; options given here replace the file's"
+    )
+    group.add_argument("--provider", choices=["auto", *PROVIDERS], help="where to run (default: auto)")
+    group.add_argument("--precision", choices=["auto", *PRECISIONS], help="precision to run (default: auto)")
     group.add_argument(
         "--threads", type=int, metavar="N", help="batches at once, one thread each (default: the usable physical cores)"
     )
@@ -58,7 +63,10 @@ def check_utf8(value: str | None, name: str) -> None:
 
 
 def settings(asked: argparse.Namespace) -> Settings:
-    """Settings from the options of `add_engine`."""
+    """Settings from the options of `add_engine`: the file's, field by field replaced by the options that were given.
+
+    Raises InputError if the file or a value cannot be used.
+    """
     names = ("provider", "precision", "threads", "max_length")
     given: dict[str, Any] = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
-    return Settings(**given)
+    return replace(Settings() if asked.settings is None else Settings.read(asked.settings), **given)

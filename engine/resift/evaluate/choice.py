@@ -1,0 +1,88 @@
+"""Choice: which of the measured points is best, within a budget or without one. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from resift.errors import InputError
+from resift.evaluate.quality import standard_error
+from resift.evaluate.timing import share_within
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+SHARE = 0.95
+SEED = 11
+MARGIN = 0.1
+"""A point fits a budget only if it stays below it by this share, as a machine is never exactly as fast again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What is wanted of a point. Raises InputError for a value out of range."""
+
+    budget_ms: float | None = None
+    """milliseconds a call of `rerank` may take; None for any time"""
+    share: float = SHARE
+    """share of calls that must be within the budget"""
+    seed: int = SEED
+    """of the bootstrap"""
+
+    def __post_init__(self) -> None:
+        if self.budget_ms is not None and not (self.budget_ms > 0 and math.isfinite(self.budget_ms)):
+            raise InputError(f"the budget is {self.budget_ms} ms; expected a number above 0")
+        if not 0 < self.share <= 1:
+            raise InputError(f"share is {self.share}; expected a number above 0 and at most 1")
+
+    def fits(self, milliseconds: NDArray[np.float64]) -> bool:
+        """Whether the calls of each half of the repeats stay within the budget by MARGIN.
+
+        `milliseconds`: float64[repeats, pools], two repeats or more.
+        """
+        half = len(milliseconds) // 2
+        return self.budget_ms is None or all(
+            quantile(part, self.share) * (1 + MARGIN) <= self.budget_ms for part in (milliseconds[:half], milliseconds[half:])
+        )
+
+    def holds(self, milliseconds: NDArray[np.float64]) -> bool:
+        """Whether enough of the calls, float64[repeats, pools], are within the budget."""
+        return self.budget_ms is None or share_within(milliseconds, self.budget_ms) >= self.share
+
+
+def quantile(milliseconds: NDArray[np.float64], share: float) -> float:
+    """The least of the times that at least `share` of them do not exceed."""
+    return float(np.quantile(milliseconds, share, method="inverted_cdf"))
+
+
+def frontier(latency: Sequence[float], quality: Sequence[float]) -> list[bool]:
+    """For each point, whether no other is at least as fast and as good, and one of the two strictly; of equal points, the first."""
+    points = list(zip(latency, quality, strict=True))
+    return [
+        not any(
+            fast <= latency and good >= quality and ((fast, good) != (latency, quality) or other < row)
+            for other, (fast, good) in enumerate(points)
+            if other != row
+        )
+        for row, (latency, quality) in enumerate(points)
+    ]
+
+
+def within_noise(quality: NDArray[np.float64], allowed: Sequence[int], seed: int) -> list[int]:
+    """Those of the points `allowed` (one or more) whose mean quality is within one standard error of the best of them.
+
+    `quality`: float64[points, pools]. The error is that of the paired difference, by bootstrap over pools; to take the simplest
+    model within one standard error of the best is the rule of Breiman et al. 1984, Classification and Regression Trees, 3.4.3.
+    """
+    best = max(allowed, key=lambda row: float(quality[row].mean()))
+    found = []
+    for row in allowed:
+        difference = quality[best] - quality[row]
+        if float(difference.mean()) <= standard_error(difference, seed):
+            found.append(row)
+    return found

@@ -1,0 +1,205 @@
+"""Datasets: queries with their candidates and judgements, from candidate pools, a BEIR folder or a TREC run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from resift.errors import InputError
+from resift.evaluate.beir import Texts, find_judgements, read_corpus, read_queries
+from resift.evaluate.labelled import read_labelled
+from resift.evaluate.retrieve import bm25
+from resift.evaluate.selection import Selection
+from resift.evaluate.trec import RUN_COLUMNS, Qrels, columns, read_qrels, read_run
+from resift.inputs import check_count
+from resift.pools import CandidatePool, read_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    PathLike = str | os.PathLike[str]
+    Format = Literal["pools", "beir", "trec"]
+
+DEPTH = 100
+"""Candidates of a pool made from a run or by retrieval, unless asked otherwise."""
+FORMATS = (
+    'candidate pools as JSON Lines ({"qid", "query", "candidates": [{"docid", "text", "label"}]} a line), '
+    "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/test.tsv), or a TREC run ('qid Q0 docid rank score tag' a line)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Candidate pools, and the judgements to evaluate their rankings by."""
+
+    name: str
+    format: Format
+    pools: list[CandidatePool]
+    """of two candidates or more, in the data's order; `qid` is a str, and every candidate's fields have a "docid", a str"""
+    qrels: Qrels
+    """all judgements of the pools' queries, also of documents outside the pools: qrels[qid][docid] is a label of 0 or more"""
+    left_out: dict[str, int]
+    """number of queries that are not evaluated, by reason"""
+
+    def labels(self, pool: CandidatePool) -> list[int]:
+        """The label of each of the pool's candidates, in order; 0 where it is not judged."""
+        judged = self.qrels.get(str(pool.qid), {})
+        return [judged.get(fields["docid"], 0) for fields in pool.fields]
+
+    def first(self, n: int) -> Dataset:
+        """The dataset with the first `n` candidates of every pool, and all its judgements. Raises InputError if n is below 1."""
+        check_count("n", n)
+        return replace(self, pools=[pool.first(n) for pool in self.pools])
+
+
+def read_dataset(  # noqa: PLR0913 - each is an option of one format or two
+    path: PathLike,
+    *,
+    qrels: PathLike | None = None,
+    run: PathLike | None = None,
+    retrieve: str | None = None,
+    split: str | None = None,
+    texts: PathLike | None = None,
+    queries: PathLike | None = None,
+    depth: int | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    """Labelled data in one of three formats, recognized by what is found at `path`.
+
+    - Candidate pools (see `resift.pools`). Labels are the candidates' "label" (null or missing: not judged), or come from `qrels`,
+      or else from NAME.qrels next to the file if it is there (NAME: up to the first dot). With such a file, the field counts for
+      nothing, and qid and docid are required; without, a missing qid is the line's number, missing docids the positions from 0.
+    - A BEIR folder: corpus.jsonl, queries.jsonl (each may end in .gz), and qrels/SPLIT.tsv (`split`, default "test") or `qrels`.
+      Its pools come from the TREC run `run`, or by BM25 with retrieve="bm25".
+    - A TREC run, with `qrels` (or NAME.qrels), `texts` (documents as in BEIR's corpus.jsonl) and `queries` (as in BEIR's
+      queries.jsonl, or lines of qid, tab, query).
+
+    Candidates keep the order given; those of a run are sorted by score, then by rank. `depth` is the most candidates of a pool
+    (None: all of a pools file, otherwise DEPTH), and `limit` the most queries: reading ends at that many with a relevant document
+    judged. Evaluated texts are held in memory; all else is read as a stream.
+
+    Which queries are left out, and why, is `Selection`'s: `left_out` counts them by reason. A query whose relevant documents are
+    all outside its pool stays: every ranking of it is worth 0, as in trec_eval.
+
+    Raises InputError that names file and line for bad data, an option that the format has no use for, and data of which no query
+    can be evaluated; ExtraError if retrieve="bm25" lacks the extra `eval`.
+    """
+    check_count("depth", depth)
+    check_count("limit", limit)
+    source = os.fspath(path)
+    selection = Selection(source, limit)
+    of_beir, of_run = {"run": run, "retrieve": retrieve, "split": split}, {"texts": texts, "queries": queries}
+    if source and Path(source).is_dir():
+        _refuse(f"{source} is a folder", of_run)
+        found = Texts.find(Path(source))
+        if found is None:
+            raise InputError(f"{source} is a folder without corpus.jsonl or queries.jsonl; expected {FORMATS}")
+        _check_makers(source, run, retrieve)
+        judged = read_qrels(find_judgements(Path(source), split or "test") if qrels is None else qrels)
+        if run is None:
+            pools = _retrieved_pools(found, judged, selection, depth or DEPTH)
+        else:
+            pools = _run_pools(os.fspath(run), read_run(run, read_lines(run), depth or DEPTH), judged, selection, found)
+        return _dataset(source, "beir", pools, selection)
+    lines = read_lines(path)
+    start = next(lines, None)
+    if start is None:
+        raise InputError(f"{source} holds no lines; expected {FORMATS}")
+    lines = chain([start], lines)
+    judgements = _beside(source) if qrels is None else qrels
+    if start[1].lstrip().startswith(b"{"):
+        _refuse(f"{source} holds JSON Lines, as candidate pools do", of_beir | of_run)
+        return _dataset(source, "pools", _labelled_pools(source, lines, judgements, selection, depth), selection)
+    width = len(columns(start[1], f"{source}, line {start[0]}"))
+    if width != RUN_COLUMNS:
+        raise InputError(f"{source}, line {start[0]}: neither a JSON object nor 6 columns, but {width}; expected {FORMATS}")
+    _refuse(f"{source} is a TREC run", of_beir)
+    if judgements is None or texts is None or queries is None:
+        given = {"qrels": judgements, "texts": texts, "queries": queries}
+        missing = ", ".join(f"{name}=" for name, value in given.items() if value is None)
+        raise InputError(f"{source} is a TREC run; its evaluation also needs the files {missing}")
+    ranked = read_run(source, lines, depth or DEPTH)
+    pools = _run_pools(source, ranked, read_qrels(judgements), selection, Texts(texts, queries))
+    return _dataset(source, "trec", pools, selection)
+
+
+def _check_makers(source: str, run: PathLike | None, retrieve: str | None) -> None:
+    """Raises InputError unless one of the two says where a BEIR folder's pools come from."""
+    if retrieve not in (None, "bm25"):
+        raise InputError(f"retrieve is {retrieve!r}; expected 'bm25'")
+    if (run is None) == (retrieve is None):
+        found = "neither run= nor retrieve= is given" if run is None else "both run= and retrieve= are given"
+        raise InputError(f"{source}: {found}; a BEIR folder's pools come from a TREC run, run=FILE, or from BM25, retrieve='bm25'")
+
+
+def _labelled_pools(
+    source: str, lines: Iterable[tuple[int, bytes]], judgements: PathLike | None, selection: Selection, depth: int | None
+) -> Iterator[CandidatePool]:
+    qrels = None if judgements is None else read_qrels(judgements)
+    for _, pool in selection.among(read_labelled(source, lines, qrels), qrels or ()):
+        yield pool.first(depth)
+
+
+def _retrieved_pools(texts: Texts, qrels: Qrels, selection: Selection, depth: int) -> Iterator[CandidatePool]:
+    asked = ((qid, qrels.get(qid, {}), query) for qid, query in read_queries(texts.queries))
+    queries = dict(selection.among(asked, qrels))
+    rankings = bm25(read_corpus(texts.corpus), queries, depth)
+    documents = _documents(texts, rankings.values())
+    for qid, docids in rankings.items():
+        yield _pool(qid, queries[qid], docids, documents)
+
+
+def _run_pools(
+    run: str, rankings: Iterable[tuple[str, dict[str, int]]], qrels: Qrels, selection: Selection, texts: Texts
+) -> Iterator[CandidatePool]:
+    chosen = dict(selection.among(((qid, qrels.get(qid, {}), ranked) for qid, ranked in rankings), qrels))
+    queries = {qid: query for qid, query in read_queries(texts.queries) if qid in chosen}
+    documents = _documents(texts, chosen.values())
+    for qid, ranked in chosen.items():
+        if qid not in queries:
+            line = min(ranked.values())
+            raise InputError(f"{run}, line {line}: query {qid!r} is not in {os.fspath(texts.queries)}")
+        for docid, line in ranked.items():
+            if docid not in documents:
+                raise InputError(
+                    f"{run}, line {line}: document {docid!r} is not in {os.fspath(texts.corpus)}; expected its text there"
+                )
+        yield _pool(qid, queries[qid], ranked, documents)
+
+
+def _documents(texts: Texts, rankings: Iterable[Iterable[str]]) -> dict[str, str]:
+    """The text of every document that is in a ranking and in the corpus."""
+    return dict(read_corpus(texts.corpus, {docid for docids in rankings for docid in docids}))
+
+
+def _pool(qid: str, query: str, docids: Iterable[str], texts: Mapping[str, str]) -> CandidatePool:
+    fields = [{"docid": docid} for docid in docids]
+    return CandidatePool(query, [texts[own["docid"]] for own in fields], qid, fields)
+
+
+def _dataset(source: str, form: Format, pools: Iterable[CandidatePool], selection: Selection) -> Dataset:
+    kept, qrels = selection.keep(pools)
+    return Dataset(_name(source), form, kept, qrels, dict(selection.left_out))
+
+
+def _name(source: str) -> str:
+    """The file's name up to the first dot, or the folder's."""
+    path = Path(source)
+    return path.name.split(".")[0] or path.resolve().name
+
+
+def _beside(source: str) -> Path | None:
+    """NAME.qrels next to the file, if it is there."""
+    path = Path(source)
+    found = path.with_name(f"{_name(source)}.qrels")
+    return found if source != "-" and found.is_file() else None
+
+
+def _refuse(found: str, options: Mapping[str, object]) -> None:
+    """Raises InputError if one of the options is given."""
+    given = [f"{name}=" for name, value in options.items() if value is not None]
+    if given:
+        raise InputError(f"{found}; {', '.join(given)} cannot be used with it")

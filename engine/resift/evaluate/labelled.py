@@ -1,0 +1,72 @@
+"""Labelled pools: candidate pools with ids and labels, checked line by line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from resift.errors import InputError
+from resift.evaluate.beir import identifier
+from resift.evaluate.trec import checked_label
+from resift.pools import decode_pool, json_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from resift.evaluate.trec import Qrels
+    from resift.pools import CandidatePool
+
+
+def read_labelled(
+    name: str, lines: Iterable[tuple[int, bytes]], qrels: Qrels | None
+) -> Iterator[tuple[str, Mapping[str, int], CandidatePool]]:
+    """The qid, judgements and pool of each numbered line of the file `name`; the pools have a str as qid and as every docid.
+
+    Judgements are those of `qrels`, or else the candidates' "label" (null or missing: not judged). Without `qrels`, a missing
+    qid is the line's number, and missing docids are the positions, from 0. Raises InputError that names file and line.
+    """
+    before: dict[str, int] = {}
+    for number, line in lines:
+        where = f"{name}, line {number}"
+        pool = decode_pool(line, where)
+        made = str(number) if qrels is None and pool.qid is None else None
+        qid = made or identifier(pool.qid, where, "'qid'")
+        if qid in before:
+            raise InputError(f"{where}: qid {qid!r} again; it is in line {before[qid]}; expected each once")
+        before[qid] = number
+        docids = _docids(pool, where, required=qrels is not None)
+        judged = _labels(pool, docids, where) if qrels is None else qrels.get(qid, {})
+        fields: list[dict[str, Any]] = pool.fields or [{} for _ in docids]
+        given = [{**own, "docid": docid} for own, docid in zip(fields, docids, strict=True)]
+        yield qid, judged, replace(pool, qid=qid, fields=given)
+
+
+def _docids(pool: CandidatePool, where: str, *, required: bool) -> list[str]:
+    """The docid of each candidate, or, where none has one and none is required, its position from 0."""
+    if not required and all(fields.get("docid") is None for fields in pool.fields):
+        return [str(position) for position in range(len(pool.documents))]
+    if not pool.fields and pool.documents:
+        raise InputError(f"{where}: 'documents' have no ids for the judgements to name; expected 'candidates' with a 'docid'")
+    places: dict[str, int] = {}
+    for position, fields in enumerate(pool.fields):
+        docid = identifier(fields.get("docid"), f"{where}: candidates[{position}]", "'docid'")
+        if docid in places:
+            raise InputError(
+                f"{where}: candidates[{position}]: docid {docid!r} is also candidates[{places[docid]}]'s; expected each once"
+            )
+        places[docid] = position
+    return list(places)
+
+
+def _labels(pool: CandidatePool, docids: list[str], where: str) -> dict[str, int]:
+    judged: dict[str, int] = {}
+    for position, (docid, fields) in enumerate(zip(docids, pool.fields, strict=False)):  # plain documents have no fields
+        label = fields.get("label")
+        if label is None:
+            continue
+        here = f"{where}: candidates[{position}]"
+        if not isinstance(label, int) or isinstance(label, bool):
+            found = f"{json_kind(label)}, {label!r:.80}"
+            raise InputError(f"{here}: 'label' is {found}; expected an integer: a relevance grade such as 0, 1 or 2")
+        judged[docid] = checked_label(label, here)
+    return judged

@@ -1,0 +1,243 @@
+"""Tune: measures this machine and finds the settings and the number of candidates that rank best within a time budget."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from resift import machine
+from resift.errors import InputError
+from resift.evaluate.choice import SEED, SHARE, Goal, frontier, quantile, within_noise
+from resift.evaluate.quality import first_of, judge, kept, labelled
+from resift.evaluate.results import Latency
+from resift.evaluate.timing import Bench, Trial, fastest, share_within, timed
+from resift.evaluate.tuning import Check, Point, Tuning
+from resift.inputs import check_count
+from resift.parity import TOP
+from resift.settings import Settings
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from resift.evaluate.quality import Judged, Qrels
+    from resift.evaluate.timing import Progress
+    from resift.pools import CandidatePool
+    from resift.settings import Precision
+
+CANDIDATES = (5, 10, 20, 30, 50, 100)
+TIMED_POOLS = 40
+"""Most pools that are timed, spread evenly over all; quality is measured on every pool."""
+SEARCH_POOLS = 12
+SEARCH_CANDIDATES = 30
+REPEATS = 4
+CONFIRMING_REPEATS = 2
+
+
+def tune(  # noqa: PLR0913 - each is an option of `resift tune`
+    pools: Iterable[CandidatePool],
+    source: str | os.PathLike[str] | None = None,
+    *,
+    qrels: Qrels | None = None,
+    settings: Settings | None = None,
+    candidates: Sequence[int] = CANDIDATES,
+    budget_ms: float | None = None,
+    share: float = SHARE,
+    seed: int = SEED,
+    report: Progress | None = None,
+) -> Tuning:
+    """Measures the artifact `source` on this machine and chooses the point that ranks best within the budget.
+
+    `pools`: as your retriever returns them, best first, the more and the longer the better. Quality is nDCG@10 against `qrels`
+    ({qid: {docid: label}}), or against the candidates' own "label"; without labels, agreement with the full ranking.
+    `settings`: what is fixed; its threads are the most that are tried. `candidates`: numbers of candidates to try. `budget_ms`:
+    milliseconds that a call of `rerank` may take, for `share` of all calls. `seed`: of the bootstrap. `report(stage, done, total)`
+    is called as the work goes on.
+
+    Of the points within noise of the best (`within_noise`), the fastest is taken. With a budget, it must then hold it once
+    more, with the model loaded anew. Raises InputError if nothing can be measured, and otherwise like `Reranker.load`.
+    """
+    goal = Goal(budget_ms=budget_ms, share=share, seed=seed)
+    with Bench(source, settings or Settings(), report) as bench:
+        return tune_on(bench, list(pools), qrels=qrels, candidates=candidates, goal=goal)
+
+
+def check(  # noqa: PLR0913 - each is an option of `resift tune --check`
+    pools: Iterable[CandidatePool],
+    source: str | os.PathLike[str] | None = None,
+    *,
+    settings: Settings,
+    candidates: int | None = None,
+    budget_ms: float,
+    share: float = SHARE,
+    report: Progress | None = None,
+) -> Check:
+    """Times `settings` on the pools that `tune` would time, each cut to its first `candidates` (None: all), against a budget.
+
+    Raises like `tune`.
+    """
+    goal = Goal(budget_ms=budget_ms, share=share)
+    check_count("candidates", candidates)
+    chosen = [pool.first(candidates) for pool in _spread(_rankable(list(pools)), TIMED_POOLS)]
+    with Bench(source, settings, report) as bench:
+        trial = Trial(settings, max(len(pool.documents) for pool in chosen))
+        found = timed(bench, [trial], chosen, repeats=CONFIRMING_REPEATS)[0]
+    return Check(
+        settings=settings,
+        candidates=candidates,
+        pools=len(chosen),
+        calls=found.size,
+        latency_ms=_latency(found),
+        budget_ms=budget_ms,
+        share_within=share_within(found, budget_ms),
+        share=share,
+        holds=goal.holds(found),
+    )
+
+
+def tune_on(
+    bench: Bench,
+    pools: Sequence[CandidatePool],
+    *,
+    qrels: Qrels | None = None,
+    candidates: Sequence[int] = CANDIDATES,
+    goal: Goal | None = None,
+) -> Tuning:
+    """`tune` on an opened Bench."""
+    goal = goal or Goal()
+    if not candidates:
+        raise InputError("no numbers of candidates to try; expected one or more")
+    for number in candidates:
+        check_count("candidates", number)
+    rankable = _rankable(pools)
+    judged = [judge(pool, qrels) for pool in rankable]
+    cut = [pool.first(max(candidates)) for pool in rankable]
+    sizes = _sizes(cut, candidates)
+    measure, quality = _quality(bench, cut, judged, sizes)
+    timed_pools = _spread(cut, TIMED_POOLS)
+    searched = [pool.first(SEARCH_CANDIDATES) for pool in _spread(timed_pools, SEARCH_POOLS)]
+    trials = [
+        Trial(settings, size)
+        for settings in [fastest(bench, precision, searched) for precision in bench.precisions]
+        for size in sizes
+    ]
+    took = timed(bench, trials, timed_pools, repeats=REPEATS, budget_ms=goal.budget_ms)
+    points = _points(trials, took, quality.mean(axis=1).tolist(), goal)
+    row = _choose(bench, points, quality, timed_pools, goal)
+    return Tuning(
+        model=bench.model,
+        machine=machine.description(),
+        measure=measure,
+        pools=len(rankable),
+        judged=quality.shape[1],
+        left_out=len(pools) - len(rankable),
+        timed=len(timed_pools),
+        repeats=REPEATS,
+        given=_given(cut, judged),
+        budget_ms=goal.budget_ms,
+        share=goal.share,
+        points=points,
+        chosen=None if row is None else points[row],
+        nearest=min(points, key=lambda point: point.latency_ms.p95) if row is None else None,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=version("resift"),
+    )
+
+
+def _rankable(pools: Sequence[CandidatePool]) -> list[CandidatePool]:
+    found = [pool for pool in pools if len(pool.documents) > 1]
+    if not found:
+        raise InputError(f"none of the {len(pools)} pools has two candidates or more, so there is nothing to rank")
+    return found
+
+
+def _sizes(pools: Sequence[CandidatePool], candidates: Sequence[int]) -> list[int]:
+    """The numbers of candidates to try: those below the largest pool's, and that one."""
+    largest = max(len(pool.documents) for pool in pools)
+    return sorted({min(size, largest) for size in candidates})
+
+
+def _spread(pools: Sequence[CandidatePool], most: int) -> list[CandidatePool]:
+    """At most `most` of the pools, spread evenly."""
+    places = np.linspace(0, len(pools) - 1, min(len(pools), most)).round().astype(int)
+    return [pools[place] for place in places.tolist()]
+
+
+def _quality(
+    bench: Bench,
+    pools: Sequence[CandidatePool],
+    judged: Sequence[Judged | None],
+    sizes: Sequence[int],
+) -> tuple[str, NDArray[np.float64]]:
+    """The measure, and its values float64[precisions x sizes, pools judged]: each pool is ranked once at each precision."""
+    orders: dict[Precision, list[list[int]]] = {}
+    for precision in bench.precisions:
+        found = orders[precision] = []
+        for order in bench.orders(bench.settings(precision, bench.threads[-1], bench.token_budget), pools):
+            found.append(order)
+            bench.report(f"ranking, {precision}", len(found), len(pools))
+    full = orders[bench.precisions[-1]]
+    is_labelled = any(judged)
+    rows = []
+    for found in orders.values():
+        for size in sizes:
+            cut = [first_of(order, size) for order in found]
+            if is_labelled:
+                rows.append([labelled(order, known) for order, known in zip(cut, judged, strict=True) if known])
+            else:
+                rows.append([kept(order, reference) for order, reference in zip(cut, full, strict=True)])
+    return f"{'nDCG' if is_labelled else 'agreement'}@{TOP}", np.array(rows)
+
+
+def _given(pools: Sequence[CandidatePool], judged: Sequence[Judged | None]) -> float | None:
+    """Mean nDCG@10 of the order given; None without labels."""
+    values = [labelled(range(len(pool.documents)), known) for pool, known in zip(pools, judged, strict=True) if known]
+    return float(np.mean(values)) if values else None
+
+
+def _points(trials: Sequence[Trial], took: Sequence[NDArray[np.float64]], quality: Sequence[float], goal: Goal) -> list[Point]:
+    latencies = [_latency(rows) for rows in took]
+    best = frontier([latency.p95 for latency in latencies], quality)
+    return [
+        Point(
+            settings=trial.settings,
+            candidates=trial.candidates,
+            latency_ms=latency,
+            quality=mean,
+            share_within=None if goal.budget_ms is None else share_within(rows, goal.budget_ms),
+            fits=len(rows) == REPEATS and goal.fits(rows),
+            is_on_frontier=is_best,
+        )
+        for trial, rows, latency, mean, is_best in zip(trials, took, latencies, quality, best, strict=True)
+    ]
+
+
+def _latency(milliseconds: NDArray[np.float64]) -> Latency:
+    return Latency(p50=quantile(milliseconds, 0.5), p95=quantile(milliseconds, 0.95))
+
+
+def _choose(
+    bench: Bench, points: list[Point], quality: NDArray[np.float64], pools: Sequence[CandidatePool], goal: Goal
+) -> int | None:
+    """The row of the best point that fits; with a budget, it must hold it once more. None if no point does.
+
+    Points that do not are marked so in `points`.
+    """
+    allowed = [row for row, point in enumerate(points) if point.fits]
+    while allowed:
+        row = min(within_noise(quality, allowed, goal.seed), key=lambda row: points[row].latency_ms.p95)
+        if goal.budget_ms is None:
+            return row
+        bench.close()
+        trial = Trial(points[row].settings, points[row].candidates)
+        if goal.holds(timed(bench, [trial], pools, repeats=CONFIRMING_REPEATS)[0]):
+            return row
+        points[row] = msgspec.structs.replace(points[row], fits=False)
+        allowed = [other for other in allowed if points[other].latency_ms.p95 < points[row].latency_ms.p95]
+    return None

@@ -1,0 +1,74 @@
+"""Tuning: what `tune` and `check` found, as frozen records; encoded with msgspec they are the JSON of `resift tune --json`."""
+
+from __future__ import annotations
+
+from resift.evaluate.results import Latency, Record
+from resift.settings import Settings
+
+
+class Point(Record, frozen=True, kw_only=True):
+    """Settings and a number of candidates, how fast they are here and how well they rank."""
+
+    settings: Settings
+    candidates: int
+    """candidates of each pool that are read, the first as given"""
+    plan: str | None = None
+    latency_ms: Latency
+    quality: float
+    """mean of Tuning.measure over the pools judged"""
+    share_within: float | None = None
+    """share of the timed calls within the budget; None without a budget"""
+    fits: bool
+    """whether it holds the budget with choice.MARGIN in both halves of the repeats; True without a budget"""
+    is_on_frontier: bool
+    """whether no other point is as fast (p95) and as good"""
+
+
+class Tuning(Record, frozen=True, kw_only=True):
+    """What `tune` found."""
+
+    model: str
+    machine: str
+    measure: str
+    """nDCG@10, or agreement@10 where no pool has labels: the mean share of the full ranking's top 10 that a point's top 10 holds
+    (the top half of pools below 20)"""
+    pools: int
+    """pools of two or more candidates"""
+    judged: int
+    """pools that quality is the mean of: with labels, those that have a relevant document"""
+    left_out: int
+    """pools of fewer than two candidates, where there is nothing to rank"""
+    timed: int
+    """pools that were timed"""
+    repeats: int
+    """times each was timed"""
+    given: float | None
+    """nDCG@10 of the order given, all candidates; None without labels"""
+    budget_ms: float | None
+    share: float
+    """share of calls that must be within the budget"""
+    points: list[Point]
+    chosen: Point | None
+    """the best point within the budget; None if none holds it"""
+    nearest: Point | None
+    """the fastest point, if none holds the budget"""
+    created: str
+    """ISO 8601, UTC"""
+    version: str
+    """of resift"""
+
+
+class Check(Record, frozen=True, kw_only=True):
+    """Whether settings hold a budget."""
+
+    settings: Settings
+    candidates: int | None
+    pools: int
+    calls: int
+    latency_ms: Latency
+    budget_ms: float
+    share_within: float
+    """share of the calls that were within the budget"""
+    share: float
+    """share that has to be"""
+    holds: bool
