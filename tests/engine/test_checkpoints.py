@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import unmerged  # noqa: F401 - stand-ins
 
 from resift.errors import ExtraError, InputError
 from resift.evaluate.systems import Checkpoint

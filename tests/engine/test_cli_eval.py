@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import unmerged  # noqa: F401 - stand-ins
 
 import resift_export
 from resift.cli.main import main
@@ -130,8 +129,8 @@ def test_the_default_model(monkeypatch, run, artifact):
         (["--json", "{tmp}/data.qrels"], "is also an input"),
         (["--html", "{tmp}/hard"], "is also an input"),
         (["--scores", "{tmp}/scores", "--html", "{tmp}/scores"], "is also an input"),
-        (["--json", "{artifact}/x.json"], "would be part of an artifact"),
-        (["--json", "{tmp}/" + "x" * 250], "cannot be written: File name too long"),
+        (["--json", "{artifact}/x.json"], "is an artifact, which holds nothing but its own files"),
+        (["--json", "{tmp}/" + "x" * 256], "cannot be written: File name too long"),
         (["--scores", "{tmp}/missing"], "cannot be read: No such file"),
         (["--threads", "0"], "Settings.threads is 0"),
     ],

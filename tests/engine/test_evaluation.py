@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-import unmerged  # noqa: F401 - stand-ins
 
 import resift_export
 from resift import Settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,14 @@ import msgspec
 from resift.cli.comparison import comparison
 from resift.cli.meter import Meter
 from resift.cli.options import EXIT_CODES, add_engine, settings
-from resift.cli.outputs import check_outputs
 from resift.cli.streams import write_json, write_lines
+from resift.errors import OutputError
 from resift.inputs import check_count
-from resift.outfiles import write_whole
 from resift.settings import PRECISIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from resift.cli.options import Commands
     from resift.evaluate.systems import System
 
@@ -107,10 +109,11 @@ def run(asked: argparse.Namespace) -> int:
     from resift.evaluate.dataset import read_dataset
     from resift.evaluate.evaluation import evaluate
     from resift.evaluate.measures import MEASURES, parse_measures
+    from resift.evaluate.outfile import write_out
     from resift.evaluate.report import write_report
 
     json = None if asked.json in (None, "-") else Path(asked.json)
-    check_outputs([path for path in (asked.html, json) if path], _inputs(asked))
+    _check_outputs([path for path in (asked.html, json) if path], _inputs(asked))
     check_count("--candidates", asked.candidates)
     check_count("--limit", asked.limit)
     measures = asked.measure or MEASURES
@@ -120,7 +123,7 @@ def run(asked: argparse.Namespace) -> int:
     with Meter() as meter:
         evaluation = evaluate(dataset, systems, measures=measures, baseline=asked.baseline, progress=meter)
     if json:
-        write_whole(json, msgspec.json.encode(evaluation) + b"\n")
+        write_out(json, msgspec.json.encode(evaluation) + b"\n", overwrite=True)
     if asked.json == "-":
         write_json(evaluation)
     else:
@@ -153,17 +156,21 @@ def _reading(asked: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _inputs(asked: argparse.Namespace) -> list[str]:
-    """Every file or folder that is read, but standard input."""
-    named = (
-        asked.data,
-        asked.qrels,
-        asked.trec_run,
-        asked.texts,
-        asked.queries,
-        *asked.scores,
-        *(asked.model or []),
-        *asked.checkpoint,
-    )
-    beside = Path(asked.data).with_name(Path(asked.data).name.split(".")[0] + ".qrels") if Path(asked.data).name else None
-    return [*(name for name in named if name not in (None, "-")), *([str(beside)] if beside else [])]
+def _inputs(asked: argparse.Namespace) -> list[Path]:
+    """Every file that is read, those of folders included, but standard input."""
+    data = Path(asked.data)
+    named = [asked.data, asked.qrels, asked.trec_run, asked.texts, asked.queries, *asked.scores, *asked.checkpoint]
+    paths = [Path(name) for name in named if name not in (None, "-")]
+    folders = [path for path in paths if path.is_dir()]
+    beside = [data.with_name(data.name.split(".")[0] + ".qrels")] if data.name else []
+    return [*paths, *beside, *(file for folder in folders for pattern in ("*", "*/*") for file in folder.glob(pattern))]
+
+
+def _check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Raises OutputError if one cannot be written or is an input, or if they are the same file."""
+    from resift.evaluate.outfile import check_out
+
+    for path in outputs:
+        check_out(path, overwrite=True, inputs=inputs)
+    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
+        raise OutputError(f"{outputs[0]} is named for two outputs; expected a file for each")
