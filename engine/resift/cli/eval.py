@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
         conflict_handler="resolve",  # --precision may be repeated here
     )
     command.add_argument("data", metavar="DATA", help="candidate pools, a BEIR folder or a TREC run")
-    group = command.add_argument_group("systems")
+    systems = group = command.add_argument_group("systems")
     group.add_argument(
         "--model",
         action="append",
@@ -98,7 +98,7 @@ def add(commands: Commands) -> None:
         "--json", metavar="FILE", help="write all results as JSON; an earlier FILE is replaced; - prints them instead"
     )
     add_engine(command)
-    command.add_argument(
+    systems.add_argument(
         "--precision", action="append", choices=["auto", *PRECISIONS], help="precision to run; may be repeated (default: auto)"
     )
     command.set_defaults(run=run)

@@ -45,21 +45,31 @@ def randomization_test(differences: NDArray[np.float64], *, seed: int = SEED) ->
     sign assignments whose mean is at least as far from 0 as the one found; with more, it is (k + 1) / (RESAMPLES + 1), where k is
     the number of random assignments that reach it (Phipson and Smyth 2010, doi:10.2202/1544-6115.1585).
     """
-    return np.array([_p_value(column[column != 0], seed) for column in differences.T])
+    few = np.count_nonzero(differences, axis=0) <= EXACT
+    values = np.empty(differences.shape[1])
+    values[few] = [_exact(column[column != 0]) for column in differences.T[few]]
+    values[~few] = _drawn(differences[:, ~few], seed)
+    return values
 
 
-def _p_value(differences: NDArray[np.float64], seed: int) -> float:
-    count = len(differences)
-    least = abs(float(differences.sum())) - ROUNDING * float(np.abs(differences).sum())
-    if count <= EXACT:
-        every = 1.0 - 2.0 * (np.arange(1 << count)[:, None] >> np.arange(count) & 1)
-        return float(np.mean(np.abs(every @ differences) >= least))
+def _exact(differences: NDArray[np.float64]) -> float:
+    signs = 1.0 - 2.0 * (np.arange(1 << len(differences))[:, None] >> np.arange(len(differences)) & 1)
+    return float(np.mean(np.abs(signs @ differences) >= _least(differences)))
+
+
+def _drawn(differences: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     generator = np.random.default_rng(seed)
-    reached = 0
-    for size in _chunks(count):
-        signs = 1.0 - 2.0 * generator.integers(0, 2, (size, count), np.int8)
-        reached += int(np.sum(np.abs(signs @ differences) >= least))
+    reached = np.zeros(differences.shape[1])
+    for size in _chunks(len(differences)):
+        signs = 1.0 - 2.0 * generator.integers(0, 2, (size, len(differences)), np.int8)
+        reached += np.sum(np.abs(signs @ differences) >= _least(differences), axis=0)
     return (reached + 1) / (RESAMPLES + 1)
+
+
+def _least(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sums that reach those found, whose order of addition may differ."""
+    sums: NDArray[np.float64] = np.abs(differences.sum(axis=0))
+    return sums - ROUNDING * np.abs(differences).sum(axis=0)
 
 
 def _chunks(queries: int) -> Iterator[int]:
