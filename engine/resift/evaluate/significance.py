@@ -68,8 +68,8 @@ def _drawn(differences: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 
 def _least(differences: NDArray[np.float64]) -> NDArray[np.float64]:
     """The sums that reach those found, whose order of addition may differ."""
-    sums: NDArray[np.float64] = np.abs(differences.sum(axis=0))
-    return sums - ROUNDING * np.abs(differences).sum(axis=0)
+    least: NDArray[np.float64] = np.abs(differences.sum(axis=0)) - ROUNDING * np.abs(differences).sum(axis=0)
+    return least
 
 
 def _chunks(queries: int) -> Iterator[int]:
