@@ -209,4 +209,5 @@ def _advice(tuning: Tuning) -> list[str]:
 
 
 def _words(point: Point) -> str:
-    return f"{point.candidates} candidates, {point.settings.precision}, {point.settings.threads} threads"
+    threads = "1 thread" if point.settings.threads == 1 else f"{point.settings.threads} threads"
+    return f"{point.candidates} candidates, {point.settings.precision}, {threads}"
