@@ -26,7 +26,7 @@ class Meter:
             self._bar.close()
 
     def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
-        """`pools` and `pairs` so far; `share` of the input read, None if its size is unknown."""
+        """`pools` and `pairs` so far; `share` of the work done, None if it is unknown."""
         now = time.monotonic()
         seconds = max(now - self._begin, 1e-9)
         text = f"{pools} pools, {pairs} pairs, {pairs / seconds:.0f} pairs/s"
@@ -37,7 +37,7 @@ class Meter:
         if is_terminal:
             self._draw(text, share)
         else:
-            sys.stderr.write(f"resift: {text}{'' if share is None else f', {share:.0%} of the input read'}\n")
+            sys.stderr.write(f"resift: {text}{'' if share is None else f', {share:.0%} done'}\n")
             sys.stderr.flush()
 
     def _draw(self, text: str, share: float | None) -> None:

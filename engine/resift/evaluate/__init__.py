@@ -1,1 +1,57 @@
-"""Evaluation (extra: eval): labelled data in; measures, diagnosis, a report and tuned settings out."""
+"""Evaluation (extra: eval): labelled data in; measures, diagnosis, a report and tuned settings out.
+
+    from resift.evaluate import Artifact, evaluate, read_dataset
+
+    evaluation = evaluate(read_dataset("pools.jsonl"), [Artifact(), Artifact("./my-artifact")])
+    for system in evaluation.systems:
+        print(system.name, system.measures["nDCG@10"], system.differences)
+
+Names are imported at their first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resift.evaluate.dataset import Dataset, read_dataset
+    from resift.evaluate.doctor import diagnose
+    from resift.evaluate.evaluation import evaluate
+    from resift.evaluate.measures import MEASURES
+    from resift.evaluate.report import write_report
+    from resift.evaluate.results import Evaluation, Finding
+    from resift.evaluate.systems import Artifact, Checkpoint, Given, ScoresFile
+
+__all__ = [
+    "MEASURES",
+    "Artifact",
+    "Checkpoint",
+    "Dataset",
+    "Evaluation",
+    "Finding",
+    "Given",
+    "ScoresFile",
+    "diagnose",
+    "evaluate",
+    "read_dataset",
+    "write_report",
+]
+
+_HOMES = {
+    "dataset": ("Dataset", "read_dataset"),
+    "doctor": ("diagnose",),
+    "evaluation": ("evaluate",),
+    "measures": ("MEASURES",),
+    "report": ("write_report",),
+    "results": ("Evaluation", "Finding"),
+    "systems": ("Artifact", "Checkpoint", "Given", "ScoresFile"),
+}
+"""Names by the module that defines them."""
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

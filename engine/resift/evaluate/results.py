@@ -70,6 +70,8 @@ class System(Record, frozen=True, kw_only=True):
     agreement: Agreement | None = None
     latency_ms: Latency | None = None
     pairs_per_second: float | None = None
+    unscored: int = 0
+    """candidates that a file of scores does not hold; they rank last, in the order given"""
     scores: Scores | None = None
 
 
@@ -117,7 +119,7 @@ class Lengths(Record, frozen=True, kw_only=True):
     """Tokens of pairs before they are cut, and what was cut, with the evaluated model's tokenizer."""
 
     edges: list[int]
-    """n + 1 edges of n bins, in tokens"""
+    """n + 1 edges of n bins, in tokens; a bin includes its upper edge"""
     counts: list[int]
     max_length: int
     pairs: int

@@ -1,0 +1,107 @@
+"""Comparison: an evaluation as lines for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resift.cli.streams import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resift.evaluate.results import Evaluation, System
+
+NAME_COLUMNS = 40
+QUERY_COLUMNS = 60
+
+
+def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
+    """Tables of the systems, their differences, agreement and pool sizes; then what was left out and found.
+
+    With `per_query`, a table of the first measure's value for every query follows.
+    """
+    data = evaluation.data
+    blocks = [
+        [f"{data.name}: {data.pools} queries, {data.pairs} pairs, {data.judgements} judgements"],
+        _systems(evaluation),
+        _differences(evaluation),
+        _agreement(evaluation.systems),
+        _sizes(evaluation),
+        [f"{count} queries left out: {reason}" for reason, count in data.left_out.items() if count],
+        [
+            f"{system.name}: {system.unscored} candidates have no score; they rank last, in the order given"
+            for system in evaluation.systems
+            if system.unscored
+        ],
+        [f"{finding.severity}: {finding.words}; {finding.advice}" for finding in evaluation.findings],
+        _queries(evaluation) if per_query else [],
+    ]
+    lines: list[str] = []
+    for block in blocks:
+        if block:
+            lines += [*([""] if lines else []), *block]
+    return lines
+
+
+def _systems(evaluation: Evaluation) -> list[str]:
+    rows = [["system", *evaluation.measures, "p50 ms", "p95 ms", "pairs/s"]]
+    for system in evaluation.systems:
+        latency = system.latency_ms
+        speed = ["-"] * 3 if latency is None else [f"{latency.p50:.1f}", f"{latency.p95:.1f}", f"{system.pairs_per_second:.0f}"]
+        rows.append([_short(system.name), *(f"{system.measures[name]:.4f}" for name in evaluation.measures), *speed])
+    return _table(rows)
+
+
+def _differences(evaluation: Evaluation) -> list[str]:
+    rows = [[f"minus {_short(evaluation.baseline)}", "measure", "difference", "95 % interval", "p"]]
+    rows += [
+        [_short(system.name), name, f"{found.value:+.4f}", f"[{found.low:+.4f}, {found.high:+.4f}]", f"{found.p_value:.4f}"]
+        for system in evaluation.systems
+        for name, found in system.differences.items()
+    ]
+    return _table(rows, left=(0, 1)) if len(rows) > 1 else []
+
+
+def _agreement(systems: Sequence[System]) -> list[str]:
+    compared = [(system.name, system.agreement) for system in systems if system.agreement]
+    if not compared:
+        return []
+    rows = [[f"agreement with {_short(compared[0][1].reference)}", "tau", "worst tau", "top 10"]]
+    rows += [[_short(name), f"{found.tau:.4f}", f"{found.worst_tau:.4f}", f"{found.overlap:.4f}"] for name, found in compared]
+    return _table(rows)
+
+
+def _sizes(evaluation: Evaluation) -> list[str]:
+    measure = evaluation.measures[0]
+    rows = [["candidates", *map(str, evaluation.sizes)], ["recall", *(f"{value:.4f}" for value in evaluation.recall)]]
+    rows += [
+        [f"{measure}, {_short(system.name)}", *(f"{value:.4f}" for value in system.by_size[measure])]
+        for system in evaluation.systems
+        if measure in system.by_size
+    ]
+    return _table(rows)
+
+
+def _queries(evaluation: Evaluation) -> list[str]:
+    measure = evaluation.measures[0]
+    rows = [[f"qid, {measure}", *(_short(system.name) for system in evaluation.systems), "query"]]
+    for number, query in enumerate(evaluation.queries):
+        values = [f"{system.per_query[measure][number]:.4f}" for system in evaluation.systems]
+        rows.append([_short(query.qid), *values, shorten(" ".join(query.query.split()), QUERY_COLUMNS)])
+    return _table(rows, left=(0, len(rows[0]) - 1))
+
+
+def _short(name: str) -> str:
+    return shorten(name, NAME_COLUMNS)
+
+
+def _table(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> list[str]:
+    """Columns of equal width two spaces apart; those in `left` begin, the others end, at one place."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if number in left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,169 @@
+"""`resift eval DATA`: how well models rank labelled data, beside the order given and each other. Needs the extra `eval`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from resift.cli.comparison import comparison
+from resift.cli.meter import Meter
+from resift.cli.options import EXIT_CODES, add_engine, settings
+from resift.cli.outputs import check_outputs
+from resift.cli.streams import write_json, write_lines
+from resift.inputs import check_count
+from resift.outfiles import write_whole
+from resift.settings import PRECISIONS
+
+if TYPE_CHECKING:
+    from resift.cli.options import Commands
+    from resift.evaluate.systems import System
+
+EPILOG = f"""DATA is one of
+  candidate pools, one per line: {{"qid", "query", "candidates": [{{"docid", "text", "label"}}]}}; with a file NAME.qrels next to
+  it (NAME up to the first dot) or --qrels, those are the judgements
+  a BEIR folder (corpus.jsonl, queries.jsonl, qrels/test.tsv), with --retrieve bm25 or --run FILE
+  a TREC run, with --qrels, --texts and --queries
+
+examples:
+  resift eval pools.jsonl.gz
+  resift eval pools.jsonl.gz --precision int8 --precision float32 --html report.html
+  resift eval pools.jsonl.gz --model ./mine --model ms-marco-minilm-l12 --baseline "ms-marco-minilm-l12 int8"
+  resift eval pools.jsonl.gz --checkpoint cross-encoder/ms-marco-MiniLM-L12-v2 --limit 50 --json figures.json
+  resift eval pools.jsonl.gz --scores other-engine.trec
+  resift eval ./scifact --retrieve bm25 --candidates 50
+
+Differences come with the paired bootstrap's 95 % interval and the p-value of a paired randomization test. Latency is that of one
+pool at a time, tokenization included.
+
+{EXIT_CODES}"""
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    command = commands.add_parser(
+        "eval",
+        help="measure models on labelled data",
+        description="Measure how well models rank labelled data: beside the order given and each other, with their latencies.",
+        epilog=EPILOG,
+        conflict_handler="resolve",  # --precision may be repeated here
+    )
+    command.add_argument("data", metavar="DATA", help="candidate pools, a BEIR folder or a TREC run")
+    group = command.add_argument_group("systems")
+    group.add_argument(
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="a folder, a hub id or an embedded model's name; may be repeated (default: the default model, or none with --scores)",
+    )
+    group.add_argument(
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="CHECKPOINT",
+        help="a checkpoint, run by sentence-transformers in PyTorch",
+    )
+    group.add_argument(
+        "--scores",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="another engine's scores: a TREC run, or JSON Lines as `resift rerank --pools` writes",
+    )
+    group.add_argument("--baseline", metavar="NAME", help="the system that differences are against (default: order given)")
+    group = command.add_argument_group("data")
+    group.add_argument("--qrels", metavar="FILE", help="judgements: TREC's qrels, or BEIR's")
+    group.add_argument("--split", metavar="NAME", help="the BEIR folder's judgements qrels/NAME.tsv (default: test)")
+    group.add_argument("--retrieve", choices=["bm25"], help="make the BEIR folder's pools")
+    group.add_argument("--run", dest="trec_run", metavar="FILE", help="a TREC run that makes the BEIR folder's pools")
+    group.add_argument("--texts", metavar="FILE", help='the TREC run\'s documents: {"_id", "title"?, "text"} per line')
+    group.add_argument("--queries", metavar="FILE", help='the TREC run\'s queries: {"_id", "text"}, or qid, tab, query per line')
+    group.add_argument("--candidates", type=int, metavar="N", help="only the first N candidates of each query")
+    group.add_argument("--limit", type=int, metavar="N", help="only the first N queries")
+    group = command.add_argument_group("results")
+    group.add_argument(
+        "--measure",
+        action="append",
+        metavar="NAME",
+        help="a measure of ir-measures; may be repeated (default: nDCG@10, P@1, RR@10, AP and R@10)",
+    )
+    group.add_argument("--per-query", action="store_true", help="also print the first measure for every query")
+    group.add_argument("--html", type=Path, metavar="FILE", help="write a report; an earlier FILE is replaced")
+    group.add_argument(
+        "--json", metavar="FILE", help="write all results as JSON; an earlier FILE is replaced; - prints them instead"
+    )
+    add_engine(command)
+    command.add_argument(
+        "--precision", action="append", choices=["auto", *PRECISIONS], help="precision to run; may be repeated (default: auto)"
+    )
+    command.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Reads, scores and compares; prints the comparison and writes the files asked for."""
+    from resift.evaluate.dataset import read_dataset
+    from resift.evaluate.evaluation import evaluate
+    from resift.evaluate.measures import MEASURES, parse_measures
+    from resift.evaluate.report import write_report
+
+    json = None if asked.json in (None, "-") else Path(asked.json)
+    check_outputs([path for path in (asked.html, json) if path], _inputs(asked))
+    check_count("--candidates", asked.candidates)
+    check_count("--limit", asked.limit)
+    measures = asked.measure or MEASURES
+    parse_measures(measures)  # before the data is read
+    systems = _systems(asked)
+    dataset = read_dataset(asked.data, **_reading(asked))
+    with Meter() as meter:
+        evaluation = evaluate(dataset, systems, measures=measures, baseline=asked.baseline, progress=meter)
+    if json:
+        write_whole(json, msgspec.json.encode(evaluation) + b"\n")
+    if asked.json == "-":
+        write_json(evaluation)
+    else:
+        write_lines(comparison(evaluation, per_query=asked.per_query))
+    if asked.html:
+        write_report(evaluation, asked.html)
+    return 0
+
+
+def _systems(asked: argparse.Namespace) -> list[System]:
+    """What to compare with the order given."""
+    from resift.evaluate.systems import Artifact, Checkpoint, ScoresFile
+
+    engine = settings(argparse.Namespace(**{**vars(asked), "precision": None}))
+    engines = [replace(engine, precision=precision) for precision in dict.fromkeys(asked.precision or [])] or [engine]
+    models = dict.fromkeys(asked.model or ([] if asked.scores else [None]))
+    longest = None if engine.max_length == "auto" else engine.max_length
+    device = "cuda" if engine.provider == "cuda" else "cpu"
+    return [
+        *(Artifact(model, each) for model in models for each in engines),
+        *(Checkpoint(source, max_length=longest, device=device) for source in dict.fromkeys(asked.checkpoint)),
+        *(ScoresFile(path) for path in dict.fromkeys(asked.scores)),
+    ]
+
+
+def _reading(asked: argparse.Namespace) -> dict[str, Any]:
+    """The options of `read_dataset` that were given."""
+    options = {name: getattr(asked, name) for name in ("qrels", "split", "retrieve", "texts", "queries", "limit")}
+    options |= {"run": asked.trec_run, "depth": asked.candidates}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _inputs(asked: argparse.Namespace) -> list[str]:
+    """Every file or folder that is read, but standard input."""
+    named = (
+        asked.data,
+        asked.qrels,
+        asked.trec_run,
+        asked.texts,
+        asked.queries,
+        *asked.scores,
+        *(asked.model or []),
+        *asked.checkpoint,
+    )
+    beside = Path(asked.data).with_name(Path(asked.data).name.split(".")[0] + ".qrels") if Path(asked.data).name else None
+    return [*(name for name in named if name not in (None, "-")), *([str(beside)] if beside else [])]

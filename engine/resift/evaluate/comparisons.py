@@ -1,0 +1,81 @@
+"""Comparisons of two systems' runs on the same queries: differences, agreement, and the queries that got worse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from resift.evaluate.results import Agreement, Difference, Place, Regression
+from resift.evaluate.significance import bootstrap_interval, randomization_test
+from resift.parity import TOP, kendall_tau, top_overlap
+
+if TYPE_CHECKING:
+    from resift.evaluate.dataset import Dataset
+    from resift.evaluate.runs import Run
+
+WORST = 5
+"""Regressions listed of each system."""
+BEST = 5
+"""Documents listed of each ranking."""
+SHOWN = 300
+"""Characters listed of a document."""
+
+
+def differences(baseline: Run, run: Run) -> dict[str, Difference]:
+    """By measure: the mean of `run` minus that of `baseline`, its interval and its p-value."""
+    every = np.stack([values - baseline.values[name] for name, values in run.values.items()], axis=1)
+    columns = zip(every.mean(axis=0), *bootstrap_interval(every), randomization_test(every), strict=True)
+    return {
+        name: Difference(value=float(value), low=float(low), high=float(high), p_value=float(p_value))
+        for name, (value, low, high, p_value) in zip(run.values, columns, strict=True)
+    }
+
+
+def agreement(reference: Run, run: Run) -> Agreement:
+    """How far `run` ranks every pool as `reference` does."""
+    pairs = list(zip(reference.keys, run.keys, strict=True))
+    taus = [kendall_tau(*pair) for pair in pairs]
+    return Agreement(
+        reference=reference.scorer.name,
+        tau=float(np.mean(taus)),
+        worst_tau=float(np.min(taus)),
+        overlap=float(np.mean([top_overlap(*pair, top=TOP) for pair in pairs])),
+    )
+
+
+def regressions(dataset: Dataset, measure: str, baseline: Run, run: Run) -> list[Regression]:
+    """The queries that `run` ranks worse than `baseline` by `measure`: the WORST of them, largest loss first."""
+    before, after = baseline.values[measure], run.values[measure]
+    change = after - before
+    worst = [int(number) for number in np.argsort(change, kind="stable")[:WORST] if change[number] < 0]
+    return [
+        Regression(
+            qid=str(dataset.pools[number].qid),
+            query=dataset.pools[number].query,
+            system=run.scorer.name,
+            measure=measure,
+            baseline=float(before[number]),
+            value=float(after[number]),
+            before=_best(dataset, baseline, number),
+            after=_best(dataset, run, number),
+        )
+        for number in worst
+    ]
+
+
+def _best(dataset: Dataset, run: Run, number: int) -> list[Place]:
+    pool, scores = dataset.pools[number], run.scores[number]
+    labels = dataset.labels(pool)
+    order = np.argsort(-run.keys[number], kind="stable")[:BEST].tolist()
+    return [
+        Place(
+            docid=str(pool.fields[position]["docid"]),
+            rank=rank,
+            given_rank=position + 1,
+            label=labels[position],
+            score=None if scores is None or np.isnan(scores[position]) else float(scores[position]),
+            text=pool.documents[position][:SHOWN],
+        )
+        for rank, position in enumerate(order, 1)
+    ]

@@ -1,0 +1,185 @@
+"""evaluate: compares ways to order the same candidates, and returns all it found as one record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from resift import machine
+from resift.artifact import path_text
+from resift.errors import InputError
+from resift.evaluate.comparisons import agreement, differences, regressions
+from resift.evaluate.doctor import diagnose
+from resift.evaluate.lengths import measure_lengths
+from resift.evaluate.measures import MEASURES, Judge
+from resift.evaluate.results import Data, Evaluation, Finding, Query, System
+from resift.evaluate.runs import Run, score_all
+from resift.evaluate.systems import Given
+from resift.parity import Certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resift.evaluate import systems as compared
+    from resift.evaluate.dataset import Dataset
+    from resift.evaluate.runs import Progress
+    from resift.evaluate.systems import Scorer
+
+SIZES = (5, 10, 20, 50, 100, 200, 500, 1000)
+"""Pool sizes of System.by_size and Evaluation.recall, below that of the largest pool, which comes last."""
+LIBRARIES = ("resift", "numpy", "ir-measures", "pytrec-eval-terrier")
+
+
+def evaluate(  # noqa: PLR0913 - the data, the systems, and what is asked about them
+    dataset: Dataset,
+    systems: Sequence[compared.System] = (),
+    *,
+    measures: Sequence[str] = MEASURES,
+    baseline: str | None = None,
+    reference: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Compares the order given with `systems` on the same pools, against all judgements of `dataset`.
+
+    `measures` are ir-measures' names (https://ir-measur.es/en/latest/measures.html); the first is the one that regressions and
+    `by_size` are about. Differences are against the system named `baseline` (None: the order given); agreement is with the one
+    named `reference` (None: the first checkpoint, or else the first float32 artifact, or else the first artifact). Rankings count,
+    not scores: see `Judge`. Pools are scored and timed one by one, as `score_all` says. A pair's logit does not depend on its pool,
+    so what smaller pools would give is derived from the same scores.
+
+    Raises InputError for a measure, a name or data that cannot be evaluated, ExtraError without the extra `eval`, and otherwise
+    like the systems.
+    """
+    pools = dataset.pools
+    if not pools:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in dataset.left_out.items())
+        raise InputError(f"{dataset.name} has no query to evaluate ({reasons or 'it is empty'}); expected at least one")
+    qids = [str(pool.qid) for pool in pools]
+    docids = [[str(fields["docid"]) for fields in pool.fields] for pool in pools]
+    judge = Judge(measures, qids, docids, dataset.qrels)
+    with ExitStack() as stack:
+        scorers = [stack.enter_context(system.open(pools)) for system in (Given(), *systems)]
+        _check_names([scorer.name for scorer in scorers], baseline=baseline, reference=reference)
+        artifacts = [scorer.reranker for scorer in scorers if scorer.reranker]
+        for reranker in artifacts[:1]:
+            Certificate.read(reranker.artifact)  # diagnose does, and should not fail after hours of scoring
+        runs = score_all(scorers, pools, progress)
+        lengths, findings = None, list[Finding]()
+        if artifacts:
+            scored = next(run.scored for run in runs if run.scorer.reranker)
+            lengths = measure_lengths(artifacts[0], pools)
+            findings = diagnose(artifacts[0], pools, qrels=dataset.qrels, scored=scored)
+    for run in runs:
+        run.values = judge.values(run.orders())
+    against = _named(runs, baseline) or runs[0]
+    standard = _named(runs, reference) or _standard(runs)
+    first = judge.names[0]
+    sizes = _sizes(max(len(pool.documents) for pool in pools))
+    labels = [np.array(dataset.labels(pool), np.int64) for pool in pools]
+    return Evaluation(
+        data=Data(
+            name=path_text(dataset.name),
+            format=dataset.format,
+            pools=len(pools),
+            pairs=sum(map(len, docids)),
+            judgements=sum(len(dataset.qrels[qid]) for qid in qids),
+            left_out=dict(dataset.left_out),
+        ),
+        baseline=against.scorer.name,
+        measures=judge.names,
+        systems=[
+            System(
+                name=run.scorer.name,
+                kind=run.scorer.kind,
+                source=run.scorer.source,
+                precision=run.scorer.precision,
+                measures={name: float(column.mean()) for name, column in run.values.items()},
+                differences={} if run is against else differences(against, run),
+                per_query={name: column.tolist() for name, column in run.values.items()},
+                by_size={first: [float(judge.values(run.orders(size))[first].mean()) for size in sizes]},
+                agreement=None if standard is None or run is standard else agreement(standard, run),
+                latency_ms=run.latency,
+                pairs_per_second=run.pairs_per_second,
+                unscored=run.unscored,
+                scores=run.histogram(labels),
+            )
+            for run in runs
+        ],
+        queries=_queries(dataset),
+        sizes=sizes,
+        recall=_recall(dataset, sizes),
+        regressions=[regression for run in runs if run is not against for regression in regressions(dataset, first, against, run)],
+        lengths=lengths,
+        findings=findings,
+        machine=_machine(scorers),
+        versions=_versions(scorers),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _check_names(names: Sequence[str], **asked: str | None) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"two systems are named {twice[0]!r}; leave one out, or give them names")
+    for role, name in asked.items():
+        if name is not None and name not in names:
+            raise InputError(f"the {role} is {name!r}; expected one of the systems: {', '.join(map(repr, names))}")
+
+
+def _named(runs: Sequence[Run], name: str | None) -> Run | None:
+    return next((run for run in runs if run.scorer.name == name), None)
+
+
+def _standard(runs: Sequence[Run]) -> Run | None:
+    """The run that agreement is measured against unless one is named: what is nearest to the checkpoint."""
+    ranked = {"checkpoint": 0, "float32": 1, "artifact": 2}
+    models = [run for run in runs if run.scorer.kind in ranked]
+    return min(models, key=lambda run: min(ranked[run.scorer.kind], ranked.get(str(run.scorer.precision), 2)), default=None)
+
+
+def _sizes(largest: int) -> list[int]:
+    return [*(size for size in SIZES if size < largest), largest]
+
+
+def _queries(dataset: Dataset) -> list[Query]:
+    return [
+        Query(
+            qid=str(pool.qid),
+            query=pool.query,
+            candidates=len(pool.documents),
+            relevant=sum(label > 0 for label in dataset.labels(pool)),
+            judged_relevant=sum(label > 0 for label in dataset.qrels[str(pool.qid)].values()),
+        )
+        for pool in dataset.pools
+    ]
+
+
+def _recall(dataset: Dataset, sizes: Sequence[int]) -> list[float]:
+    """The mean, over queries that have relevant documents, of the share of them among the first `sizes[i]` candidates given."""
+    shares = []
+    for pool in dataset.pools:
+        total = sum(label > 0 for label in dataset.qrels[str(pool.qid)].values())
+        if total:
+            labels = dataset.labels(pool)
+            shares.append([sum(label > 0 for label in labels[:size]) / total for size in sizes])
+    return np.mean(shares, axis=0).tolist() if shares else [0.0] * len(sizes)
+
+
+def _machine(scorers: Sequence[Scorer]) -> str:
+    """Processor, instruction sets and threads."""
+    threads = sorted({scorer.reranker.resolved.threads for scorer in scorers if scorer.reranker})
+    parts = [machine.processor(), f"{machine.usable_cores()} usable cores", " ".join(sorted(machine.instruction_sets()))]
+    parts += [f"{' or '.join(map(str, threads))} threads"] if threads else []
+    return ", ".join(part for part in parts if part)
+
+
+def _versions(scorers: Sequence[Scorer]) -> dict[str, str]:
+    versions = {name: version(name) for name in LIBRARIES}
+    for scorer in scorers:
+        versions |= scorer.versions
+    return versions

@@ -1,0 +1,113 @@
+"""Runs: what each system makes of every pool, and how long it takes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from resift.evaluate.results import Latency, Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from resift.evaluate.systems import Scorer
+    from resift.pools import CandidatePool
+    from resift.ranking import Scored
+
+BINS = 30
+"""of a histogram of scores"""
+
+
+class Progress(Protocol):
+    """Called after each pool that all systems have scored."""
+
+    def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
+        """`pools` so far, `pairs` so far (those of all models together), and the share of all pools."""
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One system's columns for every pool, in the data's order."""
+
+    scorer: Scorer
+    keys: list[NDArray[np.float64]] = field(default_factory=list)
+    scores: list[NDArray[np.float64] | None] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+    """what the engine returned for each pool, for an artifact"""
+    seconds: list[float] = field(default_factory=list)
+    """for each pool; empty if the system is not timed"""
+    values: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """by measure, a value for each pool, once the rankings are measured"""
+
+    def add(self, pool: CandidatePool) -> None:
+        """Scores the pool, the next one of the data."""
+        start = time.perf_counter()
+        columns = self.scorer.score(pool)
+        if self.scorer.is_timed:
+            self.seconds.append(time.perf_counter() - start)
+        self.keys.append(columns.keys)
+        self.scores.append(columns.scores)
+        if columns.scored is not None:
+            self.scored.append(columns.scored)
+
+    def orders(self, size: int | None = None) -> list[NDArray[np.intp]]:
+        """Positions of each pool's candidates, best first; of the first `size` candidates only (None: all)."""
+        return [np.argsort(-keys[:size], kind="stable") for keys in self.keys]
+
+    @property
+    def latency(self) -> Latency | None:
+        """Of one pool at a time; None if the system is not timed."""
+        if not self.seconds:
+            return None
+        p50, p95 = np.percentile(self.seconds, [50, 95]) * 1000
+        return Latency(p50=float(p50), p95=float(p95))
+
+    @property
+    def pairs_per_second(self) -> float | None:
+        """Over all pools; None if the system is not timed."""
+        return sum(map(len, self.keys)) / sum(self.seconds) if self.seconds else None
+
+    @property
+    def unscored(self) -> int:
+        """Number of candidates without a score, of a system that has scores."""
+        return sum(int(np.isnan(scores).sum()) for scores in self.scores if scores is not None)
+
+    def histogram(self, labels: Sequence[NDArray[np.int64]]) -> Scores | None:
+        """Of the scores of candidates labelled above 0, and of all others; None without scores."""
+        pairs = [(scores, label) for scores, label in zip(self.scores, labels, strict=True) if scores is not None]
+        if not pairs:
+            return None
+        scores, relevant = np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] > 0 for pair in pairs])
+        has_score = ~np.isnan(scores)
+        if not has_score.any():
+            return None
+        edges = np.histogram_bin_edges(scores[has_score], BINS)
+        counts = [np.histogram(scores[has_score & which], edges)[0].tolist() for which in (relevant, ~relevant)]
+        return Scores(edges=edges.tolist(), relevant=counts[0], other=counts[1])
+
+
+def score_all(scorers: Sequence[Scorer], pools: Sequence[CandidatePool], progress: Progress | None = None) -> list[Run]:
+    """Every pool scored alone by one system after the other.
+
+    The first system to score a pool changes from pool to pool: if the machine gets slower or faster meanwhile, it does so for all
+    of them. Each system scores the first pool once beforehand, untimed. Raises what the systems raise.
+    """
+    runs = [Run(scorer) for scorer in scorers]
+    for scorer in scorers:
+        if scorer.is_timed:
+            scorer.score(pools[0])
+    models = sum(scorer.is_timed for scorer in scorers)
+    pairs = 0
+    for number, pool in enumerate(pools):
+        first = number % len(runs)
+        for run in (*runs[first:], *runs[:first]):
+            run.add(pool)
+        pairs += models * len(pool.documents)
+        if progress:
+            progress(pools=number + 1, pairs=pairs, share=(number + 1) / len(pools))
+    return runs

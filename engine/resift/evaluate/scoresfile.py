@@ -1,0 +1,109 @@
+"""Scores that another engine gave to the same candidates, read from a file."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resift.errors import InputError
+from resift.pools import decode_object, read_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from resift.pools import CandidatePool
+
+    Found = dict[int, tuple[tuple[float, ...], float]]
+    """by position of the candidate: what sorts it, lowest first, and its score (NaN: none)"""
+
+TREC = "'qid Q0 docid rank score tag'"
+JSON = '{"qid", "results": [{"docid" or "index", "score"}, ...]} as `resift rerank --pools` writes'
+
+
+def read_scores(
+    path: str | os.PathLike[str], pools: Sequence[CandidatePool]
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Keys and scores, float64[n] each, of every pool's candidates, by query id; see `resift.evaluate.systems.Columns`.
+
+    The file is a TREC run, whose documents rank by score and then by rank, or JSON Lines of ranked pools, best first; it may hold
+    other queries and documents, too. Candidates that it does not hold rank last, in the order given, with the score NaN.
+    Raises InputError that names a line for anything else, and for a query of which the file holds no candidate.
+    """
+    places = {str(pool.qid): {str(fields["docid"]): place for place, fields in enumerate(pool.fields)} for pool in pools}
+    found: dict[str, Found] = {qid: {} for qid in places}
+    seen: set[str] = set()
+    is_json: bool | None = None
+    for number, line in read_lines(path):
+        where = f"{os.fspath(path)}, line {number}"
+        is_json = line.lstrip().startswith(b"{") if is_json is None else is_json
+        if is_json:
+            _add_pool(decode_object(line, where), where, places, found, seen)
+        else:
+            _add_line(line, number, where, places, found)
+    for qid, scored in found.items():
+        if not scored:
+            raise InputError(f"{os.fspath(path)} holds no candidate of query {qid!r}; expected scores of every query evaluated")
+    return {qid: _columns(scored, len(places[qid])) for qid, scored in found.items()}
+
+
+def _add_pool(row: dict[str, Any], where: str, places: dict[str, dict[str, int]], found: dict[str, Found], seen: set[str]) -> None:
+    qid, results = row.get("qid"), row.get("results")
+    if not isinstance(qid, str | int) or isinstance(qid, bool) or not isinstance(results, list):
+        raise InputError(f"{where}: expected {JSON}, or a TREC run ({TREC} a line)")
+    if str(qid) not in places:
+        return
+    if str(qid) in seen:
+        raise InputError(f"{where}: query {str(qid)!r} again; expected each once")
+    seen.add(str(qid))
+    for rank, result in enumerate(results):
+        place = _place(result, places[str(qid)], f"{where}: results[{rank}]")
+        if place is None:
+            continue
+        score = result.get("score")
+        if score is not None and (not isinstance(score, int | float) or isinstance(score, bool)):
+            raise InputError(f"{where}: results[{rank}] has the score {score!r:.80}; expected a number or null")
+        _add(found[str(qid)], place, (rank,), math.nan if score is None else float(score), f"{where}: results[{rank}]")
+
+
+def _place(result: Any, places: dict[str, int], where: str) -> int | None:
+    """The position of a result's candidate; None if it is not in the pool."""
+    docid, index = (result.get("docid"), result.get("index")) if isinstance(result, dict) else (None, None)
+    if isinstance(docid, str | int) and not isinstance(docid, bool):
+        return places.get(str(docid))
+    if docid is None and isinstance(index, int) and not isinstance(index, bool) and index >= 0:
+        return index if index < len(places) else None
+    raise InputError(f"{where} has neither a 'docid' nor an 'index'; expected {JSON}")
+
+
+def _add_line(line: bytes, number: int, where: str, places: dict[str, dict[str, int]], found: dict[str, Found]) -> None:
+    try:
+        columns = [column.decode() for column in line.split()]
+        qid, _, docid, rank, score, _ = columns
+        values = float(score), float(rank)
+    except ValueError as error:
+        raise InputError(f"{where}: {line[:80].decode(errors='replace')!r}; expected {TREC}, or {JSON}") from error
+    if not all(map(math.isfinite, values)):
+        raise InputError(f"{where}: the score is {score} and the rank {rank}; expected finite numbers")
+    place = places.get(qid, {}).get(docid)
+    if place is not None:
+        _add(found[qid], place, (-values[0], values[1], number), values[0], where)
+
+
+def _add(scored: Found, place: int, key: tuple[float, ...], score: float, where: str) -> None:
+    if place in scored:
+        raise InputError(f"{where}: a document that this query already has; expected each once")
+    scored[place] = key, score
+
+
+def _columns(scored: Found, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    order = sorted(scored, key=lambda place: scored[place][0])
+    order += [place for place in range(size) if place not in scored]
+    keys, scores = np.empty(size), np.full(size, np.nan)
+    keys[order] = -np.arange(size)
+    scores[list(scored)] = [score for _, score in scored.values()]
+    return keys, scores

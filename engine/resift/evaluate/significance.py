@@ -1,0 +1,69 @@
+"""Significance: how sure a difference of means over the same queries is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+RESAMPLES = 10_000
+SEED = 11
+EXACT = 13
+"""Most differences whose signs are flipped in all ways; 2**13 is the last power of two below RESAMPLES."""
+TOGETHER = 1 << 21
+"""Random numbers held at once."""
+ROUNDING = 1e-12
+"""Relative difference of two sums that are equal but for their order of addition."""
+
+
+def bootstrap_interval(differences: NDArray[np.float64], *, seed: int = SEED) -> NDArray[np.float64]:
+    """float64[2, m]: lower and upper ends of the 95 % intervals of the means of `differences`, float64[n, m], over n queries.
+
+    The paired bootstrap's percentile interval: queries are drawn n at a time with replacement, RESAMPLES times, the same for all m
+    columns (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, sections 6.2 and 13.3).
+    """
+    queries = len(differences)
+    generator = np.random.default_rng(seed)
+    means = []
+    for size in _chunks(queries):
+        drawn = generator.integers(0, queries, (size, queries)) + np.arange(size)[:, None] * queries
+        times = np.bincount(drawn.ravel(), minlength=size * queries).reshape(size, queries)
+        means.append(times.astype(np.float64) @ differences / queries)
+    return np.percentile(np.concatenate(means), [2.5, 97.5], axis=0)
+
+
+def randomization_test(differences: NDArray[np.float64], *, seed: int = SEED) -> NDArray[np.float64]:
+    """float64[m]: two-sided p-values of the means of `differences`, float64[n, m], over n queries.
+
+    Fisher's paired randomization test (Smucker, Allan and Carterette 2007, doi:10.1145/1321440.1321528): if the two systems do not
+    differ, each query's difference is as likely to have the other sign. Up to EXACT differences other than 0, p is the share of all
+    sign assignments whose mean is at least as far from 0 as the one found; with more, it is (k + 1) / (RESAMPLES + 1), where k is
+    the number of random assignments that reach it (Phipson and Smyth 2010, doi:10.2202/1544-6115.1585).
+    """
+    return np.array([_p_value(column[column != 0], seed) for column in differences.T])
+
+
+def _p_value(differences: NDArray[np.float64], seed: int) -> float:
+    count = len(differences)
+    least = abs(float(differences.sum())) - ROUNDING * float(np.abs(differences).sum())
+    if count <= EXACT:
+        every = 1.0 - 2.0 * (np.arange(1 << count)[:, None] >> np.arange(count) & 1)
+        return float(np.mean(np.abs(every @ differences) >= least))
+    generator = np.random.default_rng(seed)
+    reached = 0
+    for size in _chunks(count):
+        signs = 1.0 - 2.0 * generator.integers(0, 2, (size, count), np.int8)
+        reached += int(np.sum(np.abs(signs @ differences) >= least))
+    return (reached + 1) / (RESAMPLES + 1)
+
+
+def _chunks(queries: int) -> Iterator[int]:
+    """How many of RESAMPLES to draw at once."""
+    most = max(1, TOGETHER // queries)
+    for start in range(0, RESAMPLES, most):
+        yield min(most, RESAMPLES - start)

@@ -1,0 +1,244 @@
+"""Systems: the ways to order candidates that an evaluation compares. Each opens into a Scorer."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from resift.artifact import DEFAULT, path_text
+from resift.errors import ExtraError, InputError
+from resift.evaluate.scoresfile import read_scores
+from resift.manifest import RELEVANCE
+from resift.pairs import PairTokenizer
+from resift.reranker import Reranker
+from resift.scoring import activate, relevance
+from resift.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+
+    from resift.pools import CandidatePool
+    from resift.ranking import Scored
+
+MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+"""What sentence-transformers raises for a checkpoint that it cannot load."""
+
+
+class Columns(NamedTuple):
+    """A pool as one system orders it; columns in the order given."""
+
+    keys: NDArray[np.float64]
+    """float64[n]: what the candidates are ranked by, highest first; equal ones keep the order given"""
+    scores: NDArray[np.float64] | None
+    """float64[n]: the scores to show, NaN for a candidate without one; None if the system has no scores"""
+    scored: Scored | None = None
+    """what the engine returned, for an artifact"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorer:
+    """An open system."""
+
+    name: str
+    kind: Literal["given", "artifact", "checkpoint", "scores"]
+    score: Callable[[CandidatePool], Columns]
+    is_timed: bool = False
+    """whether `score` does the system's work, and not only looks it up"""
+    source: str | None = None
+    precision: str | None = None
+    reranker: Reranker | None = None
+    """an artifact's"""
+    versions: dict[str, str] = field(default_factory=dict)
+    """of the libraries that it runs on, by name"""
+
+
+class System(Protocol):
+    """A way to order candidates."""
+
+    def open(self, pools: Sequence[CandidatePool]) -> AbstractContextManager[Scorer]:
+        """Loads what is needed to score `pools`, and checks what can be checked before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The order in which the data holds the candidates, such as a retriever's."""
+
+    name: str = "order given"
+
+    @contextmanager
+    def open(self, pools: Sequence[CandidatePool]) -> Iterator[Scorer]:  # noqa: ARG002 - a System's
+        """Nothing to load."""
+        yield Scorer(name=self.name, kind="given", score=_in_order)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An artifact as `Reranker.load(source, settings=settings)` runs it."""
+
+    source: str | os.PathLike[str] | None = None
+    settings: Settings = field(default_factory=Settings)
+    name: str | None = None
+    """None: the artifact's name and the precision that runs"""
+
+    @contextmanager
+    def open(self, pools: Sequence[CandidatePool]) -> Iterator[Scorer]:  # noqa: ARG002 - a System's
+        """Loads the artifact. Raises like `Reranker.load`."""
+        with Reranker.load(self.source, settings=self.settings) as reranker:
+
+            def score(pool: CandidatePool) -> Columns:
+                scored = _wait(reranker.submit(pool.query, pool.documents))
+                return _columns(scored.logits, activate(scored.logits, reranker.graph.activation))._replace(scored=scored)
+
+            yield Scorer(
+                name=self.name or f"{_short(self.source)} {reranker.precision}",
+                kind="artifact",
+                score=score,
+                is_timed=True,
+                source=DEFAULT if self.source is None else path_text(self.source),
+                precision=reranker.precision,
+                reranker=reranker,
+                versions={library: version(library) for library in ("onnxruntime", "tokenizers")},
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint in PyTorch, float32, as sentence-transformers' CrossEncoder runs it; weights from safetensors only.
+
+    Too long a pair loses the end of its document, as in an artifact; by default sentence-transformers cuts the longer text. PyTorch
+    uses its own number of threads, which OMP_NUM_THREADS sets.
+    """
+
+    source: str | os.PathLike[str]
+    """a folder or a hub id"""
+    max_length: int | None = None
+    """most tokens of a pair; None: the checkpoint's limit"""
+    device: str = "cpu"
+    name: str | None = None
+    """None: the checkpoint's name and "PyTorch" """
+
+    @contextmanager
+    def open(self, pools: Sequence[CandidatePool]) -> Iterator[Scorer]:
+        """Loads the checkpoint.
+
+        Raises ExtraError without sentence-transformers 6 or newer, and InputError if it cannot load the checkpoint or a query of
+        `pools` is too long for it.
+        """
+        encoder = self._load()
+        rule = RELEVANCE.get(encoder.num_labels)
+        if rule is None:
+            raise InputError(
+                f"{self.source} has {encoder.num_labels} labels; expected those of a reranker: 1 (relevance) or 2 (no, yes)"
+            )
+        _check_queries(encoder, pools, str(self.source))
+        activation: Literal["sigmoid", "identity"] = "sigmoid" if type(encoder.activation_fn).__name__ == "Sigmoid" else "identity"
+
+        def score(pool: CandidatePool) -> Columns:
+            outputs = encoder.predict(
+                [(pool.query, document) for document in pool.documents],
+                activation_fn=_identity,
+                processing_kwargs={"text": {"truncation": "only_second"}},
+                show_progress_bar=False,
+            )
+            logits = relevance(np.asarray(outputs, np.float32).reshape(len(pool.documents), -1), rule)
+            return _columns(logits, activate(logits, activation))
+
+        yield Scorer(
+            name=self.name or f"{_short(self.source)} PyTorch",
+            kind="checkpoint",
+            score=score,
+            is_timed=True,
+            source=path_text(self.source),
+            precision="float32",
+            versions={library: version(library) for library in ("sentence-transformers", "transformers", "torch")},
+        )
+
+    def _load(self) -> Any:
+        try:
+            from sentence_transformers import CrossEncoder
+        except ImportError as error:
+            raise ExtraError(
+                f"a checkpoint runs in sentence-transformers, which cannot be imported ({error}): "
+                "pip install 'sentence-transformers>=6'"
+            ) from error
+        found = version("sentence-transformers")
+        if int(found.split(".")[0]) < 6:
+            raise ExtraError(f"sentence-transformers is {found}; expected 6 or newer: pip install 'sentence-transformers>=6'")
+        weights = {"use_safetensors": True, "dtype": "float32"}
+        try:
+            return CrossEncoder(os.fspath(self.source), device=self.device, max_length=self.max_length, model_kwargs=weights)
+        except MALFORMED as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(
+                f"sentence-transformers {found} cannot load the checkpoint {os.fspath(self.source)!r:.200}: {reason:.300}; "
+                "expected a cross-encoder's folder with safetensors weights, or a hub id"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ScoresFile:
+    """Another engine's scores of the same candidates: a TREC run, or ranked pools as JSON Lines (see `read_scores`)."""
+
+    path: str | os.PathLike[str]
+    name: str | None = None
+    """None: the file's name"""
+
+    @contextmanager
+    def open(self, pools: Sequence[CandidatePool]) -> Iterator[Scorer]:
+        """Reads the file. Raises InputError that names its line, or the query that it has nothing for."""
+        found = read_scores(self.path, pools)
+        yield Scorer(
+            name=self.name or path_text(Path(self.path).name),
+            kind="scores",
+            score=lambda pool: Columns(*found[str(pool.qid)]),
+            source=path_text(self.path),
+        )
+
+
+def _in_order(pool: CandidatePool) -> Columns:
+    return Columns(-np.arange(len(pool.documents), dtype=np.float64), None)
+
+
+def _columns(logits: NDArray[np.float32], scores: NDArray[np.float32]) -> Columns:
+    return Columns(logits.astype(np.float64), scores.astype(np.float64))
+
+
+def _wait(answer: Future[Scored]) -> Scored:
+    """The answer; an interruption drops the pairs that have not started."""
+    try:
+        return answer.result()
+    finally:
+        answer.cancel()
+
+
+def _identity(logits: Any) -> Any:
+    return logits
+
+
+def _short(source: str | os.PathLike[str] | None) -> str:
+    """The name of an embedded model, a hub id, or a folder's own name."""
+    if source is None:
+        return DEFAULT
+    return path_text(Path(os.path.realpath(source)).name) if os.path.isdir(source) else path_text(source)  # noqa: PTH112 - see Artifact.find
+
+
+def _check_queries(encoder: Any, pools: Sequence[CandidatePool], source: str) -> None:
+    """Raises InputError for a query that leaves its document less room than an artifact does: only an artifact cuts queries."""
+    try:
+        content = encoder.tokenizer.backend_tokenizer.to_str().encode()
+    except AttributeError as error:
+        raise InputError(f"{source} has only a slow tokenizer; expected one with a tokenizer.json") from error
+    tokenizer = PairTokenizer(content, encoder.max_seq_length or encoder.tokenizer.model_max_length)
+    for pool in pools:
+        if cut := tokenizer.encode(pool.query, []).query_tokens_cut:
+            raise InputError(f"query {pool.qid!r} is {cut} tokens too long for the checkpoint {source}; shorten it or leave it out")
