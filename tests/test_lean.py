@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "fastapi", "matplotlib", "resift_export")
+HEAVY = (
+    *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "resift_export"),
+    *("starlette", "uvicorn", "prometheus_client", "resift.serve"),
+    *("ir_measures", "pytrec_eval", "bm25s", "matplotlib", "jinja2", "scipy", "resift.evaluate"),
+)
 LATE = ("onnxruntime", "tokenizers")
 
 

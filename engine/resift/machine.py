@@ -6,7 +6,6 @@ import functools
 import math
 import os
 import platform
-from contextlib import suppress
 from pathlib import Path
 
 SYSTEM = Path("/sys/devices/system/cpu")
@@ -76,16 +75,6 @@ def _limit(folder: Path) -> float:
     return math.inf
 
 
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name as the system gives it, or its architecture where it gives none."""
-    with suppress(OSError):
-        for line in cpuinfo.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name" and value.strip():
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
 @functools.cache
 def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """Those of INSTRUCTION_SETS that this processor has; empty where the system does not say."""
@@ -95,3 +84,19 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         return frozenset()
     words = {word for line in text.splitlines() if line.lower().startswith(("flags", "features")) for word in line.split()}
     return INSTRUCTION_SETS & words
+
+
+@functools.cache
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as Linux gives it; elsewhere what the platform calls it."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, names), "") or platform.processor() or platform.machine() or "unknown"
+
+
+def description() -> str:
+    """The processor, its usable cores and its instruction sets in one line, for figures that were measured on it."""
+    return f"{processor()}, {usable_cores()} usable cores, {' '.join(sorted(instruction_sets()))}"

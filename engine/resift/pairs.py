@@ -6,7 +6,8 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -128,6 +129,15 @@ class PairTokenizer:
             raise ArtifactError("tokenizer.json joins empty texts differently from others; export the artifact again")
         if self.vocabulary > np.iinfo(np.int32).max:
             raise ArtifactError(f"tokenizer.json has the token id {self.vocabulary - 1}; expected ids below 2**31")
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """The id of the token that stands for what the vocabulary lacks, such as [UNK]; None if there is no such token."""
+        model = json.loads(self._tokenizer.model.__getstate__())
+        if "unk_id" in model:  # Unigram
+            return cast("int | None", model["unk_id"])
+        token = model.get("unk_token")
+        return None if token is None else self._tokenizer.token_to_id(token)
 
     def template(self) -> list[str]:
         """The tokens around an empty query and an empty document, such as [CLS] [SEP] [SEP], each with its segment id."""

@@ -49,8 +49,8 @@ def test_scores_are_on_the_checkpoints_scale(installed, checkpoint_of):
 
 def test_a_shorter_limit(installed, checkpoint_of):
     pool, folder = CandidatePool("tides", DOCUMENTS, "q"), checkpoint_of("bert")
-    first, second = (scored(Checkpoint(folder, max_length=limit), pool)[1].keys for limit in (None, 24))
-    assert (first == second).tolist() == [False, True, True]
+    first, second = (scored(Checkpoint(folder, max_length=limit), pool)[1].keys for limit in (None, 48))
+    assert np.isclose(first, second, atol=1e-4).tolist() == [False, True, True]
 
 
 def test_a_query_that_would_be_cut_is_refused_before_anything_is_scored(installed, checkpoint_of):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from resift import Reranker
 from resift.cli.main import main
-from resift.cli.streams import UNSAFE
+from resift.escape import UNSAFE
 
 ANY = st.text(max_size=12) | st.text(st.characters(codec=None), max_size=4)
 LINE = st.text(max_size=20)

@@ -142,3 +142,19 @@ def test_instruction_sets_come_from_the_flags_of_cpuinfo(tmp_path, text, expecte
 
 def test_instruction_sets_are_empty_where_the_system_does_not_tell(tmp_path):
     assert machine.instruction_sets(tmp_path / "missing") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Some CPU @ 2.0: GHz\nmodel name\t: Another\n", "Some CPU @ 2.0: GHz"),
+        ("model name\t:\nprocessor\t: 0\n", None),
+        (None, None),
+    ],
+)
+def test_the_processors_name_or_else_its_architecture(tmp_path, cpuinfo, name):
+    import platform
+
+    if cpuinfo is not None:
+        write(tmp_path / "cpuinfo", cpuinfo)
+    assert machine.processor(tmp_path / "cpuinfo") == (name or platform.processor() or platform.machine())

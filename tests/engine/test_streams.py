@@ -16,7 +16,8 @@ from commands import DOCUMENTS, LINES, QUERY, RESIFT, TIMEOUT, answered, complai
 from resift import Reranker
 from resift.cli.export import _Visible
 from resift.cli.main import main
-from resift.cli.streams import MESSAGE_LIMIT, complain, shorten, visible
+from resift.cli.streams import MESSAGE_LIMIT, complain, shorten
+from resift.escape import visible
 
 FULL = Path("/dev/full")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from resift.cli.streams import visible
+from resift.escape import visible
 from resift.errors import InputError
 from resift.settings import PRECISIONS, PROVIDERS, Settings
 

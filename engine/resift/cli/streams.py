@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 import unicodedata
 from contextlib import contextmanager, redirect_stderr
@@ -14,23 +13,15 @@ from typing import IO, TYPE_CHECKING, TextIO
 import msgspec
 
 from resift.errors import OutputError
+from resift.escape import UNSAFE, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from _typeshed import ReadableBuffer
 
-UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What can control a terminal or cannot be encoded: C0 controls, DEL, C1 controls, line separators, bidirectional embeddings,
-overrides and isolates (Unicode Standard Annex 9, table 4), lone surrogates."""
-
 MESSAGE_LIMIT = 2000
 """Most characters of a line on standard error, as messages can hold names and keys of any length."""
-
-
-def visible(text: str) -> str:
-    r"""`text` as one line that cannot control a terminal: characters in UNSAFE become escapes such as \x1b or \u202e."""
-    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def shorten(text: str, room: int) -> str:

@@ -173,9 +173,7 @@ def _recall(dataset: Dataset, sizes: Sequence[int]) -> list[float]:
 def _machine(scorers: Sequence[Scorer]) -> str:
     """Processor, instruction sets and threads."""
     threads = sorted({scorer.reranker.resolved.threads for scorer in scorers if scorer.reranker})
-    parts = [machine.processor(), f"{machine.usable_cores()} usable cores", " ".join(sorted(machine.instruction_sets()))]
-    parts += [f"{' or '.join(map(str, threads))} threads"] if threads else []
-    return ", ".join(part for part in parts if part)
+    return machine.description() + (f", {' or '.join(map(str, threads))} threads" if threads else "")
 
 
 def _versions(scorers: Sequence[Scorer]) -> dict[str, str]:

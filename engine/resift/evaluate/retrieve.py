@@ -18,9 +18,10 @@ def bm25(documents: Iterable[tuple[str, str]], queries: Mapping[str, str], depth
     """The docids of each query's best `depth` documents by BM25, best first; fewer where fewer share a word with the query.
 
     By bm25s with its defaults (Lucene's variant, k1 = 1.5, b = 0.75) and its tokenizer: lower-cased words of two letters or more,
-    without English stop words. Languages written without spaces therefore need another retriever. The texts are read once and not
-    kept; what is kept is their token ids (8 bytes a word), then the index (12 bytes a distinct word of a document). Equal scores
-    keep the corpus's order, on every machine.
+    without English stop words. Languages written without spaces therefore need another retriever. Documents with equal scores keep
+    the corpus's order, on every machine, and one without a word of the query is not found. The texts are read once and not kept:
+    what is kept is their token ids and the index, some 22 bytes a word of the corpus at its peak (200,000 documents of 80 words:
+    350 MB).
 
     Raises ExtraError if bm25s is not installed, InputError if there is no document.
     """

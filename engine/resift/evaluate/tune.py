@@ -132,7 +132,7 @@ def tune_on(
     row = _choose(bench, points, quality, timed_pools, goal)
     return Tuning(
         model=bench.model,
-        machine=f"{machine.processor()}, {machine.usable_cores()} cores, {' '.join(sorted(machine.instruction_sets()))}",
+        machine=machine.description(),
         measure=measure,
         pools=len(rankable),
         judged=quality.shape[1],

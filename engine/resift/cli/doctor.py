@@ -1,0 +1,92 @@
+"""`resift doctor POOLS`: what stands in the way of good rankings."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resift.artifact import path_text
+from resift.cli.meter import Meter
+from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
+from resift.cli.streams import write_json, write_lines
+from resift.errors import InputError
+from resift.evaluate.doctor import diagnose
+from resift.evaluate.judged import read_qrels
+from resift.inputs import check_count
+from resift.pools import read_pools
+from resift.reranker import Reranker
+
+if TYPE_CHECKING:
+    import argparse
+
+    from resift.cli.options import Commands
+
+POOLS = 200
+"""Pools examined unless asked otherwise: enough for every share that is reported, and minutes instead of hours."""
+
+EPILOG = f"""POOLS holds one candidate pool per line, as `resift rerank --pools` reads it. Labels are not needed, but let the doctor see more:
+the field "label" of candidates (0: not relevant), or TREC judgements (--qrels FILE, or NAME.qrels next to POOLS, NAME being its
+name up to the first dot).
+
+examples:
+  resift doctor pools.jsonl.gz
+  resift doctor pools.jsonl.gz --model ./my-artifact --limit 50
+  resift doctor pools.jsonl --qrels judgements.txt --strict --json
+
+Findings are problems, warnings or notes. They do not change the exit code, unless --strict is given: 3 if there is a problem.
+
+{EXIT_CODES}"""
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    command = commands.add_parser(
+        "doctor",
+        help="find what stands in the way of good rankings",
+        description="Score candidate pools, and say what stands in the way of good rankings: texts that are cut, too few candidates, a "
+        "language that the model does not know, a model that ranks worse than the order given, and more.",
+        epilog=EPILOG,
+    )
+    command.add_argument("pools", metavar="POOLS", help="a file of candidate pools; - for standard input")
+    command.add_argument("--model", metavar="MODEL", help="a folder, a hub id or an embedded model's name")
+    command.add_argument("--limit", type=int, metavar="N", default=POOLS, help=f"examine the first N pools (default: {POOLS})")
+    command.add_argument("--qrels", metavar="FILE", help="TREC judgements (default: NAME.qrels next to POOLS, if there is one)")
+    command.add_argument("--strict", action="store_true", help="exit with code 3 if there is a problem")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    add_engine(command)
+    command.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Scores the pools and prints the findings."""
+    check_count("limit", asked.limit)
+    file = asked.qrels or _beside(asked.pools)
+    qrels = None if file is None else read_qrels(file)
+    read = list(islice(read_pools(asked.pools), asked.limit + 1))
+    pools = read[: asked.limit]
+    pairs = sum(len(pool.documents) for pool in pools)
+    if not pairs:
+        raise InputError(f"{asked.pools} holds {len(pools)} pools and no candidates; expected some to look at")
+    with Reranker.load(asked.model, settings=settings(asked)) as reranker, Meter() as meter:
+        findings = diagnose(reranker, pools, qrels=qrels, progress=meter)
+    if asked.json:
+        model = {"model": reranker.artifact.manifest.model, "precision": reranker.precision}
+        write_json({**model, "data": path_text(asked.pools), "pools": len(pools), "pairs": pairs, "findings": findings})
+    else:
+        first = "the first " if len(read) > len(pools) else ""
+        judged = "" if file is None else f", judged by {path_text(file)}"
+        lines = [f"{path_text(asked.pools)}: {first}{len(pools)} pools, {pairs} pairs{judged}"]
+        for finding in findings:
+            lines += ["", f"{finding.severity}: {finding.name}", f"  {finding.words}", f"  advice: {finding.advice}"]
+        write_lines(lines if findings else [*lines, "nothing found"])
+    return CHECK if asked.strict and any(finding.severity == "problem" for finding in findings) else 0
+
+
+def _beside(pools: str) -> str | None:
+    """NAME.qrels next to the file of pools, if it is there."""
+    if pools == "-":
+        return None
+    path = Path(pools)
+    file = path.with_name(f"{path.name.split('.')[0]}.qrels")
+    return str(file) if file.is_file() else None

@@ -1,0 +1,302 @@
+"""Checks: each looks at one thing, and gives a Finding, or None where there is nothing to say.
+
+Next to each threshold stands what it separates. "Real pools" are pools of web search, trivia, science, medical and news questions,
+scored by the embedded model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from resift.evaluate import language
+from resift.evaluate.judged import TOP, interval
+from resift.evaluate.results import Finding
+from resift.scoring import activate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resift.evaluate.evidence import Evidence
+    from resift.parity import Pool
+    from resift.pools import CandidatePool
+
+    Severity = Literal["problem", "warning", "note"]
+
+NOTED, WORRYING, COMMON = 0.01, 0.1, 0.5
+"""Shares of pairs, documents or queries from which a finding is a note, a warning, a problem: below the first it is an accident of
+the data, from the last on most of the work is affected."""
+FEW_CANDIDATES = 10
+"""With fewer, a list of the best ten holds every candidate: reranking can only change their order."""
+GOOD_FIRST = 0.9
+"""P@1 of the order given above which nine of ten first places cannot get better."""
+LEAST_LABELLED = 10
+"""Fewest labelled queries for a statement about their mean; the bootstrap's intervals are too narrow for fewer."""
+FULL_RECALL = 0.9
+"""Mean recall below which the pools' gaps are noted; ..."""
+LOW_CEILING = 0.8
+"""... it is a warning if, besides, no order of the candidates has a higher nDCG@10 than this."""
+MATERIAL = 0.005
+"""Smallest loss of nDCG@10 that is reported when it may be chance; int8 alone moves it by 0.004."""
+SATURATED = 0.01
+"""A sigmoid score within this of 0 or 1 is saturated: a threshold in steps of 0.01 cannot reach it."""
+SATURATED_SHARE = 0.9
+"""A share of saturated scores above this is reported. In real pools it is 0.4 to 0.8, as most candidates are clearly irrelevant."""
+FLAT = 0.2
+"""Logits are flat if their standard deviation within pools is below this share of that in the gate pools; in real pools the share
+is 0.4 to 1."""
+
+
+def foreign_language(evidence: Evidence) -> Finding | None:
+    """Texts in another language than those of the artifact's gate pools; see `resift.evaluate.language`."""
+    known = language.measure(evidence.tokenizer, _texts(evidence.certificate.pools)).bytes_per_token()
+    pieces = language.measure(evidence.tokenizer, _texts(evidence.pools))
+    foreign = pieces.foreign(known)
+    share = float(foreign.mean()) if len(foreign) else 0.0
+    if share < WORRYING:
+        return None
+    these = pieces.at(foreign)
+    return Finding(
+        name="foreign-language",
+        severity="problem" if share >= COMMON else "warning",
+        value=share,
+        words=f"{share:.0%} of the texts look like another language than the model's: a token covers {these.bytes_per_token():.1f} bytes "
+        f"of their letters ({known:.1f} on the artifact's gate pools), and {these.unknown.mean():.0%} of their tokens are unknown",
+        advice="use a model trained on this language, or a multilingual one; names, code and identifiers can look like this, too",
+    )
+
+
+def pairs_cut(evidence: Evidence) -> Finding | None:
+    """Pairs longer than the model reads."""
+    cut = np.concatenate([each.tokens_cut for each in evidence.scored])
+    share = float(np.mean(cut > 0))
+    if share < NOTED:
+        return None
+    lost = []
+    for pool, each in zip(evidence.pools, evidence.scored, strict=True):
+        tokens = each.tokens_cut[each.tokens_cut > 0]
+        if len(tokens):
+            around = int(evidence.tokenizer.encode(pool.query, [""]).lengths[0])
+            lost.append(tokens / (tokens + max(0, evidence.reranker.resolved.max_length - around)))
+    least = "at least " if any(each.tokens_cut_at_least.any() for each in evidence.scored) else ""
+    now, most = evidence.reranker.resolved.max_length, evidence.reranker.artifact.manifest.pair.max_length
+    longer = f"raise --max-length ({now}) towards the model's limit of {most} tokens, or " if now < most else ""
+    return Finding(
+        name="pairs-cut",
+        severity=_severity(share),
+        value=share,
+        words=f"{share:.1%} of the pairs are longer than {now} tokens; in the median, these lose {least}"
+        f"{np.median(cut[cut > 0]):.0f} tokens, {np.median(np.concatenate(lost)):.0%} of the document",
+        advice=f"{longer}split documents into smaller chunks and rank those: what is cut cannot make a document relevant",
+    )
+
+
+def query_cut(evidence: Evidence) -> Finding | None:
+    """Queries longer than their share of a pair."""
+    cut = np.array([each.query_tokens_cut for each in evidence.scored])
+    share = float(np.mean(cut > 0))
+    if not share:
+        return None
+    return Finding(
+        name="query-cut",
+        severity=_severity(share),
+        value=share,
+        words=f"{np.count_nonzero(cut)} of {len(cut)} queries are longer than three quarters of a pair; in the median, they lose "
+        f"{np.median(cut[cut > 0]):.0f} tokens at their end",
+        advice="shorten the queries to what is asked: a long query also leaves the document little room",
+    )
+
+
+def few_candidates(evidence: Evidence) -> Finding | None:
+    """Pools so small that there is little to choose."""
+    sizes = np.array([len(pool.documents) for pool in evidence.pools])
+    median = float(np.median(sizes))
+    if median >= FEW_CANDIDATES and not np.mean(sizes < 2) >= WORRYING:
+        return None
+    single = f", and {np.count_nonzero(sizes < 2)} have fewer than two" if (sizes < 2).any() else ""
+    return Finding(
+        name="few-candidates",
+        severity="problem" if np.mean(sizes < 2) >= COMMON else "warning",
+        value=median,
+        words=f"half of the pools have {median:.0f} candidates or fewer{single}: reranking can only order what is there",
+        advice="ask the retriever for more candidates, such as 30 to 100",
+    )
+
+
+def recall_ceiling(evidence: Evidence) -> Finding | None:
+    """Relevant documents that the pools lack."""
+    judged = [each for each in evidence.judged if each is not None and each.has_relevant()]
+    if not judged:
+        return None
+    recall = float(np.mean([each.recall() for each in judged]))
+    if recall >= FULL_RECALL:
+        return None
+    ceiling = float(np.mean([each.ceiling() for each in judged]))
+    none = sum(not each.labels.any() for each in judged)
+    return Finding(
+        name="recall-ceiling",
+        severity="warning" if ceiling < LOW_CEILING else "note",
+        value=recall,
+        words=f"the pools hold {recall:.0%} of the documents judged relevant, and those of {none} of {len(judged)} queries none: "
+        f"no reranker can reach a higher nDCG@{TOP} than {ceiling:.3f}",
+        advice="ask the retriever for more candidates, or improve it: reranking cannot bring up what was not retrieved",
+    )
+
+
+def nothing_relevant(evidence: Evidence) -> Finding | None:
+    """Labelled queries without any relevant document."""
+    judged = [each for each in evidence.judged if each is not None]
+    without = sum(not each.has_relevant() for each in judged)
+    if not judged or without / len(judged) < NOTED:
+        return None
+    return Finding(
+        name="nothing-relevant",
+        severity=_severity(without / len(judged)),
+        value=without / len(judged),
+        words=f"{without} of {len(judged)} labelled queries have no relevant document: they say nothing about a ranking",
+        advice="check that labels above 0 mean relevant and that ids match; if so, the retriever misses these queries",
+    )
+
+
+def good_first(evidence: Evidence) -> Finding | None:
+    """An order given whose first places are right already."""
+    labelled = evidence.labelled()
+    if len(labelled) < LEAST_LABELLED:
+        return None
+    precision = float(np.mean([judged.labels[0] > 0 for judged, _ in labelled]))
+    if precision <= GOOD_FIRST:
+        return None
+    return Finding(
+        name="good-first",
+        severity="note",
+        value=precision,
+        words=f"the order given has a relevant document first for {precision:.0%} of {len(labelled)} labelled queries (P@1)",
+        advice="reranking buys little here: leave it out where only the first result counts, or test on harder queries",
+    )
+
+
+def given_better(evidence: Evidence) -> Finding | None:
+    """An order given that is better than the model's."""
+    labelled = evidence.labelled()
+    if not labelled:
+        return None
+    given = np.array([judged.ndcg() for judged, _ in labelled])
+    ranked = np.array([judged.ndcg(np.argsort(-scored.logits, kind="stable")) for judged, scored in labelled])
+    loss = float(np.mean(given - ranked))
+    low, high = interval(given - ranked)
+    if loss < MATERIAL:
+        return None
+    sure = low > 0 and len(labelled) >= LEAST_LABELLED
+    return Finding(
+        name="given-better",
+        severity="problem" if sure else "warning",
+        value=loss,
+        words=f"nDCG@{TOP} of the order given is {given.mean():.4f}, of the model's {ranked.mean():.4f}: {loss:.4f} lost, "
+        f"with the 95 % interval [{low:.4f}, {high:.4f}] over {len(labelled)} labelled queries"
+        + ("" if sure else "; this may be chance, but there is no sign of a gain"),
+        advice="the model seems wrong for these texts: try one trained on such data, or keep the order given"
+        + ("" if sure else "; label more queries to be sure"),
+    )
+
+
+def saturated(evidence: Evidence) -> Finding | None:
+    """Scores so near to 0 and 1 that no threshold tells them apart."""
+    scores = activate(np.concatenate([each.logits for each in evidence.scored]), "sigmoid")
+    share = float(np.mean((scores < SATURATED) | (scores > 1 - SATURATED)))
+    if share <= SATURATED_SHARE:
+        return None
+    return Finding(
+        name="saturated",
+        severity="note",
+        value=share,
+        words=f"{share:.0%} of the scores, as probabilities (sigmoid), are within {SATURATED} of 0 or 1",
+        advice="set no threshold on such scores, but on the logits; the ranking goes by logits and is not affected",
+    )
+
+
+def flat(evidence: Evidence) -> Finding | None:
+    """Logits that hardly differ within a pool, next to what the model shows on its gate pools."""
+    spreads = [float(np.std(each.logits)) for each in evidence.scored if len(each.logits) > 1]
+    if not spreads:
+        return None
+    file = evidence.reranker.variant.file
+    usual = float(np.median([np.std(pool.variants[file]) for pool in evidence.certificate.pools]))
+    spread = float(np.median(spreads))
+    if spread >= FLAT * usual:
+        return None
+    return Finding(
+        name="flat",
+        severity="warning",
+        value=spread,
+        words=f"the logits within a pool hardly differ: their standard deviation is {spread:.2f} in the median, and {usual:.2f} on the "
+        "artifact's gate pools",
+        advice="look at some pools: either all candidates are equally relevant, or the model does not know this kind of text",
+    )
+
+
+def duplicates(evidence: Evidence) -> Finding | None:
+    """Candidates that repeat another of their pool, but for case and white space."""
+    pairs = repeated = 0
+    for pool in evidence.pools:
+        texts = [" ".join(text.casefold().split()) for text in pool.documents]
+        full = [text for text in texts if text]
+        pairs, repeated = pairs + len(texts), repeated + len(full) - len(set(full))
+    if repeated / pairs < NOTED:
+        return None
+    return Finding(
+        name="duplicates",
+        severity=_severity(repeated / pairs),
+        value=repeated / pairs,
+        words=f"{repeated / pairs:.1%} of the candidates repeat another one of their pool, but for case and white space",
+        advice="remove them before ranking: they take the places of other documents in the results",
+    )
+
+
+def empty_documents(evidence: Evidence) -> Finding | None:
+    """Candidates without text."""
+    texts = [text for pool in evidence.pools for text in pool.documents]
+    share = sum(not text or text.isspace() for text in texts) / len(texts)
+    if not share:
+        return None
+    return Finding(
+        name="empty-documents",
+        severity=_severity(share),
+        value=share,
+        words=f"{share:.1%} of the candidates have no text",
+        advice="check how the file was made: an empty document gets a score like any other",
+    )
+
+
+CHECKS = (
+    foreign_language,
+    given_better,
+    pairs_cut,
+    query_cut,
+    few_candidates,
+    recall_ceiling,
+    nothing_relevant,
+    duplicates,
+    empty_documents,
+    flat,
+    saturated,
+    good_first,
+)
+"""All checks; of findings equally grave, the first is told first."""
+
+
+def _severity(share: float) -> Severity:
+    if share >= COMMON:
+        return "problem"
+    return "warning" if share >= WORRYING else "note"
+
+
+def _texts(pools: Sequence[CandidatePool] | Sequence[Pool]) -> list[str]:
+    """Queries and documents; those of a pool that are too short to be judged count as one text."""
+    texts = []
+    for pool in pools:
+        short = []
+        for text in (pool.query, *pool.documents):
+            (short if len(text) < language.LEAST_BYTES else texts).append(text)
+        texts.append(" ".join(short))
+    return texts

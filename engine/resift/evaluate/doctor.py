@@ -1,0 +1,46 @@
+"""Doctor: what stands in the way of good rankings, found from pools, their logits and, where there are any, their labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resift.errors import InputError
+from resift.evaluate.checks import CHECKS
+from resift.evaluate.evidence import Evidence
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from resift.evaluate.evidence import Progress
+    from resift.evaluate.results import Finding
+    from resift.pools import CandidatePool
+    from resift.ranking import Scored
+    from resift.reranker import Reranker
+
+SEVERITIES = ("problem", "warning", "note")
+"""The order of findings. A problem makes rankings worse than they need be; a note says what to expect."""
+
+
+def diagnose(
+    reranker: Reranker,
+    pools: Sequence[CandidatePool],
+    *,
+    qrels: Mapping[str, Mapping[str, int]] | None = None,
+    scored: Sequence[Scored] | None = None,
+    progress: Progress | None = None,
+) -> list[Finding]:
+    """What stands in the way of good rankings of `pools` by `reranker`, the gravest findings first.
+
+    `qrels`: labels by qid and docid, both as text, also of documents outside the pools; without it, the candidates' field "label"
+    counts where there is one. Labels are optional: checks that need them are left out without.
+    `scored`: what `Reranker.submit` returned for each pool, if that is known; otherwise all pairs are scored here, in bounded
+    memory, and `progress` is told.
+
+    The checks and their thresholds are in `resift.evaluate.checks`. Raises InputError if there are no candidates or a label cannot
+    be read, ArtifactError if the artifact's certificate cannot be, and otherwise like `Reranker.submit`.
+    """
+    if not any(pool.documents for pool in pools):
+        raise InputError(f"{len(pools)} pools and no candidates; expected some to look at")
+    evidence = Evidence.gather(reranker, pools, qrels, scored, progress)
+    found = [finding for check in CHECKS if (finding := check(evidence)) is not None]
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))

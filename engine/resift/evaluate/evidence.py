@@ -1,0 +1,87 @@
+"""Evidence: pools with their logits, labels, and what the model was measured to do at export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+
+from resift.collection import rerank_pools
+from resift.evaluate.judged import Judged
+from resift.manifest import TOKENIZER
+from resift.pairs import PairTokenizer
+from resift.parity import Certificate
+from resift.ranking import Scored
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from resift.pools import CandidatePool
+    from resift.ranking import Ranking
+    from resift.reranker import Reranker
+
+
+class Progress(Protocol):
+    """Told after each pool that was scored."""
+
+    def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
+        """`pools` and `pairs` so far, and the share of all pools."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the checks look at."""
+
+    pools: Sequence[CandidatePool]
+    scored: Sequence[Scored]
+    """of each pool"""
+    judged: Sequence[Judged | None]
+    """of each pool; None where it is not labelled"""
+    certificate: Certificate
+    tokenizer: PairTokenizer
+    reranker: Reranker
+
+    @classmethod
+    def gather(
+        cls,
+        reranker: Reranker,
+        pools: Sequence[CandidatePool],
+        qrels: Mapping[str, Mapping[str, int]] | None,
+        scored: Sequence[Scored] | None,
+        progress: Progress | None,
+    ) -> Self:
+        """Reads the labels and the certificate, and scores the pools unless they are `scored` already. See `diagnose`."""
+        judged = [Judged.of(pool, qrels) for pool in pools]
+        certificate = Certificate.read(reranker.artifact)
+        tokenizer = PairTokenizer(reranker.artifact.read(TOKENIZER), reranker.resolved.max_length)
+        if scored is None:
+            scored = _score(reranker, pools, progress)
+        return cls(pools, scored, judged, certificate, tokenizer, reranker)
+
+    def labelled(self) -> list[tuple[Judged, Scored]]:
+        """The pools by which rankings can be told apart: two candidates or more, and a document known to be relevant."""
+        pairs = zip(self.judged, self.scored, strict=True)
+        return [(judged, scored) for judged, scored in pairs if judged and judged.has_relevant() and len(scored.logits) > 1]
+
+
+def _score(reranker: Reranker, pools: Sequence[CandidatePool], progress: Progress | None) -> list[Scored]:
+    """The columns of all pools, scored in bounded memory."""
+    scored, pairs = [], 0
+    for pool, ranking in rerank_pools(reranker, pools):
+        scored.append(_columns(ranking))
+        pairs += len(pool.documents)
+        if progress is not None:
+            progress(pools=len(scored), pairs=pairs, share=len(scored) / len(pools))
+    return scored
+
+
+def _columns(ranking: Ranking) -> Scored:
+    """A whole ranking as the columns it was made from."""
+    results = sorted(ranking, key=lambda result: result.index)
+    return Scored(
+        np.array([result.logit for result in results], np.float32),
+        np.array([result.tokens_cut for result in results], np.int32),
+        np.array([result.tokens_cut_at_least for result in results], np.bool_),
+        ranking.query_tokens_cut,
+    )

@@ -1,0 +1,192 @@
+"""report: one HTML file from an evaluation, for whoever decides whether to rerank, with which model and how many candidates."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from resift.errors import ExtraError, InputError
+from resift.evaluate import formats
+from resift.evaluate.verdict import baseline, gains, rivals, verdict
+from resift.outfiles import write_whole
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from jinja2 import Environment
+
+    from resift.evaluate.results import Evaluation, Place, Query, Regression, System
+
+ROWS = 1000
+"""Most queries in the table of queries."""
+REGRESSIONS = 20
+"""Most regressions shown with their texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A query in the table of queries."""
+
+    query: Query
+    values: list[float]
+    """by the first measure, one of each system"""
+    change: float | None
+    """the best system's value minus the baseline's; None if there is only the baseline"""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A place in a ranking, and where the same document is in the other."""
+
+    place: Place
+    move: str
+
+
+def write_report(evaluation: Evaluation, path: str | PathLike[str]) -> None:
+    """Writes the report of `evaluation` to `path`, which is replaced once the report is complete.
+
+    The file loads nothing: its Content-Security-Policy allows its own style and its own sorting script and nothing else. Equal
+    evaluations give equal bytes. matplotlib's rcParams are changed while the figures are drawn, so draw nothing in other threads
+    meanwhile. Raises InputError if the evaluation contradicts itself, OutputError if the file cannot be written, ExtraError if
+    jinja2 or matplotlib is missing.
+    """
+    write_whole(path, page(evaluation).encode("utf-8", "backslashreplace"))
+
+
+def page(evaluation: Evaluation) -> str:
+    """The report as HTML. Raises as `write_report` does."""
+    check(evaluation)
+    try:
+        environment = _environment()
+        from resift.evaluate import figures
+
+        plots = figures.draw(evaluation)
+    except ImportError as error:
+        raise ExtraError(f"a report needs {error.name}: pip install 'resift[eval]'", name=error.name) from error
+    style, script = _file(environment, "report.css"), _file(environment, "report.js")
+    others = rivals(evaluation)
+    return environment.get_template("report.html.j2").render(
+        evaluation=evaluation,
+        baseline=baseline(evaluation),
+        best=others[0] if others else None,
+        systems=[baseline(evaluation), *others],
+        verdict=verdict(evaluation),
+        plots=plots,
+        findings=sorted(evaluation.findings, key=lambda finding: ("problem", "warning", "note").index(finding.severity)),
+        meanings=[(name, words) for name in evaluation.measures if (words := formats.meaning(name))],
+        regressions=[(regression, *_sides(evaluation, regression)) for regression in evaluation.regressions[:REGRESSIONS]],
+        rows=_rows(evaluation),
+        style=style,
+        script=script,
+        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
+    )
+
+
+def check(evaluation: Evaluation) -> None:
+    """Raises InputError if parts of the evaluation do not fit together, as in a file that was edited by hand."""
+    names = [system.name for system in evaluation.systems]
+    if len(set(names)) < len(names):
+        raise InputError("two systems of the evaluation have one name; expected a name of its own for each")
+    if evaluation.baseline not in names:
+        raise InputError(f"the baseline {evaluation.baseline!r:.80} is none of the evaluation's systems; expected one of {names!r:.200}")
+    if not evaluation.measures:
+        raise InputError("the evaluation has no measures; expected at least one")
+    if evaluation.recall and len(evaluation.recall) != len(evaluation.sizes):
+        raise InputError(f"{len(evaluation.recall)} values of recall for {len(evaluation.sizes)} sizes; expected one for each")
+    for system in evaluation.systems:
+        _check_system(system, evaluation)
+    histograms = [system.scores for system in evaluation.systems if system.scores]
+    bins = [(found.edges, counts) for found in histograms for counts in (found.relevant, found.other)]
+    if evaluation.lengths:
+        bins.append((evaluation.lengths.edges, evaluation.lengths.counts))
+    for edges, counts in bins:
+        if len(edges) != len(counts) + 1 or list(edges) != sorted(set(edges)):
+            raise InputError(f"a histogram has {len(counts)} counts and {len(edges)} edges; expected one more edge, in rising order")
+    _check_finite(msgspec.to_builtins(evaluation), "evaluation")
+
+
+def _check_system(system: System, evaluation: Evaluation) -> None:
+    """Raises InputError if a system lacks a measure, or has another number of values than there are queries or sizes."""
+    name = f"system {system.name!r:.80}"
+    for measure in evaluation.measures:
+        if measure not in system.measures:
+            raise InputError(f"{name} has no {measure}; expected a value of each of the evaluation's measures")
+    first = evaluation.measures[0]
+    if (found := len(system.per_query.get(first, []))) != len(evaluation.queries):
+        raise InputError(f"{name} has {first} for {found} queries; expected {len(evaluation.queries)}, one of each query")
+    if (curve := system.by_size.get(first)) and len(curve) != len(evaluation.sizes):
+        raise InputError(f"{name} has {first} at {len(curve)} sizes; expected {len(evaluation.sizes)}, one of each size")
+
+
+def _check_finite(part: object, where: str) -> None:
+    """Raises InputError that names the first number that is not finite."""
+    if isinstance(part, float) and not math.isfinite(part):
+        raise InputError(f"{where} is {part}; expected a finite number")
+    inside = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    for key, value in inside:
+        _check_finite(value, f"{where}.{key}")
+
+
+def _rows(evaluation: Evaluation) -> list[Row]:
+    """The queries that changed most, at most ROWS, most lost first."""
+    others, measure = rivals(evaluation), evaluation.measures[0]
+    columns = [system.per_query[measure] for system in (baseline(evaluation), *others)]
+    changed = gains(evaluation, others[0]) if others else [None] * len(evaluation.queries)
+    values = zip(*columns, strict=True)
+    rows = [Row(query, list(row), change) for query, row, change in zip(evaluation.queries, values, changed, strict=True)]
+    kept = sorted(rows, key=lambda row: -abs(row.change or 0))[:ROWS]
+    return sorted(kept, key=lambda row: row.change or 0)
+
+
+def _sides(evaluation: Evaluation, regression: Regression) -> tuple[list[Moved], list[Moved]]:
+    """The rankings before and after, with each document's place in the other one."""
+    ranks_after = {place.docid: place.rank for place in regression.after}
+    ranks_before = {place.docid: place.rank for place in regression.before}
+    given = baseline(evaluation).kind == "given"
+    before = [Moved(place, _move(place, ranks_after, regression.after, "now")) for place in regression.before]
+    after = []
+    for place in regression.after:
+        known = {place.docid: place.given_rank} if given else ranks_before
+        after.append(Moved(place, _move(place, known, regression.before, "was")))
+    return before, after
+
+
+def _move(place: Place, known: dict[str, int], shown: list[Place], when: str) -> str:
+    """Where a document is in the other ranking, in words."""
+    other = known.get(place.docid)
+    if other is None:
+        return f"{when} below {max((other.rank for other in shown), default=0)}"
+    return "same place" if other == place.rank else f"{when} {other}"
+
+
+def _environment() -> Environment:
+    """Jinja's environment: everything is escaped, and a name that is missing is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("resift.evaluate", "page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = ("value", "signed", "interval", "p_value", "milliseconds", "count", "many", "percent", "text")
+    environment.filters.update({name: getattr(formats, name) for name in names})
+    return environment
+
+
+def _file(environment: Environment, name: str) -> str:
+    """A file of the page as it is; the Content-Security-Policy has its hash."""
+    if not environment.loader:
+        raise AssertionError
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _hash(source: str) -> str:
+    """A source expression of a Content-Security-Policy (https://www.w3.org/TR/CSP3/#grammardef-hash-source)."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

@@ -1,0 +1,206 @@
+"""Verdict: what an evaluation says about reranking, in words no stronger than its intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Literal
+
+from resift.evaluate.formats import THIN, count, interval, many, milliseconds, p_value, percent, signed, text, value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resift.evaluate.results import Difference, Evaluation, System
+
+FEW = 25
+"""Queries below which a result is called a first impression."""
+NEAR = 0.005
+"""Difference of a measure that is not worth more candidates."""
+LIKE = 0.01
+"""Difference of a measure below which the faster of two systems is worth a look."""
+SAME = 1e-9
+"""Difference of one query's values that is rounding."""
+
+Standing = Literal["better", "worse", "unclear"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the evaluation shows of one system, the best by the first measure, against the baseline."""
+
+    title: str
+    standing: Standing | None
+    """None if there is nothing to compare"""
+    answers: list[tuple[str, str]]
+    """questions with their answers"""
+
+
+def baseline(evaluation: Evaluation) -> System:
+    """The system that the differences are against."""
+    return next(system for system in evaluation.systems if system.name == evaluation.baseline)
+
+
+def rivals(evaluation: Evaluation) -> list[System]:
+    """All systems but the baseline, best first by the first measure; among equals the faster first."""
+    others = [system for system in evaluation.systems if system.name != evaluation.baseline]
+    slowest = float("inf")
+    return sorted(
+        others,
+        key=lambda system: (
+            -system.measures[evaluation.measures[0]],
+            system.latency_ms.p50 if system.latency_ms else slowest,
+        ),
+    )
+
+
+def standing(difference: Difference | None) -> Standing:
+    """Better or worse if interval and test both say so, otherwise unclear."""
+    if difference and difference.p_value < 0.05:
+        if difference.low > 0:
+            return "better"
+        if difference.high < 0:
+            return "worse"
+    return "unclear"
+
+
+def gains(evaluation: Evaluation, system: System) -> list[float]:
+    """The system's value minus the baseline's for each query, by the first measure."""
+    measure = evaluation.measures[0]
+    before = baseline(evaluation).per_query[measure]
+    return [after - was for was, after in zip(before, system.per_query[measure], strict=True)]
+
+
+def enough(sizes: Sequence[int], values: Sequence[float]) -> int:
+    """The smallest size whose value is within NEAR of the best."""
+    best = max(values)
+    return next(size for size, found in zip(sizes, values, strict=True) if found >= best - NEAR)
+
+
+def verdict(evaluation: Evaluation) -> Verdict:
+    """The verdict on the best of the systems."""
+    queries, measure, first = len(evaluation.queries), evaluation.measures[0], baseline(evaluation)
+    others = rivals(evaluation)
+    if not queries:
+        return Verdict("No query could be evaluated", None, [("Why?", _left_out(evaluation))])
+    if not others:
+        title = f"{text(first.name, 60)}: {measure} {value(first.measures[measure], 3)}"
+        alone = f"Only one order was measured, over {many(queries, 'query', 'queries')}: there is nothing to compare it with."
+        return Verdict(title, None, [("Rerank?", alone)])
+    best = others[0]
+    answers = [_whether(evaluation, best), ("Which model?", _which(evaluation, others)), _how_many(evaluation, best)]
+    return Verdict(_title(evaluation, best), standing(best.differences.get(measure)), answers)
+
+
+def _left_out(evaluation: Evaluation) -> str:
+    reasons = [f"{count(number)}: {text(reason)}" for reason, number in evaluation.data.left_out.items()]
+    return f"Queries left out: {'; '.join(reasons)}." if reasons else "The data holds no query with a judgement."
+
+
+def _title(evaluation: Evaluation, best: System) -> str:
+    measure, first = evaluation.measures[0], baseline(evaluation)
+    was, now = value(first.measures[measure], 3), value(best.measures[measure], 3)
+    shown, name, other = standing(best.differences.get(measure)), text(best.name, 60), text(first.name, 60)
+    few = f" on only {many(len(evaluation.queries), 'query', 'queries')}" if len(evaluation.queries) < FEW else ""
+    if first.kind == "given":
+        words = {
+            "better": f"Reranking raises {measure} from {was} to {now}",
+            "worse": f"Reranking lowers {measure} from {was} to {now}",
+            "unclear": f"No measurable difference: {measure} is {now} reranked, {was} as given",
+        }
+    else:
+        words = {
+            "better": f"{name} ranks better than {other}: {measure} {now} against {was}",
+            "worse": f"{name} ranks worse than {other}: {measure} {now} against {was}",
+            "unclear": f"No measurable difference: {measure} is {now} with {name}, {was} with {other}",
+        }
+    return words[shown] + few
+
+
+def _whether(evaluation: Evaluation, best: System) -> tuple[str, str]:
+    """Whether to use the best system at all."""
+    measure, first, queries = evaluation.measures[0], baseline(evaluation), len(evaluation.queries)
+    difference = best.differences.get(measure)
+    shown = standing(difference)
+    if first.kind == "given":
+        question, opening = "Rerank?", {"better": "Yes.", "worse": "Not with this model.", "unclear": "Not shown to help."}[shown]
+    else:
+        question = f"{text(best.name, 60)} instead of {text(first.name, 60)}?"
+        opening = {"better": "Better.", "worse": "Worse.", "unclear": "Not shown to differ."}[shown]
+    if queries < FEW:
+        opening = f"A first impression only: {many(queries, 'query', 'queries')}."
+    changes = gains(evaluation, best)
+    up, down = sum(change > SAME for change in changes), sum(change < -SAME for change in changes)
+    words = [opening]
+    if difference:
+        words.append(
+            f"{text(best.name, 60)} changes {measure} by {signed(difference.value)}, 95{THIN}% interval"
+            f" {interval(difference)}, {p_value(difference.p_value)}."
+            if queries > 1
+            else f"{text(best.name, 60)} changes {measure} by {signed(difference.value)}; one query says nothing about others."
+        )
+    words.append(f"It is better on {count(up)} of {many(queries, 'query', 'queries')}, worse on {count(down)}.")
+    words.extend(_caution(difference, queries))
+    words.append(_cost(best))
+    return question, " ".join(words)
+
+
+def _caution(difference: Difference | None, queries: int) -> list[str]:
+    """What keeps the difference from being taken for more than it is."""
+    if not difference:
+        return ["No interval was computed, so chance cannot be ruled out."]
+    if queries < 2 or standing(difference) != "unclear":
+        return []
+    if (difference.low > 0 or difference.high < 0) or difference.p_value < 0.05:
+        return ["Interval and test disagree: this is a borderline result."]
+    if max(-difference.low, difference.high) <= LIKE:
+        return [f"If there is a difference, it is likely below {max(-difference.low, difference.high):.4f}."]
+    return ["The interval holds both gain and loss: more judged queries would narrow it."]
+
+
+def _cost(system: System) -> str:
+    if not system.latency_ms:
+        return "Its latency was not measured."
+    return f"A pool takes {milliseconds(system.latency_ms.p50)} at the median and {milliseconds(system.latency_ms.p95)} at p95."
+
+
+def _which(evaluation: Evaluation, others: list[System]) -> str:
+    measure, best = evaluation.measures[0], others[0]
+    if len(others) == 1:
+        return f"One was compared: {text(best.name, 60)}."
+    words = [
+        f"{text(best.name, 60)} has the highest {measure} of {len(others)}, {value(best.measures[measure])};"
+        " being picked on these same queries flatters it a little."
+    ]
+    for system in others[1:]:
+        behind = best.measures[measure] - system.measures[measure]
+        if behind <= LIKE and system.latency_ms and best.latency_ms and system.latency_ms.p50 < 0.9 * best.latency_ms.p50:
+            words.append(
+                f"{text(system.name, 60)} is {value(behind)} behind and takes {milliseconds(system.latency_ms.p50)} instead of"
+                f" {milliseconds(best.latency_ms.p50)}. To test that difference, make one of the two the baseline."
+            )
+            break
+    return " ".join(words)
+
+
+def _how_many(evaluation: Evaluation, best: System) -> tuple[str, str]:
+    measure, sizes = evaluation.measures[0], evaluation.sizes
+    pools = [query.candidates for query in evaluation.queries]
+    spread = f"{min(pools)} to {max(pools)}, median {median(pools):g}" if min(pools) < max(pools) else f"{pools[0]}"
+    words = [f"Measured with {spread} candidates a query."]
+    curve = best.by_size.get(measure, [])
+    if curve and len(sizes) > 1:
+        size, last = enough(sizes, curve), sizes[-1]
+        top = sizes[max(range(len(sizes)), key=curve.__getitem__)]
+        if max(curve) - curve[-1] > NEAR:
+            words.append(f"{measure} is highest with the first {top} and lower with {last}: more candidates cost quality here.")
+        elif size < last:
+            words.append(f"From the first {size} on, more candidates add less than {NEAR} to {measure}.")
+        else:
+            words.append(f"{measure} still rises at {last}, the most tried: ask the retriever for more.")
+    if evaluation.recall:
+        held = percent(evaluation.recall[-1])
+        words.append(f"The first {sizes[-1]} hold {held} of the relevant documents; no reranker finds the others.")
+        if all(query.judged_relevant == query.relevant for query in evaluation.queries):
+            words.append("If only these pools were judged, that share hides what the retriever missed.")
+    return "How many candidates?", " ".join(words)
