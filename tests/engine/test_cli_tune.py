@@ -114,6 +114,13 @@ def test_labels_and_judgements_beside_the_pools_count(tune, file, tmp_path):
     assert read_qrels(other) == {"q1": {"d0": 1}, "q2": {"d0": 1}}
 
 
+def test_it_says_if_reranking_is_no_better_than_the_order_given(tune, file):
+    source = file(lines(label=lambda place: int(place == 0)), "first.jsonl")
+    said = "reranking buys nothing within this budget: the order given has nDCG@10 1.0000"
+    assert said in tune("--budget-ms", 100, source=source)[1]
+    assert "reranking buys nothing" not in tune("--budget-ms", 100, source=file(lines(), "unlabelled.jsonl"))[1]
+
+
 def test_a_limit_reads_the_first_pools_only(tune):
     assert json.loads(tune("--limit", 2, "--json")[1])["pools"] == 2
 
@@ -173,7 +180,7 @@ def test_if_nothing_holds_the_budget_nothing_is_written_and_the_code_is_3(tune, 
     before = sorted(tmp_path.iterdir())
     code, out, err = tune("--budget-ms", 0.5, "--out", tmp_path / "tuned.toml", "--plot", tmp_path / "tuned.svg")
     assert code == 3
-    assert "over the budget" in out
+    assert "does not hold the budget" in out
     assert err.startswith(
         "resift: nothing holds 0.5 ms for 95% of all calls; the nearest is 5 candidates, int8, 2 threads, p95 2.5 ms"
     )

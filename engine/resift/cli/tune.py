@@ -194,7 +194,7 @@ def _lines(tuning: Tuning) -> list[str]:
                 f"{point.quality:.4f}",
             )
             table = "  ".join(f"{cell!s:>{len(name)}}" for name, cell in zip(columns, cells, strict=True))
-            rows.append(f"{'*' if point == tuning.chosen else ' '} {table}{'' if point.fits else '  over the budget'}")
+            rows.append(f"{'*' if point == tuning.chosen else ' '} {table}{'' if point.fits else '  does not hold the budget'}")
     return [*head, "", *rows, "", *_advice(tuning)]
 
 
@@ -210,7 +210,8 @@ def _advice(tuning: Tuning) -> list[str]:
             f"  {_words(best)} measured {best.quality - point.quality:.4f} better, which is within the noise of these pools"
         )
     if tuning.given is not None and point.quality <= tuning.given:
-        said.append("  the order given is at least as good: reranking buys nothing here")
+        within = "" if tuning.budget_ms is None else " within this budget"
+        said.append(f"  reranking buys nothing{within}: the order given has {tuning.measure} {tuning.given:.4f}")
     return said
 
 
