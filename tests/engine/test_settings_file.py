@@ -106,7 +106,11 @@ def test_the_advice_on_candidates_is_not_applied(artifact, toml):
     assert len(out.splitlines()) == 1 + len(LINES.splitlines())
 
 
-@pytest.mark.parametrize("command", [["rerank", QUERY, "--model"], ["verify"], ["info"]], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "command",
+    [["rerank", QUERY, "--model"], ["tune", "-", "--model"], ["verify"], ["info"]],
+    ids=lambda command: command[0],
+)
 def test_every_command_that_runs_an_artifact_takes_a_file(artifact, toml, command):
     path = toml(b"[settings]\nthread = 2")
     assert f"{path}: [settings] has 'thread'" in complaint(resift(*command, artifact, "--settings", path, given=LINES))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,18 +9,20 @@ from typing import TYPE_CHECKING
 from resift.artifact import Artifact, path_text
 from resift.cli.meter import StageMeter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
+from resift.cli.outputs import check_outputs
 from resift.cli.streams import complain, write_json, write_lines
-from resift.errors import InputError
+from resift.errors import InputError, OutputError
 from resift.evaluate.frontierplot import check_plot, draw
-from resift.evaluate.outfile import check_out, write_out
 from resift.evaluate.trec import read_qrels
 from resift.evaluate.tune import CANDIDATES, check, tune
 from resift.evaluate.tunedfile import check_writer, encode_tuned, read_tuned
 from resift.inputs import check_count
+from resift.outfiles import write_whole
 from resift.pools import read_pools
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from resift.cli.options import Commands
     from resift.evaluate.quality import Qrels
@@ -82,29 +83,28 @@ def run(asked: argparse.Namespace) -> int:
 
 def _tune(asked: argparse.Namespace) -> int:
     outputs = [path for path in (asked.out, asked.plot) if path]
-    inputs = [name for name in (asked.pools, asked.qrels, asked.settings) if name]
-    for path in outputs:
-        check_out(path, overwrite=asked.overwrite, inputs=inputs)
-    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
-        asked.usage_error("--out and --plot name the same file")
+    check_outputs(outputs, [name for name in (asked.pools, asked.qrels, asked.settings) if name])
+    _check_absent(outputs, asked)
     if asked.out:
         check_writer()
     kind = check_plot(asked.plot) if asked.plot else ""
-    qrels, pools = _qrels(asked), _pools(asked)
+    fixed, qrels, pools = settings(asked), _qrels(asked), _pools(asked)
     with StageMeter() as meter:
         tuning = tune(
             pools,
             asked.model,
             qrels=qrels,
-            settings=settings(asked),
+            settings=fixed,
             candidates=asked.candidates or CANDIDATES,
             budget_ms=asked.budget_ms,
             report=meter,
         )
+    if tuning.chosen:
+        _check_absent(outputs, asked)
     if tuning.chosen and asked.plot:
-        write_out(asked.plot, draw(tuning, kind), overwrite=asked.overwrite)
+        write_whole(asked.plot, draw(tuning, kind))
     if tuning.chosen and asked.out:
-        write_out(asked.out, encode_tuned(tuning), overwrite=asked.overwrite)
+        write_whole(asked.out, encode_tuned(tuning))
     if asked.json:
         write_json(tuning)
     else:
@@ -134,9 +134,9 @@ def _check(asked: argparse.Namespace) -> int:
             f"{asked.check} was measured with {tuned.model}, but the model here is {model}; name its artifact with --model"
         )
     asked.settings = asked.check
-    pools = _pools(asked)
+    fixed, pools = settings(asked), _pools(asked)
     with StageMeter() as meter:
-        found = check(pools, asked.model, settings=settings(asked), candidates=tuned.candidates, budget_ms=budget_ms, report=meter)
+        found = check(pools, asked.model, settings=fixed, candidates=tuned.candidates, budget_ms=budget_ms, report=meter)
     if asked.json:
         write_json(found)
     else:
@@ -149,6 +149,12 @@ def _check(asked: argparse.Namespace) -> int:
         return 0
     complain(f"{asked.check} does not hold its budget: {found.share_within:.1%} of all calls took at most {budget_ms:g} ms")
     return CHECK
+
+
+def _check_absent(outputs: Sequence[Path], asked: argparse.Namespace) -> None:
+    for path in outputs:
+        if path.exists() and not asked.overwrite:
+            raise OutputError(f"{path_text(path)} already exists; choose another name, or use --overwrite")
 
 
 def _pools(asked: argparse.Namespace) -> list[CandidatePool]:
@@ -188,7 +194,7 @@ def _lines(tuning: Tuning) -> list[str]:
                 f"{point.quality:.4f}",
             )
             table = "  ".join(f"{cell!s:>{len(name)}}" for name, cell in zip(columns, cells, strict=True))
-            rows.append(f"{'*' if point == tuning.chosen else ' '} {table}{'' if point.fits else '  over the budget'}")
+            rows.append(f"{'*' if point == tuning.chosen else ' '} {table}{'' if point.fits else '  does not hold the budget'}")
     return [*head, "", *rows, "", *_advice(tuning)]
 
 
@@ -204,9 +210,11 @@ def _advice(tuning: Tuning) -> list[str]:
             f"  {_words(best)} measured {best.quality - point.quality:.4f} better, which is within the noise of these pools"
         )
     if tuning.given is not None and point.quality <= tuning.given:
-        said.append("  the order given is at least as good: reranking buys nothing here")
+        within = "" if tuning.budget_ms is None else " within this budget"
+        said.append(f"  reranking buys nothing{within}: the order given has {tuning.measure} {tuning.given:.4f}")
     return said
 
 
 def _words(point: Point) -> str:
-    return f"{point.candidates} candidates, {point.settings.precision}, {point.settings.threads} threads"
+    threads = "1 thread" if point.settings.threads == 1 else f"{point.settings.threads} threads"
+    return f"{point.candidates} candidates, {point.settings.precision}, {threads}"

@@ -54,13 +54,12 @@ def draw(tuning: Tuning, kind: str) -> bytes:
         axes.axvline(tuning.budget_ms, linestyle="--", color="C3", label=f"budget, {tuning.budget_ms:g} ms")
     if tuning.given is not None:
         axes.axhline(tuning.given, linestyle=":", color="0.3", label="order given")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlim(left=0)
     axes.set_xlabel("milliseconds a pool: mark at p95, line from p50")
     axes.set_ylabel(f"{tuning.measure}, mean of {tuning.judged} pools")
     axes.set_title("Quality against latency, by number of candidates", loc="left")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right")
     image = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "resift"}):
         figure.savefig(image, format=kind, dpi=150)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CANDIDATES = (5, 10, 20, 30, 50, 100)
 TIMED_POOLS = 40
 """Most pools that are timed, spread evenly over all; quality is measured on every pool."""
-SEARCH_POOLS = 12
+SEARCH_POOLS = 8
 SEARCH_CANDIDATES = 30
 REPEATS = 4
 CONFIRMING_REPEATS = 2
