@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from resift.escape import visible
 from resift.errors import InputError
+from resift.escape import visible
 from resift.settings import PRECISIONS, PROVIDERS, Settings
 
 if TYPE_CHECKING:

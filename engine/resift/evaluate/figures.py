@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -19,9 +20,28 @@ if TYPE_CHECKING:
     from resift.evaluate.results import Evaluation, System
 
 WIDTH = 400
-"""Points across a figure, the same for all: at the width of a phone, 11 points are still read."""
+"""Points across a figure, the same for all: at the width of a phone, text of 12 points has 10 pixels."""
 PANELS = 6
 """Most systems whose scores are drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How a system is drawn: told apart by form as well as by color."""
+
+    color: str
+    line: str
+    marker: str
+
+
+MARKS = (
+    Mark(FIRST, "-", "o"),
+    Mark(SECOND, "-", "s"),
+    Mark(INK, "--", "^"),
+    Mark(FIRST, "--", "D"),
+    Mark(SECOND, "--", "v"),
+    Mark(INK, "-.", "P"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +70,8 @@ def quality(evaluation: Evaluation) -> Plot | None:
         return None
     start = first.measures[measure]
     figure, (axes,) = _panels([34 * (len(others) + 1) + 24])
-    axes.axvline(start, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
+    axes.vlines(start, -0.2, len(others) + 0.4, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
+    behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
     told, reach = [], [start]
     for row, system in enumerate([first, *others]):
         mean, difference = system.measures[measure], system.differences.get(measure)
@@ -59,8 +80,8 @@ def quality(evaluation: Evaluation) -> Plot | None:
             reach.extend(ends)
             axes.plot(ends, [row, row], color=FIRST, linewidth=2.5, solid_capstyle="butt")
         axes.plot([mean], [row], "o", color=INK if system is first else FIRST, markersize=6)
-        axes.text(0, row - 0.33, brief(system.name), transform=axes.get_yaxis_transform())
-        axes.text(1, row - 0.33, value(mean), ha="right", transform=axes.get_yaxis_transform())
+        axes.text(0, row - 0.33, brief(system.name, 44), bbox=behind, transform=axes.get_yaxis_transform())
+        axes.text(1, row - 0.33, value(mean), ha="right", bbox=behind, transform=axes.get_yaxis_transform())
         reach.append(mean)
         interval = f" ({value(start + difference.low)} to {value(start + difference.high)})" if difference else ""
         told.append(f"{brief(system.name)} {value(mean)}{interval}")
@@ -109,29 +130,20 @@ def latency(evaluation: Evaluation) -> Plot | None:
     if not timed:
         return None
     untimed = [system for system in evaluation.systems if system.latency_ms is None]
-    figure, (axes,) = _panels([210])
+    marks = _marks(evaluation)
+    figure, (axes,) = _panels([190 + 17 * len(evaluation.systems)])
     axes.set_xscale("log")
     for system, found in timed:
-        mean = system.measures[measure]
-        axes.plot([found.p50, max(found.p50, found.p95)], [mean, mean], color=FIRST, linewidth=1.5)
-        axes.plot([found.p50], [mean], "o", color=FIRST, markersize=7)
+        mean, mark = system.measures[measure], marks[system.name]
+        axes.plot([found.p50, max(found.p50, found.p95)], [mean, mean], color=mark.color, linewidth=1.5)
+        axes.plot([found.p50], [mean], mark.marker, color=mark.color, markersize=7, label=brief(system.name, 44))
     for system in untimed:
-        axes.axhline(system.measures[measure], color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
-    heights = [system.measures[measure] for system in evaluation.systems]
-    low, high = _limits(axes, heights, least=0.05, vertical=True)
+        mark = marks[system.name]
+        axes.axhline(system.measures[measure], color=mark.color, linestyle=mark.line, linewidth=1.5, label=brief(system.name, 44))
+    _limits(axes, [system.measures[measure] for system in evaluation.systems], least=0.05, vertical=True)
     times = [time for _, found in timed for time in (found.p50, found.p95)]
-    left, right = min(times) / 1.5, max(times) * 1.5
-    axes.set_xlim(left, right)
-    _log_ticks(axes, left, right)
-    labels = [(found.p50, system) for system, found in timed] + [(left, system) for system in untimed]
-    taken: list[float] = []
-    for time, system in sorted(labels, key=lambda item: item[1].measures[measure]):
-        height = system.measures[measure] + (high - low) * 0.025
-        height = max([height, *(other + (high - low) * 0.075 for other in taken)])
-        taken.append(height)
-        side = "right" if time > (left * right) ** 0.5 else "left"
-        axes.text(time, height, brief(system.name), ha=side, va="bottom", color=INK)
-    axes.set_ylim(low, max(high, max(taken) + (high - low) * 0.1))
+    _log_ticks(axes, min(times) / 1.5, max(times) * 1.5)
+    _legend(axes)
     axes.set_xlabel("milliseconds a pool")
     axes.set_ylabel(measure)
     told = [
@@ -139,7 +151,8 @@ def latency(evaluation: Evaluation) -> Plot | None:
         for system, found in timed
     ]
     told += [f"{brief(system.name)} {value(system.measures[measure])}, not timed" for system in untimed]
-    caption = "Dots: p50; lines reach to p95. Dashed: systems without a time of their own. Higher and further left is better."
+    across = " Lines all the way across: systems that were not timed." if untimed else ""
+    caption = f"Marks: p50; lines reach to p95.{across} Higher and further left is better."
     return Plot("Quality against latency", inline(figure, "latency", f"{measure} and latency: {'; '.join(told)}."), caption)
 
 
@@ -149,7 +162,7 @@ def sizes(evaluation: Evaluation) -> Plot | None:
     curves = [system for system in [*rivals(evaluation), baseline(evaluation)] if system.by_size.get(measure)]
     if len(found) < 2 or not (evaluation.recall or curves):
         return None
-    figure, panels = _panels([130] * bool(evaluation.recall) + [150] * bool(curves))
+    figure, panels = _panels([130] * bool(evaluation.recall) + [150 + 17 * len(curves)] * bool(curves))
     told = []
     if evaluation.recall:
         panels[0].fill_between(found, 0, evaluation.recall, color=LINE, linewidth=0)
@@ -161,7 +174,9 @@ def sizes(evaluation: Evaluation) -> Plot | None:
         told.append(_curves(panels[-1], evaluation, curves))
     panels[-1].set_xlabel("first candidates, as given")
     panels[-1].set_xlim(0, found[-1] * 1.02)
-    caption = "Above: the share of relevant documents that the pool holds, the ceiling of any reranker. " if evaluation.recall else ""
+    caption = (
+        "Above: the share of relevant documents that the pool holds, the ceiling of any reranker. " if evaluation.recall else ""
+    )
     if curves:
         caption += f"{'Below: ' if caption else ''}{measure} when only so many candidates are reranked (dotted: {brief(evaluation.baseline)})."
     return Plot("How many candidates", inline(figure, "sizes", " ".join(told)), caption)
@@ -169,22 +184,24 @@ def sizes(evaluation: Evaluation) -> Plot | None:
 
 def _curves(axes: Axes, evaluation: Evaluation, curves: list[System]) -> str:
     """Draws the systems' quality by size; returns it in words."""
-    measure, found, told = evaluation.measures[0], evaluation.sizes, []
-    styles = [(FIRST, "-", "o"), (SECOND, "-", "s"), (INK, "--", "^"), (MUTED, "--", "D")]
-    for number, system in enumerate(curves):
-        values = system.by_size[measure]
-        color, line, marker = (MUTED, ":", "") if system.name == evaluation.baseline else styles[min(number, 3)]
-        axes.plot(found, values, color=color, linestyle=line, marker=marker, markersize=4, linewidth=1.8, label=brief(system.name, 24))
+    measure, found, told, marks = evaluation.measures[0], evaluation.sizes, [], _marks(evaluation)
+    for system in curves:
+        values, mark = system.by_size[measure], marks[system.name]
+        style = (
+            {"linestyle": ":", "marker": ""}
+            if system.name == evaluation.baseline
+            else {"linestyle": mark.line, "marker": mark.marker}
+        )
+        axes.plot(found, values, color=mark.color, markersize=4, linewidth=1.8, label=brief(system.name, 44), **style)
         told.append(_points(f"{measure} of {brief(system.name)}", found, values))
     if curves[0].name != evaluation.baseline:
         size = enough(found, curves[0].by_size[measure])
         axes.axvline(size, color=MUTED, linewidth=0.8)
         last = size > found[-1] / 2
-        axes.text(size, 0.03, f" enough: {axis(size)} ", ha="right" if last else "left", transform=axes.get_xaxis_transform())
+        axes.text(size, 0.03, f"  enough: {axis(size)}  ", ha="right" if last else "left", transform=axes.get_xaxis_transform())
     axes.set_ylabel(measure)
     axes.margins(y=0.2)
-    if len(curves) > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=10, borderpad=0, handlelength=1.6)
+    _legend(axes)
     return " ".join(told)
 
 
@@ -196,12 +213,18 @@ def lengths(evaluation: Evaluation) -> Plot | None:
     figure, (axes,) = _panels([170])
     starts, widths = found.edges[:-1], [high - low for low, high in pairwise(found.edges)]
     for over, style in ((False, {"color": FIRST}), (True, {"facecolor": SECOND, "edgecolor": PAPER, "hatch": "///"})):
-        bars = [(start, number, width) for start, number, width in zip(starts, found.counts, widths, strict=True) if over == (start >= found.max_length)]
+        bars = [
+            (start, number, width)
+            for start, number, width in zip(starts, found.counts, widths, strict=True)
+            if over == (start >= found.max_length)
+        ]
         if bars:
-            axes.bar([bar[0] for bar in bars], [bar[1] for bar in bars], [bar[2] for bar in bars], align="edge", linewidth=0, **style)
+            axes.bar(
+                [bar[0] for bar in bars], [bar[1] for bar in bars], [bar[2] for bar in bars], align="edge", linewidth=0, **style
+            )
     axes.axvline(found.max_length, color=INK, linewidth=1)
     right = found.max_length > (found.edges[0] + found.edges[-1]) / 2
-    words = f" cut at {count(found.max_length)} "
+    words = f"  cut at {count(found.max_length)}  "
     axes.text(found.max_length, 0.97, words, ha="right" if right else "left", va="top", transform=axes.get_xaxis_transform())
     axes.set_xlabel("tokens of a pair, before it is cut")
     axes.set_ylabel("pairs")
@@ -209,7 +232,9 @@ def lengths(evaluation: Evaluation) -> Plot | None:
     _plain(axes)
     share = f"{count(found.pairs_cut)} of {many(found.pairs, 'pair')} cut ({percent(found.pairs_cut / found.pairs)})"
     lost = f"; those lose {percent(found.mean_share_cut)} of their document's tokens on average" if found.pairs_cut else ""
-    return Plot("Lengths", inline(figure, "lengths", f"Histogram of tokens a pair, cut at {found.max_length}: {share}."), f"{share}{lost}.")
+    return Plot(
+        "Lengths", inline(figure, "lengths", f"Histogram of tokens a pair, cut at {found.max_length}: {share}."), f"{share}{lost}."
+    )
 
 
 def scores(evaluation: Evaluation) -> Plot | None:
@@ -223,14 +248,20 @@ def scores(evaluation: Evaluation) -> Plot | None:
         for counts, color, dashes in ((found.other, SECOND, (0, (4, 2))), (found.relevant, FIRST, "-")):
             total = sum(counts) or 1
             axes.stairs([number / total for number in counts], found.edges, color=color, linestyle=dashes, linewidth=1.8)
-        axes.stairs([number / (sum(found.relevant) or 1) for number in found.relevant], found.edges, color=FIRST, alpha=0.2, fill=True)
+        axes.stairs(
+            [number / (sum(found.relevant) or 1) for number in found.relevant], found.edges, color=FIRST, alpha=0.2, fill=True
+        )
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        axes.set_title(brief(system.name), loc="left", fontsize=11)
+        axes.set_title(brief(system.name), loc="left", fontsize=12)
         _plain(axes)
-        told.append(f"{brief(system.name)}: relevant mostly {_mode(found.edges, found.relevant)}, others {_mode(found.edges, found.other)}")
+        told.append(
+            f"{brief(system.name)}: relevant mostly {_mode(found.edges, found.relevant)}, others {_mode(found.edges, found.other)}"
+        )
     panels[-1].set_xlabel("score")
-    caption = "Solid and filled: documents judged relevant; dashed: all others; each by its share. The less they overlap, the better."
+    caption = (
+        "Solid and filled: documents judged relevant; dashed: all others; each by its share. The less they overlap, the better."
+    )
     return Plot("Scores", inline(figure, "scores", f"Scores. {'; '.join(told)}."), caption)
 
 
@@ -253,12 +284,32 @@ def _limits(axes: Axes, values: Sequence[float], *, least: float, vertical: bool
 
 
 def _log_ticks(axes: Axes, left: float, right: float) -> None:
-    """Ticks at 1, 2 and 5 of each power of ten, written out."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    """Limits of a logarithmic axis, and a few ticks on it, written out."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if right / left > 300 else (1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: axis(number)))
+    powers = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
+    ticks = [step * 10.0**power for power in powers for step in (1, 2, 5) if left <= step * 10.0**power <= right]
+    if len(ticks) > 7:
+        ticks = [10.0**power for power in powers if left <= 10.0**power <= right]
+    elif len(ticks) < 3:
+        ticks = [float(tick) for tick in MaxNLocator(4).tick_values(left, right) if left <= tick <= right]
+    axes.set_xlim(left, right)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: axis(number)))
+
+
+def _marks(evaluation: Evaluation) -> dict[str, Mark]:
+    """A mark for each system, the same in every figure."""
+    names = [system.name for system in rivals(evaluation)]
+    return {evaluation.baseline: Mark(MUTED, ":", "X"), **{name: MARKS[number % len(MARKS)] for number, name in enumerate(names)}}
+
+
+def _legend(axes: Axes) -> None:
+    """The systems' marks with their names, above the axes, one a line: names are long and never cover what is drawn."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=11.5, borderpad=0, handlelength=2, labelspacing=0.25
+    )
 
 
 def _plain(axes: Axes) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +17,7 @@ from resift.evaluate.verdict import baseline, gains, rivals, verdict
 from resift.outfiles import write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
 
     from jinja2 import Environment
@@ -68,9 +70,9 @@ def page(evaluation: Evaluation) -> str:
         plots = figures.draw(evaluation)
     except ImportError as error:
         raise ExtraError(f"a report needs {error.name}: pip install 'resift[eval]'", name=error.name) from error
-    style, script = _file(environment, "report.css"), _file(environment, "report.js")
+    style, script = _file("report.css"), _file("report.js")
     others = rivals(evaluation)
-    return environment.get_template("report.html.j2").render(
+    html: str = environment.get_template("report.html.j2").render(
         evaluation=evaluation,
         baseline=baseline(evaluation),
         best=others[0] if others else None,
@@ -85,6 +87,7 @@ def page(evaluation: Evaluation) -> str:
         script=script,
         policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
     )
+    return html
 
 
 def check(evaluation: Evaluation) -> None:
@@ -93,7 +96,9 @@ def check(evaluation: Evaluation) -> None:
     if len(set(names)) < len(names):
         raise InputError("two systems of the evaluation have one name; expected a name of its own for each")
     if evaluation.baseline not in names:
-        raise InputError(f"the baseline {evaluation.baseline!r:.80} is none of the evaluation's systems; expected one of {names!r:.200}")
+        raise InputError(
+            f"the baseline {evaluation.baseline!r:.80} is none of the evaluation's systems; expected one of {names!r:.200}"
+        )
     if not evaluation.measures:
         raise InputError("the evaluation has no measures; expected at least one")
     if evaluation.recall and len(evaluation.recall) != len(evaluation.sizes):
@@ -101,12 +106,16 @@ def check(evaluation: Evaluation) -> None:
     for system in evaluation.systems:
         _check_system(system, evaluation)
     histograms = [system.scores for system in evaluation.systems if system.scores]
-    bins = [(found.edges, counts) for found in histograms for counts in (found.relevant, found.other)]
+    bins: list[tuple[Sequence[float], list[int]]] = [
+        (found.edges, counts) for found in histograms for counts in (found.relevant, found.other)
+    ]
     if evaluation.lengths:
         bins.append((evaluation.lengths.edges, evaluation.lengths.counts))
     for edges, counts in bins:
         if len(edges) != len(counts) + 1 or list(edges) != sorted(set(edges)):
-            raise InputError(f"a histogram has {len(counts)} counts and {len(edges)} edges; expected one more edge, in rising order")
+            raise InputError(
+                f"a histogram has {len(counts)} counts and {len(edges)} edges; expected one more edge, in rising order"
+            )
     _check_finite(msgspec.to_builtins(evaluation), "evaluation")
 
 
@@ -180,11 +189,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _file(environment: Environment, name: str) -> str:
+def _file(name: str) -> str:
     """A file of the page as it is; the Content-Security-Policy has its hash."""
-    if not environment.loader:
-        raise AssertionError
-    return environment.loader.get_source(environment, name)[0]
+    return (files("resift.evaluate") / "page" / name).read_text("utf-8")
 
 
 def _hash(source: str) -> str:

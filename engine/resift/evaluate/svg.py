@@ -26,14 +26,14 @@ STYLE = {
     "axes.edgecolor": MUTED,
     "axes.facecolor": "none",
     "axes.labelcolor": MUTED,
-    "axes.labelsize": 11,
+    "axes.labelsize": 12,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.unicode_minus": True,
     "figure.facecolor": "none",
     "font.family": "DejaVu Sans",
-    "font.size": 11,
+    "font.size": 12,
     "grid.color": LINE,
     "grid.linewidth": 0.8,
     "hatch.linewidth": 1.2,
@@ -51,6 +51,7 @@ SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 DROPPED = {"font-family", "font", "stroke-linejoin", "stroke-linecap"}
 """Properties left to the page, or without effect at these sizes."""
 REFERENCE = re.compile(r"#([\w.-]+)")
+"""A color or an id; matplotlib's ids are longer than six characters."""
 
 
 def inline(figure: Figure, name: str, alt: str) -> str:
@@ -98,4 +99,4 @@ def _clean(node: ET.Element, name: str, referred: set[str]) -> None:
 
 
 def _renamed(found: re.Match[str], name: str) -> str:
-    return COLORS.get(found[0], f"#{name}-{found[1]}")
+    return COLORS[found[0]] if len(found[1]) == 6 else f"#{name}-{found[1]}"

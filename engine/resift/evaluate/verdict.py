@@ -172,6 +172,8 @@ def _which(evaluation: Evaluation, others: list[System]) -> str:
         f"{text(best.name, 60)} has the highest {measure} of {len(others)}, {value(best.measures[measure])};"
         " being picked on these same queries flatters it a little."
     ]
+    second = others[1]
+    words.append(f"Next is {text(second.name, 60)} with {value(second.measures[measure])}.")
     for system in others[1:]:
         behind = best.measures[measure] - system.measures[measure]
         if behind <= LIKE and system.latency_ms and best.latency_ms and system.latency_ms.p50 < 0.9 * best.latency_ms.p50:
