@@ -45,7 +45,8 @@ STYLE = {
     "ytick.color": MUTED,
     "ytick.labelcolor": MUTED,
 }
-"""rcParams while a figure is drawn and written. DejaVu Sans, which matplotlib brings, is wide: what fits in it fits in the page's font."""
+"""rcParams while a figure is drawn and written. DejaVu Sans, which matplotlib brings, is wide: what fits in it fits
+in the page's font."""
 
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 DROPPED = {"font-family", "font", "stroke-linejoin", "stroke-linecap"}
@@ -55,14 +56,15 @@ REFERENCE = re.compile(r"#([\w.-]+)")
 
 
 def inline(figure: Figure, name: str, alt: str) -> str:
-    """The figure as an `<svg role="img">` without style attributes, whose ids begin with `name`; the same bytes for the same figure.
+    """The figure as an `<svg role="img">` without style attributes, whose ids begin with `name`.
 
-    Style attributes become presentation attributes, so that the page needs no 'unsafe-inline' in its Content-Security-Policy.
+    Equal figures give equal bytes. Style attributes become presentation attributes, so that the page's Content-Security-Policy
+    need not allow inline styles.
     """
-    import matplotlib
+    import matplotlib as mpl
 
     file = io.BytesIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page's fonts draw the text
         figure.savefig(file, format="svg", metadata={"Date": None})
     root = ET.fromstring(file.getvalue())  # noqa: S314 - matplotlib's own output

@@ -168,11 +168,10 @@ def _which(evaluation: Evaluation, others: list[System]) -> str:
     measure, best = evaluation.measures[0], others[0]
     if len(others) == 1:
         return f"One was compared: {text(best.name, 60)}."
+    second, highest = others[1], value(best.measures[measure])
     words = [
-        f"{text(best.name, 60)} has the highest {measure} of {len(others)}, {value(best.measures[measure])};"
-        " being picked on these same queries flatters it a little."
+        f"{text(best.name, 60)} has the highest {measure} of {len(others)}, {highest}; being picked here flatters it a little."
     ]
-    second = others[1]
     words.append(f"Next is {text(second.name, 60)} with {value(second.measures[measure])}.")
     for system in others[1:]:
         behind = best.measures[measure] - system.measures[measure]
