@@ -8,6 +8,7 @@ from resift.evaluate import results
 
 MEASURES = ["nDCG@10", "P@1"]
 SIZES = [5, 10, 20]
+HOSTILE = "\"'><script>alert(1)</script></style></title><img src=x onerror=alert(2)>{{ 7 * 7 }} $x^2$ & \u202egnp.\x00\ufffe\ud800"
 
 
 def difference(value, low, high, p_value=0.001):
@@ -103,3 +104,29 @@ def bare(number=3):
     """An evaluation without anything that may be missing."""
     alone = system("order given", "given", number=number, by_size={})
     return evaluation(number=number, systems=[alone], sizes=[], recall=[], regressions=[], lengths=None, findings=[], versions={})
+
+
+def hostile():
+    """An evaluation with markup, control characters and template syntax in every text."""
+    query = results.Query(qid=HOSTILE, query=HOSTILE, candidates=2, relevant=1, judged_relevant=1)
+    spots = [place(1, 1, label=1, score=0.5, text=HOSTILE, docid=HOSTILE)]
+    regression = results.Regression(
+        qid=HOSTILE, query=HOSTILE, system=HOSTILE, measure="nDCG@10", baseline=0.5, value=0.1, before=spots, after=spots
+    )
+    finding = results.Finding(name=HOSTILE, severity="warning", value=1, words=HOSTILE, advice=HOSTILE)
+    agreement = results.Agreement(reference=HOSTILE, tau=1, worst_tau=1, overlap=1)
+    return evaluation(
+        number=1,
+        data=results.Data(name=HOSTILE, format="trec", pools=1, pairs=2, judgements=1, left_out={HOSTILE: 1}),
+        baseline=HOSTILE,
+        systems=[
+            system(HOSTILE, number=1, source=HOSTILE, precision=HOSTILE),
+            reranked(HOSTILE * 2, number=1, agreement=agreement),
+        ],
+        queries=[query],
+        regressions=[regression],
+        findings=[finding],
+        machine=HOSTILE,
+        versions={HOSTILE: HOSTILE},
+        created=HOSTILE,
+    )

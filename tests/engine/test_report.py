@@ -12,7 +12,7 @@ from importlib.resources import files
 import msgspec
 import pytest
 
-from evaluations import bare, evaluation, given, place, reranked, system
+from evaluations import bare, evaluation, given, hostile, place, reranked
 from resift import InputError
 from resift.errors import ExtraError, OutputError
 from resift.escape import UNSAFE
@@ -23,7 +23,6 @@ pytest.importorskip("matplotlib", reason="needs the extra eval")
 from resift.evaluate.report import REGRESSIONS, ROWS, page, write_report
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
-HOSTILE = "\"'><script>alert(1)</script></style></title><img src=x onerror=alert(2)>{{ 7 * 7 }} $x^2$ & \u202egnp.\x00\ufffe\ud800"
 
 
 class Page(HTMLParser):
@@ -60,32 +59,6 @@ class Page(HTMLParser):
 
     def ids(self):
         return [attributes["id"] for _, attributes in self.tags if "id" in attributes]
-
-
-def hostile():
-    """An evaluation with markup, control characters and template syntax in every text."""
-    query = results.Query(qid=HOSTILE, query=HOSTILE, candidates=2, relevant=1, judged_relevant=1)
-    spots = [place(1, 1, label=1, score=0.5, text=HOSTILE, docid=HOSTILE)]
-    regression = results.Regression(
-        qid=HOSTILE, query=HOSTILE, system=HOSTILE, measure="nDCG@10", baseline=0.5, value=0.1, before=spots, after=spots
-    )
-    finding = results.Finding(name=HOSTILE, severity="warning", value=1, words=HOSTILE, advice=HOSTILE)
-    agreement = results.Agreement(reference=HOSTILE, tau=1, worst_tau=1, overlap=1)
-    return evaluation(
-        number=1,
-        data=results.Data(name=HOSTILE, format="trec", pools=1, pairs=2, judgements=1, left_out={HOSTILE: 1}),
-        baseline=HOSTILE,
-        systems=[
-            system(HOSTILE, number=1, source=HOSTILE, precision=HOSTILE),
-            reranked(HOSTILE * 2, number=1, agreement=agreement),
-        ],
-        queries=[query],
-        regressions=[regression],
-        findings=[finding],
-        machine=HOSTILE,
-        versions={HOSTILE: HOSTILE},
-        created=HOSTILE,
-    )
 
 
 CASES = {

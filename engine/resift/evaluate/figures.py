@@ -175,9 +175,8 @@ def _curves(axes: Axes, evaluation: Evaluation, curves: list[System]) -> str:
         size = enough(found, curves[0].by_size[measure])
         axes.axvline(size, color=MUTED, linewidth=0.8)
         last = size > found[-1] / 2
-        axes.text(
-            size, 0.03, f"{SPACE}enough: {axis(size)}{SPACE}", ha="right" if last else "left", transform=axes.get_xaxis_transform()
-        )
+        words = f"{SPACE}enough: {axis(size)}{SPACE}"
+        axes.text(size, 0.03, words, ha="right" if last else "left", transform=axes.get_xaxis_transform())
     axes.set_ylabel(measure)
     axes.margins(y=0.2)
     legend(axes)

@@ -97,7 +97,7 @@ def _clean(node: ET.Element, name: str, referred: set[str]) -> None:
     if "d" in kept:
         kept["d"] = " ".join(kept["d"].split())
     node.attrib = kept
-    node.text, node.tail = (node.text or "").strip() or None, (node.tail or "").strip() or None
+    node.text, node.tail = (None if not text or text.isspace() else text for text in (node.text, node.tail))
 
 
 def _renamed(found: re.Match[str], name: str) -> str:

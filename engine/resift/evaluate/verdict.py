@@ -194,7 +194,7 @@ def _how_many(evaluation: Evaluation, best: System) -> tuple[str, str]:
         size, last = enough(sizes, curve), sizes[-1]
         top = sizes[max(range(len(sizes)), key=curve.__getitem__)]
         if max(curve) - curve[-1] > NEAR:
-            words.append(f"{measure} is highest with the first {top} and lower with {last}: more candidates cost quality here.")
+            words.append(f"{measure} is highest with the first {top} and lower with {last}: more candidates do not help here.")
         elif size < last:
             words.append(f"From the first {size} on, more candidates add less than {NEAR} to {measure}.")
         else:
