@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 import sys
+import warnings
 from html.parser import HTMLParser
 from importlib.resources import files
 
@@ -200,6 +201,28 @@ def test_markup_in_texts_stays_text():
     assert set(UNSAFE.findall(text)) <= {"\n"}
 
 
+def test_any_name_is_drawn_as_it_is_and_without_a_warning():
+    names = ["_underscore", "$x_2$", "\u6a21\u578b \U0001f389", "a\\b%"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = page(evaluation(*[reranked(name, seed=seed) for seed, name in enumerate(names)]))
+    drawn = [" ".join(words.split()) for words in re.findall(r"<text[^>]*>([^<]*)</text>", text)]
+    for name in names:
+        assert drawn.count(name) == 4  # quality, latency, sizes, scores
+
+
+def test_figures_stay_small_however_many_queries_there_are(whole):
+    many = page(evaluation(reranked(number=20_000), number=20_000, regressions=[]))
+    sizes = [sum(map(len, re.findall(r"<svg.*?</svg>", text, re.DOTALL))) for text in (many, whole)]
+    assert sizes[0] < sizes[1] + 60_000
+    assert "20,000" in many
+
+
+def test_systems_whose_scores_are_not_drawn_are_counted():
+    text = page(evaluation(*[reranked(f"model {seed}", seed=seed) for seed in range(8)]))
+    assert "The first 6 of 8 systems." in text
+
+
 def test_long_texts_are_cut(whole):
     long = "word " * 200_000
     unbroken = "x" * 1_000_000
@@ -269,6 +292,8 @@ def test_matplotlib_is_left_as_it_was():
         ({"baseline": "another"}, "the baseline 'another' is none of the evaluation's systems"),
         ({"measures": []}, "no measures"),
         ({"measures": ["nDCG@10", "RR"]}, "has no RR"),
+        ({"measures": ["nDCG@10", "x" * 61]}, "a measure is called"),
+        ({"measures": ["nDCG@10", "a\x00<b>"]}, r"a measure is called 'a\\x00<b>'; expected a name of ir-measures"),
         ({"recall": [0.1]}, "1 values of recall for 3 sizes"),
         ({"systems": [given(), given()]}, "two systems of the evaluation have one name"),
         ({"systems": [given(), reranked(number=39)]}, "for 39 queries; expected 40"),

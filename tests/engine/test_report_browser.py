@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from test_report import HOSTILE, hostile
 
 import browser
-from evaluations import evaluation, given, reranked
+from evaluations import HOSTILE, evaluation, given, hostile, reranked
 
 if not browser.FOUND:
     pytest.skip(f"needs a browser; none of {', '.join(browser.NAMES)} is installed", allow_module_level=True)
 
+pytest.importorskip("jinja2", reason="needs the extra eval")
+pytest.importorskip("matplotlib", reason="needs the extra eval")
 from resift.evaluate.report import write_report
 
 LONG = "unbroken" * 200

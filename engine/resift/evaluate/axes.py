@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resift.evaluate.formats import axis
+from resift.evaluate.formats import SPACE, axis, brief
 from resift.evaluate.svg import FIRST, INK, MUTED, SECOND
 from resift.evaluate.verdict import rivals
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from resift.evaluate.results import Evaluation
+    from resift.evaluate.results import Evaluation, System
 
 WIDTH = 400
 """Points across a figure, the same for all: at the width of a phone, text of 12 points has 10 pixels."""
@@ -81,6 +81,12 @@ def marks(evaluation: Evaluation) -> dict[str, Mark]:
     return {evaluation.baseline: Mark(MUTED, ":", "X"), **{name: MARKS[number % len(MARKS)] for number, name in enumerate(names)}}
 
 
+def label(system: System) -> str:
+    """A system's name in a legend; matplotlib leaves out those that begin with an underscore."""
+    name = brief(system.name, 44)
+    return f"{SPACE}{name}" if name.startswith("_") else name
+
+
 def legend(axes: Axes) -> None:
     """The systems' marks with their names, above the axes, one a line: names are long and never cover what is drawn."""
     axes.legend(
@@ -89,8 +95,9 @@ def legend(axes: Axes) -> None:
 
 
 def plain(axes: Axes) -> None:
-    """Numbers on both axes written out, without offset or powers."""
-    from matplotlib.ticker import FuncFormatter
+    """Few numbers across, and on both axes written out, without offset or powers."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: axis(number)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: axis(number)))

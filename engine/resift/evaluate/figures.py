@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from resift.evaluate.axes import legend, limits, log_ticks, marks, panels, plain
+from resift.evaluate.axes import label, legend, limits, log_ticks, marks, panels, plain
 from resift.evaluate.formats import SPACE, axis, brief, count, many, milliseconds, percent, signed, value
 from resift.evaluate.svg import FIRST, INK, LINE, MUTED, PAPER, SECOND, STYLE, inline
 from resift.evaluate.verdict import SAME, baseline, enough, gains, rivals
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PANELS = 6
 """Most systems whose scores are drawn."""
+STEPS = 500
+"""Most steps that the changes of queries are drawn with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,11 @@ def changes(evaluation: Evaluation) -> Plot | None:
     found = sorted(gains(evaluation, others[0]), reverse=True)
     up, down = sum(change > SAME for change in found), sum(change < -SAME for change in found)
     figure, (axes,) = panels([170])
-    places = range(1, len(found) + 1)
-    width = 0.8 if len(found) < 60 else 1
-    axes.bar(places, [max(change, 0) for change in found], width, color=FIRST)
-    axes.bar(places, [min(change, 0) for change in found], width, color=SECOND)
+    steps = min(len(found), STEPS)
+    drawn = [found[step * (len(found) - 1) // (steps - 1)] for step in range(steps)]
+    edges = [0.5 + edge * len(found) / steps for edge in range(steps + 1)]
+    axes.stairs([max(change, 0) for change in drawn], edges, color=FIRST, fill=True)
+    axes.stairs([min(change, 0) for change in drawn], edges, color=SECOND, fill=True)
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.set_xlabel("queries, from most gained to most lost")
     axes.set_ylabel(f"change of {measure}")
@@ -115,10 +118,10 @@ def latency(evaluation: Evaluation) -> Plot | None:
     for system, found in timed:
         mean, mark = system.measures[measure], drawn[system.name]
         axes.plot([found.p50, max(found.p50, found.p95)], [mean, mean], color=mark.color, linewidth=1.5)
-        axes.plot([found.p50], [mean], mark.marker, color=mark.color, markersize=7, label=brief(system.name, 44))
+        axes.plot([found.p50], [mean], mark.marker, color=mark.color, markersize=7, label=label(system))
     for system in untimed:
         mark = drawn[system.name]
-        axes.axhline(system.measures[measure], color=mark.color, linestyle=mark.line, linewidth=1.5, label=brief(system.name, 44))
+        axes.axhline(system.measures[measure], color=mark.color, linestyle=mark.line, linewidth=1.5, label=label(system))
     limits(axes, [system.measures[measure] for system in evaluation.systems], least=0.05, vertical=True)
     times = [time for _, found in timed for time in (found.p50, found.p95)]
     log_ticks(axes, min(times) / 1.5, max(times) * 1.5)
@@ -168,8 +171,8 @@ def _curves(axes: Axes, evaluation: Evaluation, curves: list[System]) -> str:
     for system in curves:
         values, mark = system.by_size[measure], drawn[system.name]
         marker = "" if system.name == evaluation.baseline else mark.marker
-        name = brief(system.name, 44)
-        axes.plot(found, values, marker=marker, color=mark.color, linestyle=mark.line, markersize=4, linewidth=1.8, label=name)
+        style = {"color": mark.color, "linestyle": mark.line, "linewidth": 1.8, "marker": marker, "markersize": 4}
+        axes.plot(found, values, label=label(system), **style)
         told.append(_points(f"{measure} of {brief(system.name)}", found, values))
     if curves[0].name != evaluation.baseline:
         size = enough(found, curves[0].by_size[measure])
@@ -209,7 +212,8 @@ def lengths(evaluation: Evaluation) -> Plot | None:
 
 def scores(evaluation: Evaluation) -> Plot | None:
     """Scores of relevant documents and of all others."""
-    shown = [(system, system.scores) for system in evaluation.systems if system.scores and len(system.scores.edges) > 1][:PANELS]
+    scored = [(system, system.scores) for system in [*rivals(evaluation), baseline(evaluation)] if system.scores]
+    shown = [(system, found) for system, found in scored if found.relevant][:PANELS]
     if not shown:
         return None
     figure, rows = panels([105] * len(shown), share=False)
@@ -231,6 +235,8 @@ def scores(evaluation: Evaluation) -> Plot | None:
     rows[-1].set_xlabel("score")
     caption = (
         "Solid and filled: documents judged relevant; dashed: all others; each by its share. The less they overlap, the better."
+    if len(scored) > len(shown):
+        caption += f" The first {len(shown)} of {len(scored)} systems."
     )
     return Plot("Scores", inline(figure, "scores", f"Scores. {'; '.join(told)}."), caption)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 ROWS = 1000
 """Most queries in the table of queries."""
+NAME = re.compile(r"[\w@()., ='-]{1,60}")
+"""A measure's name in ir-measures, such as P(rel=2)@10."""
 REGRESSIONS = 20
 """Most regressions shown with their texts."""
 
@@ -101,6 +104,9 @@ def check(evaluation: Evaluation) -> None:
         )
     if not evaluation.measures:
         raise InputError("the evaluation has no measures; expected at least one")
+    for name in evaluation.measures:
+        if not NAME.fullmatch(name):
+            raise InputError(f"a measure is called {name!r:.80}; expected a name of ir-measures such as nDCG@10")
     if evaluation.recall and len(evaluation.recall) != len(evaluation.sizes):
         raise InputError(f"{len(evaluation.recall)} values of recall for {len(evaluation.sizes)} sizes; expected one for each")
     for system in evaluation.systems:
