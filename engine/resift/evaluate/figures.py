@@ -233,11 +233,9 @@ def scores(evaluation: Evaluation) -> Plot | None:
             f"{brief(system.name)}: relevant mostly {_mode(found.edges, found.relevant)}, others {_mode(found.edges, found.other)}"
         )
     rows[-1].set_xlabel("score")
-    caption = (
-        "Solid and filled: documents judged relevant; dashed: all others; each by its share. The less they overlap, the better."
+    caption = "Solid and filled: documents judged relevant; dashed: all others; each by its share. Less overlap is better."
     if len(scored) > len(shown):
         caption += f" The first {len(shown)} of {len(scored)} systems."
-    )
     return Plot("Scores", inline(figure, "scores", f"Scores. {'; '.join(told)}."), caption)
 
 

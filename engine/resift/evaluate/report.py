@@ -111,17 +111,7 @@ def check(evaluation: Evaluation) -> None:
         raise InputError(f"{len(evaluation.recall)} values of recall for {len(evaluation.sizes)} sizes; expected one for each")
     for system in evaluation.systems:
         _check_system(system, evaluation)
-    histograms = [system.scores for system in evaluation.systems if system.scores]
-    bins: list[tuple[Sequence[float], list[int]]] = [
-        (found.edges, counts) for found in histograms for counts in (found.relevant, found.other)
-    ]
-    if evaluation.lengths:
-        bins.append((evaluation.lengths.edges, evaluation.lengths.counts))
-    for edges, counts in bins:
-        if len(edges) != len(counts) + 1 or list(edges) != sorted(set(edges)):
-            raise InputError(
-                f"a histogram has {len(counts)} counts and {len(edges)} edges; expected one more edge, in rising order"
-            )
+    _check_histograms(evaluation)
     _check_finite(msgspec.to_builtins(evaluation), "evaluation")
 
 
@@ -136,6 +126,21 @@ def _check_system(system: System, evaluation: Evaluation) -> None:
         raise InputError(f"{name} has {first} for {found} queries; expected {len(evaluation.queries)}, one of each query")
     if (curve := system.by_size.get(first)) and len(curve) != len(evaluation.sizes):
         raise InputError(f"{name} has {first} at {len(curve)} sizes; expected {len(evaluation.sizes)}, one of each size")
+
+
+def _check_histograms(evaluation: Evaluation) -> None:
+    """Raises InputError if a histogram has not one edge more than bins, or its edges do not rise."""
+    histograms = [system.scores for system in evaluation.systems if system.scores]
+    bins: list[tuple[Sequence[float], list[int]]] = [
+        (found.edges, counts) for found in histograms for counts in (found.relevant, found.other)
+    ]
+    if evaluation.lengths:
+        bins.append((evaluation.lengths.edges, evaluation.lengths.counts))
+    for edges, counts in bins:
+        if len(edges) != len(counts) + 1 or list(edges) != sorted(set(edges)):
+            raise InputError(
+                f"a histogram has {len(counts)} counts and {len(edges)} edges; expected one more edge, in rising order"
+            )
 
 
 def _check_finite(part: object, where: str) -> None:
