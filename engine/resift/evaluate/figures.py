@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resift.evaluate.axes import label, legend, limits, log_ticks, marks, panels, plain
 from resift.evaluate.formats import SPACE, axis, brief, count, many, milliseconds, percent, signed, value
@@ -171,7 +171,7 @@ def _curves(axes: Axes, evaluation: Evaluation, curves: list[System]) -> str:
     for system in curves:
         values, mark = system.by_size[measure], drawn[system.name]
         marker = "" if system.name == evaluation.baseline else mark.marker
-        style = {"color": mark.color, "linestyle": mark.line, "linewidth": 1.8, "marker": marker, "markersize": 4}
+        style: dict[str, Any] = {"color": mark.color, "linestyle": mark.line, "linewidth": 1.8, "marker": marker, "markersize": 4}
         axes.plot(found, values, label=label(system), **style)
         told.append(_points(f"{measure} of {brief(system.name)}", found, values))
     if curves[0].name != evaluation.baseline:
