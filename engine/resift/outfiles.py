@@ -183,7 +183,7 @@ def _kind(mode: int) -> str:
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file that appears once it is complete; an earlier one is replaced then. A symbolic link stays, its target is written.
+    """Writes a file that appears once it is complete; an earlier one is replaced then. Of a symbolic link, the target is written.
 
     Raises OutputError if it cannot be written, or is something other than a regular file.
     """

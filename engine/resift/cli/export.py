@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 from resift.artifact import Artifact, path_text
 from resift.cli.options import EXIT_CODES, check_utf8
 from resift.cli.streams import write_lines
-from resift.escape import visible
 from resift.errors import ExtraError
+from resift.escape import visible
 from resift.settings import PRECISIONS
 
 if TYPE_CHECKING:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from resift.evaluate.formats import axis, brief, count, many, milliseconds, percent, signed, value
+from resift.evaluate.axes import label, legend, limits, log_ticks, marks, panels, plain
+from resift.evaluate.formats import SPACE, axis, brief, count, many, milliseconds, percent, signed, value
 from resift.evaluate.svg import FIRST, INK, LINE, MUTED, PAPER, SECOND, STYLE, inline
 from resift.evaluate.verdict import SAME, baseline, enough, gains, rivals
 
@@ -14,14 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from resift.evaluate.results import Evaluation, System
 
-WIDTH = 400
-"""Points across a figure, the same for all: at the width of a phone, 11 points are still read."""
 PANELS = 6
 """Most systems whose scores are drawn."""
+STEPS = 500
+"""Most steps that the changes of queries are drawn with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class Plot:
 
 def draw(evaluation: Evaluation) -> dict[str, Plot]:
     """The figures that the evaluation has data for, by name: quality, gains, latency, sizes, lengths, scores."""
-    import matplotlib
+    import matplotlib as mpl
 
     makers = {"quality": quality, "gains": changes, "latency": latency, "sizes": sizes, "lengths": lengths, "scores": scores}
-    with matplotlib.rc_context(STYLE):
+    with mpl.rc_context(STYLE):
         plots = {name: make(evaluation) for name, make in makers.items() if evaluation.queries}
     return {name: plot for name, plot in plots.items() if plot}
 
@@ -49,8 +49,9 @@ def quality(evaluation: Evaluation) -> Plot | None:
     if not others:
         return None
     start = first.measures[measure]
-    figure, (axes,) = _panels([34 * (len(others) + 1) + 24])
-    axes.axvline(start, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
+    figure, (axes,) = panels([34 * (len(others) + 1) + 24])
+    axes.vlines(start, -0.2, len(others) + 0.4, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
+    behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
     told, reach = [], [start]
     for row, system in enumerate([first, *others]):
         mean, difference = system.measures[measure], system.differences.get(measure)
@@ -59,12 +60,12 @@ def quality(evaluation: Evaluation) -> Plot | None:
             reach.extend(ends)
             axes.plot(ends, [row, row], color=FIRST, linewidth=2.5, solid_capstyle="butt")
         axes.plot([mean], [row], "o", color=INK if system is first else FIRST, markersize=6)
-        axes.text(0, row - 0.33, brief(system.name), transform=axes.get_yaxis_transform())
-        axes.text(1, row - 0.33, value(mean), ha="right", transform=axes.get_yaxis_transform())
+        axes.text(0, row - 0.33, brief(system.name, 44), bbox=behind, transform=axes.get_yaxis_transform())
+        axes.text(1, row - 0.33, value(mean), ha="right", bbox=behind, transform=axes.get_yaxis_transform())
         reach.append(mean)
         interval = f" ({value(start + difference.low)} to {value(start + difference.high)})" if difference else ""
         told.append(f"{brief(system.name)} {value(mean)}{interval}")
-    _limits(axes, reach, least=0.02)
+    limits(axes, reach, least=0.02)
     axes.set_ylim(len(others) + 0.4, -0.75)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -82,11 +83,12 @@ def changes(evaluation: Evaluation) -> Plot | None:
         return None
     found = sorted(gains(evaluation, others[0]), reverse=True)
     up, down = sum(change > SAME for change in found), sum(change < -SAME for change in found)
-    figure, (axes,) = _panels([170])
-    places = range(1, len(found) + 1)
-    width = 0.8 if len(found) < 60 else 1
-    axes.bar(places, [max(change, 0) for change in found], width, color=FIRST)
-    axes.bar(places, [min(change, 0) for change in found], width, color=SECOND)
+    figure, (axes,) = panels([170])
+    steps = min(len(found), STEPS)
+    drawn = [found[step * (len(found) - 1) // (steps - 1)] for step in range(steps)]
+    edges = [0.5 + edge * len(found) / steps for edge in range(steps + 1)]
+    axes.stairs([max(change, 0) for change in drawn], edges, color=FIRST, fill=True)
+    axes.stairs([min(change, 0) for change in drawn], edges, color=SECOND, fill=True)
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.set_xlabel("queries, from most gained to most lost")
     axes.set_ylabel(f"change of {measure}")
@@ -98,7 +100,8 @@ def changes(evaluation: Evaluation) -> Plot | None:
         f"Change of {measure} by query: {count(up)} of {count(len(found))} better, {count(down)} worse, from {signed(found[0])} to"
         f" {signed(found[-1])}."
     )
-    caption = f"{brief(others[0].name)} against {brief(evaluation.baseline)}: a gain of a few queries looks different from a gain of most."
+    names = f"{brief(others[0].name)} against {brief(evaluation.baseline)}"
+    caption = f"{names}: a gain of a few queries looks different from a gain of most."
     return Plot("Who gains, who loses", inline(figure, "gains", alt), caption)
 
 
@@ -109,29 +112,20 @@ def latency(evaluation: Evaluation) -> Plot | None:
     if not timed:
         return None
     untimed = [system for system in evaluation.systems if system.latency_ms is None]
-    figure, (axes,) = _panels([210])
+    drawn = marks(evaluation)
+    figure, (axes,) = panels([190 + 17 * len(evaluation.systems)])
     axes.set_xscale("log")
     for system, found in timed:
-        mean = system.measures[measure]
-        axes.plot([found.p50, max(found.p50, found.p95)], [mean, mean], color=FIRST, linewidth=1.5)
-        axes.plot([found.p50], [mean], "o", color=FIRST, markersize=7)
+        mean, mark = system.measures[measure], drawn[system.name]
+        axes.plot([found.p50, max(found.p50, found.p95)], [mean, mean], color=mark.color, linewidth=1.5)
+        axes.plot([found.p50], [mean], mark.marker, color=mark.color, markersize=7, label=label(system))
     for system in untimed:
-        axes.axhline(system.measures[measure], color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
-    heights = [system.measures[measure] for system in evaluation.systems]
-    low, high = _limits(axes, heights, least=0.05, vertical=True)
+        mark = drawn[system.name]
+        axes.axhline(system.measures[measure], color=mark.color, linestyle=mark.line, linewidth=1.5, label=label(system))
+    limits(axes, [system.measures[measure] for system in evaluation.systems], least=0.05, vertical=True)
     times = [time for _, found in timed for time in (found.p50, found.p95)]
-    left, right = min(times) / 1.5, max(times) * 1.5
-    axes.set_xlim(left, right)
-    _log_ticks(axes, left, right)
-    labels = [(found.p50, system) for system, found in timed] + [(left, system) for system in untimed]
-    taken: list[float] = []
-    for time, system in sorted(labels, key=lambda item: item[1].measures[measure]):
-        height = system.measures[measure] + (high - low) * 0.025
-        height = max([height, *(other + (high - low) * 0.075 for other in taken)])
-        taken.append(height)
-        side = "right" if time > (left * right) ** 0.5 else "left"
-        axes.text(time, height, brief(system.name), ha=side, va="bottom", color=INK)
-    axes.set_ylim(low, max(high, max(taken) + (high - low) * 0.1))
+    log_ticks(axes, min(times) / 1.5, max(times) * 1.5)
+    legend(axes)
     axes.set_xlabel("milliseconds a pool")
     axes.set_ylabel(measure)
     told = [
@@ -139,7 +133,8 @@ def latency(evaluation: Evaluation) -> Plot | None:
         for system, found in timed
     ]
     told += [f"{brief(system.name)} {value(system.measures[measure])}, not timed" for system in untimed]
-    caption = "Dots: p50; lines reach to p95. Dashed: systems without a time of their own. Higher and further left is better."
+    across = " Lines all the way across: systems that were not timed." if untimed else ""
+    caption = f"Marks: p50; lines reach to p95.{across} Higher and further left is better."
     return Plot("Quality against latency", inline(figure, "latency", f"{measure} and latency: {'; '.join(told)}."), caption)
 
 
@@ -149,42 +144,45 @@ def sizes(evaluation: Evaluation) -> Plot | None:
     curves = [system for system in [*rivals(evaluation), baseline(evaluation)] if system.by_size.get(measure)]
     if len(found) < 2 or not (evaluation.recall or curves):
         return None
-    figure, panels = _panels([130] * bool(evaluation.recall) + [150] * bool(curves))
+    figure, rows = panels([130] * bool(evaluation.recall) + [150 + 17 * len(curves)] * bool(curves))
     told = []
     if evaluation.recall:
-        panels[0].fill_between(found, 0, evaluation.recall, color=LINE, linewidth=0)
-        panels[0].plot(found, evaluation.recall, color=INK, linewidth=1.8, marker="o", markersize=3.5)
-        panels[0].set_ylim(0, 1.02)
-        panels[0].set_ylabel("recall of the pool")
+        rows[0].fill_between(found, 0, evaluation.recall, color=LINE, linewidth=0)
+        rows[0].plot(found, evaluation.recall, color=INK, linewidth=1.8, marker="o", markersize=3.5)
+        rows[0].set_ylim(0, 1.02)
+        rows[0].set_ylabel("recall of the pool")
         told.append(_points("Recall of the pool", found, evaluation.recall))
     if curves:
-        told.append(_curves(panels[-1], evaluation, curves))
-    panels[-1].set_xlabel("first candidates, as given")
-    panels[-1].set_xlim(0, found[-1] * 1.02)
-    caption = "Above: the share of relevant documents that the pool holds, the ceiling of any reranker. " if evaluation.recall else ""
+        told.append(_curves(rows[-1], evaluation, curves))
+    rows[-1].set_xlabel("first candidates, as given")
+    rows[-1].set_xlim(0, found[-1] * 1.02)
+    caption = (
+        "Above: the share of relevant documents that the pool holds, the ceiling of any reranker. " if evaluation.recall else ""
+    )
     if curves:
-        caption += f"{'Below: ' if caption else ''}{measure} when only so many candidates are reranked (dotted: {brief(evaluation.baseline)})."
+        below = "Below: " if caption else ""
+        caption += f"{below}{measure} when only so many candidates are reranked (dotted: {brief(evaluation.baseline)})."
     return Plot("How many candidates", inline(figure, "sizes", " ".join(told)), caption)
 
 
 def _curves(axes: Axes, evaluation: Evaluation, curves: list[System]) -> str:
     """Draws the systems' quality by size; returns it in words."""
-    measure, found, told = evaluation.measures[0], evaluation.sizes, []
-    styles = [(FIRST, "-", "o"), (SECOND, "-", "s"), (INK, "--", "^"), (MUTED, "--", "D")]
-    for number, system in enumerate(curves):
-        values = system.by_size[measure]
-        color, line, marker = (MUTED, ":", "") if system.name == evaluation.baseline else styles[min(number, 3)]
-        axes.plot(found, values, color=color, linestyle=line, marker=marker, markersize=4, linewidth=1.8, label=brief(system.name, 24))
+    measure, found, told, drawn = evaluation.measures[0], evaluation.sizes, [], marks(evaluation)
+    for system in curves:
+        values, mark = system.by_size[measure], drawn[system.name]
+        marker = "" if system.name == evaluation.baseline else mark.marker
+        style: dict[str, Any] = {"color": mark.color, "linestyle": mark.line, "linewidth": 1.8, "marker": marker, "markersize": 4}
+        axes.plot(found, values, label=label(system), **style)
         told.append(_points(f"{measure} of {brief(system.name)}", found, values))
     if curves[0].name != evaluation.baseline:
         size = enough(found, curves[0].by_size[measure])
         axes.axvline(size, color=MUTED, linewidth=0.8)
         last = size > found[-1] / 2
-        axes.text(size, 0.03, f" enough: {axis(size)} ", ha="right" if last else "left", transform=axes.get_xaxis_transform())
+        words = f"{SPACE}enough: {axis(size)}{SPACE}"
+        axes.text(size, 0.03, words, ha="right" if last else "left", transform=axes.get_xaxis_transform())
     axes.set_ylabel(measure)
     axes.margins(y=0.2)
-    if len(curves) > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=10, borderpad=0, handlelength=1.6)
+    legend(axes)
     return " ".join(told)
 
 
@@ -193,80 +191,52 @@ def lengths(evaluation: Evaluation) -> Plot | None:
     found = evaluation.lengths
     if not found or not found.pairs:
         return None
-    figure, (axes,) = _panels([170])
-    starts, widths = found.edges[:-1], [high - low for low, high in pairwise(found.edges)]
-    for over, style in ((False, {"color": FIRST}), (True, {"facecolor": SECOND, "edgecolor": PAPER, "hatch": "///"})):
-        bars = [(start, number, width) for start, number, width in zip(starts, found.counts, widths, strict=True) if over == (start >= found.max_length)]
-        if bars:
-            axes.bar([bar[0] for bar in bars], [bar[1] for bar in bars], [bar[2] for bar in bars], align="edge", linewidth=0, **style)
+    figure, (axes,) = panels([170])
+    for (start, end), number in zip(pairwise(found.edges), found.counts, strict=True):
+        cut = {"facecolor": SECOND, "edgecolor": PAPER, "hatch": "///"} if start >= found.max_length else {"facecolor": FIRST}
+        axes.bar(start, number, end - start, align="edge", linewidth=0, **cut)
     axes.axvline(found.max_length, color=INK, linewidth=1)
     right = found.max_length > (found.edges[0] + found.edges[-1]) / 2
-    words = f" cut at {count(found.max_length)} "
+    words = f"{SPACE}cut at {count(found.max_length)}{SPACE}"
     axes.text(found.max_length, 0.97, words, ha="right" if right else "left", va="top", transform=axes.get_xaxis_transform())
     axes.set_xlabel("tokens of a pair, before it is cut")
     axes.set_ylabel("pairs")
     axes.set_ylim(0, max(*found.counts, 1) * 1.15)
-    _plain(axes)
+    plain(axes)
     share = f"{count(found.pairs_cut)} of {many(found.pairs, 'pair')} cut ({percent(found.pairs_cut / found.pairs)})"
     lost = f"; those lose {percent(found.mean_share_cut)} of their document's tokens on average" if found.pairs_cut else ""
-    return Plot("Lengths", inline(figure, "lengths", f"Histogram of tokens a pair, cut at {found.max_length}: {share}."), f"{share}{lost}.")
+    return Plot(
+        "Lengths", inline(figure, "lengths", f"Histogram of tokens a pair, cut at {found.max_length}: {share}."), f"{share}{lost}."
+    )
 
 
 def scores(evaluation: Evaluation) -> Plot | None:
     """Scores of relevant documents and of all others."""
-    shown = [(system, system.scores) for system in evaluation.systems if system.scores and len(system.scores.edges) > 1][:PANELS]
+    scored = [(system, system.scores) for system in [*rivals(evaluation), baseline(evaluation)] if system.scores]
+    shown = [(system, found) for system, found in scored if found.relevant][:PANELS]
     if not shown:
         return None
-    figure, panels = _panels([105] * len(shown), share=False)
+    figure, rows = panels([105] * len(shown), share=False)
     told = []
-    for axes, (system, found) in zip(panels, shown, strict=True):
+    for axes, (system, found) in zip(rows, shown, strict=True):
         for counts, color, dashes in ((found.other, SECOND, (0, (4, 2))), (found.relevant, FIRST, "-")):
             total = sum(counts) or 1
             axes.stairs([number / total for number in counts], found.edges, color=color, linestyle=dashes, linewidth=1.8)
-        axes.stairs([number / (sum(found.relevant) or 1) for number in found.relevant], found.edges, color=FIRST, alpha=0.2, fill=True)
+        axes.stairs(
+            [number / (sum(found.relevant) or 1) for number in found.relevant], found.edges, color=FIRST, alpha=0.2, fill=True
+        )
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        axes.set_title(brief(system.name), loc="left", fontsize=11)
-        _plain(axes)
-        told.append(f"{brief(system.name)}: relevant mostly {_mode(found.edges, found.relevant)}, others {_mode(found.edges, found.other)}")
-    panels[-1].set_xlabel("score")
-    caption = "Solid and filled: documents judged relevant; dashed: all others; each by its share. The less they overlap, the better."
+        axes.set_title(brief(system.name), loc="left", fontsize=12)
+        plain(axes)
+        told.append(
+            f"{brief(system.name)}: relevant mostly {_mode(found.edges, found.relevant)}, others {_mode(found.edges, found.other)}"
+        )
+    rows[-1].set_xlabel("score")
+    caption = "Solid and filled: documents judged relevant; dashed: all others; each by its share. Less overlap is better."
+    if len(scored) > len(shown):
+        caption += f" The first {len(shown)} of {len(scored)} systems."
     return Plot("Scores", inline(figure, "scores", f"Scores. {'; '.join(told)}."), caption)
-
-
-def _panels(heights: Sequence[int], *, share: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure of panels of these heights in points, above one another."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH / 72, (sum(heights) + 34) / 72), layout="constrained")
-    panels = figure.subplots(len(heights), 1, sharex=share, squeeze=False, height_ratios=heights)
-    return figure, list(panels[:, 0])
-
-
-def _limits(axes: Axes, values: Sequence[float], *, least: float, vertical: bool = False) -> tuple[float, float]:
-    """Limits around the values, at least `least` apart."""
-    low, high = min(values), max(values)
-    room = max(high - low, least) * 0.15
-    middle, half = (low + high) / 2, max(high - low, least) / 2 + room
-    (axes.set_ylim if vertical else axes.set_xlim)(middle - half, middle + half)
-    return middle - half, middle + half
-
-
-def _log_ticks(axes: Axes, left: float, right: float) -> None:
-    """Ticks at 1, 2 and 5 of each power of ten, written out."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if right / left > 300 else (1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: axis(number)))
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _plain(axes: Axes) -> None:
-    """Numbers on both axes written out, without offset or powers."""
-    from matplotlib.ticker import FuncFormatter
-
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: axis(number)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: axis(number)))
 
 
 def _points(name: str, found: Sequence[int], values: Sequence[float]) -> str:

@@ -11,7 +11,7 @@ from resift.escape import visible
 if TYPE_CHECKING:
     from resift.evaluate.results import Difference
 
-MINUS, THIN, DASH = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}", "\N{EN DASH}"
+MINUS, THIN, SPACE = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}", "\N{NO-BREAK SPACE}"
 
 MEASURES = {
     r"nDCG@(\d+)": "how good the first {} are, better grades and earlier places counting more; 1 is the best order possible",
@@ -51,7 +51,7 @@ def interval(difference: Difference) -> str:
 
 def p_value(number: float) -> str:
     """A p-value with its sign of comparison: p = 0.012."""
-    return "p < 0.001" if number < 0.001 else f"p = {number:.3f}"
+    return f"p{SPACE}<{SPACE}0.001" if number < 0.001 else f"p{SPACE}={SPACE}{number:.3f}"
 
 
 def milliseconds(number: float) -> str:
@@ -59,7 +59,7 @@ def milliseconds(number: float) -> str:
     if number >= 10_000:
         return f"{count(number / 1000) if number >= 1e6 else format(number / 1000, '.1f')}{THIN}s"
     digits = 0 if number >= 100 else 1 if number >= 10 else 2
-    return f"{number:.{digits}f}{THIN}ms"
+    return f"{number:,.{digits}f}{THIN}ms"
 
 
 def count(number: float) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +18,7 @@ from resift.evaluate.verdict import baseline, gains, rivals, verdict
 from resift.outfiles import write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
 
     from jinja2 import Environment
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 ROWS = 1000
 """Most queries in the table of queries."""
+NAME = re.compile(r"[\w@()., ='-]{1,60}")
+"""A measure's name in ir-measures, such as P(rel=2)@10."""
 REGRESSIONS = 20
 """Most regressions shown with their texts."""
 
@@ -68,9 +73,9 @@ def page(evaluation: Evaluation) -> str:
         plots = figures.draw(evaluation)
     except ImportError as error:
         raise ExtraError(f"a report needs {error.name}: pip install 'resift[eval]'", name=error.name) from error
-    style, script = _file(environment, "report.css"), _file(environment, "report.js")
+    style, script = _file("report.css"), _file("report.js")
     others = rivals(evaluation)
-    return environment.get_template("report.html.j2").render(
+    html: str = environment.get_template("report.html.j2").render(
         evaluation=evaluation,
         baseline=baseline(evaluation),
         best=others[0] if others else None,
@@ -85,6 +90,7 @@ def page(evaluation: Evaluation) -> str:
         script=script,
         policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
     )
+    return html
 
 
 def check(evaluation: Evaluation) -> None:
@@ -93,20 +99,19 @@ def check(evaluation: Evaluation) -> None:
     if len(set(names)) < len(names):
         raise InputError("two systems of the evaluation have one name; expected a name of its own for each")
     if evaluation.baseline not in names:
-        raise InputError(f"the baseline {evaluation.baseline!r:.80} is none of the evaluation's systems; expected one of {names!r:.200}")
+        raise InputError(
+            f"the baseline {evaluation.baseline!r:.80} is none of the evaluation's systems; expected one of {names!r:.200}"
+        )
     if not evaluation.measures:
         raise InputError("the evaluation has no measures; expected at least one")
+    for name in evaluation.measures:
+        if not NAME.fullmatch(name):
+            raise InputError(f"a measure is called {name!r:.80}; expected a name of ir-measures such as nDCG@10")
     if evaluation.recall and len(evaluation.recall) != len(evaluation.sizes):
         raise InputError(f"{len(evaluation.recall)} values of recall for {len(evaluation.sizes)} sizes; expected one for each")
     for system in evaluation.systems:
         _check_system(system, evaluation)
-    histograms = [system.scores for system in evaluation.systems if system.scores]
-    bins = [(found.edges, counts) for found in histograms for counts in (found.relevant, found.other)]
-    if evaluation.lengths:
-        bins.append((evaluation.lengths.edges, evaluation.lengths.counts))
-    for edges, counts in bins:
-        if len(edges) != len(counts) + 1 or list(edges) != sorted(set(edges)):
-            raise InputError(f"a histogram has {len(counts)} counts and {len(edges)} edges; expected one more edge, in rising order")
+    _check_histograms(evaluation)
     _check_finite(msgspec.to_builtins(evaluation), "evaluation")
 
 
@@ -121,6 +126,21 @@ def _check_system(system: System, evaluation: Evaluation) -> None:
         raise InputError(f"{name} has {first} for {found} queries; expected {len(evaluation.queries)}, one of each query")
     if (curve := system.by_size.get(first)) and len(curve) != len(evaluation.sizes):
         raise InputError(f"{name} has {first} at {len(curve)} sizes; expected {len(evaluation.sizes)}, one of each size")
+
+
+def _check_histograms(evaluation: Evaluation) -> None:
+    """Raises InputError if a histogram has not one edge more than bins, or its edges do not rise."""
+    histograms = [system.scores for system in evaluation.systems if system.scores]
+    bins: list[tuple[Sequence[float], list[int]]] = [
+        (found.edges, counts) for found in histograms for counts in (found.relevant, found.other)
+    ]
+    if evaluation.lengths:
+        bins.append((evaluation.lengths.edges, evaluation.lengths.counts))
+    for edges, counts in bins:
+        if len(edges) != len(counts) + 1 or list(edges) != sorted(set(edges)):
+            raise InputError(
+                f"a histogram has {len(counts)} counts and {len(edges)} edges; expected one more edge, in rising order"
+            )
 
 
 def _check_finite(part: object, where: str) -> None:
@@ -180,11 +200,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _file(environment: Environment, name: str) -> str:
+def _file(name: str) -> str:
     """A file of the page as it is; the Content-Security-Policy has its hash."""
-    if not environment.loader:
-        raise AssertionError
-    return environment.loader.get_source(environment, name)[0]
+    return (files("resift.evaluate") / "page" / name).read_text("utf-8")
 
 
 def _hash(source: str) -> str:

@@ -26,14 +26,14 @@ STYLE = {
     "axes.edgecolor": MUTED,
     "axes.facecolor": "none",
     "axes.labelcolor": MUTED,
-    "axes.labelsize": 11,
+    "axes.labelsize": 12,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.unicode_minus": True,
     "figure.facecolor": "none",
     "font.family": "DejaVu Sans",
-    "font.size": 11,
+    "font.size": 12,
     "grid.color": LINE,
     "grid.linewidth": 0.8,
     "hatch.linewidth": 1.2,
@@ -45,23 +45,26 @@ STYLE = {
     "ytick.color": MUTED,
     "ytick.labelcolor": MUTED,
 }
-"""rcParams while a figure is drawn and written. DejaVu Sans, which matplotlib brings, is wide: what fits in it fits in the page's font."""
+"""rcParams while a figure is drawn and written. DejaVu Sans, which matplotlib brings, is wide: what fits in it fits
+in the page's font."""
 
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 DROPPED = {"font-family", "font", "stroke-linejoin", "stroke-linecap"}
 """Properties left to the page, or without effect at these sizes."""
 REFERENCE = re.compile(r"#([\w.-]+)")
+"""A color or an id; matplotlib's ids are longer than six characters."""
 
 
 def inline(figure: Figure, name: str, alt: str) -> str:
-    """The figure as an `<svg role="img">` without style attributes, whose ids begin with `name`; the same bytes for the same figure.
+    """The figure as an `<svg role="img">` without style attributes, whose ids begin with `name`.
 
-    Style attributes become presentation attributes, so that the page needs no 'unsafe-inline' in its Content-Security-Policy.
+    Equal figures give equal bytes. Style attributes become presentation attributes, so that the page's Content-Security-Policy
+    need not allow inline styles.
     """
-    import matplotlib
+    import matplotlib as mpl
 
     file = io.BytesIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page's fonts draw the text
         figure.savefig(file, format="svg", metadata={"Date": None})
     root = ET.fromstring(file.getvalue())  # noqa: S314 - matplotlib's own output
@@ -94,8 +97,8 @@ def _clean(node: ET.Element, name: str, referred: set[str]) -> None:
     if "d" in kept:
         kept["d"] = " ".join(kept["d"].split())
     node.attrib = kept
-    node.text, node.tail = (node.text or "").strip() or None, (node.tail or "").strip() or None
+    node.text, node.tail = (None if not text or text.isspace() else text for text in (node.text, node.tail))
 
 
 def _renamed(found: re.Match[str], name: str) -> str:
-    return COLORS.get(found[0], f"#{name}-{found[1]}")
+    return COLORS[found[0]] if len(found[1]) == 6 else f"#{name}-{found[1]}"

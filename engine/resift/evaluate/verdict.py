@@ -168,10 +168,11 @@ def _which(evaluation: Evaluation, others: list[System]) -> str:
     measure, best = evaluation.measures[0], others[0]
     if len(others) == 1:
         return f"One was compared: {text(best.name, 60)}."
+    second, highest = others[1], value(best.measures[measure])
     words = [
-        f"{text(best.name, 60)} has the highest {measure} of {len(others)}, {value(best.measures[measure])};"
-        " being picked on these same queries flatters it a little."
+        f"{text(best.name, 60)} has the highest {measure} of {len(others)}, {highest}; being picked here flatters it a little."
     ]
+    words.append(f"Next is {text(second.name, 60)} with {value(second.measures[measure])}.")
     for system in others[1:]:
         behind = best.measures[measure] - system.measures[measure]
         if behind <= LIKE and system.latency_ms and best.latency_ms and system.latency_ms.p50 < 0.9 * best.latency_ms.p50:
@@ -193,7 +194,7 @@ def _how_many(evaluation: Evaluation, best: System) -> tuple[str, str]:
         size, last = enough(sizes, curve), sizes[-1]
         top = sizes[max(range(len(sizes)), key=curve.__getitem__)]
         if max(curve) - curve[-1] > NEAR:
-            words.append(f"{measure} is highest with the first {top} and lower with {last}: more candidates cost quality here.")
+            words.append(f"{measure} is highest with the first {top} and lower with {last}: more candidates do not help here.")
         elif size < last:
             words.append(f"From the first {size} on, more candidates add less than {NEAR} to {measure}.")
         else:
