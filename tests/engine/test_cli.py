@@ -89,7 +89,7 @@ def test_version():
     assert answered(resift("--version")) == f"resift {version('resift')}\n"
 
 
-COMMANDS = ("rerank", "export", "verify", "info")
+COMMANDS = ("rerank", "doctor", "export", "verify", "info")
 
 
 def assert_ends_with_exit_codes(out):

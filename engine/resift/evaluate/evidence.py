@@ -52,7 +52,7 @@ class Evidence:
         progress: Progress | None,
     ) -> Self:
         """Reads the labels and the certificate, and scores the pools unless they are `scored` already. See `diagnose`."""
-        judged = [Judged.of(pool, qrels) for pool in pools]
+        judged = [Judged.of(pool, qrels, f"pool {number} (qid {pool.qid!r})") for number, pool in enumerate(pools, 1)]
         certificate = Certificate.read(reranker.artifact)
         tokenizer = PairTokenizer(reranker.artifact.read(TOKENIZER), reranker.resolved.max_length)
         if scored is None:
