@@ -64,7 +64,7 @@ def test_nothing_is_wrong_with_the_gate_pools(reranker, gate):
         for each, order in zip(pools, orders, strict=True)
     ]
     columns = [scored(np.array(each.checkpoint)[order]) for each, order in zip(gate, orders, strict=True)]
-    assert {name: finding.words for name, finding in found(reranker, pools, columns).items() if name != "given-better"} == {}
+    assert {name: finding.words for name, finding in found(reranker, pools, columns).items()} == {}
 
 
 def test_what_is_scored_already_is_not_scored_again(reranker, monkeypatch):
@@ -224,6 +224,13 @@ def test_a_loss_within_its_interval_is_a_warning_and_says_so(reranker):
     assert "may be chance" in finding.words
 
 
+@pytest.mark.parametrize(("equal", "severity"), [(99, None), (50, "warning")])
+def test_a_loss_too_small_to_matter_is_not_reported(reranker, equal, severity):
+    pools = [pool(labels=labels_at(0))] + [pool(labels=labels_at(0), texts=[WORDS] * 12)] * equal
+    finding = found(reranker, pools, [scored()] + [scored(-np.arange(12))] * equal).get("given-better")
+    assert (finding and finding.severity) == severity
+
+
 def test_a_model_that_ranks_better_is_no_finding(reranker):
     assert "given-better" not in found(reranker, [pool(labels=labels_at(2))] * 12)
 
@@ -234,6 +241,10 @@ def test_first_places_that_are_right_already_are_noted(reranker, first, noted):
     finding = found(reranker, pools).get("good-first")
     assert (finding is not None) == noted
     assert not finding or (finding.severity, finding.value) == ("note", first / 20)
+
+
+def test_nine_queries_are_too_few_for_a_statement_about_first_places(reranker):
+    assert "good-first" not in found(reranker, [pool(labels=labels_at(0))] * 9)
 
 
 def test_documents_outside_the_pool_are_a_ceiling(reranker):
@@ -263,7 +274,8 @@ def test_without_labels_nothing_is_said_about_relevance(reranker):
     named = {"given-better", "good-first", "recall-ceiling", "nothing-relevant"}
     assert not named & found(reranker, [pool()] * 12).keys()
     assert not named & found(reranker, [pool(labels=[None] * 12)] * 12).keys()
-    assert not named & found(reranker, [pool(qid="other", labels=labels_at(0))] * 12, qrels={"q": {"d0": 1}}).keys()
+    others = [pool(qid="other", labels=labels_at(0))] * 12
+    assert not named & found(reranker, [*others, pool(qid="q", labels=labels_at())], qrels={"q": {"d2": 1}}).keys()
 
 
 def test_missing_labels_and_labels_below_zero_count_as_zero():
@@ -275,6 +287,11 @@ def test_missing_labels_and_labels_below_zero_count_as_zero():
 def test_a_label_that_is_no_integer_is_refused_by_position(reranker, label):
     with pytest.raises(InputError, match=r"pool 2 \(qid 'q7'\): candidates\[1\] has the label .*; expected an integer"):
         found(reranker, [pool(), pool(3, qid="q7", labels=[0, label, 1])])
+
+
+def test_judgements_of_other_queries_are_refused(reranker):
+    with pytest.raises(InputError, match="none of the 2 queries is judged: the pools' first qid is 7, the judgements' 'q7'"):
+        found(reranker, [pool(qid=7, labels=labels_at(0))] * 2, qrels={"q7": {"d0": 1}})
 
 
 def test_judgements_need_docids(reranker):

@@ -54,14 +54,14 @@ def foreign_language(evidence: Evidence) -> Finding | None:
     pieces = language.measure(evidence.tokenizer, _texts(evidence.pools))
     foreign = pieces.foreign(known)
     share = float(foreign.mean()) if len(foreign) else 0.0
-    if share < WORRYING:
+    if share < WORRYING or np.isnan(known):
         return None
     these = pieces.at(foreign)
     return Finding(
         name="foreign-language",
         severity="problem" if share >= COMMON else "warning",
         value=share,
-        words=f"{share:.0%} of the texts look like another language than the model's: a token covers "
+        words=f"{share:.0%} of {len(foreign)} texts examined look like another language than the model's: a token covers "
         f"{these.bytes_per_token():.1f} bytes of their letters ({known:.1f} on the artifact's gate pools), and "
         f"{these.unknown.mean():.0%} of their tokens are unknown",
         advice="use a model trained on this language, or a multilingual one; names, code and identifiers can look like this, too",
