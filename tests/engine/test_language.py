@@ -81,12 +81,12 @@ def test_pools_in_another_language_are_a_problem_for_the_embedded_model(name):
 
 
 def test_a_share_of_foreign_texts_is_a_warning():
-    foreign, own = list(read_pools(POOLS / "german.jsonl"))[:2], Certificate.read(Artifact.find(None)).pools
+    foreign, own = list(read_pools(POOLS / "german.jsonl"))[:3], Certificate.read(Artifact.find(None)).pools
     with Reranker.load() as reranker:
         mixed = [*foreign, CandidatePool(own[0].query, own[0].documents * 2)]
         [finding] = [finding for finding in diagnose(reranker, mixed) if finding.name == "foreign-language"]
     assert finding.severity == "warning"
-    assert 0.1 < finding.value < 0.5
+    assert 0.2 < finding.value < 0.5
 
 
 @pytest.mark.parametrize(

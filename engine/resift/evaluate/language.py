@@ -7,7 +7,7 @@ they are short tokens in any language.
 
 Under an uncased English WordPiece, a token covers 4.2 to 4.6 bytes of the letters of English corpora, and 2.1 (Polish) to 2.9
 (Vietnamese) of those in other languages; of Chinese, most characters are unknown to it. Byte-level and Unigram tokenizers learned
-on English separate the languages as well.
+on English separate them nearly as well.
 """
 
 from __future__ import annotations
