@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 POOLS = 200
 """Pools examined unless asked otherwise: enough for every share that is reported, and minutes instead of hours."""
 
-EPILOG = f"""POOLS holds one candidate pool per line, as `resift rerank --pools` reads it. Labels are not needed, but let the doctor see more:
-the field "label" of candidates (0: not relevant), or TREC judgements (--qrels FILE, or NAME.qrels next to POOLS, NAME being its
-name up to the first dot).
+EPILOG = f"""POOLS holds one candidate pool per line, as `resift rerank --pools` reads it. Labels are not needed, but let the doctor
+see more: the field "label" of candidates (0: not relevant), or TREC judgements (--qrels FILE, or NAME.qrels next to POOLS, NAME
+being its name up to the first dot).
 
 examples:
   resift doctor pools.jsonl.gz
@@ -44,8 +44,8 @@ def add(commands: Commands) -> None:
     command = commands.add_parser(
         "doctor",
         help="find what stands in the way of good rankings",
-        description="Score candidate pools, and say what stands in the way of good rankings: texts that are cut, too few candidates, a "
-        "language that the model does not know, a model that ranks worse than the order given, and more.",
+        description="Score candidate pools, and say what stands in the way of good rankings: texts that are cut, too few "
+        "candidates, a language that the model does not know, a model that ranks worse than the order given, and more.",
         epilog=EPILOG,
     )
     command.add_argument("pools", metavar="POOLS", help="a file of candidate pools; - for standard input")

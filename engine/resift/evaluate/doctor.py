@@ -36,8 +36,9 @@ def diagnose(
     `scored`: what `Reranker.submit` returned for each pool, if that is known; otherwise all pairs are scored here, in bounded
     memory, and `progress` is told.
 
-    The checks and their thresholds are in `resift.evaluate.checks`. Raises InputError if there are no candidates or a label cannot
-    be read, ArtifactError if the artifact's certificate cannot be, and otherwise like `Reranker.submit`.
+    The checks and their thresholds are in `resift.evaluate.checks`. Raises InputError if there are no candidates, if a label cannot
+    be read, or if `qrels` judges none of the queries, ArtifactError if the artifact's certificate cannot be read, and otherwise
+    like `Reranker.submit`.
     """
     if not any(pool.documents for pool in pools):
         raise InputError(f"{len(pools)} pools and no candidates; expected some to look at")

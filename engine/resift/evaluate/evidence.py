@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 
 from resift.collection import rerank_pools
+from resift.errors import InputError
 from resift.evaluate.judged import Judged
 from resift.manifest import TOKENIZER
 from resift.pairs import PairTokenizer
@@ -52,7 +53,13 @@ class Evidence:
         progress: Progress | None,
     ) -> Self:
         """Reads the labels and the certificate, and scores the pools unless they are `scored` already. See `diagnose`."""
-        judged = [Judged.of(pool, qrels) for pool in pools]
+        judged = [Judged.of(pool, qrels, f"pool {number} (qid {pool.qid!r})") for number, pool in enumerate(pools, 1)]
+        if qrels is not None and not any(judged):
+            known, asked = next(iter(qrels), None), next((pool.qid for pool in pools), None)
+            raise InputError(
+                f"none of the {len(pools)} queries is judged: the pools' first qid is {asked!r:.80}, the judgements' {known!r:.80}"
+                "; expected the same qids in both"
+            )
         certificate = Certificate.read(reranker.artifact)
         tokenizer = PairTokenizer(reranker.artifact.read(TOKENIZER), reranker.resolved.max_length)
         if scored is None:

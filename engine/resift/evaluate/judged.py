@@ -34,13 +34,12 @@ class Judged:
     """all labels of the query, highest first, also of documents that the pool lacks"""
 
     @classmethod
-    def of(cls, pool: CandidatePool, qrels: Mapping[str, Mapping[str, int]] | None) -> Judged | None:
+    def of(cls, pool: CandidatePool, qrels: Mapping[str, Mapping[str, int]] | None, where: str) -> Judged | None:
         """From the query's judgements in `qrels`, or else its candidates' field "label"; None if neither is there.
 
-        A "label" that is missing or null counts as 0 if another candidate of the pool has one. Raises InputError for a label that
-        is not an integer, and for a candidate without docid whose query is in `qrels`.
+        A "label" that is missing or null counts as 0 if another candidate of the pool has one. Raises InputError, which begins with
+        `where`, for a label that is not an integer, and for a candidate without docid whose query is in `qrels`.
         """
-        where = "a pool" if pool.qid is None else f"pool {pool.qid!r}"
         if qrels is not None:
             found = qrels.get(str(pool.qid))
             if found is None:
