@@ -86,6 +86,8 @@ def _table(bounds: Bounds, now: Agreement, then: Agreement) -> list[str]:
         ("worst pool's tau", f">= {bounds.worst_tau}", then.worst_tau, now.worst_tau),
         ("p99 error / range", f"<= {bounds.error}", then.error, now.error),
     ]
+    if now.ndcg_drop is not None and then.ndcg_drop is not None:
+        rows.append(("drop of nDCG@10", f"<= {bounds.ndcg_drop}", then.ndcg_drop, now.ndcg_drop))
     lines = [f"{'':20} {'bound':>8} {'export':>8} {'here':>8}"]
     lines += [f"{name:20} {bound:>8} {first:>8.4f} {second:>8.4f}" for name, bound, first, second in rows]
     return lines
