@@ -178,6 +178,13 @@ class Search(Strict, frozen=True):
                 f"expected at most {self.most_share} and {self.most_evaluations}"
             )
 
+    def summary(self) -> str:
+        """One line: what is in float32, and what it was before."""
+        return (
+            f"left in float32 by the search at export ({self.share:.1%} of the operations, {self.evaluations} evaluations): "
+            f"{', '.join(self.float32)}; with every product in int8: {self.before.summary()}"
+        )
+
 
 class Certificate(Strict, frozen=True, omit_defaults=True):
     """certificate.json: what the gate measured at export, by variant file of the full graph; anyone can recompute it."""

@@ -55,8 +55,6 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     """
     if force and recipe.search is not None:
         raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
-    if force and recipe.search is not None:
-        raise InputError("--search cannot be combined with --force, which writes what the gate refuses; leave one of them out")
     check_runnable(recipe.variants())
     with aside(out, overwrite=overwrite, source=checkpoints.folder_of(source)) as folder:
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()

@@ -112,8 +112,8 @@ class Sensitivity:
         """
         self._target = target
         for order in (self._by_noise, self._by_drift):
-            if shortest := self._shortest(self._within_share(order())):
-                return self._pruned(shortest)
+            if found := shortest(self._within_share(order()), lambda left: self.drift(left) <= target):
+                return pruned(found, lambda left: self._evaluations < self._budget and self.drift(left) <= target)
         raise ParityError(
             f"--search found no graph that ranks like its checkpoint with at most {MOST_SHARE:.0%} of the operations in float32: "
             f"{self._progress()}; export with --precision float32"
@@ -180,28 +180,34 @@ class Sensitivity:
                 found.append(name)
         return found
 
-    def _shortest(self, order: Sequence[str]) -> Sequence[str]:
-        """The shortest beginning of `order` whose drift is small enough; empty if there is none."""
-        failing, size = 0, min(1, len(order))
-        while self.drift(order[:size]) > self._target:
-            if size == len(order):
-                return []
-            failing, size = size, min(2 * size, len(order))
-        while size - failing > 1:
-            middle = (failing + size) // 2
-            if self.drift(order[:middle]) > self._target:
-                failing = middle
-            else:
-                size = middle
-        return order[:size]
 
-    def _pruned(self, found: Sequence[str]) -> frozenset[str]:
-        """`found` without the products that the drift does not need there, the least noisy first, while evaluations are left."""
-        left = frozenset(found)
-        for name in reversed(found):
-            if self._evaluations < self._budget and self.drift(left - {name}) <= self._target:
-                left -= {name}
-        return left
+def shortest(order: Sequence[str], is_enough: Callable[[Sequence[str]], bool]) -> Sequence[str]:
+    """The shortest beginning of `order` that is enough, if longer ones are too; empty if not even all of it is.
+
+    Tries lengths 1, 2, 4, ... and then bisects.
+    """
+    failing, size = 0, 1
+    while not is_enough(order[:size]):
+        if size >= len(order):
+            return []
+        failing, size = size, 2 * size
+    size = min(size, len(order))
+    while size - failing > 1:
+        middle = (failing + size) // 2
+        if is_enough(order[:middle]):
+            size = middle
+        else:
+            failing = middle
+    return order[:size]
+
+
+def pruned(found: Sequence[str], is_enough: Callable[[Collection[str]], bool]) -> frozenset[str]:
+    """`found` without those, tried from the last, whose removal leaves enough."""
+    left = frozenset(found)
+    for name in reversed(found):
+        if is_enough(left - {name}):
+            left -= {name}
+    return left
 
 
 def search(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -20,6 +22,7 @@ from resift_export.quantize import (
     Range,
     choose_range,
     choose_ranges,
+    noise,
     products,
     quantize,
     quantize_weights,
@@ -290,6 +293,29 @@ def test_int8_graph_answers_nearly_the_same(kind):
     smoothed = ops(model, "Mul")
     assert len(ops(model, "QuantizeLinear")) == 1
     assert kind != "outlier channel" or len(smoothed) == 1
+
+
+@pytest.mark.parametrize("left", [{"wide"}, {"other"}, {"wide", "other"}])
+def test_products_that_are_left_stay_as_they_were(left):
+    model, activations = small("outlier channel")
+    exact = {product.name: product.weights.tobytes() for product in products(model)}
+    assert list(exact) == ["wide", "other"]
+    quantize(model, choose_ranges(model, {"start": activations}), left=left)
+    kept = {node.outputs[0].name: array_of(node.inputs[1]).tobytes() for node in ops(model, "MatMul")}
+    del kept["logits"]
+    assert kept == {name: exact[name] for name in left}
+    assert len(ops(model, "MatMulIntegerToFloat")) == 2 - len(left)
+    assert len(ops(model, "QuantizeLinear")) == (len(left) < 2)
+
+
+@pytest.mark.parametrize("kind", ["normal", "shifted", "outlier channel"])
+def test_noise_is_the_error_of_the_int8_product_over_its_variance(kind):
+    activations, weights = sampled(kind, 0)
+    model, _ = small(kind)
+    product = dataclasses.replace(products(model)[0], weights=weights)
+    chosen = choose_range(activations, weights)
+    variance = float((activations.astype(np.float64) @ weights).var(axis=0).mean())
+    assert noise(product, activations, chosen) == pytest.approx(int8_error(chosen, activations, weights) / variance, rel=1e-3)
 
 
 def test_bias_before_its_product_joins_it_and_a_sum_of_itself_does_not():

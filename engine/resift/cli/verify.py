@@ -63,12 +63,14 @@ def run(asked: argparse.Namespace) -> int:
             "agreement": agreement,
             "at_export": at_export,
             "largest_change_since_export": moved,
+            "search": certificate.search.get(file),
         }
         write_json(record)
     else:
         table = _table(certificate.bounds, agreement, at_export)
         changed = f"largest change of a logit since export: {moved:.2g}"
-        write_lines([f"{file} on {len(certificate.pools)} pools", *table, changed])
+        searched = [certificate.search[file].summary()] if file in certificate.search else []
+        write_lines([f"{file} on {len(certificate.pools)} pools", *table, changed, *searched])
     refuse(agreement, certificate.bounds, f"{artifact.folder} ({file})")
     looser = certificate.bounds.looser(Bounds())
     if looser and not asked.accept_bounds:
