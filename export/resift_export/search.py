@@ -95,14 +95,8 @@ class Sensitivity:
             exact = self._exact
             found = measure([Pool(qid="", query="", documents=[])], [exact], [self._rank(self.graph(key))])
             self._drifts[key] = strain(found, self._bounds, RANKED_BY)
-            log.info(
-                "search    %3d of %d: %d products in float32 (%.1f %% of the operations), drift %.2f",
-                self._evaluations,
-                self._budget,
-                len(key),
-                100 * self.share(key),
-                self._drifts[key],
-            )
+            count, drift = self._count(key), self._drifts[key]
+            log.info("search    %d of %d: drift %.2f with %s in float32", self._evaluations, self._budget, drift, count)
         return self._drifts[key]
 
     def choose(self, target: float) -> frozenset[str]:
@@ -147,12 +141,16 @@ class Sensitivity:
         return relevance(np.concatenate([session.run(None, dict(feed))[0] for feed in self._feeds]), self._rule)
 
     def _progress(self) -> str:
-        """How far the search got."""
-        best = min(self._drifts, key=lambda left: (self._drifts[left], len(left)))
+        """How far the search got, within the share allowed."""
+        allowed = [left for left in self._drifts if self.share(left) <= MOST_SHARE]
+        best = min(allowed, key=lambda left: (self._drifts[left], len(left)))
         return (
-            f"the best graph so far, with {len(best)} products ({self.share(best):.1%} of the operations) in float32, drifts "
-            f"{self._drifts[best] / max(self._target, TINY):.1f} times as far as it may"
+            f"the best graph, with {self._count(best)} in float32, drifts {self._drifts[best] / max(self._target, TINY):.1f} times "
+            "as far as it may"
         )
+
+    def _count(self, left: Collection[str]) -> str:
+        return f"{len(left)} of {len(self._products)} products ({self.share(left):.1%} of the operations)"
 
     def _by_noise(self) -> list[str]:
         """The products, the noisiest first."""

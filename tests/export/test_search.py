@@ -142,7 +142,7 @@ def test_nothing_is_searched_where_the_gate_accepts(cheap, monkeypatch, source, 
 
 
 def test_budget_that_is_used_up(quick, shifted, home, small_gate):
-    said = r"used up its 3 evaluations: the best graph so far, with 1 products \(\d+\.\d% of the operations\) in float32, drifts "
+    said = r"used up its 3 evaluations: the best graph, with 1 of 13 products \(10\.0% of the operations\) in float32, drifts "
     with pytest.raises(ParityError, match=said + r"\d+\.\d times as far as it may; allow more with --search N, or export with"):
         convert(shifted, home / "out", Recipe(gate=small_gate, bounds=LOOSE, search=3))
     assert list(home.iterdir()) == []
@@ -156,7 +156,9 @@ def test_pruning_that_is_cut_short_keeps_what_was_found(quick, shifted, home, sm
 
 def test_share_that_does_not_suffice(quick, monkeypatch, shifted, home, small_gate):
     monkeypatch.setattr(searching, "MOST_SHARE", 0.09)
-    with pytest.raises(ParityError, match=r"no graph that ranks like its checkpoint with at most 9% of the operations in float32"):
+    # Graphs with more in float32, by which drift was measured, are not what it names as the best.
+    said = r"with at most 9% of the operations in float32: the best graph, with 0 of 13 products \(0\.0% of the operations\)"
+    with pytest.raises(ParityError, match=said):
         convert(shifted, home / "out", Recipe(gate=small_gate, bounds=LOOSE, search=100))
     assert list(home.iterdir()) == []
 
