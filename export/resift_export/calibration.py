@@ -42,13 +42,18 @@ def sample(
 
 
 def operations_of(model: ir.Model) -> int:
-    """Multiplications and additions per token in products with constant weights, counted before the model is quantized.
+    """Multiplications and additions per token in products with constant weights, counted before the model is quantized."""
+    return sum(operations_by_product(model).values())
+
+
+def operations_by_product(model: ir.Model) -> dict[str, int]:
+    """Those of each product, by the name of its output.
 
     The model is run at two widths, as not every tracer notes the shapes of values: products whose input does not grow with the
-    width, such as the head's, run once per pair and are not counted.
+    width, such as the head's, run once per pair and count 0.
     """
     products = list(_products(model))
-    names = list(dict.fromkeys(name for name, _ in products))
+    names = list(dict.fromkeys(source for _, source, _ in products))
     session = onnxruntime.InferenceSession(_with_outputs(model, names), providers=["CPUExecutionProvider"])
     sizes = []
     for width in PROBE_WIDTHS:
@@ -56,17 +61,17 @@ def operations_of(model: ir.Model) -> int:
         sizes.append({name: value.size for name, value in zip(names, session.run(names, feed), strict=True)})
     narrow, wide = sizes
     growth = PROBE_WIDTHS[1] // PROBE_WIDTHS[0]
-    return sum(2 * weights for name, weights in products if wide[name] == growth * narrow[name])
+    return {name: 2 * weights if wide[source] == growth * narrow[source] else 0 for name, source, weights in products}
 
 
-def _products(model: ir.Model) -> Iterator[tuple[str, int]]:
-    """Of each product with a constant matrix: the value it multiplies, and the number of weights."""
+def _products(model: ir.Model) -> Iterator[tuple[str, str, int]]:
+    """Of each product with a constant matrix: its name, that of the value it multiplies, and the number of weights."""
     for node in model.graph:
         source = node.inputs[0] if node.op_type == "MatMul" else None
         if source is not None and source.producer() is not None:
             weights = array_of(node.inputs[1])
             if weights is not None and weights.ndim == 2:
-                yield str(source.name), weights.size
+                yield str(node.outputs[0].name), str(source.name), weights.size
 
 
 def _with_outputs(model: ir.Model, names: Sequence[str]) -> bytes:

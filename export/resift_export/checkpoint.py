@@ -21,7 +21,7 @@ from resift.pairs import PairTokenizer
 from resift.scoring import relevance
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -77,6 +77,10 @@ class Checkpoint:
     def relevance(self) -> Relevance:
         """Which function of the logits pairs are ranked by."""
         return RELEVANCE[self.signature.labels]
+
+    def parameters(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Name and values of each of its weights."""
+        return ((name, tensor.detach().numpy()) for name, tensor in self.model.named_parameters())
 
     def tokenizer_json(self) -> bytes:
         """The tokenizer as tokenizer.json, without truncation and padding: the engine does its own."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resift.errors import InputError
 from resift.pairs import PairTokenizer
 from resift.parity import Certificate, refuse
 from resift_export import checkpoint as checkpoints
@@ -14,9 +15,10 @@ from resift_export.aside import aside
 from resift_export.calibration import operations_of, sample
 from resift_export.graph import lower_opset
 from resift_export.optimize import optimize
-from resift_export.parity import certify, check_runnable
-from resift_export.quantize import VNNI_LEVELS, products, quantize
+from resift_export.parity import certify, check_runnable, references_of
+from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, choose_ranges, products, quantize
 from resift_export.recipe import VNNI_FILE, file_of
+from resift_export.search import Sensitivity, search, weight_names
 from resift_export.trace import TRACERS
 from resift_export.write import write
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift_export.checkpoint import Checkpoint
+    from resift_export.quantize import Range
     from resift_export.recipe import CalibrationPair, Recipe
 
 log = logging.getLogger(__name__)
@@ -46,9 +49,12 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
 ) -> Path:
     """Turns the checkpoint `source` (folder or hub id) into a verified artifact at `out`, and returns `out`.
 
-    Raises ExportError if the checkpoint cannot be used or `out` cannot be written, InputError for bad calibration or gate files,
-    and ParityError, with nothing written, if the artifact does not rank as its checkpoint does and `force` is not set.
+    Raises ExportError if the checkpoint cannot be used or `out` cannot be written, InputError for bad calibration or gate files or
+    for `force` with a search, and ParityError, with nothing written, if the artifact does not rank as its checkpoint does and
+    `force` is not set.
     """
+    if force and recipe.search is not None:
+        raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
     check_runnable(recipe.variants())
     with aside(out, overwrite=overwrite, source=checkpoints.folder_of(source)) as folder:
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
@@ -57,20 +63,52 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         log.info("trace     %s with %s", type(checkpoint.model).__name__, recipe.tracer)
         exact = optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length)
         operations = operations_of(exact)
-        models = _variants(exact, recipe, _samples(exact, recipe, checkpoint, pairs))
+        samples = _samples(exact, recipe, checkpoint, pairs)
+        ranges = {file: choose_ranges(exact, samples, levels=levels) for file, levels in _levels(recipe).items()}
+        original = exact.clone()
+        models = _variants(exact, recipe, ranges)
         log.info("verify    on %d pools", len(pools))
-        plain = Certificate(bounds=recipe.bounds, agreement={}, pools=[])
-        draft = write(folder, checkpoint, recipe, models, plain, operations=operations, forced=force)
-        certificate = certify(draft, checkpoint, pools, recipe.bounds)
+        references = references_of(checkpoint, pools)
+
+        def gate() -> Certificate:
+            plain = Certificate(bounds=recipe.bounds, agreement={}, pools=[])
+            draft = write(folder, checkpoint, recipe, models, plain, operations=operations, forced=force)
+            certificate = certify(draft, references, pools, recipe.bounds)
+            for file, agreement in certificate.agreement.items():
+                log.info("          %s: %s", file, agreement.summary())
+            return certificate
+
+        certificate = gate()
+        if recipe.search is not None:
+            inputs = list(feeds(checkpoint, pairs))
+            sensitivities = {
+                file: Sensitivity(
+                    original,
+                    samples,
+                    ranges[file],
+                    levels=levels,
+                    feeds=inputs,
+                    rule=checkpoint.relevance,
+                    bounds=recipe.bounds,
+                    budget=recipe.search,
+                )
+                for file, levels in _levels(recipe).items()
+            }
+            certificate = search(models, sensitivities, certificate, gate, weight_names(original, checkpoint.parameters()))
         forced = False
         for file, agreement in certificate.agreement.items():
-            log.info("          %s: %s", file, agreement.summary())
             if not force:
                 refuse(agreement, recipe.bounds, f"{checkpoint.id} in {file}")
             forced = forced or bool(agreement.violations(recipe.bounds))
         log.info("write     %s", out)
         write(folder, checkpoint, recipe, models, certificate, operations=operations, forced=forced)
     return out
+
+
+def _levels(recipe: Recipe) -> dict[str, int]:
+    """The largest magnitude of a weight in each int8 file of the recipe."""
+    levels = {file_of("int8"): WEIGHT_LEVELS, VNNI_FILE: VNNI_LEVELS}
+    return {variant.file: levels[variant.file] for variant in recipe.variants() if variant.precision == "int8"}
 
 
 def _samples(
@@ -84,16 +122,16 @@ def _samples(
     return sample(exact, names, feeds(checkpoint, pairs))
 
 
-def _variants(exact: ir.Model, recipe: Recipe, samples: Mapping[str, NDArray[np.float32]]) -> dict[str, ir.Model]:
-    """The recipe's models by file, made from the float32 model `exact`, which is modified."""
+def _variants(exact: ir.Model, recipe: Recipe, ranges: Mapping[str, Mapping[str, Range]]) -> dict[str, ir.Model]:
+    """The recipe's models by file, made from the float32 model `exact`, which is modified; `ranges` are those of the int8 files."""
     models: dict[str, ir.Model] = {}
     if "float32" in recipe.precisions:
         models[file_of("float32")] = lower_opset(exact.clone())
     if recipe.vnni:
-        models[VNNI_FILE] = lower_opset(quantize(exact.clone(), samples, levels=VNNI_LEVELS))
+        models[VNNI_FILE] = lower_opset(quantize(exact.clone(), ranges[VNNI_FILE], levels=VNNI_LEVELS))
     if "int8" in recipe.precisions:
         # In place and last: nodes added to a clone get other names, which would change the file's hash.
-        models[file_of("int8")] = lower_opset(quantize(exact, samples))
+        models[file_of("int8")] = lower_opset(quantize(exact, ranges[file_of("int8")]))
     return models
 
 

@@ -16,6 +16,9 @@ from resift.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from resift.artifact import Artifact
     from resift.manifest import Variant
     from resift.parity import Pool
@@ -36,13 +39,18 @@ def check_runnable(variants: Sequence[Variant]) -> None:
             )
 
 
-def certify(artifact: Artifact, checkpoint: Checkpoint, pools: Sequence[Pool], bounds: Bounds) -> Certificate:
-    """The certificate of a written artifact: the files users will run, compared with PyTorch in float32 pool by pool.
+def references_of(checkpoint: Checkpoint, pools: Sequence[Pool]) -> list[NDArray[np.float32]]:
+    """The checkpoint's relevance logits float32[documents] of each pool, by PyTorch.
 
     Raises ParityError if the checkpoint itself does not rank, even when the export is forced.
     """
     references = [checkpoint.reference(pool.query, pool.documents) for pool in pools]
     check_reference(references)
+    return references
+
+
+def certify(artifact: Artifact, references: Sequence[NDArray[np.float32]], pools: Sequence[Pool], bounds: Bounds) -> Certificate:
+    """The certificate of a written artifact: the files users will run, compared with the checkpoint's `references_of` the pools."""
     found = {}
     for variant in artifact.manifest.full.variants:
         if variant.file not in found:

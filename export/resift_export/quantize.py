@@ -12,6 +12,7 @@ from resift_export.graph import CONTRIB, array_of, constant, insert, replace, ti
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
 WEIGHT_LEVELS = 63
 """Largest magnitude of a weight: 7 bits. Two products u8 x s8 then sum to at most 255 * 63 * 2 = 32130 < 2**15, the limit
@@ -44,6 +45,11 @@ class Product:
         assert value is not None
         return value
 
+    @property
+    def name(self) -> str:
+        """The name of its output, which is the same in every clone of the graph."""
+        return str(self.node.outputs[0].name)
+
 
 @dataclass(frozen=True)
 class Range:
@@ -71,19 +77,40 @@ def products(model: ir.Model) -> list[Product]:
     return found
 
 
-def quantize(model: ir.Model, samples: Mapping[str, np.ndarray], *, levels: int = WEIGHT_LEVELS) -> ir.Model:
+def choose_ranges(model: ir.Model, samples: Mapping[str, np.ndarray], *, levels: int = WEIGHT_LEVELS) -> dict[str, Range]:
+    """By the source's name: the range that all `products(model)` which read it share, for weights of magnitude at most `levels`.
+
+    `samples` holds float32[rows, inputs] for every source.
+    """
+    return {
+        str(source.name): choose_range(
+            samples[str(source.name)], np.concatenate([product.weights for product in readers], axis=1), levels
+        )
+        for source, readers in _by_source(products(model)).items()
+    }
+
+
+def quantize(
+    model: ir.Model, ranges: Mapping[str, Range], *, levels: int = WEIGHT_LEVELS, left: AbstractSet[str] = frozenset()
+) -> ir.Model:
     """Rewrites the float32 `model` in place to int8, with weights of magnitude at most `levels`, and returns it.
 
-    `samples` holds float32[rows, inputs] for the source of every one of `products(model)`.
+    `ranges` holds that of the source of every one of `products(model)`, by its name. The products named in `left` stay in float32.
     """
-    by_source: dict[ir.Value, list[Product]] = {}
-    for product in products(model):
-        by_source.setdefault(product.source, []).append(product)
-    for source, readers in by_source.items():
-        _quantize_products(model, source, readers, samples[str(source.name)], levels)
+    for source, readers in _by_source([product for product in products(model) if product.name not in left]).items():
+        _quantize_products(model, source, readers, ranges[str(source.name)], levels)
     _quantize_tables(model)
     tidy(model)
     return model
+
+
+def noise(product: Product, activations: np.ndarray, chosen: Range, levels: int = WEIGHT_LEVELS) -> float:
+    """The mean squared error of the int8 product over its variance, both over the sampled `activations`, float32[rows, inputs]."""
+    exact = activations @ product.weights
+    folded = product.weights if chosen.smoothing is None else product.weights / chosen.smoothing[:, None]
+    weights, scales = quantize_weights(folded, levels)
+    found = (chosen.quantize(activations) - chosen.zero_point) * chosen.scale @ (weights * scales)
+    return float(np.square(found - exact).mean()) / max(float(exact.var(axis=0).mean()), TINY)
 
 
 def quantize_weights(weights: np.ndarray, levels: int = WEIGHT_LEVELS) -> tuple[np.ndarray, np.ndarray]:
@@ -127,9 +154,15 @@ def _at_least_tiny(array: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(array, 1e-8), np.float32)
 
 
-def _quantize_products(model: ir.Model, source: ir.Value, readers: Sequence[Product], activations: np.ndarray, levels: int) -> None:
+def _by_source(found: Sequence[Product]) -> dict[ir.Value, list[Product]]:
+    grouped: dict[ir.Value, list[Product]] = {}
+    for product in found:
+        grouped.setdefault(product.source, []).append(product)
+    return grouped
+
+
+def _quantize_products(model: ir.Model, source: ir.Value, readers: Sequence[Product], chosen: Range, levels: int) -> None:
     """Quantizes `source` once for all its products; a bias added after a product is merged into it."""
-    chosen = choose_range(activations, np.concatenate([product.weights for product in readers], axis=1), levels)
     first = min((product.node for product in readers), key=list(model.graph).index)
     name = source.name
     scale = constant(model, f"{name}_scale", np.array(chosen.scale, np.float32))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LEAST_CALIBRATION_PAIRS = 32
 LEAST_GATE_DOCUMENTS = 10
+LEAST_EVALUATIONS = 3
+"""Of a search: the float32 graph, the int8 graph, and one in between."""
 RESERVED = frozenset({MANIFEST, TOKENIZER, CERTIFICATE})
 FILE_NAME = re.compile(FILE_NAME_PATTERN)
 VNNI = ("avx512_vnni", "avx_vnni")
@@ -52,6 +54,8 @@ class Recipe:
     attached: Sequence[Path] = ()
     """files to include in the artifact; a README.md becomes the beginning of its card"""
     bounds: Bounds = field(default_factory=Bounds)
+    search: int | None = None
+    """evaluations that each int8 file may cost in which the gate refuses: products are then left in float32; None: no search"""
 
     def __post_init__(self) -> None:
         if self.tracer not in ("torch", "optimum"):
@@ -63,6 +67,10 @@ class Recipe:
                 raise InputError(f"precision is {precision!r}; expected one or more of {', '.join(PRECISIONS)}")
         if self.vnni and "int8" not in self.precisions:
             raise InputError("--vnni needs the int8 precision; add int8 to --precision, or leave out --vnni")
+        if self.search is not None and "int8" not in self.precisions:
+            raise InputError("--search needs the int8 precision; add int8 to --precision, or leave out --search")
+        if self.search is not None and self.search < LEAST_EVALUATIONS:
+            raise InputError(f"--search allows {self.search} evaluations; expected {LEAST_EVALUATIONS} or more")
 
     def variants(self) -> list[Variant]:
         """The variants the artifact will hold, best first."""
@@ -121,6 +129,8 @@ class Recipe:
             "vnni": self.vnni,
             "tracer": self.tracer,
         }
+        if self.search is not None:
+            record["search"] = self.search
         for name, chosen, built_in in (
             ("calibration", self.calibration, "calibration.jsonl"),
             ("gate", self.gate, "gate.jsonl"),

@@ -108,6 +108,7 @@ def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about
         + (f"{found.ndcg:.4f} ({found.checkpoint_ndcg:.4f}) |" if found.ndcg is not None else "no labels |")
         for file, found in certificate.agreement.items()
     )
+    searched = "".join(f"\n{file}: {found.summary()}.\n" for file, found in certificate.search.items())
     template = (Path(str(files("resift_export"))) / "data" / "card.md").read_text()
     return template.format(
         about=about.strip() or f"# {checkpoint.id}\n\nThe licence and the training data are those of the checkpoint.",
@@ -120,6 +121,7 @@ def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about
         tracer=recipe.tracer,
         pools=len(certificate.pools),
         rows=rows,
+        searched=searched,
         bounds=certificate.bounds,
     )
 

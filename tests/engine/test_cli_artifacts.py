@@ -20,18 +20,21 @@ from resift.parity import Certificate
 
 def test_verify_compares_with_the_checkpoint(artifact):
     out = answered(resift("verify", artifact, "--accept-bounds"))
-    for said in ("model.int8.onnx on 40 pools", "mean top-10 overlap", "mean Kendall tau", "worst pool's tau", "p99 error / range"):
+    for said in ("model.int8.onnx on 40 pools", "mean top-10 overlap", "mean Kendall tau", "worst pool's tau", "p99 error / range",
+                 "drop of nDCG@10       <= 0.02"):  # fmt: skip
         assert said in out
     found = json.loads(answered(resift("verify", artifact, "--accept-bounds", "--json")))
     assert found.keys() == {
-        "artifact", "variant", "precision", "provider", "bounds", "agreement", "at_export", "largest_change_since_export"
+        "artifact", "variant", "precision", "provider", "bounds", "agreement", "at_export", "largest_change_since_export",
+        "search",
     }  # fmt: skip
     assert (found["artifact"], found["precision"], found["provider"]) == (str(artifact), "int8", "cpu")
     assert found["variant"] == "model.int8.onnx"
-    assert found["bounds"].keys() == {"overlap", "tau", "worst_tau", "error"}
-    assert found["bounds"].keys() < found["agreement"].keys() == found["at_export"].keys()
+    assert found["bounds"].keys() == {"overlap", "tau", "worst_tau", "error", "ndcg_drop"}
+    assert found["bounds"].keys() - {"ndcg_drop"} < found["agreement"].keys() == found["at_export"].keys()
     assert found["agreement"]["tau"] >= found["bounds"]["tau"]
     assert found["largest_change_since_export"] < 0.05
+    assert found["search"] is None
 
 
 def test_verify_beyond_its_bounds_is_exit_code_3(disagreeing):
@@ -100,7 +103,7 @@ def test_an_artifact_that_breaks_its_bounds_still_ranks(disagreeing):
 def test_info_tells_what_runs(artifact, reranker):
     found = json.loads(answered(resift("info", artifact, "--threads", "1", "--max-length", "50", "--json")))
     assert found.keys() == {
-        "artifact", "bytes", "model", "max_length", "graphs", "forced", "agreement", "recipe", "made_with",
+        "artifact", "bytes", "model", "max_length", "graphs", "forced", "agreement", "search", "recipe", "made_with",
         "tested_onnxruntime", "runs", "machine", "versions", "embedded_models",
     }  # fmt: skip
     assert (found["artifact"], found["max_length"], found["forced"]) == (str(artifact), 50, False)

@@ -191,6 +191,41 @@ def test_logits_that_break_one_bound_alone_are_refused_by_its_name(name, found):
         refuse(agreement, Bounds(), "the int8 graph")
 
 
+def labelled(*, ndcg, checkpoint_ndcg):
+    return msgspec.structs.replace(AT_BOUNDS, ndcg=ndcg, checkpoint_ndcg=checkpoint_ndcg)
+
+
+@pytest.mark.parametrize(("found", "checkpoint"), [(0.78, 0.8), (0.9, 0.8), (None, None)])
+def test_a_drop_of_ndcg_within_its_bound_is_accepted(found, checkpoint):
+    assert labelled(ndcg=found, checkpoint_ndcg=checkpoint).violations(Bounds(ndcg_drop=0.0201)) == []
+
+
+def test_a_larger_drop_of_ndcg_is_refused():
+    with pytest.raises(ParityError) as caught:
+        refuse(labelled(ndcg=0.75, checkpoint_ndcg=0.8), Bounds(), "the int8 graph")
+    said = "the drop of mean nDCG@10 is 0.0500 below the checkpoint's; expected at most 0.02"
+    assert str(caught.value) == f"the int8 graph does not rank like its checkpoint: {said}"
+    refuse(labelled(ndcg=0.75, checkpoint_ndcg=0.8), Bounds(ndcg_drop=0.06), "the int8 graph")
+
+
+def test_nan_is_no_drop_of_ndcg_within_bounds():
+    assert len(labelled(ndcg=math.nan, checkpoint_ndcg=0.8).violations(Bounds())) == 1
+
+
+def test_a_ranking_that_serves_labels_worse_is_refused_by_ndcg_alone():
+    relevant_first, close = pool(20, [1] + [0] * 19), np.concatenate([[5.001], CHECKPOINT[1:]])
+    swapped = np.concatenate([close[1::-1], close[2:]])
+    found = measure([relevant_first] * 30, [close] * 30, [swapped] * 30)
+    assert [words.split(" is ")[0] for words in found.violations(Bounds())] == ["the drop of mean nDCG@10"]
+    assert found.ndcg_drop == pytest.approx(1 - 1 / math.log2(3))
+
+
+def test_one_swap_in_the_smallest_gate_is_within_the_bound_of_ndcg():
+    relevant_first = pool(20, [1] + [0] * 19)
+    found = measure([relevant_first] * 30, [CHECKPOINT] * 30, [reversed_from(0, 2)] + [CHECKPOINT] * 29)
+    assert 0 < found.ndcg_drop < Bounds().ndcg_drop
+
+
 def test_nan_keeps_no_bound():
     agreement = msgspec.structs.replace(AT_BOUNDS, **dict.fromkeys(NAMES, math.nan))
     assert len(agreement.violations(Bounds())) == 4
@@ -315,6 +350,7 @@ def test_a_certificate_that_knows_a_variant_too_many_or_too_few():
             "the worst pool's Kendall tau at least 0.75 instead of 0.85",
             "the 99th percentile of logit errors at most 1000000000.0 instead of 0.05",
         ]),
+        (Bounds(ndcg_drop=0.05), ["the drop of mean nDCG@10 at most 0.05 instead of 0.02"]),
         (Bounds(tau=math.nan, error=math.nan), ["nan", "nan"]),
     ],
 )  # fmt: skip
@@ -322,3 +358,55 @@ def test_looser_bounds_are_named(bounds, said):
     found = bounds.looser(Bounds())
     assert len(found) == len(said)
     assert all(words in phrase for words, phrase in zip(said, found, strict=True))
+
+
+def test_a_certificate_without_a_bound_of_ndcg_is_held_to_the_default():
+    found = certificate()
+    assert found["bounds"].pop("ndcg_drop") == 0.02
+    assert "search" not in found
+    assert read(found).bounds == Bounds()
+    assert read(found).search == {}
+
+
+def searched(**changes):
+    """A certificate with the record of a search, with `changes` to that record."""
+    found = certificate()
+    before = {**found["agreement"][GRAPH], "tau": 0.5}
+    record = {"float32": ["a.weight", "b.weight"], "share": 0.1, "most_share": 0.25, "evaluations": 5, "most_evaluations": 100}
+    return {**found, "search": {GRAPH: {**record, "gates": 1, "before": before, **changes}}}
+
+
+def test_the_record_of_a_search_survives():
+    found = read(searched())
+    assert found.search[GRAPH].float32 == ["a.weight", "b.weight"]
+    assert found.search[GRAPH].before.tau == 0.5
+    assert msgspec.json.decode(msgspec.json.encode(found)) == searched()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"float32": []}, "length >= 1"),
+        ({"float32": ["a.weight", "a.weight"]}, "the same product in float32 twice"),
+        ({"share": 0.3}, "left 0.3 of the operations in float32 after 5 evaluations; expected at most 0.25 and 100"),
+        ({"evaluations": 101}, "after 101 evaluations; expected at most 0.25 and 100"),
+        ({"evaluations": 0}, "Expected `int` >= 1"),
+        ({"gates": 0}, "Expected `int` >= 1"),
+        ({"share": -0.1}, "Expected `float` >= 0"),
+        ({"more": 1}, "unknown field `more`"),
+    ],
+)
+def test_a_search_that_cannot_have_been_is_refused(changes, said):
+    with pytest.raises(ArtifactError) as caught:
+        read(searched(**changes))
+    assert said in str(caught.value)
+
+
+def test_a_search_for_what_the_gate_had_accepted_or_for_another_file_is_refused():
+    unneeded = certificate()["agreement"][GRAPH]
+    with pytest.raises(ArtifactError, match=f"holds a search for {GRAPH}; expected one only for a variant that the gate refused"):
+        read(searched(before=unneeded))
+    other = searched()
+    other["search"] = {OTHER: other["search"][GRAPH]}
+    with pytest.raises(ArtifactError, match=f"holds a search for {OTHER}"):
+        read(other)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -14,7 +16,17 @@ from hypothesis.extra.numpy import array_shapes, arrays
 import tiny
 from resift_export import quantize as quantization
 from resift_export.graph import CONTRIB, array_of, serialize
-from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, Range, choose_range, products, quantize, quantize_weights
+from resift_export.quantize import (
+    VNNI_LEVELS,
+    WEIGHT_LEVELS,
+    Range,
+    choose_range,
+    choose_ranges,
+    noise,
+    products,
+    quantize,
+    quantize_weights,
+)
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 MATRICES = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=FLOATS)
@@ -275,7 +287,7 @@ def run(model, activations):
 def test_int8_graph_answers_nearly_the_same(kind):
     model, activations = small(kind)
     exact = run(model, activations)
-    found = run(quantize(model, {"start": activations}), activations)
+    found = run(quantize(model, choose_ranges(model, {"start": activations})), activations)
     assert np.abs(found - exact).max() < 0.03 * np.ptp(exact)
     assert np.abs(found - exact).max() > 0
     smoothed = ops(model, "Mul")
@@ -283,9 +295,32 @@ def test_int8_graph_answers_nearly_the_same(kind):
     assert kind != "outlier channel" or len(smoothed) == 1
 
 
+@pytest.mark.parametrize("left", [{"wide"}, {"other"}, {"wide", "other"}])
+def test_products_that_are_left_stay_as_they_were(left):
+    model, activations = small("outlier channel")
+    exact = {product.name: product.weights.tobytes() for product in products(model)}
+    assert list(exact) == ["wide", "other"]
+    quantize(model, choose_ranges(model, {"start": activations}), left=left)
+    kept = {node.outputs[0].name: array_of(node.inputs[1]).tobytes() for node in ops(model, "MatMul")}
+    del kept["logits"]
+    assert kept == {name: exact[name] for name in left}
+    assert len(ops(model, "MatMulIntegerToFloat")) == 2 - len(left)
+    assert len(ops(model, "QuantizeLinear")) == (len(left) < 2)
+
+
+@pytest.mark.parametrize("kind", ["normal", "shifted", "outlier channel"])
+def test_noise_is_the_error_of_the_int8_product_over_its_variance(kind):
+    activations, weights = sampled(kind, 0)
+    model, _ = small(kind)
+    product = dataclasses.replace(products(model)[0], weights=weights)
+    chosen = choose_range(activations, weights)
+    variance = float((activations.astype(np.float64) @ weights).var(axis=0).mean())
+    assert noise(product, activations, chosen) == pytest.approx(int8_error(chosen, activations, weights) / variance, rel=1e-3)
+
+
 def test_bias_before_its_product_joins_it_and_a_sum_of_itself_does_not():
     model, activations = small("normal")
-    quantize(model, {"start": activations})
+    quantize(model, choose_ranges(model, {"start": activations}))
     wide, other = ops(model, "MatMulIntegerToFloat")
     assert array_of(wide.inputs[6]).shape == (32,)
     assert len([value for value in other.inputs if value is not None]) == 5
@@ -294,7 +329,7 @@ def test_bias_before_its_product_joins_it_and_a_sum_of_itself_does_not():
 
 def test_int8_logits_of_a_row_do_not_depend_on_the_others():
     model, activations = small("outlier channel")
-    quantize(model, {"start": activations})
+    quantize(model, choose_ranges(model, {"start": activations}))
     together = run(model, activations)
     assert together.tolist() == [run(model, row[None])[0].tolist() for row in activations]
     assert together[:5].tolist() == run(model, np.concatenate([activations[:5], activations[:5] * 1000]))[:5].tolist()

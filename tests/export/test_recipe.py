@@ -156,6 +156,21 @@ def test_vnni_without_int8():
         Recipe(precisions=("float32",), vnni=True)
 
 
+def test_search_without_int8():
+    with pytest.raises(InputError, match="add int8 to --precision, or leave out --search"):
+        Recipe(precisions=("float32",), search=100)
+
+
+@pytest.mark.parametrize("evaluations", [2, 0, -1])
+def test_search_that_may_not_try_anything(evaluations):
+    with pytest.raises(InputError, match=f"--search allows {evaluations} evaluations; expected 3 or more"):
+        Recipe(search=evaluations)
+
+
+def test_record_of_a_search():
+    assert Recipe(search=7).record() == {**Recipe().record(), "search": 7}
+
+
 def test_variants_are_best_first_whatever_the_order_asked_for():
     found = Recipe(precisions=("float32", "int8"), vnni=True).variants()
     assert [(variant.file, variant.precision, variant.instruction_sets) for variant in found] == [

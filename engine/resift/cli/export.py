@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
     from resift.cli.options import Commands
 
+EVALUATIONS = 100
+"""What a search may cost by default; a damaged product or two take about ten."""
 EPILOG = f"""examples:
   resift export ./my-cross-encoder ./my-artifact
   resift export cross-encoder/ms-marco-MiniLM-L6-v2 ./l6 --revision c5ee24c --precision int8,float32
   resift export ./my-cross-encoder ./my-artifact --vnni
+  resift export ./my-cross-encoder ./my-artifact --search
   resift export ./my-cross-encoder ./my-artifact --calibration pairs.jsonl --gate pools.jsonl
 
 --calibration: {{"query": "...", "document": "..."}} per line, a hundred or more, of texts like those you will serve.
@@ -58,6 +61,14 @@ def add(commands: Commands) -> None:
         "--vnni",
         action="store_true",
         help="add 8-bit weights, closer to the checkpoint, for processors with VNNI; others use the 7-bit ones",
+    )
+    command.add_argument(
+        "--search",
+        metavar="N",
+        type=int,
+        nargs="?",
+        const=EVALUATIONS,
+        help=f"where the gate refuses int8, find the products to leave in float32, within N evaluations (default: {EVALUATIONS})",
     )
     command.add_argument("--calibration", metavar="FILE", type=Path, help="your own calibration pairs (default: built in)")
     command.add_argument("--gate", metavar="FILE", type=Path, help="your own gate pools (default: built in)")
@@ -106,6 +117,7 @@ def run(asked: argparse.Namespace) -> int:
         calibration=asked.calibration,
         gate=asked.gate,
         attached=tuple(asked.attach),
+        search=asked.search,
     )
     out = convert(
         asked.checkpoint,

@@ -52,6 +52,7 @@ def run(asked: argparse.Namespace) -> int:
             "graphs": manifest.graphs,
             "forced": manifest.forced,
             "agreement": certificate.agreement,
+            "search": certificate.search,
             "recipe": manifest.recipe,
             "made_with": manifest.versions,
             "tested_onnxruntime": manifest.onnxruntime,
@@ -78,12 +79,12 @@ def lines(record: dict[str, object], indent: str = "") -> list[str]:
     """One `name: value` per line, nested by indentation; a list of records repeats its name."""
     found = []
     for name, value in record.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             found += [f"{indent}{name}:", *lines(value, indent + "  ")]
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             for item in value:
                 found += [f"{indent}{name}:", *lines(item, indent + "  ")]
-        elif isinstance(value, list):
+        elif isinstance(value, list | dict):
             found.append(f"{indent}{name}: {'; '.join(map(str, value)) or 'none'}")
         else:
             found.append(f"{indent}{name}: {f'{value:.4f}' if isinstance(value, float) else value}")

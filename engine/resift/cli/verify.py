@@ -63,12 +63,14 @@ def run(asked: argparse.Namespace) -> int:
             "agreement": agreement,
             "at_export": at_export,
             "largest_change_since_export": moved,
+            "search": certificate.search.get(file),
         }
         write_json(record)
     else:
         table = _table(certificate.bounds, agreement, at_export)
         changed = f"largest change of a logit since export: {moved:.2g}"
-        write_lines([f"{file} on {len(certificate.pools)} pools", *table, changed])
+        searched = [certificate.search[file].summary()] if file in certificate.search else []
+        write_lines([f"{file} on {len(certificate.pools)} pools", *table, changed, *searched])
     refuse(agreement, certificate.bounds, f"{artifact.folder} ({file})")
     looser = certificate.bounds.looser(Bounds())
     if looser and not asked.accept_bounds:
@@ -86,6 +88,8 @@ def _table(bounds: Bounds, now: Agreement, then: Agreement) -> list[str]:
         ("worst pool's tau", f">= {bounds.worst_tau}", then.worst_tau, now.worst_tau),
         ("p99 error / range", f"<= {bounds.error}", then.error, now.error),
     ]
+    if now.ndcg_drop is not None and then.ndcg_drop is not None:
+        rows.append(("drop of nDCG@10", f"<= {bounds.ndcg_drop}", then.ndcg_drop, now.ndcg_drop))
     lines = [f"{'':20} {'bound':>8} {'export':>8} {'here':>8}"]
     lines += [f"{name:20} {bound:>8} {first:>8.4f} {second:>8.4f}" for name, bound, first, second in rows]
     return lines
