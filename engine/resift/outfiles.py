@@ -180,25 +180,3 @@ def _stat_of_source(source: str) -> os.stat_result | None:
 def _kind(mode: int) -> str:
     names = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     return names.get(stat.S_IFMT(mode), "a device")
-
-
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file that appears once it is complete; an earlier one is replaced then. Of a symbolic link, the target is written.
-
-    Raises OutputError if it cannot be written, or is something other than a regular file.
-    """
-    out = Path(os.path.realpath(path))
-    found = _stat(out)
-    if found and not stat.S_ISREG(found.st_mode):
-        raise OutputError(f"{out} is {_kind(found.st_mode)}; expected a regular file or nothing: choose another name")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(out)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,11 @@ from resift.cli.comparison import comparison
 from resift.cli.meter import Meter
 from resift.cli.options import EXIT_CODES, add_engine, settings
 from resift.cli.streams import write_json, write_lines
-from resift.errors import OutputError
 from resift.inputs import check_count
+from resift.outputs import check_outputs, write_whole
 from resift.settings import PRECISIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from resift.cli.options import Commands
     from resift.evaluate.systems import System
 
@@ -93,10 +90,9 @@ def add(commands: Commands) -> None:
         help="a measure of ir-measures; may be repeated (default: nDCG@10, P@1, RR@10, AP and R@10)",
     )
     group.add_argument("--per-query", action="store_true", help="also print the first measure for every query")
-    group.add_argument("--html", type=Path, metavar="FILE", help="write a report; an earlier FILE is replaced")
-    group.add_argument(
-        "--json", metavar="FILE", help="write all results as JSON; an earlier FILE is replaced; - prints them instead"
-    )
+    group.add_argument("--html", type=Path, metavar="FILE", help="write a report")
+    group.add_argument("--json", metavar="FILE", help="write all results as JSON; - prints them instead")
+    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     add_engine(command)
     systems.add_argument(
         "--precision", action="append", choices=["auto", *PRECISIONS], help="precision to run; may be repeated (default: auto)"
@@ -109,11 +105,10 @@ def run(asked: argparse.Namespace) -> int:
     from resift.evaluate.dataset import read_dataset
     from resift.evaluate.evaluation import evaluate
     from resift.evaluate.measures import MEASURES, parse_measures
-    from resift.evaluate.outfile import write_out
     from resift.evaluate.report import write_report
 
     json = None if asked.json in (None, "-") else Path(asked.json)
-    _check_outputs([path for path in (asked.html, json) if path], _inputs(asked))
+    check_outputs([path for path in (asked.html, json) if path], _inputs(asked), overwrite=asked.overwrite)
     check_count("--candidates", asked.candidates)
     check_count("--limit", asked.limit)
     measures = asked.measure or MEASURES
@@ -123,7 +118,7 @@ def run(asked: argparse.Namespace) -> int:
     with Meter() as meter:
         evaluation = evaluate(dataset, systems, measures=measures, baseline=asked.baseline, progress=meter)
     if json:
-        write_out(json, msgspec.json.encode(evaluation) + b"\n", overwrite=True)
+        write_whole(json, msgspec.json.encode(evaluation) + b"\n")
     if asked.json == "-":
         write_json(evaluation)
     else:
@@ -157,20 +152,8 @@ def _reading(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inputs(asked: argparse.Namespace) -> list[Path]:
-    """Every file that is read, those of folders included, but standard input."""
+    """Every file and folder that is read, but standard input."""
     data = Path(asked.data)
     named = [asked.data, asked.qrels, asked.trec_run, asked.texts, asked.queries, *asked.scores, *asked.checkpoint]
-    paths = [Path(name) for name in named if name not in (None, "-")]
-    folders = [path for path in paths if path.is_dir()]
     beside = [data.with_name(data.name.split(".")[0] + ".qrels")] if data.name else []
-    return [*paths, *beside, *(file for folder in folders for pattern in ("*", "*/*") for file in folder.glob(pattern))]
-
-
-def _check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Raises OutputError if one cannot be written or is an input, or if they are the same file."""
-    from resift.evaluate.outfile import check_out
-
-    for path in outputs:
-        check_out(path, overwrite=True, inputs=inputs)
-    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
-        raise OutputError(f"{outputs[0]} is named for two outputs; expected a file for each")
+    return [*(Path(name) for name in named if name not in (None, "-")), *beside]

@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING
 from resift.artifact import Artifact, path_text
 from resift.cli.meter import StageMeter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
-from resift.cli.outputs import check_outputs
 from resift.cli.streams import complain, write_json, write_lines
-from resift.errors import InputError, OutputError
+from resift.errors import InputError
 from resift.evaluate.frontierplot import check_plot, draw
 from resift.evaluate.trec import read_qrels
 from resift.evaluate.tune import CANDIDATES, check, tune
 from resift.evaluate.tunedfile import check_writer, encode_tuned, read_tuned
 from resift.inputs import check_count
-from resift.outfiles import write_whole
+from resift.outputs import check_outputs, write_whole
 from resift.pools import read_pools
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
     from resift.cli.options import Commands
     from resift.evaluate.quality import Qrels
@@ -83,8 +81,8 @@ def run(asked: argparse.Namespace) -> int:
 
 def _tune(asked: argparse.Namespace) -> int:
     outputs = [path for path in (asked.out, asked.plot) if path]
-    check_outputs(outputs, [name for name in (asked.pools, asked.qrels, asked.settings) if name])
-    _check_absent(outputs, asked)
+    inputs = [name for name in (asked.pools, asked.qrels, asked.settings) if name]
+    check_outputs(outputs, inputs, overwrite=asked.overwrite)
     if asked.out:
         check_writer()
     kind = check_plot(asked.plot) if asked.plot else ""
@@ -100,7 +98,7 @@ def _tune(asked: argparse.Namespace) -> int:
             report=meter,
         )
     if tuning.chosen:
-        _check_absent(outputs, asked)
+        check_outputs(outputs, inputs, overwrite=asked.overwrite)  # again: the measurements took minutes
     if tuning.chosen and asked.plot:
         write_whole(asked.plot, draw(tuning, kind))
     if tuning.chosen and asked.out:
@@ -149,12 +147,6 @@ def _check(asked: argparse.Namespace) -> int:
         return 0
     complain(f"{asked.check} does not hold its budget: {found.share_within:.1%} of all calls took at most {budget_ms:g} ms")
     return CHECK
-
-
-def _check_absent(outputs: Sequence[Path], asked: argparse.Namespace) -> None:
-    for path in outputs:
-        if path.exists() and not asked.overwrite:
-            raise OutputError(f"{path_text(path)} already exists; choose another name, or use --overwrite")
 
 
 def _pools(asked: argparse.Namespace) -> list[CandidatePool]:

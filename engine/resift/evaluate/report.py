@@ -15,7 +15,7 @@ import msgspec
 from resift.errors import ExtraError, InputError
 from resift.evaluate import formats
 from resift.evaluate.verdict import baseline, gains, rivals, verdict
-from resift.outfiles import write_whole
+from resift.outputs import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
