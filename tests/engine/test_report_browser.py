@@ -50,6 +50,9 @@ def test_a_report_fits_its_window_and_the_console_is_silent(tab, folder, name, w
         "[...document.querySelectorAll('svg, p, h1, h2, h3, dd, li')].every(e => e.getBoundingClientRect().right <= innerWidth + 1)"
     )
     assert tab.evaluate("[...document.querySelectorAll('svg')].every(e => e.getBoundingClientRect().height > 60)")
+    assert tab.evaluate(
+        "[...document.querySelectorAll('.about dd')].every(e => e.offsetParent === null || e.clientWidth > innerWidth / 2)"
+    )
     assert tab.complaints == []
 
 
