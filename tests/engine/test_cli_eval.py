@@ -128,8 +128,9 @@ def test_the_default_model(monkeypatch, run, artifact):
         (["--json", "{tmp}/data.jsonl"], "is also an input"),
         (["--json", "{tmp}/data.qrels"], "is also an input"),
         (["--html", "{tmp}/hard"], "is also an input"),
+        (["--html", "{tmp}/earlier"], "already exists; choose another name, or use --overwrite"),
         (["--scores", "{tmp}/scores", "--html", "{tmp}/scores"], "is also an input"),
-        (["--json", "{artifact}/x.json"], "is an artifact, which holds nothing but its own files"),
+        (["--json", "{artifact}/x.json"], "would be part of an artifact"),
         (["--json", "{tmp}/" + "x" * 256], "cannot be written: File name too long"),
         (["--scores", "{tmp}/missing"], "cannot be read: No such file"),
         (["--threads", "0"], "Settings.threads is 0"),
@@ -142,6 +143,7 @@ def test_refused_before_anything_is_scored(run, unscored, tmp_path, artifact, ar
     (tmp_path / "scores").write_text("q Q0 d 1 1 x\n")
     (tmp_path / "link").symlink_to("a")
     (tmp_path / "hard").hardlink_to(data)
+    (tmp_path / "earlier").write_text("earlier")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     asked = [argument.format(tmp=tmp_path, artifact=artifact) for argument in arguments]
     assert message in complaint(run(*asked, data=data))
@@ -159,7 +161,8 @@ def test_an_interruption_leaves_earlier_files_as_they_were(run, monkeypatch, tmp
 
     monkeypatch.setattr(Reranker, "submit", interrupted)
     (tmp_path / "x.json").write_text("earlier")
-    assert complaint(run("--json", tmp_path / "x.json", "--html", tmp_path / "x.html"), code=130) == "resift: interrupted\n"
+    outputs = ("--json", tmp_path / "x.json", "--html", tmp_path / "x.html", "--overwrite")
+    assert complaint(run(*outputs), code=130) == "resift: interrupted\n"
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x.json": "earlier"}
 
 

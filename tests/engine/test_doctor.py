@@ -14,7 +14,7 @@ from resift.errors import InputError
 from resift.evaluate import checks
 from resift.evaluate.doctor import SEVERITIES, diagnose
 from resift.evaluate.evidence import Evidence
-from resift.evaluate.judged import Judged, interval
+from resift.evaluate.judged import Judged
 from resift.pairs import PairTokenizer
 from resift.parity import Certificate
 from resift.pools import CandidatePool
@@ -320,14 +320,6 @@ def test_ndcg_and_its_ceiling_are_those_of_trec_eval(labels, outside, random):
     assert judged.ndcg() == oracle(range(len(labels)))
     assert judged.ndcg(np.array(order)) == oracle(order)
     assert judged.ceiling() == oracle(best)
-
-
-def test_the_interval_is_that_of_the_mean():
-    differences = np.random.default_rng(5).normal(0.2, 1.0, 400)
-    low, high = interval(differences)
-    half = 1.96 * differences.std() / 20
-    assert [low, high] == pytest.approx([differences.mean() - half, differences.mean() + half], abs=0.01)
-    assert interval(np.full(3, 0.5)) == (0.5, 0.5)
 
 
 # Anything else

@@ -11,7 +11,9 @@ import pytrec_eval
 
 from resift import InputError, Settings
 from resift.evaluate.choice import Goal, frontier, quantile, within_noise
-from resift.evaluate.quality import first_of, judge, kept, labelled, standard_error
+from resift.evaluate.judged import Judged
+from resift.evaluate.quality import first_of, kept
+from resift.evaluate.significance import standard_error
 from resift.evaluate.timing import Bench, Trial, fastest, timed
 from resift.evaluate.tune import REPEATS, TIMED_POOLS, tune, tune_on
 from resift.pools import CandidatePool
@@ -180,35 +182,22 @@ def test_ndcg_is_trec_evals_for_a_part_of_the_pool_against_all_judgements():
         size = numbers.randint(1, 40)
         best = first_of(order, size)
         runs[each.qid] = {f"d{index}": float(-rank) for rank, index in enumerate(best)}
-        found.append(labelled(best, judge(each, qrels)))
+        found.append(Judged.of(each, qrels, "").ndcg(best))
     measured = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(runs)
     assert found == pytest.approx([measured[qid]["ndcg_cut_10"] for qid in runs], abs=1e-9)
     assert len(set(found)) > 20
 
 
-def test_judgements_count_in_place_of_labels_and_a_query_without_is_not_judged():
-    each = pool(1, 3, labels=[1, 0, 0])
-    assert judge(each, {"q1": {"d2": 2, "other": 1}}).labels == [0, 0, 2]
-    assert judge(each, {"q2": {"d2": 2}}) is None
-    assert judge(each, {"q1": {"d2": 0}}) is None
-    assert judge(pool(1, 3)) is None
-    assert judge(CandidatePool("query", ["a", "b"])) is None
+def test_pools_without_a_relevant_document_are_not_judged():
+    judged, *others = labelled_pools(3)
+    qrels = {judged.qid: {"d2": 2, "elsewhere": 1}, others[0].qid: {"d2": 0}}
+    found = tune_on(Machine(), [judged, *others], qrels=qrels)
+    assert (found.measure, found.judged) == ("nDCG@10", 1)
 
 
-def test_a_label_of_null_is_unjudged_and_one_below_zero_is_not_relevant():
-    known = judge(pool(1, 4, labels=[None, -2, 1, 0]))
-    assert (known.labels, known.all) == ([0, 0, 1, 0], [0, 0, 1, 0])
-
-
-@pytest.mark.parametrize("label", ["1", 1.0, True, [1]])
-def test_any_other_label_is_an_error_with_its_place(label):
-    with pytest.raises(InputError, match=r"pool 'q3': candidates\[1\] has the label .*; expected an integer, or null"):
-        judge(pool(3, 2, labels=[0, label]))
-
-
-def test_judgements_need_docids():
-    with pytest.raises(InputError, match=r"pool 'q': candidates\[0\] has no 'docid'"):
-        judge(CandidatePool("query", ["a", "b"], "q"), {"q": {"a": 1}})
+def test_a_label_that_is_no_integer_is_an_error_with_its_place():
+    with pytest.raises(InputError, match=r"pool 2 \(qid 'q3'\): candidates\[1\] has the label '1'; expected an integer"):
+        tune_on(Machine(), [pool(1, 2), pool(3, 2, labels=[0, "1"])])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.artifact import path_text
@@ -12,7 +11,7 @@ from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
 from resift.cli.streams import write_json, write_lines
 from resift.errors import InputError
 from resift.evaluate.doctor import diagnose
-from resift.evaluate.judged import read_qrels
+from resift.evaluate.trec import qrels_beside, read_qrels
 from resift.inputs import check_count
 from resift.pools import read_pools
 from resift.reranker import Reranker
@@ -61,7 +60,7 @@ def add(commands: Commands) -> None:
 def run(asked: argparse.Namespace) -> int:
     """Scores the pools and prints the findings."""
     check_count("limit", asked.limit)
-    file = asked.qrels or _beside(asked.pools)
+    file = asked.qrels or qrels_beside(asked.pools)
     qrels = None if file is None else read_qrels(file)
     read = list(islice(read_pools(asked.pools), asked.limit + 1))
     pools = read[: asked.limit]
@@ -81,12 +80,3 @@ def run(asked: argparse.Namespace) -> int:
             lines += ["", f"{finding.severity}: {finding.name}", f"  {finding.words}", f"  advice: {finding.advice}"]
         write_lines(lines if findings else [*lines, "nothing found"])
     return CHECK if asked.strict and any(finding.severity == "problem" for finding in findings) else 0
-
-
-def _beside(pools: str) -> str | None:
-    """NAME.qrels next to the file of pools, if it is there."""
-    if pools == "-":
-        return None
-    path = Path(pools)
-    file = path.with_name(f"{path.name.split('.')[0]}.qrels")
-    return str(file) if file.is_file() else None

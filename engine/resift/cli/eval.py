@@ -153,7 +153,7 @@ def _reading(asked: argparse.Namespace) -> dict[str, Any]:
 
 def _inputs(asked: argparse.Namespace) -> list[Path]:
     """Every file and folder that is read, but standard input."""
-    data = Path(asked.data)
+    from resift.evaluate.trec import qrels_beside
+
     named = [asked.data, asked.qrels, asked.trec_run, asked.texts, asked.queries, *asked.scores, *asked.checkpoint]
-    beside = [data.with_name(data.name.split(".")[0] + ".qrels")] if data.name else []
-    return [*(Path(name) for name in named if name not in (None, "-")), *beside]
+    return [Path(name) for name in (*named, qrels_beside(asked.data)) if name not in (None, "-")]

@@ -12,7 +12,7 @@ from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
 from resift.cli.streams import complain, write_json, write_lines
 from resift.errors import InputError
 from resift.evaluate.frontierplot import check_plot, draw
-from resift.evaluate.trec import read_qrels
+from resift.evaluate.trec import qrels_beside, read_qrels
 from resift.evaluate.tune import CANDIDATES, check, tune
 from resift.evaluate.tunedfile import check_writer, encode_tuned, read_tuned
 from resift.inputs import check_count
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import argparse
 
     from resift.cli.options import Commands
-    from resift.evaluate.quality import Qrels
     from resift.evaluate.tuning import Point, Tuning
     from resift.pools import CandidatePool
 
@@ -81,12 +80,14 @@ def run(asked: argparse.Namespace) -> int:
 
 def _tune(asked: argparse.Namespace) -> int:
     outputs = [path for path in (asked.out, asked.plot) if path]
-    inputs = [name for name in (asked.pools, asked.qrels, asked.settings) if name]
+    judgements = asked.qrels or qrels_beside(asked.pools)
+    inputs = [name for name in (asked.pools, judgements, asked.settings) if name]
     check_outputs(outputs, inputs, overwrite=asked.overwrite)
     if asked.out:
         check_writer()
     kind = check_plot(asked.plot) if asked.plot else ""
-    fixed, qrels, pools = settings(asked), _qrels(asked), _pools(asked)
+    qrels = read_qrels(judgements) if judgements else None
+    fixed, pools = settings(asked), _pools(asked)
     with StageMeter() as meter:
         tuning = tune(
             pools,
@@ -151,15 +152,6 @@ def _check(asked: argparse.Namespace) -> int:
 
 def _pools(asked: argparse.Namespace) -> list[CandidatePool]:
     return list(islice(read_pools(asked.pools), asked.limit))
-
-
-def _qrels(asked: argparse.Namespace) -> Qrels | None:
-    """The judgements named, or those beside the pools; None if there are none."""
-    if asked.qrels:
-        return read_qrels(asked.qrels)
-    path = Path(asked.pools)
-    beside = path.with_name(f"{path.name.partition('.')[0]}.qrels") if path.name else path
-    return read_qrels(beside) if asked.pools != "-" and beside.is_file() else None
 
 
 def _lines(tuning: Tuning) -> list[str]:

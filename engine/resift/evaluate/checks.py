@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from resift.evaluate import language
-from resift.evaluate.judged import TOP, interval
 from resift.evaluate.results import Finding
+from resift.evaluate.significance import bootstrap_interval
+from resift.parity import TOP
 from resift.scoring import activate
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def given_better(evidence: Evidence) -> Finding | None:
     loss = float(np.mean(given - ranked))
     if loss < MATERIAL:
         return None
-    low, high = interval(given - ranked)
+    low, high = bootstrap_interval((given - ranked)[:, None])[:, 0].tolist()
     figures = (
         f"nDCG@{TOP} is {given.mean():.4f} in the order given and {ranked.mean():.4f} in the model's: {loss:.4f} lost, "
         f"95 % interval [{low:.4f}, {high:.4f}], {len(labelled)} labelled queries"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.errors import InputError
-from resift.evaluate.quality import standard_error
+from resift.evaluate.significance import standard_error
 from resift.evaluate.timing import share_within
 
 if TYPE_CHECKING:

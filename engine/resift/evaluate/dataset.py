@@ -13,7 +13,7 @@ from resift.evaluate.beir import Texts, find_judgements, read_corpus, read_queri
 from resift.evaluate.labelled import read_labelled
 from resift.evaluate.retrieve import bm25
 from resift.evaluate.selection import Selection
-from resift.evaluate.trec import RUN_COLUMNS, Qrels, columns, read_qrels, read_run
+from resift.evaluate.trec import RUN_COLUMNS, Qrels, columns, qrels_beside, read_qrels, read_run
 from resift.inputs import check_count
 from resift.pools import CandidatePool, read_lines
 
@@ -109,7 +109,7 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one format or two
     if start is None:
         raise InputError(f"{source} holds no lines; expected {FORMATS}")
     lines = chain([start], lines)
-    judgements = _beside(source) if qrels is None else qrels
+    judgements = qrels_beside(source) if qrels is None else qrels
     if start[1].lstrip().startswith(b"{"):
         _refuse(f"{source} holds JSON Lines, as candidate pools do", of_beir | of_run)
         return _dataset(source, "pools", _labelled_pools(source, lines, judgements, selection, depth), selection)
@@ -189,13 +189,6 @@ def _name(source: str) -> str:
     """The file's name up to the first dot, or the folder's."""
     path = Path(source)
     return path.name.split(".")[0] or path.resolve().name
-
-
-def _beside(source: str) -> Path | None:
-    """NAME.qrels next to the file, if it is there."""
-    path = Path(source)
-    found = path.with_name(f"{_name(source)}.qrels")
-    return found if source != "-" and found.is_file() else None
 
 
 def _refuse(found: str, options: Mapping[str, object]) -> None:

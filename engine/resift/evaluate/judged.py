@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from resift.errors import InputError
-from resift.pools import read_lines
+from resift.parity import ndcg
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from resift.pools import CandidatePool
-
-TOP = 10
-"""Ranks that nDCG looks at."""
-RESAMPLES = 10_000
-SEED = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,44 +66,14 @@ class Judged:
         """Share of the relevant documents that the pool holds."""
         return float(np.count_nonzero(self.labels) / np.count_nonzero(self.ideal))
 
-    def ndcg(self, order: NDArray[np.intp] | None = None) -> float:
-        """nDCG@TOP of the candidates in the order given, or in `order`, as trec_eval computes ndcg_cut (gain = label)."""
-        return _dcg(self.labels if order is None else self.labels[order]) / _dcg(self.ideal)
+    def ndcg(self, order: Sequence[int] | NDArray[np.intp] | None = None) -> float:
+        """nDCG@10 of the candidates in the order given, or in `order`, like trec_eval; 0 without relevant documents."""
+        return _ndcg(self.labels if order is None else self.labels[np.asarray(order, np.intp)], self.ideal)
 
     def ceiling(self) -> float:
-        """The highest nDCG@TOP that any order of these candidates can have."""
-        return _dcg(np.sort(self.labels)[::-1]) / _dcg(self.ideal)
+        """The highest nDCG@10 that any order of these candidates can have."""
+        return _ndcg(np.sort(self.labels)[::-1], self.ideal)
 
 
-def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
-    """The judgements of a TREC file, `qid iteration docid label` a line: labels by query and document.
-
-    Raises InputError that names the file and line for anything else.
-    """
-    qrels: dict[str, dict[str, int]] = {}
-    for number, line in read_lines(path):
-        try:
-            qid, _, docid, label = line.decode().split()
-            qrels.setdefault(qid, {})[docid] = int(label)
-        except ValueError as error:  # bytes that are not UTF-8, other columns, a label that is not an integer
-            raise InputError(
-                f"{os.fspath(path)}, line {number}: expected 'qid 0 docid label' in UTF-8, the label an integer"
-            ) from error
-    return qrels
-
-
-def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval of the mean of `differences`, float64[n >= 1], by the paired bootstrap over queries (percentiles).
-
-    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
-    """
-    random = np.random.default_rng(SEED)
-    n = len(differences)
-    means = [float(differences[random.integers(0, n, n)].mean()) for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5]).tolist()
-    return low, high
-
-
-def _dcg(labels: NDArray[np.int64]) -> float:
-    top = labels[:TOP]
-    return float(top @ (1 / np.log2(np.arange(2, len(top) + 2))))
+def _ndcg(ranked: NDArray[np.int64], ideal: NDArray[np.int64]) -> float:
+    return ndcg(ranked.tolist(), -np.arange(len(ranked), dtype=np.float64), judged=ideal.tolist())

@@ -52,6 +52,12 @@ def randomization_test(differences: NDArray[np.float64], *, seed: int = SEED) ->
     return values
 
 
+def standard_error(differences: NDArray[np.float64], seed: int, resamples: int = 2000) -> float:
+    """Bootstrap standard error of the mean of paired differences (Efron and Tibshirani 1993, chapter 6)."""
+    rows = np.random.default_rng(seed).integers(0, len(differences), (resamples, len(differences)))
+    return float(differences[rows].mean(axis=1).std())
+
+
 def _exact(differences: NDArray[np.float64]) -> float:
     signs = 1.0 - 2.0 * (np.arange(1 << len(differences))[:, None] >> np.arange(len(differences)) & 1)
     return float(np.mean(np.abs(signs @ differences) >= _least(differences)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.errors import InputError
@@ -53,6 +54,15 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
     if not qrels:
         raise InputError(f"{name} holds no judgements; {QRELS_FORM}")
     return qrels
+
+
+def qrels_beside(pools: str | os.PathLike[str]) -> Path | None:
+    """The judgements of a file of pools, if they are there: NAME.qrels next to it, NAME being its name up to the first dot."""
+    path = Path(pools)
+    if not path.name or path.name == "-":
+        return None
+    found = path.with_name(f"{path.name.split('.')[0]}.qrels")
+    return found if found.is_file() else None
 
 
 def checked_label(label: int, where: str) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 from resift import machine
 from resift.errors import InputError
 from resift.evaluate.choice import SEED, SHARE, Goal, frontier, quantile, within_noise
-from resift.evaluate.quality import first_of, judge, kept, labelled
+from resift.evaluate.judged import Judged
+from resift.evaluate.quality import first_of, kept
 from resift.evaluate.results import Latency
 from resift.evaluate.timing import Bench, Trial, fastest, share_within, timed
 from resift.evaluate.tuning import Check, Point, Tuning
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.evaluate.quality import Judged, Qrels
     from resift.evaluate.timing import Progress
+    from resift.evaluate.trec import Qrels
     from resift.pools import CandidatePool
     from resift.settings import Precision
 
@@ -116,7 +117,8 @@ def tune_on(
     for number in candidates:
         check_count("candidates", number)
     rankable = _rankable(pools)
-    judged = [judge(pool, qrels) for pool in rankable]
+    known = [Judged.of(pool, qrels, f"pool {number} (qid {pool.qid!r})") for number, pool in enumerate(rankable, 1)]
+    judged = [each if each and each.has_relevant() else None for each in known]
     cut = [pool.first(max(candidates)) for pool in rankable]
     sizes = _sizes(cut, candidates)
     measure, quality = _quality(bench, cut, judged, sizes)
@@ -189,7 +191,7 @@ def _quality(
         for size in sizes:
             cut = [first_of(order, size) for order in found]
             if is_labelled:
-                rows.append([labelled(order, known) for order, known in zip(cut, judged, strict=True) if known])
+                rows.append([known.ndcg(order) for order, known in zip(cut, judged, strict=True) if known])
             else:
                 rows.append([kept(order, reference) for order, reference in zip(cut, full, strict=True)])
     return f"{'nDCG' if is_labelled else 'agreement'}@{TOP}", np.array(rows)
@@ -197,7 +199,7 @@ def _quality(
 
 def _given(pools: Sequence[CandidatePool], judged: Sequence[Judged | None]) -> float | None:
     """Mean nDCG@10 of the order given; None without labels."""
-    values = [labelled(range(len(pool.documents)), known) for pool, known in zip(pools, judged, strict=True) if known]
+    values = [known.ndcg(range(len(pool.documents))) for pool, known in zip(pools, judged, strict=True) if known]
     return float(np.mean(values)) if values else None
 
 
