@@ -115,3 +115,9 @@ def test_all_details_are_printed(tab, folder):
         assert tab.evaluate("getComputedStyle(document.querySelector('.tall')).maxHeight") == "none"
     finally:
         tab.call("Emulation.setEmulatedMedia", media="")
+
+
+def test_findings_differ_by_more_than_their_words(tab, folder):
+    tab.open(folder / "full.html", width=1280)
+    colors = "[...document.querySelectorAll('.findings li')].map(e => getComputedStyle(e).borderLeftColor)"
+    assert len(set(tab.evaluate(colors))) == 2

@@ -158,7 +158,8 @@ def test_recall_within_judged_pools_is_qualified():
     ]
     text = answers(evaluation(queries=asked))["How many candidates?"]
     assert "Measured with 1 to 40, median 20.5 candidates a query." in text
-    assert "If only these pools were judged, that share hides what the retriever missed." in text
+    assert "If only these pools were judged, that hides what the retriever missed." in text
+    assert "The first 20 hold all relevant documents." in answers(evaluation(recall=[0.5, 1.0, 1.0]))["How many candidates?"]
     assert "hides" not in answers(evaluation())["How many candidates?"]
 
 
@@ -211,6 +212,11 @@ def test_texts_are_one_line_cut_at_their_limit():
     assert formats.text("x" * 201) == "x" * 200 + " …"
     assert formats.text("a" + " " * 5000 + "b", 10) == "a …"
     assert formats.text("\u202ea\x00") == r"\u202ea\x00"
+
+
+def test_findings_are_sentences():
+    assert formats.sentence("half of the pools") == "Half of the pools."
+    assert formats.sentence("Split the texts.") == "Split the texts."
 
 
 def test_names_keep_their_ends():

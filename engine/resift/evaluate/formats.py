@@ -94,6 +94,12 @@ def text(content: str, limit: int = 200) -> str:
     return f"{visible(line[:limit])} …"
 
 
+def sentence(content: str) -> str:
+    """`content` as `text` gives it, with a capital letter and a full stop."""
+    line = text(content, 1000)
+    return f"{line[:1].upper()}{line[1:]}{'' if line.endswith(('.', '!', '?', '…')) else '.'}"
+
+
 def brief(content: str, limit: int = 30) -> str:
     """A name that fits a figure: what does not fit is left out of its middle, where names differ least."""
     line = re.sub("[\ufffe\uffff]", "\ufffd", text(content, 1000))  # no characters of XML

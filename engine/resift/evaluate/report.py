@@ -195,7 +195,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("value", "signed", "interval", "p_value", "milliseconds", "count", "many", "percent", "text")
+    names = ("value", "signed", "interval", "p_value", "milliseconds", "count", "many", "percent", "sentence", "text")
     environment.filters.update({name: getattr(formats, name) for name in names})
     return environment
 

@@ -200,8 +200,11 @@ def _how_many(evaluation: Evaluation, best: System) -> tuple[str, str]:
         else:
             words.append(f"{measure} still rises at {last}, the most tried: ask the retriever for more.")
     if evaluation.recall:
-        held = percent(evaluation.recall[-1])
-        words.append(f"The first {sizes[-1]} hold {held} of the relevant documents; no reranker finds the others.")
+        held = evaluation.recall[-1]
+        missed = (
+            f"{percent(held)} of the relevant documents; no reranker finds the others" if held < 1 else "all relevant documents"
+        )
+        words.append(f"The first {sizes[-1]} hold {missed}.")
         if all(query.judged_relevant == query.relevant for query in evaluation.queries):
-            words.append("If only these pools were judged, that share hides what the retriever missed.")
+            words.append("If only these pools were judged, that hides what the retriever missed.")
     return "How many candidates?", " ".join(words)
