@@ -15,8 +15,8 @@ import tiny
 from commands import LINES, QUERY, answered, resift
 from resift import Settings
 from resift.cli.main import main
-from resift.evaluate.timing import Bench
-from resift.evaluate.trec import read_qrels
+from resift.evaluate.data.trec import read_qrels
+from resift.evaluate.tuning.timing import Bench
 
 TEXTS = tiny.texts()
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resift import ExtraError, InputError
-from resift.evaluate.dataset import DEPTH, read_dataset
-from resift.evaluate.retrieve import bm25
-from resift.evaluate.trec import LABEL_LIMIT
+from resift.evaluate.data.dataset import DEPTH, read_dataset
+from resift.evaluate.data.retrieve import bm25
+from resift.evaluate.data.trec import LABEL_LIMIT
 
 
 def pool(qid, labels, **fields):

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from resift import Reranker, Settings
 from resift.errors import InputError
-from resift.evaluate import checks
-from resift.evaluate.doctor import SEVERITIES, diagnose
-from resift.evaluate.evidence import Evidence
-from resift.evaluate.judged import Judged
+from resift.evaluate.data.judged import Judged
+from resift.evaluate.doctor import checks
+from resift.evaluate.doctor.diagnosis import SEVERITIES, diagnose
+from resift.evaluate.doctor.evidence import Evidence
 from resift.pairs import PairTokenizer
 from resift.parity import Certificate
 from resift.pools import CandidatePool

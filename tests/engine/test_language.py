@@ -8,8 +8,8 @@ import pytest
 import tiny
 from resift import Reranker
 from resift.artifact import Artifact
-from resift.evaluate import language
-from resift.evaluate.doctor import diagnose
+from resift.evaluate.doctor import language
+from resift.evaluate.doctor.diagnosis import diagnose
 from resift.pairs import PairTokenizer
 from resift.parity import Certificate
 from resift.pools import CandidatePool, read_pools

@@ -21,7 +21,7 @@ from resift.evaluate import results
 
 pytest.importorskip("jinja2", reason="needs the extra eval")
 pytest.importorskip("matplotlib", reason="needs the extra eval")
-from resift.evaluate.report import REGRESSIONS, ROWS, page, write_report
+from resift.evaluate.report.write import REGRESSIONS, ROWS, page, write_report
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 

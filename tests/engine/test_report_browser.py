@@ -12,7 +12,7 @@ if not browser.FOUND:
 
 pytest.importorskip("jinja2", reason="needs the extra eval")
 pytest.importorskip("matplotlib", reason="needs the extra eval")
-from resift.evaluate.report import write_report
+from resift.evaluate.report.write import write_report
 
 LONG = "unbroken" * 200
 REPORTS = {

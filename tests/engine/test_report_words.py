@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from evaluations import bare, evaluation, given, reranked, system
-from resift.evaluate import formats, results
-from resift.evaluate.verdict import enough, rivals, standing, verdict
+from resift.evaluate import results
+from resift.evaluate.report import formats
+from resift.evaluate.report.verdict import enough, rivals, standing, verdict
 
 SPACE, THIN, MINUS = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}", "\N{MINUS SIGN}"
 BETTER, WORSE = (0.2, 0.1, 0.3, 0.001), (-0.2, -0.3, -0.1, 0.001)

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from resift import InputError
-from resift.evaluate.trec import LABEL_LIMIT, read_qrels, read_run
+from resift.evaluate.data.trec import LABEL_LIMIT, read_qrels, read_run
 from resift.pools import read_lines
 
 

@@ -10,12 +10,12 @@ import pytest
 import pytrec_eval
 
 from resift import InputError, Settings
-from resift.evaluate.choice import Goal, frontier, quantile, within_noise
-from resift.evaluate.judged import Judged
-from resift.evaluate.quality import first_of, kept
+from resift.evaluate.data.judged import Judged
 from resift.evaluate.significance import standard_error
-from resift.evaluate.timing import Bench, Trial, fastest, timed
-from resift.evaluate.tune import REPEATS, TIMED_POOLS, tune, tune_on
+from resift.evaluate.tuning.choice import Goal, frontier, quantile, within_noise
+from resift.evaluate.tuning.quality import first_of, kept
+from resift.evaluate.tuning.timing import Bench, Trial, fastest, timed
+from resift.evaluate.tuning.tune import REPEATS, TIMED_POOLS, tune, tune_on
 from resift.pools import CandidatePool
 
 
@@ -349,7 +349,7 @@ def test_a_bench_tries_what_the_artifact_has_unless_it_is_asked_for(artifact):
 
 
 def test_a_bench_ranks_as_the_reranker_does_and_opens_two_models_at_most(artifact, reranker, monkeypatch):
-    from resift.evaluate import timing
+    from resift.evaluate.tuning import timing
 
     opened, closed = [], []
 

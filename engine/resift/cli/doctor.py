@@ -10,8 +10,8 @@ from resift.cli.meter import Meter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
 from resift.cli.streams import write_json, write_lines
 from resift.errors import InputError
-from resift.evaluate.doctor import diagnose
-from resift.evaluate.trec import qrels_beside, read_qrels
+from resift.evaluate.data.trec import qrels_beside, read_qrels
+from resift.evaluate.doctor.diagnosis import diagnose
 from resift.inputs import check_count
 from resift.pools import read_pools
 from resift.reranker import Reranker

@@ -102,10 +102,10 @@ def add(commands: Commands) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Reads, scores and compares; prints the comparison and writes the files asked for."""
-    from resift.evaluate.dataset import read_dataset
+    from resift.evaluate.data.dataset import read_dataset
     from resift.evaluate.evaluation import evaluate
     from resift.evaluate.measures import MEASURES, parse_measures
-    from resift.evaluate.report import write_report
+    from resift.evaluate.report.write import write_report
 
     json = None if asked.json in (None, "-") else Path(asked.json)
     check_outputs([path for path in (asked.html, json) if path], _inputs(asked), overwrite=asked.overwrite)
@@ -153,7 +153,7 @@ def _reading(asked: argparse.Namespace) -> dict[str, Any]:
 
 def _inputs(asked: argparse.Namespace) -> list[Path]:
     """Every file and folder that is read, but standard input."""
-    from resift.evaluate.trec import qrels_beside
+    from resift.evaluate.data.trec import qrels_beside
 
     named = [asked.data, asked.qrels, asked.trec_run, asked.texts, asked.queries, *asked.scores, *asked.checkpoint]
     return [Path(name) for name in (*named, qrels_beside(asked.data)) if name not in (None, "-")]

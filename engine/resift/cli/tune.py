@@ -11,10 +11,10 @@ from resift.cli.meter import StageMeter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
 from resift.cli.streams import complain, write_json, write_lines
 from resift.errors import InputError
-from resift.evaluate.frontierplot import check_plot, draw
-from resift.evaluate.trec import qrels_beside, read_qrels
-from resift.evaluate.tune import CANDIDATES, check, tune
-from resift.evaluate.tunedfile import check_writer, encode_tuned, read_tuned
+from resift.evaluate.data.trec import qrels_beside, read_qrels
+from resift.evaluate.tuning.plot import check_plot, draw
+from resift.evaluate.tuning.tune import CANDIDATES, check, tune
+from resift.evaluate.tuning.tunedfile import check_writer, encode_tuned, read_tuned
 from resift.inputs import check_count
 from resift.outputs import check_outputs, write_whole
 from resift.pools import read_pools
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
 
     from resift.cli.options import Commands
-    from resift.evaluate.tuning import Point, Tuning
+    from resift.evaluate.tuning.records import Point, Tuning
     from resift.pools import CandidatePool
 
 EPILOG = f"""POOLS holds one candidate pool per line, as `resift rerank --pools` reads it, in your retriever's order. Its candidates

@@ -15,13 +15,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resift.evaluate.dataset import Dataset, read_dataset
-    from resift.evaluate.doctor import diagnose
+    from resift.evaluate.data.dataset import Dataset, read_dataset
+    from resift.evaluate.doctor.diagnosis import diagnose
     from resift.evaluate.evaluation import evaluate
     from resift.evaluate.measures import MEASURES
-    from resift.evaluate.report import write_report
+    from resift.evaluate.report.write import write_report
     from resift.evaluate.results import Evaluation, Finding
     from resift.evaluate.systems import Artifact, Checkpoint, Given, ScoresFile
+    from resift.evaluate.tuning.records import Tuning
+    from resift.evaluate.tuning.tune import tune
 
 __all__ = [
     "MEASURES",
@@ -32,20 +34,24 @@ __all__ = [
     "Finding",
     "Given",
     "ScoresFile",
+    "Tuning",
     "diagnose",
     "evaluate",
     "read_dataset",
+    "tune",
     "write_report",
 ]
 
 _HOMES = {
-    "dataset": ("Dataset", "read_dataset"),
-    "doctor": ("diagnose",),
+    "data.dataset": ("Dataset", "read_dataset"),
+    "doctor.diagnosis": ("diagnose",),
     "evaluation": ("evaluate",),
     "measures": ("MEASURES",),
-    "report": ("write_report",),
+    "report.write": ("write_report",),
     "results": ("Evaluation", "Finding"),
     "systems": ("Artifact", "Checkpoint", "Given", "ScoresFile"),
+    "tuning.records": ("Tuning",),
+    "tuning.tune": ("tune",),
 }
 """Names by the module that defines them."""
 

@@ -11,7 +11,7 @@ from resift.evaluate.significance import bootstrap_interval, randomization_test
 from resift.parity import TOP, kendall_tau, top_overlap
 
 if TYPE_CHECKING:
-    from resift.evaluate.dataset import Dataset
+    from resift.evaluate.data.dataset import Dataset
     from resift.evaluate.runs import Run
 
 WORST = 5

@@ -1,4 +1,4 @@
-"""evaluate: compares ways to order the same candidates, and returns all it found as one record."""
+"""Evaluate: compares ways to order the same candidates, and returns all it found as one record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resift import machine
 from resift.artifact import path_text
 from resift.errors import InputError
 from resift.evaluate.comparisons import agreement, differences, regressions
-from resift.evaluate.doctor import diagnose
+from resift.evaluate.doctor.diagnosis import diagnose
 from resift.evaluate.lengths import measure_lengths
 from resift.evaluate.measures import MEASURES, Judge
 from resift.evaluate.results import Data, Evaluation, Finding, Query, System
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from resift.evaluate import systems as compared
-    from resift.evaluate.dataset import Dataset
+    from resift.evaluate.data.dataset import Dataset
     from resift.evaluate.runs import Progress
     from resift.evaluate.systems import Scorer
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from resift.evaluate.formats import THIN, count, interval, many, milliseconds, p_value, percent, signed, text, value
+from resift.evaluate.report.formats import THIN, count, interval, many, milliseconds, p_value, percent, signed, text, value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

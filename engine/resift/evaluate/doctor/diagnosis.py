@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resift.errors import InputError
-from resift.evaluate.checks import CHECKS
-from resift.evaluate.evidence import Evidence
+from resift.evaluate.doctor.checks import CHECKS
+from resift.evaluate.doctor.evidence import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from resift.evaluate.evidence import Progress
+    from resift.evaluate.doctor.evidence import Progress
     from resift.evaluate.results import Finding
     from resift.pools import CandidatePool
     from resift.ranking import Scored
@@ -36,9 +36,9 @@ def diagnose(
     `scored`: what `Reranker.submit` returned for each pool, if that is known; otherwise all pairs are scored here, in bounded
     memory, and `progress` is told.
 
-    The checks and their thresholds are in `resift.evaluate.checks`. Raises InputError if there are no candidates, if a label cannot
-    be read, or if `qrels` judges none of the queries, ArtifactError if the artifact's certificate cannot be read, and otherwise
-    like `Reranker.submit`.
+    The checks and their thresholds are in `resift.evaluate.doctor.checks`. Raises InputError if there are no candidates, if a label
+    cannot be read, or if `qrels` judges none of the queries, ArtifactError if the artifact's certificate cannot be read, and
+    otherwise like `Reranker.submit`.
     """
     if not any(pool.documents for pool in pools):
         raise InputError(f"{len(pools)} pools and no candidates; expected some to look at")

@@ -14,7 +14,7 @@ from resift.settings import Settings, read_tables
 if TYPE_CHECKING:
     import os
 
-    from resift.evaluate.tuning import Tuning
+    from resift.evaluate.tuning.records import Tuning
 
 HEAD = "# Written by `resift tune`. [retrieval] and [measured] are for the reader: no command applies them.\n\n"
 

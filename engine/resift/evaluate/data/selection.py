@@ -11,7 +11,7 @@ from resift.pools import CandidatePool
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from resift.evaluate.trec import Qrels
+    from resift.evaluate.data.trec import Qrels
 
 Item = TypeVar("Item")
 

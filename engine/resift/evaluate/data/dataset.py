@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from resift.errors import InputError
-from resift.evaluate.beir import Texts, find_judgements, read_corpus, read_queries
-from resift.evaluate.labelled import read_labelled
-from resift.evaluate.retrieve import bm25
-from resift.evaluate.selection import Selection
-from resift.evaluate.trec import RUN_COLUMNS, Qrels, columns, qrels_beside, read_qrels, read_run
+from resift.evaluate.data.beir import Texts, find_judgements, read_corpus, read_queries
+from resift.evaluate.data.labelled import read_labelled
+from resift.evaluate.data.retrieve import bm25
+from resift.evaluate.data.selection import Selection
+from resift.evaluate.data.trec import RUN_COLUMNS, Qrels, columns, qrels_beside, read_qrels, read_run
 from resift.inputs import check_count
 from resift.pools import CandidatePool, read_lines
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from resift.errors import InputError
-from resift.evaluate.beir import identifier
-from resift.evaluate.trec import checked_label
+from resift.evaluate.data.beir import identifier
+from resift.evaluate.data.trec import checked_label
 from resift.pools import decode_pool, json_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from resift.evaluate.trec import Qrels
+    from resift.evaluate.data.trec import Qrels
     from resift.pools import CandidatePool
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from resift.collection import rerank_pools
 from resift.errors import InputError
-from resift.evaluate.judged import Judged
+from resift.evaluate.data.judged import Judged
 from resift.manifest import TOKENIZER
 from resift.pairs import PairTokenizer
 from resift.parity import Certificate

@@ -1,4 +1,4 @@
-"""axes: what the report's figures have in common."""
+"""Axes: what the report's figures have in common."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resift.evaluate.formats import SPACE, axis, brief
-from resift.evaluate.svg import FIRST, INK, MUTED, SECOND
-from resift.evaluate.verdict import rivals
+from resift.evaluate.report.formats import SPACE, axis, brief
+from resift.evaluate.report.svg import FIRST, INK, MUTED, SECOND
+from resift.evaluate.report.verdict import rivals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

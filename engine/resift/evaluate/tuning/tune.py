@@ -11,12 +11,12 @@ import numpy as np
 
 from resift import machine
 from resift.errors import InputError
-from resift.evaluate.choice import SEED, SHARE, Goal, frontier, quantile, within_noise
-from resift.evaluate.judged import Judged
-from resift.evaluate.quality import first_of, kept
+from resift.evaluate.data.judged import Judged
 from resift.evaluate.results import Latency
-from resift.evaluate.timing import Bench, Trial, fastest, share_within, timed
-from resift.evaluate.tuning import Check, Point, Tuning
+from resift.evaluate.tuning.choice import SEED, SHARE, Goal, frontier, quantile, within_noise
+from resift.evaluate.tuning.quality import first_of, kept
+from resift.evaluate.tuning.records import Check, Point, Tuning
+from resift.evaluate.tuning.timing import Bench, Trial, fastest, share_within, timed
 from resift.inputs import check_count
 from resift.parity import TOP
 from resift.settings import Settings
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.evaluate.timing import Progress
-    from resift.evaluate.trec import Qrels
+    from resift.evaluate.data.trec import Qrels
+    from resift.evaluate.tuning.timing import Progress
     from resift.pools import CandidatePool
     from resift.settings import Precision
 

@@ -1,4 +1,4 @@
-"""report: one HTML file from an evaluation, for whoever decides whether to rerank, with which model and how many candidates."""
+"""Report: one HTML file from an evaluation, for whoever decides whether to rerank, with which model and how many candidates."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from resift.errors import ExtraError, InputError
-from resift.evaluate import formats
-from resift.evaluate.verdict import baseline, gains, rivals, verdict
+from resift.evaluate.report import formats
+from resift.evaluate.report.verdict import baseline, gains, rivals, verdict
 from resift.outputs import write_whole
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def page(evaluation: Evaluation) -> str:
     check(evaluation)
     try:
         environment = _environment()
-        from resift.evaluate import figures
+        from resift.evaluate.report import figures
 
         plots = figures.draw(evaluation)
     except ImportError as error:
@@ -189,7 +189,7 @@ def _environment() -> Environment:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("resift.evaluate", "page"),
+        loader=jinja2.PackageLoader("resift.evaluate.report", "page"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

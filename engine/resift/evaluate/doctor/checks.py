@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from resift.evaluate import language
+from resift.evaluate.doctor import language
 from resift.evaluate.results import Finding
 from resift.evaluate.significance import bootstrap_interval
 from resift.parity import TOP
@@ -19,7 +19,7 @@ from resift.scoring import activate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resift.evaluate.evidence import Evidence
+    from resift.evaluate.doctor.evidence import Evidence
     from resift.parity import Pool
     from resift.pools import CandidatePool
 
@@ -53,7 +53,7 @@ is 0.4 to 1."""
 
 
 def foreign_language(evidence: Evidence) -> Finding | None:
-    """Texts in another language than those of the artifact's gate pools; see `resift.evaluate.language`."""
+    """Texts in another language than those of the artifact's gate pools; see `resift.evaluate.doctor.language`."""
     known = language.measure(evidence.tokenizer, _texts(evidence.certificate.pools)).bytes_per_token()
     pieces = language.measure(evidence.tokenizer, _texts(evidence.pools))
     foreign = pieces.foreign(known)

@@ -1,4 +1,4 @@
-"""svg: a matplotlib figure as inline SVG that takes its colours and its font from the page."""
+"""SVG: a matplotlib figure as inline SVG that takes its colours and its font from the page."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from resift.errors import InputError
 from resift.evaluate.significance import standard_error
-from resift.evaluate.timing import share_within
+from resift.evaluate.tuning.timing import share_within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""figures: the report's figures, drawn by matplotlib, each with the words beside it and its alternative text."""
+"""Figures: the report's figures, drawn by matplotlib, each with the words beside it and its alternative text."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from resift.evaluate.axes import label, legend, limits, log_ticks, marks, panels, plain
-from resift.evaluate.formats import SPACE, axis, brief, count, many, milliseconds, percent, signed, value
-from resift.evaluate.svg import FIRST, INK, LINE, MUTED, PAPER, SECOND, STYLE, inline
-from resift.evaluate.verdict import SAME, baseline, enough, gains, rivals
+from resift.evaluate.report.axes import label, legend, limits, log_ticks, marks, panels, plain
+from resift.evaluate.report.formats import SPACE, axis, brief, count, many, milliseconds, percent, signed, value
+from resift.evaluate.report.svg import FIRST, INK, LINE, MUTED, PAPER, SECOND, STYLE, inline
+from resift.evaluate.report.verdict import SAME, baseline, enough, gains, rivals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

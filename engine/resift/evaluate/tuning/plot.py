@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from resift.evaluate.tuning import Point, Tuning
+    from resift.evaluate.tuning.records import Point, Tuning
 
 FORMATS = ("svg", "png", "pdf")
 MARKERS = {"int8": "o", "float32": "s"}

@@ -1,0 +1,1 @@
+"""Labelled data: candidate pools, BEIR folders and TREC runs, read and checked."""

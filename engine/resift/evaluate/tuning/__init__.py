@@ -1,0 +1,1 @@
+"""Tuning: settings that suit a machine and a time budget, measured and chosen."""
