@@ -354,7 +354,7 @@ def luminance(color):
 
 
 def test_colors_are_read_on_their_paper_in_every_mode():
-    style = (files("resift.evaluate") / "page" / "report.css").read_text()
+    style = (files("resift.evaluate.report") / "page" / "report.css").read_text()
     palettes = [dict(re.findall(r"--(\w+): (#\w+);", found)) for found in re.findall(r":root \{(.*?)\}", style, re.DOTALL)]
     assert len(palettes) == 3
     for palette in palettes:

@@ -202,7 +202,7 @@ def _environment() -> Environment:
 
 def _file(name: str) -> str:
     """A file of the page as it is; the Content-Security-Policy has its hash."""
-    return (files("resift.evaluate") / "page" / name).read_text("utf-8")
+    return (files("resift.evaluate.report") / "page" / name).read_text("utf-8")
 
 
 def _hash(source: str) -> str:
