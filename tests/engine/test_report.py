@@ -326,7 +326,7 @@ def full(_):
 
 
 def test_a_report_goes_to_a_regular_file_or_its_link(tmp_path):
-    with pytest.raises(OutputError, match="a folder; expected a regular file"):
+    with pytest.raises(OutputError, match="is not a regular file"):
         write_report(evaluation(), tmp_path)
     with pytest.raises(OutputError, match="cannot be written: No such file or directory"):
         write_report(evaluation(), tmp_path / "missing" / "report.html")
