@@ -185,7 +185,7 @@ def test_an_interrupted_search_leaves_nothing(quick, monkeypatch, shifted, home,
 
 def test_a_choice_that_the_gate_refuses_is_made_stricter(quick, monkeypatch, shifted, home, small_gate):
     # Far more drift is allowed than the gate's first answer says: what is chosen then is refused again.
-    monkeypatch.setattr(searching, "MARGIN", 2.0)
+    monkeypatch.setattr(searching, "PARTS", (1.0,))
     asked, choose = [], Sensitivity.choose
 
     def heard(self, target):
