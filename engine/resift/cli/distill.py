@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 import time
@@ -15,7 +16,6 @@ from resift.cli.streams import complain, write_lines
 from resift.errors import ExtraError, InputError
 
 if TYPE_CHECKING:
-    import argparse
     from types import FrameType
 
     from resift.cli.options import Commands
@@ -38,6 +38,7 @@ class _Stop:
 
     def __init__(self, minutes: float | None) -> None:
         self.signal: int | None = None
+        self._is_told = False
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
 
     def listen(self) -> None:
@@ -48,13 +49,15 @@ class _Stop:
                 signal.signal(number, self._stop)
 
     def go_on(self) -> bool:
+        if self.signal is not None and not self._is_told:
+            self._is_told = True
+            complain("stopping: saves first; a second signal stops at once")
         return self.signal is None and (self._end is None or time.monotonic() < self._end)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:
             sys.exit(128 + number)
-        self.signal = number
-        complain("stopping once this step is saved; a second signal stops at once")
+        self.signal = number  # and no message here, as the signal may have come amid one
 
 
 def add(commands: Commands) -> None:
@@ -62,7 +65,7 @@ def add(commands: Commands) -> None:
     command = commands.add_parser(
         "distill",
         help="train a student of fewer layers",
-        description="Train a student of fewer layers on a cross-encoder's hidden states and logits, over unlabelled candidate pools.",
+        description="Train a student of fewer layers on a cross-encoder's hidden states and logits. Pools need no labels.",
         epilog=EPILOG,
     )
     command.add_argument("teacher", metavar="TEACHER", help="a checkpoint's folder, or a hub id")
@@ -111,6 +114,8 @@ def add(commands: Commands) -> None:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
+    if not all(word.strip().isdecimal() for word in text.split(",")):
+        raise argparse.ArgumentTypeError(f"expected the numbers of layers, such as 1,3,5; found {text!r}")
     return tuple(int(word) for word in text.split(","))
 
 
@@ -130,7 +135,7 @@ def run(asked: argparse.Namespace) -> int:
     show_messages()
     options = Options(
         keep=asked.keep or (),
-        layers=6 if asked.layers is None else asked.layers,
+        layers=len(asked.keep) if asked.keep else 6 if asked.layers is None else asked.layers,
         pairs=asked.pairs,
         batch=asked.batch,
         candidates=asked.max,

@@ -7,7 +7,6 @@ import random
 import re
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.artifact import path_text
@@ -17,6 +16,7 @@ from resift_export.distill.recipe import DataFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from resift.pools import CandidatePool
     from resift_export.distill.options import Options
@@ -40,7 +40,7 @@ class Split:
 def read(data: Sequence[Path], exclude: Sequence[Path], options: Options) -> Split:
     """Reads the pools of `data` and splits them by their queries, as `place_of` says.
 
-    `exclude`: files of JSON Lines with a "query", such as pools of an evaluation; those queries are neither trained on nor measured.
+    `exclude`: files of JSON Lines with a "query", such as pools of an evaluation: those queries are left out altogether.
     Raises InputError, which names the file and line, for anything else, and if nothing is left to train on or to measure.
     """
     if not data:
@@ -52,8 +52,9 @@ def read(data: Sequence[Path], exclude: Sequence[Path], options: Options) -> Spl
     files = []
     texts: dict[str, str] = {}
     for path in data:
-        count = 0
-        for count, pool in enumerate(read_pools(_regular(path)), 1):
+        rows = 0
+        for pool in read_pools(_regular(path)):
+            rows += 1
             key = key_of(pool.query)
             place = place_of(key)
             if key in taken:
@@ -66,7 +67,7 @@ def read(data: Sequence[Path], exclude: Sequence[Path], options: Options) -> Spl
                 # Candidates recur in many pools: each text is kept once.
                 pool.documents[:] = [texts.setdefault(text, text) for text in pool.documents]
                 train.append(pool)
-        files.append(DataFile(name=path_text(path.name), sha256=sha256_of(path), rows=count))
+        files.append(DataFile(name=path_text(path.name), sha256=sha256_of(path), rows=rows))
     development = [pool for _, pool in sorted(measured.values(), key=lambda item: item[0])]
     if not train:
         raise InputError(f"no pools to train on: of {len(development) + excluded + unused} none is left; expected more data")
@@ -113,9 +114,9 @@ class Draws:
         epoch, place = divmod(position, len(self._pools))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, list(range(len(self._pools)))
-            random.Random(f"{self._seed} order {epoch}").shuffle(self._order)
+            random.Random(f"{self._seed} order {epoch}").shuffle(self._order)  # noqa: S311 - no secret
         pool = self._pools[self._order[place]]
-        draw = random.Random(f"{self._seed} draw {position}")
+        draw = random.Random(f"{self._seed} draw {position}")  # noqa: S311 - no secret
         return pool.query, draw.sample(pool.documents, min(self._candidates, len(pool.documents)))
 
 
@@ -124,10 +125,9 @@ def _queries(files: Sequence[Path]) -> tuple[set[str], list[DataFile]]:
     keys: set[str] = set()
     found = []
     for path in files:
-        count = 0
-        for count, key in enumerate(_keys(path), 1):
-            keys.add(key)
-        found.append(DataFile(name=path_text(path.name), sha256=sha256_of(path), rows=count))
+        read = list(_keys(path))
+        keys.update(read)
+        found.append(DataFile(name=path_text(path.name), sha256=sha256_of(path), rows=len(read)))
     return keys, found
 
 

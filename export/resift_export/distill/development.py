@@ -37,7 +37,7 @@ class Reference:
     logits: torch.Tensor
     """float32[pairs, labels], pool by pool"""
     logit_variance: float
-    hidden_variances: list[float]
+    hidden_variances: tuple[float, ...]
     """by kept layer: mean variance of a component of the hidden states over all tokens"""
 
 
@@ -50,22 +50,25 @@ class Development:
         self._encodings = encodings
 
     def reference(self, teacher: Any, keep: Sequence[int], device: torch.device, go_on: Callable[[], bool]) -> Reference | None:
-        """The teacher's logits and the variances of its outputs; None if `go_on` ended it. Raises ExportError if it ranks nothing."""
+        """The teacher's logits and the variances of its outputs; None if `go_on` ended it.
+
+        Raises ExportError if it gives all pairs the same, or anything that is not finite.
+        """
         sums = torch.zeros(len(keep), 2, teacher.config.hidden_size, dtype=torch.float64, device=device)
         tokens = 0
 
         def add(batch: PaddedBatch, hidden: Sequence[torch.Tensor]) -> None:
             nonlocal tokens
             tokens += batch.tokens
-            for total, layer in zip(sums, keep, strict=True):
+            for place, layer in enumerate(keep):
                 states = hidden[layer + 1].flatten(0, 1) if batch.mask is None else hidden[layer + 1][batch.mask.bool()]
-                total += torch.stack([states.double().sum(dim=0), states.double().square().sum(dim=0)])
+                sums[place] += torch.stack([states.double().sum(dim=0), states.double().square().sum(dim=0)])
 
         logits = self._logits(teacher, device, go_on, add)
         if logits is None:
             return None
         means, squares = (sums / tokens).unbind(dim=1)
-        variances = [float(variance) for variance in (squares - means.square()).mean(dim=1)]
+        variances = tuple((squares - means.square()).mean(dim=1).tolist())
         variance = float(logits.double().var(correction=0))
         if not np.isfinite([variance, *variances]).all():
             raise ExportError("the teacher's outputs for the development pools are not finite; expected a trained cross-encoder")
@@ -100,9 +103,9 @@ class Development:
         model: Any,
         device: torch.device,
         go_on: Callable[[], bool],
-        see: Callable[[PaddedBatch, Sequence[torch.Tensor]], None] = lambda batch, hidden: None,
+        see: Callable[[PaddedBatch, Sequence[torch.Tensor]], None] | None = None,
     ) -> torch.Tensor | None:
-        """Logits float32[pairs, labels] on the CPU, pool by pool; None if `go_on` ended it. `see` is given every batch's hidden states."""
+        """Logits float32[pairs, labels] on the CPU, pool by pool; None if `go_on` ended it. `see` is given all hidden states."""
         found = []
         for encodings in self._encodings:
             logits = torch.empty(len(encodings), self._checkpoint.signature.labels)
@@ -111,7 +114,8 @@ class Development:
                     return None
                 with torch.inference_mode():
                     outputs = run(model, batch)
-                    see(batch, outputs.hidden)
+                    if see is not None:
+                        see(batch, outputs.hidden)
                 logits[batch.rows] = outputs.logits.cpu()
             found.append(logits)
         return torch.cat(found)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import torch
+from transformers.utils import logging as transformers_logging
 
 from resift.errors import InputError, OutputError
-from resift.machine import usable_cores
+from resift.machine import instruction_sets, usable_cores
 from resift.pairs import PairTokenizer
 from resift_export import checkpoint as checkpoints
 from resift_export.distill.data import Draws, read, sha256_of
@@ -53,15 +54,17 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
 ) -> DistillRecipe:
     """Distils the teacher `source` (a folder or hub id) into a student at `out`, and returns its recipe.
 
-    `data`: files of candidate pools. `exclude`: files of queries that are left out. `start`: a student to go on from instead of the
-    teacher's own layers. `threads`: torch's in this process (None: the usable cores). `checkpoint_minutes`: time between two states.
-    `go_on` is asked before every batch; once it returns False, state and student so far are saved, and the recipe is not `finished`. The
-    same call goes on from there, and from any kill; on a CPU with the same number of threads and versions it gives the same weights to
-    the bit as without the interruption.
+    `data`: files of candidate pools. `exclude`: files of queries that are left out. `start`: a student to go on from instead of
+    the teacher's own layers. `threads`: torch's in this process (None: the usable cores). `checkpoint_minutes`: time between two
+    states. `go_on` is asked before every step; once it returns False, state and student so far are saved, and the recipe is not
+    `finished`. The same call goes on from there, and from any kill; on a CPU with the same number of threads and the same versions,
+    it gives the same weights to the bit as without the interruption.
 
-    Raises ExportError for a teacher or a start that cannot be used, InputError for bad data and options, OutputError if `out` cannot be
-    written or was made with other options.
+    Raises ExportError for a teacher or a start that cannot be used, InputError for bad data and options, OutputError if `out`
+    cannot be written or was made with other options.
     """
+    # It would draw a bar each time the student is saved.
+    transformers_logging.disable_progress_bar()
     home = Home(out)
     torch.set_num_threads(threads or usable_cores())
     place = device_of(device)
@@ -170,7 +173,7 @@ class Distillation:
         if found is None:
             return False
         log.info("figures   %s", found.summary())
-        trainer.recipe = msgspec.structs.replace(trainer.recipe, curve=[*trainer.recipe.curve, found], losses=Losses())
+        trainer.recipe = msgspec.structs.replace(trainer.recipe, curve=(*trainer.recipe.curve, found), losses=Losses())
         return True
 
     def _say(self, now: float) -> None:
@@ -202,7 +205,7 @@ class Distillation:
             threads=torch.get_num_threads(),
             versions={name: version(name) for name in LIBRARIES},
         )
-        trainer.recipe = msgspec.structs.replace(trainer.recipe, runs=[*self._runs, this])
+        trainer.recipe = msgspec.structs.replace(trainer.recipe, runs=(*self._runs, this))
         self._home.save(trainer.recipe, trainer.tensors())
         self._home.place(trainer.checkpoint, trainer.student, trainer.recipe)
         self._saved = time.monotonic()
@@ -216,10 +219,13 @@ def device_of(asked: Device) -> torch.device:
 
 
 def fast_dtype(device: torch.device) -> Dtype:
-    """bfloat16 where the device multiplies it faster: CUDA that has it, and CPUs with AMX; with AVX-512 alone it gains nothing."""
+    """bfloat16 where the device multiplies it faster: CUDA that has it, and CPUs with AMX; with AVX-512 alone it was slower.
+
+    Processors with AMX have it for both int8 and bfloat16.
+    """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+    return "bfloat16" if "amx_int8" in instruction_sets() else "float32"
 
 
 def _recipe(teacher: Checkpoint, start: Checkpoint | None, options: Options, keep: tuple[int, ...], split: Split) -> DistillRecipe:

@@ -63,8 +63,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def kept(self, teacher_layers: int) -> tuple[int, ...]:
         """The layers of a teacher of `teacher_layers` whose outputs are learnt. Raises InputError if it has too few."""
         keep = self.keep or evenly(self.layers, teacher_layers)
-        if keep[-1] >= teacher_layers:
-            raise InputError(f"keep names layer {keep[-1]}, but the teacher has layers 0 to {teacher_layers - 1}")
+        if keep[-1] != teacher_layers - 1:
+            raise InputError(
+                f"keep ends with layer {keep[-1]}; expected the teacher's last, {teacher_layers - 1}, whose output its head reads"
+            )
+        if len(keep) == teacher_layers:
+            raise InputError(f"keep names all {teacher_layers} layers of the teacher; expected fewer")
         return keep
 
     def is_local(self, pairs: int) -> bool:

@@ -124,7 +124,7 @@ class DistillRecipe(Strict, frozen=True, kw_only=True):
     development_pools: int
     excluded_pools: int
     unused_pools: int
-    hidden_variances: list[float] = []
+    hidden_variances: tuple[float, ...] = ()
     """of the teacher's hidden states in the development pools, by kept layer"""
     logit_variance: float = 0.0
     pairs: int = 0
@@ -133,8 +133,8 @@ class DistillRecipe(Strict, frozen=True, kw_only=True):
     position: int = 0
     """visits to pools so far"""
     losses: Losses = Losses()
-    runs: list[Run] = []
-    curve: list[Figures] = []
+    runs: tuple[Run, ...] = ()
+    curve: tuple[Figures, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -171,7 +171,7 @@ class DistillRecipe(Strict, frozen=True, kw_only=True):
 
     def differences(self, other: DistillRecipe) -> list[str]:
         """What `other` would make differently, a phrase each, this one's value first."""
-        first, second = self._made_of(), other._made_of()  # noqa: SLF001 - its own class
+        first, second = self._made_of(), other._made_of()
         return [f"{name} {first[name]} there, {second[name]} asked" for name in first if first[name] != second[name]]
 
     def _made_of(self) -> dict[str, str]:

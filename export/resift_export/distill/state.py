@@ -1,8 +1,8 @@
 """state: what an unfinished distillation has reached, and the student so far, on disk.
 
-Next to OUT lies OUT.distill with a lock and `state.safetensors`: the trained weights, the optimizer's averages, the teacher's logits for
-the development pools, and the recipe so far, which holds step and position; no other random state exists, as draws are a function of
-seed and position. Every file is written aside and renamed, so that a kill at any time leaves the one before or the new one.
+Next to OUT lies OUT.distill with a lock and `state.safetensors`: the trained weights, the optimizer's averages, the teacher's
+logits for the development pools, and the recipe so far, which holds step and position. There is no other random state, as draws are
+a function of seed and position. Every file is written aside and renamed, so that a kill leaves the one before or the new one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -25,6 +24,8 @@ from resift_export.distill.recipe import RECIPE, DistillRecipe, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
     from resift_export.checkpoint import Checkpoint
 
@@ -118,6 +119,7 @@ class Home:
     def clear(self) -> None:
         """Deletes the state of a finished distillation."""
         with _writing(self._home):
+            (self._home / f"{STATE}.{NEW}").unlink(missing_ok=True)
             (self._home / STATE).unlink(missing_ok=True)
 
 
@@ -131,5 +133,5 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _synchronize(path: Path) -> None:
-    with path.open("rb") as file:
+    with path.open("rb+") as file:
         os.fsync(file.fileno())

@@ -62,10 +62,10 @@ def student_of(teacher: Any, keep: Sequence[int]) -> Any:
     layers = layers_of(student)
     setattr(student.base_model.get_submodule(block), name, torch.nn.ModuleList([layers[number] for number in keep]))
     student.config.num_hidden_layers = len(keep)
-    student.requires_grad_(True)
+    student.requires_grad_(requires_grad=True)
     for module in (student.base_model.embeddings, getattr(student.base_model, "embeddings_project", None)):
         if module is not None:
-            module.requires_grad_(False)
+            module.requires_grad_(requires_grad=False)
     # In evaluation mode: the teacher's outputs have no dropout, and neither has the student that learns them.
     return student.eval()
 
@@ -77,8 +77,8 @@ def check_start(student: Any, start: Any, name: str) -> None:
         key: value.shape for key, value in other.items()
     }:
         raise ExportError(
-            f"{name} is a {start.config.model_type} of {start.config.num_hidden_layers} layers with other weights than a student of "
-            f"{student.config.num_hidden_layers} layers of this teacher; expected one that was distilled from it"
+            f"{name} is a {start.config.model_type} of {start.config.num_hidden_layers} layers, whose weights do not fit a student "
+            f"of {student.config.num_hidden_layers} layers; expected one that was distilled from this teacher"
         )
     frozen = [key for key, weights in student.named_parameters() if not weights.requires_grad]
     if unlike := [key for key in frozen if not torch.equal(own[key], other[key])]:
@@ -105,7 +105,7 @@ def run_apart(student: Any, batch: PaddedBatch, inputs: Sequence[torch.Tensor]) 
 def squared_errors(
     found: Sequence[torch.Tensor], goal: Sequence[torch.Tensor], batch: PaddedBatch, variances: Sequence[float]
 ) -> torch.Tensor:
-    """Summed over the batch's tokens: squared distance of hidden states from their goals a component, in variances; mean of layers."""
+    """Squared distances of hidden states from their goals: a component's mean, in variances, summed over tokens; layers' mean."""
     errors = []
     for states, target, variance in zip(found, goal, variances, strict=True):
         distance = (states.float() - target.float()).square().mean(dim=2)

@@ -1,12 +1,12 @@
 """train: the two phases of a distillation, from a teacher to a student of fewer layers.
 
-First layer by layer: each of the student's layers reads the teacher's own input to the stretch of layers that it replaces, and learns the
-stretch's output, so that all learn at once and no error adds up. Then end to end: the student's hidden states, the first token's among
-them again, and its logits learn the teacher's. Hidden states are hundreds of numbers a token, where logits alone are one a pair (Jiao et
-al. 2020, TinyBERT, arXiv:1909.10351, learns hidden states too).
+First layer by layer: each of the student's layers reads the teacher's own input to the stretch of layers that it replaces, and
+learns the stretch's output, so that all learn at once and no error adds up. Then end to end: the student's hidden states and logits
+learn the teacher's, and the hidden state that the head reads counts again by itself. Hidden states are hundreds of numbers a token,
+where logits alone are one a pair (TinyBERT, arXiv:1909.10351, learns both, too).
 
-transformers' Trainer and accelerate are not used: the first phase has no loss of one model, and a killed run must go on from any step to
-the same weights, which is simpler to see in one loop whose draws are a function of their position.
+transformers' Trainer and accelerate are not used: layer by layer there is no forward pass of one model, and a killed run must go on
+to the same weights, which is plain in one loop whose draws are a function of their position.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from resift_export.distill.state import AVERAGES, REFERENCE, STUDENT
 from resift_export.distill.student import run, run_apart, squared_errors
 
 if TYPE_CHECKING:
-    from resift.pairs import PairTokenizer
+    from resift.pairs import Encodings, PairTokenizer
     from resift_export.checkpoint import Checkpoint
     from resift_export.distill.batches import PaddedBatch
     from resift_export.distill.data import Draws
@@ -99,8 +99,9 @@ class Trainer:
     def step(self) -> None:
         """Trains on the next draws. Raises ExportError if the loss is not finite."""
         recipe, options = self.recipe, self.recipe.options
-        parts, position = [], recipe.position
-        while (pairs := sum(map(len, parts))) < options.batch:
+        parts: list[Encodings] = []
+        position = recipe.position
+        while (pairs := sum(len(part) for part in parts)) < options.batch:
             parts.append(self.tokenizer.encode(*self.draws.at(position)))
             position += 1
         batches = padded(self.checkpoint, parts, self.device)
@@ -111,7 +112,7 @@ class Trainer:
             parts_of_loss = self._local_losses(batch) if is_local else self._losses(batch)
             weights = [1 / tokens, 1 / pairs, 1 / pairs]
             weighted = [weight * loss for weight, loss in zip(weights, parts_of_loss, strict=False)]
-            torch.stack(weighted).sum().backward()
+            torch.autograd.backward(torch.stack(weighted).sum())
             hidden += float(weighted[0].detach())
             logits += 0.0 if is_local else float(weighted[1].detach())
         if not math.isfinite(hidden + logits):
