@@ -18,7 +18,7 @@ from resift.pairs import PairTokenizer
 from resift_export import checkpoint as checkpoints
 from resift_export.distill.data import Draws, read, sha256_of
 from resift_export.distill.development import Development
-from resift_export.distill.recipe import RECIPE, DistillRecipe, Losses, Run, Weights, decode
+from resift_export.distill.recipe import DistillRecipe, Losses, Run, Weights, own_recipe
 from resift_export.distill.state import Home
 from resift_export.distill.student import check_family, check_start, student_of
 from resift_export.distill.train import Trainer
@@ -244,21 +244,14 @@ def _recipe(teacher: Checkpoint, start: Checkpoint | None, options: Options, kee
 
 
 def _weights(checkpoint: Checkpoint) -> Weights:
-    own = checkpoint.folder / RECIPE
     files = sorted([*checkpoint.folder.glob("*.safetensors"), checkpoint.folder / "config.json"])
-    recipe = None
-    if own.is_file():
-        try:
-            recipe = msgspec.to_builtins(decode(own.read_bytes()))
-        except msgspec.DecodeError:
-            recipe = None
     return Weights(
         id=checkpoint.id,
         revision=checkpoint.revision,
         architecture=type(checkpoint.model).__name__,
         layers=checkpoint.layers,
         sha256={path.name: sha256_of(path) for path in files},
-        recipe=recipe,
+        recipe=own_recipe(checkpoint.folder),
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from resift.manifest import Strict
 from resift_export.distill.options import Options
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RECIPE = "recipe.json"
 FORMAT = 1
@@ -197,6 +200,17 @@ def decode(content: bytes) -> DistillRecipe:
     if isinstance(found, dict):
         found = {name: value for name, value in found.items() if name not in ("finished", "command")}
     return msgspec.convert(found, DistillRecipe)
+
+
+def own_recipe(folder: Path) -> dict[str, Any] | None:
+    """The recipe of a checkpoint that is a student, as plain JSON; None if it is none."""
+    try:
+        content = (folder / RECIPE).read_bytes()
+        decode(content)
+    except (OSError, msgspec.DecodeError):
+        return None
+    found: dict[str, Any] = msgspec.json.decode(content)
+    return found
 
 
 def _brief(weights: Weights | None) -> str:
