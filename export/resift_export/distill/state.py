@@ -53,7 +53,8 @@ class Home:
         """Creates and locks OUT.distill. Raises OutputError if another process holds it, or it or OUT cannot be written."""
         if self.out.exists() and not self.out.is_dir():
             raise OutputError(f"{self.out} is not a folder; choose another OUT")
-        if self.out.is_dir() and any(self.out.iterdir()) and not (self.out / RECIPE).is_file():
+        is_own = (self.out / RECIPE).is_file() or (self._home / STATE).is_file()
+        if self.out.is_dir() and any(self.out.iterdir()) and not is_own:
             raise OutputError(f"{self.out} holds files but no {RECIPE}, so no distillation wrote it; choose another OUT")
         try:
             self._home.mkdir(parents=True, exist_ok=True)

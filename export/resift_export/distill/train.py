@@ -68,21 +68,19 @@ class Trainer:
     def restore(self, state: State) -> None:
         """Continues from `state`. Raises OutputError if its tensors are not this student's."""
         self.recipe = state.recipe
-        expected = {f"{STUDENT}{name}" for name in self._names}
-        if self.recipe.steps:
-            expected |= {f"{AVERAGES}{name}.{kind}" for name in self._names for kind in AVERAGED}
-        found = {name for name in state.tensors if name != REFERENCE}
-        if found != expected or any(
-            state.tensors[f"{STUDENT}{name}"].shape != weights.shape for name, weights in self._weights.items()
-        ):
+        held = {name.removeprefix(STUDENT): value.shape for name, value in state.tensors.items() if name.startswith(STUDENT)}
+        if held != {name: weights.shape for name, weights in self._weights.items()}:
             raise OutputError("the state does not hold this student's weights; delete its folder to start anew")
         with torch.no_grad():
             for name, weights in self._weights.items():
                 weights.copy_(state.tensors[f"{STUDENT}{name}"])
-        if self.recipe.steps:
-            kept = [{kind: state.tensors[f"{AVERAGES}{name}.{kind}"] for kind in AVERAGED} for name in self._names]
-            groups = self._optimizer.state_dict()["param_groups"]
-            self._optimizer.load_state_dict({"state": dict(enumerate(kept)), "param_groups": groups})
+        # The head has no averages before the second phase.
+        kept = {
+            place: {kind: state.tensors[f"{AVERAGES}{name}.{kind}"] for kind in AVERAGED}
+            for place, name in enumerate(self._names)
+            if f"{AVERAGES}{name}.{AVERAGED[0]}" in state.tensors
+        }
+        self._optimizer.load_state_dict({"state": kept, "param_groups": self._optimizer.state_dict()["param_groups"]})
         if REFERENCE in state.tensors:
             self.reference = Reference(state.tensors[REFERENCE], self.recipe.logit_variance, self.recipe.hidden_variances)
 
