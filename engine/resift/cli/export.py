@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from resift.artifact import Artifact, path_text
+from resift.cli.messages import show_messages
 from resift.cli.options import EXIT_CODES, check_utf8
 from resift.cli.streams import write_lines
 from resift.errors import ExtraError
@@ -33,13 +33,6 @@ EPILOG = f"""examples:
 --gate: pools as {{"query", "documents"}} or {{"query", "candidates": [{{"text", "label"?}}]}} per line, 30 or more of 10 documents.
 
 {EXIT_CODES}"""
-
-
-class _Visible(logging.Formatter):
-    """Makes each line of a message `visible`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(visible(line) for line in super().format(record).split("\n"))
 
 
 def add(commands: Commands) -> None:
@@ -103,10 +96,7 @@ def run(asked: argparse.Namespace) -> int:
             f"exporting needs PyTorch and other packages that are not installed ({error}): pip install 'resift[export]'"
         ) from error
     check_utf8(asked.name, "--name")
-    messages = logging.StreamHandler(sys.stderr)
-    messages.setFormatter(_Visible("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[messages])
-    logging.getLogger("resift_export").setLevel(logging.INFO)
+    show_messages()
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)

@@ -1,0 +1,146 @@
+"""data: candidate pools split by query into what is trained on and what is measured, and the draws of each step."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from resift.artifact import path_text
+from resift.errors import InputError
+from resift.pools import decode_object, read_lines, read_pools
+from resift_export.distill.recipe import DataFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from resift.pools import CandidatePool
+    from resift_export.distill.options import Options
+
+
+@dataclass(frozen=True)
+class Split:
+    """The pools of a distillation."""
+
+    train: list[CandidatePool]
+    development: list[CandidatePool]
+    """never trained on"""
+    excluded: int
+    """pools left out because their query is excluded"""
+    unused: int
+    """pools without documents, and pools of the development share beyond those that are measured"""
+    files: list[DataFile]
+    exclusions: list[DataFile]
+
+
+def read(data: Sequence[Path], exclude: Sequence[Path], options: Options) -> Split:
+    """Reads the pools of `data` and splits them by their queries, as `place_of` says.
+
+    `exclude`: files of JSON Lines with a "query", such as pools of an evaluation: those queries are left out altogether.
+    Raises InputError, which names the file and line, for anything else, and if nothing is left to train on or to measure.
+    """
+    if not data:
+        raise InputError("no data given; expected one or more files of candidate pools")
+    taken, exclusions = _queries(exclude)
+    train: list[CandidatePool] = []
+    measured: dict[str, tuple[float, CandidatePool]] = {}
+    excluded = unused = 0
+    files = []
+    texts: dict[str, str] = {}
+    for path in data:
+        rows = 0
+        for pool in read_pools(_regular(path)):
+            rows += 1
+            key = key_of(pool.query)
+            place = place_of(key)
+            if key in taken:
+                excluded += 1
+            elif len(pool.documents) < 2 or (place < options.development and key in measured):
+                unused += 1
+            elif place < options.development:
+                measured[key] = (place, pool)
+            else:
+                # Candidates recur in many pools: each text is kept once.
+                pool.documents[:] = [texts.setdefault(text, text) for text in pool.documents]
+                train.append(pool)
+        files.append(DataFile(name=path_text(path.name), sha256=sha256_of(path), rows=rows))
+    development = [pool for _, pool in sorted(measured.values(), key=lambda item: item[0])]
+    if not train:
+        raise InputError(f"no pools to train on: of {len(development) + excluded + unused} none is left; expected more data")
+    if not development:
+        raise InputError(
+            f"none of the {len(train)} pools falls in the development share of {options.development}; raise --dev or add data"
+        )
+    unused += len(development[options.development_pools :])
+    return Split(train, development[: options.development_pools], excluded, unused, files, exclusions)
+
+
+def key_of(query: str) -> str:
+    """What queries are compared by: their words, without case, punctuation and compatibility variants."""
+    text = unicodedata.normalize("NFKC", query).casefold()
+    return " ".join(re.findall(r"\w+", text)) or " ".join(text.split())
+
+
+def place_of(key: str) -> float:
+    """Where a query's key lies in [0, 1): its SHA-256. Places below the development share are never trained on."""
+    return int.from_bytes(hashlib.sha256(key.encode(errors="surrogatepass")).digest()[:8]) / 2**64
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits. Raises InputError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+class Draws:
+    """What is trained on, by position: each pool once in an epoch, in an order of its own, with some of its candidates."""
+
+    def __init__(self, pools: Sequence[CandidatePool], candidates: int, seed: int) -> None:
+        self._pools = pools
+        self._candidates = candidates
+        self._seed = seed
+        self._epoch = -1
+        self._order: list[int] = []
+
+    def at(self, position: int) -> tuple[str, list[str]]:
+        """The query and the documents of visit `position`, from 0: the same for the same pools, seed and number of candidates."""
+        epoch, place = divmod(position, len(self._pools))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, list(range(len(self._pools)))
+            random.Random(f"{self._seed} order {epoch}").shuffle(self._order)  # noqa: S311 - no secret
+        pool = self._pools[self._order[place]]
+        draw = random.Random(f"{self._seed} draw {position}")  # noqa: S311 - no secret
+        return pool.query, draw.sample(pool.documents, min(self._candidates, len(pool.documents)))
+
+
+def _queries(files: Sequence[Path]) -> tuple[set[str], list[DataFile]]:
+    """The keys of the queries in `files`, and the files."""
+    keys: set[str] = set()
+    found = []
+    for path in files:
+        read = list(_keys(path))
+        keys.update(read)
+        found.append(DataFile(name=path_text(path.name), sha256=sha256_of(path), rows=len(read)))
+    return keys, found
+
+
+def _keys(path: Path) -> Iterator[str]:
+    for number, line in read_lines(_regular(path)):
+        where = f"{path}, line {number}"
+        query = decode_object(line, where).get("query")
+        if not isinstance(query, str):
+            raise InputError(f'{where}: no query; expected {{"query": "...", ...}}')
+        yield key_of(query)
+
+
+def _regular(path: Path) -> Path:
+    if str(path) == "-" or (path.exists() and not path.is_file()):
+        raise InputError(f"{path} is not a file; expected files, as a resumed run reads them again")
+    return path

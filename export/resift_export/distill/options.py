@@ -1,0 +1,89 @@
+"""Options: what a distillation makes; together with teacher and data they determine the student."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from resift.errors import InputError
+
+Dtype = Literal["float32", "bfloat16"]
+WARMUP = 1_600
+"""Pairs over which the learning rate rises from 0 at the start."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The options of a distillation. Raises InputError for a value out of range."""
+
+    keep: tuple[int, ...] = ()
+    """the teacher's layers, from 0 and rising, whose outputs the student's layers learn; empty: `layers` of them, evenly spaced"""
+    layers: int = 6
+    """layers of the student, if `keep` is empty"""
+    pairs: int = 100_000
+    """pairs to train on in all: the budget by which the phases and the learning rate are set"""
+    batch: int = 32
+    """pairs of an optimizer step, at least: a step takes whole draws"""
+    candidates: int = 8
+    """most candidates drawn of a pool at each visit"""
+    local: float = 0.2
+    """share of the budget in the first phase, layer by layer"""
+    decay: float = 0.2
+    """share of the budget, at its end, over which the learning rate falls to 0"""
+    lr: float = 3e-4
+    """learning rate between the warm-up and the decay"""
+    max_length: int = 128
+    """most tokens of a pair"""
+    development: float = 0.02
+    """share of the queries that is never trained on"""
+    development_pools: int = 64
+    """most pools of that share which the figures are measured on"""
+    evaluate: int = 10_000
+    """pairs between two measurements"""
+    seed: int = 0
+    dtype: Dtype = "float32"
+    """of the products; weights and optimizer are float32"""
+
+    def __post_init__(self) -> None:
+        counts = ("layers", "pairs", "batch", "candidates", "max_length", "development_pools", "evaluate")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("local", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1")
+        if not 0 < self.development < 1:
+            raise InputError(f"development is {self.development}; expected a share between 0 and 1, such as 0.02")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise InputError(f"lr is {self.lr}; expected a positive learning rate, such as 0.0003")
+        if any(second <= first for first, second in zip((-1, *self.keep), self.keep, strict=False)):
+            raise InputError(f"keep is {','.join(map(str, self.keep))}; expected rising numbers of layers, from 0: 1,3,5")
+
+    def kept(self, teacher_layers: int) -> tuple[int, ...]:
+        """The layers of a teacher of `teacher_layers` whose outputs are learnt. Raises InputError if it has too few."""
+        keep = self.keep or evenly(self.layers, teacher_layers)
+        if keep[-1] != teacher_layers - 1:
+            raise InputError(
+                f"keep ends with layer {keep[-1]}; expected the teacher's last, {teacher_layers - 1}, whose output its head reads"
+            )
+        if len(keep) == teacher_layers:
+            raise InputError(f"keep names all {teacher_layers} layers of the teacher; expected fewer")
+        return keep
+
+    def is_local(self, pairs: int) -> bool:
+        """Whether a step after `pairs` pairs belongs to the first phase."""
+        return pairs < self.local * self.pairs
+
+    def rate(self, pairs: int) -> float:
+        """The learning rate of a step after `pairs` pairs: a warm-up, a constant, a linear decay."""
+        rise = min(1.0, (pairs + self.batch) / WARMUP)
+        left = (self.pairs - pairs) / (self.decay * self.pairs) if self.decay else 1.0
+        return self.lr * rise * max(0.0, min(1.0, left))
+
+
+def evenly(layers: int, teacher_layers: int) -> tuple[int, ...]:
+    """`layers` of a teacher's layers at even distances that end with the last. Raises InputError if it has no more than that."""
+    if not 1 <= layers < teacher_layers:
+        raise InputError(f"layers is {layers}, but the teacher has {teacher_layers}; expected 1 to {teacher_layers - 1}")
+    return tuple((number + 1) * teacher_layers // layers - 1 for number in range(layers))

@@ -1,0 +1,219 @@
+"""DistillRecipe: recipe.json beside a student, which says what made it and how it fared."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from resift.manifest import Strict
+from resift_export.distill.options import Options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RECIPE = "recipe.json"
+FORMAT = 1
+
+
+class DataFile(Strict, frozen=True, kw_only=True):
+    """A file that was read."""
+
+    name: str
+    sha256: str
+    rows: int
+
+
+class Weights(Strict, frozen=True, kw_only=True):
+    """A checkpoint."""
+
+    id: str
+    """its hub id, or its folder's name"""
+    revision: str | None
+    """the hub's commit; None for a folder"""
+    architecture: str
+    layers: int
+    sha256: dict[str, str]
+    """of its weights and its tokenizer, by file name"""
+    recipe: dict[str, Any] | None = None
+    """its own recipe, if it is a student"""
+
+
+class Run(Strict, frozen=True, kw_only=True):
+    """One process that trained. With other threads, processors or versions the last bits of the weights may differ."""
+
+    first_pair: int
+    last_pair: int
+    seconds: float
+    """wall time, in which the process may have been stopped"""
+    device: str
+    threads: int
+    versions: dict[str, str]
+
+
+class Losses(Strict, frozen=True, kw_only=True):
+    """Sums of the training losses since the last figures."""
+
+    pairs: int = 0
+    hidden: float = 0.0
+    end_to_end_pairs: int = 0
+    logits: float = 0.0
+
+    def plus(self, pairs: int, hidden: float, logits: float | None) -> Losses:
+        """With those of one more step of `pairs` pairs: means a pair; no logits layer by layer."""
+        return Losses(
+            pairs=self.pairs + pairs,
+            hidden=self.hidden + pairs * hidden,
+            end_to_end_pairs=self.end_to_end_pairs + (0 if logits is None else pairs),
+            logits=self.logits + pairs * (logits or 0.0),
+        )
+
+    @property
+    def mean_hidden(self) -> float | None:
+        """The mean loss of hidden states; None before the first step."""
+        return self.hidden / self.pairs if self.pairs else None
+
+    @property
+    def mean_logits(self) -> float | None:
+        """The mean loss of logits; None before the first step from end to end."""
+        return self.logits / self.end_to_end_pairs if self.end_to_end_pairs else None
+
+
+class Figures(Strict, frozen=True, kw_only=True):
+    """The student after `pairs` pairs, measured on the development pools."""
+
+    pairs: int
+    overlap: float
+    """mean share of the teacher's top 10 (the top half of pools below 20) that is in the student's"""
+    first_look: float | None
+    """mean share of the teacher's top 10 that is among the student's best 15, in pools of 20 or more; None without any"""
+    tau: float
+    """mean Kendall tau-b"""
+    ndcg: float | None
+    """nDCG@10 within the labelled pools; None without any"""
+    teacher_ndcg: float | None
+    logit_error: float
+    """mean squared difference from the teacher's logits, in variances of these"""
+    train_hidden: float | None
+    """mean squared difference of hidden states while training since the last figures, in variances; None at the start"""
+    train_logits: float | None
+    """the same of logits; None at the start and layer by layer"""
+
+    def summary(self) -> str:
+        """One line for a log."""
+        parts = [f"after {self.pairs:,} pairs: top-10 overlap {self.overlap:.4f}"]
+        if self.first_look is not None:
+            parts.append(f"top 10 among best 15 {self.first_look:.4f}")
+        parts.append(f"tau {self.tau:.4f}")
+        if self.ndcg is not None:
+            parts.append(f"nDCG@10 {self.ndcg:.4f} (teacher {self.teacher_ndcg:.4f})")
+        return ", ".join([*parts, f"logit error {self.logit_error:.4f}"])
+
+
+class DistillRecipe(Strict, frozen=True, kw_only=True):
+    """recipe.json: the same teacher, data and options give the same student again."""
+
+    format: int = FORMAT
+    teacher: Weights
+    start: Weights | None
+    """the student it went on from; None: the teacher's own layers"""
+    options: Options
+    keep: tuple[int, ...]
+    """the teacher's layers whose outputs were learnt"""
+    data: list[DataFile]
+    exclude: list[DataFile]
+    train_pools: int
+    development_pools: int
+    excluded_pools: int
+    unused_pools: int
+    hidden_variances: tuple[float, ...] = ()
+    """of the teacher's hidden states in the development pools, by kept layer"""
+    logit_variance: float = 0.0
+    pairs: int = 0
+    """trained on so far"""
+    steps: int = 0
+    position: int = 0
+    """visits to pools so far"""
+    losses: Losses = Losses()
+    runs: tuple[Run, ...] = ()
+    curve: tuple[Figures, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole budget was trained on."""
+        return self.pairs >= self.options.pairs
+
+    def command(self) -> str:
+        """The command line that makes it again, with names in place of paths."""
+        chosen = self.options
+        words = ["resift", "distill", self.teacher.id, "OUT", "--keep", ",".join(map(str, self.keep))]
+        if self.teacher.revision:
+            words += ["--revision", self.teacher.revision]
+        if self.start:
+            words += ["--from", self.start.id]
+        for option, value in (
+            ("--pairs", chosen.pairs),
+            ("--batch", chosen.batch),
+            ("--max", chosen.candidates),
+            ("--local", chosen.local),
+            ("--decay", chosen.decay),
+            ("--lr", chosen.lr),
+            ("--max-length", chosen.max_length),
+            ("--dev", chosen.development),
+            ("--dev-pools", chosen.development_pools),
+            ("--evaluate", chosen.evaluate),
+            ("--seed", chosen.seed),
+            ("--dtype", chosen.dtype),
+        ):
+            words += [option, str(value)]
+        words += ["--data", *(file.name for file in self.data)]
+        if self.exclude:
+            words += ["--exclude", *(file.name for file in self.exclude)]
+        return shlex.join(words)
+
+    def differences(self, other: DistillRecipe) -> list[str]:
+        """What `other` would make differently, a phrase each, this one's value first."""
+        first, second = self._made_of(), other._made_of()
+        return [f"{name} {first[name]} there, {second[name]} asked" for name in first if first[name] != second[name]]
+
+    def _made_of(self) -> dict[str, str]:
+        options = {name: value for name, value in msgspec.structs.asdict(self.options).items() if name not in ("keep", "layers")}
+        files = {"data": self.data, "exclude": self.exclude}
+        return {
+            "teacher": _brief(self.teacher),
+            "--from": _brief(self.start),
+            "--keep": ",".join(map(str, self.keep)),
+            **{name: ", ".join(f"{file.name} ({file.sha256[:12]})" for file in found) or "none" for name, found in files.items()},
+            **{name: str(value) for name, value in options.items()},
+        }
+
+    def encoded(self) -> bytes:
+        """As JSON, with the command line for people."""
+        content = {**msgspec.to_builtins(self), "finished": self.finished, "command": self.command()}
+        return msgspec.json.format(msgspec.json.encode(content), indent=1)
+
+
+def decode(content: bytes) -> DistillRecipe:
+    """A recipe from its JSON. Raises msgspec.DecodeError (a ValueError) if it is none."""
+    found = msgspec.json.decode(content)
+    if isinstance(found, dict):
+        found = {name: value for name, value in found.items() if name not in ("finished", "command")}
+    return msgspec.convert(found, DistillRecipe)
+
+
+def own_recipe(folder: Path) -> dict[str, Any] | None:
+    """The recipe of a checkpoint that is a student, as plain JSON; None if it is none."""
+    try:
+        content = (folder / RECIPE).read_bytes()
+        decode(content)
+    except (OSError, msgspec.DecodeError):
+        return None
+    found: dict[str, Any] = msgspec.json.decode(content)
+    return found
+
+
+def _brief(weights: Weights | None) -> str:
+    if weights is None:
+        return "none"
+    return f"{weights.id} ({', '.join(f'{name} {digest[:12]}' for name, digest in weights.sha256.items())})"

@@ -1,0 +1,113 @@
+"""student: the families that can be distilled, a student's layers, and how far they are from the teacher's."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from resift.errors import ExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resift_export.distill.batches import PaddedBatch
+
+LAYERS = {
+    "bert": "encoder.layer",
+    "electra": "encoder.layer",
+    "roberta": "encoder.layer",
+    "xlm-roberta": "encoder.layer",
+    "distilbert": "transformer.layer",
+}
+"""Where a family's layers are, by model_type (MiniLM's cross-encoders are of the type bert or xlm-roberta). Each layer reads hidden
+states and a mask, and the head reads the first token's last hidden state."""
+REASONS = {
+    "albert": "all its layers are one and the same, so that none can be left out",
+    "mpnet": "its layers share a position bias that the model computes",
+    "deberta": "its layers share relative positions that the model computes",
+    "deberta-v2": "its layers share relative positions that the model computes",
+    "modernbert": "its layers alternate between global and local attention",
+}
+
+
+class Outputs(NamedTuple):
+    """What a model gives for a batch of n pairs."""
+
+    hidden: Sequence[torch.Tensor]
+    """[n, width, hidden size] each: the embeddings, then each layer's output"""
+    logits: torch.Tensor
+    """float32[n, labels]"""
+
+
+def check_family(model: Any) -> None:
+    """Raises ExportError, which says why, if models of this kind cannot be distilled."""
+    kind = model.config.model_type
+    if kind not in LAYERS:
+        reason = REASONS.get(kind, "how its layers are joined is not known")
+        raise ExportError(f"a {kind} model cannot be distilled: {reason}; expected one of {', '.join(LAYERS)}")
+
+
+def layers_of(model: Any) -> torch.nn.ModuleList:
+    """The model's layers, in order."""
+    found: torch.nn.ModuleList = model.base_model.get_submodule(LAYERS[model.config.model_type])
+    return found
+
+
+def student_of(teacher: Any, keep: Sequence[int]) -> Any:
+    """A copy of the teacher with its layers `keep` only; embeddings are frozen, dropout is off."""
+    student = copy.deepcopy(teacher)
+    block, _, name = LAYERS[student.config.model_type].partition(".")
+    layers = layers_of(student)
+    setattr(student.base_model.get_submodule(block), name, torch.nn.ModuleList([layers[number] for number in keep]))
+    student.config.num_hidden_layers = len(keep)
+    student.requires_grad_(requires_grad=True)
+    for module in (student.base_model.embeddings, getattr(student.base_model, "embeddings_project", None)):
+        if module is not None:
+            module.requires_grad_(requires_grad=False)
+    # In evaluation mode: the teacher's outputs have no dropout, and neither has the student that learns them.
+    return student.eval()
+
+
+def check_start(student: Any, start: Any, name: str) -> None:
+    """Raises ExportError unless the weights of `start` fit `student` and its frozen ones are the same."""
+    own, other = student.state_dict(), start.state_dict()
+    if start.config.model_type != student.config.model_type or {key: value.shape for key, value in own.items()} != {
+        key: value.shape for key, value in other.items()
+    }:
+        raise ExportError(
+            f"{name} is a {start.config.model_type} of {start.config.num_hidden_layers} layers, whose weights do not fit a student "
+            f"of {student.config.num_hidden_layers} layers; expected one that was distilled from this teacher"
+        )
+    frozen = [key for key, weights in student.named_parameters() if not weights.requires_grad]
+    if unlike := [key for key in frozen if not torch.equal(own[key], other[key])]:
+        raise ExportError(f"{name} has another {unlike[0]} than the teacher; expected a student that was distilled from it")
+
+
+def run(model: Any, batch: PaddedBatch) -> Outputs:
+    """All hidden states and the logits of a batch."""
+    found = model(**batch.inputs, attention_mask=batch.mask, output_hidden_states=True)
+    return Outputs(found.hidden_states, found.logits.float())
+
+
+def run_apart(student: Any, batch: PaddedBatch, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Each layer's output for the input of its own that it is given, [n, width, hidden size] each."""
+    mask = None if batch.mask is None else batch.mask[:, None, None, :].bool()
+    outputs = []
+    for layer, states in zip(layers_of(student), inputs, strict=True):
+        output = layer(states, mask)
+        # transformers below 5 returns a tuple.
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+    return outputs
+
+
+def squared_errors(
+    found: Sequence[torch.Tensor], goal: Sequence[torch.Tensor], batch: PaddedBatch, variances: Sequence[float]
+) -> torch.Tensor:
+    """Squared distances of hidden states from their goals: a component's mean, in variances, summed over tokens; layers' mean."""
+    errors = []
+    for states, target, variance in zip(found, goal, variances, strict=True):
+        distance = (states.float() - target.float()).square().mean(dim=2)
+        errors.append((distance if batch.mask is None else distance * batch.mask).sum() / variance)
+    return torch.stack(errors).mean()

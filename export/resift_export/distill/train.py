@@ -1,0 +1,158 @@
+"""train: the two phases of a distillation, from a teacher to a student of fewer layers.
+
+First layer by layer: each of the student's layers reads the teacher's own input to the stretch of layers that it replaces, and
+learns the stretch's output, so that all learn at once and no error adds up. Then end to end: the student's hidden states and logits
+learn the teacher's, and the hidden state that the head reads counts again by itself. Hidden states are hundreds of numbers a token,
+where logits alone are one a pair (TinyBERT, arXiv:1909.10351, learns both, too).
+
+transformers' Trainer and accelerate are not used: layer by layer there is no forward pass of one model, and a killed run must go on
+to the same weights, which is plain in one loop whose draws are a function of their position.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+
+from resift.errors import ExportError, OutputError
+from resift_export.distill.batches import padded
+from resift_export.distill.development import Reference
+from resift_export.distill.state import AVERAGES, REFERENCE, STUDENT
+from resift_export.distill.student import run, run_apart, squared_errors
+
+if TYPE_CHECKING:
+    from resift.pairs import Encodings, PairTokenizer
+    from resift_export.checkpoint import Checkpoint
+    from resift_export.distill.batches import PaddedBatch
+    from resift_export.distill.data import Draws
+    from resift_export.distill.recipe import DistillRecipe
+    from resift_export.distill.state import State
+
+CLIP = 1.0
+"""Largest norm of a step's gradient."""
+WEIGHT_DECAY = 0.01
+"""Of matrices; biases and norms have none."""
+BETAS = (0.9, 0.98)
+AVERAGED = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps for each parameter."""
+
+
+@dataclass
+class Trainer:
+    """A teacher, its student and how far it has got."""
+
+    checkpoint: Checkpoint
+    student: Any
+    recipe: DistillRecipe
+    draws: Draws
+    tokenizer: PairTokenizer
+    device: torch.device
+    reference: Reference | None = None
+
+    def __post_init__(self) -> None:
+        self.teacher = self.checkpoint.model.to(self.device).requires_grad_(requires_grad=False)
+        self.student.to(self.device)
+        named = [(name, weights) for name, weights in self.student.named_parameters() if weights.requires_grad]
+        self._names = [name for name, weights in named if weights.ndim > 1] + [name for name, weights in named if weights.ndim < 2]
+        self._weights = dict(named)
+        matrices = [weights for _, weights in named if weights.ndim > 1]
+        others = [weights for _, weights in named if weights.ndim < 2]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}], lr=0.0, betas=BETAS
+        )
+
+    def restore(self, state: State) -> None:
+        """Continues from `state`. Raises OutputError if its tensors are not this student's."""
+        self.recipe = state.recipe
+        held = {name.removeprefix(STUDENT): value.shape for name, value in state.tensors.items() if name.startswith(STUDENT)}
+        if held != {name: weights.shape for name, weights in self._weights.items()}:
+            raise OutputError("the state does not hold this student's weights; delete its folder to start anew")
+        with torch.no_grad():
+            for name, weights in self._weights.items():
+                weights.copy_(state.tensors[f"{STUDENT}{name}"])
+        # The head has no averages before the second phase.
+        kept = {
+            place: {kind: state.tensors[f"{AVERAGES}{name}.{kind}"] for kind in AVERAGED}
+            for place, name in enumerate(self._names)
+            if f"{AVERAGES}{name}.{AVERAGED[0]}" in state.tensors
+        }
+        self._optimizer.load_state_dict({"state": kept, "param_groups": self._optimizer.state_dict()["param_groups"]})
+        if REFERENCE in state.tensors:
+            self.reference = Reference(state.tensors[REFERENCE], self.recipe.logit_variance, self.recipe.hidden_variances)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What `restore` reads, on the CPU."""
+        found = {f"{STUDENT}{name}": weights.detach() for name, weights in self._weights.items()}
+        kept = self._optimizer.state_dict()["state"]
+        for place, name in enumerate(self._names):
+            found |= {f"{AVERAGES}{name}.{kind}": kept[place][kind] for kind in AVERAGED if place in kept}
+        if self.reference:
+            found[REFERENCE] = self.reference.logits
+        return {name: tensor.cpu().contiguous() for name, tensor in found.items()}
+
+    def step(self) -> None:
+        """Trains on the next draws. Raises ExportError if the loss is not finite."""
+        recipe, options = self.recipe, self.recipe.options
+        parts: list[Encodings] = []
+        position = recipe.position
+        while (pairs := sum(len(part) for part in parts)) < options.batch:
+            parts.append(self.tokenizer.encode(*self.draws.at(position)))
+            position += 1
+        batches = padded(self.checkpoint, parts, self.device)
+        tokens = sum(batch.tokens for batch in batches)
+        is_local = options.is_local(recipe.pairs)
+        hidden = logits = 0.0
+        for batch in batches:
+            parts_of_loss = self._local_losses(batch) if is_local else self._losses(batch)
+            weights = [1 / tokens, 1 / pairs, 1 / pairs]
+            weighted = [weight * loss for weight, loss in zip(weights, parts_of_loss, strict=False)]
+            torch.autograd.backward(torch.stack(weighted).sum())
+            hidden += float(weighted[0].detach())
+            logits += 0.0 if is_local else float(weighted[1].detach())
+        if not math.isfinite(hidden + logits):
+            raise ExportError(f"the loss after {recipe.pairs:,} pairs is not finite; expected it to fall: try a lower --lr")
+        for group in self._optimizer.param_groups:
+            group["lr"] = options.rate(recipe.pairs)
+        torch.nn.utils.clip_grad_norm_(self._weights.values(), CLIP)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.recipe = msgspec.structs.replace(
+            recipe,
+            pairs=recipe.pairs + pairs,
+            steps=recipe.steps + 1,
+            position=position,
+            losses=recipe.losses.plus(pairs, hidden, None if is_local else logits),
+        )
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the products."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.options.dtype == "bfloat16")
+
+    def _goals(self, batch: PaddedBatch) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+        """The teacher's embeddings, what each of the student's layers should output, and the teacher's logits."""
+        with torch.no_grad():
+            teacher = run(self.teacher, batch)
+        return teacher.hidden[0], [teacher.hidden[layer + 1] for layer in self.recipe.keep], teacher.logits
+
+    def _local_losses(self, batch: PaddedBatch) -> list[torch.Tensor]:
+        """The loss of hidden states, summed over tokens."""
+        with self.autocast():
+            embeddings, goals, _ = self._goals(batch)
+            found = run_apart(self.student, batch, [embeddings, *goals[:-1]])
+        return [squared_errors(found, goals, batch, self.recipe.hidden_variances)]
+
+    def _losses(self, batch: PaddedBatch) -> list[torch.Tensor]:
+        """The losses of hidden states, summed over tokens, and of logits and of what the head reads, summed over pairs."""
+        with self.autocast():
+            _, goals, logits = self._goals(batch)
+            student = run(self.student, batch)
+        read = (student.hidden[-1][:, 0].float() - goals[-1][:, 0].float()).square().mean(dim=1).sum()
+        return [
+            squared_errors(student.hidden[1:], goals, batch, self.recipe.hidden_variances),
+            (student.logits - logits).square().mean(dim=1).sum() / self.recipe.logit_variance,
+            read / self.recipe.hidden_variances[-1],
+        ]
