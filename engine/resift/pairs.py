@@ -77,6 +77,31 @@ class Encodings:
         return cls(**joined, query_tokens_cut=max(part.query_tokens_cut for part in parts))
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The n pairs of a call, ready to be queued; equal pairs are encoded once."""
+
+    rows: Encodings | None
+    """the distinct pairs; None if there are no pairs"""
+    places: NDArray[np.int64]
+    """int64[n]: the caller's pair i is row places[i]"""
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """int32[n]: tokens of each pair, special tokens included."""
+        return np.empty(0, np.int32) if self.rows is None else self.rows.lengths[self.places]
+
+    @property
+    def tokens_cut(self) -> NDArray[np.int32]:
+        """int32[n]: tokens cut from the end of each document."""
+        return np.empty(0, np.int32) if self.rows is None else self.rows.tokens_cut[self.places]
+
+    @property
+    def query_tokens_cut(self) -> int:
+        """Tokens cut from the end of the query (of several queries, the largest count)."""
+        return 0 if self.rows is None else self.rows.query_tokens_cut
+
+
 class PairTokenizer:
     """Encodes pairs like the tokenizer's own pair encoding with truncation="only_second".
 
@@ -137,8 +162,10 @@ class PairTokenizer:
         """Encodes the pairs of `query` with each of n `documents`. Raises ArtifactError if the tokenizer fails on a text."""
         return Encodings.join(list(self.parts(query, documents)) or [self._encode_pairs(*self._encode_query(query), [])])
 
-    def parts(self, query: str, documents: Sequence[str]) -> Iterator[Encodings]:
+    def parts(self, query: str, documents: Sequence[str], *, document_tokens: int | None = None) -> Iterator[Encodings]:
         """`encode` in steps: yields the encodings of consecutive documents, a bounded amount of text at a time.
+
+        `document_tokens`: most tokens to keep of a document; None: what the pair has room for.
 
         A caller can stop between two parts; PART_CHARACTERS and PART_DOCUMENTS keep each below a second. Without documents there
         are no parts.
@@ -148,7 +175,7 @@ class PairTokenizer:
         for end, document in enumerate(documents, 1):
             characters += min(len(document), LONGER[-1])
             if encoded_query and (characters >= enough or end - start == PART_DOCUMENTS or end == len(documents)):
-                yield self._encode_pairs(*encoded_query, documents[start:end])
+                yield self._encode_pairs(*encoded_query, documents[start:end], document_tokens)
                 start, characters = end, 0
 
     def _encode_query(self, query: str) -> tuple[list[int], int]:
@@ -157,8 +184,11 @@ class PairTokenizer:
         [text] = self._encode_texts([query], limit)
         return text.ids, text.tokens_cut
 
-    def _encode_pairs(self, query: list[int], query_tokens_cut: int, documents: Sequence[str]) -> Encodings:
-        texts = self._encode_texts(documents, self._room - len(query))
+    def _encode_pairs(
+        self, query: list[int], query_tokens_cut: int, documents: Sequence[str], document_tokens: int | None = None
+    ) -> Encodings:
+        room = self._room - len(query)
+        texts = self._encode_texts(documents, room if document_tokens is None else min(room, document_tokens))
         ids, segment_ids = self._template.join(query, [text.ids for text in texts])
         return Encodings(
             ids=ids,

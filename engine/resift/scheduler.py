@@ -49,6 +49,10 @@ class Call:
     read: NDArray[np.bool_] = field(init=False)
     """bool[n]: rows whose logits are known"""
     error: Exception | None = None
+    added: float = field(default=0.0, init=False)
+    """time at which it was queued"""
+    began: float | None = field(default=None, init=False)
+    """time at which a worker took its first row"""
     due: float = field(default=0.0, init=False)
     ended: bool = field(default=False, init=False)
     waiting: dict[int, deque[int]] = field(default_factory=dict, init=False)
@@ -98,6 +102,8 @@ class Scheduler:
         self.pace = pace or Pace()
         self.waiting_rows = 0
         self.waiting_tokens = 0
+        self.dropped_rows = 0
+        """rows whose call ended before they were run"""
         self._token_budget = token_budget
         self._bucket = bucket
         self._limit = limit
@@ -120,6 +126,7 @@ class Scheduler:
                 f"{self.waiting_tokens} tokens are waiting and this call has {tokens}; expected at most {self._limit} in total: "
                 "try again later"
             )
+        call.added = now
         call.due = now + (PATIENCE * self.pace.predict(tokens) if call.budget is None else call.budget)
         entry = (call.due, next(self._numbers), call)
         for row in np.argsort(-lengths, kind="stable").tolist():
@@ -148,7 +155,11 @@ class Scheduler:
         bucket = next(iter(first.waiting))
         fair = -(-self.waiting_rows // max(1, idle))
         size = max(1, min(fair, self._token_budget // bucket))
-        return Batch(first.graph, bucket, list(self._take(first.graph, bucket, size)), now)
+        batch = Batch(first.graph, bucket, list(self._take(first.graph, bucket, size)), now)
+        for call, _ in batch.rows:
+            if call.began is None:
+                call.began = now
+        return batch
 
     def done(self, batch: Batch, logits: NDArray[np.float32], now: float) -> list[Call]:
         """Scatters logits float32[b, labels] to the calls and returns those that it completes."""
@@ -189,6 +200,7 @@ class Scheduler:
         call.ended = True
         for bucket, rows in call.waiting.items():
             self.waiting_rows -= len(rows)
+            self.dropped_rows += len(rows)
             self.waiting_tokens -= sum(int(call.encodings.lengths[row]) for row in rows)
             self._queues[call.graph, bucket] = _without(call, self._queues[call.graph, bucket])
         call.waiting.clear()

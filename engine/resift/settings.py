@@ -12,7 +12,7 @@ Precision = Literal["int8", "float32"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
 Provider = Literal["cpu", "cuda"]
 PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
-LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20}
+LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,8 @@ class Settings:
     """Largest rows x width of one batch, in tokens; auto: what the execution provider runs fastest."""
     max_length: int | Auto = "auto"
     """Tokens of a pair, special tokens included; auto: the model's own limit, which is also the largest value."""
+    waiting_tokens: int | Auto = "auto"
+    """Most tokens that wait to run; a call beyond them raises OverloadedError, unless none wait; auto: any number."""
     precision: Precision | Auto = "auto"
     """Precision of the graph to run; auto: the fastest one the artifact has for this machine."""
 

@@ -85,9 +85,9 @@ def test_a_cancelled_wait_stops_tokenization_between_two_parts(one_at_a_time, mo
     tokenizer, yielded, go_on = one_at_a_time._tokenizer, threading.Event(), threading.Event()
     parts, counted = type(tokenizer).parts, []
 
-    def slow(self, query, documents):
+    def slow(self, query, documents, **limits):
         for document in documents:
-            yield from parts(self, query, [document])
+            yield from parts(self, query, [document], **limits)
             counted.append(document)
             yielded.set()
             assert go_on.wait(60)
