@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OVERLOADED = "Model is overloaded"
 """how text-embeddings-inference begins it"""
+STOPPING = "the server is shutting down"
 
 
 class Admission:
@@ -34,7 +35,7 @@ class Admission:
     def request(self) -> Iterator[None]:
         """Counts a request while it is in progress. Raises Refusal if there are too many, or if the server stops."""
         if self.stopping:
-            raise Refusal("stopping", "the server is shutting down", retry_after=1)
+            raise Refusal("stopping", STOPPING, retry_after=1)
         if self.requests >= self._config.max_concurrent_requests:
             raise Refusal("busy", f"{OVERLOADED}: {self.requests} requests are in progress; try again later", retry_after=1)
         self.requests += 1

@@ -77,7 +77,7 @@ class Error(msgspec.Struct):
     detail: str
 
 
-class BodyV2(msgspec.Struct, kw_only=True):
+class V2Request(msgspec.Struct, kw_only=True):
     """POST /v2/rerank."""
 
     model: str | None = None
@@ -96,7 +96,7 @@ class BodyV2(msgspec.Struct, kw_only=True):
     plan: None = None
 
 
-class BodyV1(msgspec.Struct, kw_only=True):
+class V1Request(msgspec.Struct, kw_only=True):
     """POST /v1/rerank, Cohere's and Jina's."""
 
     model: str | None = None
@@ -115,7 +115,7 @@ class BodyV1(msgspec.Struct, kw_only=True):
     plan: None = None
 
 
-class ResultV2(msgspec.Struct, omit_defaults=True):
+class V2Result(msgspec.Struct, omit_defaults=True):
     """One document of the ranking."""
 
     index: int
@@ -124,39 +124,39 @@ class ResultV2(msgspec.Struct, omit_defaults=True):
     tokens_cut: int | None = None
 
 
-class ResultV1(ResultV2, omit_defaults=True):
+class V1Result(V2Result, omit_defaults=True):
     """One document of the ranking, with its fields if `return_documents` is true."""
 
     document: Fields | None = None
 
 
-class ReplyV2(msgspec.Struct):
+class V2Response(msgspec.Struct):
     """The ranking, best first."""
 
     id: str
-    results: list[ResultV2]
+    results: list[V2Result]
     meta: Meta
 
 
-class ReplyV1(msgspec.Struct):
+class V1Response(msgspec.Struct):
     """The ranking, best first: the fields of Cohere's v1 and of Jina's answer."""
 
     id: str
     model: str
     usage: Usage
-    results: list[ResultV1]
+    results: list[V1Result]
     meta: Meta
 
 
-def _read_v2(body: BodyV2) -> Request:
+def _read_v2(body: V2Request) -> Request:
     return _request(body, body.documents)
 
 
-def _read_v1(body: BodyV1) -> Request:
+def _read_v1(body: V1Request) -> Request:
     return _request(body, [_text(document, place, body.rank_fields) for place, document in enumerate(body.documents)])
 
 
-def _request(body: BodyV1 | BodyV2, documents: list[str]) -> Request:
+def _request(body: V1Request | V2Request, documents: list[str]) -> Request:
     check_query(body.query)
     return Request(
         model=body.model, query=body.query, documents=documents, top_n=body.top_n, document_tokens=body.max_tokens_per_doc
@@ -176,17 +176,17 @@ def _text(document: str | Fields, place: int, rank_fields: list[str] | None) -> 
     return "\n".join(texts)
 
 
-def _write_v2(body: BodyV2, answer: Answer) -> ReplyV2:
+def _write_v2(body: V2Request, answer: Answer) -> V2Response:
     results = [
-        ResultV2(result.index, score, _cut(result, asked=body.return_tokens_cut))
+        V2Result(result.index, score, _cut(result, asked=body.return_tokens_cut))
         for result, score in zip(answer.ranking, answer.relevance, strict=True)
     ]
-    return ReplyV2(answer.id, results, _meta("2", answer))
+    return V2Response(answer.id, results, _meta("2", answer))
 
 
-def _write_v1(body: BodyV1, answer: Answer) -> ReplyV1:
+def _write_v1(body: V1Request, answer: Answer) -> V1Response:
     results = [
-        ResultV1(
+        V1Result(
             result.index,
             score,
             _cut(result, asked=body.return_tokens_cut),
@@ -194,7 +194,7 @@ def _write_v1(body: BodyV1, answer: Answer) -> ReplyV1:
         )
         for result, score in zip(answer.ranking, answer.relevance, strict=True)
     ]
-    return ReplyV1(answer.id, answer.model, Usage(answer.tokens, answer.tokens), results, _meta("1", answer))
+    return V1Response(answer.id, answer.model, Usage(answer.tokens, answer.tokens), results, _meta("1", answer))
 
 
 def _fields(document: str | Fields) -> Fields:
@@ -228,8 +228,8 @@ V2 = Api(
     name="cohere-v2",
     path="/v2/rerank",
     summary="Rerank, in the format of Cohere v2",
-    body=BodyV2,
-    reply=ReplyV2,
+    body=V2Request,
+    reply=V2Response,
     error=Error,
     read=_read_v2,
     write=_write_v2,
@@ -241,8 +241,8 @@ V1 = Api(
     name="cohere-jina-v1",
     path="/v1/rerank",
     summary="Rerank, in the formats of Cohere v1 and of Jina",
-    body=BodyV1,
-    reply=ReplyV1,
+    body=V1Request,
+    reply=V1Response,
     error=Error,
     read=_read_v1,
     write=_write_v1,

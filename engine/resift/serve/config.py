@@ -86,7 +86,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Raises InputError for settings that do not go together."""
         if not (self.api_key or self.no_auth or _is_loopback(self.host)):
             raise InputError(
-                f"--host {self.host} can be reached from other machines; set {PREFIX}API_KEY, or pass --no-auth to serve without a key"
+                f"--host {self.host} can be reached from other machines; set {PREFIX}API_KEY, "
+                "or pass --no-auth to serve without a key"
             )
         if not self.api_key.isascii() or not self.api_key.isprintable() or self.api_key.strip() != self.api_key:
             raise InputError("--api-key has characters that a header cannot carry; expected printable ASCII without outer spaces")

@@ -30,7 +30,8 @@ class Models:
 
         rerankers: dict[str, Reranker] = {}
         names: dict[str, str] = {}
-        for source in config.model or [None]:
+        sources: list[str | None] = [*config.model] or [None]
+        for source in sources:
             reranker = Reranker.load(source, settings=config.settings())
             name = reranker.artifact.manifest.model.id
             if name in rerankers:

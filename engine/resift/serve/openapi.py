@@ -42,7 +42,8 @@ ABOUT = {
 }
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#1c1c1e;background:#fff}
 pre{background:#f4f4f6;padding:.8rem;overflow:auto;border-radius:6px;font-size:.85rem}h2{margin-top:2.5rem}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;width:100%}
+td,th{text-align:left;vertical-align:top;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #ddd}
 @media(prefers-color-scheme:dark){body{color:#eee;background:#18181b}pre{background:#27272a}td,th{border-color:#3f3f46}a{color:#8ab4f8}}"""
 
 
@@ -50,7 +51,6 @@ def document(apis: Iterable[Api], version: str, config: Config) -> dict[str, Any
     """OpenAPI 3.1, as plain objects."""
     apis = list(apis)
     types = [kind for api in apis for kind in (api.body, api.reply, api.error)]
-    # Two APIs name their parts alike, so each API's own are prefixed by msgspec with their module if they clash.
     references, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     parts = iter(references)
     paths: dict[str, Any] = {api.path: {"post": _operation(api, next(parts), next(parts), next(parts))} for api in apis}
@@ -115,8 +115,8 @@ def _section(path: str, method: str, operation: Mapping[str, Any]) -> str:
     if "requestBody" in operation:
         content = operation["requestBody"]["content"]["application/json"]
         name = content["schema"]["$ref"].rpartition("/")[2]
-        example = json.dumps(content["example"], indent=2)
-        curl = f"curl -s HOST{path} -H 'Content-Type: application/json' -d '{example.replace(chr(39), chr(39) + chr(92) + chr(39) * 2)}'"
+        example = json.dumps(content["example"], indent=2).replace("'", r"'\''")
+        curl = f"curl -s HOST{path} -H 'Content-Type: application/json' -d '{example}'"
         text += f'<p>Body: <a href="#{html.escape(name)}">{html.escape(name)}</a></p><pre>{html.escape(curl)}</pre>'
     return f"{text}<table><tr><th>status<th>when{rows}</table>"
 

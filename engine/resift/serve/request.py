@@ -27,7 +27,7 @@ Reason = Literal[
 ]
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818 - no error of the server
     """A request that is not answered; each API words it in its own status and shape."""
 
     def __init__(self, reason: Reason, message: str, *, retry_after: int | None = None) -> None:

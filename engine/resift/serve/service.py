@@ -10,7 +10,7 @@ import numpy as np
 
 from resift.errors import ArtifactError, ClosedError, OverloadedError, ResiftError
 from resift.scoring import activate
-from resift.serve.admission import OVERLOADED, Admission, retry_after
+from resift.serve.admission import OVERLOADED, STOPPING, Admission, retry_after
 from resift.serve.limits import Disconnected
 from resift.serve.metrics import Metrics
 from resift.serve.request import Answer, Refusal
@@ -18,6 +18,7 @@ from resift.serve.request import Answer, Refusal
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from resift.pairs import Encoded
     from resift.ranking import Scored
     from resift.reranker import Reranker
     from resift.serve.config import Config
@@ -74,7 +75,7 @@ class Service:
             if leave.done():
                 raise Disconnected
             if ended.done():
-                raise Refusal("stopping", "the server is shutting down", retry_after=1)
+                raise Refusal("stopping", STOPPING, retry_after=1)
             message = f"{OVERLOADED}: no answer within {self.config.request_seconds:g} seconds; try again later"
             raise Refusal("late", message, retry_after=retry_after(reranker.queued.seconds))
         finally:
@@ -84,49 +85,52 @@ class Service:
 
     async def _rank(self, name: str, reranker: Reranker, request: Request, request_id: str) -> Answer:
         began = time.perf_counter()
-        try:
-            with self.admission.text(request, reranker.queued.seconds):
-                encoded = await reranker.aencode(request.query, request.documents, document_tokens=request.document_tokens)
-        except ArtifactError as error:
-            raise Refusal("tokenizer", str(error)) from error
-        except ClosedError as error:
-            raise Refusal("stopping", "the server is shutting down") from error
+        encoded = await self._encode(reranker, request)
         tokenized = time.perf_counter()
-        if not request.truncate and (encoded.query_tokens_cut or encoded.tokens_cut.any()):
-            cut = encoded.tokens_cut + encoded.query_tokens_cut
-            longest = int((encoded.lengths + cut)[cut > 0].max())
-            raise Refusal(
-                "length",
-                f"Input validation error: `inputs` must have less than {reranker.resolved.max_length} tokens. Given: {longest}",
-            )
+        if not request.truncate:
+            check_uncut(encoded, reranker.resolved.max_length)
         self.admission.check_tokens(int(encoded.lengths.sum()))
+        scored = await self._score(reranker, encoded)
+        ended = time.perf_counter()
+        self.metrics.scored(scored, tokenized - began)
+        top = None if request.top_n is None else min(request.top_n, len(request.documents))
+        ranking = reranker.rank(request.documents, scored, top_k=top)
+        logits = np.array([result.logit for result in ranking], np.float32)
+        return Answer(
+            id=request_id,
+            model=name,
+            ranking=ranking,
+            relevance=activate(logits, "sigmoid").tolist(),
+            tokens=int(scored.lengths.sum()),
+            cut=int((scored.tokens_cut > 0).sum()),
+            tokenized=tokenized - began,
+            waited=scored.waited,
+            ran=max(0.0, ended - tokenized - scored.waited),
+        )
+
+    async def _encode(self, reranker: Reranker, request: Request) -> Encoded:
+        with self.admission.text(request, reranker.queued.seconds):
+            try:
+                return await reranker.aencode(request.query, request.documents, document_tokens=request.document_tokens)
+            except ClosedError as error:
+                raise Refusal("stopping", STOPPING) from error
+            except ArtifactError as error:
+                raise Refusal("tokenizer", str(error)) from error
+
+    async def _score(self, reranker: Reranker, encoded: Encoded) -> Scored:
         try:
-            scored = await asyncio.wrap_future(reranker.submit_encoded(encoded))
+            return await asyncio.wrap_future(reranker.submit_encoded(encoded))
         except OverloadedError as error:
             raise Refusal("busy", f"{OVERLOADED}: {error}", retry_after=retry_after(reranker.queued.seconds)) from error
         except ClosedError as error:
-            raise Refusal("stopping", "the server is shutting down") from error
+            raise Refusal("stopping", STOPPING) from error
         except ResiftError as error:
             raise Refusal("failed", str(error)) from error
-        self.metrics.scored(scored, tokenized - began)
-        ran = time.perf_counter() - tokenized - scored.waited
-        return _answer(name, reranker, request, scored, request_id=request_id, seconds=(tokenized - began, ran))
 
 
-def _answer(
-    name: str, reranker: Reranker, request: Request, scored: Scored, *, request_id: str, seconds: tuple[float, float]
-) -> Answer:
-    top = None if request.top_n is None else min(request.top_n, len(request.documents))
-    ranking = reranker.rank(request.documents, scored, top_k=top)
-    logits = np.array([result.logit for result in ranking], np.float32)
-    return Answer(
-        id=request_id,
-        model=name,
-        ranking=ranking,
-        relevance=activate(logits, "sigmoid").tolist(),
-        tokens=int(scored.lengths.sum()),
-        cut=int((scored.tokens_cut > 0).sum()),
-        tokenized=seconds[0],
-        waited=scored.waited,
-        ran=seconds[1],
-    )
+def check_uncut(encoded: Encoded, max_length: int) -> None:
+    """Raises Refusal, in the words of text-embeddings-inference, if any pair was too long and was cut."""
+    cut = encoded.tokens_cut + encoded.query_tokens_cut
+    if cut.any():
+        longest = int((encoded.lengths + cut).max())
+        raise Refusal("length", f"Input validation error: `inputs` must have less than {max_length} tokens. Given: {longest}")

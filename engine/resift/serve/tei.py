@@ -1,7 +1,7 @@
 """The format of text-embeddings-inference (TEI): its errors, words and limits included.
 
-https://huggingface.github.io/text-embeddings-inference/, router/src/http/server.rs. Unknown fields are ignored, as it does. Where it
-answers with plain text (a body that is no JSON, or of another type), the status is the same and the body is its error object.
+https://huggingface.github.io/text-embeddings-inference/ and its router/src/http/server.rs. Unknown fields are ignored, as it does.
+Where it answers with plain text (a body that is no JSON, or of another type), the status is the same and the body is its error object.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TYPES: Mapping[Reason, ErrorType] = {
 }
 
 
-class Body(msgspec.Struct, kw_only=True):
+class RerankRequest(msgspec.Struct, kw_only=True):
     """POST /rerank."""
 
     query: str
@@ -77,14 +77,14 @@ class Rank(msgspec.Struct, omit_defaults=True):
     tokens_cut: int | None = None
 
 
-class Error(msgspec.Struct):
+class ErrorResponse(msgspec.Struct):
     """A refusal."""
 
     error: str
     error_type: ErrorType
 
 
-def _read(body: Body) -> Request:
+def _read(body: RerankRequest) -> Request:
     if not body.texts:
         raise Refusal("empty", "`texts` cannot be empty")
     if body.truncation_direction.lower() == "left" and body.truncate is not False:
@@ -94,7 +94,7 @@ def _read(body: Body) -> Request:
     return Request(model=body.model, query=body.query, documents=body.texts, truncate=body.truncate is not False)
 
 
-def _write(body: Body, answer: Answer) -> list[Rank]:
+def _write(body: RerankRequest, answer: Answer) -> list[Rank]:
     return [
         Rank(
             result.index,
@@ -106,17 +106,17 @@ def _write(body: Body, answer: Answer) -> list[Rank]:
     ]
 
 
-def _refuse(refusal: Refusal, _: str) -> Error:
-    return Error(str(refusal), TYPES.get(refusal.reason, "Validation"))
+def _refuse(refusal: Refusal, _: str) -> ErrorResponse:
+    return ErrorResponse(str(refusal), TYPES.get(refusal.reason, "Validation"))
 
 
 RERANK = Api(
     name="tei",
     path="/rerank",
     summary="Rerank, in the format of text-embeddings-inference",
-    body=Body,
+    body=RerankRequest,
     reply=list[Rank],
-    error=Error,
+    error=ErrorResponse,
     read=_read,
     write=_write,
     refuse=_refuse,
