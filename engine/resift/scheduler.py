@@ -142,10 +142,10 @@ class Scheduler:
         call.due = now + (PATIENCE * cost if call.budget is None else call.budget)
         if self._delay is not None:
             ahead = self.pace.predict(sum(other.waiting_tokens for due, _, other in self._calls if due <= call.due))
-            if ahead > max(self._delay, cost):
+            most = max(self._delay, cost)
+            if ahead > most:
                 raise OverloadedError(
-                    f"work of {ahead:.1f} s on one thread is due before this call; expected at most {max(self._delay, cost):.1f} s: "
-                    "try again later"
+                    f"{ahead:.1f} s of one worker's time are due before this call; expected at most {most:.1f} s: try again later"
                 )
         entry = (call.due, next(self._numbers), call)
         for row in np.argsort(-lengths, kind="stable").tolist():

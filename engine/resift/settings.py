@@ -48,18 +48,22 @@ class Settings:
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected an int or 'auto'")
             if not 1 <= value <= largest:
                 raise InputError(f"Settings.{name} is {value}; expected 1 to {largest}, or 'auto'")
-        seconds = self.waiting_seconds
-        if seconds != "auto":
-            if not isinstance(seconds, int | float) or isinstance(seconds, bool):
-                raise TypeError(f"Settings.waiting_seconds is {type(seconds).__name__}; expected a number or 'auto'")
-            if not 0 < seconds < math.inf:
-                raise InputError(f"Settings.waiting_seconds is {seconds}; expected a number above 0, or 'auto'")
+        _check_seconds("waiting_seconds", self.waiting_seconds)
         for name, known in (("provider", PROVIDERS), ("precision", PRECISIONS)):
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a str")
             if value not in ("auto", *known):
                 raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(known)}")
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if value == "auto":
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a number or 'auto'")
+    if not 0 < value < math.inf:
+        raise InputError(f"Settings.{name} is {value}; expected a number above 0, or 'auto'")
 
 
 @dataclass(frozen=True, slots=True)
