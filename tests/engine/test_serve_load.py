@@ -14,6 +14,7 @@ import tiny
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from resift.serve.logs import LOGGER, configure
 from serving import serving
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:2]
@@ -48,12 +49,9 @@ def check_refusals(served, statuses, *, retry=True) -> None:
 
 @pytest.fixture
 def logged(capfd):
-    """The records that the server has written to standard error by now."""
-    from resift.serve import logs
-
-    logs.configure("info")
+    """logged(): the records that the server has written to standard error since `configure`, which the test calls."""
     yield lambda: [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    for name in (logs.LOGGER.name, "uvicorn"):
+    for name in (LOGGER.name, "uvicorn"):
         logging.getLogger(name).handlers.clear()
 
 
@@ -249,6 +247,7 @@ def test_the_documentation_needs_neither_scripts_nor_the_internet(reranker):
 
 @pytest.mark.parametrize("with_texts", [False, True])
 def test_logs_are_json_lines_without_texts_unless_asked(reranker, with_texts, logged):
+    configure("info")
     with serving({"tiny": reranker}, log_texts=with_texts) as served:
         served.post("/rerank", {"query": QUERY, "texts": ["Ein Kätzchen\n"]}, headers={"x-request-id": "mine:1"})
         served.post("/rerank", {"query": QUERY, "texts": []})
@@ -300,6 +299,7 @@ def test_models_are_found_by_id_source_and_alias(artifact, copy):
 
 
 def test_probes_are_logged_only_when_they_fail(one_at_a_time, gate, logged):
+    configure("info")
     opened, _, _ = gate
     with serving({"tiny": one_at_a_time}) as served:
         assert served.client.get("/ready").status_code == 503
