@@ -29,6 +29,12 @@ def rerank_pools(
     An error raised by `pools` is raised after the pools before it have been yielded. Raises like `Reranker.rerank`.
     """
     check_count("top_k", top_k)
+    for pool, scored in score_pools(reranker, pools):
+        yield pool, reranker.rank(pool.documents, scored, top_k=top_k)
+
+
+def score_pools(reranker: Reranker, pools: Iterable[CandidatePool]) -> Iterator[tuple[CandidatePool, Scored]]:
+    """`rerank_pools`, but yields what `Reranker.submit` returns in place of the Ranking."""
     source, failure, more = iter(pools), None, True
     window: deque[tuple[CandidatePool, Future[Scored], int]] = deque()
     pairs = characters = 0
@@ -46,10 +52,10 @@ def rerank_pools(
                 more, failure = False, error
             while window and (not more or pairs >= WINDOW_PAIRS or characters >= WINDOW_CHARACTERS):
                 pool, answer, size = window[0]
-                ranking = reranker.rank(pool.documents, answer.result(), top_k=top_k)
+                scored = answer.result()
                 window.popleft()
                 pairs, characters = pairs - len(pool.documents), characters - size
-                yield pool, ranking
+                yield pool, scored
         if failure is not None:
             raise failure
     finally:

@@ -147,8 +147,10 @@ class PairTokenizer:
         """Encodes the pairs of `query` with each of n `documents`. Raises ArtifactError if the tokenizer fails on a text."""
         return Encodings.join(list(self.parts(query, documents)) or [self._encode_pairs(*self._encode_query(query), [])])
 
-    def parts(self, query: str, documents: Sequence[str]) -> Iterator[Encodings]:
+    def parts(self, query: str, documents: Sequence[str], *, document_tokens: int | None = None) -> Iterator[Encodings]:
         """`encode` in steps: yields the encodings of consecutive documents, a bounded amount of text at a time.
+
+        `document_tokens`: most tokens to keep of a document; None: what the pair has room for.
 
         A caller can stop between two parts; PART_CHARACTERS and PART_DOCUMENTS keep each below a second. Without documents there
         are no parts.
@@ -158,7 +160,7 @@ class PairTokenizer:
         for end, document in enumerate(documents, 1):
             characters += min(len(document), LONGER[-1])
             if encoded_query and (characters >= enough or end - start == PART_DOCUMENTS or end == len(documents)):
-                yield self._encode_pairs(*encoded_query, documents[start:end])
+                yield self._encode_pairs(*encoded_query, documents[start:end], document_tokens)
                 start, characters = end, 0
 
     def _encode_query(self, query: str) -> tuple[list[int], int]:
@@ -167,8 +169,11 @@ class PairTokenizer:
         [text] = self._encode_texts([query], limit)
         return text.ids, text.tokens_cut
 
-    def _encode_pairs(self, query: list[int], query_tokens_cut: int, documents: Sequence[str]) -> Encodings:
-        texts = self._encode_texts(documents, self._room - len(query))
+    def _encode_pairs(
+        self, query: list[int], query_tokens_cut: int, documents: Sequence[str], document_tokens: int | None = None
+    ) -> Encodings:
+        room = self._room - len(query)
+        texts = self._encode_texts(documents, room if document_tokens is None else min(room, document_tokens))
         ids, segment_ids = self._template.join(query, [text.ids for text in texts])
         return Encodings(
             ids=ids,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -24,6 +24,10 @@ class Scored:
     """bool[n]: whether `tokens_cut` is a lower bound, as the document was too long to be counted in full"""
     query_tokens_cut: int = 0
     """tokens cut from the end of the query (of several queries, the largest count)"""
+    lengths: NDArray[np.int32] = field(kw_only=True)
+    """int32[n]: tokens of each pair that were read, special tokens included"""
+    waited: float = field(default=0.0, kw_only=True)
+    """seconds from being queued until the first pair began to run"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,26 +5,27 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
 from resift import artifact as artifacts
 from resift import machine, providers
+from resift.encoded import Encoded
 from resift.errors import ArtifactError, InputError
 from resift.inputs import check_count, pool_pairs, read_pairs, read_pools
 from resift.manifest import TOKENIZER
-from resift.pairs import Encodings, PairTokenizer
+from resift.pairs import PairTokenizer
 from resift.ranking import Ranking, Scored
 from resift.scheduler import Call, Scheduler
 from resift.scoring import activate, relevance
 from resift.session import Session
 from resift.settings import Settings, resolve
-from resift.workers import Answer, Background, Workers
+from resift.workers import Answer, Background, Queued, Workers
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from resift.manifest import Relevance
     from resift.scheduler import Batch
     from resift.settings import Auto, Provider
+
+Result = TypeVar("Result")
 
 
 class Reranker:
@@ -74,10 +77,17 @@ class Reranker:
         session = Session(partial(artifact.read_graph, self.variant), self.graph.signature, policy)
         session.open()
         sessions = {self.graph.name: session}
+        workers = policy.workers(self.resolved.threads)
         self._workers = Workers(
-            partial(Scheduler, self.resolved.token_budget, bucket=policy.bucket),
+            partial(
+                Scheduler,
+                self.resolved.token_budget,
+                bucket=policy.bucket,
+                limit=None if self.settings.waiting_tokens == "auto" else self.settings.waiting_tokens,
+                delay=None if self.settings.waiting_seconds == "auto" else workers * self.settings.waiting_seconds,
+            ),
             partial(_run, sessions),
-            policy.workers(self.resolved.threads),
+            workers,
         )
         self._encoders = Background(self.resolved.threads)
         self._close = weakref.finalize(self, _close, self._workers, self._encoders, sessions)
@@ -113,6 +123,33 @@ class Reranker:
         ClosedError if `close` came first.
         """
         return self._submit(pool_pairs(query, documents))
+
+    async def aencode(self, query: str, documents: Sequence[str], *, document_tokens: int | None = None) -> Encoded:
+        """The first half of `submit`, for asyncio: tokenizes on a background thread; cancelling it stops that.
+
+        `document_tokens` cuts each document to so many tokens; None: to what the model takes. What it returns is for
+        `submit_encoded`, and can be looked at before. Raises TypeError for anything but strings, InputError for
+        `document_tokens` below 1, and ClosedError after `close`.
+        """
+        check_count("document_tokens", document_tokens)
+        encode = partial(self._encode, document_tokens=document_tokens)
+        encoded: Encoded = (await self._aside([pool_pairs(query, documents)], encode))[0]
+        return encoded
+
+    def submit_encoded(self, encoded: Encoded) -> Future[Scored]:
+        """The second half of `submit`: queues pairs that `aencode` of this Reranker encoded. Raises like `submit`."""
+        answer: Answer[Scored] = Answer()
+        self._queue(answer, encoded)
+        return answer
+
+    @property
+    def queued(self) -> Queued:
+        """The rows and tokens that wait to run, and the rows dropped so far. A snapshot; any thread may ask."""
+        return self._workers.queued
+
+    def observe(self, observer: Callable[[Batch, float], None]) -> None:
+        """Calls `observer` with each batch that ran and its seconds, on a worker's thread; it must neither raise nor wait."""
+        self._workers.observe = observer
 
     def logits(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """Relevance logits float32[n] of `documents` for `query`, in the caller's order. Raises like `submit`."""
@@ -202,11 +239,15 @@ class Reranker:
 
     async def _awaited(self, work: list[list[Pair]]) -> list[Scored]:
         """Submits from a background thread, as tokenization takes time, and waits without blocking the event loop."""
+        return await self._aside(work, self._begin)
+
+    async def _aside(self, work: list[list[Pair]], begin: Callable[[Answer[Result], list[Pair]], None]) -> list[Result]:
+        """Begins the work on a background thread and waits for its answers without blocking the event loop."""
         import asyncio  # takes longer than the rest of resift to import
 
-        answers: list[Answer[Scored]] = [Answer() for _ in work]
+        answers: list[Answer[Result]] = [Answer() for _ in work]
         for answer, pairs in zip(answers, work, strict=True):
-            self._encoders.run(partial(self._begin_aside, answer, pairs))
+            self._encoders.run(partial(_begin_aside, partial(begin, answer, pairs), answer))
         try:
             return await asyncio.gather(*map(asyncio.wrap_future, answers))
         finally:
@@ -216,26 +257,23 @@ class Reranker:
     def _begin(self, answer: Answer[Scored], pairs: list[Pair]) -> None:
         """Encodes and queues the distinct pairs; stops between two parts if the answer is cancelled."""
         self._workers.check_open()
-        rows: dict[Pair, int] = {}
-        parts = []
-        for query, documents in _by_query(pairs).items():
-            rows.update({(query, document): len(rows) + place for place, document in enumerate(documents)})
-            for part in self._tokenizer.parts(query, documents):
-                if answer.cancelled():
-                    return
-                parts.append(part)
-        if not parts:
-            answer.set_result(Scored(np.empty(0, np.float32), np.empty(0, np.int32), np.empty(0, np.bool_)))
-            return
-        places = np.array([rows[pair] for pair in pairs], np.int64)
-        self._workers.add(Call(self.graph.name, Encodings.join(parts), partial(_scored, self.graph.relevance, places), answer))
+        encoded = Encoded.encode(self._tokenizer, pairs, answer.cancelled)
+        if encoded is not None:
+            self._queue(answer, encoded)
 
-    def _begin_aside(self, answer: Answer[Scored], pairs: list[Pair]) -> None:
-        try:
-            self._begin(answer, pairs)
-        except Exception as error:  # noqa: BLE001 - passed on to the waiting caller
-            if answer.set_running_or_notify_cancel():
-                answer.set_exception(error)
+    def _encode(self, answer: Answer[Encoded], pairs: list[Pair], *, document_tokens: int | None) -> None:
+        self._workers.check_open()
+        encoded = Encoded.encode(self._tokenizer, pairs, answer.cancelled, document_tokens=document_tokens)
+        if encoded is not None and answer.set_running_or_notify_cancel():
+            answer.set_result(encoded)
+
+    def _queue(self, answer: Answer[Scored], encoded: Encoded) -> None:
+        if encoded.rows is None:
+            none = np.empty(0, np.int32)
+            answer.set_result(Scored(np.empty(0, np.float32), none, np.empty(0, np.bool_), lengths=none))
+            return
+        outcome = partial(_scored, self.graph.relevance, encoded.places)
+        self._workers.add(Call(self.graph.name, encoded.rows, outcome, answer))
 
     def _scores(self, scored: Scored) -> NDArray[np.float32]:
         return activate(scored.logits, self.graph.activation)
@@ -252,6 +290,14 @@ class Reranker:
                 f"tokenizer.json has {self._tokenizer.vocabulary} tokens, but the model has {pair.vocabulary}: "
                 "it belongs to another model; export the artifact again"
             )
+
+
+def _begin_aside(begin: Callable[[], None], answer: Answer[Any]) -> None:
+    try:
+        begin()
+    except Exception as error:  # noqa: BLE001 - passed on to the waiting caller
+        if answer.set_running_or_notify_cancel():
+            answer.set_exception(error)
 
 
 def _reload(kind: type[Reranker], folder: Path, links_into: Path | None, settings: Settings) -> Reranker:
@@ -275,7 +321,12 @@ def _scored(rule: Relevance, places: NDArray[np.int64], call: Call) -> Scored:
     assert call.logits is not None
     encodings = call.encodings
     return Scored(
-        relevance(call.logits[places], rule), encodings.tokens_cut[places], encodings.at_least[places], encodings.query_tokens_cut
+        relevance(call.logits[places], rule),
+        encodings.tokens_cut[places],
+        encodings.at_least[places],
+        encodings.query_tokens_cut,
+        lengths=encodings.lengths[places],
+        waited=0.0 if call.began is None else call.began - call.added,
     )
 
 
@@ -293,11 +344,3 @@ def _wait(answers: Iterable[Future[Scored]]) -> list[Scored]:
 
 def _documents(pairs: list[Pair]) -> list[str]:
     return [document for _, document in pairs]
-
-
-def _by_query(pairs: list[Pair]) -> dict[str, list[str]]:
-    """The distinct documents of each query, in order."""
-    grouped: dict[str, dict[str, None]] = {}
-    for query, document in pairs:
-        grouped.setdefault(query, {})[document] = None
-    return {query: list(documents) for query, documents in grouped.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -15,7 +16,7 @@ Precision = Literal["int8", "float32"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
 Provider = Literal["cpu", "cuda"]
 PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
-LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20}
+LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40}
 TABLE = "settings"
 OTHER_TABLES = ("retrieval", "measured")
 """Further tables of a settings file, which `Settings.read` does not read."""
@@ -38,6 +39,11 @@ class Settings:
     """Largest rows x width of one batch, in tokens; auto: what the execution provider runs fastest."""
     max_length: int | Auto = "auto"
     """Tokens of a pair, special tokens included; auto: the model's own limit, which is also the largest value."""
+    waiting_tokens: int | Auto = "auto"
+    """Most tokens that wait to run; a call beyond them raises OverloadedError, unless none wait; auto: any number."""
+    waiting_seconds: float | Auto = "auto"
+    """Longest predicted wait of a call, or as long as it runs itself if that is more; a call beyond it raises OverloadedError;
+    auto: any time."""
     precision: Precision | Auto = "auto"
     """Precision of the graph to run; auto: the fastest one the artifact has for this machine."""
 
@@ -50,6 +56,7 @@ class Settings:
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected an int or 'auto'")
             if not 1 <= value <= largest:
                 raise InputError(f"Settings.{name} is {value}; expected 1 to {largest}, or 'auto'")
+        _check_seconds("waiting_seconds", self.waiting_seconds)
         for name, known in (("provider", PROVIDERS), ("precision", PRECISIONS)):
             value = getattr(self, name)
             if not isinstance(value, str):
@@ -107,6 +114,15 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, object]:
 
 def _names() -> list[str]:
     return [field.name for field in fields(Settings)]
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if value == "auto":
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a number or 'auto'")
+    if not 0 < value < math.inf:
+        raise InputError(f"Settings.{name} is {value}; expected a number above 0, or 'auto'")
 
 
 @dataclass(frozen=True, slots=True)

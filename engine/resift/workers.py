@@ -10,7 +10,7 @@ import time
 import weakref
 from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from resift.errors import ClosedError, OverloadedError
 
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 CLOSED = "this Reranker is closed; load another"
+
+
+class Queued(NamedTuple):
+    """The pairs that wait to run."""
+
+    rows: int
+    tokens: int
+    seconds: float
+    """predicted until they have run"""
+    dropped: int
+    """rows so far whose call was cancelled or failed before they ran"""
 
 
 class Answer(Future[Result]):
@@ -58,6 +69,8 @@ class Workers:
         """`scheduler` makes an empty Scheduler; `run` returns a batch's logits, float32[b, labels]."""
         self._make_scheduler = scheduler
         self._run = run
+        self.observe: Callable[[Batch, float], None] | None = None
+        """called on a worker's thread with each batch that ran and its seconds; it must not raise"""
         self._count = count
         self._closed = False
         self.begin_anew()
@@ -96,6 +109,13 @@ class Workers:
                 self._threads.append(thread)
             self._changed.notify_all()
 
+    @property
+    def queued(self) -> Queued:
+        """What waits now, as far as the scheduler has taken it in."""
+        tokens = self._scheduler.waiting_tokens
+        seconds = self._scheduler.pace.predict(tokens) / self._count
+        return Queued(self._scheduler.waiting_rows, tokens, seconds, self._scheduler.dropped_rows)
+
     def close(self) -> None:
         """Fails every pending call with ClosedError. Running batches finish and their logits are dropped."""
         with self._lock:
@@ -131,6 +151,8 @@ class Workers:
             logits = self._run(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is passed on to the callers
             failure = error
+        if self.observe is not None and failure is None:
+            self.observe(batch, time.monotonic() - batch.began)
         with self._lock:
             now = time.monotonic()
             ended = self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)

@@ -12,7 +12,6 @@ from resift.cli.messages import show_messages
 from resift.cli.options import EXIT_CODES, check_utf8
 from resift.cli.streams import write_lines
 from resift.errors import ExtraError
-from resift.escape import visible
 from resift.settings import PRECISIONS
 
 if TYPE_CHECKING:

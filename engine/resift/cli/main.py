@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from resift.cli import distill, doctor, export, info, rerank, tune, verify
+from resift.cli import distill, doctor, export, info, rerank, serve, tune, verify
 from resift.cli import eval as evaluation
 from resift.cli.options import CHECK, EXIT_CODES, FAULT, INTERRUPTED, Parser
 from resift.cli.streams import complain, lasting_messages
@@ -18,6 +18,7 @@ EPILOG = f"""examples:
   resift rerank "how do tides work" documents.txt
   grep -h tide notes/*.txt | resift rerank "how do tides work" - --top-k 3
   resift eval pools.jsonl.gz
+  resift serve --port 8787
   resift export ./my-cross-encoder ./my-artifact
   resift verify ./my-artifact
   resift info ./my-artifact
@@ -32,7 +33,7 @@ def parser() -> Parser:
     root = Parser(prog="resift", description="Rerank documents with a cross-encoder, without PyTorch.", epilog=EPILOG)
     root.add_argument("--version", action="version", version=f"resift {version('resift')}")
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (rerank, evaluation, doctor, tune, export, distill, verify, info):
+    for command in (rerank, serve, evaluation, doctor, tune, export, distill, verify, info):
         command.add(commands)
     return root
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from resift.cli.streams import visible
+from resift.escape import visible
 
 
 class _Visible(logging.Formatter):

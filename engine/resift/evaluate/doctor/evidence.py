@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
-import numpy as np
-
-from resift.collection import rerank_pools
+from resift.collection import score_pools
 from resift.errors import InputError
 from resift.evaluate.data.judged import Judged
 from resift.manifest import TOKENIZER
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from resift.pools import CandidatePool
-    from resift.ranking import Ranking
     from resift.reranker import Reranker
 
 
@@ -75,20 +72,9 @@ class Evidence:
 def _score(reranker: Reranker, pools: Sequence[CandidatePool], progress: Progress | None) -> list[Scored]:
     """The columns of all pools, scored in bounded memory."""
     scored, pairs = [], 0
-    for pool, ranking in rerank_pools(reranker, pools):
-        scored.append(_columns(ranking))
+    for pool, found in score_pools(reranker, pools):
+        scored.append(found)
         pairs += len(pool.documents)
         if progress is not None:
             progress(pools=len(scored), pairs=pairs, share=len(scored) / len(pools))
     return scored
-
-
-def _columns(ranking: Ranking) -> Scored:
-    """A whole ranking as the columns it was made from."""
-    results = sorted(ranking, key=lambda result: result.index)
-    return Scored(
-        np.array([result.logit for result in results], np.float32),
-        np.array([result.tokens_cut for result in results], np.int32),
-        np.array([result.tokens_cut_at_least for result in results], np.bool_),
-        ranking.query_tokens_cut,
-    )

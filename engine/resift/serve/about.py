@@ -1,0 +1,104 @@
+"""About: the routes that tell about the server: its health, models, metrics and documentation."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from resift.serve import openapi
+from resift.serve.apis import APIS
+from resift.serve.endpoint import check_key
+from resift.serve.request import Refusal
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from resift.serve.service import Service
+
+POLICY = "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""The content-security policy of the documentation, which has no scripts."""
+
+
+class About:
+    """Answers GET requests. /info and /metrics need the API key, if there is one; probes and documentation do not."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._document = openapi.document(APIS, version("resift"), service.config)
+
+    def routes(self) -> list[Route]:
+        """The routes, one method each."""
+        paths = {
+            "/health": self.health,
+            "/ready": self.ready,
+            "/info": self.info,
+            "/metrics": self.metrics,
+            "/openapi.json": self.document,
+            "/docs": self.docs,
+        }
+        return [Route(path, endpoint) for path, endpoint in paths.items()]
+
+    async def health(self, _: Request) -> Response:
+        """Whether the process answers."""
+        return as_json({"status": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        """Whether the models are warm and requests are let in."""
+        if self._service.ready:
+            return as_json({"status": "ready"})
+        return as_json({"error": "unhealthy", "error_type": "Unhealthy"}, 503)
+
+    async def info(self, request: Request) -> Response:
+        """What is served, in the fields of text-embeddings-inference for the first model, and all models' names."""
+        return self._refusal(request) or as_json(self._info())
+
+    async def metrics(self, request: Request) -> Response:
+        """Metrics for Prometheus."""
+        text = Response(self._service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return self._refusal(request) or text
+
+    async def document(self, _: Request) -> Response:
+        """The OpenAPI document."""
+        return as_json(self._document)
+
+    async def docs(self, _: Request) -> Response:
+        """The OpenAPI document as a page."""
+        page, style = openapi.page(self._document)
+        return HTMLResponse(page, headers={"content-security-policy": POLICY.format(style=style)})
+
+    def _refusal(self, request: Request) -> Response | None:
+        try:
+            check_key(request.headers, self._service.config.api_key)
+        except Refusal as refusal:
+            return as_json({"error": str(refusal)}, 401, {"www-authenticate": "Bearer"})
+        return None
+
+    def _info(self) -> dict[str, Any]:
+        config, name = self._service.config, self._service.models.first
+        reranker = self._service.models.rerankers[name]
+        return {
+            "model_id": name,
+            "model_sha": reranker.artifact.manifest.model.revision,
+            "model_dtype": reranker.precision,
+            "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+            "max_concurrent_requests": config.max_concurrent_requests,
+            "max_input_length": reranker.resolved.max_length,
+            "max_batch_tokens": reranker.resolved.token_budget,
+            "max_batch_requests": None,
+            "max_client_batch_size": config.max_client_batch_size,
+            "auto_truncate": True,
+            "tokenization_workers": reranker.resolved.threads,
+            "version": version("resift"),
+            "sha": None,
+            "docker_label": None,
+            "models": list(self._service.models.rerankers),
+        }
+
+
+def as_json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A response of JSON."""
+    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")

@@ -1,0 +1,86 @@
+"""Admission: what may come in, decided before work is spent on it. Pure: no clock, no network."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from resift.serve.request import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from resift.serve.config import Config
+    from resift.serve.request import Request
+
+OVERLOADED = "Model is overloaded"
+"""how text-embeddings-inference begins it"""
+STOPPING = "the server is shutting down"
+
+
+class Admission:
+    """Counts the requests in progress and the characters that wait for tokenization. For one thread."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.requests = 0
+        """in progress"""
+        self.characters = 0
+        """of requests that are not tokenized yet"""
+        self.stopping = False
+        """whether no more requests are let in"""
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Counts a request while it is in progress. Raises Refusal if there are too many, or if the server stops."""
+        if self.stopping:
+            raise Refusal("stopping", STOPPING, retry_after=1)
+        if self.requests >= self._config.max_concurrent_requests:
+            raise Refusal("busy", f"{OVERLOADED}: {self.requests} requests are in progress; try again later", retry_after=1)
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+
+    @contextmanager
+    def text(self, request: Request, seconds: float) -> Iterator[None]:
+        """Counts a request's characters while they wait. If none wait, any request may.
+
+        `seconds`: predicted until the waiting work has run. Raises Refusal for a request that is too large, or if too many
+        characters would wait.
+        """
+        if len(request.documents) > self._config.max_client_batch_size:
+            raise Refusal(
+                "documents",
+                f"batch size {len(request.documents)} > maximum allowed batch size {self._config.max_client_batch_size}",
+            )
+        characters = request.characters
+        if characters > self._config.max_request_characters:
+            raise Refusal(
+                "length",
+                f"the request has {characters} characters; expected at most {self._config.max_request_characters}: "
+                "send fewer or shorter documents",
+            )
+        if self.characters and self.characters + characters > self._config.max_waiting_characters:
+            message = f"{OVERLOADED}: {self.characters} characters wait to be tokenized; try again later"
+            raise Refusal("busy", message, retry_after=retry_after(seconds))
+        self.characters += characters
+        try:
+            yield
+        finally:
+            self.characters -= characters
+
+    def check_tokens(self, tokens: int) -> None:
+        """Raises Refusal for a request of too many tokens."""
+        if tokens > self._config.max_request_tokens:
+            raise Refusal(
+                "length",
+                f"the request has {tokens} tokens; expected at most {self._config.max_request_tokens}: send fewer documents",
+            )
+
+
+def retry_after(seconds: float) -> int:
+    """Whole seconds for a Retry-After header, from the predicted time of the waiting work: 1 to 60."""
+    return min(60, max(1, math.ceil(seconds)))

@@ -1,0 +1,37 @@
+"""The ASGI app: a route for each API, and those that tell about the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from resift.serve.about import About, as_json
+from resift.serve.access import Access, Record
+from resift.serve.apis import APIS
+from resift.serve.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from resift.serve.service import Service
+
+
+def build(service: Service) -> Starlette:
+    """The app over a service. Whoever runs it calls `service.warm_up`: /ready tells when that is done."""
+    return Starlette(
+        routes=[*(Route(api.path, Endpoint(api, service), methods=["POST"]) for api in APIS), *About(service).routes()],
+        middleware=[Middleware(Access, metrics=service.metrics)],
+        exception_handlers={404: _unknown, 405: _unknown},
+    )
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    """Answers a path or method that has no route, in a shape that clients of any API find their field in."""
+    status = getattr(error, "status_code", 404)
+    text = f"no route {request.url.path!r:.200}" if status == 404 else f"{request.method} is not allowed here"
+    content = {"id": Record.of(request.scope).id, "error": text, "message": text, "detail": text}
+    return as_json(content, status, getattr(error, "headers", None))

@@ -1,0 +1,176 @@
+"""Config: every setting of the server, defined once; flags, the environment and a TOML file are read by it.
+
+A flag goes before RESIFT_SERVE_NAME in the environment, which goes before the key `name` of the file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import msgspec
+
+from resift.errors import InputError
+from resift.settings import Precision, Provider, Settings
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Mapping
+
+PREFIX = "RESIFT_SERVE_"
+FILE = "config"
+"""the one setting that the file itself cannot have"""
+Meta = msgspec.Meta
+Count = Annotated[int, Meta(ge=1, le=1 << 40)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+MODEL = "a model to serve: a folder, a hub id or an embedded model's name; several may be given"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to serve. Each description is the flag's help."""
+
+    model: Annotated[list[str], Meta(description=MODEL)] = []
+    alias: Annotated[list[str], Meta(description="NAME=MODEL: serve a model under another name, too")] = []
+    strict_model: Annotated[bool, Meta(description="refuse any name but the model's own, even if only one is served")] = False
+    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 for any free one")] = 8787
+    api_key: Annotated[str, Meta(description="require `Authorization: Bearer KEY`; better given in the environment")] = ""
+    no_auth: Annotated[bool, Meta(description="serve other machines without a key")] = False
+    provider: Annotated[Provider | None, Meta(description="where to run: cpu or cuda; unset: the best available")] = None
+    precision: Annotated[Precision | None, Meta(description="int8 or float32; unset: the fastest available")] = None
+    threads: Annotated[Count | None, Meta(description="batches at once, one thread each; unset: the physical cores")] = None
+    max_length: Annotated[Count | None, Meta(description="most tokens of a pair; unset: the model's limit")] = None
+    max_batch_tokens: Annotated[Count | None, Meta(description="most tokens of a batch; unset: what runs fastest")] = None
+    max_concurrent_requests: Annotated[Count, Meta(description="requests in progress, beyond which 429")] = 512
+    max_client_batch_size: Annotated[Count, Meta(description="documents of a request")] = 1000
+    max_body_bytes: Annotated[Count, Meta(description="bytes of a request's body")] = 1 << 24
+    max_request_characters: Annotated[Count, Meta(description="characters of a request's query and documents")] = 1 << 23
+    max_request_tokens: Annotated[Count, Meta(description="tokens of a request's pairs, once cut")] = 1 << 20
+    max_waiting_characters: Annotated[Count, Meta(description="characters waiting for tokenization, beyond which 429")] = 1 << 24
+    max_waiting_tokens: Annotated[Count, Meta(description="tokens waiting to run, beyond which 429")] = 1 << 21
+    max_waiting_seconds: Annotated[
+        Seconds, Meta(description="predicted wait of a request, or as long as it runs itself if that is more; beyond, 429")
+    ] = 1.0
+    request_seconds: Annotated[Seconds, Meta(description="time from a request's body to its answer")] = 30.0
+    header_seconds: Annotated[Seconds, Meta(description="time for the headers of a request to arrive")] = 10.0
+    body_seconds: Annotated[Seconds, Meta(description="time for the body of a request to arrive")] = 30.0
+    keep_alive_seconds: Annotated[int, Meta(ge=1, le=86400, description="time an idle connection is kept")] = 65
+    shutdown_seconds: Annotated[Seconds, Meta(description="time accepted requests have to finish after SIGTERM")] = 30.0
+    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")] = "info"
+    log_texts: Annotated[bool, Meta(description="write queries and documents into the log")] = False
+
+    @classmethod
+    def gather(cls, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Self:
+        """The settings from `flags` (those given, by field name, and `config`), the environment and the TOML file.
+
+        Raises InputError that names the flag, variable or key, and OSError if the file cannot be read.
+        """
+        values: dict[str, Any] = {}
+        path = flags.get(FILE) or environment.get(PREFIX + FILE.upper())
+        if path:
+            values.update(_from_file(Path(path)))
+        known = {PREFIX + name.upper(): name for name in (*cls.__struct_fields__, FILE)}
+        for variable, text in environment.items():
+            if variable.startswith(PREFIX) and variable not in known:
+                raise InputError(f"{variable} is no setting; expected one of {', '.join(sorted(known))}")
+            if variable in known and known[variable] != FILE:
+                values[known[variable]] = _convert(known[variable], text, source=variable)
+        for name, given in flags.items():
+            if name != FILE:
+                values[name] = _convert(name, given, source=flag(name))
+        config = cls(**values)
+        config.check()
+        return config
+
+    def check(self) -> None:
+        """Raises InputError for settings that do not go together."""
+        if not (self.api_key or self.no_auth or _is_loopback(self.host)):
+            raise InputError(
+                f"--host {self.host} can be reached from other machines; set {PREFIX}API_KEY, "
+                "or pass --no-auth to serve without a key"
+            )
+        if not self.api_key.isascii() or not self.api_key.isprintable() or self.api_key.strip() != self.api_key:
+            raise InputError("--api-key has characters that a header cannot carry; expected printable ASCII without outer spaces")
+        for alias in self.alias:
+            name, separator, model = alias.partition("=")
+            if not (name and separator and model):
+                raise InputError(f"--alias is {alias!r}; expected NAME=MODEL")
+
+    def settings(self) -> Settings:
+        """How the engine runs."""
+        given = {
+            "provider": self.provider,
+            "precision": self.precision,
+            "threads": self.threads,
+            "max_length": self.max_length,
+            "token_budget": self.max_batch_tokens,
+            "waiting_tokens": self.max_waiting_tokens,
+            "waiting_seconds": self.max_waiting_seconds,
+        }
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def flag(name: str) -> str:
+    """The flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def add_flags(command: argparse.ArgumentParser) -> None:
+    """Adds a flag for each setting. Flags that are not given leave no attribute, so that the environment and the file count."""
+    import argparse
+
+    command.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="a TOML file of these settings")
+    for found in msgspec.structs.fields(Config):
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _described(found)}
+        if isinstance(found.default, bool):
+            options["action"] = "store_true" if found.name.startswith("no_") else argparse.BooleanOptionalAction
+        elif isinstance(found.default_factory, type):
+            options |= {"action": "append", "metavar": found.name.upper()}
+        else:
+            options["metavar"] = "N" if isinstance(found.default, int | float) else "VALUE"
+        command.add_argument(flag(found.name), **options)
+
+
+def _described(found: msgspec.structs.FieldInfo) -> str:
+    [meta] = [meta for meta in _metas(found.type) if meta.description]
+    plain = isinstance(found.default, bool) or found.default in (None, "", msgspec.NODEFAULT)
+    return meta.description if plain else f"{meta.description} (default: {found.default})"
+
+
+def _metas(annotated: Any) -> Iterator[Any]:
+    yield from getattr(annotated, "__metadata__", ())
+
+
+def _convert(name: str, value: Any, *, source: str, strict: bool = False) -> Any:
+    """The value of a setting; texts of flags and variables become numbers, and a variable's list is separated by commas."""
+    [found] = [found for found in msgspec.structs.fields(Config) if found.name == name]
+    if isinstance(value, str) and found.default_factory is not msgspec.NODEFAULT and not strict:
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        return msgspec.convert(value, found.type, strict=strict)
+    except msgspec.ValidationError as error:
+        shown = "" if name == "api_key" else f" is {value!r}"
+        raise InputError(f"{source}{shown}: {error}") from error
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML in UTF-8: {error}") from error
+    unknown = sorted(content.keys() - set(Config.__struct_fields__))
+    if unknown:
+        raise InputError(f"{path} has {unknown[0]!r}; expected only {', '.join(Config.__struct_fields__)}")
+    return {name: _convert(name, value, source=f"{path}: {name}", strict=True) for name, value in content.items()}
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,110 @@
+"""Endpoint: one Api over HTTP."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from resift.serve.access import Record
+from resift.serve.limits import Body, Disconnected
+from resift.serve.logs import log
+from resift.serve.request import Refusal
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from resift.serve.api import Api
+    from resift.serve.request import Answer
+    from resift.serve.service import Service
+
+
+def check_key(headers: Headers, key: str) -> None:
+    """Raises Refusal unless the request carries the key, compared in constant time. An empty key lets everyone in."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    matches = hmac.compare_digest(given.strip().encode(), key.encode())
+    if key and not (matches and scheme.lower() == "bearer"):
+        raise Refusal("key", "invalid API key; expected the header `Authorization: Bearer KEY`")
+
+
+class Endpoint:
+    """An ASGI app that answers one Api's requests."""
+
+    def __init__(self, api: Api, service: Service) -> None:
+        self._api = api
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request, whatever is wrong with it, in the format of the API."""
+        record, headers, body = Record.of(scope), Headers(scope=scope), Body(receive)
+        record.api = self._api.name
+        try:
+            try:
+                response = await self._answer(headers, body, record)
+            except Refusal as refusal:
+                response = await self._refuse(refusal, headers, body, record)
+            except Disconnected:
+                raise
+            except Exception as error:  # noqa: BLE001 - the client gets an answer, the log gets the error
+                log("unexpected error", level=logging.ERROR, error=error, request_id=record.id)
+                failed = Refusal("failed", "unexpected error; the server's log has it under this request's id")
+                response = await self._refuse(failed, headers, body, record)
+        except Disconnected:
+            self._service.metrics.disconnected()
+        else:
+            await response(scope, receive, send)
+
+    async def _answer(self, headers: Headers, content: Body, record: Record) -> Response:
+        config = self._service.config
+        check_key(headers, config.api_key)
+        with self._service.admission.request():
+            body = self._api.decode(await self._read(headers, content))
+            request = self._api.read(body)
+            record.fields |= {"documents": len(request.documents), "characters": request.characters}
+            if config.log_texts:
+                record.fields["texts"] = {"query": request.query, "documents": request.documents}
+            answer = await self._service.answer(request, record.id, content.disconnected)
+            record.fields |= {"model": answer.model, "tokens": answer.tokens, "documents_cut": answer.cut}
+            record.fields |= {name: round(seconds, 6) for name, seconds in _stages(answer).items()}
+            return self._write(self._api.write(body, answer), answer)
+
+    async def _read(self, headers: Headers, content: Body) -> bytes:
+        config = self._service.config
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise Refusal("media type", f"Content-Type is {media_type or 'missing'!r:.100}; expected application/json")
+        length = headers.get("content-length", "")
+        return await content.read(
+            length=int(length) if length.isdecimal() else None,
+            most=config.max_body_bytes,
+            seconds=config.body_seconds,
+        )
+
+    def _write(self, reply: object, answer: Answer) -> Response:
+        try:
+            content = msgspec.json.encode(reply)
+        except (RecursionError, OverflowError) as error:
+            raise Refusal("invalid", f"a document cannot be returned: {error}; leave return_documents out") from error
+        stages = ", ".join(f"{name};dur={1000 * seconds:.3f}" for name, seconds in _stages(answer).items())
+        return Response(content, media_type="application/json", headers={"server-timing": stages})
+
+    async def _refuse(self, refusal: Refusal, headers: Headers, content: Body, record: Record) -> Response:
+        if refusal.reason != "slow" and "expect" not in headers:
+            await content.drain(self._service.config.body_seconds)
+        self._service.metrics.rejected(refusal.reason)
+        record.fields |= {"refused": refusal.reason, "message": str(refusal)[:500]}
+        told = {} if content.ended else {"connection": "close"}
+        if refusal.retry_after is not None:
+            told["retry-after"] = str(refusal.retry_after)
+        if refusal.reason == "key":
+            told["www-authenticate"] = "Bearer"
+        error = msgspec.json.encode(self._api.refuse(refusal, record.id))
+        return Response(error, self._api.statuses[refusal.reason], told, media_type="application/json")
+
+
+def _stages(answer: Answer) -> dict[str, float]:
+    return {"tokenize": answer.tokenized, "queue": answer.waited, "run": answer.ran}

@@ -1,0 +1,125 @@
+"""The OpenAPI document of the APIs, and a page that shows it without scripts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from resift.serve.api import Api
+    from resift.serve.config import Config
+    from resift.serve.request import Reason
+
+REFUSALS: Mapping[Reason, str] = {
+    "syntax": "the body is not JSON in UTF-8",
+    "invalid": "a field is missing, of another type or out of range",
+    "empty": "there are no documents",
+    "media type": "the body is not application/json",
+    "slow": "the body arrives too slowly",
+    "body size": "the body is too large",
+    "documents": "there are too many documents",
+    "length": "the texts are too long",
+    "tokenizer": "a text cannot be tokenized",
+    "model": "no such model is served",
+    "key": "the API key is missing or wrong",
+    "busy": "too much work is waiting; Retry-After says when to try again",
+    "late": "there was no answer within the deadline",
+    "stopping": "the server is shutting down",
+    "failed": "the model failed",
+}
+ABOUT = {
+    "/health": "Whether the server runs",
+    "/ready": "Whether the models are warm and requests are accepted",
+    "/info": "What is served",
+    "/metrics": "Metrics for Prometheus",
+}
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#1c1c1e;background:#fff}
+pre{background:#f4f4f6;padding:.8rem;overflow:auto;border-radius:6px;font-size:.85rem}h2{margin-top:2.5rem}
+table{border-collapse:collapse;width:100%}
+td,th{text-align:left;vertical-align:top;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #ddd}
+@media(prefers-color-scheme:dark){body{color:#eee;background:#18181b}pre{background:#27272a}td,th{border-color:#3f3f46}a{color:#8ab4f8}}"""
+
+
+def document(apis: Iterable[Api], version: str, config: Config) -> dict[str, Any]:
+    """OpenAPI 3.1, as plain objects."""
+    apis = list(apis)
+    types = [kind for api in apis for kind in (api.body, api.reply, api.error)]
+    references, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    parts = iter(references)
+    paths: dict[str, Any] = {api.path: {"post": _operation(api, next(parts), next(parts), next(parts))} for api in apis}
+    for path, summary in ABOUT.items():
+        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary}}}}
+    paths["/ready"]["get"]["responses"]["503"] = {"description": "Not yet, or not any more"}
+    found: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "resift", "version": version, "description": "Rerankers on CPU, in the formats clients already speak."},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+    if config.api_key:
+        found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        found["security"] = [{"key": []}]
+    return found
+
+
+def _operation(api: Api, body: Any, reply: Any, error: Any) -> dict[str, Any]:
+    reasons: dict[int, list[str]] = {}
+    for reason, status in api.statuses.items():
+        reasons.setdefault(status, []).append(REFUSALS[reason])
+    refused = {
+        str(status): {"description": "; ".join(texts), "content": {"application/json": {"schema": error}}}
+        for status, texts in sorted(reasons.items())
+    }
+    return {
+        "summary": api.summary,
+        "operationId": api.name,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body, "example": api.example}}},
+        "responses": {
+            "200": {"description": "The ranking, best first", "content": {"application/json": {"schema": reply}}},
+            **refused,
+        },
+    }
+
+
+def page(described: Mapping[str, Any]) -> tuple[str, str]:
+    """The document as HTML, and the SHA-256 of its style in base64, for a content-security policy."""
+    sections = [
+        _section(path, method, operation) for path, methods in described["paths"].items() for method, operation in methods.items()
+    ]
+    schemas = [
+        f'<h3 id="{html.escape(name)}">{html.escape(name)}</h3>{_code(schema)}'
+        for name, schema in described["components"]["schemas"].items()
+    ]
+    title = f"{described['info']['title']} {described['info']['version']}"
+    text = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>"
+        f'<p>{html.escape(described["info"]["description"])} This page as <a href="/openapi.json">OpenAPI</a>.</p>'
+        f"{''.join(sections)}<h2>Types</h2>{''.join(schemas)}</html>"
+    )
+    return text, base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+
+
+def _section(path: str, method: str, operation: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{status}<td>{html.escape(response['description'])}" for status, response in operation["responses"].items()
+    )
+    text = f"<h2>{method.upper()} {html.escape(path)}</h2><p>{html.escape(operation['summary'])}.</p>"
+    if "requestBody" in operation:
+        content = operation["requestBody"]["content"]["application/json"]
+        name = content["schema"]["$ref"].rpartition("/")[2]
+        example = json.dumps(content["example"], indent=2).replace("'", r"'\''")
+        curl = f"curl -s HOST{path} -H 'Content-Type: application/json' -d '{example}'"
+        text += f'<p>Body: <a href="#{html.escape(name)}">{html.escape(name)}</a></p><pre>{html.escape(curl)}</pre>'
+    return f"{text}<table><tr><th>status<th>when{rows}</table>"
+
+
+def _code(schema: Any) -> str:
+    return f"<pre>{html.escape(json.dumps(schema, indent=2))}</pre>"

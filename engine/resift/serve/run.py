@@ -1,0 +1,141 @@
+"""Run: uvicorn around the app, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from resift.errors import InputError
+from resift.serve import logs
+from resift.serve.app import build
+from resift.serve.models import Models
+from resift.serve.protocol import limited
+from resift.serve.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from resift.serve.config import Config
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
+HEAD_BYTES = 1 << 16
+"""Largest head of a request."""
+LAST_SECONDS = 2
+"""For the last answers to be written, once the time for shutting down is over."""
+
+
+class Server(uvicorn.Server):
+    """Goes on listening, and refusing, until the accepted requests have finished; a second signal ends it at once."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._stop_by: float | None = None
+        self._deaf = False
+        self._warming: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen, and to warm the models up: /ready tells when that is done."""
+        await super().startup(sockets)
+        self._warming = asyncio.create_task(self._service.warm_up())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Begins to shut down; at the second signal, ends."""
+        if self._stop_by is not None:
+            self.force_exit = True
+            self.should_exit = True
+            return
+        self._service.stop()
+        self._stop_by = time.monotonic() + self._service.config.shutdown_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn every 0.1 s; True ends the server. Raises what the warm-up raised."""
+        if self._warming is not None and self._warming.done():
+            self._warming.result()
+        if self._stop_by is not None and not self.should_exit:
+            late = time.monotonic() >= self._stop_by
+            if late:
+                self._service.end()
+            if late or not self._service.admission.requests:
+                self.should_exit = late or self._deaf
+                self._stop_listening()
+        return await super().on_tick(counter)
+
+    def _stop_listening(self) -> None:
+        """Takes no more connections. Those taken have until the next tick to be read and refused."""
+        for listener in self.servers:
+            listener.close()
+        self._deaf = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Like uvicorn's, but the process then ends by its exit code, not by the signal."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in SIGNALS}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+
+def server(config: Config, service: Service) -> Server:
+    """The server of a service, which may run in any thread."""
+    return Server(
+        uvicorn.Config(
+            build(service),
+            host=config.host,
+            port=config.port,
+            http=limited(config.header_seconds),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=config.keep_alive_seconds,
+            timeout_graceful_shutdown=LAST_SECONDS,
+            h11_max_incomplete_event_size=HEAD_BYTES,
+        ),
+        service,
+    )
+
+
+def listen(config: Config) -> socket.socket:
+    """A socket that listens on the host and port. Raises InputError if that cannot be."""
+    try:
+        [(family, *_, address), *_] = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise InputError(f"cannot listen on {config.host} port {config.port}: {error.strerror or error}") from error
+
+
+def run(config: Config) -> int:
+    """Loads the models and serves until a signal; 0 if all accepted requests were answered, otherwise 1.
+
+    Raises InputError if it cannot listen, and what loading and warming up the models raise.
+    """
+    logs.configure(config.log_level)
+    models = Models.load(config)
+    try:
+        service = Service(config, models)
+        running = server(config, service)
+        with listen(config) as listening:
+            logs.log("listening", host=config.host, port=listening.getsockname()[1], models=list(models.rerankers))
+            running.run([listening])
+        logs.log("stopped", unanswered=service.admission.requests)
+        return int(bool(service.admission.requests))
+    finally:
+        models.close()

@@ -1,0 +1,126 @@
+"""The format of text-embeddings-inference (TEI): its errors, words and limits included.
+
+https://huggingface.github.io/text-embeddings-inference/ and its router/src/http/server.rs. Unknown fields are ignored, as it does.
+Where it answers with plain text (a body that is no JSON, or of another type), the status is the same, and the body is its error
+object.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+
+from resift.serve.api import Api
+from resift.serve.request import Reason, Refusal, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from resift.serve.request import Answer
+
+ErrorType = Literal["Empty", "Validation", "Tokenizer", "Backend", "Overloaded", "Unhealthy"]
+Direction = Literal["Right", "right", "Left", "left"]
+
+STATUSES: Mapping[Reason, int] = {
+    "syntax": 400,
+    "invalid": 422,
+    "empty": 400,
+    "media type": 415,
+    "slow": 408,
+    "body size": 413,
+    "documents": 413,
+    "length": 413,
+    "tokenizer": 422,
+    "model": 404,
+    "key": 401,
+    "busy": 429,
+    "late": 429,
+    "stopping": 503,
+    "failed": 424,
+}
+TYPES: Mapping[Reason, ErrorType] = {
+    "empty": "Empty",
+    "tokenizer": "Tokenizer",
+    "busy": "Overloaded",
+    "late": "Overloaded",
+    "stopping": "Unhealthy",
+    "failed": "Backend",
+}
+
+
+class RerankRequest(msgspec.Struct, kw_only=True):
+    """POST /rerank."""
+
+    query: str
+    texts: Annotated[list[str], msgspec.Meta(extra_json_schema={"minItems": 1})]
+    truncate: bool | None = None
+    """false: a pair that is too long is refused; otherwise its text is cut"""
+    truncation_direction: Annotated[Direction, msgspec.Meta(extra_json_schema={"enum": ["Right", "right"]})] = "Right"
+    """the end that is cut; this server cuts on the right only"""
+    raw_scores: bool = False
+    """true: scores are logits; otherwise their sigmoids"""
+    return_text: bool = False
+    model: str | None = None
+    """an extension: which of several models"""
+    return_tokens_cut: bool = False
+    """an extension: each result says how many of its tokens were cut"""
+    budget_ms: None = None
+    plan: None = None
+
+
+class Rank(msgspec.Struct, omit_defaults=True):
+    """One text of the ranking."""
+
+    index: int
+    score: float
+    text: str | None = None
+    tokens_cut: int | None = None
+
+
+class ErrorResponse(msgspec.Struct):
+    """A refusal."""
+
+    error: str
+    error_type: ErrorType
+
+
+def _read(body: RerankRequest) -> Request:
+    if not body.texts:
+        raise Refusal("empty", "`texts` cannot be empty")
+    if body.truncation_direction.lower() == "left" and body.truncate is not False:
+        raise Refusal("invalid", "`truncation_direction` is Left, but this server cuts a text at its end only; expected Right")
+    if not body.query and "" in body.texts:
+        raise Refusal("length", "Input validation error: `inputs` cannot be empty")
+    return Request(model=body.model, query=body.query, documents=body.texts, truncate=body.truncate is not False)
+
+
+def _write(body: RerankRequest, answer: Answer) -> list[Rank]:
+    return [
+        Rank(
+            result.index,
+            result.logit if body.raw_scores else score,
+            body.texts[result.index] if body.return_text else None,
+            result.tokens_cut if body.return_tokens_cut else None,
+        )
+        for result, score in zip(answer.ranking, answer.relevance, strict=True)
+    ]
+
+
+def _refuse(refusal: Refusal, _: str) -> ErrorResponse:
+    return ErrorResponse(str(refusal), TYPES.get(refusal.reason, "Validation"))
+
+
+RERANK = Api(
+    name="tei",
+    path="/rerank",
+    summary="Rerank, in the format of text-embeddings-inference",
+    body=RerankRequest,
+    reply=list[Rank],
+    error=ErrorResponse,
+    read=_read,
+    write=_write,
+    refuse=_refuse,
+    statuses=STATUSES,
+    example={"query": "What is Deep Learning?", "texts": ["Deep Learning is not...", "Deep learning is..."]},
+)
