@@ -14,6 +14,7 @@ from resift.serve.about import About, as_json
 from resift.serve.access import Access, Record
 from resift.serve.apis import APIS
 from resift.serve.endpoint import Endpoint
+from resift.serve.page.routes import routes as page_routes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,7 +36,11 @@ def build(service: Service) -> Starlette:
         await asyncio.gather(warming, return_exceptions=True)
 
     return Starlette(
-        routes=[*(Route(api.path, Endpoint(api, service), methods=["POST"]) for api in APIS), *About(service).routes()],
+        routes=[
+            *(Route(api.path, Endpoint(api, service), methods=["POST"]) for api in APIS),
+            *About(service).routes(),
+            *page_routes(service.config),
+        ],
         middleware=[Middleware(Access, metrics=service.metrics)],
         exception_handlers={404: _unknown, 405: _unknown},
         lifespan=lifespan,
