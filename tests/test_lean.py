@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "fastapi", "matplotlib", "resift_export")
+SERVER = ("starlette", "uvicorn", "prometheus_client")
 LATE = ("onnxruntime", "tokenizers")
 
 
@@ -16,12 +17,16 @@ def pulled(code: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_import_pulls_neither_the_toolchain_nor_the_runtime():
-    assert pulled("import resift", (*HEAVY, *LATE)) == []
+    assert pulled("import resift", (*HEAVY, *SERVER, *LATE)) == []
 
 
 def test_reranking_pulls_the_runtime_and_no_more():
     code = "from resift import Reranker; Reranker.load().rerank('a', ['b'])"
-    assert pulled(code, (*HEAVY, *LATE)) == list(LATE)
+    assert pulled(code, (*HEAVY, *SERVER, *LATE)) == list(LATE)
+
+
+def test_the_command_line_pulls_the_server_only_to_serve():
+    assert pulled("from resift.cli.main import parser; parser()", (*HEAVY, *SERVER)) == []
 
 
 def test_the_public_names_are_these():

@@ -76,15 +76,17 @@ class Reranker:
         session = Session(partial(artifact.read_graph, self.variant), self.graph.signature, policy)
         session.open()
         sessions = {self.graph.name: session}
+        workers = policy.workers(self.resolved.threads)
         self._workers = Workers(
             partial(
                 Scheduler,
                 self.resolved.token_budget,
                 bucket=policy.bucket,
                 limit=None if self.settings.waiting_tokens == "auto" else self.settings.waiting_tokens,
+                delay=None if self.settings.waiting_seconds == "auto" else workers * self.settings.waiting_seconds,
             ),
             partial(_run, sessions),
-            policy.workers(self.resolved.threads),
+            workers,
         )
         self._encoders = Background(self.resolved.threads)
         self._close = weakref.finalize(self, _close, self._workers, self._encoders, sessions)

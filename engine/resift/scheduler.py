@@ -57,6 +57,8 @@ class Call:
     ended: bool = field(default=False, init=False)
     waiting: dict[int, deque[int]] = field(default_factory=dict, init=False)
     """rows that have not started, by bucket, longest first"""
+    waiting_tokens: int = field(default=0, init=False)
+    """tokens of those rows"""
     unread: int = field(init=False)
     """number of rows whose logits are not known yet"""
 
@@ -93,11 +95,18 @@ class Scheduler:
     """Rows in, batches out. Not thread-safe: its owner calls it under one lock."""
 
     def __init__(
-        self, token_budget: int, *, bucket: Callable[[int], int] = int, limit: int | None = None, pace: Pace | None = None
+        self,
+        token_budget: int,
+        *,
+        bucket: Callable[[int], int] = int,
+        limit: int | None = None,
+        delay: float | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """`token_budget`: largest rows x width of a batch, unless one row is wider. `bucket`: a row's bucket from its length.
 
-        `limit`: tokens that may wait; None for any number. `pace`: predicts a call's cost.
+        `limit`: tokens that may wait; None for any number. `delay`: seconds of one worker's work that may be due before a call,
+        or as much as the call's own if that is more; None for any time. `pace`: predicts a call's cost.
         """
         self.pace = pace or Pace()
         self.waiting_rows = 0
@@ -107,6 +116,7 @@ class Scheduler:
         self._token_budget = token_budget
         self._bucket = bucket
         self._limit = limit
+        self._delay = delay
         self._numbers = itertools.count()
         # Heaps of (due, number, call): all calls with rows waiting, and those with rows of one graph and bucket. A call whose rows
         # all went into other calls' batches stays in the first until it reaches its head.
@@ -117,7 +127,8 @@ class Scheduler:
     def add(self, call: Call, now: float) -> None:
         """Queues all rows of a call, which has at least one.
 
-        Raises OverloadedError if more tokens than the limit would wait; when none are waiting, any call is accepted.
+        Raises OverloadedError if more tokens than the limit would wait, or if too much work is due before the call; when none
+        are waiting, any call is accepted.
         """
         lengths = call.encodings.lengths
         tokens = int(lengths.sum())
@@ -126,8 +137,16 @@ class Scheduler:
                 f"{self.waiting_tokens} tokens are waiting and this call has {tokens}; expected at most {self._limit} in total: "
                 "try again later"
             )
+        cost = self.pace.predict(tokens)
         call.added = now
-        call.due = now + (PATIENCE * self.pace.predict(tokens) if call.budget is None else call.budget)
+        call.due = now + (PATIENCE * cost if call.budget is None else call.budget)
+        if self._delay is not None:
+            ahead = self.pace.predict(sum(other.waiting_tokens for due, _, other in self._calls if due <= call.due))
+            most = max(self._delay, cost)
+            if ahead > most:
+                raise OverloadedError(
+                    f"{ahead:.1f} s of one worker's time are due before this call; expected at most {most:.1f} s: try again later"
+                )
         entry = (call.due, next(self._numbers), call)
         for row in np.argsort(-lengths, kind="stable").tolist():
             call.waiting.setdefault(self._bucket(int(lengths[row])), deque()).append(row)
@@ -136,6 +155,7 @@ class Scheduler:
         heapq.heappush(self._calls, entry)
         self.waiting_rows += len(lengths)
         self.waiting_tokens += tokens
+        call.waiting_tokens = tokens
 
     def next(self, now: float, idle: int) -> Batch | None:
         """The batch to run now; None if no rows wait. `idle`: number of idle workers, including the one that asks.
@@ -201,8 +221,9 @@ class Scheduler:
         for bucket, rows in call.waiting.items():
             self.waiting_rows -= len(rows)
             self.dropped_rows += len(rows)
-            self.waiting_tokens -= sum(int(call.encodings.lengths[row]) for row in rows)
             self._queues[call.graph, bucket] = _without(call, self._queues[call.graph, bucket])
+        self.waiting_tokens -= call.waiting_tokens
+        call.waiting_tokens = 0
         call.waiting.clear()
         self._calls = _without(call, self._calls)
 
@@ -221,7 +242,9 @@ class Scheduler:
             rows = call.waiting[bucket]
             while rows and size:
                 row = rows.popleft()
-                self.waiting_tokens -= int(call.encodings.lengths[row])
+                tokens = int(call.encodings.lengths[row])
+                self.waiting_tokens -= tokens
+                call.waiting_tokens -= tokens
                 self.waiting_rows -= 1
                 size -= 1
                 yield call, row

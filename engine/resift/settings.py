@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,9 @@ class Settings:
     """Tokens of a pair, special tokens included; auto: the model's own limit, which is also the largest value."""
     waiting_tokens: int | Auto = "auto"
     """Most tokens that wait to run; a call beyond them raises OverloadedError, unless none wait; auto: any number."""
+    waiting_seconds: float | Auto = "auto"
+    """Longest predicted wait of a call, or as long as it runs itself if that is more; a call beyond it raises OverloadedError;
+    auto: any time."""
     precision: Precision | Auto = "auto"
     """Precision of the graph to run; auto: the fastest one the artifact has for this machine."""
 
@@ -44,12 +48,22 @@ class Settings:
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected an int or 'auto'")
             if not 1 <= value <= largest:
                 raise InputError(f"Settings.{name} is {value}; expected 1 to {largest}, or 'auto'")
+        _check_seconds("waiting_seconds", self.waiting_seconds)
         for name, known in (("provider", PROVIDERS), ("precision", PRECISIONS)):
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a str")
             if value not in ("auto", *known):
                 raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(known)}")
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if value == "auto":
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a number or 'auto'")
+    if not 0 < value < math.inf:
+        raise InputError(f"Settings.{name} is {value}; expected a number above 0, or 'auto'")
 
 
 @dataclass(frozen=True, slots=True)

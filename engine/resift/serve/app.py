@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -17,8 +15,6 @@ from resift.serve.endpoint import Endpoint
 from resift.serve.page.routes import routes as page_routes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -26,15 +22,7 @@ if TYPE_CHECKING:
 
 
 def build(service: Service) -> Starlette:
-    """The app over a service. Its start-up warms the models up in the background: /ready tells when that is done."""
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        warming = asyncio.create_task(service.warm_up())
-        yield
-        warming.cancel()
-        await asyncio.gather(warming, return_exceptions=True)
-
+    """The app over a service. Whoever runs it calls `service.warm_up`: /ready tells when that is done."""
     return Starlette(
         routes=[
             *(Route(api.path, Endpoint(api, service), methods=["POST"]) for api in APIS),
@@ -43,7 +31,6 @@ def build(service: Service) -> Starlette:
         ],
         middleware=[Middleware(Access, metrics=service.metrics)],
         exception_handlers={404: _unknown, 405: _unknown},
-        lifespan=lifespan,
     )
 
 

@@ -5,9 +5,7 @@ A flag goes before RESIFT_SERVE_NAME in the environment, which goes before the k
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -51,6 +49,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_request_tokens: Annotated[Count, Meta(description="tokens of a request's pairs, once cut")] = 1 << 20
     max_waiting_characters: Annotated[Count, Meta(description="characters waiting for tokenization, beyond which 429")] = 1 << 24
     max_waiting_tokens: Annotated[Count, Meta(description="tokens waiting to run, beyond which 429")] = 1 << 21
+    max_waiting_seconds: Annotated[
+        Seconds, Meta(description="predicted wait of a request, or as long as it runs itself if that is more; beyond, 429")
+    ] = 1.0
     request_seconds: Annotated[Seconds, Meta(description="time from a request's body to its answer")] = 30.0
     header_seconds: Annotated[Seconds, Meta(description="time for the headers of a request to arrive")] = 10.0
     body_seconds: Annotated[Seconds, Meta(description="time for the body of a request to arrive")] = 30.0
@@ -105,6 +106,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "max_length": self.max_length,
             "token_budget": self.max_batch_tokens,
             "waiting_tokens": self.max_waiting_tokens,
+            "waiting_seconds": self.max_waiting_seconds,
         }
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
@@ -153,6 +155,8 @@ def _convert(name: str, value: Any, *, source: str, strict: bool = False) -> Any
 
 
 def _from_file(path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -164,6 +168,8 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _is_loopback(host: str) -> bool:
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from resift.serve.access import Record
-from resift.serve.limits import Disconnected, disconnected, read_body
+from resift.serve.limits import Body, Disconnected
 from resift.serve.logs import log
 from resift.serve.request import Refusal
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from resift.serve.api import Api
     from resift.serve.request import Answer
     from resift.serve.service import Service
-
-UNREAD = ("key", "busy", "stopping", "slow", "body size", "media type")
-"""Reasons for which a body may be left unread: the connection cannot be used again."""
 
 
 def check_key(headers: Headers, key: str) -> None:
@@ -46,43 +43,46 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, whatever is wrong with it, in the format of the API."""
-        record = Record.of(scope)
+        record, headers, body = Record.of(scope), Headers(scope=scope), Body(receive)
         record.api = self._api.name
         try:
-            response = await self._answer(scope, receive, record)
+            try:
+                response = await self._answer(headers, body, record)
+            except Refusal as refusal:
+                response = await self._refuse(refusal, headers, body, record)
+            except Disconnected:
+                raise
+            except Exception as error:  # noqa: BLE001 - the client gets an answer, the log gets the error
+                log("unexpected error", level=logging.ERROR, error=error, request_id=record.id)
+                failed = Refusal("failed", "unexpected error; the server's log has it under this request's id")
+                response = await self._refuse(failed, headers, body, record)
         except Disconnected:
             self._service.metrics.disconnected()
-            return
-        except Refusal as refusal:
-            response = self._refuse(refusal, record)
-        except Exception as error:  # noqa: BLE001 - the client gets an answer, the log gets the error
-            log("unexpected error", level=logging.ERROR, error=error, request_id=record.id)
-            response = self._refuse(Refusal("failed", "unexpected error; the server's log has it under this request's id"), record)
-        await response(scope, receive, send)
+        else:
+            await response(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, record: Record) -> Response:
-        config, headers = self._service.config, Headers(scope=scope)
+    async def _answer(self, headers: Headers, content: Body, record: Record) -> Response:
+        config = self._service.config
         began = time.perf_counter()
         check_key(headers, config.api_key)
         with self._service.admission.request():
-            body = self._api.decode(await self._read(headers, receive))
+            body = self._api.decode(await self._read(headers, content))
             request = self._api.read(body)
             record.fields |= {"documents": len(request.documents), "characters": request.characters}
             if config.log_texts:
                 record.fields["texts"] = {"query": request.query, "documents": request.documents}
-            answer = await self._service.answer(request, record.id, disconnected(receive))
+            answer = await self._service.answer(request, record.id, content.disconnected)
             record.fields |= {"model": answer.model, "tokens": answer.tokens, "documents_cut": answer.cut}
             record.fields |= {name: round(seconds, 6) for name, seconds in _stages(answer).items()}
             return self._write(self._api.write(body, answer), {**_stages(answer), "total": time.perf_counter() - began})
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+    async def _read(self, headers: Headers, content: Body) -> bytes:
         config = self._service.config
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise Refusal("media type", f"Content-Type is {media_type or 'missing'!r:.100}; expected application/json")
         length = headers.get("content-length", "")
-        return await read_body(
-            receive,
+        return await content.read(
             length=int(length) if length.isdecimal() else None,
             most=config.max_body_bytes,
             seconds=config.body_seconds,
@@ -96,18 +96,18 @@ class Endpoint:
         stages = ", ".join(f"{name};dur={1000 * spent:.3f}" for name, spent in seconds.items())
         return Response(content, media_type="application/json", headers={"server-timing": stages})
 
-    def _refuse(self, refusal: Refusal, record: Record) -> Response:
+    async def _refuse(self, refusal: Refusal, headers: Headers, content: Body, record: Record) -> Response:
+        if refusal.reason != "slow" and "expect" not in headers:
+            await content.drain(self._service.config.body_seconds)
         self._service.metrics.rejected(refusal.reason)
         record.fields |= {"refused": refusal.reason, "message": str(refusal)[:500]}
-        headers = {}
+        told = {} if content.ended else {"connection": "close"}
         if refusal.retry_after is not None:
-            headers["retry-after"] = str(refusal.retry_after)
-        if refusal.reason in UNREAD:
-            headers["connection"] = "close"
+            told["retry-after"] = str(refusal.retry_after)
         if refusal.reason == "key":
-            headers["www-authenticate"] = "Bearer"
-        content = msgspec.json.encode(self._api.refuse(refusal, record.id))
-        return Response(content, self._api.statuses[refusal.reason], headers, media_type="application/json")
+            told["www-authenticate"] = "Bearer"
+        error = msgspec.json.encode(self._api.refuse(refusal, record.id))
+        return Response(error, self._api.statuses[refusal.reason], told, media_type="application/json")
 
 
 def _stages(answer: Answer) -> dict[str, float]:

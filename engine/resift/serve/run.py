@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from resift.errors import InputError
 from resift.serve import logs
 from resift.serve.app import build
 from resift.serve.models import Models
@@ -17,13 +20,14 @@ from resift.serve.protocol import limited
 from resift.serve.service import Service
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
     from types import FrameType
 
     from resift.serve.config import Config
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
 HEAD_BYTES = 1 << 16
 """Largest head of a request."""
 LAST_SECONDS = 2
@@ -37,6 +41,12 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._stop_by: float | None = None
+        self._warming: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen, and to warm the models up: /ready tells when that is done."""
+        await super().startup(sockets)
+        self._warming = asyncio.create_task(self._service.warm_up())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """Begins to shut down; at the second signal, ends."""
@@ -48,7 +58,9 @@ class Server(uvicorn.Server):
         self._stop_by = time.monotonic() + self._service.config.shutdown_seconds
 
     async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn every 0.1 s; True ends the server."""
+        """Called by uvicorn every 0.1 s; True ends the server. Raises what the warm-up raised."""
+        if self._warming is not None and self._warming.done():
+            self._warming.result()
         if self._stop_by is not None and not self.should_exit:
             late = time.monotonic() >= self._stop_by
             if late:
@@ -79,7 +91,7 @@ def server(config: Config, service: Service) -> Server:
             port=config.port,
             http=limited(config.header_seconds),
             ws="none",
-            lifespan="on",
+            lifespan="off",
             log_config=None,
             access_log=False,
             proxy_headers=False,
@@ -92,16 +104,29 @@ def server(config: Config, service: Service) -> Server:
     )
 
 
-def run(config: Config, sockets: list[socket.socket] | None = None) -> int:
-    """Loads the models and serves until a signal; 0 if all accepted requests were answered, otherwise 1."""
+def listen(config: Config) -> socket.socket:
+    """A socket that listens on the host and port. Raises InputError if that cannot be."""
+    try:
+        [*_, (family, *_, address)] = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise InputError(f"cannot listen on {config.host} port {config.port}: {error.strerror or error}") from error
+
+
+def run(config: Config) -> int:
+    """Loads the models and serves until a signal; 0 if all accepted requests were answered, otherwise 1.
+
+    Raises InputError if it cannot listen, and what loading and warming up the models raise.
+    """
     logs.configure(config.log_level)
     models = Models.load(config)
     try:
         service = Service(config, models)
         running = server(config, service)
-        logs.log("serving", host=config.host, port=config.port, models=list(models.rerankers))
-        running.run(sockets)
+        with listen(config) as listening:
+            logs.log("listening", host=config.host, port=listening.getsockname()[1], models=list(models.rerankers))
+            running.run([listening])
         logs.log("stopped", unanswered=service.admission.requests)
-        return int(running.force_exit or not running.started)
+        return int(bool(service.admission.requests))
     finally:
         models.close()

@@ -16,7 +16,7 @@ from resift.serve.metrics import Metrics
 from resift.serve.request import Answer, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from resift.pairs import Encoded
     from resift.ranking import Scored
@@ -60,14 +60,14 @@ class Service:
         """Refuses the requests in progress, too: the time to finish is over."""
         self._ended.set()
 
-    async def answer(self, request: Request, request_id: str, gone: Awaitable[None]) -> Answer:
-        """Ranks the request's documents. `gone` ends when the client goes away, which drops the rows that have not begun.
+    async def answer(self, request: Request, request_id: str, gone: Callable[[], Awaitable[None]]) -> Answer:
+        """Ranks the request's documents. `gone` waits until the client goes away, which drops the rows that have not begun.
 
         Raises Refusal and Disconnected.
         """
         name, reranker = self.models.choose(request.model)
         work = asyncio.ensure_future(self._rank(name, reranker, request, request_id))
-        leave, ended = asyncio.ensure_future(gone), asyncio.ensure_future(self._ended.wait())
+        leave, ended = asyncio.ensure_future(gone()), asyncio.ensure_future(self._ended.wait())
         try:
             await asyncio.wait({work, leave, ended}, timeout=self.config.request_seconds, return_when=asyncio.FIRST_COMPLETED)
             if work.done():

@@ -1,7 +1,8 @@
 """The format of text-embeddings-inference (TEI): its errors, words and limits included.
 
 https://huggingface.github.io/text-embeddings-inference/ and its router/src/http/server.rs. Unknown fields are ignored, as it does.
-Where it answers with plain text (a body that is no JSON, or of another type), the status is the same and the body is its error object.
+Where it answers with plain text (a body that is no JSON, or of another type), the status is the same, and the body is its error
+object.
 """
 
 from __future__ import annotations

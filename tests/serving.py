@@ -1,0 +1,65 @@
+"""Runs the server as it is deployed, under uvicorn on a port of its own, in a thread of the test."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import contextmanager
+
+import httpx
+
+from resift.serve.config import Config
+from resift.serve.models import Models
+from resift.serve.run import server
+from resift.serve.service import Service
+
+JSON = {"content-type": "application/json"}
+TIMEOUT = 60
+
+
+class Served:
+    """A running server: `client` asks it, `service` is what it runs."""
+
+    def __init__(self, service, running, port):
+        self.service = service
+        self.running = running
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = httpx.Client(base_url=self.url, timeout=TIMEOUT)
+
+    def post(self, path, body=None, *, content=None, **more):
+        if content is not None:
+            return self.client.post(path, content=content, headers=JSON, **more)
+        return self.client.post(path, json=body, **more)
+
+    def connect(self) -> socket.socket:
+        """A connection to write bytes of one's own choice to."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT)
+
+    def metric(self, name: str, **labels) -> float:
+        """The value of a metric, 0 if it has not been counted."""
+        written = ",".join(f'{label}="{value}"' for label, value in labels.items())
+        start = f"{name}{{{written}}} " if labels else f"{name} "
+        lines = self.service.metrics.text().decode().splitlines()
+        return float(next((line[len(start) :] for line in lines if line.startswith(start)), 0))
+
+
+@contextmanager
+def serving(rerankers, names=(), *, strict=False, **settings):
+    """A server of `rerankers` by true name, with other `names` for them and settings of Config."""
+    config = Config(port=0, **settings)
+    service = Service(config, Models(rerankers, dict(names), strict=strict))
+    # The socket listens before the server runs, so that a client's connection waits and no test has to.
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        running = server(config, service)
+        thread = threading.Thread(target=running.run, args=([listening],))
+        thread.start()
+        served = Served(service, running, listening.getsockname()[1])
+        try:
+            yield served
+        finally:
+            served.client.close()
+            running.handle_exit(15, None)
+            running.handle_exit(15, None)
+            thread.join(TIMEOUT)
+            assert not thread.is_alive()
