@@ -77,31 +77,6 @@ class Encodings:
         return cls(**joined, query_tokens_cut=max(part.query_tokens_cut for part in parts))
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """The n pairs of a call, ready to be queued; equal pairs are encoded once."""
-
-    rows: Encodings | None
-    """the distinct pairs; None if there are no pairs"""
-    places: NDArray[np.int64]
-    """int64[n]: the caller's pair i is row places[i]"""
-
-    @property
-    def lengths(self) -> NDArray[np.int32]:
-        """int32[n]: tokens of each pair, special tokens included."""
-        return np.empty(0, np.int32) if self.rows is None else self.rows.lengths[self.places]
-
-    @property
-    def tokens_cut(self) -> NDArray[np.int32]:
-        """int32[n]: tokens cut from the end of each document."""
-        return np.empty(0, np.int32) if self.rows is None else self.rows.tokens_cut[self.places]
-
-    @property
-    def query_tokens_cut(self) -> int:
-        """Tokens cut from the end of the query (of several queries, the largest count)."""
-        return 0 if self.rows is None else self.rows.query_tokens_cut
-
-
 class PairTokenizer:
     """Encodes pairs like the tokenizer's own pair encoding with truncation="only_second".
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from resift import artifact as artifacts
 from resift import machine, providers
+from resift.encoded import Encoded
 from resift.errors import ArtifactError, InputError
 from resift.inputs import check_count, pool_pairs, read_pairs, read_pools
 from resift.manifest import TOKENIZER
-from resift.pairs import Encoded, Encodings, PairTokenizer
+from resift.pairs import PairTokenizer
 from resift.ranking import Ranking, Scored
 from resift.scheduler import Call, Scheduler
 from resift.scoring import activate, relevance
@@ -255,28 +256,16 @@ class Reranker:
 
     def _begin(self, answer: Answer[Scored], pairs: list[Pair]) -> None:
         """Encodes and queues the distinct pairs; stops between two parts if the answer is cancelled."""
-        encoded = self._encoded(pairs, answer)
+        self._workers.check_open()
+        encoded = Encoded.encode(self._tokenizer, pairs, answer.cancelled)
         if encoded is not None:
             self._queue(answer, encoded)
 
     def _encode(self, answer: Answer[Encoded], pairs: list[Pair], *, document_tokens: int | None) -> None:
-        encoded = self._encoded(pairs, answer, document_tokens)
+        self._workers.check_open()
+        encoded = Encoded.encode(self._tokenizer, pairs, answer.cancelled, document_tokens=document_tokens)
         if encoded is not None and answer.set_running_or_notify_cancel():
             answer.set_result(encoded)
-
-    def _encoded(self, pairs: list[Pair], answer: Answer[Any], document_tokens: int | None = None) -> Encoded | None:
-        """The distinct pairs, encoded; None if the answer is cancelled meanwhile, which is seen between two parts."""
-        self._workers.check_open()
-        rows: dict[Pair, int] = {}
-        parts = []
-        for query, documents in _by_query(pairs).items():
-            rows.update({(query, document): len(rows) + place for place, document in enumerate(documents)})
-            for part in self._tokenizer.parts(query, documents, document_tokens=document_tokens):
-                if answer.cancelled():
-                    return None
-                parts.append(part)
-        places = np.array([rows[pair] for pair in pairs], np.int64)
-        return Encoded(Encodings.join(parts) if parts else None, places)
 
     def _queue(self, answer: Answer[Scored], encoded: Encoded) -> None:
         if encoded.rows is None:
@@ -355,11 +344,3 @@ def _wait(answers: Iterable[Future[Scored]]) -> list[Scored]:
 
 def _documents(pairs: list[Pair]) -> list[str]:
     return [document for _, document in pairs]
-
-
-def _by_query(pairs: list[Pair]) -> dict[str, list[str]]:
-    """The distinct documents of each query, in order."""
-    grouped: dict[str, dict[str, None]] = {}
-    for query, document in pairs:
-        grouped.setdefault(query, {})[document] = None
-    return {query: list(documents) for query, documents in grouped.items()}

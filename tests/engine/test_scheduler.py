@@ -270,3 +270,50 @@ def test_buckets_are_the_providers():
     assert (batch.bucket, [row for _, row in batch.rows]) == (16, [2])
     batch = queue.next(0.0, 1)
     assert (batch.bucket, [row for _, row in batch.rows]) == (8, [1, 0])
+
+
+def test_a_call_is_refused_by_the_work_that_is_due_before_it():
+    queue = scheduler(delay=30)
+    queue.add(call(20), now=0)  # due at 80
+    queue.add(call(10), now=0)  # due at 40, before any other
+    queue.add(call(10, 10), now=50)  # due at 130, after 30 tokens
+    with pytest.raises(OverloadedError, match=r"50\.0 s of one worker's time are due before this call; expected at most 30\.0 s"):
+        queue.add(call(10), now=91)  # due at 131
+    assert queue.waiting_tokens == 50
+
+
+def test_a_short_call_is_let_in_past_any_number_of_long_ones():
+    queue = scheduler(delay=30)
+    queue.add(call(*[40] * 20), now=0)
+    queue.add(call(5), now=1)
+    assert queue.waiting_tokens == 805
+
+
+def test_a_call_may_wait_as_long_as_it_runs_itself():
+    queue = scheduler(delay=30)
+    queue.add(call(*[40] * 3), now=0)
+    queue.add(call(*[40] * 3), now=0)
+    with pytest.raises(OverloadedError, match=r"240\.0 s .* at most 120\.0 s"):
+        queue.add(call(*[40] * 3), now=0)
+
+
+def test_rows_that_ran_or_were_dropped_refuse_no_one():
+    queue = scheduler(delay=30)
+    first, second = call(20), call(20)
+    queue.add(first, now=0)
+    queue.add(second, now=0)
+    queue.cancel(first)
+    assert (queue.dropped_rows, queue.waiting_tokens) == (1, 20)
+    drain(queue)
+    queue.add(call(10), now=500)
+    assert (queue.dropped_rows, queue.waiting_tokens) == (1, 10)
+
+
+def test_a_call_knows_when_its_first_row_began():
+    queue = scheduler(token_budget=1)
+    waiting = call(3, 2)
+    queue.add(waiting, now=1)
+    assert (waiting.added, waiting.began) == (1, None)
+    queue.next(4, 1)
+    queue.next(9, 1)
+    assert (waiting.added, waiting.began) == (1, 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +14,7 @@ import tiny
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from resift.serve.logs import LOGGER, configure
 from serving import serving
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:2]
@@ -42,6 +45,14 @@ def check_refusals(served, statuses, *, retry=True) -> None:
         assert ("retry-after" in reply.headers) == retry
         if retry:
             assert 1 <= int(reply.headers["retry-after"]) <= 60
+
+
+@pytest.fixture
+def logged(capfd):
+    """logged(): the records that the server has written to standard error since `configure`, which the test calls."""
+    yield lambda: [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    for name in (LOGGER.name, "uvicorn"):
+        logging.getLogger(name).handlers.clear()
 
 
 @pytest.fixture
@@ -118,8 +129,6 @@ def test_past_the_deadline_a_request_is_given_up_and_its_rows_are_dropped(one_at
 
 def test_the_rows_of_a_client_that_goes_away_leave_the_queue(one_at_a_time, gate):
     opened, begun, rows = gate
-    import json
-
     content = json.dumps(body("/rerank")).encode()
     head = f"POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n".encode()
     with serving({"tiny": one_at_a_time}) as served:
@@ -237,18 +246,65 @@ def test_the_documentation_needs_neither_scripts_nor_the_internet(reranker):
 
 
 @pytest.mark.parametrize("with_texts", [False, True])
-def test_logs_are_json_lines_without_texts_unless_asked(reranker, with_texts, capfd):
-    import json
-
-    from resift.serve import logs
-
-    logs.configure("info")
+def test_logs_are_json_lines_without_texts_unless_asked(reranker, with_texts, logged):
+    configure("info")
     with serving({"tiny": reranker}, log_texts=with_texts) as served:
         served.post("/rerank", {"query": QUERY, "texts": ["Ein Kätzchen\n"]}, headers={"x-request-id": "mine:1"})
         served.post("/rerank", {"query": QUERY, "texts": []})
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    lines = logged()
     found, refused = [line for line in lines if line["event"] == "request"]
     assert (found["request_id"], found["status"], found["path"], found["documents"]) == ("mine:1", 200, "/rerank", 1)
     assert (refused["status"], refused["refused"]) == (400, "empty")
     assert ("texts" in found) == with_texts
     assert ("Kätzchen" in str(lines)) == with_texts
+
+
+def test_a_model_that_cannot_run_ends_the_server(one_at_a_time, monkeypatch):
+    import socket
+
+    from resift.errors import InferenceError
+    from resift.serve.config import Config
+    from resift.serve.models import Models
+    from resift.serve.run import server
+    from resift.serve.service import Service
+    from resift.session import Session
+
+    def fail(self, batch):
+        raise InferenceError("no memory for a batch")
+
+    monkeypatch.setattr(Session, "run", fail)
+    config = Config(port=0)
+    running = server(config, Service(config, Models({"tiny": one_at_a_time}, {})))
+    with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(InferenceError, match="no memory"):
+        running.run([listening])
+
+
+def test_models_are_found_by_id_source_and_alias(artifact, copy):
+    from resift.serve.config import Config
+    from resift.serve.models import Models
+    from resift.serve.request import Refusal
+
+    models = Models.load(Config(model=[str(artifact), str(copy)], alias=[f"rerank-v3.5={copy}"]))
+    first = models.rerankers[models.first].artifact.manifest.model.id
+    try:
+        assert list(models.rerankers) == [first, str(copy)]
+        assert [models.choose(name)[0] for name in (None, first, str(artifact))] == [first] * 3
+        assert [models.choose(name)[0] for name in (str(copy), "rerank-v3.5")] == [str(copy)] * 2
+        with pytest.raises(Refusal, match="no model 'other' is served; expected one of") as caught:
+            models.choose("other")
+        assert str(artifact) not in str(caught.value)  # where a model lies is no client's business
+        assert "'rerank-v3.5'" in str(caught.value)
+    finally:
+        models.close()
+
+
+def test_probes_are_logged_only_when_they_fail(one_at_a_time, gate, logged):
+    configure("info")
+    opened, _, _ = gate
+    with serving({"tiny": one_at_a_time}) as served:
+        assert served.client.get("/ready").status_code == 503
+        assert served.client.get("/health").status_code == 200
+        assert served.client.get("/metrics").status_code == 200
+        opened.set()
+    lines = logged()
+    assert [(line["path"], line["status"]) for line in lines if line["event"] == "request"] == [("/ready", 503)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from resift import InputError, Settings
 from resift.settings import ResolvedSettings, resolve
 
-NUMBERS = ["threads", "token_budget", "max_length"]
+NUMBERS = ["threads", "token_budget", "max_length", "waiting_tokens"]
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -22,6 +23,18 @@ def test_a_number_of_the_wrong_type_is_a_type_error(name, value):
 def test_a_number_below_1_is_an_input_error(name, value):
     with pytest.raises(InputError, match=rf"Settings\.{name} is {value}; expected 1 to "):
         Settings(**{name: value})
+
+
+@pytest.mark.parametrize("value", [True, None, "1"])
+def test_seconds_of_the_wrong_type_are_a_type_error(value):
+    with pytest.raises(TypeError, match=r"Settings\.waiting_seconds is \w+; expected a number or 'auto'"):
+        Settings(waiting_seconds=value)
+
+
+@pytest.mark.parametrize("value", [0, -1.5, math.inf, math.nan])
+def test_seconds_out_of_range_are_an_input_error(value):
+    with pytest.raises(InputError, match=r"Settings\.waiting_seconds is .*; expected a number above 0, or 'auto'"):
+        Settings(waiting_seconds=value)
 
 
 @pytest.mark.parametrize("value", ["int4", "INT8", ""])

@@ -23,7 +23,7 @@ examples:
   RESIFT_SERVE_API_KEY=... resift serve --host 0.0.0.0
 
 {EXIT_CODES}"""
-PARTS = ("prometheus_client", "starlette", "uvicorn")
+PARTS = ("h11", "prometheus_client", "starlette", "uvicorn")
 
 
 def add(commands: Commands) -> None:
@@ -44,7 +44,8 @@ def run(asked: argparse.Namespace) -> int:
     try:
         from resift.serve.run import run as serve
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in (*PARTS, "h11"):
+        part = (error.name or "").partition(".")[0]
+        if part not in PARTS:
             raise
-        raise ExtraError(f"`resift serve` needs {error.name}; install it with: pip install 'resift[serve]'") from error
+        raise ExtraError(f"`resift serve` needs {part}; install it with: pip install 'resift[serve]'") from error
     return serve(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import uuid
@@ -22,7 +23,8 @@ ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """Ids of clients that are passed on; others are replaced."""
 GONE = 499
 """The status that logs and metrics show for a client that went away before its answer; nginx uses it."""
-QUIET = "debug"
+PROBES = ("/health", "/ready", "/metrics")
+"""Asked every few seconds by machines: logged at level debug, unless they fail."""
 
 
 @dataclass(slots=True)
@@ -71,8 +73,10 @@ class Access:
             seconds = time.perf_counter() - began
             self._metrics.request(record.api, record.status, seconds)
             path = scope["path"][:200]
+            is_probe = scope["path"] in PROBES and record.status < 400
             log(
                 "request",
+                level=logging.DEBUG if is_probe else logging.INFO,
                 request_id=record.id,
                 method=scope["method"],
                 path=path,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Fields = dict[str, Any]
+Document = Annotated[Fields, msgspec.Meta(extra_json_schema={"properties": {"text": {"type": "string"}}, "required": ["text"]})]
 
 STATUSES: Mapping[Reason, int] = {
     "syntax": 400,
@@ -101,7 +102,7 @@ class V1Request(msgspec.Struct, kw_only=True):
 
     model: str | None = None
     query: Text
-    documents: Annotated[list[str | Fields], msgspec.Meta(min_length=1)]
+    documents: Annotated[list[str | Document], msgspec.Meta(min_length=1)]
     """texts, or objects with a field `text` or those of `rank_fields`"""
     top_n: Count | None = None
     rank_fields: Annotated[list[str], msgspec.Meta(min_length=1)] | None = None

@@ -124,7 +124,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
     for found in msgspec.structs.fields(Config):
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _described(found)}
         if isinstance(found.default, bool):
-            options["action"] = argparse.BooleanOptionalAction
+            options["action"] = "store_true" if found.name.startswith("no_") else argparse.BooleanOptionalAction
         elif isinstance(found.default_factory, type):
             options |= {"action": "append", "metavar": found.name.upper()}
         else:

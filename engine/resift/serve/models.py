@@ -17,10 +17,21 @@ if TYPE_CHECKING:
 class Models:
     """The served models by true name, first the one that answers where none is named."""
 
-    def __init__(self, rerankers: Mapping[str, Reranker], names: Mapping[str, str], *, strict: bool = False) -> None:
-        """`names`: from every other name to a true one. `strict`: a single model, too, is only found by its names."""
+    def __init__(
+        self,
+        rerankers: Mapping[str, Reranker],
+        aliases: Mapping[str, str],
+        sources: Mapping[str, str] | None = None,
+        *,
+        strict: bool = False,
+    ) -> None:
+        """`aliases` and `sources`: other names to true ones; sources, which may be folders of this machine, are not told.
+
+        `strict`: a single model, too, is only found by its names.
+        """
         self.rerankers = dict(rerankers)
-        self._names = {**names, **{name: name for name in rerankers}}
+        self._told = [*rerankers, *aliases]
+        self._names = {**(sources or {}), **aliases, **{name: name for name in rerankers}}
         self._only = next(iter(rerankers)) if len(rerankers) == 1 and not strict else None
 
     @classmethod
@@ -29,25 +40,26 @@ class Models:
         from resift.reranker import Reranker
 
         rerankers: dict[str, Reranker] = {}
-        names: dict[str, str] = {}
+        named: dict[str, str] = {}
+        aliases: dict[str, str] = {}
         sources: list[str | None] = [*config.model] or [None]
         for source in sources:
             reranker = Reranker.load(source, settings=config.settings())
             name = reranker.artifact.manifest.model.id
-            if name in rerankers:
-                if source is None or source in rerankers:
-                    raise InputError(f"--model {source} is given twice; give each model once")
-                name = source
+            if source in named:
+                raise InputError(f"--model {source} is given twice; give each model once")
+            if name in rerankers and source is not None:
+                name = source  # another artifact of the same checkpoint
             rerankers[name] = reranker
-            names |= {} if source is None else {source: name}
+            named |= {} if source is None else {source: name}
         for alias in config.alias:
             new, _, model = alias.partition("=")
-            if model not in rerankers and model not in names:
-                raise InputError(f"--alias {alias}: no model {model!r}; expected one of {', '.join({**rerankers, **names})}")
-            if new in rerankers or new in names:
+            if model not in rerankers and model not in named:
+                raise InputError(f"--alias {alias}: no model {model!r}; expected one of {', '.join({**rerankers, **named})}")
+            if new in {**rerankers, **named, **aliases}:
                 raise InputError(f"--alias {alias}: {new!r} is a model's name already")
-            names[new] = names.get(model, model)
-        return cls(rerankers, names, strict=config.strict_model)
+            aliases[new] = named.get(model, model)
+        return cls(rerankers, aliases, named, strict=config.strict_model)
 
     @property
     def first(self) -> str:
@@ -58,7 +70,7 @@ class Models:
         """The true name and the Reranker for what a client wrote. Raises Refusal that lists the models for an unknown name."""
         true = self.first if name is None else self._only or self._names.get(name)
         if true is None:
-            raise Refusal("model", f"no model {name!r:.200} is served; expected one of {', '.join(map(repr, self._names))}")
+            raise Refusal("model", f"no model {name!r:.200} is served; expected one of {', '.join(map(repr, self._told))}")
         return true, self.rerankers[true]
 
     def close(self) -> None:

@@ -107,7 +107,7 @@ def server(config: Config, service: Service) -> Server:
 def listen(config: Config) -> socket.socket:
     """A socket that listens on the host and port. Raises InputError if that cannot be."""
     try:
-        [*_, (family, *_, address)] = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+        [(family, *_, address), *_] = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         raise InputError(f"cannot listen on {config.host} port {config.port}: {error.strerror or error}") from error

@@ -18,7 +18,7 @@ from resift.serve.request import Answer, Refusal
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from resift.pairs import Encoded
+    from resift.encoded import Encoded
     from resift.ranking import Scored
     from resift.reranker import Reranker
     from resift.serve.config import Config

@@ -7,7 +7,7 @@ object.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
@@ -53,10 +53,10 @@ class RerankRequest(msgspec.Struct, kw_only=True):
     """POST /rerank."""
 
     query: str
-    texts: list[str]
+    texts: Annotated[list[str], msgspec.Meta(extra_json_schema={"minItems": 1})]
     truncate: bool | None = None
     """false: a pair that is too long is refused; otherwise its text is cut"""
-    truncation_direction: Direction = "Right"
+    truncation_direction: Annotated[Direction, msgspec.Meta(extra_json_schema={"enum": ["Right", "right"]})] = "Right"
     """the end that is cut; this server cuts on the right only"""
     raw_scores: bool = False
     """true: scores are logits; otherwise their sigmoids"""

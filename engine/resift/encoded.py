@@ -1,0 +1,69 @@
+"""Encoded: a call's pairs between tokenization and the queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from resift.pairs import Encodings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from resift.inputs import Pair
+    from resift.pairs import PairTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The n pairs of a call, ready to be queued; equal pairs are encoded once."""
+
+    rows: Encodings | None
+    """the distinct pairs; None if there are no pairs"""
+    places: NDArray[np.int64]
+    """int64[n]: the caller's pair i is row places[i]"""
+
+    @classmethod
+    def encode(
+        cls, tokenizer: PairTokenizer, pairs: list[Pair], cancelled: Callable[[], bool], *, document_tokens: int | None = None
+    ) -> Self | None:
+        """Encodes the distinct pairs, and their documents' first `document_tokens` (None: what the model takes).
+
+        None if `cancelled`, which is asked between two parts. Raises ArtifactError if the tokenizer fails on a text.
+        """
+        rows: dict[Pair, int] = {}
+        parts = []
+        for query, documents in _by_query(pairs).items():
+            rows.update({(query, document): len(rows) + place for place, document in enumerate(documents)})
+            for part in tokenizer.parts(query, documents, document_tokens=document_tokens):
+                if cancelled():
+                    return None
+                parts.append(part)
+        return cls(Encodings.join(parts) if parts else None, np.array([rows[pair] for pair in pairs], np.int64))
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """int32[n]: tokens of each pair, special tokens included."""
+        return np.empty(0, np.int32) if self.rows is None else self.rows.lengths[self.places]
+
+    @property
+    def tokens_cut(self) -> NDArray[np.int32]:
+        """int32[n]: tokens cut from the end of each document."""
+        return np.empty(0, np.int32) if self.rows is None else self.rows.tokens_cut[self.places]
+
+    @property
+    def query_tokens_cut(self) -> int:
+        """Tokens cut from the end of the query (of several queries, the largest count)."""
+        return 0 if self.rows is None else self.rows.query_tokens_cut
+
+
+def _by_query(pairs: list[Pair]) -> dict[str, list[str]]:
+    """The distinct documents of each query, in order."""
+    grouped: dict[str, dict[str, None]] = {}
+    for query, document in pairs:
+        grouped.setdefault(query, {})[document] = None
+    return {query: list(documents) for query, documents in grouped.items()}
