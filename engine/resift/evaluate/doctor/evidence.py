@@ -11,12 +11,12 @@ from resift.evaluate.data.judged import Judged
 from resift.manifest import TOKENIZER
 from resift.pairs import PairTokenizer
 from resift.parity import Certificate
-from resift.ranking import Scored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from resift.pools import CandidatePool
+    from resift.ranking import Scored
     from resift.reranker import Reranker
 
 
