@@ -229,6 +229,10 @@ def test_on_a_phone_nothing_scrolls_sideways(visit, served, scheme):
     page.locator("summary").click()
     assert page.locator("#curl").is_visible()
     assert page.evaluate(wide) == [390, 390]
+    clipped = page.evaluate(
+        "() => [...document.querySelectorAll('.text')].filter((text) => text.scrollWidth > text.clientWidth).length"
+    )
+    assert clipped == 0
     small = [box for box in (button.bounding_box() for button in page.locator("button:visible").all()) if box["height"] < 24]
     assert small == []
 
