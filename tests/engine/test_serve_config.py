@@ -41,6 +41,7 @@ def test_each_setting_can_be_given_in_all_three_ways(found, file):
         "log_level": "debug",
         "host": "::1",
         "api_key": "k",
+        "settings": "tuned.toml",
     }
     is_bool = isinstance(found.default, bool)
     given = "true" if is_bool else text.get(found.name, "7")
@@ -50,6 +51,14 @@ def test_each_setting_can_be_given_in_all_three_ways(found, file):
     assert expected != msgspec.structs.asdict(Config())
     assert msgspec.structs.asdict(gathered(flag(found.name), *([] if is_bool else [given]))) == expected
     assert msgspec.structs.asdict(gathered("--config", str(file(content.encode(), "serve.toml")))) == expected
+
+
+def test_the_engines_settings_come_from_a_file_and_are_replaced_by_those_given(file):
+    path = file(b"[settings]\nthreads = 1\ntoken_budget = 512\n[retrieval]\ncandidates = 30\n", "tuned.toml")
+    found = gathered("--settings", str(path), "--threads", "2").engine()
+    assert (found.threads, found.token_budget, found.precision) == (2, 512, "auto")
+    with pytest.raises(InputError, match="cannot be read"):
+        gathered("--settings", "missing.toml").engine()
 
 
 def test_lists_are_repeated_flags_commas_or_arrays(file):
@@ -119,7 +128,7 @@ def test_a_key_is_never_shown():
 
 
 def test_the_engines_settings_come_from_it():
-    found = gathered("--threads", "2", "--max-length", "64", "--max-batch-tokens", "99", "--precision", "int8").settings()
+    found = gathered("--threads", "2", "--max-length", "64", "--max-batch-tokens", "99", "--precision", "int8").engine()
     assert found == Settings(
         threads=2, max_length=64, token_budget=99, precision="int8", waiting_tokens=1 << 21, waiting_seconds=1.0
     )

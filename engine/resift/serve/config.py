@@ -6,6 +6,7 @@ A flag goes before RESIFT_SERVE_NAME in the environment, which goes before the k
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -37,6 +38,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 for any free one")] = 8787
     api_key: Annotated[str, Meta(description="require `Authorization: Bearer KEY`; better given in the environment")] = ""
     no_auth: Annotated[bool, Meta(description="serve other machines without a key")] = False
+    settings: Annotated[str, Meta(description="the engine's settings from a TOML file, such as `resift tune` writes")] = ""
     provider: Annotated[Provider | None, Meta(description="where to run: cpu or cuda; unset: the best available")] = None
     precision: Annotated[Precision | None, Meta(description="int8 or float32; unset: the fastest available")] = None
     threads: Annotated[Count | None, Meta(description="batches at once, one thread each; unset: the physical cores")] = None
@@ -97,8 +99,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if not (name and separator and model):
                 raise InputError(f"--alias is {alias!r}; expected NAME=MODEL")
 
-    def settings(self) -> Settings:
-        """How the engine runs."""
+    def engine(self) -> Settings:
+        """How the engine runs: the file's settings, replaced by those given here. Raises InputError if they cannot be used."""
         given = {
             "provider": self.provider,
             "precision": self.precision,
@@ -108,7 +110,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "waiting_tokens": self.max_waiting_tokens,
             "waiting_seconds": self.max_waiting_seconds,
         }
-        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        read = Settings.read(self.settings) if self.settings else Settings()
+        return replace(read, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 def flag(name: str) -> str:

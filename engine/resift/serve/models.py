@@ -44,7 +44,7 @@ class Models:
         aliases: dict[str, str] = {}
         sources: list[str | None] = [*config.model] or [None]
         for source in sources:
-            reranker = Reranker.load(source, settings=config.settings())
+            reranker = Reranker.load(source, settings=config.engine())
             name = reranker.artifact.manifest.model.id
             if source in named:
                 raise InputError(f"--model {source} is given twice; give each model once")
