@@ -14,8 +14,8 @@ import pytest
 
 from commands import DOCUMENTS, LINES, QUERY, RESIFT, TIMEOUT, answered, complaint, resift
 from resift import Reranker
-from resift.cli.export import _Visible
 from resift.cli.main import main
+from resift.cli.messages import _Visible
 from resift.cli.streams import MESSAGE_LIMIT, complain, shorten
 from resift.escape import visible
 
