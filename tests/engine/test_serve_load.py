@@ -225,7 +225,7 @@ def test_the_stages_of_a_request_are_told(reranker):
     with serving({"tiny": reranker}) as served:
         told = served.post("/rerank", body("/rerank")).headers["server-timing"]
     stages = dict(part.split(";dur=") for part in told.split(", "))
-    assert list(stages) == ["tokenize", "queue", "run"]
+    assert list(stages) == ["tokenize", "queue", "run", "total"]
     assert all(float(milliseconds) >= 0 for milliseconds in stages.values())
 
 

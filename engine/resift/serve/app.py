@@ -12,6 +12,7 @@ from resift.serve.about import About, as_json
 from resift.serve.access import Access, Record
 from resift.serve.apis import APIS
 from resift.serve.endpoint import Endpoint
+from resift.serve.page.routes import routes as page_routes
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 def build(service: Service) -> Starlette:
     """The app over a service. Whoever runs it calls `service.warm_up`: /ready tells when that is done."""
     return Starlette(
-        routes=[*(Route(api.path, Endpoint(api, service), methods=["POST"]) for api in APIS), *About(service).routes()],
+        routes=[
+            *(Route(api.path, Endpoint(api, service), methods=["POST"]) for api in APIS),
+            *About(service).routes(),
+            *page_routes(service.config),
+        ],
         middleware=[Middleware(Access, metrics=service.metrics)],
         exception_handlers={404: _unknown, 405: _unknown},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +17,8 @@ from resift.serve.logs import log
 from resift.serve.request import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.types import Receive, Scope, Send
 
     from resift.serve.api import Api
@@ -60,6 +63,7 @@ class Endpoint:
 
     async def _answer(self, headers: Headers, content: Body, record: Record) -> Response:
         config = self._service.config
+        began = time.perf_counter()
         check_key(headers, config.api_key)
         with self._service.admission.request():
             body = self._api.decode(await self._read(headers, content))
@@ -70,7 +74,7 @@ class Endpoint:
             answer = await self._service.answer(request, record.id, content.disconnected)
             record.fields |= {"model": answer.model, "tokens": answer.tokens, "documents_cut": answer.cut}
             record.fields |= {name: round(seconds, 6) for name, seconds in _stages(answer).items()}
-            return self._write(self._api.write(body, answer), answer)
+            return self._write(self._api.write(body, answer), {**_stages(answer), "total": time.perf_counter() - began})
 
     async def _read(self, headers: Headers, content: Body) -> bytes:
         config = self._service.config
@@ -84,12 +88,12 @@ class Endpoint:
             seconds=config.body_seconds,
         )
 
-    def _write(self, reply: object, answer: Answer) -> Response:
+    def _write(self, reply: object, seconds: Mapping[str, float]) -> Response:
         try:
             content = msgspec.json.encode(reply)
         except (RecursionError, OverflowError) as error:
             raise Refusal("invalid", f"a document cannot be returned: {error}; leave return_documents out") from error
-        stages = ", ".join(f"{name};dur={1000 * seconds:.3f}" for name, seconds in _stages(answer).items())
+        stages = ", ".join(f"{name};dur={1000 * spent:.3f}" for name, spent in seconds.items())
         return Response(content, media_type="application/json", headers={"server-timing": stages})
 
     async def _refuse(self, refusal: Refusal, headers: Headers, content: Body, record: Record) -> Response:

@@ -1,0 +1,76 @@
+"""Opens the page at / in a headless Chromium, where one is installed, and does what people do there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import contextmanager
+
+import pytest
+
+QUERY = "what do owls eat"
+DOCUMENTS = [
+    "The station clock was mended in spring.",
+    "Owls eat mice, voles and now and then a frog.",
+    "A barn is dry in winter.",
+    "Young owls are fed by both parents.",
+]
+
+
+@contextmanager
+def chromium():
+    """A browser. Skips the test if there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the page is driven by playwright, which is not installed")
+    names = (os.environ.get("RESIFT_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, filter(None, names))), None)
+    if not found:
+        pytest.skip("the page is driven in Chromium, which is not on the PATH; RESIFT_CHROMIUM may name it")
+    quiet = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=[*quiet, *(["--no-sandbox"] if os.geteuid() == 0 else [])])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visits(browser):
+    """go(server, expected=(), **context) -> the page, open.
+
+    In the end, no page may have reported an error, except those that contain one of the `expected` texts.
+    """
+    contexts, errors, allowed = [], [], []
+
+    def go(server, expected=(), **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+        contexts.append(context)
+        allowed.extend(expected)
+        page = context.new_page()
+        page.on("console", lambda said: said.type in ("error", "warning") and errors.append(said.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("requestfailed", lambda asked: errors.append(f"{asked.url}: {asked.failure}"))
+        page.goto(server.url)
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert [error for error in errors if not any(text in error for text in allowed)] == []
+
+
+def rerank(page, query=QUERY, documents=DOCUMENTS):
+    page.fill("#query", query)
+    page.fill("#documents", "\n".join(documents) if all("\n" not in text for text in documents) else as_lines(documents))
+    page.click("#rerank")
+    page.locator("#timing").wait_for()
+
+
+def as_lines(documents):
+    return "\n".join(json.dumps({"text": text}) for text in documents)
+
+
+def copied(page, name):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click(f"[data-copy={name}]")
+    page.locator("#status", has_text="Copied as").wait_for()
+    return page.evaluate("navigator.clipboard.readText()")
