@@ -41,6 +41,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._stop_by: float | None = None
+        self._deaf = False
         self._warming: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -65,8 +66,16 @@ class Server(uvicorn.Server):
             late = time.monotonic() >= self._stop_by
             if late:
                 self._service.end()
-            self.should_exit = late or not self._service.admission.requests
+            if late or not self._service.admission.requests:
+                self.should_exit = late or self._deaf
+                self._stop_listening()
         return await super().on_tick(counter)
+
+    def _stop_listening(self) -> None:
+        """Takes no more connections. Those taken have until the next tick to be read and refused."""
+        for listener in self.servers:
+            listener.close()
+        self._deaf = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
