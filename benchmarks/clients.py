@@ -66,9 +66,10 @@ def cohere_errors(url):
         try:
             cohere.ClientV2(key, base_url=url).rerank(**{"model": MODEL, "query": QUERY, "documents": DOCUMENTS} | change)
         except kind as error:
-            assert error.body["message"], error
+            said = error.body["message"]
         else:
-            raise AssertionError(f"no {kind.__name__} for {change or key}")
+            said = ""
+        assert said, (kind, change or key)
     return cohere_v2(url)
 
 
