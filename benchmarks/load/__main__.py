@@ -4,7 +4,7 @@
     python -m benchmarks.load compare [--rounds 3] [--infinity PYTHON]
     python -m benchmarks.load endurance --minutes 10
 
-Requests arrive as a Poisson process, whether or not the last ones were answered; latency counts from the time at which a request was
+Requests arrive as a Poisson process, whether or not the last ones were answered; latency counts from the time a request was
 due. Servers run as processes of their own, in virtual environments under .bench that the first run creates, or with --here in
 this one (pip install '.[serve]' fastapi sentence-transformers). infinity-emb needs an environment of its own with older
 libraries: pip install 'infinity-emb[server,torch]==0.0.78' 'transformers<5' 'sentence-transformers<4' 'typer<0.13' 'click<8.2'
@@ -63,7 +63,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10, help="length of the endurance (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of overload and fairness (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of compare (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=80, help="requests of each load of compare (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=5, help="rates tried for each server of compare (default: %(default)s)")
     parser.add_argument("--library-pools", type=int, default=24, help="pools for the libraries' ratio (default: %(default)s)")
     parser.add_argument("--pools", type=Path, help="candidate pools to ask for (default: a mix made from the built-in gate)")
@@ -110,7 +109,7 @@ def compared(asked: argparse.Namespace, resift: servers.Contender, requests: lis
         against,
         [(resift, asked.model), (fastapi, asked.checkpoint)],
         requests,
-        ratio.Effort(asked.threads, asked.rounds, asked.count, asked.steps, asked.library_pools, asked.seed),
+        ratio.Effort(asked.threads, asked.rounds, asked.seconds, asked.steps, asked.library_pools, asked.seed),
     )
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 120.0
 SAMPLES_EVERY = 0.5
+PAUSE = 0.1
+"""Seconds after which a client whose request was refused asks again."""
 HEADERS = {"content-type": "application/json"}
 
 
@@ -61,7 +63,7 @@ async def open_loop(
 
 
 async def closed_loop(server: Server, requests: Sequence[Request], seconds: float, clients: int) -> Load:
-    """`clients` that each send their next request once the last one was answered."""
+    """`clients` that each send their next request once the last one was answered, or soon after it was refused."""
     outcomes: list[Outcome] = []
     began, cpu, server_cpu = time.perf_counter(), time.process_time(), server.cpu_seconds()
 
@@ -73,6 +75,8 @@ async def closed_loop(server: Server, requests: Sequence[Request], seconds: floa
             outcomes.append(outcome)
             place += 1
             await _send(client.post(server.path, content=request.cohere), outcome, began)
+            if outcome.status != 200:
+                await asyncio.sleep(PAUSE)
 
     async with connected(server) as client:
         await asyncio.gather(*map(ask, range(clients)))

@@ -25,8 +25,10 @@ KEPT = 0.85
 """Least share of the libraries' ratio that the servers keep."""
 LATENCY_FACTOR = 3.0
 """The p95 that servers are held to, as a multiple of the slower library's p95 for one pool at a time."""
-FIRST, STEP = 0.8, 0.3
-"""The first rate tried, and the first step from it, as shares of the library's pools a second; each step is half the last."""
+FIRST, GROWTH = 0.8, 1.5
+"""The first rate tried, as a share of the library's pools a second, and what it is multiplied with until one is too much."""
+WARM_UP = 8
+"""Requests before the first load of a server; pools before those that a library is measured with."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Effort:
 
     threads: int
     rounds: int
-    count: int
-    """requests of each load"""
+    seconds: float
+    """length of each load"""
     steps: int
     """rates tried for each server and round"""
     library_pools: int
@@ -60,7 +62,7 @@ def compare(
             rate = library[0 if server is servers[0] else 1]["pools_per_s"]
             with running(server):
                 served[server.name] = _highest(
-                    _Trial(server, requests, effort.count, effort.seed + number, limit), rate, effort.steps
+                    _Trial(server, requests, effort.seconds, effort.seed + number, limit), rate, effort.steps
                 )
         rates = [served[server.name]["goodput"] for server in servers]
         others = {server.name: _share(rates[0], other) for server, other in zip(servers[1:], rates[1:], strict=True)}
@@ -77,10 +79,10 @@ def _libraries(libraries: Sequence[tuple[Contender, str]], requests: Sequence[Re
     processes = [Process(contender, model, threads) for contender, model in libraries]
     seconds: list[list[float]] = [[] for _ in libraries]
     try:
-        for place, request in enumerate([requests[0], *requests]):
+        for place, request in enumerate([*requests[:WARM_UP], *requests]):
             for process, spent in zip(processes, seconds, strict=True):
                 taken = process.ask(query=request.query, documents=request.documents)["seconds"]
-                if place:  # the first warms up
+                if place >= WARM_UP:
                     spent.append(taken)
     finally:
         for process in processes:
@@ -91,38 +93,61 @@ def _libraries(libraries: Sequence[tuple[Contender, str]], requests: Sequence[Re
     ]
 
 
+class Search:
+    """The highest share that holds: grows or halves until it lies between two tried, then bisects."""
+
+    def __init__(self, first: float) -> None:
+        self.share = first
+        self._holds: float | None = None
+        self._fails: float | None = None
+
+    def tell(self, *, holds: bool) -> None:
+        """Notes whether the share held, and chooses the next."""
+        if holds:
+            self._holds = self.share
+        else:
+            self._fails = self.share
+        if self._fails is None:
+            self.share *= GROWTH
+        elif self._holds is None:
+            self.share /= 2
+        else:
+            self.share = (self._holds + self._fails) / 2
+
+
 @dataclass(frozen=True)
 class _Trial:
     """Loads of one server that differ in their rate only."""
 
     server: Server
     requests: Sequence[Request]
-    count: int
+    seconds: float
     seed: int
     limit: float
     """seconds that the p95 may take"""
 
     async def at(self, rate: float) -> Load:
-        times = traffic.arrivals(rate, self.count, self.seed)
-        return await open_loop(self.server, self.requests, times, hopeless=self._hopeless)
+        times = traffic.arrivals(rate, max(2, round(rate * self.seconds)), self.seed)
 
-    def _hopeless(self, outcomes: list[Outcome], now: float) -> bool:
-        """Whether too many are late already for the p95 to hold."""
-        late = sum(min(each.ended, now) - each.scheduled > self.limit or each.status not in (0, 200) for each in outcomes)
-        return late > 0.05 * self.count
+        def hopeless(outcomes: list[Outcome], now: float) -> bool:
+            """Whether too many are late already for the p95 to hold."""
+            late = sum(min(each.ended, now) - each.scheduled > self.limit or each.status not in (0, 200) for each in outcomes)
+            return late > 0.05 * len(times)
+
+        return await open_loop(self.server, self.requests, times, hopeless=hopeless)
 
 
 def _highest(trial: _Trial, library: float, steps: int) -> dict[str, Any]:
     """Figures of the highest rate tried whose p95, rejected requests counted as infinitely late, is within the limit."""
-    share, step, best = FIRST, STEP, {"goodput": 0.0}
-    asyncio.run(open_loop(trial.server, trial.requests, traffic.arrivals(library / 2, 8, trial.seed)))  # warms up
+    asyncio.run(open_loop(trial.server, trial.requests, traffic.arrivals(library / 2, WARM_UP, trial.seed)))
+    best, search = {"goodput": 0.0}, Search(FIRST)
     for _ in range(steps):
-        load = asyncio.run(trial.at(share * library))
+        load = asyncio.run(trial.at(search.share * library))
         holds, figures = load.p95() <= trial.limit, load.figures()
-        print(line(f"  {trial.server.name[:12]} {share:.2f}{'' if holds else ' no'}", figures), flush=True)
+        print(line(f"  {trial.server.name[:12]} {search.share:.2f}{'' if holds else ' no'}", figures), flush=True)
         if holds and figures["goodput"] > best["goodput"]:
-            best = {"share of the library": share, **figures}
-        share, step = share + step if holds else share - step, step / 2
+            best = {"share of the library": search.share, **figures}
+        search.tell(holds=holds)
     return best
 
 
