@@ -11,7 +11,7 @@ import httpx
 from benchmarks.load.figures import Load, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from benchmarks.load.servers import Server
     from benchmarks.load.traffic import Request
@@ -35,15 +35,20 @@ async def open_loop(
     *,
     tei: bool = False,
     hopeless: Callable[[list[Outcome], float], bool] = lambda _outcomes, _now: False,
+    beside: Callable[[Load], Coroutine[None, None, None]] | None = None,
 ) -> Load:
     """Sends the requests in turn at `times`, seconds from now, whatever has been answered; waits for all answers.
 
-    `tei`: to /rerank for logits, and keeps the answers. Sends no more once it is `hopeless`.
+    `tei`: to /rerank for logits, and keeps the answers. Sends no more once it is `hopeless`. `beside`
+    runs at the same time.
     """
     outcomes: list[Outcome] = []
     load = Load(outcomes, float(times[-1]), 0.0)
     async with connected(server) as client, asyncio.TaskGroup() as tasks:
-        sampling = asyncio.create_task(_sample(server, load, began := time.perf_counter()))
+        load.began = began = time.perf_counter()
+        sampling = asyncio.create_task(_sample(server, load))
+        if beside:
+            tasks.create_task(beside(load))
         cpu, server_cpu = time.process_time(), server.cpu_seconds()
         for place, due in enumerate(times):
             await asyncio.sleep(began + due - time.perf_counter())
@@ -98,7 +103,7 @@ async def _send(sending: Awaitable[httpx.Response], outcome: Outcome, began: flo
     outcome.ended = time.perf_counter() - began
 
 
-async def _sample(server: Server, load: Load, began: float) -> None:
+async def _sample(server: Server, load: Load) -> None:
     while True:
-        load.memory.append((round(time.perf_counter() - began, 1), round(server.memory_mb(), 1)))
+        load.memory.append((round(time.perf_counter() - load.began, 1), round(server.memory_mb(), 1)))
         await asyncio.sleep(SAMPLES_EVERY)

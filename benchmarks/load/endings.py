@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.load import traffic
 from benchmarks.load.client import TIMEOUT, connected, open_loop
-from benchmarks.load.figures import REJECTED, Outcome, check
+from benchmarks.load.figures import REJECTED, Load, Outcome, check
 from benchmarks.load.scenarios import capacity_of
 from resift import Reranker
 
@@ -35,23 +35,24 @@ def sigterm(server: Server, requests: Sequence[Request], *, seconds: float, seed
     warmed = capacity_of(server, requests, seconds / 2)
     before = _logged(server)
     rate = 0.8 * warmed["goodput"]
-    load = asyncio.run(_terminated(server, requests, traffic.arrivals(rate, max(4, round(rate * seconds)), seed), seconds / 2))
+    times = traffic.arrivals(rate, max(4, round(rate * seconds)), seed)
+    load, signalled = asyncio.run(_terminated(server, requests, times, seconds / 2))
     code = server.process.wait(TIMEOUT)
-    good = [outcome for outcome in load if outcome.status == 200]
+    good = [outcome for outcome in load.outcomes if outcome.status == 200]
     wrong = [outcome for outcome in good if _logits(outcome).tobytes() != expected[outcome.request]]
-    early = [outcome for outcome in load if outcome.sent < seconds / 2]
+    early = [outcome for outcome in load.outcomes if outcome.sent < signalled]
     lost = [outcome for outcome in early if outcome.status != 200 and outcome.status not in REJECTED]
     logged = _logged(server) - before
     after = {"answered": 0, "refused": 0, "not connected": 0}
-    for outcome in load[len(early) :]:
+    for outcome in load.outcomes[len(early) :]:
         after["answered" if outcome.status == 200 else "refused" if outcome.status else "not connected"] += 1
-    in_flight = sum(outcome.ended > seconds / 2 for outcome in early)
+    in_flight = sum(outcome.ended > signalled for outcome in early)
     print(f"{len(early)} requests before SIGTERM, {in_flight} of them in progress at it; after it: {after}; exit code {code}")
     return {
         "before": len(early),
         "in progress": in_flight,
         "after": after,
-        "errors": sorted({outcome.error for outcome in load if outcome.error}),
+        "errors": sorted({outcome.error for outcome in load.outcomes if outcome.error}),
         "checks": [
             check("requests sent before SIGTERM that got no answer", len(lost), 0),
             check("answers that differ from the library's logits", len(wrong), 0),
@@ -83,9 +84,19 @@ def disconnect(server: Server, *, seed: int) -> dict[str, Any]:
     }
 
 
-async def _terminated(server: Server, requests: Sequence[Request], times: Sequence[float], at: float) -> list[Outcome]:
-    asyncio.get_running_loop().call_later(at, server.process.send_signal, signal.SIGTERM)
-    return (await open_loop(server, requests, times, tei=True)).outcomes
+async def _terminated(server: Server, requests: Sequence[Request], times: Sequence[float], at: float) -> tuple[Load, float]:
+    """Sends SIGTERM when a request is in progress, `at` seconds from the start or soon after, and tells when that was."""
+    sent = []
+
+    async def terminate(load: Load) -> None:
+        await asyncio.sleep(at)
+        while not any(outcome.in_progress for outcome in load.outcomes):
+            await asyncio.sleep(0.001)
+        sent.append(time.perf_counter() - load.began)
+        server.process.send_signal(signal.SIGTERM)
+
+    load = await open_loop(server, requests, times, tei=True, beside=terminate)
+    return load, sent[0]
 
 
 async def _go_away(server: Server, requests: Sequence[Request]) -> tuple[float, float, dict[str, float]]:

@@ -27,6 +27,11 @@ class Outcome:
     error: str = ""
 
     @property
+    def in_progress(self) -> bool:
+        """Whether it was sent and has not ended."""
+        return self.ended == np.inf and not np.isnan(self.sent)
+
+    @property
     def latency(self) -> float:
         """Seconds from when it was due to be sent until its answer; infinite for a request that was not answered with 200."""
         return self.ended - self.scheduled if self.status == 200 else np.inf
@@ -41,6 +46,8 @@ class Load:
     """in which requests were sent"""
     own_cpu: float
     """share of one core that this process used"""
+    began: float = 0.0
+    """by time.perf_counter"""
     memory: list[tuple[float, float]] = field(default_factory=list)
     """of the server: seconds from the start, megabytes resident"""
     server_cpu: float = 0.0
