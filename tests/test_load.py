@@ -127,7 +127,10 @@ def test_a_load_is_open_requests_are_sent_before_the_last_ones_are_answered(traf
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
             port = listening.sockets[0].getsockname()[1]
             server = SimpleNamespace(
-                url=f"http://127.0.0.1:{port}", path="/v2/rerank", memory_mb=lambda: 1.0, cpu_seconds=lambda: 0.0
+                url=f"http://127.0.0.1:{port}",
+                call=lambda request: ("/v2/rerank", request.cohere),
+                memory_mb=lambda: 1.0,
+                cpu_seconds=lambda: 0.0,
             )
             return await open_loop(server, traffic.alike(1, documents=1, words=3, count=3), traffic.arrivals(1000, count, 1))
 
@@ -141,7 +144,10 @@ def test_a_server_that_is_not_there_is_a_failure_and_no_exception(traffic):
     from benchmarks.load.servers import free_port
 
     server = SimpleNamespace(
-        url=f"http://127.0.0.1:{free_port()}", path="/v2/rerank", memory_mb=lambda: 0.0, cpu_seconds=lambda: 0.0
+        url=f"http://127.0.0.1:{free_port()}",
+        call=lambda request: ("/v2/rerank", request.cohere),
+        memory_mb=lambda: 0.0,
+        cpu_seconds=lambda: 0.0,
     )
     load = asyncio.run(open_loop(server, traffic.alike(1, documents=1, words=3), traffic.arrivals(1000, 5, 1)))
     assert [each.status for each in load.outcomes] == [0] * 5

@@ -11,7 +11,7 @@ import httpx
 from benchmarks.load.figures import Load, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from benchmarks.load.servers import Server
     from benchmarks.load.traffic import Request
@@ -33,14 +33,12 @@ async def open_loop(
     requests: Sequence[Request],
     times: Sequence[float],
     *,
-    tei: bool = False,
     hopeless: Callable[[list[Outcome], float], bool] = lambda _outcomes, _now: False,
     beside: Callable[[Load], Coroutine[None, None, None]] | None = None,
 ) -> Load:
     """Sends the requests in turn at `times`, seconds from now, whatever has been answered; waits for all answers.
 
-    `tei`: to /rerank for logits, and keeps the answers. Sends no more once it is `hopeless`. `beside`
-    runs at the same time.
+    Sends no more once it is `hopeless`. `beside` runs at the same time.
     """
     outcomes: list[Outcome] = []
     load = Load(outcomes, float(times[-1]), 0.0)
@@ -58,8 +56,7 @@ async def open_loop(
             request = requests[place % len(requests)]
             outcome = Outcome(place % len(requests), len(request.documents), float(due))
             outcomes.append(outcome)
-            sending = client.post("/rerank" if tei else server.path, content=request.tei if tei else request.cohere)
-            tasks.create_task(_send(sending, outcome, began, keep=tei))
+            tasks.create_task(_send(client, server.call(request), outcome, began))
         elapsed = time.perf_counter() - began
         load.own_cpu = (time.process_time() - cpu) / elapsed
         load.server_cpu = (server.cpu_seconds() - server_cpu) / elapsed
@@ -79,7 +76,7 @@ async def closed_loop(server: Server, requests: Sequence[Request], seconds: floa
             outcome = Outcome(place % len(requests), len(request.documents), now)
             outcomes.append(outcome)
             place += 1
-            await _send(client.post(server.path, content=request.cohere), outcome, began)
+            await _send(client, server.call(request), outcome, began)
             if outcome.status != 200:
                 await asyncio.sleep(PAUSE)
 
@@ -90,16 +87,16 @@ async def closed_loop(server: Server, requests: Sequence[Request], seconds: floa
     return Load(outcomes, seconds, (time.process_time() - cpu) / elapsed, server_cpu=used)
 
 
-async def _send(sending: Awaitable[httpx.Response], outcome: Outcome, began: float, *, keep: bool = False) -> None:
+async def _send(client: httpx.AsyncClient, call: tuple[str, bytes], outcome: Outcome, began: float) -> None:
     outcome.sent = time.perf_counter() - began
+    path, body = call
     try:
-        reply = await sending
+        reply = await client.post(path, content=body)
     except httpx.HTTPError as error:
         outcome.error = f"{type(error).__name__}: {error}"
     else:
         outcome.status = reply.status_code
-        if keep:
-            outcome.content = reply.content
+        outcome.content = reply.content
     outcome.ended = time.perf_counter() - began
 
 

@@ -32,6 +32,7 @@ def sigterm(server: Server, requests: Sequence[Request], *, seconds: float, seed
     """SIGTERM half way through a load at 0.8 of the capacity: answers are compared with the library's logits and with the log."""
     with Reranker.load(model or None) as reranker:
         expected = [reranker.logits(request.query, request.documents).tobytes() for request in requests]
+    server.tei = True
     warmed = capacity_of(server, requests, seconds / 2)
     before = _logged(server)
     rate = 0.8 * warmed["goodput"]
@@ -95,7 +96,7 @@ async def _terminated(server: Server, requests: Sequence[Request], times: Sequen
         sent.append(time.perf_counter() - load.began)
         server.process.send_signal(signal.SIGTERM)
 
-    load = await open_loop(server, requests, times, tei=True, beside=terminate)
+    load = await open_loop(server, requests, times, beside=terminate)
     return load, sent[0]
 
 

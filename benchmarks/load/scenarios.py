@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from benchmarks.load.servers import Server
     from benchmarks.load.traffic import Request
 
-CLIENTS = 4
+CLIENTS = 16
 """Closed-loop clients that measure the capacity."""
 LADDER = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5)
 """Offered rates as shares of the capacity."""

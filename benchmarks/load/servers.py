@@ -18,6 +18,8 @@ from benchmarks.compare import PYTORCH, REPOSITORY, Contender
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from benchmarks.load.traffic import Request
+
 RESIFT = Contender("resift-serve", "run_resift.py", (f"{REPOSITORY}[serve]",), "artifact")
 FASTAPI = Contender("fastapi", "run_sentence_transformers.py", (*PYTORCH.requirements, "fastapi", "uvicorn"), "checkpoint")
 START_SECONDS = 180
@@ -36,6 +38,8 @@ class Server:
     """of its rerank route"""
     log: Path
     """what it writes to standard output and error"""
+    tei: bool = False
+    """whether it is asked for logits in the format of text-embeddings-inference, and not in Cohere's"""
     ready: str = "/health"
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
@@ -53,6 +57,10 @@ class Server:
                 time.sleep(0.2)
         self.process.kill()
         raise SystemExit(f"{self.name} did not get ready; {self.log} says why")
+
+    def call(self, request: Request) -> tuple[str, bytes]:
+        """Path and body."""
+        return ("/rerank", request.tei) if self.tei else (self.path, request.cohere)
 
     def stop(self) -> int:
         """Asks it to end, and returns its exit code."""
@@ -103,7 +111,9 @@ def resift(contender: Contender, folder: Path, *, model: str, threads: int, flag
     port = free_port()
     command = [contender.python.parent / "resift", "serve", "--port", port, "--threads", threads, *(flags or [])]
     command += ["--model", model] if model else []
-    return Server("resift", list(map(str, command)), f"http://127.0.0.1:{port}", "/v2/rerank", folder / "resift.log", "/ready")
+    return Server(
+        "resift", list(map(str, command)), f"http://127.0.0.1:{port}", "/v2/rerank", folder / "resift.log", ready="/ready"
+    )
 
 
 def fastapi(contender: Contender, folder: Path, *, checkpoint: str, threads: int) -> Server:
