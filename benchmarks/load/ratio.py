@@ -12,7 +12,7 @@ from benchmarks.compare import Contender, Process
 from benchmarks.load import traffic
 from benchmarks.load.client import open_loop
 from benchmarks.load.figures import Load, Outcome, check
-from benchmarks.load.scenarios import line
+from benchmarks.load.scenarios import generator, line
 from benchmarks.load.servers import running
 
 if TYPE_CHECKING:
@@ -70,8 +70,9 @@ def compare(
         for name, times in others.items():
             print(f"round {number + 1}: resift's server {times:.2f} times {name} at a p95 of {limit:.2f} s", flush=True)
     fastapi = servers[1].name
+    loads = [figures for each in found for figures in each["servers"].values() if "requests" in figures]
     kept = statistics.median(each["ratios"][fastapi] / each["library_ratio"] for each in found)
-    return {"rounds": found, "checks": [check("ratio of servers / ratio of libraries", kept, KEPT, most=False)]}
+    return {"rounds": found, "checks": [check("ratio of servers / ratio of libraries", kept, KEPT, most=False), *generator(loads)]}
 
 
 def _libraries(libraries: Sequence[tuple[Contender, str]], requests: Sequence[Request], threads: int) -> list[dict[str, Any]]:

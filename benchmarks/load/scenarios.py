@@ -23,6 +23,8 @@ CLIENTS = 16
 LADDER = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5)
 """Offered rates as shares of the capacity."""
 LONG_WORDS = 300
+SENT_LATE_MS = 20
+"""Most by which requests may be sent after they were due."""
 BUSY = 0.1
 """Most of a core that the generator may use: it takes the server's time on a small machine."""
 
@@ -45,7 +47,7 @@ def capacity(server: Server, requests: Sequence[Request], *, seconds: float, see
         figures = offered(server, requests, share * full["goodput"], seconds, seed).figures()
         rungs.append({"share of capacity": share, **figures})
         print(line(f"{share:.2f} of capacity", figures), flush=True)
-    return {"capacity": full, "ladder": rungs, "checks": [check("the generator's own CPU", busiest(rungs), BUSY)]}
+    return {"capacity": full, "ladder": rungs, "checks": generator(rungs)}
 
 
 def overload(server: Server, requests: Sequence[Request], *, seconds: float, seed: int, repeats: int) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def overload(server: Server, requests: Sequence[Request], *, seconds: float, see
             check("p95 of answered requests, twice / half the capacity", slower, 3.0),
             check("goodput in documents, at twice the capacity / the capacity", kept, 0.9, most=False),
             check("requests that failed", sum(found["twice"]["failed"] for found in rounds), 0),
-            check("the generator's own CPU", busiest([found["twice"] for found in rounds]), BUSY),
+            *generator([found[name] for found in rounds for name in ("half", "twice")]),
         ],
     }
 
@@ -87,6 +89,7 @@ def endurance(server: Server, requests: Sequence[Request], *, seconds: float, mi
         "checks": [
             check("memory, last / second quarter", late / early, 1.05),
             check("requests that failed", figures["failed"], 0),
+            *generator([figures]),
         ],
     }
 
@@ -143,8 +146,14 @@ async def _beside(server: Server, small: Sequence[Request], times: Sequence[floa
     return load, statuses
 
 
-def busiest(figures: Sequence[dict[str, Any]]) -> float:
-    return max(found["generator_cpu"] for found in figures)
+def generator(loads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Whether the figures are the server's, and not those of a generator that was too slow."""
+    return [
+        check("the generator's own CPU, in cores", max(figures["generator_cpu"] for figures in loads), BUSY),
+        check(
+            "p95 of the ms by which requests were sent late", max(figures["sent_late_p95_ms"] for figures in loads), SENT_LATE_MS
+        ),
+    ]
 
 
 def line(name: str, figures: dict[str, Any]) -> str:
