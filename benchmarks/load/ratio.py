@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,8 +52,7 @@ def compare(
     found = []
     for number in range(effort.rounds):
         library = _libraries(libraries, requests[: effort.library_pools], effort.threads)
-        slower = max(math.ceil(1000 * figures["p95_s"]) / 1000 for figures in library)
-        limit = LATENCY_FACTOR * slower
+        limit = LATENCY_FACTOR * max(figures["p95_s"] for figures in library)
         ratio = library[0]["pools_per_s"] / library[1]["pools_per_s"]
         print(f"round {number + 1}: library {ratio:.2f} times; servers are held to a p95 of {limit:.2f} s", flush=True)
         served = {}
@@ -65,14 +63,19 @@ def compare(
                     _Trial(server, requests, effort.seconds, effort.seed + number, limit), rate, effort.steps
                 )
         rates = [served[server.name]["goodput"] for server in servers]
-        others = {server.name: _share(rates[0], other) for server, other in zip(servers[1:], rates[1:], strict=True)}
+        others = {server.name: _times(rates[0], other) for server, other in zip(servers[1:], rates[1:], strict=True)}
         found.append({"library": library, "library_ratio": ratio, "p95_limit_s": limit, "servers": served, "ratios": others})
         for name, times in others.items():
-            print(f"round {number + 1}: resift's server {times:.2f} times {name} at a p95 of {limit:.2f} s", flush=True)
+            told = f"{times:.2f} times {name}" if times else f"against {name}: no figure, a server held no rate"
+            print(f"round {number + 1}: resift's server {told} at a p95 of {limit:.2f} s", flush=True)
     fastapi = servers[1].name
     loads = [figures for each in found for figures in each["servers"].values() if "requests" in figures]
-    kept = statistics.median(each["ratios"][fastapi] / each["library_ratio"] for each in found)
-    return {"rounds": found, "checks": [check("ratio of servers / ratio of libraries", kept, KEPT, most=False), *generator(loads)]}
+    kept = [each["ratios"][fastapi] / each["library_ratio"] for each in found if each["ratios"][fastapi]]
+    median = statistics.median(kept) if len(kept) == len(found) else None
+    return {
+        "rounds": found,
+        "checks": [check("ratio of servers / ratio of libraries", median, KEPT, most=False), *generator(loads)],
+    }
 
 
 def _libraries(libraries: Sequence[tuple[Contender, str]], requests: Sequence[Request], threads: int) -> list[dict[str, Any]]:
@@ -152,5 +155,6 @@ def _highest(trial: _Trial, library: float, steps: int) -> dict[str, Any]:
     return best
 
 
-def _share(rate: float, other: float) -> float:
-    return rate / other if other else math.inf
+def _times(rate: float, other: float) -> float | None:
+    """None if no rate tried held for one of them."""
+    return rate / other if rate and other else None
