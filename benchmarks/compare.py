@@ -37,14 +37,18 @@ class Contender:
     requirements: tuple[str, ...]
     takes: str
     """what it loads: artifact or checkpoint"""
+    interpreter: str = ""
+    """of an environment that has the requirements already; empty: one of its own is created"""
 
     @property
     def python(self) -> Path:
         """The interpreter of its virtual environment, which `install` creates."""
-        return ENVIRONMENTS / self.name / "bin" / "python"
+        return Path(self.interpreter) if self.interpreter else ENVIRONMENTS / self.name / "bin" / "python"
 
     def install(self) -> None:
         """Creates its environment at the first call. Delete the folder .bench to recreate them all."""
+        if self.interpreter:
+            return
         stamp = ENVIRONMENTS / self.name / "installed.json"
         wanted = json.dumps(self.requirements)
         pip = [self.python, "-m", "pip", "install", "-q"]
@@ -53,7 +57,9 @@ class Contender:
             venv.create(ENVIRONMENTS / self.name, with_pip=True, clear=True)
             subprocess.run([*pip, "-c", REPOSITORY / "constraints.txt", *self.requirements], check=True, cwd=REPOSITORY)
             stamp.write_text(wanted)
-        elif str(REPOSITORY) in self.requirements:  # the working tree may have changed since
+        elif any(
+            requirement.startswith(str(REPOSITORY)) for requirement in self.requirements
+        ):  # the working tree may have changed since
             subprocess.run([*pip, "--no-deps", "--force-reinstall", REPOSITORY], check=True)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
+import struct
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -168,6 +171,16 @@ def test_a_media_type_may_have_parameters_and_capitals(served, media_type):
     assert served.client.post("/rerank", content=valid("texts"), headers={"content-type": media_type}).status_code == 200
 
 
+@ALL
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "x" * 1000])
+def test_a_compressed_body_is_415(served, path, field, encoding):
+    content = gzip.compress(valid(field).encode())
+    reply = served.client.post(path, content=content, headers=JSON | {"content-encoding": encoding})
+    assert reply.status_code == 415
+    assert shaped(path, reply)
+    assert served.client.post(path, content=valid(field), headers=JSON | {"content-encoding": "Identity"}).status_code == 200
+
+
 def test_routes_and_methods_that_are_not_there(served):
     assert served.client.post("/v3/rerank", json={}).status_code == 404
     assert served.client.get("/../../etc/passwd").status_code == 404
@@ -247,6 +260,21 @@ def test_half_a_request_and_gone(served):
             connection.sendall(part)
             connection.shutdown(socket.SHUT_WR)
             closed_within_its_time(connection)
+
+
+def test_connections_that_are_reset_leave_nothing_behind(served):
+    head = b"POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{"
+    for _ in range(100):
+        with served.connect() as connection:
+            connection.sendall(head)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes by RST
+
+
+def test_half_open_connections_keep_no_one_out(served):
+    with ExitStack() as held:
+        for _ in range(200):
+            held.enter_context(served.connect()).sendall(b"POST /rerank HTT")
+        assert served.post("/rerank", content=valid("texts").encode()).status_code == 200
 
 
 def test_pipelined_requests_are_answered_in_their_order(served):

@@ -81,6 +81,9 @@ class Endpoint:
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise Refusal("media type", f"Content-Type is {media_type or 'missing'!r:.100}; expected application/json")
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            raise Refusal("media type", f"Content-Encoding is {encoding!r:.100}; expected a body that is not compressed")
         length = headers.get("content-length", "")
         return await content.read(
             length=int(length) if length.isdecimal() else None,

@@ -21,7 +21,7 @@ REFUSALS: Mapping[Reason, str] = {
     "syntax": "the body is not JSON in UTF-8",
     "invalid": "a field is missing, of another type or out of range",
     "empty": "there are no documents",
-    "media type": "the body is not application/json",
+    "media type": "the body is not application/json, or it is compressed",
     "slow": "the body arrives too slowly",
     "body size": "the body is too large",
     "documents": "there are too many documents",

@@ -56,7 +56,7 @@ class RerankRequest(msgspec.Struct, kw_only=True):
     texts: Annotated[list[str], msgspec.Meta(extra_json_schema={"minItems": 1})]
     truncate: bool | None = None
     """false: a pair that is too long is refused; otherwise its text is cut"""
-    truncation_direction: Annotated[Direction, msgspec.Meta(extra_json_schema={"enum": ["Right", "right"]})] = "Right"
+    truncation_direction: Direction = "Right"
     """the end that is cut; this server cuts on the right only"""
     raw_scores: bool = False
     """true: scores are logits; otherwise their sigmoids"""

@@ -1,0 +1,117 @@
+"""Load on the server, one scenario a command.
+
+    python -m benchmarks.load capacity|overload|endurance|fairness|sigterm|disconnect [--seconds 10]
+    python -m benchmarks.load compare [--rounds 3] [--infinity PYTHON]
+    python -m benchmarks.load endurance --minutes 10
+
+Requests arrive as a Poisson process, whether or not the last ones were answered; latency counts from the time a request was
+due. Servers run as processes of their own, in virtual environments under .bench that the first run creates, or with --here in
+this one (pip install '.[serve]' fastapi sentence-transformers). infinity-emb needs an environment of its own with older
+libraries: pip install 'infinity-emb[server,torch]==0.0.78' 'transformers<5' 'sentence-transformers<4' 'typer<0.13' 'click<8.2'
+
+Prints figures and checks, and writes OUT/load-SCENARIO.json. Exit code 1 if a check does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.__main__ import CHECKPOINT
+from benchmarks.compare import machine
+from benchmarks.load import endings, ratio, scenarios, servers, traffic
+
+ALONE = ("capacity", "overload", "endurance", "fairness", "sigterm", "disconnect")
+
+
+def main() -> int:
+    asked = arguments()
+    resift = replace(servers.RESIFT, interpreter=sys.executable if asked.here else "")
+    resift.install()
+    requests = traffic.read(asked.pools) if asked.pools else traffic.mixed(asked.seed)
+    sizes = [len(request.documents) for request in requests]
+    print(f"# {len(requests)} requests of {min(sizes)} to {max(sizes)} documents, {sum(sizes) / len(sizes):.1f} on average")
+    asked.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if asked.scenario == "compare":
+            found = compared(asked, resift, requests, folder)
+        else:
+            server = servers.resift(resift, folder, model=asked.model, threads=asked.threads, flags=asked.flag)
+            with servers.running(server):
+                found = alone(asked, server, requests)
+    settings = {key: str(value) for key, value in vars(asked).items()}
+    report = {"scenario": asked.scenario, "machine": machine(), "settings": settings, **found}
+    (asked.out / f"load-{asked.scenario}.json").write_text(json.dumps(report, indent=1))
+    for check in found["checks"]:
+        limit = next(f"{key} {check[key]}" for key in ("at most", "at least") if key in check)
+        print(f"{'holds' if check['holds'] else 'DOES NOT HOLD':14} {check['check']}: {check['value']}, expected {limit}")
+    return int(not all(check["holds"] for check in found["checks"]))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scenario", choices=[*ALONE, "compare"])
+    parser.add_argument("--seconds", type=float, default=10, help="length of each load (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10, help="length of the endurance (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of overload and fairness (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of compare (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=5, help="rates tried for each server of compare (default: %(default)s)")
+    parser.add_argument("--library-pools", type=int, default=24, help="pools for the libraries' ratio (default: %(default)s)")
+    parser.add_argument("--pools", type=Path, help="candidate pools to ask for (default: a mix made from the built-in gate)")
+    parser.add_argument("--model", default="", help="artifact (default: the embedded model)")
+    parser.add_argument("--checkpoint", default=str(CHECKPOINT), help="the same weights for PyTorch (default: %(default)s)")
+    parser.add_argument("--infinity", metavar="PYTHON", help="interpreter of an environment with infinity-emb, to compare it, too")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--flag", action="append", default=[], help="passed on to `resift serve`, as --flag=--log-level=error")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--here", action="store_true", help="run all servers with this interpreter")
+    parser.add_argument("--out", type=Path, default=Path())
+    return parser.parse_args()
+
+
+def alone(asked: argparse.Namespace, server: servers.Server, requests: list[traffic.Request]) -> dict[str, Any]:
+    """The figures and checks of a scenario that needs resift's server only."""
+    length: dict[str, Any] = {"seconds": asked.seconds, "seed": asked.seed}
+    match asked.scenario:
+        case "capacity":
+            return scenarios.capacity(server, requests, **length)
+        case "overload":
+            return scenarios.overload(server, requests, **length, repeats=asked.repeats)
+        case "endurance":
+            return scenarios.endurance(server, requests, **length, minutes=asked.minutes)
+        case "fairness":
+            return scenarios.fairness(server, **length, repeats=asked.repeats)
+        case "sigterm":
+            return endings.sigterm(server, requests, **length, model=asked.model)
+        case _:
+            return endings.disconnect(server, seed=asked.seed)
+
+
+def compared(asked: argparse.Namespace, resift: servers.Contender, requests: list[traffic.Request], folder: Path) -> dict[str, Any]:
+    """The figures and checks of resift's server against others."""
+    fastapi = replace(servers.FASTAPI, interpreter=resift.interpreter)
+    fastapi.install()
+    against = [
+        servers.resift(resift, folder, model=asked.model, threads=asked.threads, flags=asked.flag),
+        servers.fastapi(fastapi, folder, checkpoint=asked.checkpoint, threads=asked.threads),
+    ]
+    if asked.infinity:
+        against.append(servers.infinity(asked.infinity, folder, checkpoint=asked.checkpoint, threads=asked.threads))
+    return ratio.compare(
+        against,
+        [(resift, asked.model), (fastapi, asked.checkpoint)],
+        requests,
+        ratio.Effort(asked.threads, asked.rounds, asked.seconds, asked.steps, asked.library_pools, asked.seed),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Scenario compare: servers at equal p95, beside the ratio of the libraries in the same run."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.compare import Contender, Process
+from benchmarks.load import traffic
+from benchmarks.load.client import open_loop
+from benchmarks.load.figures import Load, Outcome, check
+from benchmarks.load.scenarios import generator, line
+from benchmarks.load.servers import running
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.load.servers import Server
+    from benchmarks.load.traffic import Request
+
+KEPT = 0.85
+"""Least share of the libraries' ratio that the servers keep."""
+LATENCY_FACTOR = 3.0
+"""The p95 that servers are held to, as a multiple of the slower library's p95 for one pool at a time."""
+FIRST, GROWTH = 0.8, 1.5
+"""The first rate tried, as a share of the library's pools a second, and what it is multiplied with until one is too much."""
+WARM_UP = 8
+"""Requests before the first load of a server; pools before those that a library is measured with."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    threads: int
+    rounds: int
+    seconds: float
+    """length of each load"""
+    steps: int
+    """rates tried for each server and round"""
+    library_pools: int
+    """pools that the libraries rank in each round"""
+    seed: int
+
+
+def compare(
+    servers: Sequence[Server], libraries: Sequence[tuple[Contender, str]], requests: Sequence[Request], effort: Effort
+) -> dict[str, Any]:
+    """`servers`: resift's, FastAPI's, and others; `libraries`: resift's and sentence-transformers', with the models they load."""
+    found = []
+    for number in range(effort.rounds):
+        library = _libraries(libraries, requests[: effort.library_pools], effort.threads)
+        limit = LATENCY_FACTOR * max(figures["p95_s"] for figures in library)
+        ratio = library[0]["pools_per_s"] / library[1]["pools_per_s"]
+        print(f"round {number + 1}: library {ratio:.2f} times; servers are held to a p95 of {limit:.2f} s", flush=True)
+        served = {}
+        for server in servers:
+            rate = library[0 if server is servers[0] else 1]["pools_per_s"]
+            with running(server):
+                served[server.name] = _highest(
+                    _Trial(server, requests, effort.seconds, effort.seed + number, limit), rate, effort.steps
+                )
+        rates = [served[server.name]["goodput"] for server in servers]
+        others = {server.name: _times(rates[0], other) for server, other in zip(servers[1:], rates[1:], strict=True)}
+        found.append({"library": library, "library_ratio": ratio, "p95_limit_s": limit, "servers": served, "ratios": others})
+        for name, times in others.items():
+            told = f"{times:.2f} times {name}" if times else f"against {name}: no figure, a server held no rate"
+            print(f"round {number + 1}: resift's server {told} at a p95 of {limit:.2f} s", flush=True)
+    fastapi = servers[1].name
+    loads = [figures for each in found for figures in each["servers"].values() if "requests" in figures]
+    kept = [each["ratios"][fastapi] / each["library_ratio"] for each in found if each["ratios"][fastapi]]
+    median = statistics.median(kept) if len(kept) == len(found) else None
+    return {
+        "rounds": found,
+        "checks": [check("ratio of servers / ratio of libraries", median, KEPT, most=False), *generator(loads)],
+    }
+
+
+def _libraries(libraries: Sequence[tuple[Contender, str]], requests: Sequence[Request], threads: int) -> list[dict[str, Any]]:
+    """Pools a second and p95, one pool at a time, both libraries in turn."""
+    processes = [Process(contender, model, threads) for contender, model in libraries]
+    seconds: list[list[float]] = [[] for _ in libraries]
+    try:
+        for place, request in enumerate([*requests[:WARM_UP], *requests]):
+            for process, spent in zip(processes, seconds, strict=True):
+                taken = process.ask(query=request.query, documents=request.documents)["seconds"]
+                if place >= WARM_UP:
+                    spent.append(taken)
+    finally:
+        for process in processes:
+            process.close()
+    return [
+        {"name": contender.name, "pools_per_s": len(spent) / sum(spent), "p95_s": sorted(spent)[int(0.95 * (len(spent) - 1))]}
+        for (contender, _), spent in zip(libraries, seconds, strict=True)
+    ]
+
+
+class Search:
+    """The highest share that holds: grows or halves until it lies between two tried, then bisects."""
+
+    def __init__(self, first: float) -> None:
+        self.share = first
+        self._holds: float | None = None
+        self._fails: float | None = None
+
+    def tell(self, *, holds: bool) -> None:
+        """Notes whether the share held, and chooses the next."""
+        if holds:
+            self._holds = self.share
+        else:
+            self._fails = self.share
+        if self._fails is None:
+            self.share *= GROWTH
+        elif self._holds is None:
+            self.share /= 2
+        else:
+            self.share = (self._holds + self._fails) / 2
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Loads of one server that differ in their rate only."""
+
+    server: Server
+    requests: Sequence[Request]
+    seconds: float
+    seed: int
+    limit: float
+    """seconds that the p95 may take"""
+
+    async def at(self, rate: float) -> Load:
+        times = traffic.arrivals(rate, max(2, round(rate * self.seconds)), self.seed)
+
+        def hopeless(outcomes: list[Outcome], now: float) -> bool:
+            """Whether too many are late already for the p95 to hold."""
+            late = sum(min(each.ended, now) - each.scheduled > self.limit or each.status not in (0, 200) for each in outcomes)
+            return late > 0.05 * len(times)
+
+        return await open_loop(self.server, self.requests, times, hopeless=hopeless)
+
+
+def _highest(trial: _Trial, library: float, steps: int) -> dict[str, Any]:
+    """Figures of the highest rate tried whose p95, rejected requests counted as infinitely late, is within the limit."""
+    asyncio.run(open_loop(trial.server, trial.requests, traffic.arrivals(library / 2, WARM_UP, trial.seed)))
+    best, search = {"goodput": 0.0}, Search(FIRST)
+    for _ in range(steps):
+        load = asyncio.run(trial.at(search.share * library))
+        holds, figures = load.p95() <= trial.limit, load.figures()
+        print(line(f"  {trial.server.name[:12]} {search.share:.2f}{'' if holds else ' no'}", figures), flush=True)
+        if holds and figures["goodput"] > best["goodput"]:
+            best = {"share of the library": search.share, **figures}
+        search.tell(holds=holds)
+    return best
+
+
+def _times(rate: float, other: float) -> float | None:
+    """None if no rate tried held for one of them."""
+    return rate / other if rate and other else None
