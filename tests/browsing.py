@@ -1,4 +1,4 @@
-"""Opens the page at / in a headless Chromium, where one is installed, and does what people do there."""
+"""Opens pages in a headless Chromium, where one is installed, and does what people do there."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ DOCUMENTS = [
 @contextmanager
 def chromium():
     """A browser. Skips the test if there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="the page is driven by playwright, which is not installed")
-    names = (os.environ.get("RESIFT_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    playwright = pytest.importorskip("playwright.sync_api", reason="pages are driven by playwright, which is not installed")
+    names = (os.environ.get("RESIFT_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     found = next(filter(None, map(shutil.which, filter(None, names))), None)
     if not found:
-        pytest.skip("the page is driven in Chromium, which is not on the PATH; RESIFT_CHROMIUM may name it")
+        pytest.skip("pages are driven in Chromium, which is not on the PATH; RESIFT_CHROMIUM may name it")
     quiet = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=found, args=[*quiet, *(["--no-sandbox"] if os.geteuid() == 0 else [])])
@@ -35,13 +35,13 @@ def chromium():
 
 @contextmanager
 def visits(browser):
-    """go(server, expected=(), **context) -> the page, open.
+    """go(url, expected=(), **context) -> the page, open.
 
     In the end, no page may have reported an error, except those that contain one of the `expected` texts.
     """
     contexts, errors, allowed = [], [], []
 
-    def go(server, expected=(), **options):
+    def go(url, expected=(), **options):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
         contexts.append(context)
         allowed.extend(expected)
@@ -49,7 +49,7 @@ def visits(browser):
         page.on("console", lambda said: said.type in ("error", "warning") and errors.append(said.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("requestfailed", lambda asked: errors.append(f"{asked.url}: {asked.failure}"))
-        page.goto(server.url)
+        page.goto(url)
         return page
 
     yield go

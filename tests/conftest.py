@@ -225,3 +225,20 @@ def one_at_a_time(artifact):
 
     with Reranker.load(artifact, settings=Settings(threads=1)) as loaded:
         yield loaded
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from browsing import chromium
+
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens pages, which may report no error; see `browsing.visits`."""
+    from browsing import visits
+
+    with visits(browser) as go:
+        yield go

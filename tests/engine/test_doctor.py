@@ -35,7 +35,9 @@ def pool(size=12, *, qid=None, labels=None, texts=None):
 
 def scored(logits=GOOD, *, cut=None, at_least=False, query_cut=0):
     cut = np.zeros(len(logits), np.int32) if cut is None else np.array(cut, np.int32)
-    return Scored(np.array(logits, np.float32), cut, np.full(len(logits), at_least) & (cut > 0), query_cut, lengths=cut)
+    return Scored(
+        np.array(logits, np.float32), cut, np.full(len(logits), at_least) & (cut > 0), query_cut, lengths=np.full(len(logits), 192)
+    )
 
 
 def labels_at(*places):

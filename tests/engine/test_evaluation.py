@@ -243,12 +243,13 @@ def test_lengths_before_the_cut(artifact):
 
     with Reranker.load(artifact, settings=Settings(max_length=32)) as reranker:
         words = [CandidatePool("a", ["a", "a " * 40, "a " * 200])]
-        found = measure_lengths(reranker, words)
-        cut = reranker.submit("a", words[0].documents).result().tokens_cut.tolist()
+        scored = reranker.submit("a", words[0].documents).result()
+        found = measure_lengths(reranker, words, [scored])
+        whole = measure_lengths(reranker, [CandidatePool("a", ["a"])], [reranker.submit("a", ["a"]).result()])
+    cut = scored.tokens_cut.tolist()
     assert (found.pairs, found.pairs_cut, found.max_length) == (3, 2, 32)
     assert sum(found.counts) == 3
     assert found.edges[-1] >= 204 > found.edges[-2]  # the longest: 200 + the query + three special tokens
     assert cut[2] == 200 - (32 - 4)
     assert found.mean_share_cut == pytest.approx((cut[1] / 40 + cut[2] / 200) / 2)
-    whole = measure_lengths(reranker, [CandidatePool("a", ["a"])])
     assert (whole.pairs_cut, whole.mean_share_cut, sum(whole.counts)) == (0, 0, 1)

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from browsing import DOCUMENTS, QUERY, chromium, rerank, visits
+from browsing import DOCUMENTS, QUERY, rerank
 from serving import serving
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -100,20 +100,8 @@ def test_the_page_needs_no_key_and_says_that_calls_do(reranker):
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def visit(browser):
-    with visits(browser) as go:
-        yield go
-
-
 def test_typed_and_reranked(visit, served, reranker):
-    page = visit(served)
+    page = visit(served.url)
     page.locator("#about", has_text="org/tiny").wait_for()
     rerank(page)
     ranking = reranker.rerank(QUERY, DOCUMENTS)
@@ -135,7 +123,7 @@ def test_typed_and_reranked(visit, served, reranker):
 
 
 def test_the_times_are_those_the_server_tells(visit, served):
-    page = visit(served)
+    page = visit(served.url)
     with page.expect_response("**/rerank") as told:
         rerank(page)
     stages = dict(part.split(";dur=") for part in told.value.header_value("server-timing").split(", "))
@@ -150,7 +138,7 @@ def test_the_times_are_those_the_server_tells(visit, served):
 
 def test_what_was_cut_is_told_and_long_texts_unfold(visit, served, reranker):
     documents = ["owl " * 1000, *DOCUMENTS]
-    page = visit(served)
+    page = visit(served.url)
     rerank(page, documents=documents)
     [result] = [result for result in reranker.rerank(QUERY, documents) if result.index == 0]
     assert page.locator(".cut").all_inner_texts() == [f"{result.tokens_cut:,} tokens cut"]
@@ -166,7 +154,7 @@ def test_what_was_cut_is_told_and_long_texts_unfold(visit, served, reranker):
 
 
 def test_by_keyboard_alone(visit, served, reranker):
-    page = visit(served)
+    page = visit(served.url)
     press = page.keyboard.press
     order = []
     for _ in range(6):
@@ -191,7 +179,7 @@ def test_by_keyboard_alone(visit, served, reranker):
 
 
 def test_every_control_has_a_name_and_news_is_announced(visit, served):
-    page = visit(served)
+    page = visit(served.url)
     rerank(page)
     for name in ("Query", "Documents", "File of documents"):
         assert page.get_by_label(name, exact=True).count() == 1, name
@@ -209,7 +197,7 @@ def test_markup_in_texts_is_text(visit, served):
         "</textarea></pre><svg onload='window.hit=1'>",
         "{{7*7}} ${7*7} javascript:window.hit=1",
     ]
-    page = visit(served)
+    page = visit(served.url)
     rerank(page, "<img src=y onerror='window.hit=1'>", attacks)
     assert sorted(page.locator(".text").all_inner_texts()) == sorted(attacks)
     assert page.locator("main img, main script, main svg").count() == 0
@@ -222,7 +210,7 @@ def test_markup_in_texts_is_text(visit, served):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_nothing_scrolls_sideways(visit, served, scheme):
-    page = visit(served, viewport={"width": 390, "height": 844}, color_scheme=scheme, is_mobile=True, has_touch=True)
+    page = visit(served.url, viewport={"width": 390, "height": 844}, color_scheme=scheme, is_mobile=True, has_touch=True)
     wide = "() => [document.documentElement.scrollWidth, innerWidth]"
     assert page.evaluate(wide) == [390, 390]
     rerank(page, "w" * 300, ["x" * 3000, "many words " * 50, "短い" * 200, *DOCUMENTS])
@@ -239,7 +227,7 @@ def test_on_a_phone_nothing_scrolls_sideways(visit, served, scheme):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_contrast_with_what_is_behind_them(visit, served, scheme):
-    page = visit(served, color_scheme=scheme)
+    page = visit(served.url, color_scheme=scheme)
     rerank(page, documents=["owl " * 1000, *DOCUMENTS])
     colours = page.evaluate("""() => [...document.querySelectorAll("body *")]
         .filter((node) => node.checkVisibility() && [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim()))
@@ -263,7 +251,7 @@ def contrast(*colours: str) -> float:
 
 
 def test_the_example_ranks(visit, served):
-    page = visit(served)
+    page = visit(served.url)
     page.click("#example")
     assert page.evaluate("document.activeElement.id") == "rerank"
     page.keyboard.press("Enter")
@@ -272,7 +260,7 @@ def test_the_example_ranks(visit, served):
 
 
 def test_behind_a_path_of_a_proxy_the_page_asks_under_that_path(visit, served):
-    page = visit(served)
+    page = visit(served.url)
 
     def forward(route):
         route.fulfill(response=route.fetch(url=route.request.url.replace("/below/", "/")))

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from browsing import DOCUMENTS, QUERY, chromium, copied, rerank, visits
+from browsing import DOCUMENTS, QUERY, copied, rerank
 from serving import serving
 
 HOSTILE = [
@@ -34,21 +34,9 @@ def served(reranker):
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def visit(browser):
-    with visits(browser) as go:
-        yield go
-
-
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 def test_the_call_as_curl(visit, served, tmp_path, shell):
-    page = visit(served)
+    page = visit(served.url)
     rerank(page, HOSTILE[0], HOSTILE)
     (tmp_path / "call").write_text('curl() { printf "%s\\0" "$@" > arguments; cat > body; }\n' + copied(page, "curl"))
     subprocess.run([shell, "call"], cwd=tmp_path, check=True, timeout=60)
@@ -61,7 +49,7 @@ def test_the_call_as_curl(visit, served, tmp_path, shell):
 
 
 def test_the_call_as_python(visit, served, reranker):
-    page = visit(served)
+    page = visit(served.url)
     rerank(page, HOSTILE[0], HOSTILE)
     program = copied(page, "python")
     ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
@@ -74,7 +62,7 @@ def test_the_call_as_python(visit, served, reranker):
 
 def test_a_key_is_asked_for_used_and_kept_nowhere(visit, reranker, tmp_path):
     with serving({"org/tiny": reranker}, api_key="a-secret") as keyed:
-        page = visit(keyed, expected=["status of 401"])
+        page = visit(keyed.url, expected=["status of 401"])
         page.fill("#query", QUERY)
         page.fill("#documents", "\n".join(DOCUMENTS))
         page.click("#rerank")
@@ -107,7 +95,7 @@ def test_a_key_is_asked_for_used_and_kept_nowhere(visit, reranker, tmp_path):
 
 def test_refusals_are_shown_in_words(visit, reranker):
     with serving({"org/tiny": reranker}, max_client_batch_size=3) as limited:
-        page = visit(limited, expected=["status of 413", "ERR_CONNECTION_REFUSED"])
+        page = visit(limited.url, expected=["status of 413", "ERR_CONNECTION_REFUSED"])
         page.click("#rerank")
         page.locator("#fault", has_text="There is no query").wait_for()
         assert page.evaluate("document.activeElement.id") == "query"
@@ -137,7 +125,7 @@ def test_refusals_are_shown_in_words(visit, reranker):
     ],
 )
 def test_answers_of_what_stands_between(visit, served, reply, words):
-    page = visit(served, expected=["status of"])
+    page = visit(served.url, expected=["status of"])
     page.route("**/rerank", lambda route: route.fulfill(**reply))
     page.fill("#query", QUERY)
     page.fill("#documents", "one")
@@ -146,7 +134,7 @@ def test_answers_of_what_stands_between(visit, served, reply, words):
 
 
 def test_a_call_can_be_stopped(visit, served):
-    page = visit(served, expected=["ERR_ABORTED"])
+    page = visit(served.url, expected=["ERR_ABORTED"])
     page.route("**/rerank", lambda route: None)  # never answered
     page.fill("#query", QUERY)
     page.fill("#documents", "one")
@@ -174,7 +162,7 @@ FILES_OF_DOCUMENTS = {
 @pytest.mark.parametrize("name", FILES_OF_DOCUMENTS)
 def test_files(visit, served, name, way):
     text, query, documents = FILES_OF_DOCUMENTS[name]
-    page = visit(served)
+    page = visit(served.url)
     if way == "chosen":
         page.set_input_files("#file", {"name": name, "mimeType": "text/plain", "buffer": text.encode()})
     elif way == "dropped":
@@ -222,7 +210,7 @@ def drop(page, name, content):
     ],
 )
 def test_files_that_cannot_be_read(visit, served, content, words):
-    page = visit(served)
+    page = visit(served.url)
     page.fill("#documents", "kept")
     page.set_input_files("#file", {"name": "odd.bin", "mimeType": "", "buffer": content})
     page.locator("#fault", has_text=words).wait_for()
@@ -232,7 +220,7 @@ def test_files_that_cannot_be_read(visit, served, content, words):
 def test_500_documents_of_2000_characters(visit, served):
     documents = [f"{number} " + "long text of owls and barns " * 80 for number in range(500)]
     documents = [text[:2000] for text in documents]
-    page = visit(served)
+    page = visit(served.url)
     rerank(page, documents=documents)
     assert page.locator("#results > li").count() == 500
     assert sorted(page.locator(".text").all_text_contents()) == sorted(documents)
@@ -244,7 +232,7 @@ def test_500_documents_of_2000_characters(visit, served):
 
 def test_one_of_several_models_is_chosen(visit, reranker):
     with serving({"org/one": reranker, "org/two": reranker}) as several:
-        page = visit(several)
+        page = visit(several.url)
         page.select_option("#model", "org/two")
         page.locator("#about", has_text="2 models").wait_for()
         with page.expect_request("**/rerank") as asked:

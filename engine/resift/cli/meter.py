@@ -13,8 +13,8 @@ BAR = "{percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]"
 BAR_OF_UNKNOWN_LENGTH = "{postfix} [{elapsed}]"
 
 
-class Meter:
-    """Writes to standard error; call it after each finished pool."""
+class _Progress:
+    """Writes to standard error, but no more often than people read: a bar on a terminal, lines elsewhere."""
 
     def __enter__(self) -> Self:
         self._begin = self._shown = time.monotonic()
@@ -25,20 +25,28 @@ class Meter:
         if self._bar is not None:
             self._bar.close()
 
+    def _is_due(self, *, on_terminal: bool) -> bool:
+        """Whether it is time to write; if so, the next time is counted from now."""
+        now = time.monotonic()
+        if now - self._shown < (BAR_SECONDS if on_terminal else LINE_SECONDS):
+            return False
+        self._shown = now
+        return True
+
+
+class Meter(_Progress):
+    """Progress in pools; call it after each finished one."""
+
     def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
         """`pools` and `pairs` so far; `share` of the work done, None if it is unknown."""
-        now = time.monotonic()
-        seconds = max(now - self._begin, 1e-9)
-        text = f"{pools} pools, {pairs} pairs, {pairs / seconds:.0f} pairs/s"
-        is_terminal = sys.stderr.isatty()
-        if now - self._shown < (BAR_SECONDS if is_terminal else LINE_SECONDS):
+        on_terminal = sys.stderr.isatty()
+        if not self._is_due(on_terminal=on_terminal):
             return
-        self._shown = now
-        if is_terminal:
+        text = f"{pools} pools, {pairs} pairs, {pairs / max(self._shown - self._begin, 1e-9):.0f} pairs/s"
+        if on_terminal:
             self._draw(text, share)
         else:
-            sys.stderr.write(f"resift: {text}{'' if share is None else f', {share:.0%} done'}\n")
-            sys.stderr.flush()
+            _write(f"{text}{'' if share is None else f', {share:.0%} done'}")
 
     def _draw(self, text: str, share: float | None) -> None:
         from tqdm import tqdm
@@ -50,30 +58,18 @@ class Meter:
         self._bar.set_postfix_str(text)
 
 
-class StageMeter:
-    """The same for work in stages, each counted anew; call it after each finished item."""
-
-    def __enter__(self) -> Self:
-        self._shown = time.monotonic()
-        self._bar: Any = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+class StageMeter(_Progress):
+    """Progress in stages, each counted anew; call it after each finished item."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """`done` of `total` items of `stage` are finished."""
-        now = time.monotonic()
-        is_terminal = sys.stderr.isatty()
-        if now - self._shown < (BAR_SECONDS if is_terminal else LINE_SECONDS):
+        on_terminal = sys.stderr.isatty()
+        if not self._is_due(on_terminal=on_terminal):
             return
-        self._shown = now
-        if is_terminal:
+        if on_terminal:
             self._draw(stage, done, total)
         else:
-            sys.stderr.write(f"resift: {stage}: {done} of {total}\n")
-            sys.stderr.flush()
+            _write(f"{stage}: {done} of {total}")
 
     def _draw(self, stage: str, done: int, total: int) -> None:
         from tqdm import tqdm
@@ -84,3 +80,8 @@ class StageMeter:
             self._bar = tqdm(file=sys.stderr, desc=stage, total=total, leave=False)
         self._bar.n = done
         self._bar.refresh()
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(f"resift: {text}\n")
+    sys.stderr.flush()

@@ -72,7 +72,7 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and what is asked about 
         lengths, findings = None, list[Finding]()
         if artifacts:
             scored = next(run.scored for run in runs if run.scorer.reranker)
-            lengths = measure_lengths(artifacts[0], pools)
+            lengths = measure_lengths(artifacts[0], pools, scored)
             findings = diagnose(artifacts[0], pools, qrels=dataset.qrels, scored=scored)
     for run in runs:
         run.values = judge.values(run.orders())

@@ -13,15 +13,18 @@ from resift.pairs import PairTokenizer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from resift.pools import CandidatePool
+    from resift.ranking import Scored
     from resift.reranker import Reranker
 
 BINS_TO_MAX_LENGTH = 16
 MOST_BINS = 64
 
 
-def measure_lengths(reranker: Reranker, pools: Sequence[CandidatePool]) -> Lengths:
-    """Tokens of the pairs, special tokens included, before they are cut, by the tokenizer of `reranker`.
+def measure_lengths(reranker: Reranker, pools: Sequence[CandidatePool], scored: Sequence[Scored]) -> Lengths:
+    """Tokens of the pairs, special tokens included, before they were cut; `scored` is what `reranker` returned for each pool.
 
     Of a text longer than 100,000 characters they are a lower bound. A bin includes its upper edge, and the longest pair that the
     model reads is such an edge where it is a multiple of the bins' width.
@@ -29,12 +32,9 @@ def measure_lengths(reranker: Reranker, pools: Sequence[CandidatePool]) -> Lengt
     most = reranker.resolved.max_length
     tokenizer = PairTokenizer(reranker.artifact.read(TOKENIZER), most)
     lengths, shares = [np.zeros(0, np.int64)], [np.zeros(0)]
-    for pool in pools:
-        encodings = tokenizer.encode(pool.query, pool.documents)
-        around = int(tokenizer.encode(pool.query, [""]).lengths[0])
-        cut = encodings.tokens_cut.astype(np.int64)
-        lengths.append(encodings.lengths + cut + encodings.query_tokens_cut)
-        shares.append(cut[cut > 0] / (encodings.lengths - around + cut)[cut > 0])
+    for pool, each in zip(pools, scored, strict=True):
+        lengths.append(each.lengths.astype(np.int64) + each.tokens_cut + each.query_tokens_cut)
+        shares.append(shares_lost(tokenizer, pool.query, each))
     every, lost = np.concatenate(lengths), np.concatenate(shares)
     width = max(1, most // BINS_TO_MAX_LENGTH)
     while width * MOST_BINS < every.max(initial=0):
@@ -48,3 +48,13 @@ def measure_lengths(reranker: Reranker, pools: Sequence[CandidatePool]) -> Lengt
         pairs_cut=len(lost),
         mean_share_cut=float(lost.mean()) if len(lost) else 0.0,
     )
+
+
+def shares_lost(tokenizer: PairTokenizer, query: str, scored: Scored) -> NDArray[np.float64]:
+    """float64[m]: of each of the m documents that were cut, the share of its tokens that it lost."""
+    cut = scored.tokens_cut > 0
+    if not cut.any():
+        return np.zeros(0)
+    lost = scored.tokens_cut[cut].astype(np.float64)
+    around = int(tokenizer.encode(query, [""]).lengths[0])  # the query and the special tokens
+    return lost / (scored.lengths[cut] - around + lost)

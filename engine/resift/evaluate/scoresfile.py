@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resift.errors import InputError
+from resift.evaluate.data.trec import run_line
 from resift.pools import decode_object, read_lines
 
 if TYPE_CHECKING:
@@ -82,16 +83,12 @@ def _place(result: Any, places: dict[str, int], where: str) -> int | None:
 
 def _add_line(line: bytes, number: int, where: str, places: dict[str, dict[str, int]], found: dict[str, Found]) -> None:
     try:
-        columns = [column.decode() for column in line.split()]
-        qid, _, docid, rank, score, _ = columns
-        values = float(score), float(rank)
-    except ValueError as error:
-        raise InputError(f"{where}: {line[:80].decode(errors='replace')!r}; expected {TREC}, or {JSON}") from error
-    if not all(map(math.isfinite, values)):
-        raise InputError(f"{where}: the score is {score} and the rank {rank}; expected finite numbers")
+        qid, docid, rank, score = run_line(line, where)
+    except InputError as error:
+        raise InputError(f"{error}, or {JSON}") from error
     place = places.get(qid, {}).get(docid)
     if place is not None:
-        _add(found[qid], place, (-values[0], values[1], number), values[0], where)
+        _add(found[qid], place, (-score, rank, number), score, where)
 
 
 def _add(scored: Found, place: int, key: tuple[float, ...], score: float, where: str) -> None:

@@ -58,8 +58,9 @@ class About:
 
     async def metrics(self, request: Request) -> Response:
         """Metrics for Prometheus."""
-        text = Response(self._service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-        return self._refusal(request) or text
+        return self._refusal(request) or Response(
+            self._service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
     async def document(self, _: Request) -> Response:
         """The OpenAPI document."""

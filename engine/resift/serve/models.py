@@ -43,8 +43,9 @@ class Models:
         named: dict[str, str] = {}
         aliases: dict[str, str] = {}
         sources: list[str | None] = [*config.model] or [None]
+        settings = config.engine()
         for source in sources:
-            reranker = Reranker.load(source, settings=config.engine())
+            reranker = Reranker.load(source, settings=settings)
             name = reranker.artifact.manifest.model.id
             if source in named:
                 raise InputError(f"--model {source} is given twice; give each model once")

@@ -84,10 +84,7 @@ def read_run(path: str | os.PathLike[str], lines: Iterable[tuple[int, bytes]], d
     ranked: dict[str, tuple[float, int, int]] = {}
     for number, line in lines:
         where = f"{name}, line {number}"
-        found = columns(line, where)
-        if len(found) != RUN_COLUMNS:
-            raise InputError(f"{where}: {len(found)} columns; {RUN_FORM}")
-        qid, _, docid, rank, score, _ = found
+        qid, docid, rank, score = run_line(line, where)
         if qid != asked:
             if asked is not None:
                 yield asked, _best_first(ranked, depth)
@@ -98,9 +95,18 @@ def read_run(path: str | os.PathLike[str], lines: Iterable[tuple[int, bytes]], d
         if docid in ranked:
             before = ranked[docid][2]
             raise InputError(f"{where}: document {docid!r} again for query {qid!r}; it is in line {before}; expected each once")
-        ranked[docid] = (-_score(score, where), _integer(rank, f"{where}: the rank"), number)
+        ranked[docid] = (-score, rank, number)
     if asked is not None:
         yield asked, _best_first(ranked, depth)
+
+
+def run_line(line: bytes, where: str) -> tuple[str, str, int, float]:
+    """The qid, docid, rank and score in a line of a run. Raises InputError that begins with `where`."""
+    found = columns(line, where)
+    if len(found) != RUN_COLUMNS:
+        raise InputError(f"{where}: {len(found)} columns; {RUN_FORM}")
+    qid, _, docid, rank, score, _ = found
+    return qid, docid, _integer(rank, f"{where}: the rank"), _score(score, where)
 
 
 def columns(line: bytes, where: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from resift.evaluate.doctor import language
+from resift.evaluate.lengths import shares_lost
 from resift.evaluate.results import Finding
 from resift.evaluate.significance import bootstrap_interval
 from resift.parity import TOP
@@ -78,12 +79,8 @@ def pairs_cut(evidence: Evidence) -> Finding | None:
     share = float(np.mean(cut > 0))
     if share < NOTED:
         return None
-    lost = []
-    for pool, each in zip(evidence.pools, evidence.scored, strict=True):
-        tokens = each.tokens_cut[each.tokens_cut > 0]
-        if len(tokens):
-            around = int(evidence.tokenizer.encode(pool.query, [""]).lengths[0])
-            lost.append(tokens / (tokens + max(0, evidence.reranker.resolved.max_length - around)))
+    pools = zip(evidence.pools, evidence.scored, strict=True)
+    lost = [shares_lost(evidence.tokenizer, pool.query, each) for pool, each in pools]
     least = "at least " if any(each.tokens_cut_at_least.any() for each in evidence.scored) else ""
     now, most = evidence.reranker.resolved.max_length, evidence.reranker.artifact.manifest.pair.max_length
     longer = f"raise --max-length ({now}) towards the model's limit of {most} tokens, or " if now < most else ""

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 from resift.parity import TOP
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    Qrels = Mapping[str, Mapping[str, int]]
+    from collections.abc import Sequence
 
 
 def kept(order: Sequence[int], full: Sequence[int], top: int = TOP) -> float:
