@@ -122,7 +122,7 @@ def test_past_the_deadline_a_request_is_given_up_and_its_rows_are_dropped(one_at
         check_refusals(served, (504, 504, 429))
         opened.set()
         until(lambda: served.metric("resift_waiting_rows", model="tiny") == 0)
-        assert served.metric("resift_dropped_rows_total", model="tiny") == 3 * len(DOCUMENTS)
+        until(lambda: served.metric("resift_dropped_rows_total", model="tiny") == 3 * len(DOCUMENTS))
         until(lambda: served.service.ready)
         assert sum(rows) == 3  # the warm-up's own
 
@@ -140,9 +140,10 @@ def test_the_rows_of_a_client_that_goes_away_leave_the_queue(one_at_a_time, gate
         until(lambda: served.service.admission.requests == 0)
         opened.set()
         until(lambda: served.service.ready)
+        # A request is counted when it has ended, which is after what its client saw.
+        until(lambda: served.metric("resift_requests_total", api="tei", status="499") == 1)
         assert served.metric("resift_disconnected_total") == 1
         assert served.metric("resift_dropped_rows_total", model="tiny") == len(DOCUMENTS)
-        assert served.metric("resift_requests_total", api="tei", status="499") == 1
         assert sum(rows) == 3
 
 
@@ -210,7 +211,7 @@ def test_metrics_count_what_was_done(reranker):
         cut = sum(result["tokens_cut"] for result in reply.json()["results"])
         assert cut > 0
         assert served.metric("resift_tokens_cut_total") == cut
-        assert served.metric("resift_requests_total", api="cohere-jina-v1", status="200") == 1
+        until(lambda: served.metric("resift_requests_total", api="cohere-jina-v1", status="200") == 1)  # once it is sent
         assert served.metric("resift_batch_rows_sum") - before["resift_batch_rows_sum"] == len(DOCUMENTS) + 1
         tokens = served.metric("resift_batch_tokens_sum") - before["resift_batch_tokens_sum"]
         assert tokens == reply.json()["usage"]["total_tokens"]
