@@ -59,11 +59,12 @@ def arguments() -> argparse.Namespace:
         prog="python -m benchmarks.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("scenario", choices=[*ALONE, "compare"])
-    parser.add_argument("--seconds", type=float, default=10, help="length of each load (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10, help="length of each load but those of compare (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=10, help="length of the endurance (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of overload and fairness (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of compare (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=5, help="rates tried for each server of compare (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=64, help="requests of each load of compare (default: %(default)s)")
     parser.add_argument("--library-pools", type=int, default=24, help="pools for the libraries' ratio (default: %(default)s)")
     parser.add_argument("--pools", type=Path, help="candidate pools to ask for (default: a mix made from the built-in gate)")
     parser.add_argument("--model", default="", help="artifact (default: the embedded model)")
@@ -109,7 +110,7 @@ def compared(asked: argparse.Namespace, resift: servers.Contender, requests: lis
         against,
         [(resift, asked.model), (fastapi, asked.checkpoint)],
         requests,
-        ratio.Effort(asked.threads, asked.rounds, asked.seconds, asked.steps, asked.library_pools, asked.seed),
+        ratio.Effort(asked.threads, asked.rounds, asked.requests, asked.steps, asked.library_pools, asked.seed),
     )
 
 

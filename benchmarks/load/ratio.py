@@ -36,8 +36,8 @@ class Effort:
 
     threads: int
     rounds: int
-    seconds: float
-    """length of each load"""
+    requests: int
+    """of each load: the same ones for every server, however long they take it"""
     steps: int
     """rates tried for each server and round"""
     library_pools: int
@@ -62,9 +62,9 @@ def compare(
             rate = library[0 if server is patient else 1]["pools_per_s"]
             with running(server):
                 served[server.name] = _highest(
-                    _Trial(server, requests, effort.seconds, effort.seed + number, limit), rate, effort.steps
+                    _Trial(server, requests[: effort.requests], effort.seed + number, limit), rate, effort.steps
                 )
-        rates = [served[server.name]["goodput"] for server in servers]
+        rates = [served[server.name]["documents_per_s"] for server in servers]
         others = {server.name: _times(rates[0], other) for server, other in zip(servers[1:], rates[1:], strict=True)}
         found.append({"library": library, "library_ratio": ratio, "p95_limit_s": limit, "servers": served, "ratios": others})
         for name, times in others.items():
@@ -127,13 +127,12 @@ class _Trial:
 
     server: Server
     requests: Sequence[Request]
-    seconds: float
     seed: int
     limit: float
     """seconds that the p95 may take"""
 
     async def at(self, rate: float) -> Load:
-        times = traffic.arrivals(rate, max(2, round(rate * self.seconds)), self.seed)
+        times = traffic.arrivals(rate, len(self.requests), self.seed)
 
         def hopeless(outcomes: list[Outcome], now: float) -> bool:
             """Whether too many are late already for the p95 to hold."""
@@ -146,12 +145,12 @@ class _Trial:
 def _highest(trial: _Trial, library: float, steps: int) -> dict[str, Any]:
     """Figures of the highest rate tried whose p95, rejected requests counted as infinitely late, is within the limit."""
     asyncio.run(open_loop(trial.server, trial.requests, traffic.arrivals(library / 2, WARM_UP, trial.seed)))
-    best, search = {"goodput": 0.0}, Search(FIRST)
+    best, search = {"documents_per_s": 0.0}, Search(FIRST)
     for _ in range(steps):
         load = asyncio.run(trial.at(search.share * library))
         holds, figures = load.p95() <= trial.limit, load.figures()
         print(line(f"  {trial.server.name[:12]} {search.share:.2f}{'' if holds else ' no'}", figures), flush=True)
-        if holds and figures["goodput"] > best["goodput"]:
+        if holds and figures["documents_per_s"] > best["documents_per_s"]:
             best = {"share of the library": search.share, **figures}
         search.tell(holds=holds)
     return best
