@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from resift.inputs import Pair
     from resift.pairs import PairTokenizer
+    from resift.steps import ResolvedPlan, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,18 @@ class Encoded:
     """the distinct pairs; None if there are no pairs"""
     places: NDArray[np.int64]
     """int64[n]: the caller's pair i is row places[i]"""
+    steps: tuple[Step, ...]
+    """what reads the rows"""
 
     @classmethod
     def encode(
-        cls, tokenizer: PairTokenizer, pairs: list[Pair], cancelled: Callable[[], bool], *, document_tokens: int | None = None
+        cls,
+        tokenizer: PairTokenizer,
+        pairs: list[Pair],
+        plan: ResolvedPlan,
+        cancelled: Callable[[], bool],
+        *,
+        document_tokens: int | None = None,
     ) -> Self | None:
         """Encodes the distinct pairs, and their documents' first `document_tokens` (None: what the model takes).
 
@@ -43,7 +52,8 @@ class Encoded:
                 if cancelled():
                     return None
                 parts.append(part)
-        return cls(Encodings.join(parts) if parts else None, np.array([rows[pair] for pair in pairs], np.int64))
+        encodings = Encodings.join(parts) if parts else None
+        return cls(encodings, np.array([rows[pair] for pair in pairs], np.int64), plan.steps(len(rows)))
 
     @property
     def lengths(self) -> NDArray[np.int32]:

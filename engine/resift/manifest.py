@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 import msgspec
 
-from resift.errors import ArtifactError
+from resift.errors import ArtifactError, InputError
+from resift.plans import Plan
 from resift.settings import Precision
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class Graph(Strict, frozen=True):
             )
 
 
-class Manifest(Strict, frozen=True):
+class Manifest(Strict, frozen=True, omit_defaults=True):
     """manifest.json."""
 
     format: int
@@ -155,6 +156,8 @@ class Manifest(Strict, frozen=True):
     """of the libraries used at export"""
     onnxruntime: Annotated[list[Version], msgspec.Meta(min_length=2, max_length=2)]
     """oldest and newest version it was tested with; the oldest is required"""
+    plan: str | None = None
+    """the plan, as text, of calls with a top_k that ask for none; None: full"""
 
     def __post_init__(self) -> None:
         names = [graph.name for graph in self.graphs]
@@ -170,6 +173,11 @@ class Manifest(Strict, frozen=True):
         uses = {(variant.file, name, variant.precision) for name, variant in variants}
         if len(uses) > len({file for file, _, _ in uses}):
             raise ValueError("two graphs or two precisions share a file; expected separate files")
+        if self.plan is not None:
+            try:
+                Plan.parse(self.plan)
+            except InputError as error:
+                raise ValueError(str(error)) from error
 
     @property
     def full(self) -> Graph:

@@ -3,6 +3,8 @@
 Rows wait in queues by graph and bucket. The call that is due first goes first: its longest rows form a batch, which is filled up
 with rows of other calls. By default a bucket is one length, so nothing is padded: no work is spent on padding, attention needs no
 mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another.
+
+A call has one step or several. Once a step has read its last row, the best of its rows wait for the next step.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resift.errors import OverloadedError
+from resift.errors import LogitsError, OverloadedError
 from resift.pace import Pace
+from resift.scoring import relevance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.pairs import Encodings
+    from resift.steps import Step
 
 PATIENCE = 4.0
 """A call without a budget is due once this many times its predicted cost has passed. Until then, shorter calls that arrive later
@@ -35,8 +39,8 @@ overtake a long one; no call waits forever."""
 class Call:
     """What a caller submitted: distinct pairs, and their results so far."""
 
-    graph: str
-    """name of the graph that reads them"""
+    steps: tuple[Step, ...]
+    """what reads them: all rows in the first step, the best of each in the next"""
     encodings: Encodings
     outcome: Callable[[Call], Any]
     """computes the answer once the call has ended; it may raise"""
@@ -44,27 +48,43 @@ class Call:
     """receives the outcome; the scheduler does not touch it"""
     budget: float | None = None
     """seconds from submission until it is due; None: by its predicted cost"""
-    logits: NDArray[np.float32] | None = None
-    """float32[n, labels] by row; None before the first batch is done"""
-    read: NDArray[np.bool_] = field(init=False)
-    """bool[n]: rows whose logits are known"""
+    logits: dict[str, NDArray[np.float32]] = field(default_factory=dict, init=False)
+    """float32[n, labels] by row for each graph that has run; NaN in rows that it has not read"""
+    read: NDArray[np.int8] = field(init=False)
+    """int8[n]: steps that have read each row"""
+    stage: int = field(default=0, init=False)
+    """number of the step that it is in, from 0"""
     error: Exception | None = None
     added: float = field(default=0.0, init=False)
     """time at which it was queued"""
     began: float | None = field(default=None, init=False)
     """time at which a worker took its first row"""
     due: float = field(default=0.0, init=False)
+    number: int = field(default=0, init=False)
+    """of the calls so far: the order of those that are due at once"""
     ended: bool = field(default=False, init=False)
     waiting: dict[int, deque[int]] = field(default_factory=dict, init=False)
     """rows that have not started, by bucket, longest first"""
     waiting_tokens: int = field(default=0, init=False)
     """tokens of those rows"""
     unread: int = field(init=False)
-    """number of rows whose logits are not known yet"""
+    """number of rows that the step has yet to read"""
 
     def __post_init__(self) -> None:
         self.unread = len(self.encodings.lengths)
-        self.read = np.zeros(self.unread, np.bool_)
+        self.read = np.zeros(self.unread, np.int8)
+
+    @property
+    def graph(self) -> str:
+        """Name of the graph that reads the rows now."""
+        return self.steps[self.stage].graph
+
+    def survivors(self) -> NDArray[np.int64]:
+        """The rows that the step keeps, best first; of equal ones the first in the caller's order. Raises LogitsError."""
+        step = self.steps[self.stage]
+        rows = np.flatnonzero(self.read == self.stage + 1)
+        ranked = relevance(self.logits[step.graph][rows], step.rule, positions=rows)
+        return rows[np.argsort(-ranked, kind="stable")[: step.keep]]
 
 
 @dataclass(eq=False, slots=True)
@@ -110,7 +130,8 @@ class Scheduler:
         """
         self.pace = pace or Pace()
         self.waiting_rows = 0
-        self.waiting_tokens = 0
+        self.waiting: dict[str, int] = {}
+        """tokens of the rows that wait, by graph"""
         self.dropped_rows = 0
         """rows whose call ended before they were run"""
         self._token_budget = token_budget
@@ -123,6 +144,16 @@ class Scheduler:
         self._calls: list[tuple[float, int, Call]] = []
         self._queues: dict[tuple[str, int], list[tuple[float, int, Call]]] = {}
         self._retries: deque[Batch] = deque()
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of the rows that wait. Any thread may ask."""
+        return sum(list(self.waiting.values()))
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Predicted time of one worker for the rows that wait. Any thread may ask."""
+        return sum(self.pace.predict(graph, tokens) for graph, tokens in list(self.waiting.items()))
 
     def add(self, call: Call, now: float) -> None:
         """Queues all rows of a call, which has at least one.
@@ -137,25 +168,19 @@ class Scheduler:
                 f"{self.waiting_tokens} tokens are waiting and this call has {tokens}; expected at most {self._limit} in total: "
                 "try again later"
             )
-        cost = self.pace.predict(tokens)
+        cost = self._cost(call, tokens)
         call.added = now
         call.due = now + (PATIENCE * cost if call.budget is None else call.budget)
         if self._delay is not None:
-            ahead = self.pace.predict(sum(other.waiting_tokens for due, _, other in self._calls if due <= call.due))
+            ahead = sum(self._cost(other, other.waiting_tokens) for due, _, other in self._calls if due <= call.due)
             most = max(self._delay, cost)
             if ahead > most:
                 raise OverloadedError(
                     f"{ahead:.1f} s of one worker's time are due before this call; expected at most {most:.1f} s: try again later"
                 )
-        entry = (call.due, next(self._numbers), call)
-        for row in np.argsort(-lengths, kind="stable").tolist():
-            call.waiting.setdefault(self._bucket(int(lengths[row])), deque()).append(row)
-        for bucket in call.waiting:
-            heapq.heappush(self._queues.setdefault((call.graph, bucket), []), entry)
-        heapq.heappush(self._calls, entry)
-        self.waiting_rows += len(lengths)
-        self.waiting_tokens += tokens
-        call.waiting_tokens = tokens
+        call.number = next(self._numbers)
+        heapq.heappush(self._calls, (call.due, call.number, call))
+        self._queue(call, np.arange(len(lengths)))
 
     def next(self, now: float, idle: int) -> Batch | None:
         """The batch to run now; None if no rows wait. `idle`: number of idle workers, including the one that asks.
@@ -182,19 +207,23 @@ class Scheduler:
         return batch
 
     def done(self, batch: Batch, logits: NDArray[np.float32], now: float) -> list[Call]:
-        """Scatters logits float32[b, labels] to the calls and returns those that it completes."""
-        self.pace.observe(batch.tokens, now - batch.began)
-        ended = []
+        """Scatters logits float32[b, labels] to the calls and returns those that end with it.
+
+        A call whose step has read its last row goes on to the next one; it fails if the graph's logits are not finite.
+        """
+        self.pace.observe(batch.graph, batch.tokens, now - batch.began)
+        ended: list[Call] = []
         for (call, row), answer in zip(batch.rows, logits, strict=True):
             if call.ended:
                 continue
-            if call.logits is None:
-                call.logits = np.full((len(call.read), logits.shape[1]), np.nan, np.float32)
-            call.logits[row] = answer
-            call.read[row] = True
+            if batch.graph not in call.logits:
+                call.logits[batch.graph] = np.full((len(call.read), logits.shape[1]), np.nan, np.float32)
+            call.logits[batch.graph][row] = answer
+            call.read[row] += 1
             call.unread -= 1
             if not call.unread:
-                call.ended = True
+                self._advance(call)
+            if call.ended:
                 ended.append(call)
         return ended
 
@@ -222,7 +251,8 @@ class Scheduler:
             self.waiting_rows -= len(rows)
             self.dropped_rows += len(rows)
             self._queues[call.graph, bucket] = _without(call, self._queues[call.graph, bucket])
-        self.waiting_tokens -= call.waiting_tokens
+        if call.waiting:
+            self.waiting[call.graph] -= call.waiting_tokens
         call.waiting_tokens = 0
         call.waiting.clear()
         self._calls = _without(call, self._calls)
@@ -234,6 +264,42 @@ class Scheduler:
         self.cancel(call)
         return [call]
 
+    def _queue(self, call: Call, rows: NDArray[np.int64]) -> None:
+        """Queues rows of a call for its step, the longest first; those of one length in the order given."""
+        lengths = call.encodings.lengths[rows]
+        for place in np.argsort(-lengths, kind="stable").tolist():
+            call.waiting.setdefault(self._bucket(int(lengths[place])), deque()).append(int(rows[place]))
+        for bucket in call.waiting:
+            heapq.heappush(self._queues.setdefault((call.graph, bucket), []), (call.due, call.number, call))
+        call.unread = len(rows)
+        call.waiting_tokens = int(lengths.sum())
+        self.waiting_rows += len(rows)
+        self.waiting[call.graph] = self.waiting.get(call.graph, 0) + call.waiting_tokens
+
+    def _advance(self, call: Call) -> None:
+        """Ends a call after its last step; before, the survivors of a step wait for the next one."""
+        if call.stage == len(call.steps) - 1:
+            call.ended = True
+            return
+        try:
+            rows = call.survivors()
+        except LogitsError as error:
+            call.error = error
+            self.cancel(call)
+            return
+        call.stage += 1
+        if all(other is not call for _, _, other in self._calls):
+            heapq.heappush(self._calls, (call.due, call.number, call))
+        self._queue(call, rows)
+
+    def _cost(self, call: Call, tokens: int) -> float:
+        """Predicted seconds of one worker until a call has ended whose step has yet to read `tokens`."""
+        cost = self.pace.predict(call.graph, tokens)
+        for before, step in zip(call.steps[call.stage :], call.steps[call.stage + 1 :], strict=False):
+            assert before.keep is not None
+            cost += self.pace.predict(step.graph, round(before.keep * float(call.encodings.lengths.mean())))
+        return cost
+
     def _take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:
         """Takes up to `size` rows from one queue, those of the call that is due first ahead."""
         queue = self._queues[graph, bucket]
@@ -243,7 +309,7 @@ class Scheduler:
             while rows and size:
                 row = rows.popleft()
                 tokens = int(call.encodings.lengths[row])
-                self.waiting_tokens -= tokens
+                self.waiting[graph] -= tokens
                 call.waiting_tokens -= tokens
                 self.waiting_rows -= 1
                 size -= 1

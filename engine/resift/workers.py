@@ -112,9 +112,8 @@ class Workers:
     @property
     def queued(self) -> Queued:
         """What waits now, as far as the scheduler has taken it in."""
-        tokens = self._scheduler.waiting_tokens
-        seconds = self._scheduler.pace.predict(tokens) / self._count
-        return Queued(self._scheduler.waiting_rows, tokens, seconds, self._scheduler.dropped_rows)
+        waiting = self._scheduler
+        return Queued(waiting.waiting_rows, waiting.waiting_tokens, waiting.waiting_seconds / self._count, waiting.dropped_rows)
 
     def close(self) -> None:
         """Fails every pending call with ClosedError. Running batches finish and their logits are dropped."""
@@ -157,8 +156,8 @@ class Workers:
             now = time.monotonic()
             ended = self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)
             ended = [call for call in ended if self._calls.pop(call.answer, None)]
-            if failure is not None:
-                self._changed.notify_all()  # calls that failed together are retried apart
+            if failure is not None or self._scheduler.waiting_rows:
+                self._changed.notify_all()  # calls that failed together are retried apart, and a step may have passed rows on
         for call in ended:
             _resolve(call)
         return True

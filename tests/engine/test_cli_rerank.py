@@ -55,7 +55,7 @@ def test_json_is_one_object_with_the_whole_ranking(artifact, reranker):
     found = json.loads(out)
     assert list(found) == ["query", "results"]
     assert found["query"] == QUERY
-    names = ["index", "score", "logit", "tokens_cut", "document"]
+    names = ["index", "score", "logit", "scored_by", "tokens_cut", "document"]
     assert [list(result) for result in found["results"]] == [names] * len(DOCUMENTS)
     assert found["results"] == [{name: getattr(result, name) for name in names} for result in reranker.rerank(QUERY, DOCUMENTS)]
 
