@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
 
 import msgspec
 
@@ -163,6 +163,13 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
         names = [graph.name for graph in self.graphs]
         if len(set(names)) < len(names):
             raise ValueError(f"graphs are named {', '.join(names)}; expected distinct names")
+        firsts: dict[str, str] = {}
+        for graph in self.graphs:
+            first = firsts.setdefault(graph.role, graph.name)
+            if graph.name in get_args(Role) and (graph.name != graph.role or graph.name != first):
+                raise ValueError(
+                    f"a graph of the role {graph.role} is named {graph.name}; expected that of the first {graph.name} graph"
+                )
         full = [graph.name for graph in self.graphs if graph.role == "full"]
         if len(full) != 1:
             raise ValueError(f"{len(full)} graphs have the role full; expected one")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from resift.artifact import Artifact
     from resift.inputs import Pair
+    from resift.manifest import Variant
     from resift.scheduler import Batch
     from resift.settings import Auto, Provider
 
@@ -130,6 +131,10 @@ class Reranker:
             return resolve_plan(as_plan(asked, "plan"), self.artifact.manifest.graphs)
         own = self.artifact.plan() if top_k is not None else None
         return self._full if own is None or top_k is None else replace(own, least=top_k)
+
+    def variant_of(self, graph: str) -> Variant:
+        """The variant of the artifact's graph of that name that runs here. Raises ProviderError if none can."""
+        return self._sessions.variant(graph)
 
     def submit(
         self, query: str, documents: Sequence[str], *, plan: Plan | str | None = None, top_k: int | None = None

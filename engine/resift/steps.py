@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from resift.manifest import Graph, Relevance
     from resift.plans import Plan
 
+ROUNDING = 1e-9
+
 
 class Step(NamedTuple):
     """A stage of one call."""
@@ -45,8 +47,8 @@ class ResolvedPlan:
         """
         found = []
         for stage, graph, after in zip(self.plan.stages, self.graphs, self.graphs[1:], strict=False):
-            asked = math.ceil(stage.keep * rows) if isinstance(stage.keep, float) else stage.keep
-            assert asked is not None
+            assert stage.keep is not None
+            asked = share_of(rows, stage.keep) if isinstance(stage.keep, float) else stage.keep
             keep = min(rows, max(asked, self.least))
             if graph.operations * rows + after.operations * keep < after.operations * rows:
                 found.append(Step(graph.name, graph.relevance, keep))
@@ -57,6 +59,11 @@ class ResolvedPlan:
         """The plan as text with the names of its graphs: the same for all ways to say it."""
         stages = zip(self.graphs, self.plan.stages, strict=True)
         return ",".join(graph.name if stage.keep is None else f"{graph.name}:{stage.keep}" for graph, stage in stages)
+
+
+def share_of(rows: int, share: float) -> int:
+    """That share of the rows, rounded up; 0.07 of 100 is 7, although their product in floating point is a little more."""
+    return math.ceil(share * rows - ROUNDING)
 
 
 def resolve_plan(plan: Plan, graphs: Sequence[Graph]) -> ResolvedPlan:
