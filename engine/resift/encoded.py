@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from resift.inputs import Pair
     from resift.pairs import PairTokenizer
-    from resift.steps import ResolvedPlan, Step
+    from resift.steps import Step, Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,15 @@ class Encoded:
     """int64[n]: the caller's pair i is row places[i]"""
     steps: tuple[Step, ...]
     """what reads the rows"""
+    deadline: float | None = None
+    """time, by time.monotonic, at which the call ends; None: once everything was read"""
 
     @classmethod
     def encode(
         cls,
         tokenizer: PairTokenizer,
         pairs: list[Pair],
-        plan: ResolvedPlan,
+        terms: Terms,
         cancelled: Callable[[], bool],
         *,
         document_tokens: int | None = None,
@@ -53,7 +55,8 @@ class Encoded:
                     return None
                 parts.append(part)
         encodings = Encodings.join(parts) if parts else None
-        return cls(encodings, np.array([rows[pair] for pair in pairs], np.int64), plan.steps(len(rows)))
+        places = np.array([rows[pair] for pair in pairs], np.int64)
+        return cls(encodings, places, terms.plan.steps(len(rows)), terms.deadline)
 
     @property
     def lengths(self) -> NDArray[np.int32]:

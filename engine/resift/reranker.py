@@ -13,7 +13,7 @@ from resift import artifact as artifacts
 from resift import machine, providers
 from resift.encoded import Encoded
 from resift.errors import ArtifactError, InputError
-from resift.inputs import check_count, pool_pairs, read_pairs, read_pools
+from resift.inputs import check_count, deadline_after, pool_pairs, read_pairs, read_pools
 from resift.manifest import TOKENIZER
 from resift.pace import Pace
 from resift.pairs import PairTokenizer
@@ -23,7 +23,7 @@ from resift.scheduler import Call, Scheduler
 from resift.scoring import activate, relevance
 from resift.sessions import Sessions
 from resift.settings import Settings, resolve
-from resift.steps import ResolvedPlan, resolve_plan
+from resift.steps import ResolvedPlan, Terms, resolve_plan
 from resift.workers import Answer, Background, Queued, Workers
 
 if TYPE_CHECKING:
@@ -137,21 +137,31 @@ class Reranker:
         return self._sessions.variant(graph)
 
     def submit(
-        self, query: str, documents: Sequence[str], *, plan: Plan | str | None = None, top_k: int | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        plan: Plan | str | None = None,
+        top_k: int | None = None,
+        budget_ms: float | None = None,
     ) -> Future[Scored]:
         """Tokenizes in the calling thread, queues the pairs and returns a Future of columns in the caller's order.
 
         All other methods submit and wait. Pending calls share batches, and shorter calls overtake longer ones. Cancelling the
         Future drops the pairs that have not started. Its callbacks run on a worker: they must not wait for this Reranker.
         `plan`: as for `plan_for`; `top_k`: results that will be looked at (None: all), which lets the artifact's own plan serve the
-        call. A graph is loaded at its first use. Raises TypeError for anything but strings, InputError for a plan or a `top_k` that
-        cannot be used and ClosedError after `close`; the Future raises InferenceError, LogitsError, or ClosedError if `close` came
-        first.
-        """
-        check_count("top_k", top_k)
-        return self._submit(pool_pairs(query, documents), self.plan_for(plan, top_k=top_k))
+        call. A graph is loaded at its first use.
 
-    async def aencode(
+        `budget_ms`: milliseconds from now after which the Future is done with what was read by then, of each pair `Scored.read`
+        says by which graphs. Pairs are read in the caller's order, best first, then in that of the plan's last stage; with the plan
+        "auto", stages put the pairs in order and none is left out while there is time. All texts are tokenized, however long that
+        takes. Raises TypeError for anything but strings, InputError for a plan, a `top_k` or a `budget_ms` that cannot be used and
+        ClosedError after `close`; the Future raises InferenceError, LogitsError, or ClosedError if `close` came first.
+        """
+        terms = self._terms(plan, top_k, budget_ms)
+        return self._submit(pool_pairs(query, documents), terms)
+
+    async def aencode(  # noqa: PLR0913 - what `submit` takes
         self,
         query: str,
         documents: Sequence[str],
@@ -159,16 +169,17 @@ class Reranker:
         document_tokens: int | None = None,
         plan: Plan | str | None = None,
         top_k: int | None = None,
+        budget_ms: float | None = None,
     ) -> Encoded:
         """The first half of `submit`, for asyncio: tokenizes on a background thread; cancelling it stops that.
 
         `document_tokens` cuts each document to so many tokens; None: to what the model takes. What it returns is for
-        `submit_encoded`, and can be looked at before. `plan`, `top_k`: as for `submit`. Raises TypeError for anything but strings,
-        InputError for a `document_tokens`, a plan or a `top_k` that cannot be used, and ClosedError after `close`.
+        `submit_encoded`, and can be looked at before. `plan`, `top_k`, `budget_ms`: as for `submit`; the time counts from this
+        call. Raises TypeError for anything but strings, InputError for a `document_tokens` or any of these that cannot be used, and
+        ClosedError after `close`.
         """
         check_count("document_tokens", document_tokens)
-        check_count("top_k", top_k)
-        encode = partial(self._encode, plan=self.plan_for(plan, top_k=top_k), document_tokens=document_tokens)
+        encode = partial(self._encode, terms=self._terms(plan, top_k, budget_ms), document_tokens=document_tokens)
         encoded: Encoded = (await self._aside([pool_pairs(query, documents)], encode))[0]
         return encoded
 
@@ -214,15 +225,25 @@ class Reranker:
             read=scored.read,
         )
 
-    def rerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None, plan: Plan | str | None = None) -> Ranking:
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_k: int | None = None,
+        plan: Plan | str | None = None,
+        budget_ms: float | None = None,
+    ) -> Ranking:
         """Ranks `documents` for `query`, best first, and keeps the best `top_k` (None: all).
 
-        `plan`: how the pool is worked through, as for `plan_for`; None: that of the Settings. Raises InputError for a `top_k` below
-        1 or a plan that this artifact has no graphs for, and otherwise like `submit`.
+        `plan`: how the pool is worked through, as for `plan_for`; None: that of the Settings. `budget_ms`: milliseconds after which
+        it returns with what was read by then, as for `submit`; documents that the full graph did not read have no score and follow
+        in the order of the stage before, and those that no graph read in the order given. Raises InputError for a `top_k` below 1,
+        a plan that this artifact has no graphs for or a `budget_ms` out of range, and otherwise like `submit`.
         """
-        check_count("top_k", top_k)
+        terms = self._terms(plan, top_k, budget_ms)
         pairs = pool_pairs(query, documents)
-        return self.rank(_documents(pairs), _wait([self._submit(pairs, self.plan_for(plan, top_k=top_k))])[0], top_k=top_k)
+        return self.rank(_documents(pairs), _wait([self._submit(pairs, terms)])[0], top_k=top_k)
 
     def rerank_many(
         self,
@@ -231,20 +252,30 @@ class Reranker:
         *,
         top_k: int | None = None,
         plan: Plan | str | None = None,
+        budget_ms: float | None = None,
     ) -> list[Ranking]:
-        """One Ranking for each query and its pool, all pairs batched together. Raises like `rerank`."""
-        check_count("top_k", top_k)
-        work, chosen = read_pools(queries, pools), self.plan_for(plan, top_k=top_k)
-        scored = _wait(self._submit(pairs, chosen) for pairs in work)
+        """One Ranking for each query and its pool, all pairs batched together. `budget_ms` is for all of them together.
+
+        Raises like `rerank`.
+        """
+        terms = self._terms(plan, top_k, budget_ms)
+        work = read_pools(queries, pools)
+        scored = _wait(self._submit(pairs, terms) for pairs in work)
         return [self.rank(_documents(pairs), each, top_k=top_k) for pairs, each in zip(work, scored, strict=True)]
 
     async def arerank(
-        self, query: str, documents: Sequence[str], *, top_k: int | None = None, plan: Plan | str | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_k: int | None = None,
+        plan: Plan | str | None = None,
+        budget_ms: float | None = None,
     ) -> Ranking:
         """`rerank` for asyncio, without blocking the event loop; cancelling it drops the pairs that have not started."""
-        check_count("top_k", top_k)
+        terms = self._terms(plan, top_k, budget_ms)
         pairs = pool_pairs(query, documents)
-        scored = await self._awaited([pairs], self.plan_for(plan, top_k=top_k))
+        scored = await self._awaited([pairs], terms)
         return self.rank(_documents(pairs), scored[0], top_k=top_k)
 
     async def arerank_many(
@@ -254,20 +285,21 @@ class Reranker:
         *,
         top_k: int | None = None,
         plan: Plan | str | None = None,
+        budget_ms: float | None = None,
     ) -> list[Ranking]:
         """`rerank_many` for asyncio."""
-        check_count("top_k", top_k)
+        terms = self._terms(plan, top_k, budget_ms)
         work = read_pools(queries, pools)
-        scored = await self._awaited(work, self.plan_for(plan, top_k=top_k))
+        scored = await self._awaited(work, terms)
         return [self.rank(_documents(pairs), each, top_k=top_k) for pairs, each in zip(work, scored, strict=True)]
 
     async def ascore(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """`score` for asyncio."""
-        return self.scores((await self._awaited([pool_pairs(query, documents)], self._full))[0])
+        return self.scores((await self._awaited([pool_pairs(query, documents)], Terms(self._full)))[0])
 
     async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
         """`score_pairs` for asyncio."""
-        return self.scores((await self._awaited([read_pairs(pairs)], self._full))[0])
+        return self.scores((await self._awaited([read_pairs(pairs)], Terms(self._full)))[0])
 
     def close(self) -> None:
         """Frees the graphs. Pending and later calls raise ClosedError."""
@@ -283,20 +315,30 @@ class Reranker:
         return _reload, (type(self), self.artifact.folder, self.artifact.links_into, self.settings)
 
     def _read_in_full(self, pairs: list[Pair]) -> Scored:
-        return _wait([self._submit(pairs, self._full)])[0]
+        return _wait([self._submit(pairs, Terms(self._full))])[0]
 
-    def _submit(self, pairs: list[Pair], plan: ResolvedPlan) -> Answer[Scored]:
+    def _terms(self, plan: Plan | str | None, top_k: int | None, budget_ms: float | None) -> Terms:
+        """The terms of a call that begins now."""
+        deadline = deadline_after(budget_ms)
+        check_count("top_k", top_k)
+        resolved = self.plan_for(plan, top_k=top_k)
+        asked = self.settings.plan if plan is None else plan
+        if deadline is not None and asked == "auto" and (own := self.artifact.plan()) is not None:
+            resolved = replace(own, keeps_all=True)
+        return Terms(resolved, deadline)
+
+    def _submit(self, pairs: list[Pair], terms: Terms) -> Answer[Scored]:
         answer: Answer[Scored] = Answer()
         try:
-            self._begin(answer, pairs, plan=plan)
+            self._begin(answer, pairs, terms=terms)
         except BaseException:
             answer.cancel()
             raise
         return answer
 
-    async def _awaited(self, work: list[list[Pair]], plan: ResolvedPlan) -> list[Scored]:
+    async def _awaited(self, work: list[list[Pair]], terms: Terms) -> list[Scored]:
         """Submits from a background thread, as tokenization takes time, and waits without blocking the event loop."""
-        return await self._aside(work, partial(self._begin, plan=plan))
+        return await self._aside(work, partial(self._begin, terms=terms))
 
     async def _aside(self, work: list[list[Pair]], begin: Callable[[Answer[Result], list[Pair]], None]) -> list[Result]:
         """Begins the work on a background thread and waits for its answers without blocking the event loop."""
@@ -311,23 +353,23 @@ class Reranker:
             for answer in answers:
                 answer.cancel()
 
-    def _begin(self, answer: Answer[Scored], pairs: list[Pair], *, plan: ResolvedPlan) -> None:
+    def _begin(self, answer: Answer[Scored], pairs: list[Pair], *, terms: Terms) -> None:
         """Encodes and queues the distinct pairs; stops between two parts if the answer is cancelled."""
-        encoded = self._encoded(pairs, plan, answer.cancelled)
+        encoded = self._encoded(pairs, terms, answer.cancelled)
         if encoded is not None:
             self._queue(answer, encoded)
 
-    def _encode(self, answer: Answer[Encoded], pairs: list[Pair], *, plan: ResolvedPlan, document_tokens: int | None) -> None:
-        encoded = self._encoded(pairs, plan, answer.cancelled, document_tokens=document_tokens)
+    def _encode(self, answer: Answer[Encoded], pairs: list[Pair], *, terms: Terms, document_tokens: int | None) -> None:
+        encoded = self._encoded(pairs, terms, answer.cancelled, document_tokens=document_tokens)
         if encoded is not None and answer.set_running_or_notify_cancel():
             answer.set_result(encoded)
 
     def _encoded(
-        self, pairs: list[Pair], plan: ResolvedPlan, cancelled: Callable[[], bool], *, document_tokens: int | None = None
+        self, pairs: list[Pair], terms: Terms, cancelled: Callable[[], bool], *, document_tokens: int | None = None
     ) -> Encoded | None:
         """Encodes the distinct pairs, and loads the graphs that will read them; None if `cancelled`."""
         self._workers.check_open()
-        encoded = Encoded.encode(self._tokenizer, pairs, plan, cancelled, document_tokens=document_tokens)
+        encoded = Encoded.encode(self._tokenizer, pairs, terms, cancelled, document_tokens=document_tokens)
         if encoded is not None:
             for step in encoded.steps:
                 if step.graph != self.graph.name:  # which `load` has loaded
@@ -339,7 +381,7 @@ class Reranker:
             none = np.empty(0, np.int32)
             answer.set_result(Scored(np.empty(0, np.float32), none, np.empty(0, np.bool_), lengths=none))
             return
-        self._workers.add(Call(encoded.steps, encoded.rows, partial(_scored, encoded.places), answer))
+        self._workers.add(Call(encoded.steps, encoded.rows, partial(_scored, encoded.places), answer, encoded.deadline))
 
     def scores(self, scored: Scored) -> NDArray[np.float32]:
         """Scores float32[n] of what `submit` returned; NaN where the full graph did not read the pair."""

@@ -5,6 +5,9 @@ with rows of other calls. By default a bucket is one length, so nothing is padde
 mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another.
 
 A call has one step or several. Once a step has read its last row, the best of its rows wait for the next step.
+
+A call with a deadline is read best first, in the order given or that of the step before, as far as predicted time allows: a row
+that would not be read in time is not begun.
 """
 
 from __future__ import annotations
@@ -46,8 +49,8 @@ class Call:
     """computes the answer once the call has ended; it may raise"""
     answer: Future[Any]
     """receives the outcome; the scheduler does not touch it"""
-    budget: float | None = None
-    """seconds from submission until it is due; None: by its predicted cost"""
+    deadline: float | None = None
+    """time at which it ends, whatever was read by then; None: once everything was read"""
     logits: dict[str, NDArray[np.float32]] = field(default_factory=dict, init=False)
     """float32[n, labels] by row for each graph that has run; NaN in rows that it has not read"""
     read: NDArray[np.int8] = field(init=False)
@@ -64,7 +67,9 @@ class Call:
     """of the calls so far: the order of those that are due at once"""
     ended: bool = field(default=False, init=False)
     waiting: dict[int, deque[int]] = field(default_factory=dict, init=False)
-    """rows that have not started, by bucket, longest first"""
+    """rows that have not started, by bucket, longest first; best first if it has a deadline"""
+    places: dict[int, int] = field(default_factory=dict, init=False)
+    """of a call with a deadline: each row's place in the order in which the step reads, from 0"""
     waiting_tokens: int = field(default=0, init=False)
     """tokens of those rows"""
     unread: int = field(init=False)
@@ -144,6 +149,8 @@ class Scheduler:
         self._calls: list[tuple[float, int, Call]] = []
         self._queues: dict[tuple[str, int], list[tuple[float, int, Call]]] = {}
         self._retries: deque[Batch] = deque()
+        self._deadlines: list[tuple[float, int, Call]] = []
+        self._given_up: list[Call] = []
 
     @property
     def waiting_tokens(self) -> int:
@@ -170,7 +177,7 @@ class Scheduler:
             )
         cost = self._cost(call, tokens)
         call.added = now
-        call.due = now + (PATIENCE * cost if call.budget is None else call.budget)
+        call.due = now + PATIENCE * cost if call.deadline is None else call.deadline
         if self._delay is not None:
             ahead = sum(self._cost(other, other.waiting_tokens) for due, _, other in self._calls if due <= call.due)
             most = max(self._delay, cost)
@@ -180,6 +187,8 @@ class Scheduler:
                 )
         call.number = next(self._numbers)
         heapq.heappush(self._calls, (call.due, call.number, call))
+        if call.deadline is not None:
+            heapq.heappush(self._deadlines, (call.deadline, call.number, call))
         self._queue(call, np.arange(len(lengths)))
 
     def next(self, now: float, idle: int) -> Batch | None:
@@ -192,15 +201,19 @@ class Scheduler:
             if not batch.rows[0][0].ended:
                 batch.began = now
                 return batch
-        while self._calls and not self._calls[0][2].waiting:
-            heapq.heappop(self._calls)
-        if not self._calls:
+        while self._calls:
+            first = self._calls[0][2]
+            if not first.waiting:
+                heapq.heappop(self._calls)
+                continue
+            bucket = next(iter(first.waiting)) if first.deadline is None else self._in_time(first, now)
+            if bucket is None:
+                self._give_up(first)
+                continue
+            batch = Batch(first.graph, bucket, list(self._take(first.graph, bucket, self._size(first, bucket, now, idle))), now)
+            break
+        else:
             return None
-        first = self._calls[0][2]
-        bucket = next(iter(first.waiting))
-        fair = -(-self.waiting_rows // max(1, idle))
-        size = max(1, min(fair, self._token_budget // bucket))
-        batch = Batch(first.graph, bucket, list(self._take(first.graph, bucket, size)), now)
         for call, _ in batch.rows:
             if call.began is None:
                 call.began = now
@@ -247,27 +260,67 @@ class Scheduler:
     def cancel(self, call: Call) -> None:
         """Ends a call: rows that have not started are dropped, and the results of running ones are ignored."""
         call.ended = True
+        self._drop(call)
+
+    def expire(self, now: float) -> list[Call]:
+        """Ends the calls whose deadline has passed, with what was read by then; returns them and those that `next` gave up."""
+        ended, self._given_up = self._given_up, []
+        while (deadline := self.deadline) is not None and deadline <= now:
+            _, _, call = heapq.heappop(self._deadlines)
+            self.cancel(call)
+            ended.append(call)
+        return ended
+
+    @property
+    def deadline(self) -> float | None:
+        """The first deadline of all calls that have not ended; None without one."""
+        while self._deadlines and self._deadlines[0][2].ended:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def _size(self, first: Call, bucket: int, now: float, idle: int) -> int:
+        """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""
+        fair = -(-self.waiting_rows // max(1, idle))
+        size = min(fair, self._token_budget // bucket)
+        if first.deadline is not None and (seconds := self.pace.predict(first.graph, bucket)) > 0:
+            size = min(size, int((first.deadline - now) / seconds))
+        return max(1, size)
+
+    def _in_time(self, call: Call, now: float) -> int | None:
+        """The bucket of the call's best row that can be read before its deadline; None if no row can."""
+        left = call.due - now
+        fitting = [bucket for bucket in call.waiting if self.pace.predict(call.graph, bucket) <= left]
+        return min(fitting, key=lambda bucket: call.places[call.waiting[bucket][0]], default=None)
+
+    def _give_up(self, call: Call) -> None:
+        """Drops the rows of a call that cannot be read in time; if none is running, it goes on to its next step, or ends."""
+        call.unread -= self._drop(call)
+        if not call.unread:
+            self._advance(call)
+            if call.ended:
+                self._given_up.append(call)
+
+    def _drop(self, call: Call) -> int:
+        """Takes a call out of the queues and returns how many of its rows waited there."""
+        dropped = 0
         for bucket, rows in call.waiting.items():
-            self.waiting_rows -= len(rows)
-            self.dropped_rows += len(rows)
+            dropped += len(rows)
             self._queues[call.graph, bucket] = _without(call, self._queues[call.graph, bucket])
-        if call.waiting:
+        if dropped:
             self.waiting[call.graph] -= call.waiting_tokens
+        self.waiting_rows -= dropped
+        self.dropped_rows += dropped
         call.waiting_tokens = 0
         call.waiting.clear()
         self._calls = _without(call, self._calls)
-
-    def expire(self, call: Call) -> list[Call]:
-        """Ends a call whose time is up, with the logits it has so far, and returns it; empty if it had already ended."""
-        if call.ended:
-            return []
-        self.cancel(call)
-        return [call]
+        return dropped
 
     def _queue(self, call: Call, rows: NDArray[np.int64]) -> None:
-        """Queues rows of a call for its step, the longest first; those of one length in the order given."""
+        """Queues rows of a call for its step, the longest first, those of one length in the order given; with a deadline, all."""
         lengths = call.encodings.lengths[rows]
-        for place in np.argsort(-lengths, kind="stable").tolist():
+        if call.deadline is not None:
+            call.places = {row: place for place, row in enumerate(rows.tolist())}
+        for place in range(len(rows)) if call.deadline is not None else np.argsort(-lengths, kind="stable").tolist():
             call.waiting.setdefault(self._bucket(int(lengths[place])), deque()).append(int(rows[place]))
         for bucket in call.waiting:
             heapq.heappush(self._queues.setdefault((call.graph, bucket), []), (call.due, call.number, call))
@@ -277,8 +330,8 @@ class Scheduler:
         self.waiting[call.graph] = self.waiting.get(call.graph, 0) + call.waiting_tokens
 
     def _advance(self, call: Call) -> None:
-        """Ends a call after its last step; before, the survivors of a step wait for the next one."""
-        if call.stage == len(call.steps) - 1:
+        """Ends a call after its last step, or one that read nothing in time; after others, their survivors wait for the next."""
+        if call.stage == len(call.steps) - 1 or not (call.read > call.stage).any():
             call.ended = True
             return
         try:

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 ROUNDING = 1e-9
 
 
+class Terms(NamedTuple):
+    """How a call is worked through, and until when."""
+
+    plan: ResolvedPlan
+    deadline: float | None = None
+    """by time.monotonic; None: until it is done"""
+
+
 class Step(NamedTuple):
     """A stage of one call."""
 
@@ -26,7 +34,7 @@ class Step(NamedTuple):
     rule: Relevance
     """how its logits become what candidates are ranked on"""
     keep: int | None = None
-    """rows that the next step reads; None in the last step"""
+    """rows that the next step reads; not looked at in the last step"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +46,17 @@ class ResolvedPlan:
     """of each stage"""
     least: int = 1
     """candidates that every stage keeps at least"""
+    keeps_all: bool = False
+    """whether stages only say in which order the next one reads, for as long as there is time"""
 
     def steps(self, rows: int) -> tuple[Step, ...]:
         """The steps of a call of `rows` distinct pairs.
 
         A stage is left out where it would not pay: where reading `rows` by its graph and those that it keeps by the next takes as
-        many operations a token as reading all of them by the next, or more.
+        many operations a token as reading all of them by the next, or more. With `keeps_all`, no stage is left out.
         """
+        if self.keeps_all:
+            return tuple(Step(graph.name, graph.relevance, rows) for graph in self.graphs)
         found = []
         for stage, graph, after in zip(self.plan.stages, self.graphs, self.graphs[1:], strict=False):
             assert stage.keep is not None

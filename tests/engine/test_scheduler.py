@@ -30,7 +30,7 @@ class SteadyPace(Pace):
         return tokens / 10 if graph == "first-look" else float(tokens)
 
 
-def call(*lengths: int, budget: float | None = None, graph: str = "full", keep: int | None = None) -> Call:
+def call(*lengths: int, deadline: float | None = None, graph: str = "full", keep: int | None = None) -> Call:
     """A call whose row i has ids that say so: i, i, ...; with `keep`, its first look keeps so many for the full graph."""
     ids = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     nothing = np.zeros(len(lengths), np.int32)
@@ -43,7 +43,7 @@ def call(*lengths: int, budget: float | None = None, graph: str = "full", keep: 
         query_tokens_cut=0,
     )
     steps = (Step(graph, "logit"),) if keep is None else (Step("first-look", "logit", keep), Step("full", "logit"))
-    return Call(steps, encodings, lambda ended: ended, Future(), budget=budget)
+    return Call(steps, encodings, lambda ended: ended, Future(), deadline)
 
 
 def scheduler(token_budget: int = 16, **more) -> Scheduler:
@@ -164,8 +164,8 @@ def test_equal_calls_are_answered_in_the_order_they_came():
     assert [calls.index(batch.rows[0][0]) for batch in drain(queue, now=1.0)] == [0, 1, 2, 3, 4]
 
 
-def test_a_budget_makes_a_call_due():
-    queue, first, urgent = scheduler(8), call(8), call(*[8] * 5, budget=2.0)
+def test_a_deadline_makes_a_call_due():
+    queue, first, urgent = scheduler(8), call(8), call(*[8] * 5, deadline=9.0)
     queue.add(first, 0.0)
     queue.add(urgent, 0.0)
     assert queue.next(0.0, 1).rows[0][0] is urgent
@@ -240,17 +240,18 @@ def test_nothing_of_a_cancelled_call_is_kept():
 
 
 def test_an_expired_call_ends_with_what_was_read():
-    queue, late = scheduler(8), call(8, 8, 4)
+    queue, late = scheduler(8), call(8, 8, 4, deadline=30.0)
     queue.add(late, 0.0)
     first, second = queue.next(0.0, 2), queue.next(0.0, 1)
     queue.done(first, answers(first), 1.0)
-    assert queue.expire(late) == [late]
+    assert (queue.deadline, queue.expire(29.9)) == (30.0, [])
+    assert queue.expire(30.0) == [late]
     assert late.read.tolist() == [True, False, False]
     assert np.isnan(late.logits["full"][1:]).all()
     assert queue.done(second, answers(second), 2.0) == []  # it came too late
     assert late.read.tolist() == [True, False, False]
     assert queue.next(2.0, 1) is None
-    assert queue.expire(late) == []
+    assert (queue.deadline, queue.expire(31.0)) == (None, [])
 
 
 def test_a_limit_refuses_what_would_wait_beyond_it():
@@ -502,14 +503,14 @@ def test_cancelling_in_any_step_leaves_nothing(step):
 
 
 def test_an_expired_call_ends_with_what_each_step_read():
-    queue, late = scheduler(8), call(8, 8, 8, keep=2)
+    queue, late = scheduler(8), call(8, 8, 8, keep=2, deadline=30.0)
     queue.add(late, 0.0)
     for _ in range(3):
         batch = queue.next(0.0, 1)
         queue.done(batch, answers(batch), 1.0)
     batch = queue.next(1.0, 1)
     queue.done(batch, answers(batch), 2.0)
-    assert queue.expire(late) == [late]
+    assert queue.expire(30.0) == [late]
     assert late.read.tolist() == [1, 1, 2]
     assert (queue.waiting_rows, queue.waiting_tokens, queue.next(3.0, 1)) == (0, 0, None)
 

@@ -63,6 +63,12 @@ def add(commands: Commands) -> None:
         help="how a pool is worked through: full, fast, balanced, or stages such as first-look:15,full (default: the model's own "
         "plan with --top-k, otherwise full)",
     )
+    command.add_argument(
+        "--budget-ms",
+        type=float,
+        metavar="MS",
+        help="stop after so many milliseconds; what was not read in full by then follows without a score",
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     group = command.add_argument_group("a file of pools")
     group.add_argument("--pools", metavar="POOLS", help="rank every pool of this file; - for standard input")
@@ -83,6 +89,8 @@ def run(asked: argparse.Namespace) -> int:
         asked.usage_error("expected either QUERY or --pools POOLS")
     if (asked.pools is None) != (asked.out is None):
         asked.usage_error("--pools POOLS and --out OUT must be given together")
+    if asked.pools is not None and asked.budget_ms is not None:
+        asked.usage_error("--budget-ms is for QUERY: a file of pools must be ranked the same way when it is resumed; use --plan")
     return _rank_documents(asked) if asked.pools is None else _rank_pools(asked)
 
 
@@ -92,7 +100,7 @@ def _rank_documents(asked: argparse.Namespace) -> int:
         raise InputError("no documents: name a FILE, or pipe documents in, one per line")
     pool = read_documents(asked.file, asked.query)
     with Reranker.load(asked.model, settings=settings(asked)) as reranker:
-        ranking = reranker.rerank(pool.query, pool.documents, top_k=asked.top_k)
+        ranking = reranker.rerank(pool.query, pool.documents, top_k=asked.top_k, budget_ms=asked.budget_ms)
     if asked.json:
         write_json(pool.ranked(ranking, with_documents=True))
     else:
@@ -139,7 +147,7 @@ def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[s
         rows.append(f"{start}{text}{cut}")
     if unread := sum(result.score is None for result in ranking):
         rows.append(
-            f"{unread} of {len(ranking)} were not read in full and have no score: they rank by an earlier stage of the plan"
+            f"{unread} of {len(ranking)} were not read in full and have no score: they rank by an earlier stage, or as given"
         )
     if ranking.query_tokens_cut:
         rows.append(f"the query was too long: its last {ranking.query_tokens_cut} tokens were cut")
