@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
+from clockwork import answers, call, drain, scheduler
 from resift import InputError, Reranker
-from test_scheduler import answers, call, drain, scheduler
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:3]
 SOON, LATE = 50.0, 1e9
@@ -21,7 +21,7 @@ SOON, LATE = 50.0, 1e9
 
 
 def played(queue, calls, lateness=1.0):
-    """Runs the queue on one worker that takes `lateness` times a second a token, until all calls have ended; (call, time) of each."""
+    """Runs the queue on one worker that takes `lateness` times a second a token, until all calls have ended: (call, time)."""
     now, ended = 0.0, []
     for one in calls:
         queue.add(one, now)
@@ -184,13 +184,13 @@ def test_pools_of_one_call_share_its_budget(one_at_a_time, gate):
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf")])
 def test_a_budget_out_of_range_is_refused(reranker, budget):
-    with pytest.raises(InputError, match="budget_ms is .*; expected a number of milliseconds above 0"):
+    with pytest.raises(InputError, match=r"budget_ms is .*; expected a number of milliseconds above 0"):
         reranker.rerank(QUERY, DOCUMENTS, budget_ms=budget)
 
 
 @pytest.mark.parametrize("budget", ["80", True, [80], 1j])
 def test_a_budget_that_is_no_number_is_refused(reranker, budget):
-    with pytest.raises(TypeError, match="budget_ms is .*; expected a number of milliseconds"):
+    with pytest.raises(TypeError, match=r"budget_ms is .*; expected a number of milliseconds"):
         reranker.submit(QUERY, DOCUMENTS, budget_ms=budget)
 
 
