@@ -120,6 +120,32 @@ def artifact(artifact_of) -> Path:
 
 
 @pytest.fixture(scope="session")
+def planned_artifact(built, checkpoint_of) -> Path:
+    """The artifact of a BERT of five layers with one of two layers as its first look; calls with a top_k follow its own plan."""
+    import tiny
+    from resift.parity import Bounds
+    from resift_export.convert import convert
+    from resift_export.recipe import Recipe
+
+    student = checkpoint_of("bert")
+    deeper = built("bert-deeper", lambda folder: tiny.save_deeper(folder, student))
+    recipe = Recipe(precisions=("int8", "float32"), bounds=Bounds(worst_tau=0.75))
+    return built(
+        "bert-planned",
+        lambda folder: convert(str(deeper), folder, recipe, first_look=str(student), plan="first-look:0.2,full"),
+    )
+
+
+@pytest.fixture(scope="session")
+def planned(planned_artifact):
+    """A Reranker with a first look."""
+    from resift import Reranker
+
+    with Reranker.load(planned_artifact) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
 def reranker(artifact):
     """One Reranker for all tests, as it would serve all requests of a service."""
     from resift import Reranker

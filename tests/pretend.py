@@ -19,11 +19,12 @@ RERANKER = SimpleNamespace(
     artifact=SimpleNamespace(fingerprint=lambda: "5" * 64),
     precision="int8",
     provider="cpu",
+    plan_for=lambda plan=None, top_k=None: plan or "full",
     resolved=SimpleNamespace(max_length=512),
 )
 
 
-def rerank_pools(reranker, pools, *, top_k=None):
+def rerank_pools(reranker, pools, *, top_k=None, plan=None):
     """In place of resift.collection.rerank_pools, with the same contract."""
     for pool in pools:
         logits = np.array([len(text) for text in pool.documents], np.float32)

@@ -198,6 +198,25 @@ def save_with_two_labels(folder: Path, source: Path) -> Path:
     return folder
 
 
+def save_deeper(folder: Path, source: Path, layers: int = 5) -> Path:
+    """Writes the BERT at `source` with further layers that change little, and returns the folder: `source` is a student of it."""
+    import torch
+    import transformers
+
+    shallow = transformers.AutoModelForSequenceClassification.from_pretrained(source)
+    torch.manual_seed(3)
+    configuration = transformers.AutoConfig.from_pretrained(source, num_hidden_layers=layers)
+    deep = transformers.AutoModelForSequenceClassification.from_config(configuration)
+    deep.load_state_dict(shallow.state_dict(), strict=False)
+    with torch.no_grad():
+        for layer in deep.bert.encoder.layer[shallow.config.num_hidden_layers :]:
+            layer.attention.output.dense.weight.mul_(0.3)
+            layer.output.dense.weight.mul_(0.3)
+    deep.eval().save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
 def _train(model: Any, fast: Any, steps: int = 160) -> None:
     """Trains the model to tell how far a pair's even token ids outnumber the odd, in standard deviations of as many coin flips.
 

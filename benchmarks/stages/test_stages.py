@@ -14,6 +14,7 @@ from resift import Ranking, Reranker
 from resift.pools import read_pools
 from resift.scheduler import Call, Scheduler
 from resift.scoring import activate
+from resift.steps import Step
 from resift.workers import Answer
 
 
@@ -42,7 +43,7 @@ def test_encode(benchmark, reranker, pool):
 
 
 def call(encodings):
-    return Call("full", encodings, lambda ended: ended.logits, Answer())
+    return Call((Step("full", "logit"),), encodings, lambda ended: ended.logits, Answer())
 
 
 def test_schedule(benchmark, reranker, encodings):

@@ -14,6 +14,7 @@ from resift.errors import (
     ProviderError,
     ResiftError,
 )
+from resift.plans import Plan, Stage
 from resift.ranking import RankedDocument, Ranking, Scored
 from resift.reranker import Reranker
 from resift.settings import Settings
@@ -29,6 +30,7 @@ __all__ = [
     "OutputError",
     "OverloadedError",
     "ParityError",
+    "Plan",
     "ProviderError",
     "RankedDocument",
     "Ranking",
@@ -36,4 +38,5 @@ __all__ = [
     "ResiftError",
     "Scored",
     "Settings",
+    "Stage",
 ]

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift import hub
-from resift.errors import ArtifactError
+from resift.errors import ArtifactError, InputError
 from resift.graphfile import check_graph
 from resift.manifest import CARD, MANIFEST, Manifest, Variant, decode_manifest
+from resift.plans import Plan
+from resift.steps import ResolvedPlan, resolve_plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +67,23 @@ class Artifact:
         _check_link(folder / MANIFEST, folder, links_into)
         artifact = cls(folder, decode_manifest(_read_manifest(folder)), links_into)
         artifact._check_files()
+        artifact.plan()
         return artifact
+
+    def plan(self) -> ResolvedPlan | None:
+        """The plan of calls with a top_k that name none; None: full. Raises ArtifactError unless it ends with the full graph."""
+        text = self.manifest.plan
+        if text is None:
+            return None
+        try:
+            plan = resolve_plan(Plan.parse(text), self.manifest.graphs)
+        except InputError as error:
+            raise ArtifactError(f"{self.folder / MANIFEST}: {error}; export the artifact again") from error
+        if plan.graphs[-1] is not self.manifest.full:
+            raise ArtifactError(
+                f"{self.folder / MANIFEST} has the plan {text}; expected one that ends with {self.manifest.full.name}"
+            )
+        return plan
 
     def read(self, name: str) -> bytes:
         """The content of one of its files. Raises ArtifactError unless its SHA-256 is the manifest's."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Future
 
+    from resift.plans import Plan
     from resift.pools import CandidatePool
     from resift.ranking import Ranking, Scored
     from resift.reranker import Reranker
@@ -22,18 +23,20 @@ WINDOW_CHARACTERS = 2_000_000
 
 
 def rerank_pools(
-    reranker: Reranker, pools: Iterable[CandidatePool], *, top_k: int | None = None
+    reranker: Reranker, pools: Iterable[CandidatePool], *, top_k: int | None = None, plan: Plan | str | None = None
 ) -> Iterator[tuple[CandidatePool, Ranking]]:
     """Yields each pool with its Ranking, in order, holding only as many pools at once as batch well together.
 
     An error raised by `pools` is raised after the pools before it have been yielded. Raises like `Reranker.rerank`.
     """
     check_count("top_k", top_k)
-    for pool, scored in score_pools(reranker, pools):
+    for pool, scored in score_pools(reranker, pools, top_k=top_k, plan=plan):
         yield pool, reranker.rank(pool.documents, scored, top_k=top_k)
 
 
-def score_pools(reranker: Reranker, pools: Iterable[CandidatePool]) -> Iterator[tuple[CandidatePool, Scored]]:
+def score_pools(
+    reranker: Reranker, pools: Iterable[CandidatePool], *, top_k: int | None = None, plan: Plan | str | None = None
+) -> Iterator[tuple[CandidatePool, Scored]]:
     """`rerank_pools`, but yields what `Reranker.submit` returns in place of the Ranking."""
     source, failure, more = iter(pools), None, True
     window: deque[tuple[CandidatePool, Future[Scored], int]] = deque()
@@ -44,7 +47,7 @@ def score_pools(reranker: Reranker, pools: Iterable[CandidatePool]) -> Iterator[
                 if more:
                     pool = next(source)
                     size = sum(map(len, pool.documents))
-                    window.append((pool, reranker.submit(pool.query, pool.documents), size))
+                    window.append((pool, reranker.submit(pool.query, pool.documents, plan=plan, top_k=top_k), size))
                     pairs, characters = pairs + len(pool.documents), characters + size
             except StopIteration:
                 more = False

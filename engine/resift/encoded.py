@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from resift.inputs import Pair
     from resift.pairs import PairTokenizer
+    from resift.steps import Step, Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,20 @@ class Encoded:
     """the distinct pairs; None if there are no pairs"""
     places: NDArray[np.int64]
     """int64[n]: the caller's pair i is row places[i]"""
+    steps: tuple[Step, ...]
+    """what reads the rows"""
+    deadline: float | None = None
+    """time, by time.monotonic, at which the call ends; None: once everything was read"""
 
     @classmethod
     def encode(
-        cls, tokenizer: PairTokenizer, pairs: list[Pair], cancelled: Callable[[], bool], *, document_tokens: int | None = None
+        cls,
+        tokenizer: PairTokenizer,
+        pairs: list[Pair],
+        terms: Terms,
+        cancelled: Callable[[], bool],
+        *,
+        document_tokens: int | None = None,
     ) -> Self | None:
         """Encodes the distinct pairs, and their documents' first `document_tokens` (None: what the model takes).
 
@@ -43,7 +54,9 @@ class Encoded:
                 if cancelled():
                     return None
                 parts.append(part)
-        return cls(Encodings.join(parts) if parts else None, np.array([rows[pair] for pair in pairs], np.int64))
+        encodings = Encodings.join(parts) if parts else None
+        places = np.array([rows[pair] for pair in pairs], np.int64)
+        return cls(encodings, places, terms.plan.steps(len(rows)), terms.deadline)
 
     @property
     def lengths(self) -> NDArray[np.int32]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from resift.errors import InputError
@@ -75,3 +78,17 @@ def check_count(name: str, value: object) -> None:
         raise TypeError(f"{name} is {type(value).__name__}; expected an int or None")
     if value < 1:
         raise InputError(f"{name} is {value}; expected 1 or more, or None for all")
+
+
+def deadline_after(budget_ms: float | None) -> float | None:
+    """The time, by time.monotonic, that is `budget_ms` from now; None for None.
+
+    Raises TypeError for anything but a number, and InputError for one that is not above 0 and finite.
+    """
+    if budget_ms is None:
+        return None
+    if not isinstance(budget_ms, Real) or isinstance(budget_ms, bool):
+        raise TypeError(f"budget_ms is {type(budget_ms).__name__}; expected a number of milliseconds")
+    if not 0 < budget_ms < math.inf:
+        raise InputError(f"budget_ms is {budget_ms}; expected a number of milliseconds above 0")
+    return time.monotonic() + float(budget_ms) / 1000

@@ -14,7 +14,9 @@ from resift.errors import InputError
 from resift.inputs import check_count
 from resift.journal import Journal
 from resift.outfiles import OutFiles, writing
+from resift.plans import Plan, as_plan
 from resift.pools import CandidatePool, Lines, decode_pool
+from resift.ranking import decreasing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +48,8 @@ class Job:
     """candidates read of each pool, 1 or more; None: all"""
     on_error: Literal["stop", "skip"] = "stop"
     """skip: bad lines go to OUT.errors.jsonl with the reason"""
+    plan: Plan | str | None = None
+    """how pools are worked through, as for `Reranker.plan_for`; None: that of the Reranker's settings"""
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not isinstance(self.out, Path):
@@ -57,6 +61,8 @@ class Job:
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(allowed)}")
         for name in ("top_k", "max_candidates"):
             check_count(name, getattr(self, name))
+        if self.plan not in (None, "auto"):
+            as_plan(self.plan, "plan")
 
     @property
     def errors(self) -> Path:
@@ -84,7 +90,7 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
         reader = _Reader(job, files)
         todo = journal.resume(_settings(reranker, job), iter(reader), overwrite=overwrite)
         pools = pairs = 0
-        for pool, ranking in rerank_pools(reranker, todo, top_k=job.top_k):
+        for pool, ranking in rerank_pools(reranker, todo, top_k=job.top_k, plan=job.plan):
             journal.add(pool, _encode(job, pool, ranking))
             pools, pairs = pools + 1, pairs + len(pool.documents)
             if progress:
@@ -95,6 +101,7 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
 
 def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
     """What the lines of OUT depend on besides the pools."""
+    plan = str(reranker.plan_for(job.plan, top_k=job.top_k))
     return {
         "model": reranker.artifact.fingerprint(),
         "precision": reranker.precision,
@@ -103,6 +110,8 @@ def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
         "format": job.format,
         "top_k": job.top_k,
         "max_candidates": job.max_candidates,
+        # The full graph alone leaves no trace, so that jobs begun before there were plans resume.
+        **({} if plan == str(reranker.plan_for("full")) else {"plan": plan}),
     }
 
 
@@ -153,7 +162,8 @@ def _encode(job: Job, pool: CandidatePool, ranking: Ranking) -> bytes:
     if job.format == "jsonl":
         return msgspec.json.encode(pool.ranked(ranking)) + b"\n"
     docids = [pool.fields[result.index]["docid"] for result in ranking]
-    rows = [f"{pool.qid} Q0 {docid} {rank} {ranking[rank - 1].logit!r} resift\n" for rank, docid in enumerate(docids, 1)]
+    values = decreasing([result.logit if result.score is not None else None for result in ranking])
+    rows = [f"{pool.qid} Q0 {docid} {rank} {values[rank - 1]!r} resift\n" for rank, docid in enumerate(docids, 1)]
     return "".join(rows).encode()
 
 

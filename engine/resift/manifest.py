@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
 
 import msgspec
 
-from resift.errors import ArtifactError
+from resift.errors import ArtifactError, InputError
+from resift.plans import Plan
 from resift.settings import Precision
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class Graph(Strict, frozen=True):
             )
 
 
-class Manifest(Strict, frozen=True):
+class Manifest(Strict, frozen=True, omit_defaults=True):
     """manifest.json."""
 
     format: int
@@ -155,11 +156,20 @@ class Manifest(Strict, frozen=True):
     """of the libraries used at export"""
     onnxruntime: Annotated[list[Version], msgspec.Meta(min_length=2, max_length=2)]
     """oldest and newest version it was tested with; the oldest is required"""
+    plan: str | None = None
+    """the plan, as text, of calls with a top_k that ask for none; None: full"""
 
     def __post_init__(self) -> None:
         names = [graph.name for graph in self.graphs]
         if len(set(names)) < len(names):
             raise ValueError(f"graphs are named {', '.join(names)}; expected distinct names")
+        firsts: dict[str, str] = {}
+        for graph in self.graphs:
+            first = firsts.setdefault(graph.role, graph.name)
+            if graph.name in get_args(Role) and (graph.name != graph.role or graph.name != first):
+                raise ValueError(
+                    f"a graph of the role {graph.role} is named {graph.name}; expected that of the first {graph.name} graph"
+                )
         full = [graph.name for graph in self.graphs if graph.role == "full"]
         if len(full) != 1:
             raise ValueError(f"{len(full)} graphs have the role full; expected one")
@@ -170,6 +180,11 @@ class Manifest(Strict, frozen=True):
         uses = {(variant.file, name, variant.precision) for name, variant in variants}
         if len(uses) > len({file for file, _, _ in uses}):
             raise ValueError("two graphs or two precisions share a file; expected separate files")
+        if self.plan is not None:
+            try:
+                Plan.parse(self.plan)
+            except InputError as error:
+                raise ValueError(str(error)) from error
 
     @property
     def full(self) -> Graph:

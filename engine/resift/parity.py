@@ -10,6 +10,7 @@ import numpy as np
 
 from resift.errors import ArtifactError, ParityError
 from resift.manifest import CERTIFICATE, GraphFile, Positive, Strict, decode
+from resift.steps import share_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 TOP = 10
 LEAST_GATE_POOLS = 30
 """Fewest pools that make a comparison meaningful."""
+LOOKS = (0.2, 0.3, 0.4, 0.5)
+"""Shares of a pool for which a first look is certified: the best 10, 15, 20 and 25 of 50."""
+BEST = 5
+"""A first look is certified by the full ranking's top 10, of pools below 50 by the best 1/BEST."""
+LEAST_KEPT = 0.8
+"""Least share of those that a first look has among its best half; chance gives 0.5."""
 ROUNDING = 1e-6
 """Relative and absolute difference allowed between two libraries' means of the same figures."""
 
@@ -126,6 +133,15 @@ class Agreement(Strict, frozen=True):
         ]
 
 
+class Kept(Strict, frozen=True):
+    """What a first look that keeps a share of each pool keeps of the documents that matter."""
+
+    look: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    """share of each pool's documents, rounded up, that are the first look's best"""
+    kept: float
+    """mean share of the checkpoint's top 10 (of pools below 50 the best fifth) that is among them"""
+
+
 class Pool(Strict, frozen=True):
     """One gate pool: a query, its documents and, where known, their graded relevance."""
 
@@ -187,13 +203,16 @@ class Search(Strict, frozen=True):
 
 
 class Certificate(Strict, frozen=True, omit_defaults=True):
-    """certificate.json: what the gate measured at export, by variant file of the full graph; anyone can recompute it."""
+    """certificate.json: what the gate measured at export, by variant file; anyone can recompute it."""
 
     bounds: Bounds
     agreement: dict[GraphFile, Agreement]
+    """of the full graph's variants"""
     pools: list[CertifiedPool]
     search: dict[GraphFile, Search] = msgspec.field(default_factory=dict)
     """by the variant files that needed one"""
+    first_looks: dict[GraphFile, list[Kept]] = msgspec.field(default_factory=dict)
+    """of the variants of first-look graphs, for each of LOOKS"""
 
     @classmethod
     def read(cls, artifact: Artifact) -> Certificate:
@@ -201,16 +220,18 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
         name = f"{CERTIFICATE} of {artifact.folder}"
         certificate = decode(artifact.read(CERTIFICATE), cls, name)
         files = {variant.file for variant in artifact.manifest.full.variants}
+        looks = {variant.file for graph in artifact.manifest.graphs if graph.role == "first-look" for variant in graph.variants}
         if not certificate.pools:
             raise ArtifactError(f"{name} holds no pools; expected those of the gate: export the artifact again")
-        for found, where in [
-            (certificate.agreement.keys(), "agreement"),
-            *((pool.variants.keys(), f"pool {pool.qid}") for pool in certificate.pools),
+        for found, expected, where in [
+            (certificate.agreement.keys(), files, "agreement"),
+            (certificate.first_looks.keys(), looks, "first_looks"),
+            *((pool.variants.keys(), files | looks, f"pool {pool.qid}") for pool in certificate.pools),
         ]:
-            if found != files:
+            if found != expected:
                 raise ArtifactError(
                     f"{name} lists {', '.join(sorted(found)) or 'no variant'} in {where}, but the manifest lists "
-                    f"{', '.join(sorted(files))}: export the artifact again"
+                    f"{', '.join(sorted(expected)) or 'none'}: export the artifact again"
                 )
         for file, stated in certificate.agreement.items():
             with np.errstate(over="ignore", invalid="ignore"):
@@ -218,6 +239,13 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
             if not stated.is_close_to(measured):
                 raise ArtifactError(
                     f"{name} states for {file}: {stated.summary()}; but its own logits give: {measured.summary()}. "
+                    "Export the artifact again"
+                )
+        for file, claimed in certificate.first_looks.items():
+            own = certificate.kept([np.array(pool.variants[file]) for pool in certificate.pools])
+            if len(claimed) != len(own) or not all(map(_is_same_look, claimed, own)):
+                raise ArtifactError(
+                    f"{name} states for {file}: {look_summary(claimed)}; but its own logits give: {look_summary(own)}. "
                     "Export the artifact again"
                 )
         for file, search in certificate.search.items():
@@ -231,6 +259,10 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
     def measure(self, found: Sequence[NDArray[np.floating]]) -> Agreement:
         """The agreement of relevance logits `found`, one array per pool, with the checkpoint's."""
         return measure(self.pools, [np.array(pool.checkpoint) for pool in self.pools], found)
+
+    def kept(self, found: Sequence[NDArray[np.floating]]) -> list[Kept]:
+        """What a first look keeps, by its relevance logits `found`, one array per pool."""
+        return measure_first_look([np.array(pool.checkpoint) for pool in self.pools], found)
 
 
 def check_reference(checkpoint: Sequence[NDArray[np.floating]]) -> None:
@@ -264,6 +296,37 @@ def measure(pools: Sequence[Pool], checkpoint: Sequence[NDArray[np.floating]], f
         ndcg=_mean_ndcg(labels, found),
         checkpoint_ndcg=_mean_ndcg(labels, checkpoint),
     )
+
+
+def measure_first_look(checkpoint: Sequence[NDArray[np.floating]], found: Sequence[NDArray[np.floating]]) -> list[Kept]:
+    """What a first look with relevance logits `found` keeps of the checkpoint's best, pool by pool, for each of LOOKS."""
+    pairs = list(zip(checkpoint, found, strict=True))
+    return [Kept(look=look, kept=float(np.mean([kept_of(*pair, look) for pair in pairs]))) for look in LOOKS]
+
+
+def kept_of(full: NDArray[np.floating], first: NDArray[np.floating], look: float) -> float:
+    """Share of the best 10 by `full` (of n < 50, the best fifth) that are in the best share `look` by `first`, both rounded up."""
+    size = min(TOP, -(-len(full) // BEST))
+    best = set(np.argsort(-full, kind="stable")[:size].tolist())
+    return len(best & set(np.argsort(-first, kind="stable")[: share_of(len(first), look)].tolist())) / size
+
+
+def look_summary(kept: Sequence[Kept]) -> str:
+    """One line for a log."""
+    return ", ".join(f"{each.kept:.4f} of the best in the first {each.look:.0%}" for each in kept)
+
+
+def refuse_first_look(kept: Sequence[Kept], what: str) -> None:
+    """Raises ParityError if a first look keeps less than LEAST_KEPT in the largest of LOOKS."""
+    if not kept[-1].kept >= LEAST_KEPT:
+        raise ParityError(
+            f"{what} is no first look for its model: its best {kept[-1].look:.0%} of a pool hold {kept[-1].kept:.4f} of the best "
+            f"documents; expected at least {LEAST_KEPT}"
+        )
+
+
+def _is_same_look(first: Kept, second: Kept) -> bool:
+    return first.look == second.look and math.isclose(first.kept, second.kept, abs_tol=ROUNDING)
 
 
 def kendall_tau(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:

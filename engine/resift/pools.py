@@ -63,7 +63,7 @@ class CandidatePool:
         return replace(self, documents=self.documents[:size], fields=self.fields[:size], lines=self.lines[:size])
 
     def ranked(self, ranking: Ranking, *, with_documents: bool = False) -> dict[str, Any]:
-        """The ranked pool as a JSON object: {"qid"?, "query", "results": [...]}, best first.
+        """The ranked pool as a JSON object: {"qid"?, "query", "results": [...]}, best first; a score or logit may be null.
 
         A candidate's own fields are kept. One whose name is taken by a result field, such as a retriever's score, becomes
         given_NAME, or given_given_NAME if the candidate has a given_NAME as well, and so on: nothing is lost.
@@ -71,7 +71,7 @@ class CandidatePool:
         results = []
         for result in ranking:
             own: dict[str, Any] = {"index": result.index, "score": result.score, "logit": result.logit}
-            own["tokens_cut"] = result.tokens_cut
+            own |= {"scored_by": result.scored_by, "tokens_cut": result.tokens_cut}
             if result.tokens_cut_at_least:
                 own["tokens_cut_at_least"] = True
             if with_documents:

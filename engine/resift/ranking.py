@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, overload
@@ -17,7 +18,7 @@ class Scored:
     """The result of `Reranker.submit`: columns in the caller's order."""
 
     logits: NDArray[np.float32]
-    """float32[n]: what a ranking is sorted by"""
+    """float32[n]: what a ranking is sorted by, of the graph that read the pair last; those of different graphs do not compare"""
     tokens_cut: NDArray[np.int32]
     """int32[n]: tokens cut from the end of each document because the pair was too long"""
     tokens_cut_at_least: NDArray[np.bool_]
@@ -28,6 +29,15 @@ class Scored:
     """int32[n]: tokens of each pair that were read, special tokens included"""
     waited: float = field(default=0.0, kw_only=True)
     """seconds from being queued until the first pair began to run"""
+    graphs: tuple[str, ...] = field(default=("full",), kw_only=True)
+    """names of the graphs of the call's stages"""
+    read: NDArray[np.int8] | None = field(default=None, kw_only=True)
+    """int8[n]: how many of `graphs` read each pair: its logit is that of the last of them, NaN without any; None: all of them"""
+
+    def in_full(self, full: str) -> NDArray[np.bool_]:
+        """bool[n]: pairs that were read by the graph of that name, the last of a plan."""
+        last = len(self.graphs) if self.graphs[-1] == full else -1
+        return np.full(len(self.logits), last > 0) if self.read is None else self.read == last
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +46,26 @@ class RankedDocument:
 
     index: int
     """its position in the caller's list, from 0"""
-    score: float
-    """on the scale the model declares: a logit, or a probability in [0, 1]"""
-    logit: float
-    """what the ranking is sorted by"""
+    score: float | None
+    """on the scale the model declares: a logit, or a probability in [0, 1]; None unless the full graph read it, which only a plan
+    named by the caller leaves out"""
+    logit: float | None
+    """that of the graph named by `scored_by`; None where none read it"""
     document: str
     tokens_cut: int
     """tokens cut from the end of the document because the pair was too long"""
     tokens_cut_at_least: bool = False
     """whether `tokens_cut` is a lower bound: of a text of more than 100,000 characters not all tokens are counted"""
+    scored_by: str | None = "full"
+    """name of the last graph that read it; None where none did"""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking(Sequence[RankedDocument]):
-    """Ranked documents, best first; equal logits keep the caller's order."""
+    """Ranked documents, best first; equal logits keep the caller's order.
+
+    Those that the last graph of a plan read come first, then those of the graph before it, and so on, by its own logits.
+    """
 
     results: tuple[RankedDocument, ...]
     query_tokens_cut: int = 0
@@ -66,18 +82,24 @@ class Ranking(Sequence[RankedDocument]):
         at_least: NDArray[np.bool_] | None = None,
         query_tokens_cut: int = 0,
         top_k: int | None = None,
+        graphs: Sequence[str] = ("full",),
+        read: NDArray[np.int8] | None = None,
     ) -> Ranking:
         """Ranks `documents` by `logits`, both of length n and in the caller's order, and keeps the best `top_k`.
 
-        `at_least`, bool[n], marks documents whose `tokens_cut` is a lower bound; None: all counts are exact.
+        `scores` and `logits` are NaN where there are none. `at_least`, bool[n], marks documents whose `tokens_cut` is a lower
+        bound; None: all counts are exact. `graphs` and `read` are those of `Scored`.
         """
-        order = np.argsort(-logits, kind="stable")[:top_k]
+        order = best_first(logits, read)[:top_k]
+        stages = np.full(len(logits), len(graphs), np.int8) if read is None else read
         bounds = np.zeros(len(logits), np.bool_) if at_least is None else at_least
-        columns = zip(*(column[order].tolist() for column in (scores, logits, tokens_cut, bounds)), strict=True)
+        columns = zip(*(column[order].tolist() for column in (scores, logits, tokens_cut, bounds, stages)), strict=True)
         return cls(
             tuple(
-                RankedDocument(index, score, logit, documents[index], cut, bound)
-                for index, (score, logit, cut, bound) in zip(order.tolist(), columns, strict=True)
+                RankedDocument(
+                    index, _known(score), _known(logit), documents[index], cut, bound, graphs[last - 1] if last else None
+                )
+                for index, (score, logit, cut, bound, last) in zip(order.tolist(), columns, strict=True)
             ),
             query_tokens_cut,
         )
@@ -91,3 +113,31 @@ class Ranking(Sequence[RankedDocument]):
     def __getitem__(self, index: slice) -> tuple[RankedDocument, ...]: ...
     def __getitem__(self, index: int | slice) -> RankedDocument | tuple[RankedDocument, ...]:
         return self.results[index]
+
+
+def best_first(logits: NDArray[np.float32], read: NDArray[np.int8] | None) -> NDArray[np.intp]:
+    """intp[n]: positions of candidates, those that most stages `read` first (`Scored.read`), then by logit, then as given."""
+    if read is None:
+        return np.argsort(-logits, kind="stable")
+    return np.lexsort((np.where(read == 0, 0, -logits), -read))
+
+
+def decreasing(values: Sequence[float | None], *, least: float | None = None) -> list[float]:
+    """A number for each result, best first, for formats that need one: `values`, of which the last may be None, with those replaced
+    by numbers that strictly decrease below the last one known.
+
+    They are 1 apart; with `least`, the lower end of the scale, they are evenly spaced above it (from 1 without any value known).
+    """
+    known = [value for value in values if value is not None]
+    missing = len(values) - len(known)
+    start = known[-1] if known else 0.0 if least is None else 1.0
+    if least is not None:
+        return known + [least + (start - least) * (missing - number) / (missing + 1) for number in range(missing)]
+    for _ in range(missing):
+        start = min(start - 1.0, math.nextafter(start, -math.inf))
+        known.append(start)
+    return known
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -13,14 +13,17 @@ from resift import artifact as artifacts
 from resift import machine, providers
 from resift.encoded import Encoded
 from resift.errors import ArtifactError, InputError
-from resift.inputs import check_count, pool_pairs, read_pairs, read_pools
+from resift.inputs import check_count, deadline_after, pool_pairs, read_pairs, read_pools
 from resift.manifest import TOKENIZER
+from resift.pace import Pace
 from resift.pairs import PairTokenizer
+from resift.plans import BUILT_IN, Plan, as_plan
 from resift.ranking import Ranking, Scored
 from resift.scheduler import Call, Scheduler
 from resift.scoring import activate, relevance
-from resift.session import Session
+from resift.sessions import Sessions
 from resift.settings import Settings, resolve
+from resift.steps import ResolvedPlan, Terms, resolve_plan
 from resift.workers import Answer, Background, Queued, Workers
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
     from resift.artifact import Artifact
     from resift.inputs import Pair
-    from resift.manifest import Relevance
+    from resift.manifest import Variant
     from resift.scheduler import Batch
     from resift.settings import Auto, Provider
 
@@ -60,13 +63,10 @@ class Reranker:
         self.settings = settings or Settings()
         """what was asked for"""
         self.graph = manifest.full
-        instruction_sets = machine.instruction_sets()
-        variants = [variant for variant in self.graph.variants if instruction_sets.issuperset(variant.instruction_sets)]
-        self.provider, self.variant = providers.choose(
-            self.settings.provider, self.settings.precision, available=providers.available(), variants=variants
-        )
+        sessions = Sessions(artifact, self.settings)
+        self.provider, policy = sessions.provider, sessions.policy
+        self.variant = sessions.variant(self.graph.name)
         self.precision = self.variant.precision
-        policy = providers.POLICIES[self.provider]
         self.resolved = resolve(
             self.settings, cores=machine.usable_cores(), token_budget=policy.token_budget, max_length=manifest.pair.max_length
         )
@@ -74,19 +74,21 @@ class Reranker:
         self._tokenizer = PairTokenizer(artifact.read(TOKENIZER), self.resolved.max_length)
         self._check_tokenizer()
         providers.check_version(manifest.onnxruntime[0])
-        session = Session(partial(artifact.read_graph, self.variant), self.graph.signature, policy)
-        session.open()
-        sessions = {self.graph.name: session}
+        sessions.open(self.graph.name)
+        self._sessions = sessions
+        self._full = resolve_plan(BUILT_IN["full"], manifest.graphs)
+        self._check_plan()
         workers = policy.workers(self.resolved.threads)
         self._workers = Workers(
             partial(
-                Scheduler,
+                _scheduler,
+                {graph.name: graph.operations for graph in manifest.graphs},
                 self.resolved.token_budget,
                 bucket=policy.bucket,
                 limit=None if self.settings.waiting_tokens == "auto" else self.settings.waiting_tokens,
                 delay=None if self.settings.waiting_seconds == "auto" else workers * self.settings.waiting_seconds,
             ),
-            partial(_run, sessions),
+            sessions.run,
             workers,
         )
         self._encoders = Background(self.resolved.threads)
@@ -99,40 +101,85 @@ class Reranker:
         source: str | os.PathLike[str] | None = None,
         *,
         provider: Provider | Auto | None = None,
+        plan: Plan | str | None = None,
         settings: Settings | None = None,
     ) -> Self:
         """Opens, checks and loads an artifact.
 
         `source`: None for the embedded default model, the name of an embedded model, a folder that `resift export` wrote, or a
         hub id, org/name or org/name@revision, which is downloaded once.
-        `provider`: short for Settings(provider=...). Raises ArtifactError, ProviderError or InputError.
+        `provider`, `plan`: short for Settings(provider=..., plan=...). Raises ArtifactError, ProviderError or InputError.
         """
-        asked = settings or Settings()
-        if provider is not None:
-            if asked.provider not in ("auto", provider):
-                raise InputError(f"provider is {provider!r} but Settings.provider is {asked.provider!r}; give only one of them")
-            asked = replace(asked, provider=provider)
+        given = settings or Settings()
+        asked = replace(given, provider=given.provider if provider is None else provider, plan=given.plan if plan is None else plan)
+        for name in ("provider", "plan"):
+            this, other = getattr(asked, name), getattr(given, name)
+            if other not in ("auto", this):
+                raise InputError(f"{name} is {this!r} but Settings.{name} is {other!r}; give only one of them")
         return cls(artifacts.Artifact.find(source), settings=asked)
 
-    def submit(self, query: str, documents: Sequence[str]) -> Future[Scored]:
+    def plan_for(self, plan: Plan | str | None = None, *, top_k: int | None = None) -> ResolvedPlan:
+        """What a call follows that is given `plan` and `top_k`; as text (`str`), it names the artifact's graphs.
+
+        `plan`: a Plan, a built-in name, stages such as "first-look:15,full", "auto", or None for that of the Settings. With "auto"
+        it is the artifact's own plan if the call asks for the best `top_k` alone, of which every one is then read in full, and
+        otherwise the full graph alone. Raises TypeError for another type, and InputError for a plan that this artifact has no
+        graphs for.
+        """
+        asked = self.settings.plan if plan is None else plan
+        if asked != "auto":
+            return resolve_plan(as_plan(asked, "plan"), self.artifact.manifest.graphs)
+        own = self.artifact.plan() if top_k is not None else None
+        return self._full if own is None or top_k is None else replace(own, least=top_k)
+
+    def variant_of(self, graph: str) -> Variant:
+        """The variant of the artifact's graph of that name that runs here. Raises ProviderError if none can."""
+        return self._sessions.variant(graph)
+
+    def submit(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        plan: Plan | str | None = None,
+        top_k: int | None = None,
+        budget_ms: float | None = None,
+    ) -> Future[Scored]:
         """Tokenizes in the calling thread, queues the pairs and returns a Future of columns in the caller's order.
 
         All other methods submit and wait. Pending calls share batches, and shorter calls overtake longer ones. Cancelling the
-        Future drops the pairs that have not started. Its callbacks run on a worker: they must not wait for this Reranker. Raises
-        TypeError for anything but strings and ClosedError after `close`; the Future raises InferenceError, LogitsError, or
-        ClosedError if `close` came first.
-        """
-        return self._submit(pool_pairs(query, documents))
+        Future drops the pairs that have not started. Its callbacks run on a worker: they must not wait for this Reranker.
+        `plan`: as for `plan_for`; `top_k`: results that will be looked at (None: all), which lets the artifact's own plan serve the
+        call. A graph is loaded at its first use.
 
-    async def aencode(self, query: str, documents: Sequence[str], *, document_tokens: int | None = None) -> Encoded:
+        `budget_ms`: milliseconds from now after which the Future is done with what was read by then, of each pair `Scored.read`
+        says by which graphs. Pairs are read in the caller's order, best first, then in that of the plan's last stage; with the plan
+        "auto", stages put the pairs in order and none is left out while there is time. All texts are tokenized, however long that
+        takes. Raises TypeError for anything but strings, InputError for a plan, a `top_k` or a `budget_ms` that cannot be used and
+        ClosedError after `close`; the Future raises InferenceError, LogitsError, or ClosedError if `close` came first.
+        """
+        terms = self._terms(plan, top_k, budget_ms)
+        return self._submit(pool_pairs(query, documents), terms)
+
+    async def aencode(  # noqa: PLR0913 - what `submit` takes
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        document_tokens: int | None = None,
+        plan: Plan | str | None = None,
+        top_k: int | None = None,
+        budget_ms: float | None = None,
+    ) -> Encoded:
         """The first half of `submit`, for asyncio: tokenizes on a background thread; cancelling it stops that.
 
         `document_tokens` cuts each document to so many tokens; None: to what the model takes. What it returns is for
-        `submit_encoded`, and can be looked at before. Raises TypeError for anything but strings, InputError for
-        `document_tokens` below 1, and ClosedError after `close`.
+        `submit_encoded`, and can be looked at before. `plan`, `top_k`, `budget_ms`: as for `submit`; the time counts from this
+        call. Raises TypeError for anything but strings, InputError for a `document_tokens` or any of these that cannot be used, and
+        ClosedError after `close`.
         """
         check_count("document_tokens", document_tokens)
-        encode = partial(self._encode, document_tokens=document_tokens)
+        encode = partial(self._encode, terms=self._terms(plan, top_k, budget_ms), document_tokens=document_tokens)
         encoded: Encoded = (await self._aside([pool_pairs(query, documents)], encode))[0]
         return encoded
 
@@ -152,16 +199,16 @@ class Reranker:
         self._workers.observe = observer
 
     def logits(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
-        """Relevance logits float32[n] of `documents` for `query`, in the caller's order. Raises like `submit`."""
-        return _wait([self.submit(query, documents)])[0].logits
+        """Logits float32[n] of `documents` for `query` by the full graph, in the caller's order. Raises like `submit`."""
+        return self._read_in_full(pool_pairs(query, documents)).logits
 
     def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
-        """Scores float32[n] of `documents` for `query`, in the caller's order. Raises like `submit`."""
-        return self._scores(_wait([self.submit(query, documents)])[0])
+        """Scores float32[n] of `documents` for `query`, in the caller's order, by the full graph. Raises like `submit`."""
+        return self.scores(self._read_in_full(pool_pairs(query, documents)))
 
     def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
         """Scores float32[n] of (query, document) pairs, in the caller's order. Raises TypeError for anything but pairs of str."""
-        return self._scores(_wait([self._submit(read_pairs(pairs))])[0])
+        return self.scores(self._read_in_full(read_pairs(pairs)))
 
     def rank(self, documents: Sequence[str], scored: Scored, *, top_k: int | None = None) -> Ranking:
         """The Ranking of `documents` by what `submit` returned for them, best first, cut to the best `top_k` (None: all)."""
@@ -169,54 +216,93 @@ class Reranker:
         return Ranking.from_logits(
             documents,
             scored.logits,
-            self._scores(scored),
+            self.scores(scored),
             scored.tokens_cut,
             at_least=scored.tokens_cut_at_least,
             query_tokens_cut=scored.query_tokens_cut,
             top_k=top_k,
+            graphs=scored.graphs,
+            read=scored.read,
         )
 
-    def rerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None) -> Ranking:
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_k: int | None = None,
+        plan: Plan | str | None = None,
+        budget_ms: float | None = None,
+    ) -> Ranking:
         """Ranks `documents` for `query`, best first, and keeps the best `top_k` (None: all).
 
-        Raises InputError for a `top_k` below 1, and otherwise like `submit`.
+        `plan`: how the pool is worked through, as for `plan_for`; None: that of the Settings. `budget_ms`: milliseconds after which
+        it returns with what was read by then, as for `submit`; documents that the full graph did not read have no score and follow
+        in the order of the stage before, and those that no graph read in the order given. Raises InputError for a `top_k` below 1,
+        a plan that this artifact has no graphs for or a `budget_ms` out of range, and otherwise like `submit`.
         """
-        check_count("top_k", top_k)
+        terms = self._terms(plan, top_k, budget_ms)
         pairs = pool_pairs(query, documents)
-        return self.rank(_documents(pairs), _wait([self._submit(pairs)])[0], top_k=top_k)
+        return self.rank(_documents(pairs), _wait([self._submit(pairs, terms)])[0], top_k=top_k)
 
-    def rerank_many(self, queries: Sequence[str], pools: Sequence[Sequence[str]], *, top_k: int | None = None) -> list[Ranking]:
-        """One Ranking for each query and its pool, all pairs batched together. Raises like `rerank`."""
-        check_count("top_k", top_k)
+    def rerank_many(
+        self,
+        queries: Sequence[str],
+        pools: Sequence[Sequence[str]],
+        *,
+        top_k: int | None = None,
+        plan: Plan | str | None = None,
+        budget_ms: float | None = None,
+    ) -> list[Ranking]:
+        """One Ranking for each query and its pool, all pairs batched together. `budget_ms` is for all of them together.
+
+        Raises like `rerank`.
+        """
+        terms = self._terms(plan, top_k, budget_ms)
         work = read_pools(queries, pools)
-        scored = _wait(self._submit(pairs) for pairs in work)
+        scored = _wait(self._submit(pairs, terms) for pairs in work)
         return [self.rank(_documents(pairs), each, top_k=top_k) for pairs, each in zip(work, scored, strict=True)]
 
-    async def arerank(self, query: str, documents: Sequence[str], *, top_k: int | None = None) -> Ranking:
+    async def arerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_k: int | None = None,
+        plan: Plan | str | None = None,
+        budget_ms: float | None = None,
+    ) -> Ranking:
         """`rerank` for asyncio, without blocking the event loop; cancelling it drops the pairs that have not started."""
-        check_count("top_k", top_k)
+        terms = self._terms(plan, top_k, budget_ms)
         pairs = pool_pairs(query, documents)
-        return self.rank(_documents(pairs), (await self._awaited([pairs]))[0], top_k=top_k)
+        scored = await self._awaited([pairs], terms)
+        return self.rank(_documents(pairs), scored[0], top_k=top_k)
 
     async def arerank_many(
-        self, queries: Sequence[str], pools: Sequence[Sequence[str]], *, top_k: int | None = None
+        self,
+        queries: Sequence[str],
+        pools: Sequence[Sequence[str]],
+        *,
+        top_k: int | None = None,
+        plan: Plan | str | None = None,
+        budget_ms: float | None = None,
     ) -> list[Ranking]:
         """`rerank_many` for asyncio."""
-        check_count("top_k", top_k)
+        terms = self._terms(plan, top_k, budget_ms)
         work = read_pools(queries, pools)
-        scored = await self._awaited(work)
+        scored = await self._awaited(work, terms)
         return [self.rank(_documents(pairs), each, top_k=top_k) for pairs, each in zip(work, scored, strict=True)]
 
     async def ascore(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """`score` for asyncio."""
-        return self._scores((await self._awaited([pool_pairs(query, documents)]))[0])
+        return self.scores((await self._awaited([pool_pairs(query, documents)], Terms(self._full)))[0])
 
     async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
         """`score_pairs` for asyncio."""
-        return self._scores((await self._awaited([read_pairs(pairs)]))[0])
+        return self.scores((await self._awaited([read_pairs(pairs)], Terms(self._full)))[0])
 
     def close(self) -> None:
-        """Frees the graph. Pending and later calls raise ClosedError."""
+        """Frees the graphs. Pending and later calls raise ClosedError."""
         self._close()
 
     def __enter__(self) -> Self:
@@ -228,18 +314,31 @@ class Reranker:
     def __reduce__(self) -> tuple[object, ...]:
         return _reload, (type(self), self.artifact.folder, self.artifact.links_into, self.settings)
 
-    def _submit(self, pairs: list[Pair]) -> Answer[Scored]:
+    def _read_in_full(self, pairs: list[Pair]) -> Scored:
+        return _wait([self._submit(pairs, Terms(self._full))])[0]
+
+    def _terms(self, plan: Plan | str | None, top_k: int | None, budget_ms: float | None) -> Terms:
+        """The terms of a call that begins now."""
+        deadline = deadline_after(budget_ms)
+        check_count("top_k", top_k)
+        resolved = self.plan_for(plan, top_k=top_k)
+        asked = self.settings.plan if plan is None else plan
+        if deadline is not None and asked == "auto" and (own := self.artifact.plan()) is not None:
+            resolved = replace(own, keeps_all=True)
+        return Terms(resolved, deadline)
+
+    def _submit(self, pairs: list[Pair], terms: Terms) -> Answer[Scored]:
         answer: Answer[Scored] = Answer()
         try:
-            self._begin(answer, pairs)
+            self._begin(answer, pairs, terms=terms)
         except BaseException:
             answer.cancel()
             raise
         return answer
 
-    async def _awaited(self, work: list[list[Pair]]) -> list[Scored]:
+    async def _awaited(self, work: list[list[Pair]], terms: Terms) -> list[Scored]:
         """Submits from a background thread, as tokenization takes time, and waits without blocking the event loop."""
-        return await self._aside(work, self._begin)
+        return await self._aside(work, partial(self._begin, terms=terms))
 
     async def _aside(self, work: list[list[Pair]], begin: Callable[[Answer[Result], list[Pair]], None]) -> list[Result]:
         """Begins the work on a background thread and waits for its answers without blocking the event loop."""
@@ -254,29 +353,49 @@ class Reranker:
             for answer in answers:
                 answer.cancel()
 
-    def _begin(self, answer: Answer[Scored], pairs: list[Pair]) -> None:
+    def _begin(self, answer: Answer[Scored], pairs: list[Pair], *, terms: Terms) -> None:
         """Encodes and queues the distinct pairs; stops between two parts if the answer is cancelled."""
-        self._workers.check_open()
-        encoded = Encoded.encode(self._tokenizer, pairs, answer.cancelled)
+        encoded = self._encoded(pairs, terms, answer.cancelled)
         if encoded is not None:
             self._queue(answer, encoded)
 
-    def _encode(self, answer: Answer[Encoded], pairs: list[Pair], *, document_tokens: int | None) -> None:
-        self._workers.check_open()
-        encoded = Encoded.encode(self._tokenizer, pairs, answer.cancelled, document_tokens=document_tokens)
+    def _encode(self, answer: Answer[Encoded], pairs: list[Pair], *, terms: Terms, document_tokens: int | None) -> None:
+        encoded = self._encoded(pairs, terms, answer.cancelled, document_tokens=document_tokens)
         if encoded is not None and answer.set_running_or_notify_cancel():
             answer.set_result(encoded)
+
+    def _encoded(
+        self, pairs: list[Pair], terms: Terms, cancelled: Callable[[], bool], *, document_tokens: int | None = None
+    ) -> Encoded | None:
+        """Encodes the distinct pairs, and loads the graphs that will read them; None if `cancelled`."""
+        self._workers.check_open()
+        encoded = Encoded.encode(self._tokenizer, pairs, terms, cancelled, document_tokens=document_tokens)
+        if encoded is not None:
+            for step in encoded.steps:
+                if step.graph != self.graph.name:  # which `load` has loaded
+                    self._sessions.open(step.graph)
+        return encoded
 
     def _queue(self, answer: Answer[Scored], encoded: Encoded) -> None:
         if encoded.rows is None:
             none = np.empty(0, np.int32)
             answer.set_result(Scored(np.empty(0, np.float32), none, np.empty(0, np.bool_), lengths=none))
             return
-        outcome = partial(_scored, self.graph.relevance, encoded.places)
-        self._workers.add(Call(self.graph.name, encoded.rows, outcome, answer))
+        self._workers.add(Call(encoded.steps, encoded.rows, partial(_scored, encoded.places), answer, encoded.deadline))
 
-    def _scores(self, scored: Scored) -> NDArray[np.float32]:
-        return activate(scored.logits, self.graph.activation)
+    def scores(self, scored: Scored) -> NDArray[np.float32]:
+        """Scores float32[n] of what `submit` returned; NaN where the full graph did not read the pair."""
+        scores = activate(scored.logits, self.graph.activation)
+        in_full = scored.in_full(self.graph.name)
+        return scores if in_full.all() else np.where(in_full, scores, np.float32(np.nan))
+
+    def _check_plan(self) -> None:
+        """Loads the graphs of a plan asked for. Raises InputError or ProviderError for a plan that cannot run."""
+        own = self.artifact.plan() if self.settings.plan == "auto" else None
+        for graph in own.graphs if own else ():
+            self._sessions.variant(graph.name)
+        for graph in self.plan_for().graphs:
+            self._sessions.open(graph.name)
 
     def _check_tokenizer(self) -> None:
         pair = self.artifact.manifest.pair
@@ -305,28 +424,33 @@ def _reload(kind: type[Reranker], folder: Path, links_into: Path | None, setting
     return kind(artifacts.Artifact.open(folder, links_into=links_into), settings=settings)
 
 
-def _run(sessions: Mapping[str, Session], batch: Batch) -> NDArray[np.float32]:
-    return sessions[batch.graph].run(batch.stack())
+def _scheduler(operations: Mapping[str, int], token_budget: int, **limits: Any) -> Scheduler:
+    return Scheduler(token_budget, pace=Pace(operations), **limits)
 
 
-def _close(workers: Workers, encoders: Background, sessions: Mapping[str, Session]) -> None:
+def _close(workers: Workers, encoders: Background, sessions: Sessions) -> None:
     workers.close()
     encoders.close()
-    for session in sessions.values():
-        session.close()
+    sessions.close()
 
 
-def _scored(rule: Relevance, places: NDArray[np.int64], call: Call) -> Scored:
+def _scored(places: NDArray[np.int64], call: Call) -> Scored:
     """A finished call's columns, row `places[i]` for the caller's pair i."""
-    assert call.logits is not None
-    encodings = call.encodings
+    encodings, read = call.encodings, call.read[places]
+    logits = np.full(len(places), np.nan, np.float32)
+    for number, step in enumerate(call.steps, 1):
+        found = np.flatnonzero(read == number)
+        if len(found):
+            logits[found] = relevance(call.logits[step.graph][places[found]], step.rule, positions=found)
     return Scored(
-        relevance(call.logits[places], rule),
+        logits,
         encodings.tokens_cut[places],
         encodings.at_least[places],
         encodings.query_tokens_cut,
         lengths=encodings.lengths[places],
         waited=0.0 if call.began is None else call.began - call.added,
+        graphs=tuple(step.graph for step in call.steps),
+        read=None if (read == len(call.steps)).all() else read,
     )
 
 

@@ -3,6 +3,11 @@
 Rows wait in queues by graph and bucket. The call that is due first goes first: its longest rows form a batch, which is filled up
 with rows of other calls. By default a bucket is one length, so nothing is padded: no work is spent on padding, attention needs no
 mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another.
+
+A call has one step or several. Once a step has read its last row, the best of its rows wait for the next step.
+
+A call with a deadline is read best first, in the order given or that of the step before, as far as predicted time allows: a row
+that would not be read in time is not begun.
 """
 
 from __future__ import annotations
@@ -15,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resift.errors import OverloadedError
+from resift.errors import LogitsError, OverloadedError
 from resift.pace import Pace
+from resift.scoring import relevance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.pairs import Encodings
+    from resift.steps import Step
 
 PATIENCE = 4.0
 """A call without a budget is due once this many times its predicted cost has passed. Until then, shorter calls that arrive later
@@ -35,36 +42,54 @@ overtake a long one; no call waits forever."""
 class Call:
     """What a caller submitted: distinct pairs, and their results so far."""
 
-    graph: str
-    """name of the graph that reads them"""
+    steps: tuple[Step, ...]
+    """what reads them: all rows in the first step, the best of each in the next"""
     encodings: Encodings
     outcome: Callable[[Call], Any]
     """computes the answer once the call has ended; it may raise"""
     answer: Future[Any]
     """receives the outcome; the scheduler does not touch it"""
-    budget: float | None = None
-    """seconds from submission until it is due; None: by its predicted cost"""
-    logits: NDArray[np.float32] | None = None
-    """float32[n, labels] by row; None before the first batch is done"""
-    read: NDArray[np.bool_] = field(init=False)
-    """bool[n]: rows whose logits are known"""
+    deadline: float | None = None
+    """time at which it ends, whatever was read by then; None: once everything was read"""
+    logits: dict[str, NDArray[np.float32]] = field(default_factory=dict, init=False)
+    """float32[n, labels] by row for each graph that has run; NaN in rows that it has not read"""
+    read: NDArray[np.int8] = field(init=False)
+    """int8[n]: steps that have read each row"""
+    stage: int = field(default=0, init=False)
+    """number of the step that it is in, from 0"""
     error: Exception | None = None
     added: float = field(default=0.0, init=False)
     """time at which it was queued"""
     began: float | None = field(default=None, init=False)
     """time at which a worker took its first row"""
     due: float = field(default=0.0, init=False)
+    number: int = field(default=0, init=False)
+    """of the calls so far: the order of those that are due at once"""
     ended: bool = field(default=False, init=False)
     waiting: dict[int, deque[int]] = field(default_factory=dict, init=False)
-    """rows that have not started, by bucket, longest first"""
+    """rows that have not started, by bucket, longest first; best first if it has a deadline"""
+    places: dict[int, int] = field(default_factory=dict, init=False)
+    """of a call with a deadline: each row's place in the order in which the step reads, from 0"""
     waiting_tokens: int = field(default=0, init=False)
     """tokens of those rows"""
     unread: int = field(init=False)
-    """number of rows whose logits are not known yet"""
+    """number of rows that the step has yet to read"""
 
     def __post_init__(self) -> None:
         self.unread = len(self.encodings.lengths)
-        self.read = np.zeros(self.unread, np.bool_)
+        self.read = np.zeros(self.unread, np.int8)
+
+    @property
+    def graph(self) -> str:
+        """Name of the graph that reads the rows now."""
+        return self.steps[self.stage].graph
+
+    def survivors(self) -> NDArray[np.int64]:
+        """The rows that the step keeps, best first; of equal ones the first in the caller's order. Raises LogitsError."""
+        step = self.steps[self.stage]
+        rows = np.flatnonzero(self.read == self.stage + 1)
+        ranked = relevance(self.logits[step.graph][rows], step.rule, positions=rows)
+        return rows[np.argsort(-ranked, kind="stable")[: step.keep]]
 
 
 @dataclass(eq=False, slots=True)
@@ -110,7 +135,8 @@ class Scheduler:
         """
         self.pace = pace or Pace()
         self.waiting_rows = 0
-        self.waiting_tokens = 0
+        self.waiting: dict[str, int] = {}
+        """tokens of the rows that wait, by graph"""
         self.dropped_rows = 0
         """rows whose call ended before they were run"""
         self._token_budget = token_budget
@@ -123,6 +149,18 @@ class Scheduler:
         self._calls: list[tuple[float, int, Call]] = []
         self._queues: dict[tuple[str, int], list[tuple[float, int, Call]]] = {}
         self._retries: deque[Batch] = deque()
+        self._deadlines: list[tuple[float, int, Call]] = []
+        self._given_up: list[Call] = []
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of the rows that wait. Any thread may ask."""
+        return sum(list(self.waiting.values()))
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Predicted time of one worker for the rows that wait. Any thread may ask."""
+        return sum(self.pace.predict(graph, tokens) for graph, tokens in list(self.waiting.items()))
 
     def add(self, call: Call, now: float) -> None:
         """Queues all rows of a call, which has at least one.
@@ -137,25 +175,21 @@ class Scheduler:
                 f"{self.waiting_tokens} tokens are waiting and this call has {tokens}; expected at most {self._limit} in total: "
                 "try again later"
             )
-        cost = self.pace.predict(tokens)
+        cost = self._cost(call, tokens)
         call.added = now
-        call.due = now + (PATIENCE * cost if call.budget is None else call.budget)
+        call.due = now + PATIENCE * cost if call.deadline is None else call.deadline
         if self._delay is not None:
-            ahead = self.pace.predict(sum(other.waiting_tokens for due, _, other in self._calls if due <= call.due))
+            ahead = sum(self._cost(other, other.waiting_tokens) for due, _, other in self._calls if due <= call.due)
             most = max(self._delay, cost)
             if ahead > most:
                 raise OverloadedError(
                     f"{ahead:.1f} s of one worker's time are due before this call; expected at most {most:.1f} s: try again later"
                 )
-        entry = (call.due, next(self._numbers), call)
-        for row in np.argsort(-lengths, kind="stable").tolist():
-            call.waiting.setdefault(self._bucket(int(lengths[row])), deque()).append(row)
-        for bucket in call.waiting:
-            heapq.heappush(self._queues.setdefault((call.graph, bucket), []), entry)
-        heapq.heappush(self._calls, entry)
-        self.waiting_rows += len(lengths)
-        self.waiting_tokens += tokens
-        call.waiting_tokens = tokens
+        call.number = next(self._numbers)
+        heapq.heappush(self._calls, (call.due, call.number, call))
+        if call.deadline is not None:
+            heapq.heappush(self._deadlines, (call.deadline, call.number, call))
+        self._queue(call, np.arange(len(lengths)))
 
     def next(self, now: float, idle: int) -> Batch | None:
         """The batch to run now; None if no rows wait. `idle`: number of idle workers, including the one that asks.
@@ -167,34 +201,42 @@ class Scheduler:
             if not batch.rows[0][0].ended:
                 batch.began = now
                 return batch
-        while self._calls and not self._calls[0][2].waiting:
-            heapq.heappop(self._calls)
-        if not self._calls:
+        while self._calls:
+            first = self._calls[0][2]
+            if not first.waiting:
+                heapq.heappop(self._calls)
+                continue
+            bucket = next(iter(first.waiting)) if first.deadline is None else self._in_time(first, now)
+            if bucket is None:
+                self._give_up(first)
+                continue
+            batch = Batch(first.graph, bucket, list(self._take(first.graph, bucket, self._size(first, bucket, now, idle))), now)
+            break
+        else:
             return None
-        first = self._calls[0][2]
-        bucket = next(iter(first.waiting))
-        fair = -(-self.waiting_rows // max(1, idle))
-        size = max(1, min(fair, self._token_budget // bucket))
-        batch = Batch(first.graph, bucket, list(self._take(first.graph, bucket, size)), now)
         for call, _ in batch.rows:
             if call.began is None:
                 call.began = now
         return batch
 
     def done(self, batch: Batch, logits: NDArray[np.float32], now: float) -> list[Call]:
-        """Scatters logits float32[b, labels] to the calls and returns those that it completes."""
-        self.pace.observe(batch.tokens, now - batch.began)
-        ended = []
+        """Scatters logits float32[b, labels] to the calls and returns those that end with it.
+
+        A call whose step has read its last row goes on to the next one; it fails if the graph's logits are not finite.
+        """
+        self.pace.observe(batch.graph, batch.tokens, now - batch.began)
+        ended: list[Call] = []
         for (call, row), answer in zip(batch.rows, logits, strict=True):
             if call.ended:
                 continue
-            if call.logits is None:
-                call.logits = np.full((len(call.read), logits.shape[1]), np.nan, np.float32)
-            call.logits[row] = answer
-            call.read[row] = True
+            if batch.graph not in call.logits:
+                call.logits[batch.graph] = np.full((len(call.read), logits.shape[1]), np.nan, np.float32)
+            call.logits[batch.graph][row] = answer
+            call.read[row] += 1
             call.unread -= 1
             if not call.unread:
-                call.ended = True
+                self._advance(call)
+            if call.ended:
                 ended.append(call)
         return ended
 
@@ -218,21 +260,98 @@ class Scheduler:
     def cancel(self, call: Call) -> None:
         """Ends a call: rows that have not started are dropped, and the results of running ones are ignored."""
         call.ended = True
+        self._drop(call)
+
+    def expire(self, now: float) -> list[Call]:
+        """Ends the calls whose deadline has passed, with what was read by then; returns them and those that `next` gave up."""
+        ended, self._given_up = self._given_up, []
+        while (deadline := self.deadline) is not None and deadline <= now:
+            _, _, call = heapq.heappop(self._deadlines)
+            self.cancel(call)
+            ended.append(call)
+        return ended
+
+    @property
+    def deadline(self) -> float | None:
+        """The first deadline of all calls that have not ended; None without one."""
+        while self._deadlines and self._deadlines[0][2].ended:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def _size(self, first: Call, bucket: int, now: float, idle: int) -> int:
+        """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""
+        fair = -(-self.waiting_rows // max(1, idle))
+        size = min(fair, self._token_budget // bucket)
+        if first.deadline is not None and (seconds := self.pace.predict(first.graph, bucket)) > 0:
+            size = min(size, int((first.deadline - now) / seconds))
+        return max(1, size)
+
+    def _in_time(self, call: Call, now: float) -> int | None:
+        """The bucket of the call's best row that can be read before its deadline; None if no row can."""
+        left = call.due - now
+        fitting = [bucket for bucket in call.waiting if self.pace.predict(call.graph, bucket) <= left]
+        return min(fitting, key=lambda bucket: call.places[call.waiting[bucket][0]], default=None)
+
+    def _give_up(self, call: Call) -> None:
+        """Drops the rows of a call that cannot be read in time; if none is running, it goes on to its next step, or ends."""
+        call.unread -= self._drop(call)
+        if not call.unread:
+            self._advance(call)
+            if call.ended:
+                self._given_up.append(call)
+
+    def _drop(self, call: Call) -> int:
+        """Takes a call out of the queues and returns how many of its rows waited there."""
+        dropped = 0
         for bucket, rows in call.waiting.items():
-            self.waiting_rows -= len(rows)
-            self.dropped_rows += len(rows)
+            dropped += len(rows)
             self._queues[call.graph, bucket] = _without(call, self._queues[call.graph, bucket])
-        self.waiting_tokens -= call.waiting_tokens
+        if dropped:
+            self.waiting[call.graph] -= call.waiting_tokens
+        self.waiting_rows -= dropped
+        self.dropped_rows += dropped
         call.waiting_tokens = 0
         call.waiting.clear()
         self._calls = _without(call, self._calls)
+        return dropped
 
-    def expire(self, call: Call) -> list[Call]:
-        """Ends a call whose time is up, with the logits it has so far, and returns it; empty if it had already ended."""
-        if call.ended:
-            return []
-        self.cancel(call)
-        return [call]
+    def _queue(self, call: Call, rows: NDArray[np.int64]) -> None:
+        """Queues rows of a call for its step, the longest first, those of one length in the order given; with a deadline, all."""
+        lengths = call.encodings.lengths[rows]
+        if call.deadline is not None:
+            call.places = {row: place for place, row in enumerate(rows.tolist())}
+        for place in range(len(rows)) if call.deadline is not None else np.argsort(-lengths, kind="stable").tolist():
+            call.waiting.setdefault(self._bucket(int(lengths[place])), deque()).append(int(rows[place]))
+        for bucket in call.waiting:
+            heapq.heappush(self._queues.setdefault((call.graph, bucket), []), (call.due, call.number, call))
+        call.unread = len(rows)
+        call.waiting_tokens = int(lengths.sum())
+        self.waiting_rows += len(rows)
+        self.waiting[call.graph] = self.waiting.get(call.graph, 0) + call.waiting_tokens
+
+    def _advance(self, call: Call) -> None:
+        """Ends a call after its last step, or one that read nothing in time; after others, their survivors wait for the next."""
+        if call.stage == len(call.steps) - 1 or not (call.read > call.stage).any():
+            call.ended = True
+            return
+        try:
+            rows = call.survivors()
+        except LogitsError as error:
+            call.error = error
+            self.cancel(call)
+            return
+        call.stage += 1
+        if all(other is not call for _, _, other in self._calls):
+            heapq.heappush(self._calls, (call.due, call.number, call))
+        self._queue(call, rows)
+
+    def _cost(self, call: Call, tokens: int) -> float:
+        """Predicted seconds of one worker until a call has ended whose step has yet to read `tokens`."""
+        cost = self.pace.predict(call.graph, tokens)
+        for before, step in zip(call.steps[call.stage :], call.steps[call.stage + 1 :], strict=False):
+            assert before.keep is not None
+            cost += self.pace.predict(step.graph, round(before.keep * float(call.encodings.lengths.mean())))
+        return cost
 
     def _take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:
         """Takes up to `size` rows from one queue, those of the call that is due first ahead."""
@@ -243,7 +362,7 @@ class Scheduler:
             while rows and size:
                 row = rows.popleft()
                 tokens = int(call.encodings.lengths[row])
-                self.waiting_tokens -= tokens
+                self.waiting[graph] -= tokens
                 call.waiting_tokens -= tokens
                 self.waiting_rows -= 1
                 size -= 1

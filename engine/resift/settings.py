@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, Self
 
 from resift.errors import InputError
+from resift.plans import Plan, as_plan
 
 if TYPE_CHECKING:
     import os
@@ -45,7 +46,10 @@ class Settings:
     """Longest predicted wait of a call, or as long as it runs itself if that is more; a call beyond it raises OverloadedError;
     auto: any time."""
     precision: Precision | Auto = "auto"
-    """Precision of the graph to run; auto: the fastest one the artifact has for this machine."""
+    """Precision of the graphs to run; auto: the fastest one the artifact has for this machine."""
+    plan: Plan | str = "auto"
+    """How pools are worked through: a Plan, which becomes text, a built-in name (full, fast, balanced) or stages such as
+    "first-look:15,full"; auto: the artifact's own plan for calls with a top_k, if it has one, and otherwise full."""
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
@@ -63,6 +67,9 @@ class Settings:
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a str")
             if value not in ("auto", *known):
                 raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(known)}")
+        if self.plan != "auto":
+            plan = as_plan(self.plan, "Settings.plan")
+            object.__setattr__(self, "plan", self.plan if isinstance(self.plan, str) else str(plan))
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:

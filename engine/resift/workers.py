@@ -61,6 +61,8 @@ class Workers:
     calls from threads that outlive the main thread still finish, and a program that never calls `close` still exits. A forked
     child starts its own.
 
+    One more thread ends calls at their deadlines, when the others may be busy. It starts with the first call that has one.
+
     Only these threads touch the scheduler. Callers put calls and cancellations into queues, one atomic step each, because
     KeyboardInterrupt can strike the main thread anywhere.
     """
@@ -82,11 +84,13 @@ class Workers:
         # because an interrupt within Condition.__enter__, which is Python code, would leave it locked (bpo-29988).
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+        self._new_deadline = threading.Condition(self._lock)
         self._new: deque[tuple[Call, float]] = deque()
         self._cancelled: deque[Future[Any]] = deque()
         self._calls: dict[Future[Any], Call] = {}
         self._scheduler = self._make_scheduler()
         self._threads: list[threading.Thread] = []
+        self._watch: threading.Thread | None = None
         self._idle = 0
 
     def check_open(self) -> None:
@@ -107,14 +111,18 @@ class Workers:
                 thread = threading.Thread(target=self._work, name=f"resift-{len(self._threads)}", daemon=True)
                 thread.start()
                 self._threads.append(thread)
+            if call.deadline is not None:
+                if self._watch is None:
+                    self._watch = threading.Thread(target=self._expire, name="resift-deadlines", daemon=True)
+                    self._watch.start()
+                self._new_deadline.notify()
             self._changed.notify_all()
 
     @property
     def queued(self) -> Queued:
         """What waits now, as far as the scheduler has taken it in."""
-        tokens = self._scheduler.waiting_tokens
-        seconds = self._scheduler.pace.predict(tokens) / self._count
-        return Queued(self._scheduler.waiting_rows, tokens, seconds, self._scheduler.dropped_rows)
+        waiting = self._scheduler
+        return Queued(waiting.waiting_rows, waiting.waiting_tokens, waiting.waiting_seconds / self._count, waiting.dropped_rows)
 
     def close(self) -> None:
         """Fails every pending call with ClosedError. Running batches finish and their logits are dropped."""
@@ -124,13 +132,14 @@ class Workers:
             self._calls.clear()
             self._new.clear()
             self._changed.notify_all()
+            self._new_deadline.notify()
         for call in calls:
             call.error = ClosedError("this Reranker was closed before the call finished; load another")
             _resolve(call)
 
     def join(self) -> None:
         """After `close`: waits until the threads have ended, which takes one batch at most."""
-        for thread in self._threads:
+        for thread in (*self._threads, *([self._watch] if self._watch else [])):
             thread.join()
 
     def _drop(self, answer: Future[Any]) -> None:
@@ -157,8 +166,8 @@ class Workers:
             now = time.monotonic()
             ended = self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)
             ended = [call for call in ended if self._calls.pop(call.answer, None)]
-            if failure is not None:
-                self._changed.notify_all()  # calls that failed together are retried apart
+            if failure is not None or self._scheduler.waiting_rows:
+                self._changed.notify_all()  # calls that failed together are retried apart, and a step may have passed rows on
         for call in ended:
             _resolve(call)
         return True
@@ -171,16 +180,38 @@ class Workers:
                     return None
                 refused = self._take_in()
                 batch = self._scheduler.next(time.monotonic(), self._idle + 1)
-                if batch is None and not refused:
+                ended = refused + self._expired()
+                if batch is None and not ended:
                     self._idle += 1
                     try:
                         self._changed.wait()
                     finally:
                         self._idle -= 1
-            for call in refused:
+            for call in ended:
                 _resolve(call)
             if batch is not None:
                 return batch
+
+    def _expire(self) -> None:
+        while self._expire_next():
+            pass  # a call per deadline: while it waits, the thread holds no reference to the last one
+
+    def _expire_next(self) -> bool:
+        """Waits for the next deadline and ends the calls that have reached it; False after `close`."""
+        with self._lock:
+            if self._closed:
+                return False
+            ended = self._take_in() + self._expired()
+            if not ended:
+                deadline = self._scheduler.deadline
+                self._new_deadline.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        for call in ended:
+            _resolve(call)
+        return True
+
+    def _expired(self) -> list[Call]:
+        """The calls whose time is up, or which were given up, and whose answer is still awaited."""
+        return [call for call in self._scheduler.expire(time.monotonic()) if self._calls.pop(call.answer, None)]
 
     def _take_in(self) -> list[Call]:
         """Passes new calls and cancellations on to the scheduler, and returns the calls that it refuses."""

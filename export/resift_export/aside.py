@@ -20,7 +20,7 @@ from resift.errors import ExportError, OutputError
 from resift.manifest import MANIFEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from io import FileIO
 
 LOCK, NEW, OLD, REPLACING = "lock", "new", "old", "replacing"
@@ -28,13 +28,13 @@ LOCK, NEW, OLD, REPLACING = "lock", "new", "old", "replacing"
 
 
 @contextmanager
-def aside(out: Path, *, overwrite: bool, source: Path | None = None) -> Iterator[Path]:
+def aside(out: Path, *, overwrite: bool, sources: Sequence[Path] = ()) -> Iterator[Path]:
     """A new folder next to `out` that is moved to `out` when the block ends, and removed if the block fails.
 
-    `source` is the checkpoint's folder, None for a hub id. Raises ExportError if `out` cannot be written, is being written by
-    another export, is the checkpoint, inside it or around it, or exists and is not an artifact that may be replaced.
+    `sources` are the folders of checkpoints. Raises ExportError if `out` cannot be written, is being written by another export, is
+    a checkpoint, inside it or around it, or exists and is not an artifact that may be replaced.
     """
-    place = _place(out, source)
+    place = _place(out, sources)
     home = place.with_name(f".{place.name}.export")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def aside(out: Path, *, overwrite: bool, source: Path | None = None) -> Iterator
                 home.rmdir()
 
 
-def _place(out: Path, source: Path | None) -> Path:
+def _place(out: Path, sources: Sequence[Path]) -> Path:
     """The path of `out` with symbolic links resolved."""
     place = Path(os.path.realpath(out))
     current = Path.cwd()
@@ -65,7 +65,7 @@ def _place(out: Path, source: Path | None) -> Path:
         raise ExportError(f"cannot write {out}: it is or contains the current folder, or is a mount point; choose another folder")
     if os.path.lexists(place) and not place.is_dir():
         raise ExportError(f"{out} already exists and is not a folder; choose another name")
-    if source is not None:
+    for source in sources:
         checkpoint = Path(os.path.realpath(source))
         if checkpoint.is_relative_to(place) or place.is_relative_to(checkpoint):
             raise ExportError(f"{out} is, contains or is inside the checkpoint {source}; choose a folder outside it")

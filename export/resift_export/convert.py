@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.errors import InputError
+from resift.errors import InputError, ParityError
 from resift.pairs import PairTokenizer
-from resift.parity import Certificate, refuse
+from resift.parity import Certificate, look_summary, refuse, refuse_first_look
 from resift_export import checkpoint as checkpoints
 from resift_export.aside import aside
 from resift_export.calibration import operations_of, sample
+from resift_export.first_look import check_cheaper, check_plan, check_student, file_of_look
 from resift_export.graph import lower_opset
 from resift_export.optimize import optimize
 from resift_export.parity import certify, check_runnable, references_of
@@ -20,11 +23,12 @@ from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, choose_ranges, pr
 from resift_export.recipe import VNNI_FILE, file_of
 from resift_export.search import Sensitivity, search, weight_names
 from resift_export.trace import TRACERS
-from resift_export.write import write
+from resift_export.write import FirstLook, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+    from typing import Self
 
     import onnx_ir as ir
     from numpy.typing import NDArray
@@ -43,39 +47,45 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     *,
     revision: str | None = None,
     name: str | None = None,
+    first_look: str | None = None,
+    plan: str | None = None,
     allow_pickle: bool = False,
     force: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Turns the checkpoint `source` (folder or hub id) into a verified artifact at `out`, and returns `out`.
 
-    Raises ExportError if the checkpoint cannot be used or `out` cannot be written, InputError for bad calibration or gate files or
-    for `force` with a search, and ParityError, with nothing written, if the artifact does not rank as its checkpoint does and
-    `force` is not set.
+    `first_look`: a cheaper checkpoint of the same tokenizer (folder or hub id) that decides who is read in full. `plan`: as text,
+    what serves calls with a top_k that name no plan; None: they are read in full.
+
+    Raises ExportError if a checkpoint cannot be used or `out` cannot be written, InputError for bad calibration or gate files, for
+    a plan that the artifact has no graphs for or for `force` with a search, and ParityError, with nothing written, if the artifact
+    does not rank as its checkpoint does or the first look loses too much of the best, and `force` is not set.
     """
     if force and recipe.search is not None:
         raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
+    check_plan(plan, has_look=first_look is not None)
     check_runnable(recipe.variants())
-    with aside(out, overwrite=overwrite, source=checkpoints.folder_of(source)) as folder:
+    sources = [checkpoints.folder_of(each) for each in (source, first_look) if each is not None]
+    with aside(out, overwrite=overwrite, sources=[each for each in sources if each is not None]) as folder:
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
         checkpoint = checkpoints.load(source, revision=revision, name=name, allow_pickle=allow_pickle)
-        log.info("trace     %s with %s", type(checkpoint.model).__name__, recipe.tracer)
-        exact = optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length)
-        operations = operations_of(exact)
-        samples = _samples(exact, recipe, checkpoint, pairs)
-        ranges = {file: choose_ranges(exact, samples, levels=levels) for file, levels in _levels(recipe).items()}
-        original = exact.clone()
-        models = _variants(exact, recipe, ranges)
+        student = None if first_look is None else _student(first_look, checkpoint, allow_pickle=allow_pickle)
+        full = _Draft.of(checkpoint, recipe, pairs)
+        models = full.models
+        look = None if student is None else _first_look(student, checkpoint, full.operations, recipe, pairs)
         log.info("verify    on %d pools", len(pools))
         references = references_of(checkpoint, pools)
 
         def gate() -> Certificate:
             plain = Certificate(bounds=recipe.bounds, agreement={}, pools=[])
-            draft = write(folder, checkpoint, recipe, models, plain, operations=operations, forced=force)
+            draft = write(folder, checkpoint, recipe, models, plain, operations=full.operations, forced=force, first_look=look)
             certificate = certify(draft, references, pools, recipe.bounds)
             for file, agreement in certificate.agreement.items():
                 log.info("          %s: %s", file, agreement.summary())
+            for file, kept in certificate.first_looks.items():
+                log.info("          %s: %s", file, look_summary(kept))
             return certificate
 
         certificate = gate()
@@ -83,9 +93,9 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
             inputs = list(feeds(checkpoint, pairs))
             sensitivities = {
                 file: Sensitivity(
-                    original,
-                    samples,
-                    ranges[file],
+                    full.original,
+                    full.samples,
+                    full.ranges[file],
                     levels=levels,
                     feeds=inputs,
                     rule=checkpoint.relevance,
@@ -94,15 +104,80 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
                 )
                 for file, levels in _levels(recipe).items()
             }
-            certificate = search(models, sensitivities, certificate, gate, weight_names(original, checkpoint.parameters()))
-        forced = False
-        for file, agreement in certificate.agreement.items():
-            if not force:
-                refuse(agreement, recipe.bounds, f"{checkpoint.id} in {file}")
-            forced = forced or bool(agreement.violations(recipe.bounds))
+            certificate = search(models, sensitivities, certificate, gate, weight_names(full.original, checkpoint.parameters()))
+        faults = _faults(certificate, checkpoint, student)
+        if faults and not force:
+            raise faults[0]
         log.info("write     %s", out)
-        write(folder, checkpoint, recipe, models, certificate, operations=operations, forced=forced)
+        write(
+            folder,
+            checkpoint,
+            recipe,
+            models,
+            certificate,
+            operations=full.operations,
+            forced=bool(faults),
+            first_look=look,
+            plan=plan,
+        )
     return out
+
+
+def _faults(certificate: Certificate, checkpoint: Checkpoint, student: Checkpoint | None) -> list[ParityError]:
+    """What the gate refuses."""
+    checks = [
+        partial(refuse, agreement, certificate.bounds, f"{checkpoint.id} in {file}")
+        for file, agreement in certificate.agreement.items()
+    ]
+    for file, kept in certificate.first_looks.items():
+        assert student is not None
+        checks.append(partial(refuse_first_look, kept, f"{student.id} in {file}"))
+    faults = []
+    for check in checks:
+        try:
+            check()
+        except ParityError as error:
+            faults.append(error)
+    return faults
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A checkpoint's graph on its way to its variants."""
+
+    original: ir.Model
+    """in float32"""
+    operations: int
+    samples: Mapping[str, NDArray[np.float32]]
+    ranges: Mapping[str, Mapping[str, Range]]
+    models: dict[str, ir.Model]
+    """by file"""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, recipe: Recipe, pairs: Sequence[CalibrationPair]) -> Self:
+        log.info("trace     %s with %s", type(checkpoint.model).__name__, recipe.tracer)
+        exact = optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length)
+        operations = operations_of(exact)
+        samples = _samples(exact, recipe, checkpoint, pairs)
+        ranges = {file: choose_ranges(exact, samples, levels=levels) for file, levels in _levels(recipe).items()}
+        original = exact.clone()
+        return cls(original, operations, samples, ranges, _variants(exact, recipe, ranges))
+
+
+def _student(source: str, checkpoint: Checkpoint, *, allow_pickle: bool) -> Checkpoint:
+    log.info("load      %s", source)
+    student = checkpoints.load(source, allow_pickle=allow_pickle)
+    check_student(student, checkpoint)
+    return student
+
+
+def _first_look(
+    student: Checkpoint, checkpoint: Checkpoint, operations: int, recipe: Recipe, pairs: Sequence[CalibrationPair]
+) -> FirstLook:
+    """The student's graph at the recipe's precisions. `operations`: those of the full graph a token."""
+    draft = _Draft.of(student, recipe, pairs)
+    check_cheaper(student, draft.operations, checkpoint, operations)
+    return FirstLook(student, {file_of_look(file): model for file, model in draft.models.items()}, draft.operations)
 
 
 def _levels(recipe: Recipe) -> dict[str, int]:

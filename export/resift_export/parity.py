@@ -9,7 +9,7 @@ import msgspec
 
 from resift.errors import ExportError
 from resift.machine import instruction_sets
-from resift.parity import Bounds, Certificate, CertifiedPool, check_reference, measure
+from resift.parity import Bounds, Certificate, CertifiedPool, check_reference, measure, measure_first_look
 from resift.reranker import Reranker
 from resift.settings import Settings
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.artifact import Artifact
-    from resift.manifest import Variant
+    from resift.manifest import Graph, Variant
     from resift.parity import Pool
     from resift_export.checkpoint import Checkpoint
 
@@ -51,15 +51,20 @@ def references_of(checkpoint: Checkpoint, pools: Sequence[Pool]) -> list[NDArray
 
 def certify(artifact: Artifact, references: Sequence[NDArray[np.float32]], pools: Sequence[Pool], bounds: Bounds) -> Certificate:
     """The certificate of a written artifact: the files users will run, compared with the checkpoint's `references_of` the pools."""
-    found = {}
-    for variant in artifact.manifest.full.variants:
-        if variant.file not in found:
+    found, looks = {}, set()
+    for graph in artifact.manifest.graphs:
+        for variant in graph.variants:
+            if variant.file in found:
+                continue
             settings = Settings(provider="cpu", precision=variant.precision)
-            with Reranker(_only(artifact, variant.file), settings=settings) as reranker:
+            with Reranker(_only(artifact, graph, variant.file), settings=settings) as reranker:
                 found[variant.file] = [reranker.logits(pool.query, pool.documents) for pool in pools]
+            if graph.role == "first-look":
+                looks.add(variant.file)
     return Certificate(
         bounds=bounds,
-        agreement={file: measure(pools, references, logits) for file, logits in found.items()},
+        agreement={file: measure(pools, references, logits) for file, logits in found.items() if file not in looks},
+        first_looks={file: measure_first_look(references, logits) for file, logits in found.items() if file in looks},
         pools=[
             CertifiedPool(
                 qid=pool.qid,
@@ -74,8 +79,8 @@ def certify(artifact: Artifact, references: Sequence[NDArray[np.float32]], pools
     )
 
 
-def _only(artifact: Artifact, file: str) -> Artifact:
-    """The artifact with only that file's variants in its full graph, so that this file is what runs."""
-    full = artifact.manifest.full
-    graph = msgspec.structs.replace(full, variants=[variant for variant in full.variants if variant.file == file])
-    return replace(artifact, manifest=msgspec.structs.replace(artifact.manifest, graphs=[graph]))
+def _only(artifact: Artifact, graph: Graph, file: str) -> Artifact:
+    """The artifact with only that file's variants of the graph, as its full graph, so that this file is what runs."""
+    variants = [variant for variant in graph.variants if variant.file == file]
+    only = msgspec.structs.replace(graph, name="full", role="full", variants=variants)
+    return replace(artifact, manifest=msgspec.structs.replace(artifact.manifest, graphs=[only], plan=None))

@@ -6,7 +6,7 @@ import hashlib
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,8 @@ from resift.artifact import Artifact
 from resift.errors import ExportError
 from resift.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, FileEntry, Graph, Manifest, Model, Pair
 from resift.pairs import PairTokenizer
+from resift.parity import look_summary
+from resift_export.first_look import file_of_look
 from resift_export.graph import LOW_OPSET, serialize
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from resift.manifest import Role, Variant
     from resift.parity import Certificate
     from resift_export.checkpoint import Checkpoint
     from resift_export.recipe import Recipe
@@ -34,6 +37,16 @@ NEWEST_ONNXRUNTIME = "1.32.0"
 """The newest version with which artifacts were tested."""
 
 
+class FirstLook(NamedTuple):
+    """The graph that decides who is read in full."""
+
+    checkpoint: Checkpoint
+    models: dict[str, ir.Model]
+    """by file"""
+    operations: int
+    """per token"""
+
+
 def write(  # noqa: PLR0913 - everything the artifact holds
     folder: Path,
     checkpoint: Checkpoint,
@@ -43,21 +56,25 @@ def write(  # noqa: PLR0913 - everything the artifact holds
     *,
     operations: int,
     forced: bool,
+    first_look: FirstLook | None = None,
+    plan: str | None = None,
 ) -> Artifact:
     """Writes every file of the artifact into `folder`, its manifest last, and opens it.
 
-    `models`: the recipe's variants by file. `operations`: operations per token, for the manifest.
+    `models`: the recipe's variants by file. `operations`: operations per token, for the manifest. `plan`: as text, what
+    serves calls with a top_k that name none.
     """
+    every = {**models, **(first_look.models if first_look else {})}
     attached = recipe.attached_files()
     about = attached.pop(CARD, b"").decode()
     contents = {
         TOKENIZER: checkpoint.tokenizer_json(),
         CERTIFICATE: msgspec.json.format(msgspec.json.encode(certificate), indent=1),
         CARD: card(checkpoint, recipe, certificate, about).encode(),
-        **{file: serialize(model) for file, model in models.items()},
+        **{file: serialize(model) for file, model in every.items()},
         **attached,
     }
-    is_low = all(model.opset_imports[""] <= LOW_OPSET for model in models.values())
+    is_low = all(model.opset_imports[""] <= LOW_OPSET for model in every.values())
     oldest = OLDEST_ONNXRUNTIME if is_low else OLDEST_FOR_ATTENTION
     manifest = Manifest(
         format=FORMAT,
@@ -72,24 +89,17 @@ def write(  # noqa: PLR0913 - everything the artifact holds
             max_length=checkpoint.max_length,
         ),
         graphs=[
-            Graph(
-                name="full",
-                role="full",
-                layers=checkpoint.layers,
-                operations=operations,
-                signature=checkpoint.signature,
-                relevance=checkpoint.relevance,
-                activation=checkpoint.activation,
-                variants=recipe.variants(),
-            )
+            _graph("full", checkpoint, operations, recipe.variants()),
+            *([] if first_look is None else [_graph("first-look", first_look.checkpoint, first_look.operations, _looks(recipe))]),
         ],
         files={
             name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in contents.items()
         },
-        recipe=recipe.record(),
+        recipe=recipe.record() | ({} if first_look is None else _record(first_look.checkpoint)),
         forced=forced,
         versions={name: version(name) for name in LIBRARIES},
         onnxruntime=[oldest, NEWEST_ONNXRUNTIME],
+        plan=plan,
     )
     contents[MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     try:
@@ -98,6 +108,29 @@ def write(  # noqa: PLR0913 - everything the artifact holds
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
     return Artifact.open(folder)
+
+
+def _graph(role: Role, checkpoint: Checkpoint, operations: int, variants: list[Variant]) -> Graph:
+    return Graph(
+        name=role,
+        role=role,
+        layers=checkpoint.layers,
+        operations=operations,
+        signature=checkpoint.signature,
+        relevance=checkpoint.relevance,
+        activation=checkpoint.activation,
+        variants=variants,
+    )
+
+
+def _looks(recipe: Recipe) -> list[Variant]:
+    """The recipe's variants as a first look's."""
+    return [msgspec.structs.replace(variant, file=file_of_look(variant.file)) for variant in recipe.variants()]
+
+
+def _record(student: Checkpoint) -> dict[str, str | int | float | bool | list[str] | None]:
+    """What the manifest records of the student among the choices of the export."""
+    return {"first_look": student.id, "first_look_revision": student.revision}
 
 
 def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about: str) -> str:
@@ -109,6 +142,7 @@ def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about
         for file, found in certificate.agreement.items()
     )
     searched = "".join(f"\n{file}: {found.summary()}.\n" for file, found in certificate.search.items())
+    looks = "".join(f"\n{file}, the first look of plans: {look_summary(kept)}.\n" for file, kept in certificate.first_looks.items())
     template = (Path(str(files("resift_export"))) / "data" / "card.md").read_text()
     return template.format(
         about=about.strip() or f"# {checkpoint.id}\n\nThe licence and the training data are those of the checkpoint.",
@@ -121,7 +155,7 @@ def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about
         tracer=recipe.tracer,
         pools=len(certificate.pools),
         rows=rows,
-        searched=searched,
+        searched=searched + looks,
         bounds=certificate.bounds,
     )
 

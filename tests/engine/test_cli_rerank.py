@@ -55,7 +55,7 @@ def test_json_is_one_object_with_the_whole_ranking(artifact, reranker):
     found = json.loads(out)
     assert list(found) == ["query", "results"]
     assert found["query"] == QUERY
-    names = ["index", "score", "logit", "tokens_cut", "document"]
+    names = ["index", "score", "logit", "scored_by", "tokens_cut", "document"]
     assert [list(result) for result in found["results"]] == [names] * len(DOCUMENTS)
     assert found["results"] == [{name: getattr(result, name) for name in names} for result in reranker.rerank(QUERY, DOCUMENTS)]
 
@@ -266,3 +266,27 @@ def test_a_document_of_50_megabytes_takes_little_memory(artifact, file, unit, op
     command = [sys.executable, "-c", PEAK, "rerank", "tides", long, "--model", artifact, *option]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=TIMEOUT, check=True)
     assert int(done.stderr) < 500
+
+
+def test_with_time_enough_a_budget_changes_nothing(artifact):
+    given = ("rerank", QUERY, "--model", artifact, "--json")
+    assert answered(resift(*given, "--budget-ms", "1e9", given=LINES)) == answered(resift(*given, given=LINES))
+
+
+def test_without_time_the_documents_follow_in_the_order_given(artifact):
+    out = answered(resift("rerank", QUERY, "--model", artifact, "--json", "--budget-ms", "0.001", given=LINES))
+    results = json.loads(out)["results"]
+    assert [result["index"] for result in results] == list(range(len(DOCUMENTS)))
+    assert {(result["score"], result["logit"], result["scored_by"]) for result in results} == {(None, None, None)}
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", "nan", "inf"])
+def test_a_budget_out_of_range_is_refused(artifact, budget):
+    said = complaint(resift("rerank", QUERY, "--model", artifact, f"--budget-ms={budget}", given=LINES))
+    assert "expected a number of milliseconds above 0" in said
+
+
+def test_a_file_of_pools_takes_no_budget(artifact, tmp_path):
+    done = resift("rerank", "--pools", "-", "--out", tmp_path / "out", "--budget-ms", "9", "--model", artifact)
+    assert done.code == 2
+    assert "--budget-ms is for QUERY" in done.err

@@ -34,7 +34,9 @@ def test_only_a_window_of_pools_is_read_ahead(reranker):
 
 def test_the_window_slides(reranker, monkeypatch):
     taken, inner = [], Reranker.submit
-    monkeypatch.setattr(Reranker, "submit", lambda self, query, documents: taken.append(query) or inner(self, query, documents))
+    monkeypatch.setattr(
+        Reranker, "submit", lambda self, query, documents, **more: taken.append(query) or inner(self, query, documents)
+    )
     size = WINDOW_PAIRS // 4
     pools = (CandidatePool(f"tides {number}", [f"text {place}" for place in range(size)]) for number in range(12))
     ahead = [len(taken) for _ in rerank_pools(reranker, pools)]
@@ -70,7 +72,7 @@ def test_an_error_of_the_pools_comes_behind_every_pool_before_it(reranker, error
 def test_leaving_early_cancels_what_was_submitted_ahead(reranker, monkeypatch):
     answers, inner = [], Reranker.submit
 
-    def submit(self, query, documents):
+    def submit(self, query, documents, **more):
         """The first call is answered, the others are still under way when the caller leaves."""
         answers.append(Future() if answers else inner(self, query, documents))
         return answers[-1]

@@ -86,8 +86,8 @@ def test_a_bad_line_stops_behind_everything_before_it_and_the_mended_file_goes_o
     source.write_bytes(lines(good))
     ranked = []
 
-    def noting(reranker, pools, *, top_k):
-        for pool, ranking in rerank_pools(reranker, pools, top_k=top_k):
+    def noting(reranker, pools, **more):
+        for pool, ranking in rerank_pools(reranker, pools, **more):
             ranked.append(pool.qid)
             yield pool, ranking
 

@@ -263,8 +263,8 @@ def test_a_ranked_pool_keeps_every_candidates_unknown_fields():
         "qid": "x",
         "query": "q",
         "results": [
-            {"u": 2, "index": 1, "score": 1.5, "logit": 3, "tokens_cut": 0},
-            {"docid": 5, "meta": {"k": [1, None]}, "index": 0, "score": -0.5, "logit": -1, "tokens_cut": 0},
+            {"u": 2, "index": 1, "score": 1.5, "logit": 3, "scored_by": "full", "tokens_cut": 0},
+            {"docid": 5, "meta": {"k": [1, None]}, "index": 0, "score": -0.5, "logit": -1, "scored_by": "full", "tokens_cut": 0},
         ],
     }
 
@@ -272,11 +272,11 @@ def test_a_ranked_pool_keeps_every_candidates_unknown_fields():
 def test_a_candidates_field_of_our_name_comes_out_as_given():
     pool = decode_pool(b'{"query": "q", "candidates": [{"text": "a", "score": 99, "index": 99}]}', "here")
     assert pool.ranked(ranking(["a"], [2]))["results"] == [
-        {"index": 0, "score": 1, "logit": 2, "tokens_cut": 0, "given_score": 99, "given_index": 99}
+        {"index": 0, "score": 1, "logit": 2, "scored_by": "full", "tokens_cut": 0, "given_score": 99, "given_index": 99}
     ]
 
 
-OURS = ("index", "score", "logit", "tokens_cut", "document")
+OURS = ("index", "score", "logit", "scored_by", "tokens_cut", "document")
 
 
 @given(
@@ -291,8 +291,8 @@ def test_no_field_of_a_candidate_is_lost(fields):
     pool = CandidatePool("q", ["a"], None, [fields])
     for with_documents in (False, True):
         (result,) = pool.ranked(ranking(["a"], [2]), with_documents=with_documents)["results"]
-        own = OURS if with_documents else OURS[:4]
-        assert [result[name] for name in own] == [0, 1, 2, 0, "a"][: len(own)]
+        own = OURS if with_documents else OURS[:5]
+        assert [result[name] for name in own] == [0, 1, 2, "full", 0, "a"][: len(own)]
         assert {name: result[name] for name in fields if name not in own} == {
             name: value for name, value in fields.items() if name not in own
         }
@@ -302,22 +302,25 @@ def test_no_field_of_a_candidate_is_lost(fields):
 def test_a_field_that_was_given_already_is_given_twice():
     pool = CandidatePool("q", ["a"], None, [{"score": 1, "given_score": 2}])
     assert pool.ranked(ranking(["a"], [2]))["results"] == [
-        {"given_given_score": 1, "given_score": 2, "index": 0, "score": 1, "logit": 2, "tokens_cut": 0}
+        {"given_given_score": 1, "given_score": 2, "index": 0, "score": 1, "logit": 2, "scored_by": "full", "tokens_cut": 0}
     ]
 
 
 def test_a_ranked_pool_of_plain_documents_has_no_more_than_was_asked_for():
     pool = CandidatePool("q", ["a", "b"])
     found = ranking(pool.documents, [1, 2], top_k=1)
-    assert pool.ranked(found) == {"query": "q", "results": [{"index": 1, "score": 1, "logit": 2, "tokens_cut": 0}]}
+    assert pool.ranked(found) == {
+        "query": "q",
+        "results": [{"index": 1, "score": 1, "logit": 2, "scored_by": "full", "tokens_cut": 0}],
+    }
     assert [result["document"] for result in pool.ranked(found, with_documents=True)["results"]] == ["b"]
 
 
 def test_a_ranked_pool_says_which_cuts_are_lower_bounds():
     found = ranking(["a", "b"], [2, 1], at_least=np.array([False, True]))
     first, second = CandidatePool("q", ["a", "b"]).ranked(found, with_documents=True)["results"]
-    assert list(first) == ["index", "score", "logit", "tokens_cut", "document"]
-    assert list(second) == ["index", "score", "logit", "tokens_cut", "tokens_cut_at_least", "document"]
+    assert list(first) == ["index", "score", "logit", "scored_by", "tokens_cut", "document"]
+    assert list(second) == ["index", "score", "logit", "scored_by", "tokens_cut", "tokens_cut_at_least", "document"]
     assert second["tokens_cut_at_least"] is True
 
 
@@ -326,5 +329,5 @@ def test_a_ranked_pool_tells_of_a_cut_query():
         "qid": 0,
         "query_tokens_cut": 4,
         "query": "q",
-        "results": [{"index": 0, "score": 0.5, "logit": 1, "tokens_cut": 0}],
+        "results": [{"index": 0, "score": 0.5, "logit": 1, "scored_by": "full", "tokens_cut": 0}],
     }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resift import RankedDocument, Ranking
+from resift import RankedDocument, Ranking, Scored
+from resift.ranking import decreasing
 
 # Few distinct values, so that ties are common.
 LOGITS = st.lists(st.integers(-4, 4).map(lambda value: value / 4), max_size=40)
@@ -67,6 +69,7 @@ def test_a_ranking_becomes_json():
                 "document": "document 1",
                 "tokens_cut": 3,
                 "tokens_cut_at_least": True,
+                "scored_by": "full",
             },
             {
                 "index": 0,
@@ -75,6 +78,7 @@ def test_a_ranking_becomes_json():
                 "document": "document 0",
                 "tokens_cut": 0,
                 "tokens_cut_at_least": False,
+                "scored_by": "full",
             },
         ],
         "query_tokens_cut": 7,
@@ -96,3 +100,86 @@ def test_a_ranking_is_a_sequence_of_its_results():
 def test_no_documents_rank_as_an_empty_sequence():
     assert list(rank([])) == []
     assert not rank([])
+
+
+STAGES = ("first-look", "full")
+
+
+def planned(logits, read, **keywords):
+    """A ranking after two stages; scores are a tenth of the logits of those that both read."""
+    scores = np.where(np.array(read) == 2, np.array(logits, np.float32) / 10, np.nan).astype(np.float32)
+    documents = [f"document {index}" for index in range(len(logits))]
+    cut = np.zeros(len(logits), np.int32)
+    return Ranking.from_logits(
+        documents, np.array(logits, np.float32), scores, cut, graphs=STAGES, read=np.array(read, np.int8), **keywords
+    )
+
+
+def test_what_a_later_stage_read_ranks_above_what_it_did_not():
+    ranking = planned([9.0, -3.0, 8.0, -2.0, np.nan], [1, 2, 1, 2, 0])
+    assert [(result.index, result.logit, result.scored_by) for result in ranking] == [
+        (3, -2.0, "full"),
+        (1, -3.0, "full"),
+        (0, 9.0, "first-look"),
+        (2, 8.0, "first-look"),
+        (4, None, None),
+    ]
+    assert [result.score for result in ranking] == [pytest.approx(-0.2), pytest.approx(-0.3), None, None, None]
+    json.dumps(asdict(ranking), allow_nan=False)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(-2, 2), st.integers(0, 2)), max_size=30), st.none() | st.integers(1, 40))
+def test_within_a_stage_logits_decide_and_ties_keep_the_callers_order(rows, top_k):
+    logits = [float(logit) if read else float("nan") for logit, read in rows]
+    read = [read for _, read in rows]
+    expected = sorted(range(len(rows)), key=lambda index: (-read[index], -logits[index] if read[index] else 0, index))
+    assert [result.index for result in planned(logits, read, top_k=top_k)] == expected[:top_k]
+
+
+def scored(read, graphs):
+    none = np.zeros(3, np.int32)
+    return Scored(np.zeros(3, np.float32), none, none.astype(bool), lengths=none, graphs=graphs, read=read)
+
+
+@pytest.mark.parametrize(
+    ("read", "graphs", "in_full"),
+    [
+        (None, ("full",), [True, True, True]),
+        (None, ("first-look",), [False, False, False]),
+        (np.array([0, 1, 2], np.int8), STAGES, [False, False, True]),
+        (np.array([0, 1, 2], np.int8), ("tiny", "first-look"), [False, False, False]),
+        (np.array([0, 1, 1], np.int8), ("full",), [False, True, True]),
+    ],
+)
+def test_only_the_full_graph_reads_in_full(read, graphs, in_full):
+    assert scored(read, graphs).in_full("full").tolist() == in_full
+
+
+@pytest.mark.parametrize(
+    ("values", "least", "expected"),
+    [
+        ([], None, []),
+        ([3.0, 2.0], None, [3.0, 2.0]),
+        ([3.0, 2.5, None, None], None, [3.0, 2.5, 1.5, 0.5]),
+        ([None, None], None, [-1.0, -2.0]),
+        ([0.9, 0.6, None, None], 0.0, [0.9, 0.6, 0.4, 0.2]),
+        ([None], 0.0, [0.5]),
+        ([0.5, 0.25], 0.0, [0.5, 0.25]),
+    ],
+)
+def test_numbers_decrease_below_the_last_one_known(values, least, expected):
+    assert decreasing(values, least=least) == pytest.approx(expected)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, width=32), st.integers(1, 50))
+def test_numbers_decrease_strictly_from_any_logit(logit, missing):
+    found = decreasing([logit, *[None] * missing])
+    assert found[0] == logit
+    assert all(above > below for above, below in itertools.pairwise(found))
+
+
+@given(st.floats(1e-6, 1.0), st.integers(1, 500))
+def test_numbers_on_a_scale_stay_on_it(score, missing):
+    found = decreasing([score, *[None] * missing], least=0.0)
+    assert all(above > below > 0 for above, below in itertools.pairwise(found))

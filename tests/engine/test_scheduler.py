@@ -2,63 +2,20 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resift.errors import OverloadedError
+from clockwork import answers, call, drain, scheduler
+from resift.errors import LogitsError, OverloadedError
 from resift.pace import Pace
-from resift.pairs import Encodings
-from resift.scheduler import PATIENCE, Call, Scheduler
+from resift.scheduler import PATIENCE, Scheduler
+from resift.steps import Step
 
 BUDGETS = st.integers(1, 300)
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
 CALLS = st.lists(LENGTHS, min_size=1, max_size=6)
-
-
-class SteadyPace(Pace):
-    """A second a token, whatever happens."""
-
-    def observe(self, tokens, seconds):
-        pass
-
-    def predict(self, tokens):
-        return float(tokens)
-
-
-def call(*lengths: int, budget: float | None = None, graph: str = "full") -> Call:
-    """A call whose row i has ids that say so: i, i, ..."""
-    ids = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    nothing = np.zeros(len(lengths), np.int32)
-    encodings = Encodings(
-        ids=ids,
-        segment_ids=ids + 1000,
-        lengths=np.array(lengths, np.int32),
-        tokens_cut=nothing,
-        at_least=nothing.astype(bool),
-        query_tokens_cut=0,
-    )
-    return Call(graph, encodings, lambda ended: ended, Future(), budget=budget)
-
-
-def scheduler(token_budget: int = 16, **more) -> Scheduler:
-    return Scheduler(token_budget, pace=SteadyPace(), **more)
-
-
-def answers(batch) -> np.ndarray:
-    return np.array([[row] for _, row in batch.rows], np.float32)
-
-
-def drain(queue: Scheduler, idle: int = 1, now: float = 0.0) -> list:
-    """Every batch that comes, each done before the next."""
-    batches = []
-    while batch := queue.next(now, idle):
-        batches.append(batch)
-        queue.done(batch, answers(batch), now)
-    return batches
 
 
 def shapes(batches, *calls) -> list:
@@ -81,7 +38,7 @@ def test_every_row_runs_once_in_a_batch_of_its_length_within_the_budget(lengths,
     for one in calls:
         assert one.ended
         assert one.read.all()
-        assert one.logits.tolist() == [[row] for row in range(len(one.read))]
+        assert one.logits["full"].tolist() == [[row] for row in range(len(one.read))]
     assert (queue.waiting_rows, queue.waiting_tokens) == (0, 0)
 
 
@@ -162,8 +119,8 @@ def test_equal_calls_are_answered_in_the_order_they_came():
     assert [calls.index(batch.rows[0][0]) for batch in drain(queue, now=1.0)] == [0, 1, 2, 3, 4]
 
 
-def test_a_budget_makes_a_call_due():
-    queue, first, urgent = scheduler(8), call(8), call(*[8] * 5, budget=2.0)
+def test_a_deadline_makes_a_call_due():
+    queue, first, urgent = scheduler(8), call(8), call(*[8] * 5, deadline=9.0)
     queue.add(first, 0.0)
     queue.add(urgent, 0.0)
     assert queue.next(0.0, 1).rows[0][0] is urgent
@@ -221,7 +178,7 @@ def test_cancelling_drops_the_rows_that_have_not_begun_and_ignores_the_others():
     assert (queue.waiting_rows, queue.waiting_tokens) == (0, 0)
     queue.add(other, 0.0)
     assert queue.done(batch, answers(batch), 1.0) == []
-    assert gone.logits is None
+    assert gone.logits == {}
     assert shapes(drain(queue), gone, other) == [(8, [(1, 0)])]
 
 
@@ -238,17 +195,18 @@ def test_nothing_of_a_cancelled_call_is_kept():
 
 
 def test_an_expired_call_ends_with_what_was_read():
-    queue, late = scheduler(8), call(8, 8, 4)
+    queue, late = scheduler(8), call(8, 8, 4, deadline=30.0)
     queue.add(late, 0.0)
     first, second = queue.next(0.0, 2), queue.next(0.0, 1)
     queue.done(first, answers(first), 1.0)
-    assert queue.expire(late) == [late]
+    assert (queue.deadline, queue.expire(29.9)) == (30.0, [])
+    assert queue.expire(30.0) == [late]
     assert late.read.tolist() == [True, False, False]
-    assert np.isnan(late.logits[1:]).all()
+    assert np.isnan(late.logits["full"][1:]).all()
     assert queue.done(second, answers(second), 2.0) == []  # it came too late
     assert late.read.tolist() == [True, False, False]
     assert queue.next(2.0, 1) is None
-    assert queue.expire(late) == []
+    assert (queue.deadline, queue.expire(31.0)) == (None, [])
 
 
 def test_a_limit_refuses_what_would_wait_beyond_it():
@@ -317,3 +275,204 @@ def test_a_call_knows_when_its_first_row_began():
     queue.next(4, 1)
     queue.next(9, 1)
     assert (waiting.added, waiting.began) == (1, 4)
+
+
+def looked(batch, *logits) -> np.ndarray:
+    """The first look's answers: `logits` by row of its call."""
+    return np.array([[logits[row]] for _, row in batch.rows], np.float32)
+
+
+def test_the_best_of_a_step_are_read_by_the_next():
+    queue, one = scheduler(100), call(5, 5, 5, 5, keep=2)
+    queue.add(one, 0.0)
+    first = queue.next(0.0, 1)
+    assert (first.graph, len(first.rows), queue.next(0.0, 1)) == ("first-look", 4, None)
+    assert queue.done(first, looked(first, 0.5, 3.0, -1.0, 2.0), 1.0) == []
+    second = queue.next(1.0, 1)
+    assert (second.graph, [row for _, row in second.rows]) == ("full", [1, 3])
+    assert queue.done(second, answers(second), 2.0) == [one]
+    assert one.read.tolist() == [1, 2, 1, 2]
+    assert one.logits["first-look"].ravel().tolist() == [0.5, 3.0, -1.0, 2.0]
+    assert one.logits["full"][[1, 3]].tolist() == [[1.0], [3.0]]
+    assert np.isnan(one.logits["full"][[0, 2]]).all()
+    assert (queue.waiting_rows, queue.waiting_tokens, queue.next(2.0, 1)) == (0, 0, None)
+
+
+def test_a_step_ends_with_its_last_row_and_not_before():
+    queue, one = scheduler(10), call(5, 5, 7, keep=1)
+    queue.add(one, 0.0)
+    batches = [queue.next(0.0, 1), queue.next(0.0, 1)]
+    queue.done(batches[1], looked(batches[1], 1.0, 2.0, 0.0), 1.0)
+    assert queue.next(1.0, 1) is None
+    queue.done(batches[0], looked(batches[0], 1.0, 2.0, 0.0), 2.0)
+    assert shapes([queue.next(2.0, 1)], one) == [(5, [(0, 1)])]
+
+
+def test_of_equal_candidates_a_step_keeps_the_first_of_the_caller():
+    queue, one = scheduler(100), call(3, 9, 5, 9, keep=2)
+    queue.add(one, 0.0)
+    while (batch := queue.next(0.0, 1)) and batch.graph == "first-look":
+        queue.done(batch, looked(batch, 0.0, 1.0, 1.0, 1.0), 1.0)
+    assert shapes([batch, queue.next(1.0, 1)], one) == [(9, [(0, 1)]), (5, [(0, 2)])]
+
+
+def test_of_one_length_the_best_go_on_first():
+    queue, one = scheduler(5), call(5, 5, 5, keep=2)
+    queue.add(one, 0.0)
+    for _ in range(3):
+        batch = queue.next(0.0, 1)
+        queue.done(batch, looked(batch, 1.0, 0.0, 2.0), 1.0)
+    assert [queue.next(1.0, 1).rows[0][1] for _ in range(2)] == [2, 0]
+
+
+def test_log_odds_decide_where_a_graph_has_two_labels():
+    queue, one = scheduler(100), call(5, 5, keep=1)
+    one.steps = (one.steps[0]._replace(rule="log-odds"), one.steps[1])
+    queue.add(one, 0.0)
+    queue.done(queue.next(0.0, 1), np.array([[5.0, 6.0], [0.0, 3.0]], np.float32), 1.0)
+    assert queue.next(1.0, 1).rows == [(one, 1)]
+
+
+def test_three_steps_narrow_down_to_the_last():
+    queue, one = scheduler(100), call(*[4] * 6)
+    one.steps = (Step("tiny", "logit", 4), Step("first-look", "logit", 2), Step("full", "logit"))
+    queue.add(one, 0.0)
+    assert [(batch.graph, sorted(row for _, row in batch.rows)) for batch in drain(queue)] == [
+        ("tiny", [0, 1, 2, 3, 4, 5]),
+        ("first-look", [2, 3, 4, 5]),
+        ("full", [4, 5]),
+    ]
+    assert one.read.tolist() == [1, 1, 2, 2, 3, 3]
+
+
+@settings(deadline=None)
+@given(LENGTHS, BUDGETS, st.integers(1, 5), st.integers(1, 60), st.randoms(use_true_random=False))
+def test_whatever_the_batches_a_step_keeps_the_same(lengths, budget, idle, keep, random):
+    values = [random.choice((0.0, 1.0, 2.0)) for _ in lengths]
+    queue, one = scheduler(budget), call(*lengths, keep=min(keep, len(lengths)))
+    other = call(*lengths)
+    queue.add(one, 0.0)
+    queue.add(other, 0.0)
+    while batch := queue.next(0.0, idle):
+        queue.done(batch, looked(batch, *values), 0.0)
+    expected = sorted(range(len(lengths)), key=lambda row: (-values[row], row))[: min(keep, len(lengths))]
+    assert np.flatnonzero(one.read == 2).tolist() == sorted(expected)
+    assert one.ended
+    assert other.read.tolist() == [1] * len(lengths)
+    assert (queue.waiting_rows, queue.waiting_tokens, queue._calls, queue._queues) == (0, 0, [], {})
+
+
+def test_calls_in_different_steps_share_batches_of_a_graph():
+    queue, planned, plain = scheduler(100), call(5, 5, 5, keep=1), call(5, 5)
+    queue.add(planned, 0.0)
+    first = queue.next(0.0, 1)
+    queue.add(plain, 0.0)
+    queue.done(first, looked(first, 0.0, 1.0, 0.0), 1.0)
+    assert shapes([queue.next(1.0, 1)], planned, plain) == [(5, [(0, 1), (1, 0), (1, 1)])]
+
+
+def test_a_call_keeps_its_place_from_step_to_step():
+    queue, planned = scheduler(8), call(8, 8, keep=1)
+    queue.add(planned, 0.0)
+    batches = [queue.next(0.0, 1), queue.next(0.0, 1)]
+    later = call(8)
+    queue.add(later, 100.0)  # is due after the planned one, although that is in its second step
+    for batch in batches:
+        queue.done(batch, answers(batch), 100.0)
+    assert queue.next(100.0, 1).rows[0][0] is planned
+
+
+def test_a_plan_makes_a_call_cheaper_and_so_due_sooner():
+    queue, planned, plain = scheduler(), call(*[10] * 10, keep=2), call(*[10] * 10)
+    queue.add(planned, 0.0)
+    queue.add(plain, 0.0)
+    assert (planned.due, plain.due) == (PATIENCE * (10 + 20), PATIENCE * 100)
+
+
+def test_what_a_call_has_yet_to_read_after_its_step_is_due_before_others():
+    queue = scheduler(delay=30)
+    queue.add(call(*[10] * 10, keep=4), now=0)  # 10 s for the first look, 40 s for the full graph
+    with pytest.raises(OverloadedError, match=r"50\.0 s of one worker's time are due before this call"):
+        queue.add(call(10), now=200)
+
+
+def test_waiting_work_is_counted_by_graph():
+    queue = scheduler()
+    queue.add(call(10, 10, keep=1), 0.0)
+    queue.add(call(10), 0.0)
+    assert (queue.waiting_tokens, queue.waiting_seconds) == (30, 2.0 + 10.0)
+
+
+def test_logits_that_are_not_finite_end_their_call_after_the_step():
+    queue, bad, good = scheduler(100), call(5, 5, keep=1), call(5, 5, keep=1)
+    queue.add(bad, 0.0)
+    queue.add(good, 0.0)
+    batch = queue.next(0.0, 1)
+    assert queue.done(batch, np.array([[0.0], [np.nan], [0.0], [1.0]], np.float32), 1.0) == [bad]
+    assert isinstance(bad.error, LogitsError)
+    assert "for document 1;" in str(bad.error)
+    assert shapes(drain(queue), bad, good) == [(5, [(1, 1)])]
+
+
+def test_a_call_that_fails_in_a_later_step_ends():
+    queue, one, other = scheduler(100), call(5, 9, keep=2), call(5)
+    queue.add(one, 0.0)
+    for _ in range(2):
+        batch = queue.next(0.0, 1)
+        queue.done(batch, answers(batch), 1.0)
+    queue.add(other, 1.0)
+    fives, nine = queue.next(1.0, 1), queue.next(1.0, 1)
+    assert (nine.bucket, len(fives.rows)) == (9, 2)
+    assert queue.failed(fives, RuntimeError("both")) == []
+    alone = [queue.next(2.0, 1), queue.next(2.0, 1)]
+    mine = next(batch for batch in alone if batch.rows[0][0] is one)
+    assert mine.graph == "full"
+    assert queue.failed(mine, RuntimeError("mine")) == [one]
+    assert queue.done(nine, answers(nine), 3.0) == []
+    assert (other.error, str(one.error)) == (None, "mine")
+
+
+def test_a_retried_batch_ends_a_step():
+    queue, one, other = scheduler(100), call(5, 5, keep=1), call(5, 5, keep=1)
+    for each in (one, other):
+        queue.add(each, 0.0)
+    queue.failed(queue.next(0.0, 1), RuntimeError("both"))
+    assert {batch.graph for batch in drain(queue)} == {"first-look", "full"}
+    assert [each.read.tolist() for each in (one, other)] == [[1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_cancelling_in_any_step_leaves_nothing(step):
+    queue, gone, other = scheduler(8), call(8, 8, 8, keep=2), call(8)
+    queue.add(gone, 0.0)
+    batches = [queue.next(0.0, 1) for _ in range(3 if step else 1)]
+    if step:
+        for batch in batches:
+            queue.done(batch, answers(batch), 1.0)
+        batches = [queue.next(1.0, 1)]
+    queue.cancel(gone)
+    assert (queue.waiting_rows, queue.waiting_tokens, queue.dropped_rows) == (0, 0, 1 if step else 2)
+    assert queue.done(batches[-1], answers(batches[-1]), 2.0) == []
+    queue.add(other, 2.0)
+    assert shapes(drain(queue), gone, other) == [(8, [(1, 0)])]
+
+
+def test_an_expired_call_ends_with_what_each_step_read():
+    queue, late = scheduler(8), call(8, 8, 8, keep=2, deadline=30.0)
+    queue.add(late, 0.0)
+    for _ in range(3):
+        batch = queue.next(0.0, 1)
+        queue.done(batch, answers(batch), 1.0)
+    batch = queue.next(1.0, 1)
+    queue.done(batch, answers(batch), 2.0)
+    assert queue.expire(30.0) == [late]
+    assert late.read.tolist() == [1, 1, 2]
+    assert (queue.waiting_rows, queue.waiting_tokens, queue.next(3.0, 1)) == (0, 0, None)
+
+
+def test_pace_is_learned_for_each_graph_and_guessed_by_operations():
+    pace = Pace({"full": 100, "first-look": 20})
+    pace.observe("full", 10, 5.0)
+    assert (pace.predict("full", 4), pace.predict("first-look", 4)) == (2.0, pytest.approx(0.4))
+    pace.observe("first-look", 10, 2.0)
+    assert (pace.predict("full", 4), pace.predict("first-look", 4)) == (2.0, pytest.approx(0.8))

@@ -46,11 +46,11 @@ def test_a_failure_to_submit_cancels_what_was_submitted_before_it(one_at_a_time,
     assert begun.wait(60)
     inner, asked = Reranker._submit, []
 
-    def failing(self, pairs):
+    def failing(self, pairs, plan):
         asked.append(pairs)
         if len(asked) == 3:
             raise MemoryError
-        return inner(self, pairs)
+        return inner(self, pairs, plan)
 
     monkeypatch.setattr(Reranker, "_submit", failing)
     with pytest.raises(MemoryError):

@@ -23,8 +23,8 @@ def fill(folder, text, version=2):
     (folder / "manifest.json").write_text(json.dumps({"format": version, "files": {"a.onnx": {}, "README.md": {}}}))
 
 
-def put(out, text, *, overwrite=False, source=None, meanwhile=lambda: None):
-    with aside(out, overwrite=overwrite, source=source) as folder:
+def put(out, text, *, overwrite=False, sources=(), meanwhile=lambda: None):
+    with aside(out, overwrite=overwrite, sources=sources) as folder:
         fill(folder, text)
         meanwhile()
 
@@ -137,10 +137,10 @@ def test_the_checkpoint_is_not_written_into_or_over(home, where):
     places = {"itself": checkpoint, "inside": checkpoint / "deep" / "out", "around": home / "models"}
     out = places.get(where, home / "link" / "checkpoint")
     with pytest.raises(ExportError, match=r"is, contains or is inside the checkpoint .*; choose a folder outside it"):
-        put(out, "new", overwrite=True, source=checkpoint)
+        put(out, "new", overwrite=True, sources=[checkpoint])
     assert names(checkpoint) == ["a.onnx", "manifest.json"]
     assert names(checkpoint.parent) == ["checkpoint"]
-    put(home / "models" / "out", "new", source=checkpoint)
+    put(home / "models" / "out", "new", sources=[checkpoint])
 
 
 @pytest.mark.parametrize("out", [".", "..", "/", "/dev"])

@@ -26,6 +26,7 @@ EPILOG = f"""examples:
   resift export cross-encoder/ms-marco-MiniLM-L6-v2 ./l6 --revision c5ee24c --precision int8,float32
   resift export ./my-cross-encoder ./my-artifact --vnni
   resift export ./my-cross-encoder ./my-artifact --search
+  resift export ./my-cross-encoder ./my-artifact --first-look ./my-student --plan balanced
   resift export ./my-cross-encoder ./my-artifact --calibration pairs.jsonl --gate pools.jsonl
 
 --calibration: {{"query": "...", "document": "..."}} per line, a hundred or more, of texts like those you will serve.
@@ -45,6 +46,14 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub id")
     command.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    command.add_argument(
+        "--first-look",
+        metavar="STUDENT",
+        help="add a cheaper model of the same tokenizer, a folder or a hub id, that decides which candidates a plan reads in full",
+    )
+    command.add_argument(
+        "--plan", metavar="PLAN", help="what serves calls with a top_k that name no plan, such as balanced (default: full)"
+    )
     command.add_argument("--revision", metavar="REV", help="a commit, tag or branch on the hub; the commit is recorded")
     command.add_argument(
         "--precision", default="int8", metavar="LIST", help=f"precisions to write, from {','.join(PRECISIONS)} (default: int8)"
@@ -114,6 +123,8 @@ def run(asked: argparse.Namespace) -> int:
         recipe,
         revision=asked.revision,
         name=asked.name,
+        first_look=asked.first_look,
+        plan=asked.plan,
         allow_pickle=asked.allow_pickle,
         force=asked.force,
         overwrite=asked.overwrite,

@@ -63,10 +63,10 @@ def check_utf8(value: str | None, name: str) -> None:
 
 
 def settings(asked: argparse.Namespace) -> Settings:
-    """Settings from the options of `add_engine`: the file's, field by field replaced by the options that were given.
+    """Settings from the options of `add_engine` and --plan: the file's, field by field replaced by the options that were given.
 
     Raises InputError if the file or a value cannot be used.
     """
-    names = ("provider", "precision", "threads", "max_length")
-    given: dict[str, Any] = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    names = ("provider", "precision", "threads", "max_length", "plan")
+    given: dict[str, Any] = {name: getattr(asked, name) for name in names if getattr(asked, name, None) is not None}
     return replace(Settings() if asked.settings is None else Settings.read(asked.settings), **given)

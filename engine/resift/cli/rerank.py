@@ -31,6 +31,7 @@ examples:
   resift rerank "how do tides work" documents.txt
   resift rerank "how do tides work" documents.jsonl.gz --top-k 3 --json
   cat documents.txt | resift rerank "how do tides work" - --model ./my-artifact
+  resift rerank "how do tides work" documents.txt --plan fast --top-k 5
   resift rerank --pools pools.jsonl.gz --out ranked.jsonl --top-k 10
   resift rerank --pools pools.jsonl --out run.trec --format trec --on-error skip
 
@@ -56,6 +57,18 @@ def add(commands: Commands) -> None:
     command.add_argument("file", metavar="FILE", nargs="?", default="-", help="documents (default: -, standard input)")
     command.add_argument("--model", metavar="MODEL", help="a folder, a hub id or an embedded model's name")
     command.add_argument("--top-k", type=int, metavar="N", help="keep only the best N")
+    command.add_argument(
+        "--plan",
+        metavar="PLAN",
+        help="how a pool is worked through: full, fast, balanced, or stages such as first-look:15,full (default: the model's own "
+        "plan with --top-k, otherwise full)",
+    )
+    command.add_argument(
+        "--budget-ms",
+        type=float,
+        metavar="MS",
+        help="stop after so many milliseconds; what was not read in full by then follows without a score",
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     group = command.add_argument_group("a file of pools")
     group.add_argument("--pools", metavar="POOLS", help="rank every pool of this file; - for standard input")
@@ -76,6 +89,8 @@ def run(asked: argparse.Namespace) -> int:
         asked.usage_error("expected either QUERY or --pools POOLS")
     if (asked.pools is None) != (asked.out is None):
         asked.usage_error("--pools POOLS and --out OUT must be given together")
+    if asked.pools is not None and asked.budget_ms is not None:
+        asked.usage_error("--budget-ms is for QUERY: a file of pools must be ranked the same way when it is resumed; use --plan")
     return _rank_documents(asked) if asked.pools is None else _rank_pools(asked)
 
 
@@ -85,7 +100,7 @@ def _rank_documents(asked: argparse.Namespace) -> int:
         raise InputError("no documents: name a FILE, or pipe documents in, one per line")
     pool = read_documents(asked.file, asked.query)
     with Reranker.load(asked.model, settings=settings(asked)) as reranker:
-        ranking = reranker.rerank(pool.query, pool.documents, top_k=asked.top_k)
+        ranking = reranker.rerank(pool.query, pool.documents, top_k=asked.top_k, budget_ms=asked.budget_ms)
     if asked.json:
         write_json(pool.ranked(ranking, with_documents=True))
     else:
@@ -125,10 +140,15 @@ def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[s
         text = one_line(result.document)
         least = "at least " if result.tokens_cut_at_least else ""
         cut = f"  ({least}{result.tokens_cut} tokens cut)" if result.tokens_cut or least else ""
-        start = f"{rank:>4}  {result.score:>8.3f}  {numbers[result.index]:>5}  "
+        score = "-" if result.score is None else f"{result.score:.3f}"
+        start = f"{rank:>4}  {score:>8}  {numbers[result.index]:>5}  "
         if width is not None:
             text = shorten(visible(text), max(LEAST_COLUMNS, width - len(start) - len(cut)))
         rows.append(f"{start}{text}{cut}")
+    if unread := sum(result.score is None for result in ranking):
+        rows.append(
+            f"{unread} of {len(ranking)} were not read in full and have no score: they rank by an earlier stage, or as given"
+        )
     if ranking.query_tokens_cut:
         rows.append(f"the query was too long: its last {ranking.query_tokens_cut} tokens were cut")
     return rows

@@ -10,7 +10,8 @@ from resift.artifact import path_text
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
 from resift.cli.streams import write_json, write_lines
 from resift.errors import ParityError
-from resift.parity import Agreement, Bounds, Certificate, check_reference, refuse
+from resift.parity import LEAST_KEPT, Agreement, Bounds, Certificate, Kept, check_reference, refuse, refuse_first_look
+from resift.plans import Plan, Stage
 from resift.reranker import Reranker
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def run(asked: argparse.Namespace) -> int:
         certificate = Certificate.read(artifact)
         check_reference([np.array(pool.checkpoint) for pool in certificate.pools])
         found = [reranker.logits(pool.query, pool.documents) for pool in certificate.pools]
+        looks = _looks(reranker, certificate)
     agreement = certificate.measure(found)
     at_export = certificate.agreement[file]
     recorded = [np.array(pool.variants[file]) for pool in certificate.pools]
@@ -64,13 +66,17 @@ def run(asked: argparse.Namespace) -> int:
             "at_export": at_export,
             "largest_change_since_export": moved,
             "search": certificate.search.get(file),
+            "first_looks": {name: {"kept": here, "at_export": certificate.first_looks[name]} for name, here in looks.items()},
         }
         write_json(record)
     else:
         table = _table(certificate.bounds, agreement, at_export)
         changed = f"largest change of a logit since export: {moved:.2g}"
         searched = [certificate.search[file].summary()] if file in certificate.search else []
-        write_lines([f"{file} on {len(certificate.pools)} pools", *table, changed, *searched])
+        looked = [line for name, here in looks.items() for line in _look_table(name, here, certificate.first_looks[name])]
+        write_lines([f"{file} on {len(certificate.pools)} pools", *table, changed, *searched, *looked])
+    for name, here in looks.items():
+        refuse_first_look(here, f"{artifact.folder} ({name})")
     refuse(agreement, certificate.bounds, f"{artifact.folder} ({file})")
     looser = certificate.bounds.looser(Bounds())
     if looser and not asked.accept_bounds:
@@ -79,6 +85,28 @@ def run(asked: argparse.Namespace) -> int:
             "to accept them, use --accept-bounds"
         )
     return 0
+
+
+def _looks(reranker: Reranker, certificate: Certificate) -> dict[str, list[Kept]]:
+    """What the first looks keep on this machine, by the file of the variant that runs here."""
+    found = {}
+    for graph in reranker.artifact.manifest.graphs:
+        if graph.role == "first-look":
+            plan = Plan([Stage(graph.name)])
+            answers = [reranker.submit(pool.query, pool.documents, plan=plan) for pool in certificate.pools]
+            found[reranker.variant_of(graph.name).file] = certificate.kept([answer.result().logits for answer in answers])
+    return found
+
+
+def _look_table(file: str, now: list[Kept], then: list[Kept]) -> list[str]:
+    lines = [
+        f"{file}, a first look: share of the best documents among its first",
+        f"{'':20} {'bound':>8} {'export':>8} {'here':>8}",
+    ]
+    for here, before in zip(now, then, strict=True):
+        bound = f">= {LEAST_KEPT}" if here is now[-1] else ""
+        lines.append(f"{here.look:<20.0%} {bound:>8} {before.kept:>8.4f} {here.kept:>8.4f}")
+    return lines
 
 
 def _table(bounds: Bounds, now: Agreement, then: Agreement) -> list[str]:

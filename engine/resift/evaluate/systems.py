@@ -16,6 +16,7 @@ from resift.errors import ExtraError, InputError
 from resift.evaluate.scoresfile import read_scores
 from resift.manifest import RELEVANCE
 from resift.pairs import PairTokenizer
+from resift.ranking import best_first
 from resift.reranker import Reranker
 from resift.scoring import activate, relevance
 from resift.settings import Settings
@@ -97,7 +98,10 @@ class Artifact:
 
             def score(pool: CandidatePool) -> Columns:
                 scored = _wait(reranker.submit(pool.query, pool.documents))
-                return _columns(scored.logits, activate(scored.logits, reranker.graph.activation))._replace(scored=scored)
+                if scored.read is None:
+                    return _columns(scored.logits, reranker.scores(scored))._replace(scored=scored)
+                ranks = np.argsort(best_first(scored.logits, scored.read))  # logits of different graphs do not compare
+                return Columns(-ranks.astype(np.float64), reranker.scores(scored).astype(np.float64), scored)
 
             yield Scorer(
                 name=self.name or f"{_short(self.source)} {reranker.precision}",

@@ -67,7 +67,9 @@ class Answer:
     ranking: Ranking
     """best first, cut to `top_n`"""
     relevance: list[float]
-    """for each result of the ranking: the sigmoid of its logit, in [0, 1]"""
+    """for each result of the ranking: the sigmoid of its logit, in [0, 1]; below the last one read in full, decreasing numbers"""
+    logits: list[float]
+    """for each result of the ranking: its logit; below the last one read in full, decreasing numbers"""
     tokens: int
     """read, over all pairs"""
     cut: int

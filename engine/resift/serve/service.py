@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.errors import ArtifactError, ClosedError, OverloadedError, ResiftError
+from resift.ranking import decreasing
 from resift.scoring import activate
 from resift.serve.admission import OVERLOADED, STOPPING, Admission, retry_after
 from resift.serve.limits import Disconnected
@@ -95,12 +96,14 @@ class Service:
         self.metrics.scored(scored, tokenized - began)
         top = None if request.top_n is None else min(request.top_n, len(request.documents))
         ranking = reranker.rank(request.documents, scored, top_k=top)
-        logits = np.array([result.logit for result in ranking], np.float32)
+        logits = [result.logit for result in ranking if result.score is not None and result.logit is not None]
+        rest: list[float | None] = [None] * (len(ranking) - len(logits))
         return Answer(
             id=request_id,
             model=name,
             ranking=ranking,
-            relevance=activate(logits, "sigmoid").tolist(),
+            relevance=decreasing([*activate(np.array(logits, np.float32), "sigmoid").tolist(), *rest], least=0.0),
+            logits=decreasing([*logits, *rest]),
             tokens=int(scored.lengths.sum()),
             cut=int((scored.tokens_cut > 0).sum()),
             tokenized=tokenized - began,
@@ -111,7 +114,9 @@ class Service:
     async def _encode(self, reranker: Reranker, request: Request) -> Encoded:
         with self.admission.text(request, reranker.queued.seconds):
             try:
-                return await reranker.aencode(request.query, request.documents, document_tokens=request.document_tokens)
+                return await reranker.aencode(
+                    request.query, request.documents, document_tokens=request.document_tokens, top_k=request.top_n
+                )
             except ClosedError as error:
                 raise Refusal("stopping", STOPPING) from error
             except ArtifactError as error:

@@ -99,11 +99,11 @@ def _write(body: RerankRequest, answer: Answer) -> list[Rank]:
     return [
         Rank(
             result.index,
-            result.logit if body.raw_scores else score,
+            logit if body.raw_scores else score,
             body.texts[result.index] if body.return_text else None,
             result.tokens_cut if body.return_tokens_cut else None,
         )
-        for result, score in zip(answer.ranking, answer.relevance, strict=True)
+        for result, score, logit in zip(answer.ranking, answer.relevance, answer.logits, strict=True)
     ]
 
 

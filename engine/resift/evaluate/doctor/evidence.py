@@ -72,7 +72,7 @@ class Evidence:
 def _score(reranker: Reranker, pools: Sequence[CandidatePool], progress: Progress | None) -> list[Scored]:
     """The columns of all pools, scored in bounded memory."""
     scored, pairs = [], 0
-    for pool, found in score_pools(reranker, pools):
+    for pool, found in score_pools(reranker, pools, plan="full"):
         scored.append(found)
         pairs += len(pool.documents)
         if progress is not None:
