@@ -90,7 +90,7 @@ class ResiftRanker:
         Raises InputError and TypeError for values that cannot be used.
         """
         if reranker is not None and (model is not None or settings is not None):
-            raise InputError("a reranker is given beside model or settings; expected the one or the others")
+            raise InputError("a reranker is given beside model or settings; expected either")
         if reranker is not None and not isinstance(reranker, Reranker):
             raise TypeError(f"reranker is {type(reranker).__name__}; expected a Reranker: give a folder or a hub id as model")
         self._selection = Selection(top_k, scale_score, score_threshold)
@@ -175,14 +175,17 @@ class ResiftRanker:
         """`run` for asyncio, without blocking the event loop; cancelling it drops the pairs that have not started."""
         selection = self._selection.changed(top_k=top_k, scale_score=scale_score, score_threshold=score_threshold)
         unique = _unique(documents)
-        await self.warm_up_async()
-        return {"documents": selection.of(unique, await self._reranker().arerank(query, self._texts(unique)))}
+        reranker = self._loaded
+        if reranker is None:
+            reranker = await asyncio.to_thread(self._reranker)
+        return {"documents": selection.of(unique, await reranker.arerank(query, self._texts(unique)))}
 
     def _reranker(self) -> Reranker:
-        with _loading:
-            if self._loaded is None:
-                self._loaded = Reranker.load(self.model, settings=self.settings)
-            return self._loaded
+        loaded = self._loaded
+        if loaded is None:
+            with _loading:
+                loaded = self._loaded = self._loaded or Reranker.load(self.model, settings=self.settings)
+        return loaded
 
     def _texts(self, documents: list[Document]) -> list[str]:
         """What the model reads of each document: the values of its meta fields, then its content."""
