@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib
+import sys
 from decimal import Decimal
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiny
-from resift import ArtifactError, InputError, Reranker
+from resift import ArtifactError, ExtraError, InputError, Reranker
 from resift.integrations import frames
 from resift.integrations.frames import ADDED, rerank_frame
 
@@ -354,3 +356,10 @@ def test_all_three_agree_with_the_reranker_on_any_rows(reranker, qids, top_k, so
         assert list(found["note"]) == [f"row {row}" for row in order]
         assert list(zip(*(found[name] for name in ADDED), strict=True)) == [cells[row] for row in order]
         assert np.isfinite(found["logit"]).all()
+
+
+def test_without_narwhals_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "narwhals.stable.v2", None)
+    monkeypatch.delitem(sys.modules, "resift.integrations.frames")
+    with pytest.raises(ExtraError, match=r"pip install 'resift\[frames\]'"):
+        importlib.import_module("resift.integrations.frames")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import importlib
 import os
+import sys
 import threading
 
 import numpy as np
@@ -19,7 +21,7 @@ from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils.misc import _deduplicate_documents
 
 import tiny
-from resift import ArtifactError, InputError, Reranker, Settings
+from resift import ArtifactError, ExtraError, InputError, Reranker, Settings
 from resift.integrations import haystack as adapter
 from resift.integrations.haystack import ResiftRanker
 from resift.scoring import activate
@@ -132,6 +134,7 @@ def test_of_duplicates_the_one_with_the_highest_score_is_ranked(ranker):
         Document(id="b", content=TEXTS[3], score=-5.0),
         Document(id="a", content=TEXTS[4]),
         Document(id="c", content=TEXTS[2], score=0.3),
+        Document(id="c", content=TEXTS[5], score=0.3),
     ]
     kept = _deduplicate_documents(given)
     assert [(document.id, document.content) for document in kept] == [("a", TEXTS[2]), ("b", TEXTS[3]), ("c", TEXTS[2])]
@@ -178,10 +181,9 @@ def test_the_model_reads_the_meta_fields_first(reranker):
     ]
     read = ["Tides; 0; ['sea', 'moon']; The sea rises twice a day.", "Yeast makes gas.", "Only a title; ", ""]
     ranker = ResiftRanker(reranker=reranker, meta_fields_to_embed=["title", "year", "tags"], embedding_separator="; ")
-    ranked = ranker.run(QUERY, given)["documents"]
-    assert [given.index(next(each for each in given if each.id == document.id)) for document in ranked] == [
-        result.index for result in reranker.rerank(QUERY, read)
-    ]
+    ranked = ranker.run(QUERY, given, scale_score=False)["documents"]
+    ranking = reranker.rerank(QUERY, read)
+    assert [(each.content, each.score) for each in ranked] == [(given[each.index].content, each.logit) for each in ranking]
     plain = reranker.logits(QUERY, [text.split("; ")[-1] for text in read])
     assert reranker.logits(QUERY, read).tolist() != plain.tolist()
 
@@ -217,7 +219,8 @@ def test_closing_frees_what_was_loaded_here_and_a_run_loads_it_again(artifact, r
     assert given.run(asked()) == expected
 
 
-def test_asyncio_loads_the_model_beside_the_loop(artifact, reranker, monkeypatch):
+@pytest.mark.parametrize("alone", [True, False])
+def test_asyncio_loads_the_model_beside_the_loop(artifact, reranker, monkeypatch, alone):
     begun, proceed, load = threading.Event(), threading.Event(), Reranker.load
 
     def held(*given, **named):
@@ -228,15 +231,18 @@ def test_asyncio_loads_the_model_beside_the_loop(artifact, reranker, monkeypatch
     monkeypatch.setattr(adapter.Reranker, "load", held)
 
     pipeline, ready = retrieval(model=artifact), ResiftRanker(reranker=reranker)
+    ranker = pipeline.get_component("ranker")
 
     async def ask():
-        running = asyncio.create_task(pipeline.run_async(asked()))
+        work = ranker.run_async(QUERY, DOCUMENTS[:8]) if alone else pipeline.run_async(asked())
+        running = asyncio.create_task(work)
         assert await asyncio.to_thread(begun.wait, 60)
         await ready.run_async(QUERY, DOCUMENTS)  # another ranker does not wait for this one's model
         proceed.set()  # reached only if the loop is free while the model loads
         return await running
 
-    assert len(asyncio.run(ask())["ranker"]["documents"]) == 8
+    found = asyncio.run(ask())
+    assert len((found if alone else found["ranker"])["documents"]) == 8
 
 
 def test_a_cancelled_run_drops_what_has_not_begun(one_at_a_time, gate):
@@ -308,3 +314,10 @@ def test_a_pipeline_checks_its_sockets_when_connected(reranker):
     pipeline.add_component("ranker", ResiftRanker(reranker=reranker))
     with pytest.raises(Exception, match="do not match"):
         pipeline.connect("wrong.documents", "ranker.documents")
+
+
+def test_without_haystack_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "haystack", None)
+    monkeypatch.delitem(sys.modules, "resift.integrations.haystack")
+    with pytest.raises(ExtraError, match=r"pip install 'resift\[haystack\]'"):
+        importlib.import_module("resift.integrations.haystack")
