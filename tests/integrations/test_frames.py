@@ -139,6 +139,21 @@ def test_a_pandas_index_is_kept_whatever_it_is(reranker):
         pd.testing.assert_frame_equal(best_first[frame.columns], frame.iloc[list(cells)])
 
 
+class Subclass(pd.DataFrame):
+    @property
+    def _constructor(self):
+        return Subclass
+
+
+@pytest.mark.parametrize("shape", [{}, {"sort": True}, {"top_k": 1}])
+def test_a_subclass_of_pandas_and_its_attributes_are_kept(reranker, shape):
+    frame = Subclass(columns(UNSORTED))
+    frame.attrs["source"] = "a test"
+    ranked = rerank_frame(frame, reranker=reranker, **shape)
+    assert type(ranked) is Subclass
+    assert ranked.attrs == frame.attrs
+
+
 def test_other_columns_keep_their_types(reranker):
     data = columns(UNSORTED)
     pandas = pd.DataFrame(data).assign(
@@ -339,6 +354,8 @@ def test_arguments_are_checked_first(reranker):
         rerank_frame(frame, top_k=0, reranker=reranker)
     with pytest.raises(TypeError, match="reranker is str"):
         rerank_frame(frame, reranker="somewhere")
+    with pytest.raises(TypeError, match="NoneType"):
+        rerank_frame(frame, prefix=None, reranker=reranker)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

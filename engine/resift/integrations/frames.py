@@ -79,7 +79,7 @@ def rerank_frame(  # noqa: PLR0913 - the columns, the model, the form of the res
     if reranker is not None and not isinstance(reranker, Reranker):
         raise TypeError(f"reranker is {type(reranker).__name__}; expected a Reranker: give a folder or a hub id as model")
     table = _read(frame)
-    added = [f"{prefix}{name}" for name in ADDED]
+    added = [prefix + name for name in ADDED]
     _check_names(table.columns, [query, document, *([] if by is None else [by])], added)
     queries = _queries(table, query, by)
     for _ in _texts(table, document):
@@ -101,8 +101,7 @@ def rerank_frame(  # noqa: PLR0913 - the columns, the model, the form of the res
         order.sort()
     if sort or len(order) < len(table):
         table = table[order]
-    series = [nw.new_series(name, column[order], backend=table.implementation) for name, column in zip(added, columns, strict=True)]
-    ranked: IntoDataFrameT = table.with_columns(series).to_native()
+    ranked: IntoDataFrameT = _with_columns(table, {name: column[order] for name, column in zip(added, columns, strict=True)})
     return ranked
 
 
@@ -191,6 +190,14 @@ def _take(column: nw.Series[Any], rows: NDArray[np.int64]) -> list[str]:
     """The values in `rows`, by slices of adjacent rows: they copy nothing, and Arrow can slice types that it cannot take from."""
     runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
     return [value for run in runs for value in column[int(run[0]) : int(run[-1]) + 1].to_list()]
+
+
+def _with_columns(table: nw.DataFrame[Any], columns: dict[str, NDArray[Any]]) -> Any:
+    """The native frame with columns added."""
+    if table.implementation.is_pandas_like():
+        return table.to_native().assign(**columns)  # narwhals would drop pandas' attrs and the class of a subclass
+    series = [nw.new_series(name, column, backend=table.implementation) for name, column in columns.items()]
+    return table.with_columns(series).to_native()
 
 
 def _cells(ranking: Ranking) -> Iterator[Any]:
