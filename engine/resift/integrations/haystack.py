@@ -1,0 +1,213 @@
+"""Haystack: a ranker for pipelines (extra: haystack)."""
+
+import asyncio
+import dataclasses
+import math
+import os
+import threading
+from typing import Any, Self
+
+import numpy as np
+
+from resift.errors import ExtraError, InputError
+from resift.inputs import check_count
+from resift.ranking import Ranking
+from resift.reranker import Reranker
+from resift.scoring import activate
+from resift.settings import Settings
+
+try:
+    from haystack import Document, component, default_from_dict, default_to_dict
+except ImportError as error:
+    raise ExtraError("resift.integrations.haystack needs haystack-ai: pip install 'resift[haystack]'", name="haystack") from error
+
+_loading = threading.Lock()
+"""Held while a model is loaded: threads that share a ranker load it once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which documents of a ranking are returned, and on which scale their scores are."""
+
+    top_k: int | None
+    scale_score: bool
+    score_threshold: float | None
+
+    def __post_init__(self) -> None:
+        check_count("top_k", self.top_k)
+        if not isinstance(self.scale_score, bool):
+            raise TypeError(f"scale_score is {type(self.scale_score).__name__}; expected a bool")
+        threshold = self.score_threshold
+        if threshold is not None and (not isinstance(threshold, int | float) or isinstance(threshold, bool)):
+            raise TypeError(f"score_threshold is {type(threshold).__name__}; expected a number or None")
+        if threshold is not None and math.isnan(threshold):
+            raise InputError("score_threshold is NaN; expected a number, or None for any score")
+
+    def changed(self, **given: Any) -> "Selection":
+        """With the values that are not None in place of its own."""
+        return dataclasses.replace(self, **{name: value for name, value in given.items() if value is not None})
+
+    def of(self, documents: list[Document], ranking: Ranking) -> list[Document]:
+        """Copies of the best `documents`, which were ranked in this order, with their scores."""
+        logits = np.array([result.logit for result in ranking], np.float32)
+        scores = activate(logits, "sigmoid" if self.scale_score else "identity").tolist()
+        least = -math.inf if self.score_threshold is None else self.score_threshold
+        ranked = zip(ranking, scores, strict=True)
+        kept = [dataclasses.replace(documents[result.index], score=score) for result, score in ranked if score >= least]
+        return kept[: self.top_k]
+
+
+@component
+class ResiftRanker:
+    """Ranks documents by a cross-encoder's logits, best first: a component for Haystack's Pipeline.
+
+        pipeline.add_component("ranker", ResiftRanker(top_k=5))
+        pipeline.connect("retriever.documents", "ranker.documents")
+
+    It takes the parameters of Haystack's SentenceTransformersSimilarityRanker that apply. Haystack loads a pipeline from YAML only
+    if it trusts the modules named there: `Pipeline.loads(text, allowed_modules=["resift.integrations.haystack"])`.
+    """
+
+    def __init__(  # noqa: PLR0913 - Haystack's own names
+        self,
+        *,
+        model: str | os.PathLike[str] | None = None,
+        reranker: Reranker | None = None,
+        settings: Settings | None = None,
+        top_k: int | None = 10,
+        scale_score: bool = True,
+        score_threshold: float | None = None,
+        meta_fields_to_embed: list[str] | None = None,
+        embedding_separator: str = "\n",
+    ) -> None:
+        """`model`: what `Reranker.load` takes (None: the embedded model); `warm_up` loads it, with `settings`.
+
+        `reranker`: one that is loaded already, in place of both; a ranker with one cannot be written to YAML.
+        `top_k`: the most documents to return (None: all).
+        `scale_score`: True gives the sigmoid of the logit, in [0, 1], False the logit itself. The order is the same.
+        `score_threshold`: the least score, on that scale, of a document returned (None: any).
+        `meta_fields_to_embed`: meta fields whose values the model reads before the content, joined by `embedding_separator`.
+        Raises InputError and TypeError for values that cannot be used.
+        """
+        if reranker is not None and (model is not None or settings is not None):
+            raise InputError("a reranker is given beside model or settings; expected either")
+        if reranker is not None and not isinstance(reranker, Reranker):
+            raise TypeError(f"reranker is {type(reranker).__name__}; expected a Reranker: give a folder or a hub id as model")
+        self._selection = Selection(top_k, scale_score, score_threshold)
+        if isinstance(meta_fields_to_embed, str):
+            raise TypeError(f"meta_fields_to_embed is the str {meta_fields_to_embed!r}; expected a list of field names")
+        self.model = None if model is None else os.fspath(model)
+        self.settings = settings
+        self.meta_fields_to_embed = list(meta_fields_to_embed or [])
+        self.embedding_separator = embedding_separator
+        self._given = reranker
+        self._loaded = reranker
+
+    def warm_up(self) -> None:
+        """Loads the model, once; `run` does so if it was not done before. Raises like `Reranker.load`."""
+        self._reranker()
+
+    async def warm_up_async(self) -> None:
+        """`warm_up` for asyncio, without blocking the event loop."""
+        if self._loaded is None:
+            await asyncio.to_thread(self._reranker)
+
+    def close(self) -> None:
+        """Frees the model that `warm_up` loaded; a later run loads it again. A Reranker that was given stays open."""
+        with _loading:
+            loaded, self._loaded = self._loaded, self._given
+        if loaded is not None and loaded is not self._given:
+            loaded.close()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The component as a dictionary, for YAML. Raises InputError if it was made with a loaded Reranker."""
+        if self._given is not None:
+            raise InputError("a ResiftRanker made with a loaded reranker cannot be serialized; make it with model and settings")
+        data: dict[str, Any] = default_to_dict(
+            self,
+            model=self.model,
+            settings=None if self.settings is None else dataclasses.asdict(self.settings),
+            **dataclasses.asdict(self._selection),
+            meta_fields_to_embed=self.meta_fields_to_embed,
+            embedding_separator=self.embedding_separator,
+        )
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The component that `to_dict` wrote. Raises like the constructor."""
+        parameters = dict(data.get("init_parameters", {}))
+        if parameters.get("settings") is not None:
+            parameters["settings"] = Settings(**parameters["settings"])
+        made: Self = default_from_dict(cls, {**data, "init_parameters": parameters})
+        return made
+
+    @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
+    def run(
+        self,
+        query: str,
+        documents: list[Document],
+        *,
+        top_k: int | None = None,
+        scale_score: bool | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, list[Document]]:
+        """Returns {"documents": copies of the best documents with their new scores, best first}; equal logits keep the order given.
+
+        `top_k`, `scale_score` and `score_threshold`: None means the constructor's. Of documents with the same id the one with the
+        highest score is ranked, as in Haystack's rankers. A document without content counts as empty. Raises InputError and
+        TypeError for values that cannot be used, and otherwise like `Reranker.rerank`.
+        """
+        selection = self._selection.changed(top_k=top_k, scale_score=scale_score, score_threshold=score_threshold)
+        unique = _unique(documents)
+        return {"documents": selection.of(unique, self._reranker().rerank(query, self._texts(unique)))}
+
+    @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
+    async def run_async(
+        self,
+        query: str,
+        documents: list[Document],
+        *,
+        top_k: int | None = None,
+        scale_score: bool | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, list[Document]]:
+        """`run` for asyncio, without blocking the event loop; cancelling it drops the pairs that have not started."""
+        selection = self._selection.changed(top_k=top_k, scale_score=scale_score, score_threshold=score_threshold)
+        unique = _unique(documents)
+        reranker = self._loaded
+        if reranker is None:
+            reranker = await asyncio.to_thread(self._reranker)
+        return {"documents": selection.of(unique, await reranker.arerank(query, self._texts(unique)))}
+
+    def _reranker(self) -> Reranker:
+        loaded = self._loaded
+        if loaded is None:
+            with _loading:
+                loaded = self._loaded = self._loaded or Reranker.load(self.model, settings=self.settings)
+        return loaded
+
+    def _texts(self, documents: list[Document]) -> list[str]:
+        """What the model reads of each document: the values of its meta fields, then its content."""
+        texts = []
+        for document in documents:
+            fields = (document.meta.get(name) for name in self.meta_fields_to_embed)
+            values = [str(value) for value in fields if value is not None]
+            texts.append(self.embedding_separator.join([*values, document.content or ""]))
+        return texts
+
+
+def _unique(documents: list[Document]) -> list[Document]:
+    """Of documents with the same id the one with the highest score, in the place of the first."""
+    best: dict[str, Document] = {}
+    for position, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise TypeError(f"documents[{position}] is {type(document).__name__}; expected a Haystack Document")
+        other = best.get(document.id)
+        if other is None or _score(document) > _score(other):
+            best[document.id] = document
+    return list(best.values())
+
+
+def _score(document: Document) -> float:
+    return -math.inf if document.score is None else document.score
