@@ -35,8 +35,11 @@ class _Held:
         return _Held, ()
 
 
-def _folder(reranker: Reranker) -> str:
-    return str(reranker.artifact.folder)
+def _text(model: str | Path | Reranker | None) -> str | None:
+    """A model as it is serialized."""
+    if isinstance(model, Reranker):
+        return str(model.artifact.folder)
+    return None if model is None else str(model)
 
 
 class Adapter(BaseModel):  # type: ignore[misc] # pydantic comes with the framework
@@ -48,7 +51,7 @@ class Adapter(BaseModel):  # type: ignore[misc] # pydantic comes with the framew
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    model: str | Path | Annotated[Reranker, PlainSerializer(_folder)] | None = None
+    model: Annotated[str | Path | Reranker | None, PlainSerializer(_text)] = None
     """None for the embedded default model, the name of an embedded model, an artifact's folder, a hub id, or a loaded Reranker,
     which stays the caller's to close and is serialized as its folder."""
     settings: Settings = Field(default_factory=Settings)

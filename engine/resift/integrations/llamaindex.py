@@ -18,7 +18,7 @@ try:
     from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.schema import MetadataMode
-    from pydantic import Field
+    from pydantic import Field, model_validator
 
     from resift.integrations.adapter import Adapter
 except ImportError as error:
@@ -56,6 +56,12 @@ class ResiftRerank(Adapter, BaseNodePostprocessor):  # type: ignore[misc] # llam
     keep_retrieval_score: bool = True
     """Whether the score a node was retrieved with is kept in `metadata["retrieval_score"]`, which neither the language model nor
     the embedding model is shown."""
+
+    @model_validator(mode="before")  # type: ignore[untyped-decorator] # pydantic comes with llama-index-core
+    @classmethod
+    def _without_class_name(cls, fields: Any) -> Any:
+        """LlamaIndex adds a class_name to what it serializes, and only `from_dict` takes it off again."""
+        return {name: value for name, value in fields.items() if name != "class_name"} if isinstance(fields, dict) else fields
 
     @classmethod
     def class_name(cls) -> str:
