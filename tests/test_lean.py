@@ -9,6 +9,7 @@ HEAVY = (
     *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "resift_export"),
     *("ir_measures", "pytrec_eval", "bm25s", "matplotlib", "jinja2", "tomli_w", "scipy"),
     *("starlette", "uvicorn", "prometheus_client"),
+    *("langchain_core", "llama_index", "pydantic"),
 )
 PARTS = ("resift.evaluate", "resift.serve")
 LATE = ("onnxruntime", "tokenizers")
