@@ -21,7 +21,8 @@ try:
     from resift.integrations.adapter import Adapter
 except ImportError as error:
     raise ExtraError(
-        f"resift.integrations.langchain needs langchain-core, which cannot be imported ({error}): pip install 'resift[langchain]'"
+        "resift.integrations.langchain needs langchain-core 1.2.31 or newer, which cannot be imported "
+        f"({error}): pip install 'resift[langchain]'"
     ) from error
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class ResiftReranker(Adapter, BaseDocumentCompressor):  # type: ignore[misc] # l
 
 
 class ResiftCrossEncoder(Adapter, BaseCrossEncoder):  # type: ignore[misc] # langchain-core is optional
-    """Scores pairs, for the CrossEncoderReranker of langchain-classic.
+    """Scores pairs, for the CrossEncoderReranker of langchain-classic 1.0.4 or newer.
 
         CrossEncoderReranker(model=ResiftCrossEncoder(), top_n=5)
 
