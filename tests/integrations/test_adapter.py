@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +128,34 @@ def test_a_loaded_ranker_is_serialized_as_its_folder_and_settings(artifact):
         assert again._load().settings == Settings(threads=1)
         with pytest.raises(ValidationError, match=r"give them to Reranker\.load"):
             Adapter(model=loaded, settings=Settings(threads=2))
+
+
+def test_a_loaded_ranker_is_pickled_with_its_adapter(reranker, loads):
+    again = pickle.loads(pickle.dumps(Adapter(model=reranker)))
+    assert again._load().logits(QUERY, TEXTS).tolist() == reranker.logits(QUERY, TEXTS).tolist()
+    assert len(loads) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_a_model_loads_can_load(artifact):
+    used, unused = Adapter(model=artifact), Adapter(model=artifact, settings=Settings(threads=1))
+    expected = used._load().logits(QUERY, TEXTS).tolist()
+    with adapters._lock:
+        if (child := os.fork()) == 0:
+            signal.alarm(60)
+            found = [each._load().logits(QUERY, TEXTS).tolist() for each in (used, unused)]
+            os._exit(0 if found == [expected] * 2 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(("name", "package"), [("langchain", "langchain_core"), ("llamaindex", "llama_index")])
+def test_without_its_framework_an_adapter_names_the_extra(name, package):
+    code = f"import sys; sys.modules['{package}'] = None; import resift.integrations.{name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert f"ExtraError: resift.integrations.{name} needs" in done.stderr
+    assert f"pip install 'resift[{name}]'" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
