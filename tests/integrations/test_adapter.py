@@ -12,6 +12,7 @@ import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 
 import pytest
 
@@ -79,6 +80,18 @@ def test_in_asyncio_the_first_use_loads_on_another_thread(artifact, loads):
 
     assert len(set(map(id, asyncio.run(ask())))) == 1
     assert [thread is threading.main_thread() for thread, _ in loads] == [False]
+
+
+def test_copies_share_what_was_loaded_and_a_pickle_loads_at_its_first_use(artifact, loads):
+    used = Adapter(model=artifact)
+    reranker = used._load()
+    adapters._load.cache_clear()
+    for made in (deepcopy(used), used.model_copy(), used.model_copy(deep=True)):
+        assert made._load() is reranker
+    again = pickle.loads(pickle.dumps(used))
+    assert len(loads) == 1
+    assert again._load() is not reranker
+    assert again == used
 
 
 def test_a_change_of_settings_is_heeded(artifact):
