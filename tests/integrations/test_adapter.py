@@ -30,9 +30,9 @@ QUERY, TEXTS = "how do tides work", ["The moon pulls the sea.", "Bread rises."]
 
 @pytest.fixture(autouse=True)
 def _none_loaded():
-    adapters._load.cache_clear()
+    adapters._open.cache_clear()
     yield
-    adapters._load.cache_clear()
+    adapters._open.cache_clear()
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_in_asyncio_the_first_use_loads_on_another_thread(artifact, loads):
 def test_copies_share_what_was_loaded_and_a_pickle_loads_at_its_first_use(artifact, loads):
     used = Adapter(model=artifact)
     reranker = used._load()
-    adapters._load.cache_clear()
+    adapters._open.cache_clear()
     for made in (deepcopy(used), used.model_copy(), used.model_copy(deep=True)):
         assert made._load() is reranker
     again = pickle.loads(pickle.dumps(used))

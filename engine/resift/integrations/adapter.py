@@ -86,11 +86,11 @@ class Adapter(BaseModel):  # type: ignore[misc] # pydantic comes with the framew
 def _shared(source: str | Path | None, settings: Settings) -> Reranker:
     artifact = Artifact.find(source)
     with _lock:
-        return _load(artifact.folder.resolve(), artifact.links_into, artifact.fingerprint(), settings)
+        return _open(artifact.folder.resolve(), artifact.links_into, artifact.fingerprint(), settings)
 
 
 @lru_cache(maxsize=KEPT)
-def _load(folder: Path, links_into: Path | None, _fingerprint: str, settings: Settings) -> Reranker:
+def _open(folder: Path, links_into: Path | None, _fingerprint: str, settings: Settings) -> Reranker:
     """Opens the folder once for each content that it has had: the fingerprint is part of the key."""
     return Reranker(Artifact.open(folder, links_into=links_into), settings=settings)
 
