@@ -10,6 +10,7 @@ HEAVY = (
     *("ir_measures", "pytrec_eval", "bm25s", "matplotlib", "jinja2", "tomli_w", "scipy"),
     *("starlette", "uvicorn", "prometheus_client"),
     *("haystack", "narwhals", "pandas", "polars", "pyarrow"),
+    *("langchain_core", "llama_index", "pydantic"),
 )
 PARTS = ("resift.evaluate", "resift.serve", "resift.integrations")
 LATE = ("onnxruntime", "tokenizers")

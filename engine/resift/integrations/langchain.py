@@ -1,0 +1,127 @@
+"""LangChain (extra: langchain): a document compressor and a cross-encoder, on langchain-core alone.
+
+Reranking what a retriever finds, by the retriever of langchain-classic:
+
+    ContextualCompressionRetriever(base_retriever=retriever, base_compressor=ResiftReranker(top_n=5))
+"""
+
+from __future__ import annotations
+
+from math import inf, nextafter
+from typing import TYPE_CHECKING, Any
+
+from resift.errors import ExtraError
+from resift.inputs import read_pairs
+
+try:
+    from langchain_core.cross_encoders import BaseCrossEncoder
+    from langchain_core.documents import BaseDocumentCompressor
+    from pydantic import Field
+
+    from resift.integrations.adapter import Adapter
+except ImportError as error:
+    raise ExtraError(
+        "resift.integrations.langchain needs langchain-core 1.2.31 or newer, which cannot be imported "
+        f"({error}): pip install 'resift[langchain]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.callbacks import Callbacks
+    from langchain_core.documents import Document
+
+    from resift.ranking import Ranking
+
+RELEVANCE_SCORE = "relevance_score"
+"""The key of a document's metadata that holds its score; that of an earlier reranker is replaced."""
+
+
+class ResiftReranker(Adapter, BaseDocumentCompressor):  # type: ignore[misc] # langchain-core is optional
+    """Reranks what a retriever found, for ContextualCompressionRetriever or a chain.
+
+        ResiftReranker(top_n=5)
+        ResiftReranker(model="./my-artifact", settings=Settings(threads=2), score_threshold=0.5)
+
+    Returns copies of the best documents, best first, in the order of `Reranker.rerank`, each with its score in
+    `metadata["relevance_score"]`, on the scale the model declares (the embedded model's are logits).
+    """
+
+    top_n: int | None = Field(default=3, ge=1)
+    """Most documents to return; None: all."""
+    score_threshold: float | None = Field(default=None, allow_inf_nan=False)
+    """Documents with a lower score are left out."""
+
+    def compress_documents(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,  # noqa: ARG002 - there is no callback for rerankers
+    ) -> list[Document]:
+        """The best of `documents`, which are not changed. Raises like `Reranker.load` and `Reranker.rerank`."""
+        ranking = self._load().rerank(query, _texts(documents), **self._asked())
+        return self._ranked(documents, ranking)
+
+    async def acompress_documents(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,  # noqa: ARG002
+    ) -> list[Document]:
+        """`compress_documents` for asyncio; cancelling it drops the pairs that have not started."""
+        ranking = await (await self._aload()).arerank(query, _texts(documents), **self._asked())
+        return self._ranked(documents, ranking)
+
+    def _asked(self) -> dict[str, Any]:
+        """The keyword arguments of `Reranker.rerank`."""
+        return {"top_k": self.top_n}
+
+    def _ranked(self, documents: Sequence[Document], ranking: Ranking) -> list[Document]:
+        least = -inf if self.score_threshold is None else self.score_threshold
+        return [_scored(documents[result.index], result.score) for result in ranking if result.score >= least]
+
+
+class ResiftCrossEncoder(Adapter, BaseCrossEncoder):  # type: ignore[misc] # langchain-core is optional
+    """Scores pairs, for the CrossEncoderReranker of langchain-classic 1.0.4 or newer.
+
+        CrossEncoderReranker(model=ResiftCrossEncoder(), top_n=5)
+
+    CrossEncoderReranker drops the scores and has no threshold: ResiftReranker does the same in one step, and keeps them.
+    """
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """The scores of (query, document) pairs, in their order, on the scale the model declares.
+
+        Sorting the documents of a query by them gives the order of `Reranker.rerank`: where a sigmoid rounds different logits to
+        one number, the lower one gets the next smaller float. Raises TypeError for anything but pairs of str, and otherwise like
+        `Reranker.load` and `Reranker.rerank`.
+        """
+        pairs = read_pairs(text_pairs)
+        positions: dict[str, list[int]] = {}
+        for position, (query, _) in enumerate(pairs):
+            positions.setdefault(query, []).append(position)
+        pools = [[pairs[position][1] for position in pool] for pool in positions.values()]
+        scores = [0.0] * len(pairs)
+        for pool, ranking in zip(positions.values(), self._load().rerank_many(list(positions), pools), strict=True):
+            for result, score in zip(ranking, falling(ranking), strict=True):
+                scores[pool[result.index]] = score
+        return scores
+
+
+def falling(ranking: Ranking) -> list[float]:
+    """The scores of a ranking, best first, equal only where the logits are."""
+    scores: list[float] = []
+    for place, result in enumerate(ranking):
+        score = result.score
+        if scores and score >= scores[-1]:
+            score = scores[-1] if result.logit == ranking[place - 1].logit else nextafter(scores[-1], -inf)
+        scores.append(score)
+    return scores
+
+
+def _texts(documents: Sequence[Document]) -> list[str]:
+    return [document.page_content for document in documents]
+
+
+def _scored(document: Document, score: float) -> Document:
+    return document.model_copy(update={"metadata": {**document.metadata, RELEVANCE_SCORE: score}})
