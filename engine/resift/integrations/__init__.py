@@ -1,0 +1,1 @@
+"""Adapters: one file a framework, each with an extra of its own."""
