@@ -3,8 +3,8 @@
 from resift.errors import ExtraError
 
 try:
-    import pyarrow.parquet
-    import ray.data  # noqa: F401 - only whether they are there
+    import pyarrow.parquet  # noqa: F401 - only whether it is there
+    import ray.data  # noqa: F401
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] in {"resift", "resift_models"}:
         raise

@@ -187,12 +187,14 @@ class _RankParts:
         return {"pools": part.stop - part.start, "pairs": sum(pairs for _, pairs in ranked)}
 
 
-def _ranked(task: _Task, todo: list[dict[str, Any]], workers: int | None) -> Iterator[dict[str, Any]]:
+def _ranked(
+    task: _Task, todo: list[dict[str, Any]], workers: int | None, actor: type[_RankParts] = _RankParts
+) -> Iterator[dict[str, Any]]:
     """Yields what became of each part. Raises the ResiftError of the first that failed, which ends the others."""
     # One part a block and one block at a time to an actor: nothing waits behind a slow part while another actor is idle.
     size = {"min_size": 1} if workers is None else {"size": workers}
     done = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
-        _RankParts,
+        actor,
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(**size, max_tasks_in_flight_per_actor=1),

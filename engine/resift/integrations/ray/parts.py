@@ -66,6 +66,8 @@ def locate(place: str) -> tuple[pafs.FileSystem, str]:
 
     Raises InputError for anything else.
     """
+    if not place or "\0" in place:
+        raise InputError(f"{place!r:.200} is no place for Parquet files; expected a path or a URI")
     try:
         filesystem, path = pafs.FileSystem.from_uri(place if "://" in place else str(Path(place).absolute()))
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -156,9 +158,7 @@ class OutFolder:
         for name in sorted({**begun, **self._job}):
             if begun.get(name) != self._job.get(name):
                 was, now = (f"{job.get(name)!r:.100}" for job in (begun, self._job))
-                raise OutputError(
-                    f"{self._place} was begun as another job: its {name} is {was}, not {now}; choose another OUT, or go on with that"
-                )
+                raise OutputError(f"{self._place} was begun as another job: its {name} is {was}, not {now}; choose another OUT")
 
     def done(self, parts: Sequence[Part]) -> set[str]:
         """The names of the parts that are there and whole. Raises OutputError if OUT holds other Parquet files."""

@@ -56,9 +56,7 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
             raise InputError(f"{name!r:.200} is no setting; expected one of {', '.join(known)}")
     config = Config.gather(given)
     if not (config.api_key or config.no_auth):
-        raise InputError(
-            f"Ray Serve may listen for other machines: set {PREFIX}API_KEY, or pass no_auth=true to serve without a key"
-        )
+        raise InputError(f"Ray Serve may listen for other machines: set {PREFIX}API_KEY, or pass no_auth=true")
     return deployment(config, **scale).bind()
 
 
