@@ -9,8 +9,9 @@ HEAVY = (
     *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "resift_export"),
     *("ir_measures", "pytrec_eval", "bm25s", "matplotlib", "jinja2", "tomli_w", "scipy"),
     *("starlette", "uvicorn", "prometheus_client"),
+    *("pyarrow", "ray"),
 )
-PARTS = ("resift.evaluate", "resift.serve")
+PARTS = ("resift.evaluate", "resift.integrations", "resift.serve")
 LATE = ("onnxruntime", "tokenizers")
 
 
