@@ -428,16 +428,6 @@ def test_the_command_line_ranks_into_a_folder(embedded, source, tmp_path):
     assert read(tmp_path / "out") == expected(embedded, rows(23, 1) + rows(9, 2), top_k=2)
 
 
-@pytest.mark.parametrize(
-    "more",
-    [["--json"], ["--overwrite"], ["--format", "trec"], ["--on-error", "skip"], ["another"]],
-    ids=" ".join,
-)
-def test_what_ray_does_not_take_is_refused(tmp_path, more):
-    done = resift("rerank", "p.parquet", *more, "-o", tmp_path / "out", "--engine", "ray")
-    assert (done.returncode, done.stdout) == (2, "")
-
-
 def test_an_error_is_one_line(tmp_path):
     done = resift("rerank", tmp_path / "none.parquet", "-o", tmp_path / "out", "--engine", "ray")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

@@ -254,7 +254,9 @@ def _cluster(settings: Settings) -> Iterator[None]:
     try:
         ray.init(address="auto")
         is_own = False
-    except ConnectionError:
+    except ConnectionError as error:
+        if address := os.environ.get("RAY_ADDRESS"):
+            raise InputError(f"no Ray cluster at RAY_ADDRESS={address}: {error}") from error
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
         is_own = True
@@ -262,8 +264,8 @@ def _cluster(settings: Settings) -> Iterator[None]:
         room = ray.cluster_resources()
         if is_own and (room.get("CPU", 0) < settings.threads or room.get("GPU", 0) < _gpus(settings)):
             raise InputError(
-                f"a worker needs {settings.threads} CPUs and {_gpus(settings)} GPUs; this machine has "
-                f"{room.get('CPU', 0):g} and {room.get('GPU', 0):g}: ask for fewer threads or another provider, or join a cluster"
+                f"a worker needs {settings.threads} of this machine's {room.get('CPU', 0):g} CPUs and {_gpus(settings)} of its "
+                f"{room.get('GPU', 0):g} GPUs: ask for fewer threads or another provider, or join a cluster"
             )
         yield
     finally:
