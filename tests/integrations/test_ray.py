@@ -24,7 +24,7 @@ import ray.data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resift import ArtifactError, InputError, OutputError, Reranker, Settings
+from resift import ArtifactError, InferenceError, InputError, OutputError, Reranker, Settings
 from resift.integrations.ray import RankPools, data, rerank_parquet
 from resift.integrations.ray.parts import OutFolder, Part, find_sources, read_rows, split
 from resift.integrations.ray.table import check_columns, rank_batches
@@ -373,6 +373,32 @@ def test_a_worker_that_is_killed_leaves_no_gap_and_no_duplicate(embedded, source
     assert not waiting.exists()
     assert read(out) == expected(embedded, rows(23, 1) + rows(9, 2))
     assert (done.parts, done.pools) == (10, 32)
+
+
+def deadly():
+    """Actors that die of the last part."""
+
+    class Deadly(data._RankParts):
+        def _rank(self, part):
+            if part.name.startswith("part-000002"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._rank(part)
+
+    return Deadly
+
+
+def test_a_part_that_kills_its_workers_is_given_up_and_the_others_stay(embedded, source, tmp_path, monkeypatch):
+    out = tmp_path / "ranked"
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "RETRIES", 1)
+        patch.setattr(data, "_ranked", partial(data._ranked, actor=deadly()))
+        with pytest.raises(InferenceError, match=r"Ray gave a part up .*finished parts are kept") as caught:
+            rerank_parquet(source, out, workers=1, part_pools=16)
+    assert "\n" not in str(caught.value)
+    assert not (out / "_SUCCESS").exists()
+    done = rerank_parquet(source, out, workers=1, part_pools=16)
+    assert done.resumed >= 1
+    assert read(out) == expected(embedded, rows(23, 1) + rows(9, 2))
 
 
 def test_a_bad_row_is_one_error_that_names_it_and_what_was_done_stays(tmp_path):

@@ -14,7 +14,7 @@ import ray
 import ray.data
 
 from resift import errors
-from resift.errors import ArtifactError, InputError, ResiftError
+from resift.errors import ArtifactError, InferenceError, InputError, ResiftError
 from resift.inputs import check_count
 from resift.integrations.ray.parts import OutFolder, Part, find_sources, locate, read_rows, split
 from resift.integrations.ray.table import rank_batches
@@ -28,6 +28,8 @@ PART_POOLS = 500
 """Pools of a part: what a killed worker does again, and what the others wait for at the end."""
 OBJECT_STORE_BYTES = 1 << 28
 """For a Ray of our own: only names of parts go through the object store."""
+RETRIES = 5
+"""Times that a part is begun again after its worker died. Ray Data's own default is for ever, even if the part is what kills it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,10 @@ def rerank_parquet(  # noqa: PLR0913 - what, where to, with which model, how
     With provider "cuda" each takes a GPU; "auto" is the CPU. If Ray is not initialized, a running cluster is joined, or else
     one is started on this machine, without usage statistics, and shut down at the end.
 
-    A part is ranked again only if its worker was killed before the part was written. On an int8 graph and CPUs with the same
-    instruction sets the output is equal to the bit, whoever ranked what. Raises InputError for input that cannot be read,
-    OutputError if `out` holds anything but this job's work or cannot be written, ArtifactError if a machine would run another
-    model or variant than the others, and otherwise like `Reranker.load` and `Reranker.rerank`.
+    A part whose worker died is ranked again, at most 5 times. On an int8 graph and CPUs with the same instruction sets the output
+    is equal to the bit, whoever ranked what. Raises InputError for input that cannot be read, OutputError if `out` holds anything
+    but this job's work or cannot be written, ArtifactError if a machine would run another model or variant than the others,
+    InferenceError if Ray gives a part up, and otherwise like `Reranker.load` and `Reranker.rerank`.
     """
     for name, count in (("top_k", top_k), ("max_candidates", max_candidates), ("workers", workers), ("part_pools", part_pools)):
         check_count(name, count)
@@ -201,11 +203,16 @@ def _ranked(
         fn_constructor_args=(task,),
         num_cpus=task.settings.threads,
         num_gpus=_gpus(task.settings),
+        max_task_retries=RETRIES,
     )
-    for row in done.iter_rows():
-        if row["error"]:
-            raise getattr(errors, row["error"])(row["message"])
-        yield row
+    try:
+        for row in done.iter_rows():
+            if row["error"]:
+                raise getattr(errors, row["error"])(row["message"])
+            yield row
+    except ray.exceptions.RayError as error:
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise InferenceError(f"Ray gave a part up ({reason}); finished parts are kept: run the same again to resume") from error
 
 
 def _load(model: str | None, settings: Settings) -> Reranker:
