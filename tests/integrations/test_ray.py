@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import sysconfig
 from functools import partial
 from pathlib import Path
@@ -444,7 +445,9 @@ def test_ranking_in_a_pipeline_of_ones_own(embedded, source):
 
 
 def resift(*arguments):
-    return subprocess.run([RESIFT, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
+    """Joins this module's Ray."""
+    joined = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    return subprocess.run([RESIFT, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False, env=joined)
 
 
 def test_the_command_line_ranks_into_a_folder(embedded, source, tmp_path):
@@ -452,6 +455,20 @@ def test_the_command_line_ranks_into_a_folder(embedded, source, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "resift: ranked 32 pools, " in done.stderr
     assert read(tmp_path / "out") == expected(embedded, rows(23, 1) + rows(9, 2), top_k=2)
+
+
+def test_without_an_address_a_ray_of_its_own_is_started_and_ended(embedded, source, tmp_path):
+    code = """
+import ray, sys
+from resift.integrations.ray import rerank_parquet
+print(rerank_parquet(*sys.argv[1:], workers=1).pools, ray.is_initialized())
+"""
+    command = [sys.executable, "-c", code, source, tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.split()[-2:] == ["32", "False"], done.stderr
+    assert "Started a local Ray instance" in done.stderr
+    assert read(tmp_path / "out") == expected(embedded, rows(23, 1) + rows(9, 2))
+    assert ray.is_initialized()
 
 
 def test_an_error_is_one_line(tmp_path):

@@ -95,8 +95,8 @@ def rerank_parquet(  # noqa: PLR0913 - what, where to, with which model, how
     that all machines share.
 
     `workers`: actors, each with a Reranker and `settings.threads` CPUs ("auto": 1); None: as many as the cluster has room for.
-    With provider "cuda" each takes a GPU; "auto" is the CPU. If Ray is not initialized, a running cluster is joined, or else
-    one is started on this machine, without usage statistics, and shut down at the end.
+    With provider "cuda" each takes a GPU; "auto" is the CPU. If Ray is not initialized, the cluster at RAY_ADDRESS is joined
+    ("auto": the one of this machine), or else one is started here, without usage statistics, and shut down at the end.
 
     A part whose worker died is ranked again, at most 5 times. On an int8 graph and CPUs with the same instruction sets the output
     is equal to the bit, whoever ranked what. Raises InputError for input that cannot be read, OutputError if `out` holds anything
@@ -254,22 +254,22 @@ def _gpus(settings: Settings) -> int:
 
 @contextmanager
 def _cluster(settings: Settings) -> Iterator[None]:
-    """The cluster that is there, or one of our own with room for a worker."""
+    """The cluster that this process or RAY_ADDRESS names, or one of our own with room for a worker."""
     if ray.is_initialized():
         yield
         return
-    try:
-        ray.init(address="auto")
-        is_own = False
-    except ConnectionError as error:
-        if address := os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address)
+        except ConnectionError as error:
             raise InputError(f"no Ray cluster at RAY_ADDRESS={address}: {error}") from error
+    else:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
-        is_own = True
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
     try:
         room = ray.cluster_resources()
-        if is_own and (room.get("CPU", 0) < settings.threads or room.get("GPU", 0) < _gpus(settings)):
+        if not address and (room.get("CPU", 0) < settings.threads or room.get("GPU", 0) < _gpus(settings)):
             raise InputError(
                 f"a worker needs {settings.threads} of this machine's {room.get('CPU', 0):g} CPUs and {_gpus(settings)} of its "
                 f"{room.get('GPU', 0):g} GPUs: ask for fewer threads or another provider, or join a cluster"
