@@ -434,6 +434,11 @@ def test_threads_and_resources(source, tmp_path):
     assert not (source / "out").exists()
 
 
+def test_as_many_workers_as_there_is_room_for():
+    settings = [Settings(threads=threads, provider="cpu") for threads in (1, 2, 3)]
+    assert [data._room(each) for each in settings] == [2, 1, 1]
+
+
 def test_ranking_in_a_pipeline_of_ones_own(embedded, source):
     pools = ray.data.read_parquet(str(source / "a.parquet"))
     ranked = pools.map_batches(RankPools, batch_format="pyarrow", batch_size=8, concurrency=1, num_cpus=1)

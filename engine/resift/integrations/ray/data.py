@@ -94,9 +94,10 @@ def rerank_parquet(  # noqa: PLR0913 - what, where to, with which model, how
     have the rows of `source` in order. Both may be URIs that pyarrow knows, such as s3://bucket/folder, and must be on storage
     that all machines share.
 
-    `workers`: actors, each with a Reranker and `settings.threads` CPUs ("auto": 1); None: as many as the cluster has room for.
-    With provider "cuda" each takes a GPU; "auto" is the CPU. If Ray is not initialized, the cluster at RAY_ADDRESS is joined
-    ("auto": the one of this machine), or else one is started here, without usage statistics, and shut down at the end.
+    `workers`: actors, each with a Reranker and `settings.threads` CPUs ("auto": 1); None: as many as the cluster has room for
+    now, so a cluster that grows on demand needs a number. With provider "cuda" each takes a GPU; "auto" is the CPU. If Ray is
+    not initialized, the cluster at RAY_ADDRESS is joined ("auto": the one of this machine), or else one is started here,
+    without usage statistics, and shut down at the end.
 
     A part whose worker died is ranked again, at most 5 times. On an int8 graph and CPUs with the same instruction sets the output
     is equal to the bit, whoever ranked what. Raises InputError for input that cannot be read, OutputError if `out` holds anything
@@ -194,12 +195,12 @@ def _ranked(
 ) -> Iterator[dict[str, Any]]:
     """Yields what became of each part. Raises the ResiftError of the first that failed, which ends the others."""
     # One part a block and one block at a time to an actor: nothing waits behind a slow part while another actor is idle.
-    size = {"min_size": 1} if workers is None else {"size": workers}
+    size = min(workers or _room(task.settings), len(todo))
     done = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
         actor,
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(**size, max_tasks_in_flight_per_actor=1),
+        compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
         fn_constructor_args=(task,),
         num_cpus=task.settings.threads,
         num_gpus=_gpus(task.settings),
@@ -246,6 +247,13 @@ def _identity_of_a_worker(model: str | None, settings: Settings) -> dict[str, An
             raise error.cause from None
         raise
     return found
+
+
+def _room(settings: Settings) -> int:
+    """Actors that the machines of the cluster have CPUs and GPUs for now, at least 1."""
+    needs = {"CPU": settings.threads, "GPU": _gpus(settings)}
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max(1, sum(min(int(has.get(name, 0) // need) for name, need in needs.items() if need) for has in machines))
 
 
 def _gpus(settings: Settings) -> int:
