@@ -10,9 +10,9 @@ HEAVY = (
     *("ir_measures", "pytrec_eval", "bm25s", "matplotlib", "jinja2", "tomli_w", "scipy"),
     *("starlette", "uvicorn", "prometheus_client"),
     *("haystack", "narwhals", "pandas", "polars", "pyarrow"),
-    *("langchain_core", "llama_index", "pydantic"),
+    *("langchain_core", "llama_index", "pydantic", "ray"),
 )
-PARTS = ("resift.evaluate", "resift.serve", "resift.integrations")
+PARTS = ("resift.evaluate", "resift.integrations", "resift.serve")
 LATE = ("onnxruntime", "tokenizers")
 
 

@@ -34,7 +34,7 @@ OTHER_KINDS = (
     (rb"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it: zstd -dc"),
     (rb"BZh[1-9]1AY&SY", "compressed with bzip2; unpack it: bzip2 -dc"),
     (rb"PK\x03\x04", "a zip archive (or a format based on it, such as docx); unpack it and pass a text file"),
-    (rb"PAR1\x15", "a parquet file; write its rows as JSON Lines first"),
+    (rb"PAR1\x15", "a parquet file; write its rows as JSON Lines first, or rank them with --engine ray"),
 )
 """First bytes of files that are not UTF-8 text (without a byte order mark as in RFC 4627, section 3), what they are, what to do."""
 TOO_DEEP = f"nested deeper than {NESTING_LIMIT} levels"
@@ -77,7 +77,7 @@ class CandidatePool:
             if with_documents:
                 own["document"] = result.document
             given = self.fields[result.index] if self.fields else {}
-            results.append({_free_name(name, own, given): value for name, value in given.items()} | own)
+            results.append({free_name(name, own, given): value for name, value in given.items()} | own)
         head: dict[str, Any] = {} if self.qid is None else {"qid": self.qid}
         if ranking.query_tokens_cut:
             head["query_tokens_cut"] = ranking.query_tokens_cut
@@ -232,7 +232,7 @@ class Lines:
                 self._raw = None
 
 
-def _free_name(name: str, taken: Container[str], given: Container[str]) -> str:
+def free_name(name: str, taken: Container[str], given: Container[str]) -> str:
     """The name; if it is `taken`, the first of given_NAME, given_given_NAME, ... that `given` does not hold."""
     if name in taken:
         name = f"given_{name}"

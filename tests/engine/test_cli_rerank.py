@@ -290,3 +290,29 @@ def test_a_file_of_pools_takes_no_budget(artifact, tmp_path):
     done = resift("rerank", "--pools", "-", "--out", tmp_path / "out", "--budget-ms", "9", "--model", artifact)
     assert done.code == 2
     assert "--budget-ms is for QUERY" in done.err
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--json"], ["--overwrite"], ["--format", "trec"], ["--on-error", "skip"], ["another"], ["--pools", "other"]],
+    ids=" ".join,
+)
+def test_what_ray_does_not_take_is_refused(tmp_path, more):
+    done = resift("rerank", "p.parquet", *more, "-o", tmp_path / "out", "--engine", "ray")
+    assert (done.code, done.out) == (2, "")
+    assert "--engine ray " in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_ray_are_refused_without_it(tmp_path):
+    assert "--workers needs --engine ray" in resift("rerank", QUERY, "--workers", "2", given=LINES).err
+    assert "--engine ray needs one POOLS and --out OUT" in resift("rerank", "p.parquet", "--engine", "ray").err
+
+
+@pytest.mark.parametrize("part", ["ray", "pyarrow"])
+def test_the_extra_is_named_where_ray_is_missing(part):
+    code = f"import sys; sys.modules[{part!r}] = None; from resift.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "rerank", "p.parquet", "-o", "out", "--engine", "ray"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "pip install 'resift[ray]'" in done.stderr

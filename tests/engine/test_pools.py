@@ -143,7 +143,7 @@ OTHER_KINDS = {
     "bzip2": (bz2.compress(TEXT.encode()), "compressed with bzip2; unpack it"),
     "zstd": (b"\x28\xb5\x2f\xfd\x04\x58", "compressed with zstd; unpack it"),
     "zip": (b"PK\x03\x04\x14\0\0\0", "a zip archive"),
-    "parquet": (b"PAR1\x15\x04\x15\x40", "a parquet file; write its rows as JSON Lines first"),
+    "parquet": (b"PAR1\x15\x04\x15\x40", "a parquet file; write its rows as JSON Lines first, or rank them with --engine ray"),
 }
 
 

@@ -1,4 +1,4 @@
-"""`resift rerank QUERY [FILE|-]` and `resift rerank --pools POOLS --out OUT`."""
+"""`resift rerank QUERY [FILE|-]`, `resift rerank --pools POOLS --out OUT` and `resift rerank POOLS --out OUT --engine ray`."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ examples:
   resift rerank "how do tides work" documents.txt --plan fast --top-k 5
   resift rerank --pools pools.jsonl.gz --out ranked.jsonl --top-k 10
   resift rerank --pools pools.jsonl --out run.trec --format trec --on-error skip
+  resift rerank pools.parquet -o ranked/ --engine ray --workers 8 --threads 2
 
-An interrupted run with --pools, even a killed one, resumes when the same command is run again.
+An interrupted run with --out, even a killed one, resumes when the same command is run again. With --engine ray, POOLS is a Parquet
+file of pools or a folder of them, OUT a folder of ranked Parquet; both may be URIs such as s3://bucket/folder.
 
 {EXIT_CODES}"""
 
@@ -53,7 +55,7 @@ def add(commands: Commands) -> None:
         description="Rank documents for a query, or every candidate pool of a file, best first.",
         epilog=EPILOG,
     )
-    command.add_argument("query", metavar="QUERY", nargs="?")
+    command.add_argument("query", metavar="QUERY", nargs="?", help="the query; with --engine ray, POOLS")
     command.add_argument("file", metavar="FILE", nargs="?", default="-", help="documents (default: -, standard input)")
     command.add_argument("--model", metavar="MODEL", help="a folder, a hub id or an embedded model's name")
     command.add_argument("--top-k", type=int, metavar="N", help="keep only the best N")
@@ -72,19 +74,25 @@ def add(commands: Commands) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     group = command.add_argument_group("a file of pools")
     group.add_argument("--pools", metavar="POOLS", help="rank every pool of this file; - for standard input")
-    group.add_argument("--out", metavar="OUT", type=Path, help="write the ranked pools here")
+    group.add_argument("-o", "--out", metavar="OUT", help="write the ranked pools here")
     group.add_argument("--format", choices=["jsonl", "trec"], default="jsonl", help="format of OUT (default: jsonl)")
     group.add_argument("--max-candidates", type=int, metavar="N", help="read only the first N candidates of each pool")
     group.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="skip: bad lines go to OUT.errors.jsonl")
     group.add_argument(
         "--overwrite", action="store_true", help="replace OUT once the new one is complete; drop another job's unfinished work"
     )
+    group.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: Parquet on a Ray cluster (default: local)")
+    group.add_argument("--workers", type=int, metavar="N", help="with --engine ray: actors of --threads CPUs each (default: all)")
     add_engine(command)
     command.set_defaults(run=run, usage_error=command.error)
 
 
 def run(asked: argparse.Namespace) -> int:
     """Ranks a query's documents, or a file of pools."""
+    if asked.engine == "ray":
+        return _rank_on_ray(asked)
+    if asked.workers is not None:
+        asked.usage_error("--workers needs --engine ray; --threads is the number of batches at once in this process")
     if (asked.query is None) == (asked.pools is None):
         asked.usage_error("expected either QUERY or --pools POOLS")
     if (asked.pools is None) != (asked.out is None):
@@ -112,7 +120,7 @@ def _rank_documents(asked: argparse.Namespace) -> int:
 def _rank_pools(asked: argparse.Namespace) -> int:
     job = Job(
         source=asked.pools,
-        out=asked.out,
+        out=Path(asked.out),
         format=asked.format,
         top_k=asked.top_k,
         max_candidates=asked.max_candidates,
@@ -122,6 +130,26 @@ def _rank_pools(asked: argparse.Namespace) -> int:
         skipped = rerank_file(reranker, job, overwrite=asked.overwrite, progress=meter)
     if skipped:
         complain(f"{skipped} bad lines were skipped, see {job.errors}")
+    return 0
+
+
+def _rank_on_ray(asked: argparse.Namespace) -> int:
+    if (asked.query is None) == (asked.pools is None) or asked.file != "-" or asked.out is None:
+        asked.usage_error("--engine ray needs one POOLS and --out OUT")
+    if asked.json or asked.overwrite or asked.format != "jsonl" or asked.on_error != "stop":
+        asked.usage_error("--engine ray does not take --json, --format, --on-error or --overwrite")
+    from resift.integrations.ray import rerank_parquet
+
+    done = rerank_parquet(
+        asked.pools if asked.query is None else asked.query,
+        asked.out,
+        model=asked.model,
+        settings=settings(asked),
+        top_k=asked.top_k,
+        max_candidates=asked.max_candidates,
+        workers=asked.workers,
+    )
+    complain(f"ranked {done.pools} pools, {done.pairs} pairs; {done.resumed} of {done.parts} files were there already")
     return 0
 
 

@@ -17,12 +17,13 @@ from resift.serve.page.routes import routes as page_routes
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.types import Lifespan
 
     from resift.serve.service import Service
 
 
-def build(service: Service) -> Starlette:
-    """The app over a service. Whoever runs it calls `service.warm_up`: /ready tells when that is done."""
+def build(service: Service, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
+    """The app over a service. Whoever runs it calls `service.warm_up`, or `lifespan` does: /ready tells when that is done."""
     return Starlette(
         routes=[
             *(Route(api.path, Endpoint(api, service), methods=["POST"]) for api in APIS),
@@ -31,6 +32,7 @@ def build(service: Service) -> Starlette:
         ],
         middleware=[Middleware(Access, metrics=service.metrics)],
         exception_handlers={404: _unknown, 405: _unknown},
+        lifespan=lifespan,
     )
 
 

@@ -1,0 +1,163 @@
+"""A Ray of this machine against one process: the same pairs, a worker killed midway, the whole run killed and resumed.
+
+    pip install '.[ray]' && python -m benchmarks.ray_pairs [--pairs 20000] [--workers 2] [--model ARTIFACT]
+
+Writes Parquet of pools, ranks them in this process, then by `workers` actors of one CPU each; once more while one of them is
+killed by SIGKILL; and by `resift rerank --engine ray`, killed by SIGKILL when some of its files are written and run again. Every
+output is compared with this process's, bit by bit. The number of threads of this process is that of the workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from benchmarks.__main__ import OWN
+from resift import Reranker, Settings, machine
+from resift.integrations.ray import rerank_parquet
+from resift.pools import read_pools
+
+SEED = 5
+CANDIDATES = 10
+WORDS = 40
+"""Words of a document."""
+POLL_SECONDS = 0.05
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--parts", type=int, default=20)
+    parser.add_argument("--model", default=None)
+    asked = parser.parse_args()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    print(machine.description())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = folder / "pools.parquet"
+        pools = write_pools(source, max(1, asked.pairs // CANDIDATES))
+        local, here = ranked_here(pools, asked.model, asked.workers)
+        pairs = sum(len(pool["documents"]) for pool in pools)
+        print(f"{pairs} pairs in one process, {asked.workers} threads: {here:.1f} s, {pairs / here:.0f} pairs/s")
+        ray.init(num_cpus=asked.workers, include_dashboard=False, object_store_memory=1 << 28, log_to_driver=False)
+        how = {"model": asked.model, "workers": asked.workers, "part_pools": max(1, len(pools) // asked.parts)}
+        wrong = 0
+        for kills in (0, 1):
+            out = folder / f"ranked-{kills}"
+            killer = threading.Thread(target=kill_a_worker, args=(out, asked.parts // 2), daemon=True)
+            began = time.perf_counter()
+            if kills:
+                killer.start()
+            rerank_parquet(source, out, **how)
+            seconds = time.perf_counter() - began
+            if kills:
+                killer.join()
+            wrong += compared(f"{asked.workers} workers, {kills} killed", out, local)
+            print(f"    {seconds:.1f} s, {pairs / seconds:.0f} pairs/s: {here / seconds:.2f} of one process's rate")
+        ray.shutdown()
+        out = folder / "ranked-resumed"
+        command = [Path(sysconfig.get_path("scripts")) / "resift", "rerank", source, "-o", out, "--engine", "ray"]
+        command += ["--workers", str(asked.workers), *(["--model", asked.model] if asked.model else [])]
+        kill_the_run(command, out, len(pools) // 500 // 2)
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        wrong += compared("the whole run killed and resumed", out, local)
+        return int(wrong > 0)
+
+
+def write_pools(path: Path, count: int) -> list[dict]:
+    choose = random.Random(SEED)
+    own = list(read_pools(OWN))
+    words = " ".join(text for pool in own for text in pool.documents).split()
+    pools = [
+        {
+            "qid": number,
+            "query": choose.choice(own).query,
+            "documents": [" ".join(choose.choices(words, k=choose.randint(WORDS // 2, WORDS))) for _ in range(CANDIDATES)],
+        }
+        for number in range(count)
+    ]
+    pq.write_table(pa.Table.from_pylist(pools), path)
+    return pools
+
+
+def ranked_here(pools: list[dict], model: str | None, threads: int) -> tuple[list, float]:
+    """The rankings as (qid, [(index, logit), ...]), and the seconds they took."""
+    with Reranker.load(model, settings=Settings(threads=threads)) as reranker:
+        began = time.perf_counter()
+        rankings = reranker.rerank_many([pool["query"] for pool in pools], [pool["documents"] for pool in pools])
+        seconds = time.perf_counter() - began
+    pairs = zip(pools, rankings, strict=True)
+    return [(pool["qid"], [(result.index, result.logit) for result in ranking]) for pool, ranking in pairs], seconds
+
+
+def compared(what: str, out: Path, local: list) -> int:
+    """Prints what is missing, repeated or different, and returns how much that is."""
+    rows = [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    found = [(row["qid"], [(result["index"], result["logit"]) for result in row["results"]]) for row in rows]
+    qids = [qid for qid, _ in found]
+    missing, repeated = len(local) - len(set(qids)), len(qids) - len(set(qids))
+    different = sum(wanted != got for wanted, got in zip(local, found, strict=False))
+    print(f"{what}: {len(found)} pools; missing {missing}, repeated {repeated}, not equal to the bit {different}")
+    return missing + repeated + different
+
+
+def kill_a_worker(out: Path, parts: int) -> None:
+    """Kills one actor of this process's Ray once so many parts are written."""
+    wait_for(out, parts)
+    # The actors are children of the raylet, which is a child of this process.
+    actor = next(pid for pid, (parent, line) in processes().items() if "ray::MapWorker" in line and is_below(parent))
+    os.kill(actor, signal.SIGKILL)
+    print(f"killed actor {actor} after {len(list(out.glob('part-*')))} parts")
+
+
+def kill_the_run(command: list, out: Path, parts: int) -> None:
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_for(out, max(1, parts), process)
+    process.kill()
+    process.wait()
+    print(f"killed the run after {len(list(out.glob('part-*')))} parts")
+
+
+def wait_for(out: Path, parts: int, process: subprocess.Popen | None = None) -> None:
+    while len(list(out.glob("part-*"))) < parts:
+        if process and process.poll() is not None:
+            raise SystemExit("the run ended before it could be killed: ask for more --pairs")
+        time.sleep(POLL_SECONDS)
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """Each process's parent and command line."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            found[int(status.parent.name)] = parent, (status.parent / "cmdline").read_text(errors="replace")
+        except OSError:
+            continue
+    return found
+
+
+def is_below(pid: int) -> bool:
+    """Whether a process is this one or descends from it."""
+    parents = {child: parent for child, (parent, _) in processes().items()}
+    while pid in parents and pid != os.getpid():
+        pid = parents[pid]
+    return pid == os.getpid()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
