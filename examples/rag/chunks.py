@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-CHUNK_WORDS = 150
-"""Most words of a chunk: the embedder reads 256 tokens."""
+CHUNK = 1000
+"""Most characters of a chunk's text: the embedder reads 256 tokens."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def read_corpus(folder: Path) -> list[Chunk]:
 
 
 def split(name: str, text: str) -> Iterator[Chunk]:
-    """One chunk for each section of a file, more for a section longer than CHUNK_WORDS."""
+    """One chunk for each section of a file, more for a section longer than CHUNK."""
     title = next((line[2:].strip() for line in text.splitlines() if line.startswith("# ")), name)
     seen = Counter[str]()
     for heading, body in sections(text):
@@ -73,19 +74,13 @@ def slug(heading: str) -> str:
 
 
 def pack(paragraphs: Iterable[str]) -> Iterator[str]:
-    """Joins paragraphs to texts of at most CHUNK_WORDS words; a paragraph that is longer is cut between words."""
-    packed, count = list[str](), 0
+    """Joins paragraphs to texts of at most CHUNK characters; a paragraph that is longer is cut, between words where it has any."""
+    packed = ""
     for paragraph in filter(str.strip, paragraphs):
-        words = paragraph.split()
-        pieces = [paragraph.strip()] if len(words) <= CHUNK_WORDS else [
-            " ".join(words[start : start + CHUNK_WORDS]) for start in range(0, len(words), CHUNK_WORDS)
-        ]
-        for piece in pieces:
-            size = len(piece.split())
-            if packed and count + size > CHUNK_WORDS:
-                yield "\n\n".join(packed)
-                packed, count = [], 0
-            packed.append(piece)
-            count += size
+        for piece in [paragraph.strip()] if len(paragraph) <= CHUNK else textwrap.wrap(paragraph, CHUNK):
+            if packed and len(packed) + len(piece) + 2 > CHUNK:
+                yield packed
+                packed = ""
+            packed += f"\n\n{piece}" if packed else piece
     if packed:
-        yield "\n\n".join(packed)
+        yield packed

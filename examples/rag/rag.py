@@ -13,7 +13,9 @@ import os
 import sys
 import time
 from collections import Counter
+from contextlib import contextmanager
 from datetime import timedelta
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
@@ -21,14 +23,15 @@ from urllib.request import Request, urlopen
 
 import bm25s
 import numpy as np
-from chunks import Chunk, read_corpus
-from embedder import Embedder
 from filelock import FileLock
 
+from chunks import Chunk, read_corpus
+from embedder import Embedder
 from resift import Reranker
+from resift.errors import ResiftError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 HERE = Path(__file__).parent
 DEPTH = 30
@@ -111,7 +114,9 @@ def fuse(rankings: Iterable[Sequence[int]]) -> list[int]:
     return [position for position, _ in sums.most_common()]
 
 
-def rerank(reranker: Reranker, question: str, chunks: Sequence[Chunk], positions: Sequence[int], top: int | None = None) -> list[int]:
+def rerank(
+    reranker: Reranker, question: str, chunks: Sequence[Chunk], positions: Sequence[int], top: int | None = None
+) -> list[int]:
     """The best `top` of `positions` (None: all) by what the reranker reads in question and chunk together."""
     ranking = reranker.rerank(question, [chunks[position].text for position in positions], top_k=top)
     return [positions[result.index] for result in ranking]
@@ -134,17 +139,22 @@ def ask(prompt: str, base_url: str, model: str, key: str | None) -> str:
     if not base_url.startswith(("http://", "https://")):
         raise SystemExit(f"OPENAI_BASE_URL is {base_url!r}; expected http://... or https://..., such as http://localhost:11434/v1")
     body = {"model": model, "messages": [{"role": "user", "content": prompt}]}
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    request = Request(f"{base_url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
+    request = Request(f"{base_url.rstrip('/')}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    if key:
+        request.add_unredirected_header("Authorization", f"Bearer {key}")  # not sent on to another host
     try:
         with urlopen(request, timeout=TIMEOUT) as response:
-            return str(json.load(response)["choices"][0]["message"]["content"])
+            answer = json.load(response)["choices"][0]["message"]["content"]
+        if not isinstance(answer, str):
+            raise TypeError(f"content is {answer!r:.80}")
     except HTTPError as error:
-        raise SystemExit(f"{base_url} refused the request: {error.code} {error.reason}: {error.read(300).decode(errors='replace')}") from error
-    except (URLError, OSError) as error:
-        raise SystemExit(f"{base_url} cannot be reached: {getattr(error, 'reason', error)}") from error
+        reason = error.read(300).decode(errors="replace")
+        raise SystemExit(f"{base_url} refused the request: {error.code} {error.reason}: {reason}") from error
+    except (URLError, HTTPException, OSError) as error:
+        raise SystemExit(f"{base_url} cannot be reached: {error}") from error
     except (ValueError, LookupError, TypeError) as error:
-        raise SystemExit(f"{base_url} did not answer with a chat completion ({error!r})") from error
+        raise SystemExit(f"{base_url} did not answer with a chat completion: {error!r}") from error
+    return answer
 
 
 def main() -> None:
@@ -152,30 +162,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question")
     add_folders(parser)
-    parser.add_argument("--no-rerank", action="store_true", help="take the order of the fused retrievers")
+    parser.add_argument("--no-rerank", action="store_true", help="keep the order of the fused retrievers")
     asked = parser.parse_args()
+    if not asked.question.strip():
+        parser.error("the question is empty")
     endpoint, model = os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_MODEL")
     if endpoint and not model:
         parser.error("OPENAI_BASE_URL is set and OPENAI_MODEL is not; expected the name of a model of that endpoint")
-    retriever = load(asked)
-    start = time.perf_counter()
-    positions = retriever.hybrid(asked.question)
-    retrieved = time.perf_counter()
+    retriever = load(asked.corpus, asked.index)
+    with timed("retrieved"):
+        retrieved = retriever.hybrid(asked.question)
     if asked.no_rerank:
-        positions = positions[:TOP]
+        best = retrieved[:TOP]
     else:
-        with Reranker.load() as reranker:
-            loaded = time.perf_counter()
-            positions = rerank(reranker, asked.question, retriever.chunks, positions, TOP)
-            print(f"reranked in {(time.perf_counter() - loaded) * 1000:.0f} ms", file=sys.stderr)
-    print(f"retrieved in {(retrieved - start) * 1000:.0f} ms", file=sys.stderr)
-    chosen = [retriever.chunks[position] for position in positions]
-    prompt = make_prompt(asked.question, chosen)
-    if endpoint and model:
-        print(ask(prompt, endpoint, model, os.environ.get("OPENAI_API_KEY")))
-        print(*(f"[{number}] {chunk.section}" for number, chunk in enumerate(chosen, 1)), sep="\n", file=sys.stderr)
-    else:
-        print(prompt)
+        with Reranker.load() as reranker, timed(f"reranked {len(retrieved)}"):
+            best = rerank(reranker, asked.question, retriever.chunks, retrieved, TOP)
+    for number, position in enumerate(best, 1):
+        print(f"[{number}] {retriever.chunks[position].section}, retrieved as {retrieved.index(position) + 1}", file=sys.stderr)
+    prompt = make_prompt(asked.question, [retriever.chunks[position] for position in best])
+    print(ask(prompt, endpoint, model, os.environ.get("OPENAI_API_KEY")) if endpoint and model else prompt)
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
@@ -184,14 +189,29 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", type=Path, default=HERE / ".index", help="where their vectors are kept (default: %(default)s)")
 
 
-def load(asked: argparse.Namespace) -> Retriever:
-    """The retriever over the corpus that was asked for."""
-    chunks, embedder = read_corpus(asked.corpus), Embedder()
-    return Retriever(chunks, open_index(asked.index, chunks, embedder), embedder)
+def load(corpus: Path, index: Path) -> Retriever:
+    """The retriever over a folder of documents."""
+    chunks, embedder = read_corpus(corpus), Embedder()
+    return Retriever(chunks, open_index(index, chunks, embedder), embedder)
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Says on standard error how long its block took."""
+    start = time.perf_counter()
+    yield
+    print(f"{what} in {(time.perf_counter() - start) * 1000:.0f} ms", file=sys.stderr)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command; an error that the user can mend ends it with one line, an interruption without a word."""
+    try:
+        main()
+    except ResiftError as error:
+        raise SystemExit(str(error)) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    run(main)
