@@ -85,7 +85,10 @@ class Retriever:
         self._index = index
         self._embedder = embedder
         self._bm25 = bm25s.BM25()
-        self._bm25.index(bm25s.tokenize([chunk.text for chunk in chunks], show_progress=False), show_progress=False)
+        tokens = bm25s.tokenize([chunk.text for chunk in chunks], show_progress=False)
+        self._has_words = bool(tokens.vocab)  # bm25s cannot index a corpus of stop words alone
+        if self._has_words:
+            self._bm25.index(tokens, show_progress=False)
 
     def dense(self, question: str, depth: int = DEPTH) -> list[int]:
         """By cosine similarity of embeddings. LanceDB compares with every vector: from some 100,000 on, create_index pays."""
@@ -95,6 +98,8 @@ class Retriever:
 
     def lexical(self, question: str, depth: int = DEPTH) -> list[int]:
         """By BM25; only chunks that share a word with the question."""
+        if not self._has_words:
+            return []
         (words,) = bm25s.tokenize(question, return_ids=False, show_progress=False)
         scores = self._bm25.get_scores_from_ids(self._bm25.get_tokens_ids(words))
         best = np.argsort(-scores, kind="stable")[:depth]
@@ -144,9 +149,7 @@ def ask(prompt: str, base_url: str, model: str, key: str | None) -> str:
         request.add_unredirected_header("Authorization", f"Bearer {key}")  # not sent on to another host
     try:
         with urlopen(request, timeout=TIMEOUT) as response:
-            answer = json.load(response)["choices"][0]["message"]["content"]
-        if not isinstance(answer, str):
-            raise TypeError(f"content is {answer!r:.80}")
+            return read_answer(json.load(response))
     except HTTPError as error:
         reason = error.read(300).decode(errors="replace")
         raise SystemExit(f"{base_url} refused the request: {error.code} {error.reason}: {reason}") from error
@@ -154,6 +157,13 @@ def ask(prompt: str, base_url: str, model: str, key: str | None) -> str:
         raise SystemExit(f"{base_url} cannot be reached: {error}") from error
     except (ValueError, LookupError, TypeError) as error:
         raise SystemExit(f"{base_url} did not answer with a chat completion: {error!r}") from error
+
+
+def read_answer(completion: Any) -> str:
+    """The text of a chat completion."""
+    answer = completion["choices"][0]["message"]["content"]
+    if not isinstance(answer, str):
+        raise TypeError(f"its content is {answer!r:.80}")
     return answer
 
 
@@ -192,7 +202,13 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
 def load(corpus: Path, index: Path) -> Retriever:
     """The retriever over a folder of documents."""
     chunks, embedder = read_corpus(corpus), Embedder()
-    return Retriever(chunks, open_index(index, chunks, embedder), embedder)
+    try:
+        table = open_index(index, chunks, embedder)
+    except (RuntimeError, OSError) as error:
+        raise SystemExit(
+            f"the index in {index} cannot be used: {error}\nDelete the folder, and the next run builds it again."
+        ) from error
+    return Retriever(chunks, table, embedder)
 
 
 @contextmanager
