@@ -231,6 +231,19 @@ def test_an_endpoint_that_is_not_there(example):
         example.rag.ask("prompt", "file:///etc/hostname", "small", None)
 
 
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [(" ", "the question is empty"), ("so\udcffap", "not text in this terminal's encoding"), ("soap", "OPENAI_MODEL is not")],
+)
+def test_a_command_line_that_cannot_be_used(example, monkeypatch, capsys, question, message):
+    monkeypatch.setattr(sys, "argv", ["rag.py", question, "--corpus", "missing"])
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    monkeypatch.delenv("OPENAI_MODEL", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        example.rag.main()
+    assert message in capsys.readouterr().err
+
+
 # The index
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -176,6 +177,8 @@ def main() -> None:
     asked = parser.parse_args()
     if not asked.question.strip():
         parser.error("the question is empty")
+    if re.search(r"[\ud800-\udfff]", asked.question):  # how Python reads bytes that it cannot decode
+        parser.error("the question is not text in this terminal's encoding")
     endpoint, model = os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_MODEL")
     if endpoint and not model:
         parser.error("OPENAI_BASE_URL is set and OPENAI_MODEL is not; expected the name of a model of that endpoint")
