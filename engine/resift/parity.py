@@ -194,6 +194,8 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
     pools: list[CertifiedPool]
     search: dict[GraphFile, Search] = msgspec.field(default_factory=dict)
     """by the variant files that needed one"""
+    reference: str = ""
+    """what gave the checkpoint's logits, with its version; empty in certificates of exports that did not record it"""
 
     @classmethod
     def read(cls, artifact: Artifact) -> Certificate:

@@ -6,14 +6,15 @@ import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
 from resift.errors import InputError
-from resift.pairs import PairTokenizer
 from resift.parity import Certificate, refuse
 from resift_export import checkpoint as checkpoints
 from resift_export.aside import aside
 from resift_export.calibration import operations_of, sample
 from resift_export.graph import lower_opset
+from resift_export.longpairs import with_long_pairs
 from resift_export.optimize import optimize
 from resift_export.parity import certify, check_runnable, references_of
 from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, choose_ranges, products, quantize
@@ -59,21 +60,24 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     with aside(out, overwrite=overwrite, source=checkpoints.folder_of(source)) as folder:
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
-        checkpoint = checkpoints.load(source, revision=revision, name=name, allow_pickle=allow_pickle)
-        log.info("trace     %s with %s", type(checkpoint.model).__name__, recipe.tracer)
+        checkpoint = checkpoints.load(
+            source, revision=revision, name=name, allow_pickle=allow_pickle, relevant_label=recipe.relevant_label
+        )
+        pools = with_long_pairs(pools, checkpoint)
+        log.info("trace     %s with %s", checkpoint.architecture, recipe.tracer)
         exact = optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length)
         operations = operations_of(exact)
         samples = _samples(exact, recipe, checkpoint, pairs)
         ranges = {file: choose_ranges(exact, samples, levels=levels) for file, levels in _levels(recipe).items()}
         original = exact.clone()
         models = _variants(exact, recipe, ranges)
-        log.info("verify    on %d pools", len(pools))
+        log.info("verify    on %d pools, against %s", len(pools), checkpoint.referee)
         references = references_of(checkpoint, pools)
 
         def gate() -> Certificate:
             plain = Certificate(bounds=recipe.bounds, agreement={}, pools=[])
             draft = write(folder, checkpoint, recipe, models, plain, operations=operations, forced=force)
-            certificate = certify(draft, references, pools, recipe.bounds)
+            certificate = replace(certify(draft, references, pools, recipe.bounds), reference=checkpoint.referee)
             for file, agreement in certificate.agreement.items():
                 log.info("          %s: %s", file, agreement.summary())
             return certificate
@@ -137,7 +141,7 @@ def _variants(exact: ir.Model, recipe: Recipe, ranges: Mapping[str, Mapping[str,
 
 def feeds(checkpoint: Checkpoint, pairs: Sequence[CalibrationPair]) -> Iterator[dict[str, NDArray[np.int64]]]:
     """The graph's inputs for each pair, one pair at a time."""
-    tokenizer = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length)
+    tokenizer = checkpoint.pair_tokenizer()
     for pair in pairs:
         ids, segment_ids = tokenizer.encode(pair.query, [pair.document]).row(0)
         inputs = {"input_ids": ids[None].astype(np.int64), "token_type_ids": segment_ids[None].astype(np.int64)}

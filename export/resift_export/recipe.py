@@ -54,6 +54,8 @@ class Recipe:
     attached: Sequence[Path] = ()
     """files to include in the artifact; a README.md becomes the beginning of its card"""
     bounds: Bounds = field(default_factory=Bounds)
+    relevant_label: str | None = None
+    """of a head with several labels, the name or number of the one that means relevant; None: it has one label, or (no, yes)"""
     search: int | None = None
     """evaluations that each int8 file may cost in which the gate refuses: products are then left in float32; None: no search"""
 
@@ -131,6 +133,8 @@ class Recipe:
         }
         if self.search is not None:
             record["search"] = self.search
+        if self.relevant_label is not None:
+            record["relevant_label"] = path_text(self.relevant_label)
         for name, chosen, built_in in (
             ("calibration", self.calibration, "calibration.jsonl"),
             ("gate", self.gate, "gate.jsonl"),

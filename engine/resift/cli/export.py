@@ -26,6 +26,7 @@ EPILOG = f"""examples:
   resift export cross-encoder/ms-marco-MiniLM-L6-v2 ./l6 --revision c5ee24c --precision int8,float32
   resift export ./my-cross-encoder ./my-artifact --vnni
   resift export ./my-cross-encoder ./my-artifact --search
+  resift export ./my-nli-model ./my-artifact --relevant-label entailment
   resift export ./my-cross-encoder ./my-artifact --calibration pairs.jsonl --gate pools.jsonl
 
 --calibration: {{"query": "...", "document": "..."}} per line, a hundred or more, of texts like those you will serve.
@@ -64,6 +65,11 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--calibration", metavar="FILE", type=Path, help="your own calibration pairs (default: built in)")
     command.add_argument("--gate", metavar="FILE", type=Path, help="your own gate pools (default: built in)")
+    command.add_argument(
+        "--relevant-label",
+        metavar="LABEL",
+        help="of a checkpoint with several labels, the name or number of the one that means relevant (default: the second of two)",
+    )
     command.add_argument("--tracer", choices=["torch", "optimum"], default="torch", help="how the graph is traced (default: torch)")
     command.add_argument("--name", metavar="ID", help="model id to record (default: the hub id or the folder's name)")
     command.add_argument(
@@ -107,6 +113,7 @@ def run(asked: argparse.Namespace) -> int:
         gate=asked.gate,
         attached=tuple(asked.attach),
         search=asked.search,
+        relevant_label=asked.relevant_label,
     )
     out = convert(
         asked.checkpoint,

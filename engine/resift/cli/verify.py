@@ -58,6 +58,7 @@ def run(asked: argparse.Namespace) -> int:
             "artifact": path_text(artifact.folder),
             "variant": file,
             "precision": reranker.precision,
+            "reference": certificate.reference,
             "provider": reranker.provider,
             "bounds": certificate.bounds,
             "agreement": agreement,
@@ -70,7 +71,8 @@ def run(asked: argparse.Namespace) -> int:
         table = _table(certificate.bounds, agreement, at_export)
         changed = f"largest change of a logit since export: {moved:.2g}"
         searched = [certificate.search[file].summary()] if file in certificate.search else []
-        write_lines([f"{file} on {len(certificate.pools)} pools", *table, changed, *searched])
+        against = f", against {certificate.reference}" if certificate.reference else ""
+        write_lines([f"{file} on {len(certificate.pools)} pools{against}", *table, changed, *searched])
     refuse(agreement, certificate.bounds, f"{artifact.folder} ({file})")
     looser = certificate.bounds.looser(Bounds())
     if looser and not asked.accept_bounds:

@@ -12,6 +12,7 @@ from resift.errors import ExportError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from resift_export.checkpoint import Checkpoint
     from resift_export.distill.batches import PaddedBatch
 
 LAYERS = {
@@ -47,6 +48,14 @@ def check_family(model: Any) -> None:
     if kind not in LAYERS:
         reason = REASONS.get(kind, "how its layers are joined is not known")
         raise ExportError(f"a {kind} model cannot be distilled: {reason}; expected one of {', '.join(LAYERS)}")
+
+
+def check_teacher(teacher: Checkpoint) -> None:
+    """Raises ExportError, which says why, if the teacher cannot be distilled."""
+    check_family(teacher.model)
+    if teacher.is_modular or teacher.prompt:
+        has = "modules of sentence-transformers" if teacher.is_modular else "a prompt"
+        raise ExportError(f"{teacher.id} has {has}, which a student would lose; expected a plain sequence classifier")
 
 
 def layers_of(model: Any) -> torch.nn.ModuleList:
