@@ -1,6 +1,7 @@
 """declared: what the files beside a checkpoint's weights say about it, read as sentence-transformers' CrossEncoder reads them.
 
-Source: cross_encoder/model.py, base/model.py and base/modules/transformer.py of https://github.com/UKPLab/sentence-transformers, 6.2.
+Source: cross_encoder/model.py, base/model.py and base/modules/transformer.py of sentence-transformers 6.2
+(https://github.com/UKPLab/sentence-transformers).
 config_sentence_transformers.json and the modules' own files count only where modules.json is there and the former names a
 CrossEncoder; otherwise config.json alone counts. Nothing here runs anything.
 """
@@ -122,8 +123,8 @@ class Declared:
         Raises ExportError for one that is not supported.
 
         It is the first of these that is there: activation_fn in config_sentence_transformers.json, activation_fn under
-        sentence_transformers in config.json, sbert_ce_default_activation_function in config.json, Sigmoid for one label and Identity
-        for more. A class outside torch would be the checkpoint's own code: it is passed over, as by CrossEncoder, with a warning.
+        sentence_transformers in config.json, sbert_ce_default_activation_function in config.json, Sigmoid for one label and
+        Identity for more. A class outside torch would be the checkpoint's own code: it is passed over, as by CrossEncoder, with a warning.
         """
         for name, declared in self._activations():
             if not str(declared).startswith("torch."):
