@@ -124,7 +124,8 @@ class Declared:
 
         It is the first of these that is there: activation_fn in config_sentence_transformers.json, activation_fn under
         sentence_transformers in config.json, sbert_ce_default_activation_function in config.json, Sigmoid for one label and
-        Identity for more. A class outside torch would be the checkpoint's own code: it is passed over, as by CrossEncoder, with a warning.
+        Identity for more. A class outside torch would be the checkpoint's own code: it is passed over, as by CrossEncoder, with
+        a warning.
         """
         for name, declared in self._activations():
             if not str(declared).startswith("torch."):

@@ -62,8 +62,9 @@ def custom_activation(folder):
     changed(folder / "config.json", sentence_transformers={"activation_fn": "modeling_mine.Mine"})
 
 
-REFUSED = [custom_type, custom_module, custom_tokenizer]
-LOADED = [custom_model_of_a_known_type, custom_activation]
+REFUSED = [custom_type, custom_module]
+LOADED = [custom_model_of_a_known_type, custom_tokenizer, custom_activation]
+"""In place of the planted class, transformers' own for the type, and the default activation."""
 UNKNOWN = [custom_type_without_map]
 LOAD = """
 import sys
@@ -111,7 +112,6 @@ def test_the_planted_file_would_run_if_it_were_trusted(checkpoint_of, tmp_path):
     ran = tmp_path / "ran"
     trusting = "import sys, transformers; transformers.AutoConfig.from_pretrained(sys.argv[1])"
     environment = {**os.environ, "RAN": str(ran), "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run(
-        [sys.executable, "-c", trusting, str(folder)], input=b"y\n" * 100, capture_output=True, timeout=300, env=environment, check=False
-    )
+    command = [sys.executable, "-c", trusting, str(folder)]
+    subprocess.run(command, input=b"y\n" * 100, capture_output=True, timeout=300, env=environment, check=False)
     assert ran.exists()
