@@ -20,6 +20,7 @@ from resift_export.parity import certify, check_runnable, references_of
 from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, choose_ranges, products, quantize
 from resift_export.recipe import VNNI_FILE, file_of
 from resift_export.search import Sensitivity, search, weight_names
+from resift_export.source import folder_of
 from resift_export.trace import TRACERS
 from resift_export.write import write
 
@@ -57,7 +58,7 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     if force and recipe.search is not None:
         raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
     check_runnable(recipe.variants())
-    with aside(out, overwrite=overwrite, source=checkpoints.folder_of(source)) as folder:
+    with aside(out, overwrite=overwrite, source=folder_of(source)) as folder:
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
         checkpoint = checkpoints.load(

@@ -11,7 +11,7 @@ from resift.errors import ExportError
 from resift.manifest import RELEVANCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from resift_export.declared import Declared
 
@@ -60,18 +60,20 @@ class Network(torch.nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """The model, its modules if it has any, and the label if there is a choice."""
         found = self.model(**dict(zip(self.names, inputs, strict=True)))
-        logits = self._scores(found) if len(self.steps) else found.logits
+        logits: torch.Tensor = self._scores(found) if len(self.steps) else found.logits
         return logits if self.label is None else self.label.of(logits)
 
     def _scores(self, found: Any) -> torch.Tensor:
         """The output of the last module. Each reads and writes features by name, as in sentence-transformers."""
         features = {"scores": found.logits} if "logits" in found else {"token_embeddings": found.last_hidden_state}
-        for step in self.steps:
+        steps: Iterable[Any] = self.steps
+        for step in steps:
             if type(step).__name__ == "Pooling":
                 features["sentence_embedding"] = pooled(features["token_embeddings"], step.pooling_mode)
             else:
                 features = step(features)
-        return features["scores"]
+        scores: torch.Tensor = features["scores"]
+        return scores
 
 
 def pooled(tokens: torch.Tensor, modes: str | Sequence[str]) -> torch.Tensor:
