@@ -141,18 +141,20 @@ class Checkpoint:
         return np.concatenate(logits)
 
 
-def load(
+def load(  # noqa: PLR0913 - the options of the command line, by name
     source: str,
     *,
     revision: str | None = None,
     name: str | None = None,
     allow_pickle: bool = False,
     relevant_label: str | None = None,
+    prompt_name: str | None = None,
 ) -> Checkpoint:
     """Loads a folder or a hub id. Weights are read from safetensors only, unless `allow_pickle`; no code from it is run.
 
-    `relevant_label`: of a head with several labels, the name or number of the one that means relevant. Raises ExportError, which
-    says what is missing, and ExtraError for a modular checkpoint without sentence-transformers.
+    `relevant_label`: of a head with several labels, the name or number of the one that means relevant. `prompt_name`: of the
+    checkpoint's prompts, the one to put before every query ("": none; None: its default). Raises ExportError, which says what is
+    missing, and ExtraError for a modular checkpoint without sentence-transformers.
     """
     local = folder_of(source)
     folder, commit = (local, None) if local else download(source, revision, allow_pickle=allow_pickle)
@@ -172,9 +174,12 @@ def load(
     safetensors = any(folder.glob("*.safetensors"))
     model, unused = load_model(folder, declared, safetensors=safetensors)
     tokenizer = load_tokenizer(folder, declared)
+    prompt = declared.prompt(prompt_name)
     encoder = encoders.load(folder, declared, model, unused, safetensors=safetensors)
+    if encoder is not None and prompt_name is not None:
+        encoder.default_prompt_name = prompt_name or None
     if declared.is_modular:
-        check_steps(encoder, declared.prompt, source)
+        check_steps(encoder, prompt, source)
     labels = int(encoder.num_labels if declared.is_modular and encoder is not None else model.config.num_labels)
     checkpoint = Checkpoint(
         folder=folder,
@@ -186,7 +191,7 @@ def load(
         max_length=min(max_length_of(model, tokenizer), declared.max_length or sys.maxsize),
         labels=labels,
         label=label_of(model.config, labels, declared, relevant_label, source),
-        prompt=declared.prompt,
+        prompt=prompt,
         encoder=encoder,
         is_modular=declared.is_modular,
     )

@@ -62,7 +62,12 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
         checkpoint = checkpoints.load(
-            source, revision=revision, name=name, allow_pickle=allow_pickle, relevant_label=recipe.relevant_label
+            source,
+            revision=revision,
+            name=name,
+            allow_pickle=allow_pickle,
+            relevant_label=recipe.relevant_label,
+            prompt_name=recipe.prompt_name,
         )
         pools = with_long_pairs(pools, checkpoint)
         log.info("trace     %s with %s", checkpoint.architecture, recipe.tracer)

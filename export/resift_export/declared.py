@@ -66,18 +66,20 @@ class Declared:
         """Whether the score comes from more than the sequence classifier in the checkpoint's folder."""
         return len(self.modules) > 1 or self._task not in ("sequence-classification", None)
 
-    @property
-    def prompt(self) -> str:
-        """What is put before every query; empty: nothing. Raises ExportError if the files contradict themselves."""
-        prompts, name = self.settings.get("prompts") or {}, self.settings.get("default_prompt_name")
-        if name is None:
+    def prompt(self, asked: str | None = None) -> str:
+        """What is put before every query; empty: nothing.
+
+        `asked`: the name of one of the prompts, "" for none; None: the default. Raises ExportError if there is none of that name.
+        """
+        prompts, name = self.settings.get("prompts") or {}, self.settings.get("default_prompt_name") if asked is None else asked
+        if name is None or asked == "":
             return ""
         if not isinstance(prompts, dict) or not isinstance(name, str) or not isinstance(prompts.get(name), str | None):
             raise ExportError(
                 f"{SETTINGS} has default_prompt_name {name!r:.80} and prompts {prompts!r:.80}; expected texts by name"
             )
         if name not in prompts:
-            raise ExportError(f"{SETTINGS} has the default prompt {name!r:.80}; expected one of {', '.join(prompts) or '(none)'}")
+            raise ExportError(f"{SETTINGS} has no prompt {name!r:.80}; expected one of {', '.join(prompts) or '(none)'}")
         prompt = prompts[name] or ""
         if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
             raise ExportError(f"the prompt {name!r:.80} in {SETTINGS} has half of a surrogate pair; expected text")

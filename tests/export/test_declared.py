@@ -95,13 +95,20 @@ def test_an_activation_that_gives_no_score_is_refused(folder, name, labels):
     ],
 )
 def test_the_default_prompt(folder, settings, expected):
-    assert read(folder({}, settings)).prompt == expected
+    assert read(folder({}, settings)).prompt() == expected
+
+
+def test_a_prompt_by_name(folder):
+    declared = read(folder({}, {"prompts": {"search": "find: ", "ask": "answer: "}, "default_prompt_name": "search"}))
+    assert [declared.prompt(name) for name in (None, "ask", "search", "")] == ["find: ", "answer: ", "find: ", ""]
+    with pytest.raises(ExportError, match="has no prompt 'other'; expected one of search, ask"):
+        declared.prompt("other")
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"prompts": {"a": "x"}, "default_prompt_name": "b"}, "has the default prompt 'b'; expected one of a"),
+        ({"prompts": {"a": "x"}, "default_prompt_name": "b"}, "has no prompt 'b'; expected one of a"),
         ({"default_prompt_name": "b"}, r"expected one of \(none\)"),
         ({"prompts": ["x"], "default_prompt_name": "b"}, "expected texts by name"),
         ({"prompts": {"b": 7}, "default_prompt_name": "b"}, "expected texts by name"),
@@ -110,11 +117,11 @@ def test_the_default_prompt(folder, settings, expected):
 )
 def test_a_prompt_that_cannot_be_applied(folder, settings, said):
     with pytest.raises(ExportError, match=said):
-        _ = read(folder({}, settings)).prompt
+        read(folder({}, settings)).prompt()
 
 
 def test_prompts_do_not_count_without_modules_json(folder):
-    assert read(folder({}, {"prompts": {"a": "x"}, "default_prompt_name": "a"}, modules=None)).prompt == ""
+    assert read(folder({}, {"prompts": {"a": "x"}, "default_prompt_name": "a"}, modules=None)).prompt() == ""
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,14 @@ def test_the_prompt_changes_scores(saved):
     assert np.median(np.abs(moved)) > 100 * TOLERANCE
 
 
+@pytest.mark.parametrize(("name", "prompt"), [("other", "x: "), ("", "")])
+def test_another_prompt_or_none(saved, name, prompt):
+    loaded = checkpoint.load(str(saved("plain")), prompt_name=name)
+    assert loaded.prompt == prompt
+    expected = predicted(saved("plain"), prompt=prompt, activation_fn=torch.nn.Identity())
+    np.testing.assert_allclose(loaded.reference(QUERY, DOCUMENTS), expected, rtol=0, atol=TOLERANCE)
+
+
 def test_a_query_too_long_counts_the_prompt(saved):
     loaded = checkpoint.load(str(saved("plain")))
     tokenizer = loaded.pair_tokenizer()

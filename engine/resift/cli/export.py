@@ -70,6 +70,11 @@ def add(commands: Commands) -> None:
         metavar="LABEL",
         help="of a checkpoint with several labels, the name or number of the one that means relevant (default: the second of two)",
     )
+    command.add_argument(
+        "--prompt-name",
+        metavar="NAME",
+        help="of the checkpoint's prompts, the one to put before every query, '' for none (default: its default prompt)",
+    )
     command.add_argument("--tracer", choices=["torch", "optimum"], default="torch", help="how the graph is traced (default: torch)")
     command.add_argument("--name", metavar="ID", help="model id to record (default: the hub id or the folder's name)")
     command.add_argument(
@@ -114,6 +119,7 @@ def run(asked: argparse.Namespace) -> int:
         attached=tuple(asked.attach),
         search=asked.search,
         relevant_label=asked.relevant_label,
+        prompt_name=asked.prompt_name,
     )
     out = convert(
         asked.checkpoint,

@@ -20,7 +20,7 @@ from resift_export.distill.data import Draws, read, sha256_of
 from resift_export.distill.development import Development
 from resift_export.distill.recipe import DistillRecipe, Losses, Run, Weights, own_recipe
 from resift_export.distill.state import Home
-from resift_export.distill.student import check_start, check_teacher, student_of
+from resift_export.distill.student import check_start, check_teacher, keep_activation, student_of
 from resift_export.distill.train import Trainer
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
         if options.max_length > teacher.max_length:
             raise InputError(f"max_length is {options.max_length}, but the teacher reads at most {teacher.max_length} tokens")
         student = student_of(teacher.model, keep)
+        keep_activation(student, teacher)
         begun = None
         if start is not None:
             begun = checkpoints.load(start)

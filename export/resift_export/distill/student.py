@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from resift.errors import ExportError
+from resift_export.declared import Declared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +57,13 @@ def check_teacher(teacher: Checkpoint) -> None:
     if teacher.is_modular or teacher.prompt:
         has = "modules of sentence-transformers" if teacher.is_modular else "a prompt"
         raise ExportError(f"{teacher.id} has {has}, which a student would lose; expected a plain sequence classifier")
+
+
+def keep_activation(student: Any, teacher: Checkpoint) -> None:
+    """Writes the teacher's activation into the student's configuration, its one file that says it, unless it is there already."""
+    if Declared(student.config.to_dict()).activation(teacher.labels) != teacher.activation:
+        name = "linear.Identity" if teacher.activation == "identity" else "activation.Sigmoid"
+        student.config.sentence_transformers = {"activation_fn": f"torch.nn.modules.{name}"}
 
 
 def layers_of(model: Any) -> torch.nn.ModuleList:
