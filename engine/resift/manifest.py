@@ -65,7 +65,7 @@ class Model(Strict, frozen=True):
     architecture: str
 
 
-class Pair(Strict, frozen=True):
+class Pair(Strict, frozen=True, omit_defaults=True):
     """How two texts are joined into one row."""
 
     template: list[str]
@@ -74,6 +74,8 @@ class Pair(Strict, frozen=True):
     """number of token ids the model has embeddings for"""
     max_length: Positive
     """tokens, special tokens included"""
+    prompt: Annotated[str, msgspec.Meta(max_length=10_000)] = ""
+    """put before every query, as the checkpoint declares; empty: nothing is"""
 
 
 class Signature(Strict, frozen=True):

@@ -93,10 +93,11 @@ class PairTokenizer:
     Any str can be encoded; a lone surrogate, which has no UTF-8 form, is read as U+FFFD.
     """
 
-    def __init__(self, source: bytes, max_length: int) -> None:
+    def __init__(self, source: bytes, max_length: int, *, prompt: str = "") -> None:
         """Reads `source`, the content of a tokenizer.json, for pairs of at most `max_length` tokens.
 
-        Raises ArtifactError if it cannot be read or used for pairs, and InputError if `max_length` leaves no room for two texts.
+        `prompt` is put before every query and counts as part of it. Raises ArtifactError if `source` cannot be read or used for
+        pairs, and InputError if `max_length` leaves no room for the prompt and two texts.
         """
         from tokenizers import Tokenizer
 
@@ -129,6 +130,11 @@ class PairTokenizer:
             raise ArtifactError("tokenizer.json joins empty texts differently from others; export the artifact again")
         if self.vocabulary > np.iinfo(np.int32).max:
             raise ArtifactError(f"tokenizer.json has the token id {self.vocabulary - 1}; expected ids below 2**31")
+        self._prompt = prompt
+        if prompt and self._encode_query("")[1]:
+            raise InputError(
+                f"max_length is {max_length} tokens, too few for the model's prompt {prompt[:60]!r} and two texts; expected more"
+            )
 
     @cached_property
     def unknown(self) -> int | None:
@@ -164,9 +170,9 @@ class PairTokenizer:
                 start, characters = end, 0
 
     def _encode_query(self, query: str) -> tuple[list[int], int]:
-        """The query's token ids within its share, and the number of tokens cut."""
+        """The token ids of the prompt and the query within their share, and the number of tokens cut."""
         limit = self._room - self._room // DOCUMENT_SHARE
-        [text] = self._encode_texts([query], limit)
+        [text] = self._encode_texts([self._prompt + query], limit)
         return text.ids, text.tokens_cut
 
     def _encode_pairs(

@@ -213,6 +213,8 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
     """by the variant files that needed one"""
     first_looks: dict[GraphFile, list[Kept]] = msgspec.field(default_factory=dict)
     """of the variants of first-look graphs, for each of LOOKS"""
+    reference: str = ""
+    """what gave the checkpoint's logits, with its version; empty in certificates of exports that did not record it"""
 
     @classmethod
     def read(cls, artifact: Artifact) -> Certificate:

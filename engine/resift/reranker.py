@@ -71,7 +71,7 @@ class Reranker:
             self.settings, cores=machine.usable_cores(), token_budget=policy.token_budget, max_length=manifest.pair.max_length
         )
         """what this process runs with"""
-        self._tokenizer = PairTokenizer(artifact.read(TOKENIZER), self.resolved.max_length)
+        self._tokenizer = PairTokenizer(artifact.read(TOKENIZER), self.resolved.max_length, prompt=manifest.pair.prompt)
         self._check_tokenizer()
         providers.check_version(manifest.onnxruntime[0])
         sessions.open(self.graph.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,38 +12,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
 from resift.artifact import path_text
 from resift.errors import ExportError, InputError
 from resift.manifest import RELEVANCE, Activation, Relevance, Signature
 from resift.pairs import PairTokenizer
 from resift.scoring import relevance
+from resift_export import declared as declarations
+from resift_export import encoder as encoders
+from resift_export.declared import CONFIG, WEIGHTED_MODULES
+from resift_export.network import Network, check_steps, label_of
+from resift_export.pretrained import load_model, load_tokenizer
+from resift_export.source import download, folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-TEXTS = ("*.json", "*.txt", "*.model", "README.md", "LICENSE*")
-VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "spm.model",
-    "tokenizer.model",
-)
-"""Files in which tokenizers keep their vocabulary."""
-ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "sigmoid"}
-"""torch's activation by class name; the softmax of two labels is the sigmoid of their log-odds."""
+    from resift_export.network import Label
+
 REFERENCE_BATCH = 16
-MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, StrictDataclassError)
-"""What transformers raises for malformed configuration files, which it reads without validation."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +46,16 @@ class Checkpoint:
     tokenizer: Any
     activation: Activation
     max_length: int
+    labels: int = 1
+    """logits that the model gives for a pair"""
+    label: Label | None = None
+    """the one that means relevant, where it was chosen"""
+    prompt: str = ""
+    """put before every query"""
+    encoder: Any | None = None
+    """the same in sentence-transformers, if that is installed"""
+    is_modular: bool = False
+    """whether the encoder's other modules make the score"""
 
     @property
     def vocabulary(self) -> int:
@@ -71,16 +71,38 @@ class Checkpoint:
     def signature(self) -> Signature:
         """What its graph reads (token ids and, if the model uses them, segment ids) and how many labels it outputs."""
         reads_segments = getattr(self.model.config, "type_vocab_size", 0) > 1
-        return Signature.of(labels=int(self.model.config.num_labels), segment_ids=reads_segments)
+        return Signature.of(labels=1 if self.label else self.labels, segment_ids=reads_segments)
 
     @property
     def relevance(self) -> Relevance:
         """Which function of the logits pairs are ranked by."""
         return RELEVANCE[self.signature.labels]
 
+    @property
+    def architecture(self) -> str:
+        """The class of its model, and those of its other modules."""
+        steps = list(self.encoder)[1:] if self.is_modular and self.encoder is not None else []
+        return " + ".join(type(module).__name__ for module in (self.model, *steps))
+
+    @property
+    def referee(self) -> str:
+        """What gives its reference logits, with the version."""
+        return f"transformers {transformers.__version__}" if self.encoder is None else encoders.name()
+
+    def network(self) -> Network:
+        """The function that is traced."""
+        return Network(
+            self.model, tuple(self.signature.inputs), encoder=self.encoder if self.is_modular else None, label=self.label
+        ).eval()
+
     def parameters(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Name and values of each of its weights."""
-        return ((name, tensor.detach().numpy()) for name, tensor in self.model.named_parameters())
+        source = self.encoder if self.is_modular and self.encoder is not None else self.model
+        return ((name, tensor.detach().numpy()) for name, tensor in source.named_parameters())
+
+    def pair_tokenizer(self) -> PairTokenizer:
+        """The engine's tokenizer for it."""
+        return PairTokenizer(self.tokenizer_json(), self.max_length, prompt=self.prompt)
 
     def tokenizer_json(self) -> bytes:
         """The tokenizer as tokenizer.json, without truncation and padding: the engine does its own."""
@@ -89,14 +111,24 @@ class Checkpoint:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
     def reference(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
-        """Relevance logits float32[n] by PyTorch, with the tokenizer's own pair encoding: what parity is measured against.
+        """Relevance logits float32[n] by the `referee`, with the tokenizer's own pair encoding: what parity is measured against.
 
         Raises InputError for a query that would leave the document less than a quarter of the room.
         """
-        if query_tokens_over := PairTokenizer(self.tokenizer_json(), self.max_length).encode(query, [""]).query_tokens_cut:
+        if query_tokens_over := self.pair_tokenizer().encode(query, [""]).query_tokens_cut:
             raise InputError(f"the query {query[:60]!r} is {query_tokens_over} tokens too long for {self.id}; shorten it")
         if not documents:
             return np.empty(0, np.float32)
+        if self.encoder is not None:
+            logits = encoders.predict(self.encoder, [(query, document) for document in documents], self.max_length)
+        else:
+            logits = self._by_transformers(f"{self.prompt}{query}", documents)
+        if self.label is not None:
+            logits = self.label.of(torch.from_numpy(logits)).numpy()
+        return relevance(logits, self.relevance)
+
+    def _by_transformers(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        """Logits float32[n, labels] of the sequence classifier."""
         logits = []
         for start in range(0, len(documents), REFERENCE_BATCH):
             batch = list(documents[start : start + REFERENCE_BATCH])
@@ -106,86 +138,66 @@ class Checkpoint:
             names = (*self.signature.inputs, "attention_mask")
             with torch.inference_mode():
                 logits.append(self.model(**{name: encoded[name] for name in names}).logits.float().numpy())
-        return relevance(np.concatenate(logits), self.relevance)
+        return np.concatenate(logits)
 
 
-def load(source: str, *, revision: str | None = None, name: str | None = None, allow_pickle: bool = False) -> Checkpoint:
+def load(  # noqa: PLR0913 - the options of the command line, by name
+    source: str,
+    *,
+    revision: str | None = None,
+    name: str | None = None,
+    allow_pickle: bool = False,
+    relevant_label: str | None = None,
+    prompt_name: str | None = None,
+) -> Checkpoint:
     """Loads a folder or a hub id. Weights are read from safetensors only, unless `allow_pickle`; no code from it is run.
 
-    Raises ExportError, which says what is missing.
+    `relevant_label`: of a head with several labels, the name or number of the one that means relevant. `prompt_name`: of the
+    checkpoint's prompts, the one to put before every query ("": none; None: its default). Raises ExportError, which says what is
+    missing, and ExtraError for a modular checkpoint without sentence-transformers.
     """
     local = folder_of(source)
     folder, commit = (local, None) if local else download(source, revision, allow_pickle=allow_pickle)
     if revision is not None and commit is None:
         raise ExportError(f"{source} is a folder and has no revision {revision}; leave --revision out")
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise ExportError(f"{folder} has no config.json; expected a Hugging Face checkpoint folder")
-    if not allow_pickle and not any(folder.glob("*.safetensors")):
-        raise ExportError(
-            f"{folder} has no safetensors weights (found: {', '.join(sorted(path.name for path in folder.iterdir()))}); "
-            "save it with safe_serialization=True, or trust its pickle files with --allow-pickle"
-        )
-    model = _load_model(folder, safetensors=any(folder.glob("*.safetensors")))
-    tokenizer = _load_tokenizer(folder)
-    if model.config.num_labels not in RELEVANCE:
-        raise ExportError(
-            f"{source} has {model.config.num_labels} labels; expected those of a reranker: 1 (relevance) or 2 (no, yes)"
-        )
+    declared = declarations.read(folder)
+    declarations.check_kind(declared, source)
+    weighted = [folder, *(folder / module.path for module in declared.modules if module.kind in WEIGHTED_MODULES)]
+    for place in weighted:
+        if not allow_pickle and not any(place.glob("*.safetensors")):
+            raise ExportError(
+                f"{place} has no safetensors weights (found: {', '.join(sorted(path.name for path in place.glob('*')))}); "
+                "save it with safe_serialization=True, or trust its pickle files with --allow-pickle"
+            )
+    safetensors = any(folder.glob("*.safetensors"))
+    model, unused = load_model(folder, declared, safetensors=safetensors)
+    tokenizer = load_tokenizer(folder, declared)
+    prompt = declared.prompt(prompt_name)
+    encoder = encoders.load(folder, declared, model, unused, safetensors=safetensors)
+    if encoder is not None and prompt_name is not None:
+        encoder.default_prompt_name = prompt_name or None
+    if declared.is_modular:
+        check_steps(encoder, prompt, source)
+    labels = int(encoder.num_labels if declared.is_modular and encoder is not None else model.config.num_labels)
     checkpoint = Checkpoint(
         folder=folder,
         id=path_text(name or (source if commit else Path(os.path.realpath(folder)).name)),
         revision=commit,
         model=model,
         tokenizer=tokenizer,
-        activation=activation_of(json.loads((folder / "config.json").read_bytes()), model.config.num_labels),
-        max_length=max_length_of(model, tokenizer),
+        activation=declared.activation(labels),
+        max_length=min(max_length_of(model, tokenizer), declared.max_length or sys.maxsize),
+        labels=labels,
+        label=label_of(model.config, labels, declared, relevant_label, source),
+        prompt=prompt,
+        encoder=encoder,
+        is_modular=declared.is_modular,
     )
     _check_vocabulary(checkpoint)
     _check_tokenizer(checkpoint)
     return checkpoint
-
-
-def folder_of(source: str) -> Path | None:
-    """The folder that `source` names; None if there is none, in which case it can only be a hub id."""
-    return Path(source) if os.path.isdir(source) else None  # noqa: PTH112 - Path.is_dir raises if a name is too long
-
-
-def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str]:
-    """The downloaded folder of a hub id at `revision` (None: the latest), and its commit."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    patterns = [*TEXTS, *WEIGHTS, *(PICKLED_WEIGHTS if allow_pickle else ())]
-    try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except HFValidationError as error:
-        raise ExportError(f"{source!r:.200} is neither a folder nor a hub id such as org/name") from error
-    except (OSError, ValueError) as error:
-        # Every error of the hub's client is one of these: no network, offline mode, no such model or revision, no access.
-        raise ExportError(
-            f"{source!r:.200} is not a folder and could not be downloaded from the hub "
-            f"({type(error).__name__}: {_first_line(error)}); "
-            "name a checkpoint folder, or check the connection, the id, the revision and your access"
-        ) from error
-    return folder, folder.name
-
-
-def activation_of(config: dict[str, Any], labels: int) -> Activation:
-    """How sentence-transformers turns this checkpoint's logits into scores.
-
-    https://github.com/UKPLab/sentence-transformers: CrossEncoder reads config.sentence_transformers.activation_fn, then
-    sbert_ce_default_activation_function, then takes sigmoid for one label and identity otherwise.
-    """
-    own = config.get("sentence_transformers", {})
-    if not isinstance(own, dict):
-        raise ExportError(f"config.json has sentence_transformers {own!r:.80}; expected an object")
-    declared = own.get("activation_fn") or config.get("sbert_ce_default_activation_function")
-    if declared is None:
-        return "sigmoid" if labels == 1 else "identity"
-    activation = ACTIVATIONS.get(str(declared).rsplit(".", 1)[-1])
-    if activation is None:
-        raise ExportError(f"config.json declares the activation {declared}; expected one of {', '.join(ACTIVATIONS)}")
-    return activation
 
 
 def max_length_of(model: Any, tokenizer: Any) -> int:
@@ -206,43 +218,8 @@ def max_length_of(model: Any, tokenizer: Any) -> int:
     return int(min(positions, tokenizer.model_max_length))
 
 
-def _first_line(error: Exception) -> str:
-    """The first line of an error's message, shortened, or its type if the message is empty."""
-    return f"{next(iter(str(error).splitlines()), type(error).__name__):.300}"
-
-
 def _is_table(module: Any) -> bool:
     return isinstance(module, torch.nn.Embedding)
-
-
-def _load_model(folder: Path, *, safetensors: bool) -> Any:
-    try:
-        # SDPA, the default, is traced as one Attention node; architectures without it use separate matrix products.
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=safetensors, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
-    except (*MALFORMED, SafetensorError) as error:
-        raise ExportError(f"transformers {transformers.__version__} cannot load {folder}: {_first_line(error)}") from error
-    model, loaded = model
-    if missing := loaded["missing_keys"]:
-        raise ExportError(
-            f"{folder} lacks the weights {', '.join(sorted(missing)[:5])}{' …' if len(missing) > 5 else ''} of "
-            f"{type(model).__name__}; expected a trained sequence classifier (not an embedding model)"
-        )
-    return model.eval()
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    if not any((folder / name).is_file() for name in VOCABULARIES):
-        # transformers would silently create an empty tokenizer.
-        raise ExportError(f"{folder} has no tokenizer; expected one of {', '.join(VOCABULARIES)}")
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except MALFORMED as error:
-        raise ExportError(f"{folder} has no tokenizer that transformers can load: {_first_line(error)}") from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise ExportError(f"{folder} has only a slow tokenizer, {type(tokenizer).__name__}; expected one with a tokenizer.json")
-    return tokenizer
 
 
 def _check_vocabulary(checkpoint: Checkpoint) -> None:
@@ -256,14 +233,17 @@ def _check_vocabulary(checkpoint: Checkpoint) -> None:
 
 
 def _check_tokenizer(checkpoint: Checkpoint) -> None:
-    """The engine joins query and document itself; the result must equal the tokenizer's own pair encoding."""
+    """The engine joins query and document and cuts long documents; the result must equal the tokenizer's own pair encoding."""
     query, document = "where do rivers begin", "Rivers begin at springs, glaciers or lakes, and in bogs."
-    own = checkpoint.tokenizer(query, document)
-    ids, segment_ids = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length).encode(query, [document]).row(0)
-    same_segments = not checkpoint.signature.segment_ids or own.get("token_type_ids") == segment_ids.tolist()
-    if own["input_ids"] != ids.tolist() or not same_segments:
-        raise ExportError(
-            f"tokenizer.json encodes a pair as {ids.tolist()}, "
-            f"{type(checkpoint.tokenizer).__name__} as {own['input_ids']}; expected the same: "
-            "save the tokenizer again with its fast version"
-        )
+    texts = [document, f"{document} " * (checkpoint.max_length // len(document.split()) + 1)]  # the second has to be cut
+    encodings = checkpoint.pair_tokenizer().encode(query, texts)
+    for number, text in enumerate(texts):
+        own = checkpoint.tokenizer(f"{checkpoint.prompt}{query}", text, truncation="only_second", max_length=checkpoint.max_length)
+        ids, segment_ids = encodings.row(number)
+        same_segments = not checkpoint.signature.segment_ids or own.get("token_type_ids") == segment_ids.tolist()
+        if own["input_ids"] != ids.tolist() or not same_segments:
+            raise ExportError(
+                f"tokenizer.json encodes a pair as {ids.tolist()!s:.300}, "
+                f"{type(checkpoint.tokenizer).__name__} as {own['input_ids']!s:.300}; expected the same: "
+                "save the tokenizer again with its fast version"
+            )

@@ -8,20 +8,22 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
 from resift.errors import InputError, ParityError
-from resift.pairs import PairTokenizer
 from resift.parity import Certificate, look_summary, refuse, refuse_first_look
 from resift_export import checkpoint as checkpoints
 from resift_export.aside import aside
 from resift_export.calibration import operations_of, sample
 from resift_export.first_look import check_cheaper, check_plan, check_student, file_of_look
 from resift_export.graph import lower_opset
+from resift_export.longpairs import with_long_pairs
 from resift_export.optimize import optimize
 from resift_export.parity import certify, check_runnable, references_of
 from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, choose_ranges, products, quantize
 from resift_export.recipe import VNNI_FILE, file_of
 from resift_export.search import Sensitivity, search, weight_names
+from resift_export.source import folder_of
 from resift_export.trace import TRACERS
 from resift_export.write import FirstLook, write
 
@@ -66,22 +68,30 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
     check_plan(plan, has_look=first_look is not None)
     check_runnable(recipe.variants())
-    sources = [checkpoints.folder_of(each) for each in (source, first_look) if each is not None]
+    sources = [folder_of(each) for each in (source, first_look) if each is not None]
     with aside(out, overwrite=overwrite, sources=[each for each in sources if each is not None]) as folder:
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
-        checkpoint = checkpoints.load(source, revision=revision, name=name, allow_pickle=allow_pickle)
+        checkpoint = checkpoints.load(
+            source,
+            revision=revision,
+            name=name,
+            allow_pickle=allow_pickle,
+            relevant_label=recipe.relevant_label,
+            prompt_name=recipe.prompt_name,
+        )
+        pools = with_long_pairs(pools, checkpoint)
         student = None if first_look is None else _student(first_look, checkpoint, allow_pickle=allow_pickle)
         full = _Draft.of(checkpoint, recipe, pairs)
         models = full.models
         look = None if student is None else _first_look(student, checkpoint, full.operations, recipe, pairs)
-        log.info("verify    on %d pools", len(pools))
+        log.info("verify    on %d pools, against %s", len(pools), checkpoint.referee)
         references = references_of(checkpoint, pools)
 
         def gate() -> Certificate:
             plain = Certificate(bounds=recipe.bounds, agreement={}, pools=[])
             draft = write(folder, checkpoint, recipe, models, plain, operations=full.operations, forced=force, first_look=look)
-            certificate = certify(draft, references, pools, recipe.bounds)
+            certificate = replace(certify(draft, references, pools, recipe.bounds), reference=checkpoint.referee)
             for file, agreement in certificate.agreement.items():
                 log.info("          %s: %s", file, agreement.summary())
             for file, kept in certificate.first_looks.items():
@@ -155,7 +165,7 @@ class _Draft:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, recipe: Recipe, pairs: Sequence[CalibrationPair]) -> Self:
-        log.info("trace     %s with %s", type(checkpoint.model).__name__, recipe.tracer)
+        log.info("trace     %s with %s", checkpoint.architecture, recipe.tracer)
         exact = optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length)
         operations = operations_of(exact)
         samples = _samples(exact, recipe, checkpoint, pairs)
@@ -212,7 +222,7 @@ def _variants(exact: ir.Model, recipe: Recipe, ranges: Mapping[str, Mapping[str,
 
 def feeds(checkpoint: Checkpoint, pairs: Sequence[CalibrationPair]) -> Iterator[dict[str, NDArray[np.int64]]]:
     """The graph's inputs for each pair, one pair at a time."""
-    tokenizer = PairTokenizer(checkpoint.tokenizer_json(), checkpoint.max_length)
+    tokenizer = checkpoint.pair_tokenizer()
     for pair in pairs:
         ids, segment_ids = tokenizer.encode(pair.query, [pair.document]).row(0)
         inputs = {"input_ids": ids[None].astype(np.int64), "token_type_ids": segment_ids[None].astype(np.int64)}

@@ -39,6 +39,11 @@ def check_student(student: Checkpoint, checkpoint: Checkpoint) -> None:
             f"the first look {student.id} has another tokenizer than {checkpoint.id} (they differ in {', '.join(differing)}), but "
             "both read the same tokens; expected a student of that model, such as `resift distill` makes"
         )
+    if student.prompt != checkpoint.prompt:
+        raise ExportError(
+            f"the first look {student.id} puts {student.prompt!r:.80} before a query and {checkpoint.id} {checkpoint.prompt!r:.80}, "
+            "but both read the same tokens; expected the same prompt"
+        )
     if student.max_length < checkpoint.max_length:
         raise ExportError(
             f"the first look {student.id} reads {student.max_length} tokens of a pair and {checkpoint.id} {checkpoint.max_length}; "

@@ -54,6 +54,10 @@ class Recipe:
     attached: Sequence[Path] = ()
     """files to include in the artifact; a README.md becomes the beginning of its card"""
     bounds: Bounds = field(default_factory=Bounds)
+    relevant_label: str | None = None
+    """of a head with several labels, the name or number of the one that means relevant; None: it has one label, or (no, yes)"""
+    prompt_name: str | None = None
+    """of the checkpoint's prompts, the one to put before every query; empty: none; None: its default"""
     search: int | None = None
     """evaluations that each int8 file may cost in which the gate refuses: products are then left in float32; None: no search"""
 
@@ -131,6 +135,8 @@ class Recipe:
         }
         if self.search is not None:
             record["search"] = self.search
+        chosen_names = {"relevant_label": self.relevant_label, "prompt_name": self.prompt_name}
+        record.update({key: path_text(value) for key, value in chosen_names.items() if value is not None})
         for name, chosen, built_in in (
             ("calibration", self.calibration, "calibration.jsonl"),
             ("gate", self.gate, "gate.jsonl"),

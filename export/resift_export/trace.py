@@ -32,18 +32,6 @@ EXAMPLE = (2, 8)
 """Batch and width of the example that is traced; both stay dynamic in the graph."""
 
 
-class _Positional(torch.nn.Module):
-    """The model with positional inputs and only its logits as output, as the tracer needs it."""
-
-    def __init__(self, model: torch.nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return self.model(**dict(zip(self.names, inputs, strict=True))).logits  # type: ignore[no-any-return]
-
-
 def trace(checkpoint: Checkpoint) -> ir.Model:
     """Traces with torch.onnx.export. Raises ExportError if it cannot be traced with dynamic batch and width."""
     inputs = checkpoint.signature.inputs
@@ -56,7 +44,7 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                _Positional(checkpoint.model, names),
+                checkpoint.network(),
                 example,
                 dynamo=True,
                 opset_version=OPSET,
@@ -69,7 +57,7 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
             )
         except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
             raise ExportError(
-                f"torch {torch.__version__} cannot trace {type(checkpoint.model).__name__}: {str(error).splitlines()[0]}; "
+                f"torch {torch.__version__} cannot trace {checkpoint.architecture}: {str(error).splitlines()[0]}; "
                 "try --tracer optimum"
             ) from error
     assert program is not None
@@ -83,6 +71,11 @@ def trace_with_optimum(checkpoint: Checkpoint) -> ir.Model:
 
     Raises ExtraError if the extra `optimum` is missing, ExportError if optimum cannot trace the model.
     """
+    if checkpoint.is_modular or checkpoint.label is not None:
+        raise ExportError(
+            f"optimum traces the model of {checkpoint.id} alone, without its other modules or the choice of a label; "
+            "leave --tracer optimum out"
+        )
     try:
         from optimum.exporters.onnx import main_export
     except ImportError as error:

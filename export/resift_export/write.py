@@ -13,7 +13,6 @@ import msgspec
 from resift.artifact import Artifact
 from resift.errors import ExportError
 from resift.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, FileEntry, Graph, Manifest, Model, Pair
-from resift.pairs import PairTokenizer
 from resift.parity import look_summary
 from resift_export.first_look import file_of_look
 from resift_export.graph import LOW_OPSET, serialize
@@ -81,12 +80,13 @@ def write(  # noqa: PLR0913 - everything the artifact holds
         model=Model(
             id=checkpoint.id,
             revision=checkpoint.revision,
-            architecture=type(checkpoint.model).__name__,
+            architecture=checkpoint.architecture,
         ),
         pair=Pair(
-            template=PairTokenizer(contents[TOKENIZER], checkpoint.max_length).template(),
+            template=checkpoint.pair_tokenizer().template(),
             vocabulary=checkpoint.vocabulary,
             max_length=checkpoint.max_length,
+            prompt=checkpoint.prompt,
         ),
         graphs=[
             _graph("full", checkpoint, operations, recipe.variants()),
@@ -148,9 +148,11 @@ def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about
         about=about.strip() or f"# {checkpoint.id}\n\nThe licence and the training data are those of the checkpoint.",
         id=checkpoint.id,
         revision=checkpoint.revision or "a local folder, without revision",
-        architecture=type(checkpoint.model).__name__,
+        architecture=checkpoint.architecture,
         max_length=checkpoint.max_length,
         activation=checkpoint.activation,
+        prompt=f", the prompt {checkpoint.prompt!r} before every query" if checkpoint.prompt else "",
+        reference=certificate.reference,
         precisions=", ".join(recipe.precisions),
         tracer=recipe.tracer,
         pools=len(certificate.pools),

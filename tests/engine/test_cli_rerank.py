@@ -294,7 +294,15 @@ def test_a_file_of_pools_takes_no_budget(artifact, tmp_path):
 
 @pytest.mark.parametrize(
     "more",
-    [["--json"], ["--overwrite"], ["--format", "trec"], ["--on-error", "skip"], ["another"], ["--pools", "other"]],
+    [
+        ["--json"],
+        ["--overwrite"],
+        ["--format", "trec"],
+        ["--on-error", "skip"],
+        ["--budget-ms", "9"],
+        ["another"],
+        ["--pools", "other"],
+    ],
     ids=" ".join,
 )
 def test_what_ray_does_not_take_is_refused(tmp_path, more):

@@ -103,7 +103,7 @@ REFUSED = {
     "another rule than its labels": (lambda m: graph(m).update(relevance="log-odds"), "expected logit, as its labels number 1"),
     "labels of another rule": (lambda m: graph(m)["signature"].update(labels=2), "expected log-odds, as its labels number 2"),
     "a plan": (lambda m: m.update(plans=[]), "unknown field `plans`"),
-    "a prompt": (lambda m: m["pair"].update(prompt=""), "unknown field `prompt`"),
+    "a prompt that is no text": (lambda m: m["pair"].update(prompt=7), "pair.prompt"),
     "no operations": (lambda m: graph(m).update(operations=0), "operations"),
 }
 

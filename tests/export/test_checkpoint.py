@@ -16,11 +16,9 @@ import transformers
 import tiny
 from resift.errors import ExportError, InputError
 from resift_export import checkpoint
-from resift_export.checkpoint import activation_of, load, max_length_of
+from resift_export.checkpoint import load, max_length_of
 
-SIGMOID, IDENTITY, SOFTMAX = (
-    f"torch.nn.modules.{name}" for name in ("activation.Sigmoid", "linear.Identity", "activation.Softmax")
-)
+IDENTITY = "torch.nn.modules.linear.Identity"
 QUERY = "how do tides work"
 UNLIMITED = SimpleNamespace(model_max_length=int(1e30))
 
@@ -51,30 +49,6 @@ def untrained(checkpoint_of, tmp_path):
         return out
 
     return make
-
-
-@pytest.mark.parametrize(
-    ("config", "labels", "expected"),
-    [
-        ({"sentence_transformers": {"activation_fn": IDENTITY}}, 1, "identity"),
-        ({"sentence_transformers": {"activation_fn": SIGMOID}}, 2, "sigmoid"),
-        ({"sentence_transformers": {"activation_fn": SOFTMAX}}, 2, "sigmoid"),
-        ({"sbert_ce_default_activation_function": IDENTITY}, 1, "identity"),
-        ({"sbert_ce_default_activation_function": SIGMOID}, 2, "sigmoid"),
-        ({"sentence_transformers": {"activation_fn": IDENTITY}, "sbert_ce_default_activation_function": SIGMOID}, 1, "identity"),
-        ({"sentence_transformers": {"version": "5.0"}, "sbert_ce_default_activation_function": IDENTITY}, 1, "identity"),
-        ({}, 1, "sigmoid"),
-        ({}, 2, "identity"),
-        ({"sbert_ce_default_activation_function": None}, 1, "sigmoid"),
-    ],
-)
-def test_activation_is_what_sentence_transformers_would_take(config, labels, expected):
-    assert activation_of(config, labels) == expected
-
-
-def test_unknown_activation_is_refused():
-    with pytest.raises(ExportError, match=r"torch\.nn\.modules\.activation\.GELU.*expected one of Identity"):
-        activation_of({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.GELU"}}, 1)
 
 
 def test_declared_activation_reaches_the_checkpoint(folder):
@@ -165,8 +139,48 @@ def test_base_model_lacks_a_head(folder, bert):
 
 
 def test_three_labels(untrained):
-    with pytest.raises(ExportError, match="has 3 labels; expected those of a reranker: 1"):
+    said = r"has 3 labels \(LABEL_0, LABEL_1, LABEL_2\); expected those of a reranker: 1 .*--relevant-label"
+    with pytest.raises(ExportError, match=said):
         load(str(untrained(3)))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        ("Qwen3ForCausalLM", r"is a generative model \(Qwen3ForCausalLM\), which scores a pair by .*use an encoder"),
+        ("T5ForConditionalGeneration", r"is a generative model"),
+        ("BertForTokenClassification", r"is a BertForTokenClassification; expected a cross-encoder"),
+        ("BertForMaskedLM", r"is a BertForMaskedLM; expected a cross-encoder"),
+    ],
+)
+def test_another_kind_of_model_is_refused_with_what_to_use_instead(folder, architecture, said):
+    name, change = changed("config.json", architectures=[architecture])
+    (folder / name).write_text(change((folder / name).read_text()))
+    with pytest.raises(ExportError, match=said) as caught:
+        load(str(folder))
+    assert "BAAI/bge-reranker-v2-m3" in str(caught.value)
+
+
+def test_a_document_cut_at_its_beginning_is_refused(folder):
+    name, change = changed("tokenizer_config.json", truncation_side="left")
+    (folder / name).write_text(change((folder / name).read_text()))
+    with pytest.raises(ExportError, match=r"cuts a long document at its beginning .*set truncation_side to right"):
+        load(str(folder))
+
+
+def test_how_the_tokenizer_cuts_a_long_document_is_compared(bert):
+    def otherwise(query, document, **cut):
+        return bert.tokenizer(query, document, **cut) if len(document) < 100 else bert.tokenizer(query, document[9:], **cut)
+
+    otherwise.backend_tokenizer = bert.tokenizer.backend_tokenizer
+    with pytest.raises(ExportError, match=r"tokenizer\.json encodes a pair as"):
+        checkpoint._check_tokenizer(replace(bert, tokenizer=otherwise))
+
+
+def test_a_chat_template_is_refused(folder):
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(ExportError, match=r"has a chat template, by which CrossEncoder joins a pair"):
+        load(str(folder))
 
 
 def test_slow_tokenizer(folder):
@@ -330,7 +344,7 @@ def test_reference_refuses_a_query_too_long(bert):
 
 
 def test_tokenizer_json_neither_truncates_nor_pads(bert):
-    bert.reference(QUERY, ["a", "a longer one"])
+    bert.tokenizer([QUERY] * 2, ["a", "a longer one"], truncation="only_second", max_length=9, padding=True)
     own = json.loads(bert.tokenizer.backend_tokenizer.to_str())
     assert own["truncation"]
     assert own["padding"]
@@ -340,8 +354,8 @@ def test_tokenizer_json_neither_truncates_nor_pads(bert):
 
 
 def test_tokenizer_whose_pairs_differ_from_tokenizer_json_is_refused(bert):
-    def doubled(query, document):
-        return bert.tokenizer(query + query, document)
+    def doubled(query, document, **cut):
+        return bert.tokenizer(query + query, document, **cut)
 
     doubled.backend_tokenizer = bert.tokenizer.backend_tokenizer
     checkpoint._check_tokenizer(bert)
@@ -352,8 +366,8 @@ def test_tokenizer_whose_pairs_differ_from_tokenizer_json_is_refused(bert):
 def test_segments_are_compared_only_where_they_are_read(bert, roberta):
     for loaded, refused in ((bert, True), (roberta, False)):
 
-        def flat(query, document, loaded=loaded):
-            pair = loaded.tokenizer(query, document)
+        def flat(query, document, loaded=loaded, **cut):
+            pair = loaded.tokenizer(query, document, **cut)
             return {**pair, "token_type_ids": [7] * len(pair["input_ids"])}
 
         flat.backend_tokenizer = loaded.tokenizer.backend_tokenizer

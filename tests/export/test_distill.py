@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from resift.pairs import PairTokenizer
 from resift.pools import CandidatePool, read_pools
 from resift_export import checkpoint
 from resift_export.convert import convert
+from resift_export.declared import Declared
 from resift_export.distill import data as split_of
 from resift_export.distill.batches import padded
 from resift_export.distill.data import Draws, key_of, place_of, read, sha256_of
@@ -25,7 +27,16 @@ from resift_export.distill.development import kept, labels_of
 from resift_export.distill.distillation import device_of, distill
 from resift_export.distill.options import WARMUP, Options, evenly
 from resift_export.distill.recipe import decode
-from resift_export.distill.student import check_family, layers_of, run, run_apart, squared_errors, student_of
+from resift_export.distill.student import (
+    check_family,
+    check_teacher,
+    keep_activation,
+    layers_of,
+    run,
+    run_apart,
+    squared_errors,
+    student_of,
+)
 from resift_export.recipe import Recipe
 
 FAMILIES = ("bert", "electra", "distilbert", "roberta", "xlm-roberta")
@@ -94,6 +105,21 @@ def test_other_families_are_refused_with_the_reason(family, reason, checkpoint_o
     with pytest.raises(ExportError, match=f"a {family} model cannot be distilled: .*{reason}.*expected one of bert, electra"):
         distilled(checkpoint_of(family), tmp_path / "student", pools)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("has", [{"prompt": "find: "}, {"is_modular": True}])
+def test_a_teacher_whose_prompt_or_modules_would_be_lost_is_refused(has, checkpoint_of):
+    with pytest.raises(ExportError, match="which a student would lose; expected a plain sequence classifier"):
+        check_teacher(replace(checkpoint.load(str(checkpoint_of("bert"))), **has))
+
+
+def test_a_student_keeps_an_activation_that_another_file_declares(checkpoint_of):
+    teacher = checkpoint.load(str(checkpoint_of("bert")))
+    student = student_of(teacher.model, [1])
+    keep_activation(student, teacher)
+    assert not hasattr(student.config, "sentence_transformers")
+    keep_activation(student, replace(teacher, activation="identity"))
+    assert Declared(student.config.to_dict()).activation(1) == "identity"
 
 
 def test_a_family_nobody_thought_of_is_refused():

@@ -27,6 +27,7 @@ EPILOG = f"""examples:
   resift export ./my-cross-encoder ./my-artifact --vnni
   resift export ./my-cross-encoder ./my-artifact --search
   resift export ./my-cross-encoder ./my-artifact --first-look ./my-student --plan balanced
+  resift export ./my-nli-model ./my-artifact --relevant-label entailment
   resift export ./my-cross-encoder ./my-artifact --calibration pairs.jsonl --gate pools.jsonl
 
 --calibration: {{"query": "...", "document": "..."}} per line, a hundred or more, of texts like those you will serve.
@@ -73,6 +74,16 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--calibration", metavar="FILE", type=Path, help="your own calibration pairs (default: built in)")
     command.add_argument("--gate", metavar="FILE", type=Path, help="your own gate pools (default: built in)")
+    command.add_argument(
+        "--relevant-label",
+        metavar="LABEL",
+        help="of a checkpoint with several labels, the name or number of the one that means relevant (default: the second of two)",
+    )
+    command.add_argument(
+        "--prompt-name",
+        metavar="NAME",
+        help="of the checkpoint's prompts, the one to put before every query, '' for none (default: its default prompt)",
+    )
     command.add_argument("--tracer", choices=["torch", "optimum"], default="torch", help="how the graph is traced (default: torch)")
     command.add_argument("--name", metavar="ID", help="model id to record (default: the hub id or the folder's name)")
     command.add_argument(
@@ -116,6 +127,8 @@ def run(asked: argparse.Namespace) -> int:
         gate=asked.gate,
         attached=tuple(asked.attach),
         search=asked.search,
+        relevant_label=asked.relevant_label,
+        prompt_name=asked.prompt_name,
     )
     out = convert(
         asked.checkpoint,

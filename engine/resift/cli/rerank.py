@@ -136,8 +136,8 @@ def _rank_pools(asked: argparse.Namespace) -> int:
 def _rank_on_ray(asked: argparse.Namespace) -> int:
     if (asked.query is None) == (asked.pools is None) or asked.file != "-" or asked.out is None:
         asked.usage_error("--engine ray needs one POOLS and --out OUT")
-    if asked.json or asked.overwrite or asked.format != "jsonl" or asked.on_error != "stop":
-        asked.usage_error("--engine ray does not take --json, --format, --on-error or --overwrite")
+    if asked.json or asked.overwrite or asked.format != "jsonl" or asked.on_error != "stop" or asked.budget_ms is not None:
+        asked.usage_error("--engine ray does not take --json, --format, --on-error, --overwrite or --budget-ms")
     from resift.integrations.ray import rerank_parquet
 
     done = rerank_parquet(

@@ -60,6 +60,7 @@ def run(asked: argparse.Namespace) -> int:
             "artifact": path_text(artifact.folder),
             "variant": file,
             "precision": reranker.precision,
+            "reference": certificate.reference,
             "provider": reranker.provider,
             "bounds": certificate.bounds,
             "agreement": agreement,
@@ -74,7 +75,8 @@ def run(asked: argparse.Namespace) -> int:
         changed = f"largest change of a logit since export: {moved:.2g}"
         searched = [certificate.search[file].summary()] if file in certificate.search else []
         looked = [line for name, here in looks.items() for line in _look_table(name, here, certificate.first_looks[name])]
-        write_lines([f"{file} on {len(certificate.pools)} pools", *table, changed, *searched, *looked])
+        against = f", against {certificate.reference}" if certificate.reference else ""
+        write_lines([f"{file} on {len(certificate.pools)} pools{against}", *table, changed, *searched, *looked])
     for name, here in looks.items():
         refuse_first_look(here, f"{artifact.folder} ({name})")
     refuse(agreement, certificate.bounds, f"{artifact.folder} ({file})")

@@ -242,7 +242,8 @@ def _check_queries(encoder: Any, pools: Sequence[CandidatePool], source: str) ->
         content = encoder.tokenizer.backend_tokenizer.to_str().encode()
     except AttributeError as error:
         raise InputError(f"{source} has only a slow tokenizer; expected one with a tokenizer.json") from error
-    tokenizer = PairTokenizer(content, encoder.max_seq_length or encoder.tokenizer.model_max_length)
+    prompt = encoder.prompts.get(encoder.default_prompt_name) or ""
+    tokenizer = PairTokenizer(content, encoder.max_seq_length or encoder.tokenizer.model_max_length, prompt=prompt)
     for pool in pools:
         if cut := tokenizer.encode(pool.query, []).query_tokens_cut:
             raise InputError(f"query {pool.qid!r} is {cut} tokens too long for the checkpoint {source}; shorten it or leave it out")

@@ -20,7 +20,7 @@ from resift_export.distill.data import Draws, read, sha256_of
 from resift_export.distill.development import Development
 from resift_export.distill.recipe import DistillRecipe, Losses, Run, Weights, own_recipe
 from resift_export.distill.state import Home
-from resift_export.distill.student import check_family, check_start, student_of
+from resift_export.distill.student import check_start, check_teacher, keep_activation, student_of
 from resift_export.distill.train import Trainer
 
 if TYPE_CHECKING:
@@ -70,11 +70,12 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
     place = device_of(device)
     with home.held():
         teacher = checkpoints.load(source, revision=revision)
-        check_family(teacher.model)
+        check_teacher(teacher)
         keep = options.kept(teacher.layers)
         if options.max_length > teacher.max_length:
             raise InputError(f"max_length is {options.max_length}, but the teacher reads at most {teacher.max_length} tokens")
         student = student_of(teacher.model, keep)
+        keep_activation(student, teacher)
         begun = None
         if start is not None:
             begun = checkpoints.load(start)

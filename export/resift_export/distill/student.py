@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from resift.errors import ExportError
+from resift_export.declared import Declared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from resift_export.checkpoint import Checkpoint
     from resift_export.distill.batches import PaddedBatch
 
 LAYERS = {
@@ -47,6 +49,21 @@ def check_family(model: Any) -> None:
     if kind not in LAYERS:
         reason = REASONS.get(kind, "how its layers are joined is not known")
         raise ExportError(f"a {kind} model cannot be distilled: {reason}; expected one of {', '.join(LAYERS)}")
+
+
+def check_teacher(teacher: Checkpoint) -> None:
+    """Raises ExportError, which says why, if the teacher cannot be distilled."""
+    check_family(teacher.model)
+    if teacher.is_modular or teacher.prompt:
+        has = "modules of sentence-transformers" if teacher.is_modular else "a prompt"
+        raise ExportError(f"{teacher.id} has {has}, which a student would lose; expected a plain sequence classifier")
+
+
+def keep_activation(student: Any, teacher: Checkpoint) -> None:
+    """Writes the teacher's activation into the student's configuration, its one file that says it, unless it is there already."""
+    if Declared(student.config.to_dict()).activation(teacher.labels) != teacher.activation:
+        name = "linear.Identity" if teacher.activation == "identity" else "activation.Sigmoid"
+        student.config.sentence_transformers = {"activation_fn": f"torch.nn.modules.{name}"}
 
 
 def layers_of(model: Any) -> torch.nn.ModuleList:

@@ -58,7 +58,8 @@ class Evidence:
                 "; expected the same qids in both"
             )
         certificate = Certificate.read(reranker.artifact)
-        tokenizer = PairTokenizer(reranker.artifact.read(TOKENIZER), reranker.resolved.max_length)
+        prompt = reranker.artifact.manifest.pair.prompt
+        tokenizer = PairTokenizer(reranker.artifact.read(TOKENIZER), reranker.resolved.max_length, prompt=prompt)
         if scored is None:
             scored = _score(reranker, pools, progress)
         return cls(pools, scored, judged, certificate, tokenizer, reranker)

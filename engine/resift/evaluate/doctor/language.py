@@ -72,11 +72,12 @@ def measure(tokenizer: PairTokenizer, texts: Sequence[str]) -> Pieces:
     words = [letters_of(text[:SAMPLED_CHARACTERS]) for text in texts[::step]]
     sizes = [len("".join(text.split()).encode("utf-8", "replace")) for text in words]
     judged = [(text, size) for text, size in zip(words, sizes, strict=True) if size >= LEAST_BYTES]
-    encoded = tokenizer.encode("", ["", *(text for text, _ in judged)])  # the first row: special tokens alone
+    encoded = tokenizer.encode("", ["", *(text for text, _ in judged)])  # the first row: special tokens and the prompt alone
     kept = np.diff(encoded.offsets)
     kept = (kept - kept[0])[1:]
     marks = encoded.ids == (-1 if tokenizer.unknown is None else tokenizer.unknown)
-    unknown = np.diff(np.concatenate([[0], np.cumsum(marks)])[encoded.offsets])[1:]
+    unknown = np.diff(np.concatenate([[0], np.cumsum(marks)])[encoded.offsets])
+    unknown = (unknown - unknown[0])[1:]
     return Pieces(
         letters=np.array([size for _, size in judged], np.int64),
         tokens=kept + encoded.tokens_cut[1:],

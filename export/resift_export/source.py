@@ -1,0 +1,42 @@
+"""source: the folder of a checkpoint's files, or the one they are downloaded into from a hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from resift.errors import ExportError
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+PICKLED_WEIGHTS = ("pytorch_model*.bin", "*/pytorch_model.bin", "pytorch_model.bin.index.json")
+TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
+
+
+def folder_of(source: str) -> Path | None:
+    """The folder that `source` names; None if there is none, in which case it can only be a hub id."""
+    return Path(source) if os.path.isdir(source) else None  # noqa: PTH112 - Path.is_dir raises if a name is too long
+
+
+def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str]:
+    """The downloaded folder of a hub id at `revision` (None: the latest), and its commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    patterns = [*TEXTS, *WEIGHTS, *(PICKLED_WEIGHTS if allow_pickle else ())]
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise ExportError(f"{source!r:.200} is neither a folder nor a hub id such as org/name") from error
+    except (OSError, ValueError) as error:
+        # Every error of the hub's client is one of these: no network, offline mode, no such model or revision, no access.
+        raise ExportError(
+            f"{source!r:.200} is not a folder and could not be downloaded from the hub "
+            f"({type(error).__name__}: {first_line(error)}); "
+            "name a checkpoint folder, or check the connection, the id, the revision and your access"
+        ) from error
+    return folder, folder.name
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, shortened, or its type if the message is empty."""
+    return f"{next(iter(str(error).splitlines()), type(error).__name__):.300}"
