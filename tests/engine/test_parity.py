@@ -447,7 +447,7 @@ def test_a_first_look_is_measured_by_the_best_that_it_keeps(size, look, kept):
 
 
 def look_certificate(**changes):
-    """As JSON can say it, of one pool of ten, whose first look finds one of the best two among its first two, and both among three."""
+    """As JSON can say it, of a pool of ten, whose first look has one of the best two among its first two, and both among three."""
     logits = FIFTY[:10].tolist()
     look = [*logits[1:], logits[0]]
     certified = CertifiedPool(qid="q", query="query", documents=["a"] * 10, checkpoint=logits, variants={GRAPH: logits, LOOK: look})
