@@ -363,3 +363,16 @@ def test_verify_fails_where_the_first_look_loses_the_best(planned_artifact, monk
     monkeypatch.setattr("resift.parity.LEAST_KEPT", 1.01)
     assert main(["verify", str(planned_artifact), "--accept-bounds"]) == 3
     assert "(first-look.int8.onnx) is no first look for its model" in capsys.readouterr().err
+
+
+def test_an_evaluation_compares_plans_by_rank(planned_artifact, planned, source):
+    from resift.evaluate.systems import Artifact as System
+
+    pool = CandidatePool(QUERY, DOCUMENTS)
+    for plan, name in (("full", ""), ("first-look:9,full", " first-look:9,full")):
+        with System(planned_artifact, Settings(plan=plan)).open([pool]) as scorer:
+            columns = scorer.score(pool)
+        ranking = planned.rerank(QUERY, DOCUMENTS, plan=plan)
+        assert scorer.name == f"bert-planned int8{name}"
+        assert order_of(columns.keys) == [result.index for result in ranking]
+        assert np.isnan(columns.scores).sum() == sum(result.score is None for result in ranking)
