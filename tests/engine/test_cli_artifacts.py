@@ -103,8 +103,8 @@ def test_an_artifact_that_breaks_its_bounds_still_ranks(disagreeing):
 def test_info_tells_what_runs(artifact, reranker):
     found = json.loads(answered(resift("info", artifact, "--threads", "1", "--max-length", "50", "--json")))
     assert found.keys() == {
-        "artifact", "bytes", "model", "max_length", "graphs", "forced", "agreement", "search", "first_looks", "plan", "recipe", "made_with",
-        "tested_onnxruntime", "runs", "machine", "versions", "embedded_models",
+        "artifact", "bytes", "model", "max_length", "graphs", "forced", "agreement", "search", "first_looks", "plan", "recipe",
+        "made_with", "tested_onnxruntime", "runs", "machine", "versions", "embedded_models",
     }  # fmt: skip
     assert (found["artifact"], found["max_length"], found["forced"]) == (str(artifact), 50, False)
     (graph,) = found["graphs"]
