@@ -110,8 +110,8 @@ def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
         "format": job.format,
         "top_k": job.top_k,
         "max_candidates": job.max_candidates,
-        # The full graph alone leaves no trace, so that jobs begun before there were plans resume.
-        **({} if plan == str(reranker.plan_for("full")) else {"plan": plan}),
+        # None for the full graph alone, as in a journal from before there were plans.
+        "plan": None if plan == str(reranker.plan_for("full")) else plan,
     }
 
 

@@ -24,7 +24,7 @@ def check_plan(plan: str | None, *, has_look: bool) -> None:
     names = [stage.graph for stage in Plan.parse(plan).stages]
     if names[-1] != FULL or not {FULL, FIRST_LOOK}.issuperset(names):
         raise InputError(
-            f"the plan {plan} reads with {', '.join(names)}; expected {FULL} as its last stage, after {FIRST_LOOK} or none"
+            f"the plan {plan} reads with {', '.join(names)}; expected {FULL} at the end, after {FIRST_LOOK} or nothing"
         )
     if FIRST_LOOK in names and not has_look:
         raise InputError(f"the plan {plan} needs a first look; add --first-look STUDENT, or leave the plan out")
@@ -41,7 +41,7 @@ def check_student(student: Checkpoint, checkpoint: Checkpoint) -> None:
         )
     if student.prompt != checkpoint.prompt:
         raise ExportError(
-            f"the first look {student.id} puts {student.prompt!r:.80} before a query and {checkpoint.id} {checkpoint.prompt!r:.80}, "
+            f"the first look {student.id} reads the prompt {student.prompt!r:.80} and {checkpoint.id} {checkpoint.prompt!r:.80}, "
             "but both read the same tokens; expected the same prompt"
         )
     if student.max_length < checkpoint.max_length:

@@ -26,7 +26,7 @@ def test_verify_compares_with_the_checkpoint(artifact):
     found = json.loads(answered(resift("verify", artifact, "--accept-bounds", "--json")))
     assert found.keys() == {
         "artifact", "variant", "precision", "provider", "bounds", "agreement", "at_export", "largest_change_since_export",
-        "search",
+        "search", "first_looks",
     }  # fmt: skip
     assert (found["artifact"], found["precision"], found["provider"]) == (str(artifact), "int8", "cpu")
     assert found["variant"] == "model.int8.onnx"
@@ -34,7 +34,7 @@ def test_verify_compares_with_the_checkpoint(artifact):
     assert found["bounds"].keys() - {"ndcg_drop"} < found["agreement"].keys() == found["at_export"].keys()
     assert found["agreement"]["tau"] >= found["bounds"]["tau"]
     assert found["largest_change_since_export"] < 0.05
-    assert found["search"] is None
+    assert (found["search"], found["first_looks"]) == (None, {})
 
 
 def test_verify_beyond_its_bounds_is_exit_code_3(disagreeing):
@@ -103,8 +103,8 @@ def test_an_artifact_that_breaks_its_bounds_still_ranks(disagreeing):
 def test_info_tells_what_runs(artifact, reranker):
     found = json.loads(answered(resift("info", artifact, "--threads", "1", "--max-length", "50", "--json")))
     assert found.keys() == {
-        "artifact", "bytes", "model", "max_length", "graphs", "forced", "agreement", "search", "recipe", "made_with",
-        "tested_onnxruntime", "runs", "machine", "versions", "embedded_models",
+        "artifact", "bytes", "model", "max_length", "graphs", "forced", "agreement", "search", "first_looks", "plan", "recipe",
+        "made_with", "tested_onnxruntime", "runs", "machine", "versions", "embedded_models",
     }  # fmt: skip
     assert (found["artifact"], found["max_length"], found["forced"]) == (str(artifact), 50, False)
     (graph,) = found["graphs"]
@@ -116,6 +116,8 @@ def test_info_tells_what_runs(artifact, reranker):
         "provider": "cpu",
         "threads": 1,
         "token_budget": reranker.resolved.token_budget,
+        "plan": "full",
+        "plan_with_top_k": "full",
     }
     assert [variant["precision"] for variant in graph["variants"]] == ["int8", "float32"]
     assert list(found["agreement"]) == [variant["file"] for variant in graph["variants"]]

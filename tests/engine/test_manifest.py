@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -104,6 +105,12 @@ REFUSED = {
     "labels of another rule": (lambda m: graph(m)["signature"].update(labels=2), "expected log-odds, as its labels number 2"),
     "a plan": (lambda m: m.update(plans=[]), "unknown field `plans`"),
     "a prompt that is no text": (lambda m: m["pair"].update(prompt=7), "pair.prompt"),
+    "a plan that is none": (lambda m: m.update(plan="first-look:0,full"), "Stage.keep is 0"),
+    "a plan that is no text": (lambda m: m.update(plan=["full"]), "plan"),
+    "a full graph named as a first look": (
+        lambda m: graph(m).update(name="first-look"),
+        "a graph of the role full is named first-look; expected that of the first first-look graph",
+    ),
     "no operations": (lambda m: graph(m).update(operations=0), "operations"),
 }
 
@@ -120,3 +127,10 @@ def test_a_signature_feeds_what_the_graph_reads():
     given = {"input_ids": np.zeros((2, 3), np.int64), "token_type_ids": np.ones((2, 3), np.int64)}
     assert Signature.of(labels=1, segment_ids=True).feed(given) == given
     assert list(Signature.of(labels=2, segment_ids=False).feed(given)) == ["input_ids"]
+
+
+def test_a_plan_is_text_or_left_out(manifest):
+    assert read(manifest).plan is None
+    assert b'"plan"' not in msgspec.json.encode(read(manifest))
+    manifest["plan"] = "first-look:0.3,full"
+    assert read(manifest).plan == "first-look:0.3,full"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import re
 from types import SimpleNamespace
 
 import msgspec
@@ -12,15 +14,21 @@ from hypothesis import strategies as st
 
 from resift import ArtifactError, ParityError
 from resift.parity import (
+    LEAST_KEPT,
+    LOOKS,
     Agreement,
     Bounds,
     Certificate,
     CertifiedPool,
+    Kept,
     Pool,
     kendall_tau,
+    kept_of,
     measure,
+    measure_first_look,
     ndcg,
     refuse,
+    refuse_first_look,
     top_overlap,
 )
 
@@ -240,9 +248,12 @@ def test_bounds_of_the_callers_own_hold():
 GRAPH, OTHER = "model.int8.onnx", "model.float32.onnx"
 
 
-def stored(content, files=(GRAPH,)):
-    variants = [SimpleNamespace(file=file) for file in files]
-    manifest = SimpleNamespace(full=SimpleNamespace(variants=variants))
+def stored(content, files=(GRAPH,), looks=()):
+    full, first = (
+        SimpleNamespace(role=role, variants=[SimpleNamespace(file=file) for file in each])
+        for role, each in (("full", files), ("first-look", looks))
+    )
+    manifest = SimpleNamespace(full=full, graphs=[full, first] if looks else [full])
     return SimpleNamespace(folder="folder", manifest=manifest, read=lambda name: content if name == "certificate.json" else b"")
 
 
@@ -410,3 +421,75 @@ def test_a_search_for_what_the_gate_had_accepted_or_for_another_file_is_refused(
     other["search"] = {OTHER: other["search"][GRAPH]}
     with pytest.raises(ArtifactError, match=f"holds a search for {OTHER}"):
         read(other)
+
+
+LOOK = "first-look.int8.onnx"
+FIFTY = np.arange(50.0)[::-1]
+
+
+@pytest.mark.parametrize(
+    ("size", "look", "kept"),
+    [
+        (50, 0.3, [(10, 1.0), (5, 0.5), (0, 0.0)]),  # the top 10 among the best 15
+        (20, 0.2, [(4, 1.0), (2, 0.5)]),  # the top 4 among the best 4
+        (10, 0.5, [(2, 1.0), (1, 0.5)]),
+        (3, 0.2, [(1, 1.0), (0, 0.0)]),
+    ],
+)
+def test_a_first_look_is_measured_by_the_best_that_it_keeps(size, look, kept):
+    full = FIFTY[:size]
+    best = min(10, -(-size // 5))
+    for found, share in kept:
+        # Those of the best that are not found go to the end, where no share up to a half reaches them.
+        first = full.copy()
+        first[found:best] -= 100
+        assert kept_of(full, first, look) == share
+
+
+def look_certificate(**changes):
+    """As JSON can say it, of a pool of ten, whose first look has one of the best two among its first two, and both among three."""
+    logits = FIFTY[:10].tolist()
+    look = [*logits[1:], logits[0]]
+    certified = CertifiedPool(qid="q", query="query", documents=["a"] * 10, checkpoint=logits, variants={GRAPH: logits, LOOK: look})
+    agreement = measure([certified], [np.array(logits)], [np.array(logits)])
+    looks = measure_first_look([np.array(logits)], [np.array(look)])
+    found = Certificate(bounds=Bounds(), agreement={GRAPH: agreement}, first_looks={LOOK: looks}, pools=[certified])
+    return msgspec.to_builtins(found) | changes
+
+
+def read_with_look(found):
+    return Certificate.read(stored(msgspec.json.encode(found), looks=(LOOK,)))
+
+
+def test_a_certificate_of_a_first_look_is_read_back():
+    found = read_with_look(look_certificate())
+    assert [(each.look, each.kept) for each in found.first_looks[LOOK]] == [(0.2, 0.5), (0.3, 1.0), (0.4, 1.0), (0.5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("looks", "said"),
+    [
+        ({}, "lists no variant in first_looks, but the manifest lists first-look.int8.onnx"),
+        ({LOOK: []}, "states for first-look.int8.onnx: "),
+        ({LOOK: [{"look": 0.5, "kept": 1.0}]}, "but its own logits give: "),
+        (
+            {LOOK: [{"look": look, "kept": 0.5} for look in LOOKS]},
+            "states for first-look.int8.onnx: 0.5000 of the best in the first 20%",
+        ),
+        ({LOOK: [{"look": look, "kept": 1.0} for look in LOOKS], GRAPH: []}, "in first_looks"),
+    ],
+)
+def test_a_certificate_whose_first_look_is_not_what_its_logits_say_is_refused(looks, said):
+    with pytest.raises(ArtifactError, match=re.escape(said)):
+        read_with_look(look_certificate(first_looks=looks))
+
+
+def test_a_certificate_without_a_first_look_says_nothing_of_one():
+    assert b"first_looks" not in msgspec.json.encode(msgspec.convert(certificate(), Certificate))
+
+
+@pytest.mark.parametrize(("kept", "refused"), [(LEAST_KEPT, False), (LEAST_KEPT - 1e-9, True), (math.nan, True)])
+def test_a_first_look_that_loses_the_best_is_refused(kept, refused):
+    looks = [Kept(look=0.2, kept=0.0), Kept(look=0.5, kept=kept)]
+    with pytest.raises(ParityError, match="student is no first look") if refused else contextlib.nullcontext():
+        refuse_first_look(looks, "student")

@@ -15,6 +15,13 @@ NAME_COLUMNS = 40
 QUERY_COLUMNS = 60
 
 
+UNSCORED = {
+    False: "have no score; they rank last, in the order given",
+    True: "were not read in full; they rank by an earlier stage of the plan",
+}
+"""What is said of candidates without a score, by whether the system is an artifact."""
+
+
 def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
     """Tables of the systems, their differences, agreement and pool sizes; then what was left out and found.
 
@@ -29,7 +36,7 @@ def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
         _sizes(evaluation),
         [f"{count} queries left out: {reason}" for reason, count in data.left_out.items() if count],
         [
-            f"{system.name}: {system.unscored} candidates have no score; they rank last, in the order given"
+            f"{system.name}: {system.unscored} candidates {UNSCORED[system.kind == 'artifact']}"
             for system in evaluation.systems
             if system.unscored
         ],

@@ -30,6 +30,7 @@ EPILOG = f"""DATA is one of
 examples:
   resift eval pools.jsonl.gz
   resift eval pools.jsonl.gz --precision int8 --precision float32 --html report.html
+  resift eval pools.jsonl.gz --model ./mine --plan full --plan balanced --plan fast
   resift eval pools.jsonl.gz --model ./mine --model ms-marco-minilm-l12 --baseline "ms-marco-minilm-l12 int8"
   resift eval pools.jsonl.gz --checkpoint cross-encoder/ms-marco-MiniLM-L12-v2 --limit 50 --json figures.json
   resift eval pools.jsonl.gz --scores other-engine.trec
@@ -97,6 +98,12 @@ def add(commands: Commands) -> None:
     systems.add_argument(
         "--precision", action="append", choices=["auto", *PRECISIONS], help="precision to run; may be repeated (default: auto)"
     )
+    systems.add_argument(
+        "--plan",
+        action="append",
+        metavar="PLAN",
+        help="full, fast, balanced, or stages such as first-look:15,full; may be repeated (default: full)",
+    )
     command.set_defaults(run=run)
 
 
@@ -132,8 +139,9 @@ def _systems(asked: argparse.Namespace) -> list[System]:
     """What to compare with the order given."""
     from resift.evaluate.systems import Artifact, Checkpoint, ScoresFile
 
-    engine = settings(argparse.Namespace(**{**vars(asked), "precision": None}))
+    engine = settings(argparse.Namespace(**{**vars(asked), "precision": None, "plan": None}))
     engines = [replace(engine, precision=precision) for precision in dict.fromkeys(asked.precision or [])] or [engine]
+    engines = [replace(each, plan=plan) for each in engines for plan in dict.fromkeys(asked.plan or [engine.plan])]
     models = dict.fromkeys(asked.model or ([] if asked.scores else [None]))
     longest = None if engine.max_length == "auto" else engine.max_length
     device = "cuda" if engine.provider == "cuda" else "cpu"

@@ -71,7 +71,7 @@ class System(Record, frozen=True, kw_only=True):
     latency_ms: Latency | None = None
     pairs_per_second: float | None = None
     unscored: int = 0
-    """candidates that a file of scores does not hold; they rank last, in the order given"""
+    """candidates that a file of scores does not hold, which rank last, in the order given, or that a plan did not read in full"""
     scores: Scores | None = None
 
 

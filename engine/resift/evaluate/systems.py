@@ -89,7 +89,7 @@ class Artifact:
     source: str | os.PathLike[str] | None = None
     settings: Settings = field(default_factory=Settings)
     name: str | None = None
-    """None: the artifact's name and the precision that runs"""
+    """None: the artifact's name, the precision that runs, and the plan of the settings unless "auto" """
 
     @contextmanager
     def open(self, pools: Sequence[CandidatePool]) -> Iterator[Scorer]:  # noqa: ARG002 - a System's
@@ -104,7 +104,7 @@ class Artifact:
                 return Columns(-ranks.astype(np.float64), reranker.scores(scored).astype(np.float64), scored)
 
             yield Scorer(
-                name=self.name or f"{_short(self.source)} {reranker.precision}",
+                name=self.name or f"{_short(self.source)} {reranker.precision}{_plan(self.settings)}",
                 kind="artifact",
                 score=score,
                 is_timed=True,
@@ -223,6 +223,10 @@ def _wait(answer: Future[Scored]) -> Scored:
         return answer.result()
     finally:
         answer.cancel()
+
+
+def _plan(settings: Settings) -> str:
+    return "" if settings.plan in ("auto", "full") else f" {settings.plan}"
 
 
 def _identity(logits: Any) -> Any:

@@ -1,0 +1,128 @@
+"""`resift export --first-look`: which students are refused, and what is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import msgspec
+import numpy as np
+import pytest
+
+from resift import ExportError, InputError, ParityError
+from resift.artifact import Artifact
+from resift.cli.main import main
+from resift.parity import Bounds, Certificate, Kept, measure
+from resift_export import checkpoint as checkpoints
+from resift_export.convert import _faults, convert
+from resift_export.first_look import check_plan, check_student, file_of_look
+from resift_export.recipe import Recipe
+
+
+@pytest.fixture(scope="session")
+def loaded(checkpoint_of):
+    """loaded(family): a tiny checkpoint."""
+    return lambda family: checkpoints.load(str(checkpoint_of(family)))
+
+
+def test_what_is_written(planned_artifact):
+    manifest = Artifact.open(planned_artifact).manifest
+    full, look = manifest.graphs
+    assert [(graph.name, graph.role, graph.layers) for graph in manifest.graphs] == [
+        ("full", "full", 5),
+        ("first-look", "first-look", 2),
+    ]
+    assert look.operations < full.operations / 2
+    assert [variant.file for variant in look.variants] == ["first-look.int8.onnx", "first-look.float32.onnx"]
+    assert manifest.plan == "first-look:0.2,full"
+    assert manifest.recipe["first_look"] == "bert-1"
+    card = (planned_artifact / "README.md").read_text()
+    assert "first-look.int8.onnx, the first look of plans: " in card
+    certificate = Certificate.read(Artifact.open(planned_artifact))
+    assert list(certificate.agreement) == ["model.int8.onnx", "model.float32.onnx"]
+    assert list(certificate.first_looks) == ["first-look.int8.onnx", "first-look.float32.onnx"]
+
+
+def test_an_artifact_without_a_first_look_is_written_as_before(artifact):
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    assert not {"plan", "first_look"} & (manifest.keys() | manifest["recipe"].keys())
+    assert "first_looks" not in json.loads((artifact / "certificate.json").read_text())
+    assert "first look" not in (artifact / "README.md").read_text()
+
+
+def test_files_of_a_first_look():
+    assert file_of_look("model.int8-vnni.onnx") == "first-look.int8-vnni.onnx"
+
+
+def test_a_student_of_another_tokenizer_is_refused(loaded):
+    with pytest.raises(ExportError, match=r"the first look roberta-1 has another tokenizer than bert-1 \(they differ in .*model"):
+        check_student(loaded("roberta"), loaded("bert"))
+    check_student(loaded("bert"), loaded("bert"))
+
+
+def test_a_student_that_reads_less_is_refused(loaded):
+    bert = loaded("bert")
+    with pytest.raises(ExportError, match="reads 64 tokens of a pair and bert-1 192; expected a first look that reads as many"):
+        check_student(dataclasses.replace(bert, max_length=64), bert)
+    check_student(bert, dataclasses.replace(bert, max_length=64))
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_student_that_is_no_cheaper_is_refused_and_nothing_is_written(source, home, small_gate, checkpoint_of):
+    with pytest.raises(ExportError, match=r"costs (\d+) operations a token, bert-1 \1; expected a cheaper model"):
+        convert(source, home / "out", Recipe(precisions=("float32",), gate=small_gate), first_look=source)
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("plan", "has_look", "said"),
+    [
+        ("fast", False, "the plan fast needs a first look; add --first-look STUDENT"),
+        ("first-look", True, "expected full at the end"),
+        ("other:3,full", True, "expected full at the end, after first-look or nothing"),
+        ("first-look:3", True, "cannot be used: a plan's last stage keeps 3"),
+    ],
+)
+def test_a_default_plan_that_the_artifact_cannot_follow_is_refused(plan, has_look, said):
+    with pytest.raises(InputError, match=said):
+        check_plan(plan, has_look=has_look)
+
+
+def test_plans_that_can_be_followed():
+    for plan, has_look in ((None, False), ("full", False), ("fast", True), ("first-look:0.3,full", True)):
+        check_plan(plan, has_look=has_look)
+
+
+def test_a_plan_is_refused_before_anything_is_loaded(home, capsys):
+    assert main(["export", "no-such-checkpoint", str(home / "out"), "--plan", "balanced"]) == 1
+    assert "the plan balanced needs a first look" in capsys.readouterr().err
+    assert list(home.iterdir()) == []
+
+
+def test_out_may_not_be_inside_the_student(source, planned_artifact, tmp_path, checkpoint_of):
+    student = tmp_path / "student"
+    student.mkdir()
+    with pytest.raises(ExportError, match="is, contains or is inside the checkpoint"):
+        convert(source, student / "out", Recipe(), first_look=str(student))
+    assert list(student.iterdir()) == []
+
+
+def test_the_gate_judges_the_first_look_beside_the_full_graph(loaded):
+    bert = loaded("bert")
+    logits = [np.arange(10.0)] * 30
+    pools = Recipe().gate_pools()[:30]
+    good = measure(pools, logits, logits)
+    for agreement, kept, said in (
+        (good, 0.9, None),
+        (good, 0.7, "bert-1 in first-look.int8.onnx is no first look for its model"),
+        (msgspec.structs.replace(good, tau=0.1), 0.9, "bert-1 in model.int8.onnx does not rank like its checkpoint"),
+    ):
+        certificate = Certificate(
+            bounds=Bounds(),
+            agreement={"model.int8.onnx": agreement},
+            pools=[],
+            first_looks={"first-look.int8.onnx": [Kept(look=0.5, kept=kept)]},
+        )
+        faults = _faults(certificate, bert, bert)
+        assert [type(fault) for fault in faults] == ([] if said is None else [ParityError])
+        assert said is None or said in str(faults[0])
