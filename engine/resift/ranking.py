@@ -28,6 +28,8 @@ class Scored:
     """int32[n]: tokens of each pair that were read, special tokens included"""
     waited: float = field(default=0.0, kw_only=True)
     """seconds from being queued until the first pair began to run"""
+    outputs: NDArray[np.float32] | None = field(default=None, kw_only=True)
+    """float32[n, labels]: what the model returned, from which `logits` are made"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class Reranker:
             self.settings, cores=machine.usable_cores(), token_budget=policy.token_budget, max_length=manifest.pair.max_length
         )
         """what this process runs with"""
-        self._tokenizer = PairTokenizer(artifact.read(TOKENIZER), self.resolved.max_length)
+        self._tokenizer = PairTokenizer(artifact.read(TOKENIZER), self.resolved.max_length, truncation=self.resolved.truncation)
         self._check_tokenizer()
         providers.check_version(manifest.onnxruntime[0])
         session = Session(partial(artifact.read_graph, self.variant), self.graph.signature, policy)
@@ -270,7 +270,8 @@ class Reranker:
     def _queue(self, answer: Answer[Scored], encoded: Encoded) -> None:
         if encoded.rows is None:
             none = np.empty(0, np.int32)
-            answer.set_result(Scored(np.empty(0, np.float32), none, np.empty(0, np.bool_), lengths=none))
+            outputs = np.empty((0, self.graph.signature.labels), np.float32)
+            answer.set_result(Scored(outputs[:, 0], none, np.empty(0, np.bool_), lengths=none, outputs=outputs))
             return
         outcome = partial(_scored, self.graph.relevance, encoded.places)
         self._workers.add(Call(self.graph.name, encoded.rows, outcome, answer))
@@ -319,14 +320,15 @@ def _close(workers: Workers, encoders: Background, sessions: Mapping[str, Sessio
 def _scored(rule: Relevance, places: NDArray[np.int64], call: Call) -> Scored:
     """A finished call's columns, row `places[i]` for the caller's pair i."""
     assert call.logits is not None
-    encodings = call.encodings
+    encodings, outputs = call.encodings, call.logits[places]
     return Scored(
-        relevance(call.logits[places], rule),
+        relevance(outputs, rule),
         encodings.tokens_cut[places],
         encodings.at_least[places],
         encodings.query_tokens_cut,
         lengths=encodings.lengths[places],
         waited=0.0 if call.began is None else call.began - call.added,
+        outputs=outputs,
     )
 
 

@@ -16,6 +16,8 @@ Precision = Literal["int8", "float32"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
 Provider = Literal["cpu", "cuda"]
 PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
+Truncation = Literal["only_second", "longest_first"]
+TRUNCATIONS: tuple[Truncation, ...] = ("only_second", "longest_first")
 LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40}
 TABLE = "settings"
 OTHER_TABLES = ("retrieval", "measured")
@@ -46,6 +48,9 @@ class Settings:
     auto: any time."""
     precision: Precision | Auto = "auto"
     """Precision of the graph to run; auto: the fastest one the artifact has for this machine."""
+    truncation: Truncation | Auto = "auto"
+    """What is cut of a pair that is too long. auto: only_second, the document, so that documents of a query are read with the same
+    query. longest_first: the longer of the two texts, as sentence-transformers does."""
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
@@ -57,7 +62,7 @@ class Settings:
             if not 1 <= value <= largest:
                 raise InputError(f"Settings.{name} is {value}; expected 1 to {largest}, or 'auto'")
         _check_seconds("waiting_seconds", self.waiting_seconds)
-        for name, known in (("provider", PROVIDERS), ("precision", PRECISIONS)):
+        for name, known in (("provider", PROVIDERS), ("precision", PRECISIONS), ("truncation", TRUNCATIONS)):
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a str")
@@ -132,6 +137,7 @@ class ResolvedSettings:
     threads: int
     token_budget: int
     max_length: int
+    truncation: Truncation
 
 
 def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: int) -> ResolvedSettings:
@@ -148,4 +154,5 @@ def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: in
         threads=cores if settings.threads == "auto" else settings.threads,
         token_budget=token_budget if settings.token_budget == "auto" else settings.token_budget,
         max_length=max_length if settings.max_length == "auto" else settings.max_length,
+        truncation="only_second" if settings.truncation == "auto" else settings.truncation,
     )

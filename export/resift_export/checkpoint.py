@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ VOCABULARIES = (
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "sigmoid"}
 """torch's activation by class name; the softmax of two labels is the sigmoid of their log-odds."""
 REFERENCE_BATCH = 16
+COMMIT = re.compile("[0-9a-f]{40}")
 MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, StrictDataclassError)
 """What transformers raises for malformed configuration files, which it reads without validation."""
 
@@ -115,8 +117,8 @@ def load(source: str, *, revision: str | None = None, name: str | None = None, a
     Raises ExportError, which says what is missing.
     """
     local = folder_of(source)
-    folder, commit = (local, None) if local else download(source, revision, allow_pickle=allow_pickle)
-    if revision is not None and commit is None:
+    folder, commit = (local, _commit_of(local)) if local else download(source, revision, allow_pickle=allow_pickle)
+    if revision is not None and local:
         raise ExportError(f"{source} is a folder and has no revision {revision}; leave --revision out")
     if not (folder / "config.json").is_file():
         raise ExportError(f"{folder} has no config.json; expected a Hugging Face checkpoint folder")
@@ -133,7 +135,7 @@ def load(source: str, *, revision: str | None = None, name: str | None = None, a
         )
     checkpoint = Checkpoint(
         folder=folder,
-        id=path_text(name or (source if commit else Path(os.path.realpath(folder)).name)),
+        id=path_text(name or (Path(os.path.realpath(folder)).name if local else source)),
         revision=commit,
         model=model,
         tokenizer=tokenizer,
@@ -148,6 +150,14 @@ def load(source: str, *, revision: str | None = None, name: str | None = None, a
 def folder_of(source: str) -> Path | None:
     """The folder that `source` names; None if there is none, in which case it can only be a hub id."""
     return Path(source) if os.path.isdir(source) else None  # noqa: PTH112 - Path.is_dir raises if a name is too long
+
+
+def _commit_of(folder: Path) -> str | None:
+    """The commit of a folder in the hub client's cache, which is named after it; None for any other folder.
+
+    https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    """
+    return folder.name if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name) else None
 
 
 def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str]:

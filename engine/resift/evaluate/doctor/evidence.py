@@ -58,7 +58,9 @@ class Evidence:
                 "; expected the same qids in both"
             )
         certificate = Certificate.read(reranker.artifact)
-        tokenizer = PairTokenizer(reranker.artifact.read(TOKENIZER), reranker.resolved.max_length)
+        tokenizer = PairTokenizer(
+            reranker.artifact.read(TOKENIZER), reranker.resolved.max_length, truncation=reranker.resolved.truncation
+        )
         if scored is None:
             scored = _score(reranker, pools, progress)
         return cls(pools, scored, judged, certificate, tokenizer, reranker)

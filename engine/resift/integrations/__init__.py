@@ -1,0 +1,1 @@
+"""Adapters for other libraries: one file a library, each importing it only where it needs it."""
