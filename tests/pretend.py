@@ -19,7 +19,7 @@ RERANKER = SimpleNamespace(
     artifact=SimpleNamespace(fingerprint=lambda: "5" * 64),
     precision="int8",
     provider="cpu",
-    resolved=SimpleNamespace(max_length=512),
+    resolved=SimpleNamespace(max_length=512, truncation="only_second"),
 )
 
 

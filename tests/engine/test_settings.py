@@ -49,6 +49,14 @@ def test_an_unknown_provider_is_an_input_error(value):
         Settings(provider=value)
 
 
+@pytest.mark.parametrize("value", ["only_first", "", "longest"])
+def test_an_unknown_truncation_is_an_input_error(value):
+    with pytest.raises(
+        InputError, match=rf"Settings\.truncation is '{value}'; expected 'auto' or one of only_second, longest_first"
+    ):
+        Settings(truncation=value)
+
+
 @pytest.mark.parametrize("value", ["auto", "int8", "float32"])
 def test_known_precisions_are_kept(value):
     assert Settings(precision=value).precision == value

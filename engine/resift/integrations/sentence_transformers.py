@@ -238,6 +238,15 @@ class CrossEncoder:
     max_length = max_seq_length
     """the former name of `max_seq_length`"""
 
+    def get_max_seq_length(self) -> int:
+        """`max_seq_length`."""
+        return self.max_seq_length
+
+    @property
+    def default_activation_function(self) -> Callable[..., Any]:
+        """The former name of `activation_fn`."""
+        return self.activation_fn
+
     @property
     def device(self) -> str:
         """Where the model runs, "cpu" or "cuda"; sentence-transformers gives a torch.device."""

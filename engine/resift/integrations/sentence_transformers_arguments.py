@@ -26,21 +26,27 @@ BACKENDS = ("torch", "onnx")
 """Values of `backend` that are accepted; resift runs on onnxruntime whichever is given."""
 POSITIONAL = ("num_labels", "max_length", "activation_fn", "device")
 """Arguments of the constructor that older versions took by position, after the model's name."""
-TRAINING = "it is for training: train with sentence-transformers, then load the checkpoint here"
-SAVING = "there is no checkpoint to save: an artifact is a folder, self.reranker.artifact.folder, which can be copied"
-PROCESSES = "one process uses all cores; Settings(threads=...) of a resift.Reranker limits them"
-TORCH = "there is no PyTorch model behind this class; self.reranker.artifact.manifest says what runs"
-ABSENT = {
-    **dict.fromkeys(("fit", "old_fit", "train", "gradient_checkpointing_enable", "add_adapter", "load_adapter"), TRAINING),
-    **dict.fromkeys(("save", "save_pretrained", "save_to_hub", "push_to_hub", "merge"), SAVING),
-    **dict.fromkeys(("start_multi_process_pool", "stop_multi_process_pool", "share_memory"), PROCESSES),
-    **dict.fromkeys(("half", "bfloat16", "float"), 'precisions are int8, and float32 with model_kwargs={"dtype": "float32"}'),
-    **dict.fromkeys(("cpu", "cuda"), "use to('cpu') or to('cuda')"),
-    **dict.fromkeys(
-        ("model", "transformers_model", "config", "tokenizer", "processor", "preprocess", "tokenize", "forward"), TORCH
+REASONS = {
+    "it is for training: train with sentence-transformers, then load the checkpoint here": (
+        *("fit", "old_fit", "train", "gradient_checkpointing_enable", "smart_batching_collate", "smart_batching_collate_text_only"),
     ),
-    **dict.fromkeys(("compile", "parameters", "state_dict", "modules", "set_keep_in_fp32_modules", "dtype"), TORCH),
+    "merge the adapter into the checkpoint before it is exported": (
+        *("add_adapter", "load_adapter", "set_adapter", "delete_adapter", "enable_adapters", "disable_adapters", "active_adapter"),
+        *("active_adapters", "get_adapter_state_dict", "check_peft_compatible_model", "has_peft_compatible_model"),
+    ),
+    "there is no checkpoint to save; an artifact is a folder, reranker.artifact.folder, which can be copied": (
+        *("save", "save_pretrained", "save_to_hub", "push_to_hub", "merge", "model_card_data_class"),
+    ),
+    (PROCESSES := "one process uses all cores"): ("start_multi_process_pool", "stop_multi_process_pool", "share_memory"),
+    'precisions are int8, and float32 with model_kwargs={"dtype": "float32"}': ("half", "bfloat16", "float"),
+    "use to('cpu') or to('cuda')": ("cpu", "cuda"),
+    (TORCH := "there is no PyTorch model; reranker.artifact.manifest says what runs"): (
+        *("model", "transformers_model", "config", "tokenizer", "processor", "preprocess", "tokenize", "forward", "compile"),
+        *("modules", "module_kwargs", "parameters", "state_dict", "dtype", "set_keep_in_fp32_modules", "keep_in_fp32_modules"),
+        *("clear_placement_cache", "is_hpu_graph_enabled", "get_model_kwargs", "model_type", "default_huggingface_organization"),
+    ),
 }
+ABSENT = {name: reason for reason, names in REASONS.items() for name in names}
 """Names of sentence-transformers' class that this one lacks, and why."""
 
 

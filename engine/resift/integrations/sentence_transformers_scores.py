@@ -51,16 +51,17 @@ def scores_of(outputs: NDArray[np.float32], activation: Callable[..., Any], *, s
     """Scores [n], or [n, labels] of a model with several labels, from its outputs float32[n, labels].
 
     `activation` receives the outputs as a torch.Tensor if torch has been imported, as functions written for sentence-transformers
-    expect, and otherwise, or if it is a numpy ufunc, as an array. Scores are float32, unless it returns integers. Raises InputError
-    if it returns another number of rows.
+    expect, and otherwise, or if it is a numpy ufunc, as an array; it is not called if there are none. Scores have the type that it
+    returns. Raises InputError if it returns another number of rows.
     """
+    if not len(outputs):
+        return np.empty(0, np.float32)
     torch = None if isinstance(activation, Identity | np.ufunc) else sys.modules.get("torch")
     returned = activation(outputs if torch is None else torch.from_numpy(outputs))
     if torch is not None and isinstance(returned, torch.Tensor):
-        returned = (returned.float() if returned.is_floating_point() else returned).detach().cpu().numpy()
+        is_short = returned.dtype in (torch.float16, torch.bfloat16)
+        returned = (returned.float() if is_short else returned).detach().cpu().numpy()
     scores: NDArray[Any] = np.asarray(returned)
-    if scores.dtype.kind == "f":
-        scores = scores.astype(np.float32)
     if scores.ndim == 0 or len(scores) != len(outputs):
         raise InputError(f"activation_fn returned shape {scores.shape} for logits of shape {outputs.shape}; expected as many rows")
     if outputs.shape[1] == 1 and scores.ndim > 1:
