@@ -105,7 +105,8 @@ class CrossEncoder:
             if value is not None:
                 raise InputError(f"{name} is given, but {arguments.TORCH}; leave it out")
         config = dict(config_kwargs or {})
-        labels = config.pop("num_labels", None) if num_labels is None else num_labels
+        declared = config.pop("num_labels", None)
+        labels = declared if num_labels is None else num_labels
         arguments.refuse_options("config_kwargs", config)
         settings = arguments.settings_of(device, backend, max_length, model_kwargs or {}, processor_kwargs or {})
         source = exported.Source(
