@@ -154,7 +154,10 @@ class PairTokenizer:
         return Encodings.join(list(self.parts(query, documents)) or [self._encode_pairs(self._encode_query(query), [])])
 
     def around(self, query: str) -> int:
-        """Tokens of a pair of `query` beside those of its document, if the document was cut: the query's and the special ones."""
+        """Tokens of a pair of `query` beside those of its document, if the document was cut: the query's and the special ones.
+
+        With longest_first, the document is taken for the longer text: a longer query keeps one more if the room is odd.
+        """
         text = self._encode_query(query)
         longer = max(text.tokens, self._room)
         kept = len(text.ids) if self._truncation == "only_second" else longest_first(text.tokens, longer, self._room)[0]

@@ -82,8 +82,8 @@ def test_pairs_are_encoded_as_the_tokenizer_itself_does_with_longest_first(fast,
 @pytest.mark.parametrize("truncation", ["only_second", "longest_first"])
 def test_what_is_around_a_document_that_was_cut(fast, query, truncation):
     tokenizer = PairTokenizer(fast.backend_tokenizer.to_str().encode(), MAX_LENGTH, truncation=truncation)
-    encodings = tokenizer.encode(query, ["water " * 50])
-    whole = len(fast(["water " * 50], add_special_tokens=False)["input_ids"][0])
+    encodings = tokenizer.encode(query, ["water " * 200])
+    whole = len(fast(["water " * 200], add_special_tokens=False)["input_ids"][0])
     assert tokenizer.around(query) == MAX_LENGTH - (whole - encodings.tokens_cut[0])
 
 
