@@ -31,6 +31,14 @@ def test_reranking_pulls_the_runtime_and_no_more():
     assert pulled(code, (*HEAVY, *PARTS, *LATE)) == list(LATE)
 
 
+def test_the_drop_in_pulls_neither_pytorch_nor_what_it_stands_for():
+    code = (
+        "from resift.integrations.sentence_transformers import CrossEncoder;"
+        "model = CrossEncoder('cross-encoder/ms-marco-MiniLM-L12-v2'); model.predict([('a', 'b')]); model.rank('a', ['b'])"
+    )
+    assert pulled(code, (*HEAVY, *PARTS, *LATE, "sentence_transformers")) == list(LATE)
+
+
 def test_the_command_line_pulls_what_a_command_needs_when_it_runs():
     assert pulled("from resift.cli.main import parser; parser()", HEAVY) == []
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resift.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
 
 HUB_ID = re.compile(r"^(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?$")
 """org/name, or org/name@revision with a commit, tag or branch."""
@@ -14,20 +19,48 @@ HUB_ID = re.compile(r"^(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revisi
 def download(source: str) -> tuple[Path, Path]:
     """The folder of `source`, org/name or org/name@revision, and the cache folder that its links may lead into.
 
-    Cached files of a commit are not requested again; HF_HUB_OFFLINE=1, HF_HOME, HF_ENDPOINT and HF_TOKEN are honoured
+    Raises ArtifactError like `snapshot`.
+    """
+    found = HUB_ID.match(source)
+    assert found is not None
+    folder = snapshot(found["id"], found["revision"])
+    return folder, folder.parents[1]
+
+
+def snapshot(  # noqa: PLR0913 - what the hub's client is asked, by name
+    repository: str,
+    revision: str | None,
+    *,
+    files: Sequence[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder, named after the commit, that holds a repository's files at `revision` (None: the latest).
+
+    `files`: patterns of the files to download; None: all. `cache`: another folder than the hub client's own. Cached files of a
+    commit are not requested again; HF_HUB_OFFLINE=1, HF_HOME, HF_ENDPOINT and HF_TOKEN are honoured
     (https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables). Raises ArtifactError on failure.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    found = HUB_ID.match(source)
-    assert found is not None
+    asked = None if files is None else list(files)
     try:
-        folder = Path(snapshot_download(found["id"], revision=found["revision"]))
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=asked,
+                cache_dir=None if cache is None else Path(cache),
+                token=token,
+                local_files_only=local_files_only,
+            )
+        )
     except (OSError, HFValidationError) as error:
         # The client's failures are OSErrors: no network, offline and not cached, no such model or revision, no access.
+        name = repository if revision is None else f"{repository}@{revision}"
         raise ArtifactError(
-            f"{source!r:.200} is neither a folder nor an embedded model, and cannot be downloaded from the hub "
+            f"{name!r:.200} is neither a folder nor an embedded model, and cannot be downloaded from the hub "
             f"({type(error).__name__}: {str(error).splitlines()[0]:.300}); check the id, the revision, the network and your access"
         ) from error
-    return folder, folder.parents[1]

@@ -107,6 +107,7 @@ def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
         "precision": reranker.precision,
         "provider": reranker.provider,
         "max_length": reranker.resolved.max_length,
+        "truncation": reranker.resolved.truncation,
         "format": job.format,
         "top_k": job.top_k,
         "max_candidates": job.max_candidates,

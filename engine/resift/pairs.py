@@ -7,6 +7,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -15,12 +16,15 @@ from resift.errors import ArtifactError, InputError, ResiftError
 from resift.machine import usable_cores
 from resift.seams import last_seam, seam_spaces
 from resift.template import PairTemplate
+from resift.truncation import longest_first
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from tokenizers import Encoding
+
+    from resift.settings import Truncation
 
 DOCUMENT_SHARE = 4
 """A query may take all but 1/DOCUMENT_SHARE of a pair's room; the rest of a longer one is cut."""
@@ -79,7 +83,7 @@ class Encodings:
 
 
 class PairTokenizer:
-    """Encodes pairs like the tokenizer's own pair encoding with truncation="only_second".
+    """Encodes pairs like the tokenizer's own pair encoding with truncation="only_second", or with "longest_first".
 
     A query is encoded once for all its documents. The result is the same because the tokenizer encodes both texts separately
     and then joins them with a template that is the same for all pairs
@@ -93,17 +97,19 @@ class PairTokenizer:
     Any str can be encoded; a lone surrogate, which has no UTF-8 form, is read as U+FFFD.
     """
 
-    def __init__(self, source: bytes, max_length: int, *, prompt: str = "") -> None:
+    def __init__(self, source: bytes, max_length: int, *, prompt: str = "", truncation: Truncation = "only_second") -> None:
         """Reads `source`, the content of a tokenizer.json, for pairs of at most `max_length` tokens.
 
-        `prompt` is put before every query and counts as part of it. Raises ArtifactError if `source` cannot be read or used for
-        pairs, and InputError if `max_length` leaves no room for the prompt and two texts.
+        `prompt` is put before every query and counts as part of it. `truncation`: what is cut of a longer pair, see
+        Settings.truncation. Raises ArtifactError if `source` cannot be read or used for pairs, and InputError if `max_length`
+        leaves no room for the prompt and two texts.
         """
         from tokenizers import Tokenizer
 
         if len(source) > SOURCE_BYTES:
             raise ArtifactError(f"tokenizer.json has {len(source):,} bytes; expected at most {SOURCE_BYTES:,}")
         self._cores = usable_cores()
+        self._truncation = truncation
         with _refusing("tokenizer.json cannot be read"):
             self._tokenizer = Tokenizer.from_buffer(source)
             # Set only here: threads share the tokenizer, and changing these while it is in use fails with "Already borrowed".
@@ -151,7 +157,17 @@ class PairTokenizer:
 
     def encode(self, query: str, documents: Sequence[str]) -> Encodings:
         """Encodes the pairs of `query` with each of n `documents`. Raises ArtifactError if the tokenizer fails on a text."""
-        return Encodings.join(list(self.parts(query, documents)) or [self._encode_pairs(*self._encode_query(query), [])])
+        return Encodings.join(list(self.parts(query, documents)) or [self._encode_pairs(self._encode_query(query), [])])
+
+    def around(self, query: str) -> int:
+        """Tokens of a pair of `query` beside those of its document, if the document was cut: the query's and the special ones.
+
+        With longest_first, the document is taken for the longer text: a longer query keeps one more if the room is odd.
+        """
+        text = self._encode_query(query)
+        longer = max(text.tokens, self._room)
+        kept = len(text.ids) if self._truncation == "only_second" else longest_first(text.tokens, longer, self._room)[0]
+        return int(self._template.special.shape[1]) + kept
 
     def parts(self, query: str, documents: Sequence[str], *, document_tokens: int | None = None) -> Iterator[Encodings]:
         """`encode` in steps: yields the encodings of consecutive documents, a bounded amount of text at a time.
@@ -166,28 +182,34 @@ class PairTokenizer:
         for end, document in enumerate(documents, 1):
             characters += min(len(document), LONGER[-1])
             if encoded_query and (characters >= enough or end - start == PART_DOCUMENTS or end == len(documents)):
-                yield self._encode_pairs(*encoded_query, documents[start:end], document_tokens)
+                yield self._encode_pairs(encoded_query, documents[start:end], document_tokens)
                 start, characters = end, 0
 
-    def _encode_query(self, query: str) -> tuple[list[int], int]:
-        """The token ids of the prompt and the query within their share, and the number of tokens cut."""
-        limit = self._room - self._room // DOCUMENT_SHARE
-        [text] = self._encode_texts([self._prompt + query], limit)
-        return text.ids, text.tokens_cut
+    def _encode_query(self, query: str) -> _Text:
+        """The prompt and the query, cut to the most tokens that they may keep."""
+        share = self._room // DOCUMENT_SHARE if self._truncation == "only_second" else 0
+        return self._encode_texts([self._prompt + query], self._room - share)[0]
 
-    def _encode_pairs(
-        self, query: list[int], query_tokens_cut: int, documents: Sequence[str], document_tokens: int | None = None
-    ) -> Encodings:
-        room = self._room - len(query)
+    def _encode_pairs(self, query: _Text, documents: Sequence[str], document_tokens: int | None = None) -> Encodings:
+        room = self._room - len(query.ids) if self._truncation == "only_second" else self._room
         texts = self._encode_texts(documents, room if document_tokens is None else min(room, document_tokens))
-        ids, segment_ids = self._template.join(query, [text.ids for text in texts])
+        if self._truncation == "only_second" or not texts:
+            return self._join(query, texts)
+        kept = [
+            longest_first(query.tokens, text.tokens if document_tokens is None else len(text.ids), self._room) for text in texts
+        ]
+        runs = groupby(zip(texts, kept, strict=True), key=lambda item: item[1][0])
+        return Encodings.join([self._join(query.first(head), [text.first(tail) for text, (_, tail) in run]) for head, run in runs])
+
+    def _join(self, query: _Text, texts: Sequence[_Text]) -> Encodings:
+        ids, segment_ids = self._template.join(query.ids, [text.ids for text in texts])
         return Encodings(
             ids=ids,
             segment_ids=segment_ids,
-            lengths=np.array([self._template.special.shape[1] + len(query) + len(text.ids) for text in texts], np.int32),
+            lengths=np.array([self._template.special.shape[1] + len(query.ids) + len(text.ids) for text in texts], np.int32),
             tokens_cut=np.array([text.tokens_cut for text in texts], np.int32),
             at_least=np.array([text.at_least for text in texts], np.bool_),
-            query_tokens_cut=query_tokens_cut,
+            query_tokens_cut=query.tokens_cut,
         )
 
     def _encode_texts(self, texts: Sequence[str], room: int) -> list[_Text]:
@@ -251,9 +273,18 @@ class _Text(NamedTuple):
     tokens_cut: int
     at_least: bool
 
+    @property
+    def tokens(self) -> int:
+        """Tokens before it was cut; a lower bound of a text that was not counted in full."""
+        return len(self.ids) + self.tokens_cut
+
     @classmethod
     def cut(cls, encoding: Encoding, room: int, *, at_least: bool = False) -> _Text:
         return cls(encoding.ids[:room], max(0, len(encoding) - room), at_least)
+
+    def first(self, count: int) -> _Text:
+        """Its first `count` tokens."""
+        return _Text(self.ids[:count], self.tokens_cut + max(0, len(self.ids) - count), self.at_least)
 
 
 @contextmanager

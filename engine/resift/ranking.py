@@ -39,6 +39,9 @@ class Scored:
         last = len(self.graphs) if self.graphs[-1] == full else -1
         return np.full(len(self.logits), last > 0) if self.read is None else self.read == last
 
+    outputs: NDArray[np.float32] | None = field(default=None, kw_only=True)
+    """float32[n, labels]: what the last stage's graph returned; NaN for pairs that it did not read, None if it read none"""
+
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:

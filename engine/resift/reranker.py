@@ -71,7 +71,7 @@ class Reranker:
             self.settings, cores=machine.usable_cores(), token_budget=policy.token_budget, max_length=manifest.pair.max_length
         )
         """what this process runs with"""
-        self._tokenizer = PairTokenizer(artifact.read(TOKENIZER), self.resolved.max_length, prompt=manifest.pair.prompt)
+        self._tokenizer = self.pair_tokenizer()
         self._check_tokenizer()
         providers.check_version(manifest.onnxruntime[0])
         sessions.open(self.graph.name)
@@ -314,6 +314,13 @@ class Reranker:
     def __reduce__(self) -> tuple[object, ...]:
         return _reload, (type(self), self.artifact.folder, self.artifact.links_into, self.settings)
 
+    def pair_tokenizer(self) -> PairTokenizer:
+        """A tokenizer of pairs as this Reranker reads them."""
+        pair = self.artifact.manifest.pair
+        return PairTokenizer(
+            self.artifact.read(TOKENIZER), self.resolved.max_length, prompt=pair.prompt, truncation=self.resolved.truncation
+        )
+
     def _read_in_full(self, pairs: list[Pair]) -> Scored:
         return _wait([self._submit(pairs, Terms(self._full))])[0]
 
@@ -379,7 +386,8 @@ class Reranker:
     def _queue(self, answer: Answer[Scored], encoded: Encoded) -> None:
         if encoded.rows is None:
             none = np.empty(0, np.int32)
-            answer.set_result(Scored(np.empty(0, np.float32), none, np.empty(0, np.bool_), lengths=none))
+            outputs = np.empty((0, self.graph.signature.labels), np.float32)
+            answer.set_result(Scored(outputs[:, 0], none, np.empty(0, np.bool_), lengths=none, outputs=outputs))
             return
         self._workers.add(Call(encoded.steps, encoded.rows, partial(_scored, encoded.places), answer, encoded.deadline))
 
@@ -442,6 +450,7 @@ def _scored(places: NDArray[np.int64], call: Call) -> Scored:
         found = np.flatnonzero(read == number)
         if len(found):
             logits[found] = relevance(call.logits[step.graph][places[found]], step.rule, positions=found)
+    outputs = call.logits.get(call.steps[-1].graph)
     return Scored(
         logits,
         encodings.tokens_cut[places],
@@ -451,6 +460,7 @@ def _scored(places: NDArray[np.int64], call: Call) -> Scored:
         waited=0.0 if call.began is None else call.began - call.added,
         graphs=tuple(step.graph for step in call.steps),
         read=None if (read == len(call.steps)).all() else read,
+        outputs=None if outputs is None else outputs[places],
     )
 
 

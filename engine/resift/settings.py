@@ -17,6 +17,8 @@ Precision = Literal["int8", "float32"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
 Provider = Literal["cpu", "cuda"]
 PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
+Truncation = Literal["only_second", "longest_first"]
+TRUNCATIONS: tuple[Truncation, ...] = ("only_second", "longest_first")
 LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40}
 TABLE = "settings"
 OTHER_TABLES = ("retrieval", "measured")
@@ -50,6 +52,9 @@ class Settings:
     plan: Plan | str = "auto"
     """How pools are worked through: a Plan, which becomes text, a built-in name (full, fast, balanced) or stages such as
     "first-look:15,full"; auto: the artifact's own plan for calls with a top_k, if it has one, and otherwise full."""
+    truncation: Truncation | Auto = "auto"
+    """What is cut of a pair that is too long. auto: only_second, the document, so that documents of a query are read with the same
+    query. longest_first: the longer of the two texts, as sentence-transformers does."""
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
@@ -61,7 +66,7 @@ class Settings:
             if not 1 <= value <= largest:
                 raise InputError(f"Settings.{name} is {value}; expected 1 to {largest}, or 'auto'")
         _check_seconds("waiting_seconds", self.waiting_seconds)
-        for name, known in (("provider", PROVIDERS), ("precision", PRECISIONS)):
+        for name, known in (("provider", PROVIDERS), ("precision", PRECISIONS), ("truncation", TRUNCATIONS)):
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a str")
@@ -139,6 +144,7 @@ class ResolvedSettings:
     threads: int
     token_budget: int
     max_length: int
+    truncation: Truncation
 
 
 def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: int) -> ResolvedSettings:
@@ -155,4 +161,5 @@ def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: in
         threads=cores if settings.threads == "auto" else settings.threads,
         token_budget=token_budget if settings.token_budget == "auto" else settings.token_budget,
         max_length=max_length if settings.max_length == "auto" else settings.max_length,
+        truncation="only_second" if settings.truncation == "auto" else settings.truncation,
     )

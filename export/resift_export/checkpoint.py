@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from resift_export.network import Label
 
 REFERENCE_BATCH = 16
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,8 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
     missing, and ExtraError for a modular checkpoint without sentence-transformers.
     """
     local = folder_of(source)
-    folder, commit = (local, None) if local else download(source, revision, allow_pickle=allow_pickle)
-    if revision is not None and commit is None:
+    folder, commit = (local, _commit_of(local)) if local else download(source, revision, allow_pickle=allow_pickle)
+    if revision is not None and local:
         raise ExportError(f"{source} is a folder and has no revision {revision}; leave --revision out")
     if not (folder / CONFIG).is_file():
         raise ExportError(f"{folder} has no config.json; expected a Hugging Face checkpoint folder")
@@ -183,7 +185,7 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
     labels = int(encoder.num_labels if declared.is_modular and encoder is not None else model.config.num_labels)
     checkpoint = Checkpoint(
         folder=folder,
-        id=path_text(name or (source if commit else Path(os.path.realpath(folder)).name)),
+        id=path_text(name or (Path(os.path.realpath(folder)).name if local else source)),
         revision=commit,
         model=model,
         tokenizer=tokenizer,
@@ -198,6 +200,14 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
     _check_vocabulary(checkpoint)
     _check_tokenizer(checkpoint)
     return checkpoint
+
+
+def _commit_of(folder: Path) -> str | None:
+    """The commit of a folder in the hub client's cache, which is named after it; None for any other folder.
+
+    https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    """
+    return folder.name if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name) else None
 
 
 def max_length_of(model: Any, tokenizer: Any) -> int:

@@ -57,6 +57,45 @@ def test_pairs_are_encoded_as_the_tokenizer_itself_does_with_only_second(fast, o
         assert encodings.tokens_cut[row] == len(own_pair(fast, query, document)["input_ids"]) - len(own["input_ids"])
 
 
+LONG_TEXT = st.lists(PIECES, max_size=60).map(" ".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(query=LONG_TEXT, documents=st.lists(LONG_TEXT, min_size=1, max_size=4), most=st.integers(9, MAX_LENGTH))
+def test_pairs_are_encoded_as_the_tokenizer_itself_does_with_longest_first(fast, query, documents, most):
+    longest = PairTokenizer(fast.backend_tokenizer.to_str().encode(), most, truncation="longest_first")
+    encodings = longest.encode(query, documents)
+    whole = [len(fast([text], add_special_tokens=False)["input_ids"][0]) for text in (query, *documents)]
+    special = len(own_pair(fast, "", "")["input_ids"])
+    query_cut = 0
+    for row, document in enumerate(documents):
+        own = own_pair(fast, query, document, truncation="longest_first", max_length=most)
+        ids, segment_ids = encodings.row(row)
+        assert ids.tolist() == own["input_ids"]
+        assert segment_ids.tolist() == own["token_type_ids"]
+        lost = special + whole[0] + whole[row + 1] - len(own["input_ids"])
+        query_cut = max(query_cut, lost - encodings.tokens_cut[row])
+    assert encodings.query_tokens_cut == query_cut
+
+
+@pytest.mark.parametrize("query", ["tides", "tides " * 6, "tides " * 40])
+@pytest.mark.parametrize("truncation", ["only_second", "longest_first"])
+def test_what_is_around_a_document_that_was_cut(fast, query, truncation):
+    tokenizer = PairTokenizer(fast.backend_tokenizer.to_str().encode(), MAX_LENGTH, truncation=truncation)
+    encodings = tokenizer.encode(query, ["water " * 200])
+    whole = len(fast(["water " * 200], add_special_tokens=False)["input_ids"][0])
+    assert tokenizer.around(query) == MAX_LENGTH - (whole - encodings.tokens_cut[0])
+
+
+def test_with_longest_first_a_document_is_cut_to_its_own_limit_before(fast):
+    longest = PairTokenizer(fast.backend_tokenizer.to_str().encode(), MAX_LENGTH, truncation="longest_first")
+    (short,) = longest.parts("tides " * 40, ["water " * 40], document_tokens=3)
+    room = MAX_LENGTH - len(own_pair(fast, "", "")["input_ids"])
+    tokens = len(fast(["tides " * 40], add_special_tokens=False)["input_ids"][0])
+    assert short.lengths.tolist() == [MAX_LENGTH]
+    assert short.query_tokens_cut == tokens - (room - 3)
+
+
 def test_a_long_query_leaves_the_document_a_quarter_of_the_room(fast, ours):
     special = len(own_pair(fast, "", "")["input_ids"])
     room = MAX_LENGTH - special

@@ -49,6 +49,14 @@ def test_an_unknown_provider_is_an_input_error(value):
         Settings(provider=value)
 
 
+@pytest.mark.parametrize("value", ["only_first", "", "longest"])
+def test_an_unknown_truncation_is_an_input_error(value):
+    with pytest.raises(
+        InputError, match=rf"Settings\.truncation is '{value}'; expected 'auto' or one of only_second, longest_first"
+    ):
+        Settings(truncation=value)
+
+
 @pytest.mark.parametrize("value", ["auto", "int8", "float32"])
 def test_known_precisions_are_kept(value):
     assert Settings(precision=value).precision == value
@@ -64,14 +72,14 @@ def test_settings_are_keywords_that_cannot_change():
 
 def test_auto_takes_the_machines_cores_the_default_budget_and_the_models_length():
     assert resolve(Settings(), cores=6, token_budget=256, max_length=512) == ResolvedSettings(
-        threads=6, token_budget=256, max_length=512
+        threads=6, token_budget=256, max_length=512, truncation="only_second"
     )
 
 
 def test_what_was_asked_for_is_kept():
-    settings = Settings(threads=9, token_budget=1, max_length=128)
+    settings = Settings(threads=9, token_budget=1, max_length=128, truncation="longest_first")
     assert resolve(settings, cores=6, token_budget=256, max_length=512) == ResolvedSettings(
-        threads=9, token_budget=1, max_length=128
+        threads=9, token_budget=1, max_length=128, truncation="longest_first"
     )
 
 

@@ -260,6 +260,14 @@ def test_a_name_to_record_is_text_that_json_can_hold(folder):
     assert load(str(folder), name="org/odd\udcff").id == "org/odd\\xff"
 
 
+def test_a_folder_of_the_hubs_cache_has_its_commit(folder, tmp_path):
+    cached = tmp_path / "models--org--tiny" / "snapshots" / ("0123abcd" * 5)
+    shutil.copytree(folder, cached)
+    loaded = load(str(cached), name="org/tiny")
+    assert (loaded.id, loaded.revision) == ("org/tiny", "0123abcd" * 5)
+    assert load(str(cached)).id == "0123abcd" * 5
+
+
 def test_folder_has_no_revision(folder):
     with pytest.raises(ExportError, match="is a folder and has no revision main; leave --revision out"):
         load(str(folder), revision="main")

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.evaluate.results import Lengths
-from resift.manifest import TOKENIZER
-from resift.pairs import PairTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from resift.pairs import PairTokenizer
     from resift.pools import CandidatePool
     from resift.ranking import Scored
     from resift.reranker import Reranker
@@ -26,11 +25,12 @@ MOST_BINS = 64
 def measure_lengths(reranker: Reranker, pools: Sequence[CandidatePool], scored: Sequence[Scored]) -> Lengths:
     """Tokens of the pairs, special tokens included, before they were cut; `scored` is what `reranker` returned for each pool.
 
-    Of a text longer than 100,000 characters they are a lower bound. A bin includes its upper edge, and the longest pair that the
+    Of a text longer than 100,000 characters they are a lower bound, and of the pairs of a query that was cut an upper bound if the
+    longer text is cut first. A bin includes its upper edge, and the longest pair that the
     model reads is such an edge where it is a multiple of the bins' width.
     """
     most = reranker.resolved.max_length
-    tokenizer = PairTokenizer(reranker.artifact.read(TOKENIZER), most, prompt=reranker.artifact.manifest.pair.prompt)
+    tokenizer = reranker.pair_tokenizer()
     lengths, shares = [np.zeros(0, np.int64)], [np.zeros(0)]
     for pool, each in zip(pools, scored, strict=True):
         lengths.append(each.lengths.astype(np.int64) + each.tokens_cut + each.query_tokens_cut)
@@ -56,5 +56,4 @@ def shares_lost(tokenizer: PairTokenizer, query: str, scored: Scored) -> NDArray
     if not cut.any():
         return np.zeros(0)
     lost = scored.tokens_cut[cut].astype(np.float64)
-    around = int(tokenizer.encode(query, [""]).lengths[0])  # the query and the special tokens
-    return lost / (scored.lengths[cut] - around + lost)
+    return lost / (scored.lengths[cut] - tokenizer.around(query) + lost)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Protocol, Self
 from resift.collection import score_pools
 from resift.errors import InputError
 from resift.evaluate.data.judged import Judged
-from resift.manifest import TOKENIZER
-from resift.pairs import PairTokenizer
 from resift.parity import Certificate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from resift.pairs import PairTokenizer
     from resift.pools import CandidatePool
     from resift.ranking import Scored
     from resift.reranker import Reranker
@@ -58,8 +57,7 @@ class Evidence:
                 "; expected the same qids in both"
             )
         certificate = Certificate.read(reranker.artifact)
-        prompt = reranker.artifact.manifest.pair.prompt
-        tokenizer = PairTokenizer(reranker.artifact.read(TOKENIZER), reranker.resolved.max_length, prompt=prompt)
+        tokenizer = reranker.pair_tokenizer()
         if scored is None:
             scored = _score(reranker, pools, progress)
         return cls(pools, scored, judged, certificate, tokenizer, reranker)
