@@ -242,11 +242,11 @@ def test_texts_are_taken_from_the_frame_a_few_pools_at_a_time(kind, reranker, mo
     monkeypatch.setattr("resift.collection.WINDOW_PAIRS", 20)
     ahead, most, submit, rank = 0, 0, Reranker.submit, Reranker.rank
 
-    def submitting(self, query, documents):
+    def submitting(self, query, documents, **named):
         nonlocal ahead, most
         ahead += 1
         most = max(most, ahead)
-        return submit(self, query, documents)
+        return submit(self, query, documents, **named)
 
     def ranking(self, *given, **named):
         nonlocal ahead

@@ -321,3 +321,23 @@ def test_without_haystack_the_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "resift.integrations.haystack")
     with pytest.raises(ExtraError, match=r"pip install 'resift\[haystack\]'"):
         importlib.import_module("resift.integrations.haystack")
+
+
+def test_what_a_budget_leaves_unread_follows_with_falling_numbers_unless_there_is_a_threshold(reranker):
+    hasty = ResiftRanker(reranker=reranker, budget_ms=1e-6, top_k=None)
+    found = hasty.run(QUERY, DOCUMENTS)["documents"]
+    assert texts(found) == TEXTS
+    scores = [document.score for document in found]
+    assert scores == sorted(set(scores), reverse=True)
+    assert 0 < min(scores) <= max(scores) < 1
+    assert hasty.run(QUERY, DOCUMENTS, score_threshold=0.0)["documents"] == []
+    assert asyncio.run(hasty.run_async(QUERY, DOCUMENTS))["documents"] == found
+
+
+def test_plan_and_budget_go_through_yaml():
+    pipeline = Pipeline()
+    pipeline.add_component("ranker", ResiftRanker(plan="full", budget_ms=50.0))
+    loaded = Pipeline.loads(pipeline.dumps(), allowed_modules=TRUSTED).get_component("ranker")
+    assert (loaded.plan, loaded.budget_ms) == ("full", 50.0)
+    with pytest.raises(TypeError, match="plan is int; expected a str"):
+        ResiftRanker(plan=3)

@@ -17,7 +17,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from resift import ArtifactError, Reranker, Settings
+from resift import ArtifactError, InputError, Reranker, Settings
 from resift.integrations.langchain import ResiftCrossEncoder, ResiftReranker, falling
 from resift.ranking import RankedDocument, Ranking
 
@@ -283,5 +283,21 @@ def test_a_pickle_and_a_dump_do_not_carry_the_model(artifact):
     used._load()
     assert len(pickle.dumps(used)) < 2000
     assert used == ResiftReranker(model=artifact)
-    assert set(used.model_dump()) == {"model", "settings", "top_n", "score_threshold"}
+    assert set(used.model_dump()) == {"model", "settings", "top_n", "plan", "budget_ms", "score_threshold"}
     assert "_held" not in repr(used)
+
+
+def test_what_a_budget_leaves_unread_follows_with_falling_numbers_unless_there_is_a_threshold(reranker, documents):
+    hasty = {"model": reranker, "top_n": None, "budget_ms": 1e-6}
+    found = ResiftReranker(**hasty).compress_documents(documents, QUERY)
+    assert ids(found) == ids(documents)
+    scores = [document.metadata["relevance_score"] for document in found]
+    assert scores == sorted(set(scores), reverse=True)
+    assert ResiftReranker(**hasty, score_threshold=-1e9).compress_documents(documents, QUERY) == []
+    assert asyncio.run(ResiftReranker(**hasty).acompress_documents(documents, QUERY)) == found
+
+
+def test_a_plan_is_the_callers(reranker, documents, expected):
+    assert ids(ResiftReranker(model=reranker, plan="full", top_n=None).compress_documents(documents, QUERY)) == best(expected)
+    with pytest.raises(InputError, match="needs a graph first-look"):
+        ResiftReranker(model=reranker, plan="fast").compress_documents(documents, QUERY)

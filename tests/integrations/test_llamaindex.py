@@ -269,3 +269,11 @@ def test_it_is_a_postprocessor_and_refuses_unknown_fields():
     for wrong in ({"topn": 3}, {"top_n": 0}, {"top_n": "many"}, {"keep_retrieval_score": "perhaps"}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             ResiftRerank(**wrong)
+
+
+def test_what_a_budget_leaves_unread_follows_with_falling_numbers(reranker):
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in TEXTS]
+    found = ResiftRerank(model=reranker, top_n=None, budget_ms=1e-6).postprocess_nodes(nodes, query_str=QUERY)
+    assert [node.text for node in found] == TEXTS
+    scores = [node.score for node in found]
+    assert scores == sorted(set(scores), reverse=True)

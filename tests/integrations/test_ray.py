@@ -91,7 +91,10 @@ def expected(reranker: Reranker, pools: list[dict], top_k: int | None = None) ->
         results = []
         for result in ranking:
             given = pool["candidates"][result.index]
-            own = {name: getattr(result, name) for name in ("index", "score", "logit", "tokens_cut", "tokens_cut_at_least")}
+            own = {
+                name: getattr(result, name)
+                for name in ("index", "score", "logit", "scored_by", "tokens_cut", "tokens_cut_at_least")
+            }
             kept = {name: given[name] for name in ("docid", "tags", "seen")}
             results.append(kept | {"given_score": given["score"]} | own)
         head = {"qid": pool["qid"], "query": pool["query"], "batch": pool["batch"]}

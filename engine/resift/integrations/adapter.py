@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr
 
 from resift.artifact import Artifact
 from resift.errors import InputError
+from resift.plans import Plan
 from resift.reranker import Reranker
 from resift.settings import Settings
 
@@ -81,6 +82,21 @@ class Adapter(BaseModel):  # type: ignore[misc] # pydantic comes with the framew
         """`_load` for asyncio: the first use loads on another thread."""
         loaded = isinstance(self.model, Reranker) or self._held.asked == (self.model, self.settings)
         return self._load() if loaded else await asyncio.to_thread(self._load)
+
+
+class RankingAdapter(Adapter):
+    """An adapter that ranks pools: with a plan, and until a deadline."""
+
+    top_n: int | None = Field(default=None, ge=1)
+    """Most results to return; None: all."""
+    plan: str | Plan | None = None
+    """How a pool is worked through, as for `Reranker.rerank`; None: that of the settings."""
+    budget_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Milliseconds after which what was read by then is returned, as for `Reranker.rerank`; loading the model does not count."""
+
+    def _asked(self) -> dict[str, Any]:
+        """The keyword arguments of `Reranker.rerank`."""
+        return {"top_k": self.top_n, "plan": self.plan, "budget_ms": self.budget_ms}
 
 
 def _shared(source: str | Path | None, settings: Settings) -> Reranker:

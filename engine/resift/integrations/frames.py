@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from narwhals.stable.v2.typing import IntoDataFrameT
     from numpy.typing import NDArray
 
+    from resift.plans import Plan
     from resift.ranking import Ranking
 
 ADDED = {"rank": np.int32, "score": np.float32, "logit": np.float32, "tokens_cut": np.int32, "query_tokens_cut": np.int32}
@@ -51,13 +52,14 @@ def rerank_frame(  # noqa: PLR0913 - the columns, the model, the form of the res
     model: str | os.PathLike[str] | None = None,
     reranker: Reranker | None = None,
     top_k: int | None = None,
+    plan: Plan | str | None = None,
     sort: bool = False,
     prefix: str = "",
 ) -> IntoDataFrameT:
     """Reranks each query's rows; returns a frame of the same type with the rows, the columns and five columns more.
 
     - rank: int32, from 1 within a query; rows of equal logits rank in their order
-    - score, logit: float32, as in RankedDocument
+    - score, logit: float32, as in RankedDocument; NaN where a plan left a document without one
     - tokens_cut, query_tokens_cut: int32, tokens cut from the end of the document and of the query; a lower bound for a text of
       more than 100,000 characters
 
@@ -65,8 +67,9 @@ def rerank_frame(  # noqa: PLR0913 - the columns, the model, the form of the res
     `query`, `document`: the columns of text. `by`: the column that tells queries apart (None: their text does). A query's rows
     need not be adjacent.
     `model`: what `Reranker.load` takes (None: the embedded model), loaded for this call; or a `reranker` that is loaded already.
-    `top_k`: keeps each query's best rows only (None: all). `sort`: False keeps the rows in their order; True puts each query's
-    rows together, best first, queries in the order of their first rows.
+    `top_k`: keeps each query's best rows only (None: all). `plan`: as for `Reranker.rerank`.
+    `sort`: False keeps the rows in their order; True puts each query's rows together, best first, queries in the order of their
+    first rows.
     `prefix`: begins the names of the added columns.
 
     All rows are checked before the model is loaded. Then the pools are ranked as a stream: few of them at once are in memory
@@ -91,7 +94,7 @@ def rerank_frame(  # noqa: PLR0913 - the columns, the model, the form of the res
     best_first = [np.empty(0, np.int64)]
     if queries:
         with Reranker.load(model) if reranker is None else nullcontext(reranker) as loaded:
-            for (_, rows), (_, ranking) in zip(queries, rerank_pools(loaded, pools, top_k=top_k), strict=True):
+            for (_, rows), (_, ranking) in zip(queries, rerank_pools(loaded, pools, top_k=top_k, plan=plan), strict=True):
                 places = rows[[result.index for result in ranking]]
                 best_first.append(places)
                 for column, cells in zip(columns, _cells(ranking), strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 
 from resift.errors import ExtraError, InputError
 from resift.inputs import check_count
-from resift.ranking import Ranking
+from resift.ranking import Ranking, decreasing
 from resift.reranker import Reranker
 from resift.scoring import activate
 from resift.settings import Settings
@@ -49,10 +49,12 @@ class Selection:
 
     def of(self, documents: list[Document], ranking: Ranking) -> list[Document]:
         """Copies of the best `documents`, which were ranked in this order, with their scores."""
-        logits = np.array([result.logit for result in ranking], np.float32)
-        scores = activate(logits, "sigmoid" if self.scale_score else "identity").tolist()
+        logits = np.array([result.logit for result in ranking if result.score is not None], np.float32)
+        scores: list[float] = activate(logits, "sigmoid" if self.scale_score else "identity").tolist()
+        if self.score_threshold is None:
+            scores = decreasing([*scores, *[None] * (len(ranking) - len(scores))], least=0.0 if self.scale_score else None)
+        ranked = zip(ranking, scores, strict=False)  # with a threshold, those without a score are left out
         least = -math.inf if self.score_threshold is None else self.score_threshold
-        ranked = zip(ranking, scores, strict=True)
         kept = [dataclasses.replace(documents[result.index], score=score) for result, score in ranked if score >= least]
         return kept[: self.top_k]
 
@@ -77,6 +79,8 @@ class ResiftRanker:
         top_k: int | None = 10,
         scale_score: bool = True,
         score_threshold: float | None = None,
+        plan: str | None = None,
+        budget_ms: float | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
     ) -> None:
@@ -86,6 +90,8 @@ class ResiftRanker:
         `top_k`: the most documents to return (None: all).
         `scale_score`: True gives the sigmoid of the logit, in [0, 1], False the logit itself. The order is the same.
         `score_threshold`: the least score, on that scale, of a document returned (None: any).
+        `plan`, `budget_ms`: as for `Reranker.rerank`; what they leave without a score follows with numbers that decrease below the
+        last score, or is left out if there is a threshold.
         `meta_fields_to_embed`: meta fields whose values the model reads before the content, joined by `embedding_separator`.
         Raises InputError and TypeError for values that cannot be used.
         """
@@ -98,6 +104,10 @@ class ResiftRanker:
             raise TypeError(f"meta_fields_to_embed is the str {meta_fields_to_embed!r}; expected a list of field names")
         self.model = None if model is None else os.fspath(model)
         self.settings = settings
+        if plan is not None and not isinstance(plan, str):
+            raise TypeError(f"plan is {type(plan).__name__}; expected a str, which can be written to YAML")
+        self.plan = plan
+        self.budget_ms = budget_ms
         self.meta_fields_to_embed = list(meta_fields_to_embed or [])
         self.embedding_separator = embedding_separator
         self._given = reranker
@@ -128,6 +138,8 @@ class ResiftRanker:
             model=self.model,
             settings=None if self.settings is None else dataclasses.asdict(self.settings),
             **dataclasses.asdict(self._selection),
+            plan=self.plan,
+            budget_ms=self.budget_ms,
             meta_fields_to_embed=self.meta_fields_to_embed,
             embedding_separator=self.embedding_separator,
         )
@@ -160,7 +172,7 @@ class ResiftRanker:
         """
         selection = self._selection.changed(top_k=top_k, scale_score=scale_score, score_threshold=score_threshold)
         unique = _unique(documents)
-        return {"documents": selection.of(unique, self._reranker().rerank(query, self._texts(unique)))}
+        return {"documents": selection.of(unique, self._reranker().rerank(query, self._texts(unique), **self._asked(selection)))}
 
     @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
     async def run_async(
@@ -178,7 +190,7 @@ class ResiftRanker:
         reranker = self._loaded
         if reranker is None:
             reranker = await asyncio.to_thread(self._reranker)
-        return {"documents": selection.of(unique, await reranker.arerank(query, self._texts(unique)))}
+        return {"documents": selection.of(unique, await reranker.arerank(query, self._texts(unique), **self._asked(selection)))}
 
     def _reranker(self) -> Reranker:
         loaded = self._loaded
@@ -186,6 +198,10 @@ class ResiftRanker:
             with _loading:
                 loaded = self._loaded = self._loaded or Reranker.load(self.model, settings=self.settings)
         return loaded
+
+    def _asked(self, selection: Selection) -> dict[str, Any]:
+        """The keyword arguments of `Reranker.rerank`."""
+        return {"top_k": selection.top_k, "plan": self.plan, "budget_ms": self.budget_ms}
 
     def _texts(self, documents: list[Document]) -> list[str]:
         """What the model reads of each document: the values of its meta fields, then its content."""

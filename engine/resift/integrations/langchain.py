@@ -8,17 +8,18 @@ Reranking what a retriever finds, by the retriever of langchain-classic:
 from __future__ import annotations
 
 from math import inf, nextafter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resift.errors import ExtraError
 from resift.inputs import read_pairs
+from resift.ranking import decreasing
 
 try:
     from langchain_core.cross_encoders import BaseCrossEncoder
     from langchain_core.documents import BaseDocumentCompressor
     from pydantic import Field
 
-    from resift.integrations.adapter import Adapter
+    from resift.integrations.adapter import Adapter, RankingAdapter
 except ImportError as error:
     raise ExtraError(
         "resift.integrations.langchain needs langchain-core 1.2.31 or newer, which cannot be imported "
@@ -37,7 +38,7 @@ RELEVANCE_SCORE = "relevance_score"
 """The key of a document's metadata that holds its score; that of an earlier reranker is replaced."""
 
 
-class ResiftReranker(Adapter, BaseDocumentCompressor):  # type: ignore[misc] # langchain-core is optional
+class ResiftReranker(RankingAdapter, BaseDocumentCompressor):  # type: ignore[misc] # langchain-core is optional
     """Reranks what a retriever found, for ContextualCompressionRetriever or a chain.
 
         ResiftReranker(top_n=5)
@@ -50,7 +51,8 @@ class ResiftReranker(Adapter, BaseDocumentCompressor):  # type: ignore[misc] # l
     top_n: int | None = Field(default=3, ge=1)
     """Most documents to return; None: all."""
     score_threshold: float | None = Field(default=None, allow_inf_nan=False)
-    """Documents with a lower score are left out."""
+    """Documents with a lower score, or that a plan or a budget left without one, are left out. Without a threshold, the latter
+    follow with numbers that decrease below the last score."""
 
     def compress_documents(
         self,
@@ -72,13 +74,14 @@ class ResiftReranker(Adapter, BaseDocumentCompressor):  # type: ignore[misc] # l
         ranking = await (await self._aload()).arerank(query, _texts(documents), **self._asked())
         return self._ranked(documents, ranking)
 
-    def _asked(self) -> dict[str, Any]:
-        """The keyword arguments of `Reranker.rerank`."""
-        return {"top_k": self.top_n}
-
     def _ranked(self, documents: Sequence[Document], ranking: Ranking) -> list[Document]:
-        least = -inf if self.score_threshold is None else self.score_threshold
-        return [_scored(documents[result.index], result.score) for result in ranking if result.score >= least]
+        scores = decreasing([result.score for result in ranking])
+        least = self.score_threshold
+        return [
+            _scored(documents[result.index], score)
+            for result, score in zip(ranking, scores, strict=True)
+            if least is None or (result.score is not None and result.score >= least)
+        ]
 
 
 class ResiftCrossEncoder(Adapter, BaseCrossEncoder):  # type: ignore[misc] # langchain-core is optional
@@ -102,7 +105,7 @@ class ResiftCrossEncoder(Adapter, BaseCrossEncoder):  # type: ignore[misc] # lan
             positions.setdefault(query, []).append(position)
         pools = [[pairs[position][1] for position in pool] for pool in positions.values()]
         scores = [0.0] * len(pairs)
-        for pool, ranking in zip(positions.values(), self._load().rerank_many(list(positions), pools), strict=True):
+        for pool, ranking in zip(positions.values(), self._load().rerank_many(list(positions), pools, plan="full"), strict=True):
             for result, score in zip(ranking, falling(ranking), strict=True):
                 scores[pool[result.index]] = score
         return scores
@@ -113,6 +116,7 @@ def falling(ranking: Ranking) -> list[float]:
     scores: list[float] = []
     for place, result in enumerate(ranking):
         score = result.score
+        assert score is not None  # each was read in full
         if scores and score >= scores[-1]:
             score = scores[-1] if result.logit == ranking[place - 1].logit else nextafter(scores[-1], -inf)
         scores.append(score)

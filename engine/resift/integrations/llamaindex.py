@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from resift.errors import ExtraError, InputError
+from resift.ranking import decreasing
 
 try:
     from llama_index.core.callbacks import CBEventType, EventPayload
@@ -20,7 +21,7 @@ try:
     from llama_index.core.schema import MetadataMode
     from pydantic import Field, model_validator
 
-    from resift.integrations.adapter import Adapter
+    from resift.integrations.adapter import RankingAdapter
 except ImportError as error:
     raise ExtraError(
         "resift.integrations.llamaindex needs llama-index-core, which cannot be imported "
@@ -41,7 +42,7 @@ RETRIEVAL_SCORE = "retrieval_score"
 _dispatcher = get_dispatcher(__name__)
 
 
-class ResiftRerank(Adapter, BaseNodePostprocessor):  # type: ignore[misc] # llama-index-core is optional
+class ResiftRerank(RankingAdapter, BaseNodePostprocessor):  # type: ignore[misc] # llama-index-core is optional
     """Reranks the nodes that a retriever found, in a query engine, a chat engine or by `postprocess_nodes`.
 
         ResiftRerank(top_n=5)
@@ -86,13 +87,10 @@ class ResiftRerank(Adapter, BaseNodePostprocessor):  # type: ignore[misc] # llam
             ranked.extend(self._ranked(nodes, ranking))
         return ranked
 
-    def _asked(self) -> dict[str, Any]:
-        """The keyword arguments of `Reranker.rerank`."""
-        return {"top_k": self.top_n}
-
     def _ranked(self, nodes: list[NodeWithScore], ranking: Ranking) -> list[NodeWithScore]:
         keep = self.keep_retrieval_score
-        return [_scored(nodes[result.index], result.score, keep=keep) for result in ranking]
+        scores = decreasing([result.score for result in ranking])
+        return [_scored(nodes[result.index], score, keep=keep) for result, score in zip(ranking, scores, strict=True)]
 
     @contextmanager
     def _reported(self, nodes: list[NodeWithScore], query: QueryBundle, reranker: Reranker) -> Iterator[list[NodeWithScore]]:

@@ -230,6 +230,8 @@ def _identity(reranker: Reranker) -> dict[str, Any]:
         "variant": reranker.variant.file,
         "provider": reranker.provider,
         "max_length": reranker.resolved.max_length,
+        "truncation": reranker.resolved.truncation,
+        "plan": str(reranker.plan_for(top_k=1)),
     }
 
 

@@ -25,6 +25,7 @@ OWN = {
     "index": pa.int32(),
     "score": pa.float32(),
     "logit": pa.float32(),
+    "scored_by": pa.string(),
     "tokens_cut": pa.int32(),
     "tokens_cut_at_least": pa.bool_(),
 }
