@@ -102,8 +102,10 @@ def test_tei_answers_its_own_documentations_example(served, reranker):
         ({"truncation_direction": "up"}, 422, "Validation", "$.truncation_direction"),
         ({"truncation_direction": "Left"}, 422, "Validation", "at its end only"),
         ({"raw_scores": 1}, 422, "Validation", "$.raw_scores"),
-        ({"budget_ms": 5}, 422, "Validation", "`budget_ms` is not supported by this server yet"),
-        ({"plan": "fast"}, 422, "Validation", "`plan` is not supported by this server yet"),
+        ({"budget_ms": 0}, 422, "Validation", "$.budget_ms"),
+        ({"budget_ms": "5"}, 422, "Validation", "$.budget_ms"),
+        ({"plan": "fast"}, 422, "Validation", "needs a graph first-look"),
+        ({"plan": "quick"}, 422, "Validation", "needs a graph quick"),
     ],
 )
 def test_tei_refuses_as_tei_does(served, change, status, error_type, said):
@@ -136,8 +138,10 @@ def test_tei_takes_what_tei_takes(served, direction):
         ({"top_n": 1.5}, 400, "$.top_n"),
         ({"top_n": True}, 400, "$.top_n"),
         ({"max_tokens_per_doc": 0}, 400, "$.max_tokens_per_doc"),
-        ({"budget_ms": 5}, 400, "`budget_ms` is not supported by this server yet"),
-        ({"plan": "fast"}, 400, "`plan` is not supported by this server yet"),
+        ({"budget_ms": 0}, 400, "$.budget_ms"),
+        ({"budget_ms": True}, 400, "$.budget_ms"),
+        ({"plan": "fast"}, 400, "needs a graph first-look"),
+        ({"plan": 3}, 400, "$.plan"),
     ],
 )
 def test_cohere_and_jina_refuse_in_their_shape(served, path, change, status, said):
@@ -205,6 +209,24 @@ def test_logits_are_bit_equal_to_the_librarys_whatever_shares_the_batch(served, 
             found[index] = score
         assert found.tobytes() == expected.tobytes()
     assert shared
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+def test_a_budget_ends_a_request_with_what_was_read_by_then(served, path):
+    body = {"query": QUERY, "texts" if path == "/rerank" else "documents": DOCUMENTS}
+    plain = results(served.post(path, body))
+    assert results(served.post(path, body | {"budget_ms": 1e9, "plan": "full"})) == plain
+    reply = served.post(path, body | {"budget_ms": 1e-6})
+    found = results(reply)
+    assert [index for index, _ in found] == list(range(len(DOCUMENTS)))
+    scores = [score for _, score in found]
+    assert scores == sorted(set(scores), reverse=True)
+    assert 0 < scores[-1] <= scores[0] < 1
+    marked = reply.json() if path == "/rerank" else reply.json()["results"]
+    assert not any("scored_by" in result for result in marked)
+    reply = served.post(path, body | {"plan": "full"})
+    marked = reply.json() if path == "/rerank" else reply.json()["results"]
+    assert {result["scored_by"] for result in marked} == {"full"}
 
 
 def test_any_model_is_the_only_one(served):

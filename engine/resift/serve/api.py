@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -12,10 +12,29 @@ from resift.serve.request import Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from resift.ranking import RankedDocument
     from resift.serve.request import Answer, Reason, Request
 
-LATER = ("budget_ms", "plan")
-"""Fields of the engine's own that this server does not have yet."""
+Milliseconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Extensions(msgspec.Struct, kw_only=True):
+    """Fields of resift's own, which every format takes."""
+
+    return_tokens_cut: bool = False
+    """each result says how many of its tokens were cut"""
+    plan: str | None = None
+    """how the documents are worked through: full, fast, balanced, or stages such as first-look:15,full"""
+    budget_ms: Milliseconds | None = None
+    """milliseconds, from when the body was read, after which the answer is what was read by then"""
+
+    def marks(self, result: RankedDocument) -> dict[str, Any]:
+        """A result's own fields of these extensions; None where they were not asked for, or no graph read it."""
+        names_graph = self.plan is not None or self.budget_ms is not None
+        return {
+            "tokens_cut": result.tokens_cut if self.return_tokens_cut else None,
+            "scored_by": result.scored_by if names_graph else None,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,18 +70,11 @@ class Api:
         except UnicodeDecodeError as error:
             raise Refusal("syntax", f"the body is not UTF-8: byte {error.object[error.start]:#x} at {error.start}") from error
         except msgspec.ValidationError as error:
-            raise Refusal("invalid", _explained(str(error))) from error
+            raise Refusal("invalid", str(error)) from error
         except msgspec.DecodeError as error:
             raise Refusal("syntax", f"the body is not valid JSON: {error}") from error
         except RecursionError as error:
             raise Refusal("syntax", "the body is nested too deeply") from error
-
-
-def _explained(message: str) -> str:
-    name = message.rpartition("`$.")[2].rstrip("`")
-    if name in LATER:
-        return f"`{name}` is not supported by this server yet; leave it out"
-    return message
 
 
 def check_query(query: str) -> None:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from resift.serve.api import Api, check_query
+from resift.serve.api import Api, Extensions, check_query
 from resift.serve.request import Reason, Refusal, Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from resift.ranking import RankedDocument
     from resift.serve.request import Answer
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -78,7 +77,7 @@ class Error(msgspec.Struct):
     detail: str
 
 
-class V2Request(msgspec.Struct, kw_only=True):
+class V2Request(Extensions, kw_only=True):
     """POST /v2/rerank."""
 
     model: str | None = None
@@ -91,13 +90,9 @@ class V2Request(msgspec.Struct, kw_only=True):
     """accepted, but all requests have the same priority"""
     relevant_spans: None = None
     """not supported"""
-    return_tokens_cut: bool = False
-    """an extension: each result says how many of its tokens were cut"""
-    budget_ms: None = None
-    plan: None = None
 
 
-class V1Request(msgspec.Struct, kw_only=True):
+class V1Request(Extensions, kw_only=True):
     """POST /v1/rerank, Cohere's and Jina's."""
 
     model: str | None = None
@@ -111,9 +106,6 @@ class V1Request(msgspec.Struct, kw_only=True):
     max_chunks_per_doc: Count | None = None
     """accepted: a document is read as one chunk, from its start"""
     max_tokens_per_doc: Count | None = None
-    return_tokens_cut: bool = False
-    budget_ms: None = None
-    plan: None = None
 
 
 class V2Result(msgspec.Struct, omit_defaults=True):
@@ -123,6 +115,8 @@ class V2Result(msgspec.Struct, omit_defaults=True):
     relevance_score: float
     """the sigmoid of the logit, in [0, 1]"""
     tokens_cut: int | None = None
+    scored_by: str | None = None
+    """with a plan or a budget, the graph that read it last; absent where none did"""
 
 
 class V1Result(V2Result, omit_defaults=True):
@@ -160,7 +154,13 @@ def _read_v1(body: V1Request) -> Request:
 def _request(body: V1Request | V2Request, documents: list[str]) -> Request:
     check_query(body.query)
     return Request(
-        model=body.model, query=body.query, documents=documents, top_n=body.top_n, document_tokens=body.max_tokens_per_doc
+        model=body.model,
+        query=body.query,
+        documents=documents,
+        top_n=body.top_n,
+        document_tokens=body.max_tokens_per_doc,
+        plan=body.plan,
+        budget_ms=body.budget_ms,
     )
 
 
@@ -179,7 +179,7 @@ def _text(document: str | Fields, place: int, rank_fields: list[str] | None) -> 
 
 def _write_v2(body: V2Request, answer: Answer) -> V2Response:
     results = [
-        V2Result(result.index, score, _cut(result, asked=body.return_tokens_cut))
+        V2Result(index=result.index, relevance_score=score, **body.marks(result))
         for result, score in zip(answer.ranking, answer.relevance, strict=True)
     ]
     return V2Response(answer.id, results, _meta("2", answer))
@@ -188,10 +188,10 @@ def _write_v2(body: V2Request, answer: Answer) -> V2Response:
 def _write_v1(body: V1Request, answer: Answer) -> V1Response:
     results = [
         V1Result(
-            result.index,
-            score,
-            _cut(result, asked=body.return_tokens_cut),
-            _fields(body.documents[result.index]) if body.return_documents else None,
+            index=result.index,
+            relevance_score=score,
+            document=_fields(body.documents[result.index]) if body.return_documents else None,
+            **body.marks(result),
         )
         for result, score in zip(answer.ranking, answer.relevance, strict=True)
     ]
@@ -200,10 +200,6 @@ def _write_v1(body: V1Request, answer: Answer) -> V1Response:
 
 def _fields(document: str | Fields) -> Fields:
     return {"text": document} if isinstance(document, str) else document
-
-
-def _cut(result: RankedDocument, *, asked: bool) -> int | None:
-    return result.tokens_cut if asked else None
 
 
 def _meta(version: str, answer: Answer) -> Meta:

@@ -49,6 +49,10 @@ class Request:
     """most tokens read of a document; None: what the model takes"""
     truncate: bool = True
     """False: a pair that is too long is refused, not cut"""
+    plan: str | None = None
+    """how the documents are worked through; None: as the engine's settings say"""
+    budget_ms: float | None = None
+    """milliseconds after which the answer is what was read by then; None: it waits for all"""
 
     @property
     def characters(self) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.errors import ArtifactError, ClosedError, OverloadedError, ResiftError
+from resift.errors import ArtifactError, ClosedError, InputError, OverloadedError, ResiftError
 from resift.ranking import decreasing
 from resift.scoring import activate
 from resift.serve.admission import OVERLOADED, STOPPING, Admission, retry_after
@@ -115,8 +115,15 @@ class Service:
         with self.admission.text(request, reranker.queued.seconds):
             try:
                 return await reranker.aencode(
-                    request.query, request.documents, document_tokens=request.document_tokens, top_k=request.top_n
+                    request.query,
+                    request.documents,
+                    document_tokens=request.document_tokens,
+                    top_k=request.top_n,
+                    plan=request.plan,
+                    budget_ms=request.budget_ms,
                 )
+            except InputError as error:
+                raise Refusal("invalid", str(error)) from error
             except ClosedError as error:
                 raise Refusal("stopping", STOPPING) from error
             except ArtifactError as error:

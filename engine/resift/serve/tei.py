@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from resift.serve.api import Api
+from resift.serve.api import Api, Extensions
 from resift.serve.request import Reason, Refusal, Request
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ TYPES: Mapping[Reason, ErrorType] = {
 }
 
 
-class RerankRequest(msgspec.Struct, kw_only=True):
+class RerankRequest(Extensions, kw_only=True):
     """POST /rerank."""
 
     query: str
@@ -63,10 +63,6 @@ class RerankRequest(msgspec.Struct, kw_only=True):
     return_text: bool = False
     model: str | None = None
     """an extension: which of several models"""
-    return_tokens_cut: bool = False
-    """an extension: each result says how many of its tokens were cut"""
-    budget_ms: None = None
-    plan: None = None
 
 
 class Rank(msgspec.Struct, omit_defaults=True):
@@ -76,6 +72,8 @@ class Rank(msgspec.Struct, omit_defaults=True):
     score: float
     text: str | None = None
     tokens_cut: int | None = None
+    scored_by: str | None = None
+    """with a plan or a budget, the graph that read it last; absent where none did"""
 
 
 class ErrorResponse(msgspec.Struct):
@@ -92,7 +90,14 @@ def _read(body: RerankRequest) -> Request:
         raise Refusal("invalid", "`truncation_direction` is Left, but this server cuts a text at its end only; expected Right")
     if not body.query and "" in body.texts:
         raise Refusal("length", "Input validation error: `inputs` cannot be empty")
-    return Request(model=body.model, query=body.query, documents=body.texts, truncate=body.truncate is not False)
+    return Request(
+        model=body.model,
+        query=body.query,
+        documents=body.texts,
+        truncate=body.truncate is not False,
+        plan=body.plan,
+        budget_ms=body.budget_ms,
+    )
 
 
 def _write(body: RerankRequest, answer: Answer) -> list[Rank]:
@@ -101,7 +106,7 @@ def _write(body: RerankRequest, answer: Answer) -> list[Rank]:
             result.index,
             logit if body.raw_scores else score,
             body.texts[result.index] if body.return_text else None,
-            result.tokens_cut if body.return_tokens_cut else None,
+            **body.marks(result),
         )
         for result, score, logit in zip(answer.ranking, answer.relevance, answer.logits, strict=True)
     ]
