@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -87,14 +88,14 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
                 *([] if journal.was_done else [files.errors]),
             )
         files.check_errors()
-        reader = _Reader(job, files)
-        todo = journal.resume(_settings(reranker, job), iter(reader), overwrite=overwrite)
-        pools = pairs = 0
-        for pool, ranking in rerank_pools(reranker, todo, top_k=job.top_k, plan=job.plan):
-            journal.add(pool, _encode(job, pool, ranking))
-            pools, pairs = pools + 1, pairs + len(pool.documents)
-            if progress:
-                progress(pools=pools, pairs=pairs, share=reader.lines.share())
+        with closing(_Reader(job, files)) as reader:
+            todo = journal.resume(_settings(reranker, job), iter(reader), overwrite=overwrite)
+            pools = pairs = 0
+            for pool, ranking in rerank_pools(reranker, todo, top_k=job.top_k, plan=job.plan):
+                journal.add(pool, _encode(job, pool, ranking))
+                pools, pairs = pools + 1, pairs + len(pool.documents)
+                if progress:
+                    progress(pools=pools, pairs=pairs, share=reader.lines.share())
         journal.finish(overwrite=overwrite)
     return reader.skipped
 
@@ -128,9 +129,13 @@ class _Reader:
         self.skipped = 0
         self._job = job
         self._errors = files.partial_errors
-        others = iter(self.lines)
-        first = next(others, None)
-        self._numbered = itertools.chain([first], others) if first else others
+        self._others = iter(self.lines)
+        first = next(self._others, None)
+        self._numbered = itertools.chain([first], self._others) if first else self._others
+
+    def close(self) -> None:
+        """Closes the input, which may not have been read to its end."""
+        self._others.close()
 
     def __iter__(self) -> Iterator[CandidatePool]:
         with writing(self._errors):

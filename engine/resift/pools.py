@@ -18,7 +18,7 @@ import msgspec
 from resift.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Container, Generator, Iterable, Iterator
 
     from resift.ranking import Ranking
 
@@ -179,7 +179,7 @@ class Lines:
         self._name = os.fspath(path)
         self._raw: IO[bytes] | None = None
 
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+    def __iter__(self) -> Generator[tuple[int, bytes], None, None]:
         """Number (from 1) and content of every line that is not blank. Raises InputError if the file cannot be read."""
         try:
             with self._opened() as file:
