@@ -19,11 +19,14 @@ from resift.errors import ExportError, InputError
 from resift.manifest import RELEVANCE, Activation, Relevance, Signature
 from resift.pairs import PairTokenizer
 from resift.scoring import relevance
+from resift_export.progress import reported, unreported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+
+    from resift_export.progress import Report
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -93,20 +96,36 @@ class Checkpoint:
 
         Raises InputError for a query that would leave the document less than a quarter of the room.
         """
-        if query_tokens_over := PairTokenizer(self.tokenizer_json(), self.max_length).encode(query, [""]).query_tokens_cut:
-            raise InputError(f"the query {query[:60]!r} is {query_tokens_over} tokens too long for {self.id}; shorten it")
-        if not documents:
-            return np.empty(0, np.float32)
-        logits = []
-        for start in range(0, len(documents), REFERENCE_BATCH):
-            batch = list(documents[start : start + REFERENCE_BATCH])
-            encoded = self.tokenizer(
-                [query] * len(batch), batch, truncation="only_second", max_length=self.max_length, padding=True, return_tensors="pt"
-            )
-            names = (*self.signature.inputs, "attention_mask")
-            with torch.inference_mode():
-                logits.append(self.model(**{name: encoded[name] for name in names}).logits.float().numpy())
-        return relevance(np.concatenate(logits), self.relevance)
+        return self.references([(query, documents)])[0]
+
+    def references(self, pools: Sequence[tuple[str, Sequence[str]]], report: Report = unreported) -> list[NDArray[np.float32]]:
+        """`reference` of each query and its documents; pairs of similar length share a batch, whichever pools they are from."""
+        tokenizer = PairTokenizer(self.tokenizer_json(), self.max_length)
+        for query, _ in pools:
+            if over := tokenizer.encode(query, [""]).query_tokens_cut:
+                raise InputError(f"the query {query[:60]!r} is {over} tokens too long for {self.id}; shorten it")
+        pairs = [(query, document) for query, documents in pools for document in documents]
+        order = sorted(range(len(pairs)), key=lambda at: sum(map(len, pairs[at])))
+        logits = np.empty((len(pairs), self.signature.labels), np.float32)
+        batches = [order[start : start + REFERENCE_BATCH] for start in range(0, len(order), REFERENCE_BATCH)]
+        for batch in reported("reference", batches, report):
+            logits[batch] = self._logits([pairs[at] for at in batch])
+        ends = np.cumsum([len(documents) for _, documents in pools])
+        return np.split(relevance(logits, self.relevance), ends[:-1])
+
+    def release(self) -> None:
+        """Gives the weights' memory back: from here on it says only what its configuration says."""
+        self.model.to("meta")
+
+    def _logits(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """float32[n, labels] by PyTorch."""
+        queries, documents = zip(*pairs, strict=True)
+        encoded = self.tokenizer(
+            list(queries), list(documents), truncation="only_second", max_length=self.max_length, padding=True, return_tensors="pt"
+        )
+        names = (*self.signature.inputs, "attention_mask")
+        with torch.inference_mode():
+            return self.model(**{name: encoded[name] for name in names}).logits.float().numpy()  # type: ignore[no-any-return]
 
 
 def load(source: str, *, revision: str | None = None, name: str | None = None, allow_pickle: bool = False) -> Checkpoint:

@@ -16,11 +16,14 @@ from resift_export.calibration import operations_of, sample
 from resift_export.graph import lower_opset
 from resift_export.optimize import optimize
 from resift_export.parity import certify, check_runnable, references_of
-from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, choose_ranges, products, quantize
+from resift_export.progress import unreported
+from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, products, quantize
+from resift_export.ranges import choose_ranges
 from resift_export.recipe import VNNI_FILE, file_of
 from resift_export.search import Sensitivity, search, weight_names
 from resift_export.trace import TRACERS
-from resift_export.write import write
+from resift_export.weights import on_disk
+from resift_export.write import write, write_graphs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +33,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift_export.checkpoint import Checkpoint
-    from resift_export.quantize import Range
+    from resift_export.progress import Report
+    from resift_export.ranges import Range
     from resift_export.recipe import CalibrationPair, Recipe
+    from resift_export.write import Written
 
 log = logging.getLogger(__name__)
 
@@ -46,41 +51,50 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     allow_pickle: bool = False,
     force: bool = False,
     overwrite: bool = False,
+    report: Report = unreported,
 ) -> Path:
     """Turns the checkpoint `source` (folder or hub id) into a verified artifact at `out`, and returns `out`.
 
-    Raises ExportError if the checkpoint cannot be used or `out` cannot be written, InputError for bad calibration or gate files or
-    for `force` with a search, and ParityError, with nothing written, if the artifact does not rank as its checkpoint does and
-    `force` is not set.
+    `report` is told of the progress of every step that takes long. Raises ExportError if the checkpoint cannot be used or `out`
+    cannot be written, InputError for bad calibration or gate files or for `force` with a search, and ParityError, with nothing
+    written, if the artifact does not rank as its checkpoint does and `force` is not set.
     """
     if force and recipe.search is not None:
         raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
     check_runnable(recipe.variants())
-    with aside(out, overwrite=overwrite, source=checkpoints.folder_of(source)) as folder:
+    with aside(out, overwrite=overwrite, source=checkpoints.folder_of(source)) as (folder, scratch):
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
         checkpoint = checkpoints.load(source, revision=revision, name=name, allow_pickle=allow_pickle)
         log.info("trace     %s with %s", type(checkpoint.model).__name__, recipe.tracer)
-        exact = optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length)
-        operations = operations_of(exact)
-        samples = _samples(exact, recipe, checkpoint, pairs)
-        ranges = {file: choose_ranges(exact, samples, levels=levels) for file, levels in _levels(recipe).items()}
+        exact = on_disk(optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length), scratch)
+        log.info("reference %d pools with PyTorch", len(pools))
+        references = references_of(checkpoint, pools, report)
+        names = weight_names(exact, checkpoint.parameters()) if recipe.search is not None else {}
+        checkpoint.release()
+        operations = operations_of(exact, scratch)
+        inputs = list(feeds(checkpoint, pairs)) if "int8" in recipe.precisions else []
+        samples = _samples(exact, inputs, scratch, report)
+        ranges = {
+            file: choose_ranges(exact, samples, levels=levels, step=f"ranges of {file}", report=report)
+            for file, levels in _levels(recipe).items()
+        }
         original = exact.clone()
-        models = _variants(exact, recipe, ranges)
+        models = _variants(exact, recipe, ranges, report)
         log.info("verify    on %d pools", len(pools))
-        references = references_of(checkpoint, pools)
+        graphs: dict[str, Written] = {}
 
         def gate() -> Certificate:
+            graphs.update(write_graphs(folder, models))
             plain = Certificate(bounds=recipe.bounds, agreement={}, pools=[])
-            draft = write(folder, checkpoint, recipe, models, plain, operations=operations, forced=force)
-            certificate = certify(draft, references, pools, recipe.bounds)
+            draft = write(folder, checkpoint, recipe, graphs, plain, operations=operations, forced=force)
+            certificate = certify(draft, references, pools, recipe.bounds, report)
             for file, agreement in certificate.agreement.items():
                 log.info("          %s: %s", file, agreement.summary())
             return certificate
 
         certificate = gate()
         if recipe.search is not None:
-            inputs = list(feeds(checkpoint, pairs))
             sensitivities = {
                 file: Sensitivity(
                     original,
@@ -91,17 +105,19 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
                     rule=checkpoint.relevance,
                     bounds=recipe.bounds,
                     budget=recipe.search,
+                    scratch=scratch,
+                    report=report,
                 )
                 for file, levels in _levels(recipe).items()
             }
-            certificate = search(models, sensitivities, certificate, gate, weight_names(original, checkpoint.parameters()))
+            certificate = search(models, sensitivities, certificate, gate, names)
         forced = False
         for file, agreement in certificate.agreement.items():
             if not force:
                 refuse(agreement, recipe.bounds, f"{checkpoint.id} in {file}")
             forced = forced or bool(agreement.violations(recipe.bounds))
         log.info("write     %s", out)
-        write(folder, checkpoint, recipe, models, certificate, operations=operations, forced=forced)
+        write(folder, checkpoint, recipe, graphs, certificate, operations=operations, forced=forced)
     return out
 
 
@@ -112,26 +128,28 @@ def _levels(recipe: Recipe) -> dict[str, int]:
 
 
 def _samples(
-    exact: ir.Model, recipe: Recipe, checkpoint: Checkpoint, pairs: Sequence[CalibrationPair]
+    exact: ir.Model, inputs: Sequence[Mapping[str, NDArray[np.int64]]], scratch: Path, report: Report
 ) -> Mapping[str, NDArray[np.float32]]:
-    """float32[rows, inputs]: sampled activations of each product of `exact`, by name; empty if the recipe quantizes nothing."""
-    if "int8" not in recipe.precisions:
+    """float32[rows, inputs]: sampled activations of each product of `exact`, by name; none if there are no inputs to sample."""
+    if not inputs:
         return {}
     names = list(dict.fromkeys(str(product.source.name) for product in products(exact)))
-    log.info("calibrate %d activations on %d pairs", len(names), len(pairs))
-    return sample(exact, names, feeds(checkpoint, pairs))
+    log.info("calibrate %d activations on %d pairs", len(names), len(inputs))
+    return sample(exact, names, inputs, scratch, report=report)
 
 
-def _variants(exact: ir.Model, recipe: Recipe, ranges: Mapping[str, Mapping[str, Range]]) -> dict[str, ir.Model]:
+def _variants(exact: ir.Model, recipe: Recipe, ranges: Mapping[str, Mapping[str, Range]], report: Report) -> dict[str, ir.Model]:
     """The recipe's models by file, made from the float32 model `exact`, which is modified; `ranges` are those of the int8 files."""
     models: dict[str, ir.Model] = {}
     if "float32" in recipe.precisions:
         models[file_of("float32")] = lower_opset(exact.clone())
     if recipe.vnni:
-        models[VNNI_FILE] = lower_opset(quantize(exact.clone(), ranges[VNNI_FILE], levels=VNNI_LEVELS))
+        step = f"quantize {VNNI_FILE}"
+        models[VNNI_FILE] = lower_opset(quantize(exact.clone(), ranges[VNNI_FILE], levels=VNNI_LEVELS, step=step, report=report))
     if "int8" in recipe.precisions:
         # In place and last: nodes added to a clone get other names, which would change the file's hash.
-        models[file_of("int8")] = lower_opset(quantize(exact, ranges[file_of("int8")]))
+        file = file_of("int8")
+        models[file] = lower_opset(quantize(exact, ranges[file], step=f"quantize {file}", report=report))
     return models
 
 

@@ -20,7 +20,7 @@ from resift.errors import ExportError, InputError, LogitsError, ParityError
 from resift.parity import Bounds, Certificate
 from resift_export import checkpoint
 from resift_export import convert as pipeline
-from resift_export import quantize as quantization
+from resift_export import ranges as choosing
 from resift_export.convert import convert
 from resift_export.graph import array_of
 from resift_export.quantize import quantize
@@ -80,7 +80,8 @@ def test_certificate_says_what_users_will_see(cheap, source, home, small_gate):
     assert certificate.measure(found) == certificate.agreement["model.int8.onnx"]
     pool = certificate.pools[7]
     assert pool.variants["model.int8.onnx"] == found[7].tolist()
-    assert pool.checkpoint == loaded.reference(pool.query, pool.documents).tolist()
+    # In other batches, PyTorch rounds otherwise.
+    assert pool.checkpoint == pytest.approx(loaded.reference(pool.query, pool.documents).tolist(), abs=1e-5)
 
 
 def filled(folder):
@@ -181,8 +182,8 @@ def test_every_precision_is_judged(cheap, monkeypatch, source, home, small_gate)
 
 
 def test_graph_that_answers_nan(cheap, monkeypatch, source, home, small_gate):
-    def spoiled(model, samples):
-        for node in quantize(model, samples).graph:
+    def spoiled(model, samples, **options):
+        for node in quantize(model, samples, **options).graph:
             if node.op_type == "MatMulIntegerToFloat":
                 scales = node.inputs[3]
                 scales.const_value = ir.tensor(np.full_like(array_of(scales), np.nan), name=scales.name)
@@ -294,7 +295,7 @@ def test_checkpoint_that_cannot_be_used_leaves_nothing(home):
 
 def test_two_exports_are_one(monkeypatch, source, home, small_gate):
     # Traced twice from scratch; adding a float32 graph changes nothing.
-    monkeypatch.setattr(quantization, "CLIPS", (1.0, 0.9))
+    monkeypatch.setattr(choosing, "CLIPS", (1.0, 0.9))
     recipes = [Recipe(gate=small_gate, precisions=kinds, bounds=ANYTHING) for kinds in (("int8",), ("float32", "int8"))]
     first, second = (files(convert(source, home / str(number), recipe)) for number, recipe in enumerate(recipes))
     assert first["tokenizer.json"] == second["tokenizer.json"]

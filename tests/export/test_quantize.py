@@ -16,17 +16,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 import tiny
 from resift_export import quantize as quantization
 from resift_export.graph import CONTRIB, array_of, serialize
-from resift_export.quantize import (
-    VNNI_LEVELS,
-    WEIGHT_LEVELS,
-    Range,
-    choose_range,
-    choose_ranges,
-    noise,
-    products,
-    quantize,
-    quantize_weights,
-)
+from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, noise, products, quantize, quantize_weights
+from resift_export.ranges import Range, choose_range, choose_ranges
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 MATRICES = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=FLOATS)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from resift.artifact import Artifact, path_text
 from resift.cli.messages import show_messages
+from resift.cli.meter import StageMeter
 from resift.cli.options import EXIT_CODES, check_utf8
 from resift.cli.streams import write_lines
 from resift.errors import ExtraError
@@ -108,15 +109,17 @@ def run(asked: argparse.Namespace) -> int:
         attached=tuple(asked.attach),
         search=asked.search,
     )
-    out = convert(
-        asked.checkpoint,
-        asked.out,
-        recipe,
-        revision=asked.revision,
-        name=asked.name,
-        allow_pickle=asked.allow_pickle,
-        force=asked.force,
-        overwrite=asked.overwrite,
-    )
+    with StageMeter() as meter:
+        out = convert(
+            asked.checkpoint,
+            asked.out,
+            recipe,
+            revision=asked.revision,
+            name=asked.name,
+            allow_pickle=asked.allow_pickle,
+            force=asked.force,
+            overwrite=asked.overwrite,
+            report=meter,
+        )
     write_lines([f"{path_text(out)}  {Artifact.open(out).size() / 1e6:.1f} MB"])
     return 0
