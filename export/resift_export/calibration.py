@@ -47,7 +47,11 @@ def sample(
             vectors = value.reshape(-1, value.shape[-1])
             others = 1 + random.permutation(len(vectors) - 1)[: share - 1]
             kept[name].append(vectors[np.concatenate([[0], np.sort(others)])])
-    return {name: np.concatenate(vectors) for name, vectors in kept.items()}
+    del session
+    samples: dict[str, np.ndarray] = {}
+    for name in list(kept):
+        samples[name] = np.concatenate(kept.pop(name))  # one at a time: memory does not hold all of them twice
+    return samples
 
 
 def operations_of(model: ir.Model, scratch: Path) -> int:

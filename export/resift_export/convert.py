@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
+from transformers.utils import logging as transformers_logging
 
 from resift.errors import InputError
 from resift.pairs import PairTokenizer
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from resift_export.recipe import CalibrationPair, Recipe
     from resift_export.write import Written
 
+TRACE_SECONDS_PER_LAYER = 0.8
+"""What tracing takes on two cores, for which there is no progress to tell: MiniLM's 12 layers take 9 s."""
+
 log = logging.getLogger(__name__)
 
 
@@ -62,11 +66,13 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     if force and recipe.search is not None:
         raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
     check_runnable(recipe.variants())
+    transformers_logging.disable_progress_bar()  # it would draw bars of its own
     with aside(out, overwrite=overwrite, source=checkpoints.folder_of(source)) as (folder, scratch):
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
         checkpoint = checkpoints.load(source, revision=revision, name=name, allow_pickle=allow_pickle)
-        log.info("trace     %s with %s", type(checkpoint.model).__name__, recipe.tracer)
+        expected = checkpoint.layers * TRACE_SECONDS_PER_LAYER
+        log.info("trace     %s with %s, about %d s", type(checkpoint.model).__name__, recipe.tracer, expected)
         exact = on_disk(optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length), scratch)
         log.info("reference %d pools with PyTorch", len(pools))
         references = references_of(checkpoint, pools, report)

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import shutil
+import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -227,9 +229,11 @@ def test_full_disk_leaves_nothing(cheap, monkeypatch, source, home, small_gate, 
         ("trace", MemoryError()),
         ("write", OSError(errno.ENOSPC, "No space left on device")),
         ("write", KeyboardInterrupt()),
+        ("optimize", KeyboardInterrupt()),
+        ("write_graphs", KeyboardInterrupt()),
         ("certify", KeyboardInterrupt()),
     ],
-    ids=["trace", "full disk", "write", "certify"],
+    ids=["trace", "full disk", "write", "optimize", "write graphs", "certify"],
 )
 def test_any_interruption_leaves_nothing(cheap, monkeypatch, source, home, small_gate, step, error):
     def fails(*args, **kwargs):
@@ -242,6 +246,33 @@ def test_any_interruption_leaves_nothing(cheap, monkeypatch, source, home, small
     with pytest.raises(type(error)):
         convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",)))
     assert list(home.iterdir()) == []
+
+
+STEPS = ["reference", "calibrate", "ranges of model.int8.onnx", "quantize model.int8.onnx", "verify model.int8.onnx"]
+
+
+def test_every_step_that_takes_long_tells_its_progress(cheap, source, home, small_gate):
+    told = []
+    convert(source, home / "out", Recipe(gate=small_gate, bounds=ANYTHING), report=lambda *progress: told.append(progress))
+    assert list(dict.fromkeys(step for step, _, _ in told)) == STEPS
+    for step in STEPS:
+        counts = [(done, total) for name, done, total in told if name == step]
+        assert counts == [(done, counts[-1][1]) for done in range(counts[-1][1] + 1)]
+        assert len(counts) > 10
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_ctrl_c_during_any_step_leaves_nothing(cheap, monkeypatch, source, home, tmp_path, small_gate, interruptible, step):
+    def report(name, done, total):
+        if (name, done) == (step, total // 2):
+            signal.raise_signal(signal.SIGINT)
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, home / "out", Recipe(gate=small_gate, bounds=ANYTHING), report=report)
+    assert list(home.iterdir()) == []
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_folder_that_cannot_be_put_in_place_costs_no_artifact(cheap, monkeypatch, source, home, small_gate):
