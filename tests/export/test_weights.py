@@ -113,6 +113,17 @@ def test_damaged_weights_are_refused(copied, spoil, message):
         Reranker.load(copied)
 
 
+def test_weights_are_found_in_the_cache_of_a_hub(outside, tmp_path):
+    blobs, snapshot = tmp_path / "model" / "blobs", tmp_path / "model" / "snapshots" / "commit"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, (name, content) in enumerate(sorted(files(outside).items())):
+        (blobs / str(number)).write_bytes(content)
+        (snapshot / name).symlink_to(f"../../blobs/{number}")
+    with Reranker.load(outside) as plain, Reranker(Artifact.open(snapshot, links_into=tmp_path / "model")) as linked:
+        assert linked.logits(QUERY, TEXTS).tolist() == plain.logits(QUERY, TEXTS).tolist()
+
+
 def test_weights_outside_the_folder_are_refused(copied, tmp_path):
     data = copied / "model.int8.onnx.data"
     data.rename(tmp_path / "elsewhere")
