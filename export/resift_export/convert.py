@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from resift_export.recipe import CalibrationPair, Recipe
     from resift_export.write import Written
 
-TRACE_SECONDS_PER_LAYER = 0.8
-"""What tracing takes on two cores, for which there is no progress to tell: MiniLM's 12 layers take 9 s."""
+TRACE_SECONDS, TRACE_SECONDS_PER_LAYER = 3, 0.5
+"""About what tracing takes, whose progress cannot be told: MiniLM's 12 layers take 9 s."""
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
         checkpoint = checkpoints.load(source, revision=revision, name=name, allow_pickle=allow_pickle)
-        expected = checkpoint.layers * TRACE_SECONDS_PER_LAYER
+        expected = TRACE_SECONDS + TRACE_SECONDS_PER_LAYER * checkpoint.layers
         log.info("trace     %s with %s, about %d s", type(checkpoint.model).__name__, recipe.tracer, expected)
         exact = on_disk(optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length), scratch)
         log.info("reference %d pools with PyTorch", len(pools))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 import onnxruntime
 
+from resift.errors import ExportError
 from resift.machine import usable_cores
 from resift.manifest import BESIDE
 from resift_export.graph import SMALLEST_WEIGHTS, serialize
@@ -54,9 +55,15 @@ def _tensors(model: ir.Model) -> list[ir.TensorProtocol]:
 
 
 def on_disk(model: ir.Model, scratch: Path, name: str = "float32") -> ir.Model:
-    """The same graph with its weights mapped from files of that name in `scratch`, which must outlive it."""
+    """The same graph with its weights mapped from files of that name in `scratch`, which must outlive it.
+
+    Raises ExportError if they cannot be written.
+    """
     path = scratch / f"{name}.onnx"
-    save_outside(model, path)
+    try:
+        save_outside(model, path)
+    except OSError as error:
+        raise ExportError(f"cannot write the float32 weights next to the artifact, to {path}: {error.strerror}") from error
     return ir.load(path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -14,6 +16,7 @@ from pretend import files
 from resift import ArtifactError, Reranker, Settings
 from resift.artifact import Artifact, GraphOnDisk
 from resift.cli.main import main
+from resift.errors import ExportError, InputError
 from resift.parity import Bounds
 from resift_export import graph, weights
 from resift_export.convert import convert
@@ -48,8 +51,6 @@ def outside(built, source, trace_of_source, small_gate):
 
 @pytest.fixture
 def copied(outside, tmp_path):
-    import shutil
-
     return shutil.copytree(outside, tmp_path / "copied")
 
 
@@ -165,8 +166,6 @@ def test_the_engine_maps_weights_instead_of_reading_them(outside):
 
 @pytest.mark.parametrize("name", ["model.int8.onnx.data", "model.onnx"])
 def test_attached_files_cannot_pass_for_weights(tmp_path, name):
-    from resift.errors import InputError
-
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError, match="cannot attach"):
         Recipe(attached=[tmp_path / name]).attached_files()
@@ -186,6 +185,15 @@ def test_sessions_see_the_same_values_wherever_weights_are(trace_of_source, tmp_
     answers = [open_session(each, tmp_path, names).run(None, feed) for each in (model, mapped)]
     for first, second in zip(*answers, strict=True):
         assert first.tolist() == second.tolist()
+
+
+def test_a_full_disk_is_one_clear_error(trace_of_source, tmp_path, monkeypatch):
+    def full(*_, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ir, "save", full)
+    with pytest.raises(ExportError, match=r"cannot write the float32 weights .*: No space left on device"):
+        on_disk(trace_of_source.clone(), tmp_path)
 
 
 def test_opset_is_lowered_without_a_look_at_weights(trace_of_source, monkeypatch):
