@@ -31,7 +31,9 @@ def save(model: ir.Model, path: Path) -> list[Path]:
     if sum(tensor.nbytes for tensor in _tensors(model)) > MOST_INSIDE:
         return [path, save_outside(model, path)]
     whole = model.clone()
-    ir.external_data.load_to_model(whole)
+    for value in whole.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
     path.write_bytes(serialize(whole))
     return [path]
 

@@ -187,6 +187,17 @@ def test_sessions_see_the_same_values_wherever_weights_are(trace_of_source, tmp_
         assert first.tolist() == second.tolist()
 
 
+def test_weights_in_use_are_written_inside(trace_of_source, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "SMALLEST_WEIGHTS", 1024)
+    mapped = on_disk(optimize(trace_of_source.clone(), tiny.MAX_LENGTH), tmp_path)
+    used = {name: value.const_value.numpy() for name, value in mapped.graph.initializers.items()}
+    assert weights.save(mapped, tmp_path / "whole.onnx") == [tmp_path / "whole.onnx"]
+    whole = onnx.load(tmp_path / "whole.onnx", load_external_data=False)
+    assert not any(tensor.external_data for tensor in whole.graph.initializer)
+    for tensor in whole.graph.initializer:
+        assert onnx.numpy_helper.to_array(tensor).tobytes() == used[tensor.name].tobytes()
+
+
 def test_a_full_disk_is_one_clear_error(trace_of_source, tmp_path, monkeypatch):
     def full(*_, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
