@@ -84,12 +84,12 @@ def trace_of_source(source):
 @pytest.fixture
 def cheap(monkeypatch, trace_of_source):
     """Exports of `source` that trace it once for all tests and take the first range they try."""
-    from resift_export import quantize
+    from resift_export import ranges
     from resift_export.trace import TRACERS
 
     monkeypatch.setitem(TRACERS, "torch", lambda loaded: trace_of_source.clone())
-    monkeypatch.setattr(quantize, "CLIPS", (1.0,))
-    monkeypatch.setattr(quantize, "MIGRATIONS", (0.0,))
+    monkeypatch.setattr(ranges, "CLIPS", (1.0,))
+    monkeypatch.setattr(ranges, "MIGRATIONS", (0.0,))
 
 
 @pytest.fixture(scope="session")

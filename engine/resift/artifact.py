@@ -7,12 +7,12 @@ import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from resift import hub
 from resift.errors import ArtifactError, InputError
-from resift.graphfile import check_graph
-from resift.manifest import CARD, MANIFEST, Manifest, Variant, decode_manifest
+from resift.graphfile import Beside, check_graph
+from resift.manifest import BESIDE, CARD, MANIFEST, Manifest, Variant, decode_manifest
 from resift.plans import Plan
 from resift.steps import ResolvedPlan, resolve_plan
 
@@ -23,6 +23,25 @@ MANIFEST_LIMIT = 1 << 20
 """Bytes; a manifest has about 3 kB."""
 EMBEDDED = "resift_models"
 DEFAULT = "ms-marco-minilm-l12"
+
+
+class GraphOnDisk(NamedTuple):
+    """A checked graph that onnxruntime reads itself, so that it maps the weights in the file beside it."""
+
+    path: Path
+    weights: Path
+    marks: tuple[tuple[int, ...], ...]
+    """of both files before they were checked: a file that is written or replaced gets others"""
+
+    @classmethod
+    def of(cls, path: Path, weights: Path) -> GraphOnDisk:
+        """The graph as its files are now. Raises ArtifactError if they cannot be read."""
+        return cls(path, weights, _marks(path, weights))
+
+    def check_unchanged(self) -> None:
+        """Raises ArtifactError if what onnxruntime has read since may not be what was checked."""
+        if _marks(self.path, self.weights) != self.marks:
+            raise ArtifactError(f"{self.path} or its weights were changed while they were being loaded; load the artifact again")
 
 
 @dataclass(frozen=True)
@@ -87,21 +106,38 @@ class Artifact:
 
     def read(self, name: str) -> bytes:
         """The content of one of its files. Raises ArtifactError unless its SHA-256 is the manifest's."""
-        entry = self.manifest.files[name]
-        content = _read(self.folder / name, entry.size)
-        found = hashlib.sha256(content).hexdigest()
-        if found != entry.sha256:
-            raise ArtifactError(
-                f"{self.folder / name} has SHA-256 {found[:12]}…, but its manifest says {entry.sha256[:12]}…: "
-                "the file was changed or damaged; copy or export the artifact again"
-            )
+        content = _read(self.folder / name, self.manifest.files[name].size)
+        self._compare(name, hashlib.sha256(content).hexdigest())
         return content
 
-    def read_graph(self, variant: Variant) -> bytes:
-        """The variant's graph. Raises ArtifactError if `check_graph` refuses it."""
-        graph = self.read(variant.file)
-        check_graph(graph, str(self.folder / variant.file))
-        return graph
+    def _check_hash(self, name: str) -> None:
+        """Like `read`, without keeping the content in memory."""
+        try:
+            with (self.folder / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ArtifactError(f"{self.folder / name} cannot be read: {error.strerror}") from error
+        self._compare(name, found)
+
+    def _compare(self, name: str, found: str) -> None:
+        expected = self.manifest.files[name].sha256
+        if found != expected:
+            raise ArtifactError(
+                f"{self.folder / name} has SHA-256 {found[:12]}…, but its manifest says {expected[:12]}…: "
+                "the file was changed or damaged; copy or export the artifact again"
+            )
+
+    def read_graph(self, variant: Variant) -> bytes | GraphOnDisk:
+        """The variant's graph, or its path if weights are in a file beside it. Raises ArtifactError if `check_graph` refuses it."""
+        path, beside = self.folder / variant.file, f"{variant.file}{BESIDE}"
+        if beside not in self.manifest.files:
+            graph = self.read(variant.file)
+            check_graph(graph, str(path))
+            return graph
+        on_disk = GraphOnDisk.of(path, self.folder / beside)
+        check_graph(self.read(variant.file), str(path), Beside(beside, self.manifest.files[beside].size))
+        self._check_hash(beside)
+        return on_disk
 
     def fingerprint(self) -> str:
         """SHA-256 of the manifest, which holds the hashes of all files: the same for every copy of an artifact."""
@@ -129,6 +165,14 @@ class Artifact:
         extra = present - self.manifest.files.keys() - {MANIFEST}
         if extra:
             raise ArtifactError(f"{self.folder} holds {', '.join(sorted(extra))}, which its manifest does not list; remove it")
+
+
+def _marks(*paths: Path) -> tuple[tuple[int, ...], ...]:
+    try:
+        found = [path.stat() for path in paths]
+    except OSError as error:
+        raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}") from error
+    return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found)
 
 
 def _check_link(path: Path, *roots: Path | None) -> None:

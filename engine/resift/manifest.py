@@ -22,6 +22,8 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 CERTIFICATE = "certificate.json"
 CARD = "README.md"
+BESIDE = ".data"
+"""What the name of a graph's file is followed by in that of the file with its weights, if it does not hold them itself."""
 
 Activation = Literal["identity", "sigmoid"]
 Relevance = Literal["logit", "log-odds"]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from resift.artifact import GraphOnDisk
     from resift.manifest import Signature
     from resift.providers import Policy
 
@@ -32,8 +33,8 @@ class Session:
     session would wait for them forever.
     """
 
-    def __init__(self, read_graph: Callable[[], bytes], signature: Signature, policy: Policy) -> None:
-        """`read_graph` returns the ONNX graph, which must have that signature."""
+    def __init__(self, read_graph: Callable[[], bytes | GraphOnDisk], signature: Signature, policy: Policy) -> None:
+        """`read_graph` returns the ONNX graph, or where it is; it must have that signature."""
         self._read_graph = read_graph
         self._signature = signature
         self._policy = policy
@@ -88,11 +89,15 @@ class Session:
         name = ORT_NAMES[self._policy.provider]
         graph = self._read_graph()
         try:
-            session = onnxruntime.InferenceSession(graph, sess_options=self._policy.options(), providers=[name])
+            session = onnxruntime.InferenceSession(
+                graph if isinstance(graph, bytes) else os.fspath(graph.path), sess_options=self._policy.options(), providers=[name]
+            )
         except _failures() as error:
             raise ArtifactError(
                 f"onnxruntime {onnxruntime.__version__} cannot load this graph: {error}; export the checkpoint again"
             ) from error
+        if not isinstance(graph, bytes):
+            graph.check_unchanged()
         if name not in session.get_providers():
             raise ProviderError(
                 f"onnxruntime could not start {name} on this machine; its log on stderr says why. Use provider='cpu'"

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from io import FileIO
 
-LOCK, NEW, OLD, REPLACING = "lock", "new", "old", "replacing"
+LOCK, NEW, OLD, SCRATCH, REPLACING = "lock", "new", "old", "scratch", "replacing"
 """What `.OUT.export` may hold; the last exists while an artifact is being replaced."""
 
 
 @contextmanager
-def aside(out: Path, *, overwrite: bool, sources: Sequence[Path] = ()) -> Iterator[Path]:
-    """A new folder next to `out` that is moved to `out` when the block ends, and removed if the block fails.
+def aside(out: Path, *, overwrite: bool, sources: Sequence[Path] = ()) -> Iterator[tuple[Path, Path]]:
+    """A new folder next to `out` that is moved to `out` when the block ends, and removed if the block fails; and one for scratch.
 
     `sources` are the folders of checkpoints. Raises ExportError if `out` cannot be written, is being written by another export, is
     a checkpoint, inside it or around it, or exists and is not an artifact that may be replaced.
@@ -45,9 +45,10 @@ def aside(out: Path, *, overwrite: bool, sources: Sequence[Path] = ()) -> Iterat
         _settle(home, place)
         try:
             _check_replaceable(place, out, overwrite=overwrite)
-            fresh = home / NEW
+            fresh, scratch = home / NEW, home / SCRATCH
             fresh.mkdir()
-            yield fresh
+            scratch.mkdir()
+            yield fresh, scratch
             _check_replaceable(place, out, overwrite=overwrite)
             _put_in_place(home, place, out)
         finally:
@@ -86,7 +87,7 @@ def _lock(home: Path) -> FileIO:
 
 def _settle(home: Path, place: Path) -> None:
     """Removes what this export, or one that was killed, left in `home`, and completes or reverts a replacement it had started."""
-    if foreign := {entry.name for entry in home.iterdir()} - {LOCK, NEW, OLD, REPLACING}:
+    if foreign := {entry.name for entry in home.iterdir()} - {LOCK, NEW, OLD, SCRATCH, REPLACING}:
         raise ExportError(f"{home} contains {', '.join(sorted(foreign))}, which no export put there; move it away")
     if (home / REPLACING).exists():
         old = _replaced(place)
@@ -95,7 +96,7 @@ def _settle(home: Path, place: Path) -> None:
         elif old.exists() and not _unnamed(old):
             old.rename(home / OLD)
         (home / REPLACING).unlink()
-    for folder in (home / NEW, home / OLD):
+    for folder in (home / NEW, home / OLD, home / SCRATCH):
         if folder.exists():
             shutil.rmtree(folder)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
-from resift_export.graph import array_of, serialize
+from resift_export.graph import array_of
+from resift_export.progress import reported, unreported
+from resift_export.weights import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import onnx_ir as ir
+
+    from resift_export.progress import Report
 
 ROWS = 2048
 """Token vectors kept for each observed value: some 15 per pair of the built-in set."""
@@ -22,31 +26,40 @@ PROBE_WIDTHS = (8, 16)
 
 
 def sample(
-    model: ir.Model, names: Sequence[str], feeds: Iterable[Mapping[str, np.ndarray]], rows: int = ROWS
+    model: ir.Model,
+    names: Sequence[str],
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    scratch: Path,
+    *,
+    report: Report = unreported,
 ) -> dict[str, np.ndarray]:
-    """Runs `model` over `feeds` and returns float32[<= rows, size] of each named value, drawn evenly from the pairs.
+    """Runs `model` over `feeds` and returns float32[<= ROWS, size] of each named value, drawn evenly from the pairs.
 
-    Every pair contributes the same number of tokens, always including the first, which the head reads.
+    Every pair contributes the same number of tokens, always including the first, which the head reads. The session is written to
+    the folder `scratch`.
     """
-    session = onnxruntime.InferenceSession(_with_outputs(model, names), providers=["CPUExecutionProvider"])
-    feeds = list(feeds)
-    share = max(1, rows // len(feeds))
+    session = open_session(model, scratch, names)
+    share = max(1, ROWS // len(feeds))
     random = np.random.default_rng(SEED)
     kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for feed in feeds:
+    for feed in reported("calibrate", feeds, report):
         for name, value in zip(names, session.run(list(names), dict(feed)), strict=True):
             vectors = value.reshape(-1, value.shape[-1])
             others = 1 + random.permutation(len(vectors) - 1)[: share - 1]
             kept[name].append(vectors[np.concatenate([[0], np.sort(others)])])
-    return {name: np.concatenate(vectors) for name, vectors in kept.items()}
+    del session
+    samples: dict[str, np.ndarray] = {}
+    for name in list(kept):
+        samples[name] = np.concatenate(kept.pop(name))  # one at a time: memory does not hold all of them twice
+    return samples
 
 
-def operations_of(model: ir.Model) -> int:
+def operations_of(model: ir.Model, scratch: Path) -> int:
     """Multiplications and additions per token in products with constant weights, counted before the model is quantized."""
-    return sum(operations_by_product(model).values())
+    return sum(operations_by_product(model, scratch).values())
 
 
-def operations_by_product(model: ir.Model) -> dict[str, int]:
+def operations_by_product(model: ir.Model, scratch: Path) -> dict[str, int]:
     """Those of each product, by the name of its output.
 
     The model is run at two widths, as not every tracer notes the shapes of values: products whose input does not grow with the
@@ -54,7 +67,7 @@ def operations_by_product(model: ir.Model) -> dict[str, int]:
     """
     products = list(_products(model))
     names = list(dict.fromkeys(source for _, source, _ in products))
-    session = onnxruntime.InferenceSession(_with_outputs(model, names), providers=["CPUExecutionProvider"])
+    session = open_session(model, scratch, names)
     sizes = []
     for width in PROBE_WIDTHS:
         feed = {item.name: np.ones((1, width), np.int64) for item in session.get_inputs()}
@@ -72,11 +85,3 @@ def _products(model: ir.Model) -> Iterator[tuple[str, str, int]]:
             weights = array_of(node.inputs[1])
             if weights is not None and weights.ndim == 2:
                 yield str(node.outputs[0].name), str(source.name), weights.size
-
-
-def _with_outputs(model: ir.Model, names: Sequence[str]) -> bytes:
-    """The model with the named values as outputs, serialized."""
-    observed = model.clone()
-    values = {value.name: value for node in observed.graph for value in node.outputs}
-    observed.graph.outputs[:] = [values[name] for name in names]
-    return serialize(observed)

@@ -24,6 +24,7 @@ from resift_export import encoder as encoders
 from resift_export.declared import CONFIG, WEIGHTED_MODULES
 from resift_export.network import Network, check_steps, label_of
 from resift_export.pretrained import load_model, load_tokenizer
+from resift_export.progress import reported, unreported
 from resift_export.source import download, folder_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift_export.network import Label
+    from resift_export.progress import Report
 
 REFERENCE_BATCH = 16
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -117,30 +119,49 @@ class Checkpoint:
 
         Raises InputError for a query that would leave the document less than a quarter of the room.
         """
-        if query_tokens_over := self.pair_tokenizer().encode(query, [""]).query_tokens_cut:
-            raise InputError(f"the query {query[:60]!r} is {query_tokens_over} tokens too long for {self.id}; shorten it")
-        if not documents:
-            return np.empty(0, np.float32)
+        return self.references([(query, documents)])[0]
+
+    def references(self, pools: Sequence[tuple[str, Sequence[str]]], report: Report = unreported) -> list[NDArray[np.float32]]:
+        """`reference` of each query and its documents; pairs of similar length share a batch, whichever pools they are from."""
+        tokenizer = self.pair_tokenizer()
+        for query, _ in pools:
+            if over := tokenizer.encode(query, [""]).query_tokens_cut:
+                raise InputError(f"the query {query[:60]!r} is {over} tokens too long for {self.id}; shorten it")
+        pairs = [(query, document) for query, documents in pools for document in documents]
+        order = sorted(range(len(pairs)), key=lambda at: sum(map(len, pairs[at])))
+        found = np.empty(len(pairs), np.float32)
+        batches = [order[start : start + REFERENCE_BATCH] for start in range(0, len(order), REFERENCE_BATCH)]
+        for batch in reported("reference", batches, report):
+            found[batch] = self._relevance([pairs[at] for at in batch])
+        ends = np.cumsum([len(documents) for _, documents in pools])
+        return np.split(found, ends[:-1])
+
+    def release(self) -> None:
+        """Gives the weights' memory back: from here on it says only what its configuration says."""
+        self.model.to("meta")
         if self.encoder is not None:
-            logits = encoders.predict(self.encoder, [(query, document) for document in documents], self.max_length)
+            self.encoder.to("meta")
+
+    def _relevance(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """float32[n]: what pairs are ranked by."""
+        if self.encoder is not None:
+            logits = encoders.predict(self.encoder, pairs, self.max_length)
         else:
-            logits = self._by_transformers(f"{self.prompt}{query}", documents)
+            logits = self._by_transformers(pairs)
         if self.label is not None:
             logits = self.label.of(torch.from_numpy(logits)).numpy()
         return relevance(logits, self.relevance)
 
-    def _by_transformers(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+    def _by_transformers(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         """Logits float32[n, labels] of the sequence classifier."""
-        logits = []
-        for start in range(0, len(documents), REFERENCE_BATCH):
-            batch = list(documents[start : start + REFERENCE_BATCH])
-            encoded = self.tokenizer(
-                [query] * len(batch), batch, truncation="only_second", max_length=self.max_length, padding=True, return_tensors="pt"
-            )
-            names = (*self.signature.inputs, "attention_mask")
-            with torch.inference_mode():
-                logits.append(self.model(**{name: encoded[name] for name in names}).logits.float().numpy())
-        return np.concatenate(logits)
+        queries = [f"{self.prompt}{query}" for query, _ in pairs]
+        documents = [document for _, document in pairs]
+        encoded = self.tokenizer(
+            queries, documents, truncation="only_second", max_length=self.max_length, padding=True, return_tensors="pt"
+        )
+        names = (*self.signature.inputs, "attention_mask")
+        with torch.inference_mode():
+            return self.model(**{name: encoded[name] for name in names}).logits.float().numpy()  # type: ignore[no-any-return]
 
 
 def load(  # noqa: PLR0913 - the options of the command line, by name

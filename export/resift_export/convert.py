@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
+from transformers.utils import logging as transformers_logging
 
 from resift.errors import InputError, ParityError
 from resift.parity import Certificate, look_summary, refuse, refuse_first_look
+from resift.plans import FIRST_LOOK
 from resift_export import checkpoint as checkpoints
 from resift_export.aside import aside
 from resift_export.calibration import operations_of, sample
@@ -20,12 +21,15 @@ from resift_export.graph import lower_opset
 from resift_export.longpairs import with_long_pairs
 from resift_export.optimize import optimize
 from resift_export.parity import certify, check_runnable, references_of
-from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, choose_ranges, products, quantize
+from resift_export.progress import unreported
+from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, products, quantize
+from resift_export.ranges import choose_ranges
 from resift_export.recipe import VNNI_FILE, file_of
 from resift_export.search import Sensitivity, search, weight_names
 from resift_export.source import folder_of
 from resift_export.trace import TRACERS
-from resift_export.write import FirstLook, write
+from resift_export.weights import on_disk
+from resift_export.write import FirstLook, write, write_graphs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,8 +40,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift_export.checkpoint import Checkpoint
-    from resift_export.quantize import Range
+    from resift_export.progress import Report
+    from resift_export.ranges import Range
     from resift_export.recipe import CalibrationPair, Recipe
+    from resift_export.write import Written
+
+TRACE_SECONDS, TRACE_SECONDS_PER_LAYER = 3, 0.5
+"""About what tracing takes, whose progress cannot be told: MiniLM's 12 layers take 9 s."""
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +63,13 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     allow_pickle: bool = False,
     force: bool = False,
     overwrite: bool = False,
+    report: Report = unreported,
 ) -> Path:
     """Turns the checkpoint `source` (folder or hub id) into a verified artifact at `out`, and returns `out`.
 
     `first_look`: a cheaper checkpoint of the same tokenizer (folder or hub id) that decides who is read in full. `plan`: as text,
-    what serves calls with a top_k that name no plan; None: they are read in full.
+    what serves calls with a top_k that name no plan; None: they are read in full. `report` is told of the progress of every step
+    that takes long.
 
     Raises ExportError if a checkpoint cannot be used or `out` cannot be written, InputError for bad calibration or gate files, for
     a plan that the artifact has no graphs for or for `force` with a search, and ParityError, with nothing written, if the artifact
@@ -68,8 +79,9 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
     check_plan(plan, has_look=first_look is not None)
     check_runnable(recipe.variants())
+    transformers_logging.disable_progress_bar()  # it would draw bars of its own
     sources = [folder_of(each) for each in (source, first_look) if each is not None]
-    with aside(out, overwrite=overwrite, sources=[each for each in sources if each is not None]) as folder:
+    with aside(out, overwrite=overwrite, sources=[each for each in sources if each is not None]) as (folder, scratch):
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
         checkpoint = checkpoints.load(
@@ -82,16 +94,23 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         )
         pools = with_long_pairs(pools, checkpoint)
         student = None if first_look is None else _student(first_look, checkpoint, allow_pickle=allow_pickle)
-        full = _Draft.of(checkpoint, recipe, pairs)
+        traced = _Traced.of(checkpoint, recipe, scratch / "full")
+        traced_look = None if student is None else _traced_look(student, checkpoint, traced.operations, recipe, scratch)
+        log.info("reference %d pools with %s", len(pools), checkpoint.referee)
+        references = references_of(checkpoint, pools, report)
+        names = weight_names(traced.model, checkpoint.parameters()) if recipe.search is not None else {}
+        checkpoint.release()
+        full = _Draft.of(traced, recipe, pairs, report)
+        look = None if traced_look is None else _first_look(traced_look, recipe, pairs, folder, report)
         models = full.models
-        look = None if student is None else _first_look(student, checkpoint, full.operations, recipe, pairs)
         log.info("verify    on %d pools, against %s", len(pools), checkpoint.referee)
-        references = references_of(checkpoint, pools)
+        graphs: dict[str, Written] = {}
 
         def gate() -> Certificate:
+            graphs.update(write_graphs(folder, models))
             plain = Certificate(bounds=recipe.bounds, agreement={}, pools=[])
-            draft = write(folder, checkpoint, recipe, models, plain, operations=full.operations, forced=force, first_look=look)
-            certificate = replace(certify(draft, references, pools, recipe.bounds), reference=checkpoint.referee)
+            draft = write(folder, checkpoint, recipe, graphs, plain, operations=traced.operations, forced=force, first_look=look)
+            certificate = replace(certify(draft, references, pools, recipe.bounds, report), reference=checkpoint.referee)
             for file, agreement in certificate.agreement.items():
                 log.info("          %s: %s", file, agreement.summary())
             for file, kept in certificate.first_looks.items():
@@ -100,21 +119,22 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
 
         certificate = gate()
         if recipe.search is not None:
-            inputs = list(feeds(checkpoint, pairs))
             sensitivities = {
                 file: Sensitivity(
                     full.original,
                     full.samples,
                     full.ranges[file],
                     levels=levels,
-                    feeds=inputs,
+                    feeds=full.inputs,
                     rule=checkpoint.relevance,
                     bounds=recipe.bounds,
                     budget=recipe.search,
+                    scratch=traced.scratch,
+                    report=report,
                 )
                 for file, levels in _levels(recipe).items()
             }
-            certificate = search(models, sensitivities, certificate, gate, weight_names(full.original, checkpoint.parameters()))
+            certificate = search(models, sensitivities, certificate, gate, names)
         faults = _faults(certificate, checkpoint, student)
         if faults and not force:
             raise faults[0]
@@ -123,9 +143,9 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
             folder,
             checkpoint,
             recipe,
-            models,
+            graphs,
             certificate,
-            operations=full.operations,
+            operations=traced.operations,
             forced=bool(faults),
             first_look=look,
             plan=plan,
@@ -151,27 +171,48 @@ def _faults(certificate: Certificate, checkpoint: Checkpoint, student: Checkpoin
     return faults
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
+class _Traced(NamedTuple):
+    """A checkpoint's float32 graph, whose weights are on disk."""
+
+    checkpoint: Checkpoint
+    model: ir.Model
+    operations: int
+    """per token"""
+    scratch: Path
+    """where its weights and its sessions are"""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, recipe: Recipe, scratch: Path) -> Self:
+        expected = TRACE_SECONDS + TRACE_SECONDS_PER_LAYER * checkpoint.layers
+        log.info("trace     %s with %s, about %d s", checkpoint.architecture, recipe.tracer, expected)
+        scratch.mkdir()
+        model = on_disk(optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length), scratch)
+        return cls(checkpoint, model, operations_of(model, scratch), scratch)
+
+
+class _Draft(NamedTuple):
     """A checkpoint's graph on its way to its variants."""
 
     original: ir.Model
     """in float32"""
-    operations: int
+    inputs: Sequence[Mapping[str, NDArray[np.int64]]]
+    """of the calibration pairs; none if no variant is calibrated"""
     samples: Mapping[str, NDArray[np.float32]]
     ranges: Mapping[str, Mapping[str, Range]]
     models: dict[str, ir.Model]
     """by file"""
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, recipe: Recipe, pairs: Sequence[CalibrationPair]) -> Self:
-        log.info("trace     %s with %s", checkpoint.architecture, recipe.tracer)
-        exact = optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length)
-        operations = operations_of(exact)
-        samples = _samples(exact, recipe, checkpoint, pairs)
-        ranges = {file: choose_ranges(exact, samples, levels=levels) for file, levels in _levels(recipe).items()}
-        original = exact.clone()
-        return cls(original, operations, samples, ranges, _variants(exact, recipe, ranges))
+    def of(cls, traced: _Traced, recipe: Recipe, pairs: Sequence[CalibrationPair], report: Report) -> Self:
+        """The graph of `traced`, which is modified, at the recipe's precisions."""
+        inputs = list(feeds(traced.checkpoint, pairs)) if "int8" in recipe.precisions else []
+        samples = _samples(traced.model, inputs, traced.scratch, report)
+        ranges = {
+            file: choose_ranges(traced.model, samples, levels=levels, step=f"ranges of {file}", report=report)
+            for file, levels in _levels(recipe).items()
+        }
+        original = traced.model.clone()
+        return cls(original, inputs, samples, ranges, _variants(traced.model, recipe, ranges, report))
 
 
 def _student(source: str, checkpoint: Checkpoint, *, allow_pickle: bool) -> Checkpoint:
@@ -181,13 +222,23 @@ def _student(source: str, checkpoint: Checkpoint, *, allow_pickle: bool) -> Chec
     return student
 
 
-def _first_look(
-    student: Checkpoint, checkpoint: Checkpoint, operations: int, recipe: Recipe, pairs: Sequence[CalibrationPair]
-) -> FirstLook:
-    """The student's graph at the recipe's precisions. `operations`: those of the full graph a token."""
-    draft = _Draft.of(student, recipe, pairs)
-    check_cheaper(student, draft.operations, checkpoint, operations)
-    return FirstLook(student, {file_of_look(file): model for file, model in draft.models.items()}, draft.operations)
+def _traced_look(student: Checkpoint, checkpoint: Checkpoint, operations: int, recipe: Recipe, scratch: Path) -> _Traced:
+    """The student's graph; its own weights are released. `operations`: those of the full graph a token."""
+    traced = _Traced.of(student, recipe, scratch / FIRST_LOOK)
+    check_cheaper(student, traced.operations, checkpoint, operations)
+    student.release()
+    return traced
+
+
+def _first_look(traced: _Traced, recipe: Recipe, pairs: Sequence[CalibrationPair], folder: Path, report: Report) -> FirstLook:
+    """The student's graph at the recipe's precisions, written to `folder`."""
+
+    def of_look(step: str, done: int, total: int) -> None:
+        report(f"first look: {step}", done, total)
+
+    models = _Draft.of(traced, recipe, pairs, of_look).models
+    graphs = write_graphs(folder, {file_of_look(file): model for file, model in models.items()})
+    return FirstLook(traced.checkpoint, graphs, traced.operations)
 
 
 def _levels(recipe: Recipe) -> dict[str, int]:
@@ -197,26 +248,28 @@ def _levels(recipe: Recipe) -> dict[str, int]:
 
 
 def _samples(
-    exact: ir.Model, recipe: Recipe, checkpoint: Checkpoint, pairs: Sequence[CalibrationPair]
+    exact: ir.Model, inputs: Sequence[Mapping[str, NDArray[np.int64]]], scratch: Path, report: Report
 ) -> Mapping[str, NDArray[np.float32]]:
-    """float32[rows, inputs]: sampled activations of each product of `exact`, by name; empty if the recipe quantizes nothing."""
-    if "int8" not in recipe.precisions:
+    """float32[rows, inputs]: sampled activations of each product of `exact`, by name; none if there are no inputs to sample."""
+    if not inputs:
         return {}
     names = list(dict.fromkeys(str(product.source.name) for product in products(exact)))
-    log.info("calibrate %d activations on %d pairs", len(names), len(pairs))
-    return sample(exact, names, feeds(checkpoint, pairs))
+    log.info("calibrate %d activations on %d pairs", len(names), len(inputs))
+    return sample(exact, names, inputs, scratch, report=report)
 
 
-def _variants(exact: ir.Model, recipe: Recipe, ranges: Mapping[str, Mapping[str, Range]]) -> dict[str, ir.Model]:
+def _variants(exact: ir.Model, recipe: Recipe, ranges: Mapping[str, Mapping[str, Range]], report: Report) -> dict[str, ir.Model]:
     """The recipe's models by file, made from the float32 model `exact`, which is modified; `ranges` are those of the int8 files."""
     models: dict[str, ir.Model] = {}
     if "float32" in recipe.precisions:
         models[file_of("float32")] = lower_opset(exact.clone())
     if recipe.vnni:
-        models[VNNI_FILE] = lower_opset(quantize(exact.clone(), ranges[VNNI_FILE], levels=VNNI_LEVELS))
+        step = f"quantize {VNNI_FILE}"
+        models[VNNI_FILE] = lower_opset(quantize(exact.clone(), ranges[VNNI_FILE], levels=VNNI_LEVELS, step=step, report=report))
     if "int8" in recipe.precisions:
         # In place and last: nodes added to a clone get other names, which would change the file's hash.
-        models[file_of("int8")] = lower_opset(quantize(exact, ranges[file_of("int8")]))
+        file = file_of("int8")
+        models[file] = lower_opset(quantize(exact, ranges[file], step=f"quantize {file}", report=report))
     return models
 
 

@@ -17,6 +17,8 @@ CONTRIB = "com.microsoft"
 """Domain of onnxruntime's own operators."""
 LOW_OPSET = 20
 """The first opset with Gelu. Between it and 23 the operators used here only gained data types, so their meaning is the same."""
+SMALLEST_WEIGHTS = 1 << 16
+"""Tensors of fewer bytes stay in the graph's file in any case: onnxruntime needs some of them, such as shapes, early."""
 
 
 def lower_opset(model: ir.Model) -> ir.Model:
@@ -26,14 +28,25 @@ def lower_opset(model: ir.Model) -> ir.Model:
         return model
     model.opset_imports[""] = LOW_OPSET
     try:
-        onnx.checker.check_model(ir.to_proto(model))
+        onnx.checker.check_model(ir.to_proto(_without_weights(model)))
     except onnx.checker.ValidationError:
         model.opset_imports[""] = traced
     return model
 
 
+def _without_weights(model: ir.Model) -> ir.Model:
+    """A clone that reads its weights as inputs: a message of protobuf cannot hold 2 GB of them."""
+    bare = model.clone()
+    for value in list(bare.graph.initializers.values()):
+        if value.const_value is not None and value.const_value.nbytes >= SMALLEST_WEIGHTS:
+            value.const_value = None
+            del bare.graph.initializers[str(value.name)]
+            bare.graph.inputs.append(value)
+    return bare
+
+
 def serialize(model: ir.Model) -> bytes:
-    """The content of the model's ONNX file."""
+    """The content of the model's ONNX file, less weights that are in a file of their own."""
     content: bytes = ir.to_proto(model).SerializeToString()
     return content
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from onnx_ir.passes import common
 
-from resift_export.graph import CONTRIB, array_of, constant, insert, replace, serialize, tidy
+from resift_export.graph import CONTRIB, array_of, constant, insert, replace, tidy
+from resift_export.weights import open_session
 
 MASK_PROBE_WIDTHS = (1, 2, 3, 31, 127)
 """Widths at which a mask or a condition is evaluated before it is dropped, in addition to the model's max length."""
@@ -138,7 +140,8 @@ def _values_at_widths(model: ir.Model, value: ir.Value, max_length: int) -> list
         return [array_of(value)]
     probe.graph.outputs[:] = [found]
     common.RemoveUnusedNodesPass()(probe)
-    session = onnxruntime.InferenceSession(serialize(probe), providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(probe, Path(folder))
     values: list[np.ndarray | None] = []
     for width in sorted({*(w for w in MASK_PROBE_WIDTHS if w < max_length), max_length}):
         feed = {item.name: np.full((2, width), 5, np.int64) for item in session.get_inputs()}

@@ -12,6 +12,7 @@ from resift.machine import instruction_sets
 from resift.parity import Bounds, Certificate, CertifiedPool, check_reference, measure, measure_first_look
 from resift.reranker import Reranker
 from resift.settings import Settings
+from resift_export.progress import reported, unreported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from resift.manifest import Graph, Variant
     from resift.parity import Pool
     from resift_export.checkpoint import Checkpoint
+    from resift_export.progress import Report
 
 
 def check_runnable(variants: Sequence[Variant]) -> None:
@@ -39,26 +41,36 @@ def check_runnable(variants: Sequence[Variant]) -> None:
             )
 
 
-def references_of(checkpoint: Checkpoint, pools: Sequence[Pool]) -> list[NDArray[np.float32]]:
+def references_of(checkpoint: Checkpoint, pools: Sequence[Pool], report: Report = unreported) -> list[NDArray[np.float32]]:
     """The checkpoint's relevance logits float32[documents] of each pool, by PyTorch.
 
     Raises ParityError if the checkpoint itself does not rank, even when the export is forced.
     """
-    references = [checkpoint.reference(pool.query, pool.documents) for pool in pools]
+    references = checkpoint.references([(pool.query, pool.documents) for pool in pools], report)
     check_reference(references)
     return references
 
 
-def certify(artifact: Artifact, references: Sequence[NDArray[np.float32]], pools: Sequence[Pool], bounds: Bounds) -> Certificate:
+def certify(
+    artifact: Artifact,
+    references: Sequence[NDArray[np.float32]],
+    pools: Sequence[Pool],
+    bounds: Bounds,
+    report: Report = unreported,
+) -> Certificate:
     """The certificate of a written artifact: the files users will run, compared with the checkpoint's `references_of` the pools."""
-    found, looks = {}, set()
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    looks = set()
     for graph in artifact.manifest.graphs:
         for variant in graph.variants:
             if variant.file in found:
                 continue
             settings = Settings(provider="cpu", precision=variant.precision)
             with Reranker(_only(artifact, graph, variant.file), settings=settings) as reranker:
-                found[variant.file] = [reranker.logits(pool.query, pool.documents) for pool in pools]
+                # All at once: pairs of one length share a batch, whichever pools they are from.
+                answers = [reranker.submit(pool.query, pool.documents) for pool in pools]
+                step = reported(f"verify {variant.file}", answers, report)
+                found[variant.file] = [answer.result().logits for answer in step]
             if graph.role == "first-look":
                 looks.add(variant.file)
     return Certificate(

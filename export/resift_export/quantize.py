@@ -9,10 +9,14 @@ import numpy as np
 import onnx_ir as ir
 
 from resift_export.graph import CONTRIB, array_of, constant, insert, replace, tidy
+from resift_export.progress import reported, unreported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from collections.abc import Set as AbstractSet
+
+    from resift_export.progress import Report
+    from resift_export.ranges import Range
 
 WEIGHT_LEVELS = 63
 """Largest magnitude of a weight: 7 bits. Two products u8 x s8 then sum to at most 255 * 63 * 2 = 32130 < 2**15, the limit
@@ -23,11 +27,9 @@ TABLE_LEVELS = 127
 """Largest magnitude in an embedding table, which is looked up and never multiplied."""
 SMALLEST_SIDE = 16
 """A product whose weights have fewer rows or columns (such as the last, with one column per label) stays in float32."""
-CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Fractions of the observed range that are tried as an activation's range."""
 TINY = float(np.finfo(np.float32).tiny)
-MIGRATIONS = (0.0, 0.25, 0.5, 0.75)
-"""Smoothing strengths that are tried: alpha in https://arxiv.org/abs/2211.10438, equation 4."""
+ROWS_AT_ONCE = 1 << 14
+"""Rows of an embedding table that are quantized at once: a vocabulary of 250,000 would otherwise need 2 GB for a moment."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,6 @@ class Product:
         return str(self.node.outputs[0].name)
 
 
-@dataclass(frozen=True)
-class Range:
-    """How an activation is quantized to uint8: round(x * smoothing / scale) + zero_point."""
-
-    scale: float
-    zero_point: int
-    smoothing: np.ndarray | None
-    """float32[size]: a factor per channel, compensated in the weights; None for no smoothing"""
-
-    def quantize(self, activations: np.ndarray) -> np.ndarray:
-        """Integers from 0 to 255, as float32 of the same shape."""
-        smoothed = activations if self.smoothing is None else activations * self.smoothing
-        levels: np.ndarray = np.clip(np.rint(smoothed / self.scale) + self.zero_point, 0, 255)
-        return levels
-
-
 def products(model: ir.Model) -> list[Product]:
     """The products worth quantizing, in the graph's order."""
     found = []
@@ -77,27 +63,21 @@ def products(model: ir.Model) -> list[Product]:
     return found
 
 
-def choose_ranges(model: ir.Model, samples: Mapping[str, np.ndarray], *, levels: int = WEIGHT_LEVELS) -> dict[str, Range]:
-    """By the source's name: the range that all `products(model)` which read it share, for weights of magnitude at most `levels`.
-
-    `samples` holds float32[rows, inputs] for every source.
-    """
-    return {
-        str(source.name): choose_range(
-            samples[str(source.name)], np.concatenate([product.weights for product in readers], axis=1), levels
-        )
-        for source, readers in _by_source(products(model)).items()
-    }
-
-
-def quantize(
-    model: ir.Model, ranges: Mapping[str, Range], *, levels: int = WEIGHT_LEVELS, left: AbstractSet[str] = frozenset()
+def quantize(  # noqa: PLR0913 - a graph, how it is quantized, and to whom that is told
+    model: ir.Model,
+    ranges: Mapping[str, Range],
+    *,
+    levels: int = WEIGHT_LEVELS,
+    left: AbstractSet[str] = frozenset(),
+    step: str = "quantize",
+    report: Report = unreported,
 ) -> ir.Model:
     """Rewrites the float32 `model` in place to int8, with weights of magnitude at most `levels`, and returns it.
 
     `ranges` holds that of the source of every one of `products(model)`, by its name. The products named in `left` stay in float32.
     """
-    for source, readers in _by_source([product for product in products(model) if product.name not in left]).items():
+    grouped = list(by_source([product for product in products(model) if product.name not in left]).items())
+    for source, readers in reported(step, grouped, report):
         _quantize_products(model, source, readers, ranges[str(source.name)], levels)
     _quantize_tables(model)
     tidy(model)
@@ -115,46 +95,17 @@ def noise(product: Product, activations: np.ndarray, chosen: Range, levels: int 
 
 def quantize_weights(weights: np.ndarray, levels: int = WEIGHT_LEVELS) -> tuple[np.ndarray, np.ndarray]:
     """int8[inputs, outputs] of magnitude at most `levels`, and float32[outputs]: symmetric, with one scale per column."""
-    scales = _at_least_tiny(np.abs(weights).max(axis=0) / levels)
+    scales = at_least_tiny(np.abs(weights).max(axis=0) / levels)
     return np.rint(weights / scales).astype(np.int8), scales
 
 
-def choose_range(activations: np.ndarray, weights: np.ndarray, levels: int = WEIGHT_LEVELS) -> Range:
-    """The range whose int8 product has the least mean squared error over the sampled activations."""
-    exact = activations @ weights
-    best: tuple[float, Range] | None = None
-    for migration in MIGRATIONS:
-        smoothing = _smoothing(activations, weights, migration)
-        smoothed = activations if smoothing is None else activations * smoothing
-        quantized, scales = quantize_weights(weights if smoothing is None else weights / smoothing[:, None], levels)
-        restored = quantized * scales
-        low, high = min(float(smoothed.min()), 0.0), max(float(smoothed.max()), 0.0)
-        for clip in CLIPS:
-            scale = max((high - low) * clip, TINY) / 255
-            zero_point = int(np.clip(np.rint(-low * clip / scale), 0, 255))
-            tried = Range(scale, zero_point, smoothing)
-            error = float(np.square((tried.quantize(activations) - zero_point) * scale @ restored - exact).mean())
-            if best is None or error < best[0]:
-                best = (error, tried)
-    assert best is not None
-    return best[1]
-
-
-def _smoothing(activations: np.ndarray, weights: np.ndarray, migration: float) -> np.ndarray | None:
-    """Factors that even out the activations' channels at the cost of the weights' rows; None for no smoothing."""
-    if migration == 0.0:
-        return None
-    peaks = _at_least_tiny(np.abs(activations).max(axis=0))
-    rows = _at_least_tiny(np.abs(weights).max(axis=1))
-    factors = rows ** (1 - migration) / peaks**migration
-    return np.asarray(factors / np.exp(np.log(factors).mean()), np.float32)
-
-
-def _at_least_tiny(array: np.ndarray) -> np.ndarray:
+def at_least_tiny(array: np.ndarray) -> np.ndarray:
+    """Its values, float32, none so small that a division by it overflows."""
     return np.asarray(np.maximum(array, 1e-8), np.float32)
 
 
-def _by_source(found: Sequence[Product]) -> dict[ir.Value, list[Product]]:
+def by_source(found: Sequence[Product]) -> dict[ir.Value, list[Product]]:
+    """The products that read each source."""
     grouped: dict[ir.Value, list[Product]] = {}
     for product in found:
         grouped.setdefault(product.source, []).append(product)
@@ -211,9 +162,19 @@ def _quantize_tables(model: ir.Model) -> None:
         if node.attributes.get_int("axis", default=0) != 0:
             continue
         out, ids = node.outputs[0], node.inputs[1]
-        scales = _at_least_tiny(np.abs(table).max(axis=1, keepdims=True) / TABLE_LEVELS)
-        rows = constant(model, f"{out.name}_rows", np.rint(table / scales).astype(np.int8))
+        scales, levels = _quantize_rows(table)
+        rows = constant(model, f"{out.name}_rows", levels)
         picked = insert(model, node, "Gather", [rows, ids], f"{out.name}_levels")
         picked_scales = insert(model, node, "Gather", [constant(model, f"{out.name}_scales", scales), ids], f"{out.name}_scale")
         lifted = insert(model, node, "Cast", [picked], f"{out.name}_float", {"to": int(ir.DataType.FLOAT)})
         replace(out, insert(model, node, "Mul", [lifted, picked_scales], f"{out.name}_row"))
+
+
+def _quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32[rows, 1] and int8[rows, size]: one scale per row."""
+    scales, levels = np.empty((len(table), 1), np.float32), np.empty(table.shape, np.int8)
+    for start in range(0, len(table), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        scales[part] = at_least_tiny(np.abs(table[part]).max(axis=1, keepdims=True) / TABLE_LEVELS)
+        levels[part] = np.rint(table[part] / scales[part])
+    return scales, levels

@@ -114,7 +114,7 @@ class Recipe:
         """Contents of the attached files by name. Raises InputError for one that is unreadable or whose name cannot be used."""
         contents: dict[str, bytes] = {}
         for path in self.attached:
-            if not FILE_NAME.match(path.name) or path.name in RESERVED or path.suffix == ".onnx" or path.name in contents:
+            if not FILE_NAME.match(path.name) or path.name in RESERVED or ".onnx" in path.suffixes or path.name in contents:
                 raise InputError(
                     f"cannot attach {path}: its name is taken or has characters other than A-Z a-z 0-9 _ . -; rename the file"
                 )

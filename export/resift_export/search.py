@@ -20,24 +20,27 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import onnxruntime
 
 from resift.errors import ParityError
 from resift.parity import MEASURES, Pool, Search, measure
 from resift.scoring import relevance
 from resift_export.calibration import operations_by_product
-from resift_export.graph import lower_opset, serialize
+from resift_export.graph import lower_opset
+from resift_export.progress import reported, unreported
 from resift_export.quantize import TINY, noise, products, quantize
+from resift_export.weights import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+    from pathlib import Path
 
     import onnx_ir as ir
     from numpy.typing import NDArray
 
     from resift.manifest import Relevance
     from resift.parity import Agreement, Bounds, Certificate
-    from resift_export.quantize import Range
+    from resift_export.progress import Report
+    from resift_export.ranges import Range
 
 MOST_SHARE = 0.25
 """Largest share of the operations per token that may stay in float32: beyond it, little is left of what int8 saves."""
@@ -66,14 +69,20 @@ class Sensitivity:
         rule: Relevance,
         bounds: Bounds,
         budget: int,
+        scratch: Path,
+        report: Report = unreported,
     ) -> None:
-        """`samples`, float32[rows, inputs], and `ranges` are by the products' sources; `feeds` are the inputs of the pairs."""
+        """`samples`, float32[rows, inputs], and `ranges` are by the products' sources; `feeds` are the inputs of the pairs.
+
+        Sessions are written to the folder `scratch`.
+        """
         self._model, self._samples, self._ranges, self._levels = model, samples, ranges, levels
         rows = list(feeds)
         self._feeds = rows if len(rows) <= PAIRS else [rows[at] for at in np.linspace(0, len(rows) - 1, PAIRS).astype(int)]
         self._rule, self._bounds, self._budget = rule, bounds, budget
+        self._scratch, self._report = scratch, report
         self._products = products(model)
-        self._operations = operations_by_product(model)
+        self._operations = operations_by_product(model, scratch)
         self._drifts: dict[frozenset[str], float] = {}
         self._evaluations = 0
         self._target = 1.0
@@ -145,8 +154,9 @@ class Sensitivity:
                 "or export with --precision float32"
             )
         self._evaluations += 1
-        session = onnxruntime.InferenceSession(serialize(model), providers=["CPUExecutionProvider"])
-        return relevance(np.concatenate([session.run(None, dict(feed))[0] for feed in self._feeds]), self._rule)
+        session = open_session(model, self._scratch)
+        feeds = reported(f"search {self._evaluations} of {self._budget}", self._feeds, self._report)
+        return relevance(np.concatenate([session.run(None, dict(feed))[0] for feed in feeds]), self._rule)
 
     def _progress(self) -> str:
         """How far the search got, within the share allowed."""

@@ -15,7 +15,8 @@ from resift.errors import ExportError
 from resift.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, FileEntry, Graph, Manifest, Model, Pair
 from resift.parity import look_summary
 from resift_export.first_look import file_of_look
-from resift_export.graph import LOW_OPSET, serialize
+from resift_export.graph import LOW_OPSET
+from resift_export.weights import save
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,21 +37,47 @@ NEWEST_ONNXRUNTIME = "1.32.0"
 """The newest version with which artifacts were tested."""
 
 
+class Written(NamedTuple):
+    """A graph in the artifact's folder."""
+
+    files: dict[str, FileEntry]
+    """its file, and that of its weights if it does not hold them itself"""
+    opset: int
+
+
 class FirstLook(NamedTuple):
     """The graph that decides who is read in full."""
 
     checkpoint: Checkpoint
-    models: dict[str, ir.Model]
+    graphs: Mapping[str, Written]
     """by file"""
     operations: int
     """per token"""
+
+
+def write_graphs(folder: Path, models: Mapping[str, ir.Model]) -> dict[str, Written]:
+    """Writes the models, by file, into `folder`. Raises ExportError if it cannot."""
+    try:
+        return {file: _write_graph(folder / file, model) for file, model in models.items()}
+    except OSError as error:
+        raise ExportError(f"cannot write {folder}: {error.strerror}") from error
+
+
+def _write_graph(path: Path, model: ir.Model) -> Written:
+    paths = save(model, path)
+    return Written({path.name: _entry(path) for path in paths}, model.opset_imports[""])
+
+
+def _entry(path: Path) -> FileEntry:
+    with path.open("rb") as file:
+        return FileEntry(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def write(  # noqa: PLR0913 - everything the artifact holds
     folder: Path,
     checkpoint: Checkpoint,
     recipe: Recipe,
-    models: Mapping[str, ir.Model],
+    graphs: Mapping[str, Written],
     certificate: Certificate,
     *,
     operations: int,
@@ -58,22 +85,21 @@ def write(  # noqa: PLR0913 - everything the artifact holds
     first_look: FirstLook | None = None,
     plan: str | None = None,
 ) -> Artifact:
-    """Writes every file of the artifact into `folder`, its manifest last, and opens it.
+    """Writes every file of the artifact but its `graphs` into `folder`, its manifest last, and opens it.
 
-    `models`: the recipe's variants by file. `operations`: operations per token, for the manifest. `plan`: as text, what
-    serves calls with a top_k that name none.
+    `graphs`: what `write_graphs` wrote, the recipe's variants by file. `operations`: operations per token, for the manifest.
+    `plan`: as text, what serves calls with a top_k that name none.
     """
-    every = {**models, **(first_look.models if first_look else {})}
+    every = {**graphs, **(first_look.graphs if first_look else {})}
     attached = recipe.attached_files()
     about = attached.pop(CARD, b"").decode()
     contents = {
         TOKENIZER: checkpoint.tokenizer_json(),
         CERTIFICATE: msgspec.json.format(msgspec.json.encode(certificate), indent=1),
         CARD: card(checkpoint, recipe, certificate, about).encode(),
-        **{file: serialize(model) for file, model in every.items()},
         **attached,
     }
-    is_low = all(model.opset_imports[""] <= LOW_OPSET for model in every.values())
+    is_low = all(written.opset <= LOW_OPSET for written in every.values())
     oldest = OLDEST_ONNXRUNTIME if is_low else OLDEST_FOR_ATTENTION
     manifest = Manifest(
         format=FORMAT,
@@ -92,9 +118,8 @@ def write(  # noqa: PLR0913 - everything the artifact holds
             _graph("full", checkpoint, operations, recipe.variants()),
             *([] if first_look is None else [_graph("first-look", first_look.checkpoint, first_look.operations, _looks(recipe))]),
         ],
-        files={
-            name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in contents.items()
-        },
+        files={name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in contents.items()}
+        | {name: entry for written in every.values() for name, entry in written.files.items()},
         recipe=recipe.record() | ({} if first_look is None else _record(first_look.checkpoint)),
         forced=forced,
         versions={name: version(name) for name in LIBRARIES},

@@ -26,7 +26,7 @@ def test_verify_compares_with_the_checkpoint(artifact):
     found = json.loads(answered(resift("verify", artifact, "--accept-bounds", "--json")))
     assert found.keys() == {
         "artifact", "variant", "precision", "provider", "bounds", "agreement", "at_export", "largest_change_since_export",
-        "search", "first_looks",
+        "search", "first_looks", "reference",
     }  # fmt: skip
     assert (found["artifact"], found["precision"], found["provider"]) == (str(artifact), "int8", "cpu")
     assert found["variant"] == "model.int8.onnx"
@@ -49,7 +49,7 @@ def test_verify_beyond_its_bounds_is_exit_code_3(disagreeing):
 
 def test_verify_does_not_take_looser_bounds_than_its_own_on_trust(artifact):
     done = resift("verify", artifact)
-    assert done.out.startswith("model.int8.onnx on 40 pools\n")
+    assert done.out.startswith("model.int8.onnx on 40 pools, against ")
     said = complaint(SimpleNamespace(code=done.code, out="", err=done.err), 3)
     assert "looser than those of `resift export`: the worst pool's Kendall tau at least 0.75 instead of 0.85;" in said
     assert "use --accept-bounds" in said
@@ -103,8 +103,8 @@ def test_an_artifact_that_breaks_its_bounds_still_ranks(disagreeing):
 def test_info_tells_what_runs(artifact, reranker):
     found = json.loads(answered(resift("info", artifact, "--threads", "1", "--max-length", "50", "--json")))
     assert found.keys() == {
-        "artifact", "bytes", "model", "max_length", "graphs", "forced", "agreement", "search", "first_looks", "plan", "recipe",
-        "made_with", "tested_onnxruntime", "runs", "machine", "versions", "embedded_models",
+        "artifact", "bytes", "model", "pair", "max_length", "graphs", "forced", "reference", "agreement", "search", "first_looks",
+        "plan", "recipe", "made_with", "tested_onnxruntime", "runs", "machine", "versions", "embedded_models",
     }  # fmt: skip
     assert (found["artifact"], found["max_length"], found["forced"]) == (str(artifact), 50, False)
     (graph,) = found["graphs"]

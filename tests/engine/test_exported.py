@@ -148,7 +148,7 @@ from types import SimpleNamespace
 checkpoint, artifact, cache, hold = sys.argv[1:]
 def convert(folder, out, recipe, **more):
     from resift_export.aside import aside
-    with aside(out, overwrite=False) as fresh:
+    with aside(out, overwrite=False) as (fresh, _):
         shutil.copytree(artifact, fresh, dirs_exist_ok=True)
         print("exported", flush=True)
         while hold == "hold":

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 import graphs
 from resift import ArtifactError, Reranker
 from resift.artifact import embedded
-from resift.graphfile import CONTRIB_OPERATORS, FIELD_LIMIT, check_graph
+from resift.graphfile import CONTRIB_OPERATORS, FIELD_LIMIT, Beside, check_graph
 
 GRAPH = "model.int8.onnx"
 
@@ -108,6 +108,53 @@ def test_what_a_graph_must_not_hold_is_refused_by_name(model, message):
     assert str(caught.value).startswith("model.onnx ")
     assert message in str(caught.value)
     assert "export the checkpoint again" in str(caught.value)
+
+
+def beside(**entries) -> onnx.ModelProto:
+    """A graph with weights in a file beside it, whose place `entries` change; None leaves one out."""
+    tensor = graphs.external_tensor()
+    del tensor.external_data[:]
+    for key, value in ({"location": "model.onnx.data", "offset": "4096", "length": "16"} | entries).items():
+        if value is not None:
+            tensor.external_data.add(key=key, value=value)
+    return graphs.model(initializers=[tensor])
+
+
+def twice(key: str, value: str) -> onnx.ModelProto:
+    model = beside()
+    next(tensor for tensor in model.graph.initializer if tensor.external_data).external_data.add(key=key, value=value)
+    return model
+
+
+BESIDE = Beside("model.onnx.data", 4112)
+OUTSIDE_OF_IT = "reads weights outside the 4112 bytes of model.onnx.data"
+REFUSED_BESIDE = {
+    "another file": (beside(location="../secret"), "reads weights from another file, '../secret'"),
+    "the file by another path": (beside(location="./model.onnx.data"), "reads weights from another file, './model"),
+    "beyond its end": (beside(length="17"), OUTSIDE_OF_IT),
+    "before its beginning": (beside(offset="-1"), OUTSIDE_OF_IT),
+    "a number in other digits": (beside(offset="٣"), OUTSIDE_OF_IT),
+    "a number beyond 64 bits": (beside(offset="9" * 30), OUTSIDE_OF_IT),
+    "no length": (beside(length=None), "says of weights 'location, offset'"),
+    "more than a place": (beside(checksum="0"), "says of weights 'checksum, length, location, offset'"),
+    "two places": (twice("location", "../secret"), "is not an ONNX file, or is damaged"),
+    "no place": (graphs.model(initializers=[located(TensorProto.EXTERNAL)]), "says of weights ''"),
+    "in an attribute": (with_attribute(t=next(t for t in beside().graph.initializer if t.external_data), type=4), ELSEWHERE),
+}
+
+
+@pytest.mark.parametrize(("model", "message"), REFUSED_BESIDE.values(), ids=REFUSED_BESIDE)
+def test_weights_may_be_in_the_file_beside_the_graph_alone(model, message):
+    with pytest.raises(ArtifactError) as caught:
+        check_graph(model.SerializeToString(), "model.onnx", BESIDE)
+    assert message in str(caught.value)
+
+
+def test_weights_in_the_file_beside_the_graph_are_accepted_where_there_is_one():
+    check_graph(beside().SerializeToString(), "model.onnx", BESIDE)
+    check_graph(graphs.model().SerializeToString(), "model.onnx", BESIDE)
+    with pytest.raises(ArtifactError, match=ELSEWHERE):
+        check_graph(beside().SerializeToString(), "model.onnx")
 
 
 NAMED = helper.make_node("Identity", ["input_ids"], ["location"], name="allocation", doc_string="external_data Loop If Scan")

@@ -24,7 +24,7 @@ def fill(folder, text, version=2):
 
 
 def put(out, text, *, overwrite=False, sources=(), meanwhile=lambda: None):
-    with aside(out, overwrite=overwrite, sources=sources) as folder:
+    with aside(out, overwrite=overwrite, sources=sources) as (folder, _):
         fill(folder, text)
         meanwhile()
 
@@ -45,7 +45,7 @@ def out(home):
 
 
 def test_a_new_folder_takes_its_place_when_it_is_whole(home):
-    with aside(home / "deeper" / "out", overwrite=False) as folder:
+    with aside(home / "deeper" / "out", overwrite=False) as (folder, _):
         assert not (home / "deeper" / "out").exists()
         fill(folder, "new")
     assert names(home / "deeper") == ["out"]
@@ -188,7 +188,7 @@ def test_a_name_that_is_too_long_is_one_clear_error(home, name):
 
 
 def test_two_exports_to_one_place_do_not_meet(home, out):
-    with aside(out, overwrite=True) as folder:
+    with aside(out, overwrite=True) as (folder, _):
         fill(folder, "first")
         with pytest.raises(ExportError, match=r"another process is writing this OUT .*out\.export.*wait for it"):
             put(out, "second", overwrite=True)
@@ -210,7 +210,7 @@ while True:
     step += 1
     place = home / str(step)
     place.mkdir()
-    with aside(place / "out", overwrite=False) as folder:
+    with aside(place / "out", overwrite=False) as (folder, _):
         fill(folder, "old")
     child = os.fork()
     if not child:
@@ -225,7 +225,7 @@ while True:
                     raise KeyboardInterrupt
         sys.addaudithook(count)
         try:
-            with aside(place / "out", overwrite=True) as folder:
+            with aside(place / "out", overwrite=True) as (folder, _):
                 fill(folder, "new")
         except KeyboardInterrupt:
             os._exit(1)

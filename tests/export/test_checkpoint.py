@@ -338,6 +338,44 @@ def test_reference_of_two_labels_is_their_log_odds(untrained):
     assert loaded.activation == "identity"
 
 
+def test_references_of_pools_are_those_of_each_in_its_order(bert):
+    texts = tiny.texts()
+    pools = [("how do tides work", texts[:9]), ("rivers", []), ("why does bread rise", texts[20:31]), ("tides", texts[5:6])]
+    told = []
+    found = bert.references(pools, lambda *progress: told.append(progress))
+    assert [len(logits) for logits in found] == [9, 0, 11, 1]
+    for (query, documents), logits in zip(pools, found, strict=True):
+        np.testing.assert_allclose(logits, bert.reference(query, documents), rtol=0, atol=1e-5)
+    assert told == [("reference", 0, 2), ("reference", 1, 2), ("reference", 2, 2)]
+
+
+def test_references_pad_little(bert):
+    from resift_export.recipe import Recipe
+
+    real = padded = 0
+
+    def count(module, given, named):
+        nonlocal real, padded
+        real += int(named["attention_mask"].sum())
+        padded += named["attention_mask"].numel()
+
+    # sentence-transformers calls the forward of the whole model, which runs no hooks.
+    hook = bert.model.base_model.register_forward_pre_hook(count, with_kwargs=True)
+    bert.references([(pool.query, pool.documents) for pool in Recipe().gate_pools()])
+    hook.remove()
+    assert real < padded < 1.1 * real
+
+
+def test_released_checkpoint_keeps_its_configuration_alone(source):
+    loaded = checkpoint.load(source)
+    before = (loaded.vocabulary, loaded.layers, loaded.signature, loaded.tokenizer_json())
+    loaded.release()
+    assert (loaded.vocabulary, loaded.layers, loaded.signature, loaded.tokenizer_json()) == before
+    assert all(parameter.is_meta for parameter in loaded.model.parameters())
+    if loaded.encoder is not None:
+        assert all(parameter.is_meta for parameter in loaded.encoder.parameters())
+
+
 def test_reference_of_no_documents(bert):
     assert bert.reference(QUERY, []).shape == (0,)
 
@@ -352,7 +390,7 @@ def test_reference_refuses_a_query_too_long(bert):
 
 
 def test_tokenizer_json_neither_truncates_nor_pads(bert):
-    bert.tokenizer([QUERY] * 2, ["a", "a longer one"], truncation="only_second", max_length=9, padding=True)
+    bert.tokenizer([QUERY] * 2, ["a", "a longer one"], truncation="only_second", max_length=16, padding=True)
     own = json.loads(bert.tokenizer.backend_tokenizer.to_str())
     assert own["truncation"]
     assert own["padding"]

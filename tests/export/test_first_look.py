@@ -14,6 +14,7 @@ from resift.artifact import Artifact
 from resift.cli.main import main
 from resift.parity import Bounds, Certificate, Kept, measure
 from resift_export import checkpoint as checkpoints
+from resift_export import ranges
 from resift_export.convert import _faults, convert
 from resift_export.first_look import check_plan, check_student, file_of_look
 from resift_export.recipe import Recipe
@@ -48,6 +49,35 @@ def test_an_artifact_without_a_first_look_is_written_as_before(artifact):
     assert not {"plan", "first_look"} & (manifest.keys() | manifest["recipe"].keys())
     assert "first_looks" not in json.loads((artifact / "certificate.json").read_text())
     assert "first look" not in (artifact / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("planned_artifact")
+def test_both_graphs_tell_their_progress(built, checkpoint_of, home, small_gate, monkeypatch):
+    monkeypatch.setattr(ranges, "CLIPS", (1.0,))
+    monkeypatch.setattr(ranges, "MIGRATIONS", (0.0,))
+    deeper = built("bert-deeper", lambda folder: None)  # made by planned_artifact
+    recipe = Recipe(gate=small_gate, precisions=("int8",), bounds=Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9))
+    told = []
+    out = convert(
+        str(deeper),
+        home / "out",
+        recipe,
+        first_look=str(checkpoint_of("bert")),
+        report=lambda step, done, total: told.append(step),
+    )
+    assert list(dict.fromkeys(told)) == [
+        "reference",
+        "calibrate",
+        "ranges of model.int8.onnx",
+        "quantize model.int8.onnx",
+        "first look: calibrate",
+        "first look: ranges of model.int8.onnx",
+        "first look: quantize model.int8.onnx",
+        "verify model.int8.onnx",
+        "verify first-look.int8.onnx",
+    ]
+    assert [graph.layers for graph in Artifact.open(out).manifest.graphs] == [5, 2]
+    assert [path.name for path in home.iterdir()] == ["out"]
 
 
 def test_files_of_a_first_look():

@@ -15,18 +15,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 import tiny
 from resift_export import quantize as quantization
+from resift_export import ranges
 from resift_export.graph import CONTRIB, array_of, serialize
-from resift_export.quantize import (
-    VNNI_LEVELS,
-    WEIGHT_LEVELS,
-    Range,
-    choose_range,
-    choose_ranges,
-    noise,
-    products,
-    quantize,
-    quantize_weights,
-)
+from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, noise, products, quantize, quantize_weights
+from resift_export.ranges import Range, choose_range, choose_ranges
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 MATRICES = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=FLOATS)
@@ -153,6 +145,46 @@ def test_chosen_range_clips_a_lone_outlier():
     plain = choose_range(activations, weights)
     found, naive = int8_error(plain, activations, weights), int8_error(min_max(activations), activations, weights)
     assert found < 0.7 * naive
+
+
+def exhaustive(activations, weights):
+    """The least error of all ranges, each over all activations."""
+    kinds = [ranges._Smoothed.of(activations, weights, migration, WEIGHT_LEVELS) for migration in ranges.MIGRATIONS]
+    return min(int8_error(found, activations, weights) for kind in kinds for found in kind.ranges(ranges.CLIPS))
+
+
+FEW_FAR = np.arange(2048) % 400 == 7
+LARGE_KINDS = {
+    "normal": lambda activations: activations,
+    "heavy tails": lambda activations: activations * np.abs(activations) ** 1.5,
+    "a few far vectors": lambda activations: np.where(FEW_FAR[:, None], activations * 40, activations),
+    "a few far values": lambda activations: np.where(FEW_FAR[:, None] & CHANNEL_3, 60.0, activations),
+    "outlier channel": lambda activations: np.where(CHANNEL_3, activations * 60, activations),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", LARGE_KINDS)
+def test_ranges_dropped_early_are_not_missed(kind, seed):
+    random = np.random.default_rng(seed)
+    activations = LARGE_KINDS[kind](random.normal(size=(2048, 24))).astype(np.float32)
+    weights = random.normal(size=(24, 40)).astype(np.float32)
+    chosen = choose_range(activations, weights)
+    assert int8_error(chosen, activations, weights) <= 1.02 * exhaustive(activations, weights)
+
+
+def test_most_ranges_are_dropped_by_a_part_of_the_activations(monkeypatch):
+    multiplied, errors = [], ranges._Smoothed.errors
+
+    def counted(self, tried, activations, exact):
+        multiplied.append(len(activations))
+        return errors(self, tried, activations, exact)
+
+    monkeypatch.setattr(ranges._Smoothed, "errors", counted)
+    random = np.random.default_rng(0)
+    choose_range(random.normal(size=(2048, 24)).astype(np.float32), random.normal(size=(24, 40)).astype(np.float32))
+    assert len(multiplied) > len(ranges.CLIPS) * len(ranges.MIGRATIONS)
+    assert sum(multiplied) < 8 * 2048
 
 
 def test_range_of_nothing_but_zeros():

@@ -20,6 +20,7 @@ from resift.machine import instruction_sets
 from resift.parity import Bounds, Certificate
 from resift_export import checkpoint
 from resift_export import quantize as quantization
+from resift_export import ranges as choosing
 from resift_export import search as searching
 from resift_export.convert import convert
 from resift_export.graph import array_of
@@ -69,7 +70,7 @@ def scale(weights):
 
 def trace_once(monkeypatch, traced):
     monkeypatch.setitem(TRACERS, "torch", lambda loaded: traced.clone())
-    monkeypatch.setattr(quantization, "CLIPS", (1.0,))
+    monkeypatch.setattr(choosing, "CLIPS", (1.0,))
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +87,7 @@ def trace_of_shifted(shifted):
 def quick(monkeypatch, trace_of_shifted):
     """Exports of `shifted` that trace it once for all tests and try only one smoothing."""
     trace_once(monkeypatch, trace_of_shifted)
-    monkeypatch.setattr(quantization, "MIGRATIONS", (0.5,))
+    monkeypatch.setattr(choosing, "MIGRATIONS", (0.5,))
 
 
 def float32_products(path):
@@ -225,7 +226,7 @@ def trace_of_scaled(scaled):
 @pytest.mark.parametrize(("migrations", "expected"), [((0.5,), None), ((0.0,), [1, 3])], ids=["smoothed", "not smoothed"])
 def test_scaled_channels_are_smoothed_away_or_found(monkeypatch, trace_of_scaled, scaled, home, migrations, expected):
     trace_once(monkeypatch, trace_of_scaled)
-    monkeypatch.setattr(quantization, "MIGRATIONS", migrations)
+    monkeypatch.setattr(choosing, "MIGRATIONS", migrations)
     out = convert(scaled, home / "out", Recipe(bounds=Bounds(worst_tau=0.75), search=60))
     search = Certificate.read(Artifact.open(out)).search
     names = expected and [f"model.layers.{layer}.mlp.Wi.weight" for layer in expected]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from resift.artifact import Artifact, path_text
 from resift.cli.messages import show_messages
+from resift.cli.meter import StageMeter
 from resift.cli.options import EXIT_CODES, check_utf8
 from resift.cli.streams import write_lines
 from resift.errors import ExtraError
@@ -130,17 +131,19 @@ def run(asked: argparse.Namespace) -> int:
         relevant_label=asked.relevant_label,
         prompt_name=asked.prompt_name,
     )
-    out = convert(
-        asked.checkpoint,
-        asked.out,
-        recipe,
-        revision=asked.revision,
-        name=asked.name,
-        first_look=asked.first_look,
-        plan=asked.plan,
-        allow_pickle=asked.allow_pickle,
-        force=asked.force,
-        overwrite=asked.overwrite,
-    )
+    with StageMeter() as meter:
+        out = convert(
+            asked.checkpoint,
+            asked.out,
+            recipe,
+            revision=asked.revision,
+            name=asked.name,
+            first_look=asked.first_look,
+            plan=asked.plan,
+            allow_pickle=asked.allow_pickle,
+            force=asked.force,
+            overwrite=asked.overwrite,
+            report=meter,
+        )
     write_lines([f"{path_text(out)}  {Artifact.open(out).size() / 1e6:.1f} MB"])
     return 0

@@ -59,27 +59,47 @@ class Meter(_Progress):
 
 
 class StageMeter(_Progress):
-    """Progress in stages, each counted anew; call it after each finished item."""
+    """Progress in stages, each counted anew, with an estimate of the time left; call it after each finished item."""
+
+    def __enter__(self) -> Self:
+        self._stage, self._stage_begin = "", time.monotonic()
+        return super().__enter__()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """`done` of `total` items of `stage` are finished."""
         on_terminal = sys.stderr.isatty()
-        if not self._is_due(on_terminal=on_terminal):
-            return
-        if on_terminal:
-            self._draw(stage, done, total)
-        else:
-            _write(f"{stage}: {done} of {total}")
+        if stage != self._stage:
+            self._clear()
+            self._stage, self._stage_begin = stage, time.monotonic()
+        if done == total:
+            self._clear()
+            self._stage = ""
+        elif self._is_due(on_terminal=on_terminal):
+            if on_terminal:
+                self._draw(done, total)
+            else:
+                _write(f"{stage}: {done} of {total}{self._estimate(done, total)}")
 
-    def _draw(self, stage: str, done: int, total: int) -> None:
+    def _estimate(self, done: int, total: int) -> str:
+        """How long the stage will take from here on, if its finished items tell."""
+        if not done:
+            return ""
+        left = (time.monotonic() - self._stage_begin) * (total - done) / done
+        return f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
+
+    def _draw(self, done: int, total: int) -> None:
         from tqdm import tqdm
 
-        if self._bar is None or self._bar.desc != f"{stage}: ":
-            if self._bar is not None:
-                self._bar.close()
-            self._bar = tqdm(file=sys.stderr, desc=stage, total=total, leave=False)
+        if self._bar is None:
+            self._bar = tqdm(file=sys.stderr, desc=self._stage, total=total, initial=done, leave=False)
         self._bar.n = done
         self._bar.refresh()
+
+    def _clear(self) -> None:
+        """Removes the bar, so that a message can follow."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 def _write(text: str) -> None:

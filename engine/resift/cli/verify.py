@@ -49,7 +49,9 @@ def run(asked: argparse.Namespace) -> int:
         artifact, file = reranker.artifact, reranker.variant.file
         certificate = Certificate.read(artifact)
         check_reference([np.array(pool.checkpoint) for pool in certificate.pools])
-        found = [reranker.logits(pool.query, pool.documents) for pool in certificate.pools]
+        # All at once: pairs of one length share a batch, whichever pools they are from.
+        answers = [reranker.submit(pool.query, pool.documents) for pool in certificate.pools]
+        found = [answer.result().logits for answer in answers]
         looks = _looks(reranker, certificate)
     agreement = certificate.measure(found)
     at_export = certificate.agreement[file]

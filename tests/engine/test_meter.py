@@ -1,0 +1,74 @@
+"""The progress of stages: a bar on a terminal, few lines elsewhere, and an estimate in both."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from resift.cli import meter
+from resift.cli.meter import StageMeter
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that the meter sees, in a list to be changed."""
+    now = [100.0]
+    monkeypatch.setattr(meter.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_nothing_is_said_of_what_is_quick_where_nobody_watches(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with StageMeter() as told:
+        for done in range(11):
+            clock[0] += 0.9
+            told("calibrate", done, 10)
+    assert sys.stderr.getvalue() == ""
+
+
+def test_lines_say_how_long_a_stage_will_take(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with StageMeter() as told:
+        clock[0] += 60
+        told("reference", 0, 10)
+        for done in range(1, 11):
+            clock[0] += 11
+            told("reference", done, 10)
+    lines = sys.stderr.getvalue().splitlines()
+    assert lines[:3] == [
+        "resift: reference: 0 of 10",
+        "resift: reference: 1 of 10, about 2 min left",
+        "resift: reference: 2 of 10, about 88 s left",
+    ]
+    assert lines[-1] == "resift: reference: 9 of 10, about 11 s left"
+
+
+def test_a_bar_is_gone_when_its_stage_is_done(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with StageMeter() as told:
+        for done in range(4):
+            told("ranges", done, 3)
+            clock[0] += 1
+            if done == 1:
+                assert "ranges:" in sys.stderr.getvalue()
+                assert "1/3" in sys.stderr.getvalue()
+        assert sys.stderr.getvalue().split("\r")[-1] == ""
+        assert "ranges:" not in sys.stderr.getvalue().split("\r")[-2]
+
+
+def test_a_stage_of_the_same_name_is_timed_anew(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with StageMeter() as told:
+        for _ in range(2):
+            told("verify", 0, 4)
+            clock[0] += 20
+            told("verify", 1, 4)
+            told("verify", 4, 4)
+    assert sys.stderr.getvalue().count("verify: 1 of 4, about 60 s left") == 2
