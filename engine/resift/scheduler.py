@@ -7,7 +7,7 @@ mask (the unmasked kernel is twice as fast), and no pair is affected by the leng
 A call has one step or several. Once a step has read its last row, the best of its rows wait for the next step.
 
 A call with a deadline is read best first, in the order given or that of the step before, as far as predicted time allows: a row
-that would not be read in time is not begun.
+that would not be read in time is not begun. At the end a shorter one among the next few may be.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import heapq
 import itertools
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 PATIENCE = 4.0
 """A call without a budget is due once this many times its predicted cost has passed. Until then, shorter calls that arrive later
 overtake a long one; no call waits forever."""
+
+
+SKIPPED = 3
+"""Rows of a call with a deadline that a worse one may overtake because there is no time left for them."""
 
 
 @dataclass(eq=False, slots=True)
@@ -282,15 +287,22 @@ class Scheduler:
         """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""
         fair = -(-self.waiting_rows // max(1, idle))
         size = min(fair, self._token_budget // bucket)
-        if first.deadline is not None and (seconds := self.pace.predict(first.graph, bucket)) > 0:
-            size = min(size, int((first.deadline - now) / seconds))
+        if first.deadline is not None:
+            size = min(size, _next_in_order(first, bucket))
+            if (seconds := self.pace.predict(first.graph, bucket)) > 0:
+                size = min(size, int((first.deadline - now) / seconds))
         return max(1, size)
 
     def _in_time(self, call: Call, now: float) -> int | None:
-        """The bucket of the call's best row that can be read before its deadline; None if no row can."""
+        """The bucket of the call's best row that can be read before its deadline; None if none of the best SKIPPED + 1 can.
+
+        Not much worse rows are read in place of better ones, as what was read ranks above what was not.
+        """
+        places = {bucket: call.places[rows[0]] for bucket, rows in call.waiting.items()}
+        end = min(places.values()) + SKIPPED
         left = call.due - now
-        fitting = [bucket for bucket in call.waiting if self.pace.predict(call.graph, bucket) <= left]
-        return min(fitting, key=lambda bucket: call.places[call.waiting[bucket][0]], default=None)
+        fitting = [bucket for bucket, place in places.items() if place <= end and self.pace.predict(call.graph, bucket) <= left]
+        return min(fitting, key=places.__getitem__, default=None)
 
     def _give_up(self, call: Call) -> None:
         """Drops the rows of a call that cannot be read in time; if none is running, it goes on to its next step, or ends."""
@@ -372,6 +384,13 @@ class Scheduler:
                 heapq.heappop(queue)
         if not queue:
             del self._queues[graph, bucket]
+
+
+def _next_in_order(call: Call, bucket: int) -> int:
+    """How many rows of a bucket come before the call's rows of all others."""
+    others = (call.places[rows[0]] for other, rows in call.waiting.items() if other != bucket)
+    end = min(others, default=len(call.places))
+    return sum(1 for _ in takewhile(lambda row: call.places[row] < end, call.waiting[bucket]))
 
 
 def _without(call: Call, heap: list[tuple[float, int, Call]]) -> list[tuple[float, int, Call]]:

@@ -40,11 +40,19 @@ def played(queue, calls, lateness=1.0):
 
 
 def test_rows_are_read_in_the_order_given_and_none_that_would_be_late_is_begun():
-    queue, one = scheduler(), call(2, 8, 4, 1, deadline=9.0)
+    queue, one = scheduler(), call(2, 8, 4, 1, 9, 1, deadline=9.0)
     [(_, ended)] = played(queue, [one])
-    assert one.read.tolist() == [1, 0, 1, 1]  # 2 and then 8 would be 10 s: the 4 and the 1 that fit are read
+    # 2 and then 8 would be 10 s: the 4 and the 1 that fit are read. The last 1 fits, too, but is 4 places behind the 8.
+    assert one.read.tolist() == [1, 0, 1, 1, 0, 0]
     assert ended == 7.0
-    assert (queue.waiting_rows, queue.waiting_tokens, queue.dropped_rows) == (0, 0, 1)
+    assert (queue.waiting_rows, queue.waiting_tokens, queue.dropped_rows) == (0, 0, 3)
+
+
+def test_a_batch_takes_no_row_before_a_better_one_of_another_length():
+    queue, one = scheduler(100), call(5, 5, 3, 5, 3, deadline=1000.0)
+    queue.add(one, 0.0)
+    batches = drain(queue)
+    assert [[row for _, row in batch.rows] for batch in batches] == [[0, 1], [2], [3], [4]]
 
 
 def test_a_batch_takes_no_more_rows_than_there_is_time_for():
