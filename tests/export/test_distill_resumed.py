@@ -218,12 +218,15 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(source, pools, tmp_path):
     out = tmp_path / "student"
     command = ("distill", source, out, "--data", pools, *COMMAND, "--pairs", "10000000", "--checkpoint-minutes", "1000")
     with running(*command) as process:
+        before = b""
         for line in process.stderr:
+            before += line
             if line.startswith(b"figures"):
                 break
+        assert b"figures" in before, before.decode()
         process.send_signal(signal.SIGINT)
         said = process.stderr.read().decode()
-        assert process.stdout.read().decode().startswith(f"{out}  ")
+        assert process.stdout.read().decode().startswith(f"{out}  "), said
     assert process.returncode == 130
     assert "resift: stopping: saves first" in said
     assert "Traceback" not in said
