@@ -289,8 +289,9 @@ class Scheduler:
         size = min(fair, self._token_budget // bucket)
         if first.deadline is not None:
             size = min(size, _next_in_order(first, bucket))
-            if (seconds := self.pace.predict(first.graph, bucket)) > 0:
-                size = min(size, int((first.deadline - now) / seconds))
+            seconds, left = self.pace.predict(first.graph, bucket), first.deadline - now
+            if seconds * size > left:
+                size = int(left / seconds)
         return max(1, size)
 
     def _in_time(self, call: Call, now: float) -> int | None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from resift.scheduler import Batch, Call, Scheduler
 
 Result = TypeVar("Result")
+LONGEST_WAIT = 3600.0
+"""Seconds; a budget may be longer than what threading can wait for."""
 CLOSED = "this Reranker is closed; load another"
 
 
@@ -204,7 +206,7 @@ class Workers:
             ended = self._take_in() + self._expired()
             if not ended:
                 deadline = self._scheduler.deadline
-                self._new_deadline.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                self._new_deadline.wait(None if deadline is None else min(max(0.0, deadline - time.monotonic()), LONGEST_WAIT))
         for call in ended:
             _resolve(call)
         return True

@@ -165,7 +165,7 @@ def test_a_deadline_ends_a_call_while_its_own_batch_runs(one_at_a_time, gate):
 
 def test_with_time_enough_results_are_equal_to_the_bit(reranker):
     expected = reranker.rerank(QUERY, DOCUMENTS)
-    for budget in (LATE, 10**9, np.int64(10**9), np.float32(1e9), Fraction(10**9)):
+    for budget in (LATE, 1.7e308, 10**9, np.int64(10**9), np.float32(1e9), Fraction(10**9)):
         assert reranker.rerank(QUERY, DOCUMENTS, budget_ms=budget) == expected
     assert reranker.rerank_many([QUERY] * 2, [DOCUMENTS] * 2, budget_ms=LATE) == [expected] * 2
     assert reranker.rerank(QUERY, [], budget_ms=1).results == ()
