@@ -214,7 +214,7 @@ def test_the_teachers_folder_is_never_written(source, pools):
 COMMAND = ("--layers", "1", "--dev", "0.2", "--threads", "1", "--device", "cpu", "--max-length", "48")
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(source, pools, tmp_path):
+def test_ctrl_c_saves_and_the_same_command_goes_on(source, pools, tmp_path, interruptible):
     out = tmp_path / "student"
     command = ("distill", source, out, "--data", pools, *COMMAND, "--pairs", "10000000", "--checkpoint-minutes", "1000")
     with running(*command) as process:
