@@ -77,6 +77,7 @@ class Reranker:
         sessions.open(self.graph.name)
         self._sessions = sessions
         self._full = resolve_plan(BUILT_IN["full"], manifest.graphs)
+        self._own = artifact.plan()
         self._check_plan()
         workers = policy.workers(self.resolved.threads)
         self._workers = Workers(
@@ -129,8 +130,7 @@ class Reranker:
         asked = self.settings.plan if plan is None else plan
         if asked != "auto":
             return resolve_plan(as_plan(asked, "plan"), self.artifact.manifest.graphs)
-        own = self.artifact.plan() if top_k is not None else None
-        return self._full if own is None or top_k is None else replace(own, least=top_k)
+        return self._full if self._own is None or top_k is None else replace(self._own, least=top_k)
 
     def variant_of(self, graph: str) -> Variant:
         """The variant of the artifact's graph of that name that runs here. Raises ProviderError if none can."""
@@ -330,8 +330,8 @@ class Reranker:
         check_count("top_k", top_k)
         resolved = self.plan_for(plan, top_k=top_k)
         asked = self.settings.plan if plan is None else plan
-        if deadline is not None and asked == "auto" and (own := self.artifact.plan()) is not None:
-            resolved = replace(own, keeps_all=True)
+        if deadline is not None and asked == "auto" and self._own is not None:
+            resolved = replace(self._own, keeps_all=True)
         return Terms(resolved, deadline)
 
     def _submit(self, pairs: list[Pair], terms: Terms) -> Answer[Scored]:
@@ -399,8 +399,7 @@ class Reranker:
 
     def _check_plan(self) -> None:
         """Loads the graphs of a plan asked for. Raises InputError or ProviderError for a plan that cannot run."""
-        own = self.artifact.plan() if self.settings.plan == "auto" else None
-        for graph in own.graphs if own else ():
+        for graph in self._own.graphs if self._own and self.settings.plan == "auto" else ():
             self._sessions.variant(graph.name)
         for graph in self.plan_for().graphs:
             self._sessions.open(graph.name)
