@@ -26,3 +26,15 @@ def test_percentiles_are_over_all_measurements(compare):
     assert row["p50_ms"] == pytest.approx(100)
     assert row["p95_ms"] == pytest.approx(1000 * np.percentile(np.ravel(seconds), 95))
     assert row["p95_ms"] > 800
+
+
+def test_a_share_is_of_the_means_and_its_interval_of_queries_drawn_for_both(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks import frontier
+
+    best = np.array([1.0, 0.5, 0.5, 1.0])
+    shares = frontier.shares([(best / 2, best), (best, best)])
+    # A system that reaches half on every query of one file and all on the other has no spread, whatever is drawn.
+    np.testing.assert_allclose(shares, 0.75)
+    spread = frontier.shares([(np.array([1.0, 0.0, 0.5, 1.0]), best)])
+    assert np.percentile(spread, 2.5) < spread.mean() < np.percentile(spread, 97.5)

@@ -25,7 +25,7 @@ print(content.value.decode(), end='')
 """
 """Reads /proc/cpuinfo through C's buffered streams, as C++ libraries do."""
 NEWER = ("avx512", "avx10", "avx_vnni", "avx_ifma", "avx_ne_convert", "amx_")
-HIDDEN = {"avx512f", "avx512_vnni", "avx_vnni", "amx_int8"}
+HIDDEN = {"avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8"}
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 SYSTEM = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")
-INSTRUCTION_SETS = frozenset({"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
-"""The instruction sets that decide which int8 kernels run, by the names Linux gives them."""
+INSTRUCTION_SETS = frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+"""The instruction sets that decide which int8 and bfloat16 kernels run, by the names Linux gives them."""
 
 
 def usable_cores() -> int:

@@ -21,10 +21,11 @@ from resift_export import checkpoint
 from resift_export.convert import convert
 from resift_export.declared import Declared
 from resift_export.distill import data as split_of
+from resift_export.distill import distillation
 from resift_export.distill.batches import padded
 from resift_export.distill.data import Draws, key_of, place_of, read, sha256_of
 from resift_export.distill.development import kept, labels_of
-from resift_export.distill.distillation import device_of, distill
+from resift_export.distill.distillation import device_of, distill, fast_dtype
 from resift_export.distill.options import WARMUP, Options, evenly
 from resift_export.distill.recipe import decode
 from resift_export.distill.student import (
@@ -442,3 +443,17 @@ def test_bfloat16_learns_too(source, pools, tmp_path):
     recipe = distilled(source, tmp_path / "student", pools, dtype="bfloat16")
     assert recipe.curve[-1].logit_error < 0.9 * recipe.curve[0].logit_error
     assert checkpoint.load(str(tmp_path / "student")).model.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("here", "dtype"),
+    [
+        ({"avx2", "avx512f", "avx512_vnni"}, "float32"),
+        ({"avx2", "avx512f", "avx512_bf16"}, "bfloat16"),
+        ({"avx2", "avx512f", "amx_int8"}, "bfloat16"),
+        (set(), "float32"),
+    ],
+)
+def test_bfloat16_is_chosen_where_the_processor_multiplies_it_fast(monkeypatch, here, dtype):
+    monkeypatch.setattr(distillation, "instruction_sets", lambda: frozenset(here))
+    assert fast_dtype(torch.device("cpu")) == dtype

@@ -71,6 +71,9 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
     with home.held():
         teacher = checkpoints.load(source, revision=revision)
         check_teacher(teacher)
+        if place.type == "cpu":
+            # Torch's fused attention, in its backward pass above all, is slower there than the plain products.
+            teacher.model.set_attn_implementation("eager")
         keep = options.kept(teacher.layers)
         if options.max_length > teacher.max_length:
             raise InputError(f"max_length is {options.max_length}, but the teacher reads at most {teacher.max_length} tokens")
@@ -220,13 +223,13 @@ def device_of(asked: Device) -> torch.device:
 
 
 def fast_dtype(device: torch.device) -> Dtype:
-    """bfloat16 where the device multiplies it faster: CUDA that has it, and CPUs with AMX; with AVX-512 alone it was slower.
+    """bfloat16 where the device multiplies it faster: CUDA that has it, and CPUs with AMX or AVX-512's bfloat16.
 
-    Processors with AMX have it for both int8 and bfloat16.
+    With the rest of AVX-512 alone it was slower. Processors with AMX have it for both int8 and bfloat16.
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if "amx_int8" in instruction_sets() else "float32"
+    return "bfloat16" if {"amx_int8", "avx512_bf16"} & instruction_sets() else "float32"
 
 
 def _recipe(teacher: Checkpoint, start: Checkpoint | None, options: Options, keep: tuple[int, ...], split: Split) -> DistillRecipe:
