@@ -109,7 +109,7 @@ class Signature(Strict, frozen=True):
         return {name: given[name] for name in self.inputs}
 
 
-class Variant(Strict, frozen=True):
+class Variant(Strict, frozen=True, omit_defaults=True):
     """A graph at one precision for some instruction sets."""
 
     file: GraphFile
@@ -117,6 +117,8 @@ class Variant(Strict, frozen=True):
     precision: Precision
     instruction_sets: list[str]
     """the machine must have all of them; empty: runs everywhere"""
+    weights: FileName | None = None
+    """another graph's file, or that of its weights, where those weights are that both have, such as the table of embeddings"""
 
 
 class Graph(Strict, frozen=True):
@@ -181,6 +183,9 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
         missing = {TOKENIZER, CERTIFICATE, *(variant.file for _, variant in variants)} - self.files.keys()
         if missing:
             raise ValueError(f"its files lack {', '.join(sorted(missing))}")
+        lenders = {variant.weights for _, variant in variants} - {None}
+        if unknown := lenders - self.files.keys():
+            raise ValueError(f"graphs read weights from {', '.join(sorted(map(str, unknown)))}, which its files lack")
         uses = {(variant.file, name, variant.precision) for name, variant in variants}
         if len(uses) > len({file for file, _, _ in uses}):
             raise ValueError("two graphs or two precisions share a file; expected separate files")

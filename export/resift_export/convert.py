@@ -101,7 +101,7 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         names = weight_names(traced.model, checkpoint.parameters()) if recipe.search is not None else {}
         checkpoint.release()
         full = _Draft.of(traced, recipe, pairs, report)
-        look = None if traced_look is None else _first_look(traced_look, recipe, pairs, folder, report)
+        look = None if traced_look is None else _first_look(traced_look, recipe, pairs, report)
         models = full.models
         log.info("verify    on %d pools, against %s", len(pools), checkpoint.referee)
         graphs: dict[str, Written] = {}
@@ -230,15 +230,14 @@ def _traced_look(student: Checkpoint, checkpoint: Checkpoint, operations: int, r
     return traced
 
 
-def _first_look(traced: _Traced, recipe: Recipe, pairs: Sequence[CalibrationPair], folder: Path, report: Report) -> FirstLook:
-    """The student's graph at the recipe's precisions, written to `folder`."""
+def _first_look(traced: _Traced, recipe: Recipe, pairs: Sequence[CalibrationPair], report: Report) -> FirstLook:
+    """The student's graph at the recipe's precisions."""
 
     def of_look(step: str, done: int, total: int) -> None:
         report(f"first look: {step}", done, total)
 
     models = _Draft.of(traced, recipe, pairs, of_look).models
-    graphs = write_graphs(folder, {file_of_look(file): model for file, model in models.items()})
-    return FirstLook(traced.checkpoint, graphs, traced.operations)
+    return FirstLook(traced.checkpoint, {file_of_look(file): model for file, model in models.items()}, traced.operations)
 
 
 def _levels(recipe: Recipe) -> dict[str, int]:

@@ -6,6 +6,7 @@ those of every session that is opened to look into it: memory holds no second co
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_INSIDE = 2_000_000_000
 """Largest size in bytes of the weights that a graph's file holds itself; protobuf's limit of 2**31 - 1 leaves the rest to nodes."""
+SHARED_BYTES = 1_000_000
+"""Least size in bytes of a tensor that two graphs share: less is not worth a look into another file."""
 ALIGNMENT = 4096
 """Tensors begin at a multiple of this many bytes, a page, so that they can be mapped into memory."""
 
@@ -30,12 +33,46 @@ def save(model: ir.Model, path: Path) -> list[Path]:
     """Writes the graph to `path`, with its weights inside if they have at most MOST_INSIDE bytes, and returns what it wrote."""
     if sum(tensor.nbytes for tensor in _tensors(model)) > MOST_INSIDE:
         return [path, save_outside(model, path)]
+    path.write_bytes(serialize(_inside(model)))
+    return [path]
+
+
+def save_sharing(model: ir.Model, path: Path, lender: Path) -> bool:
+    """Writes the graph to `path`, less the large weights that are in `lender`, a file of the same folder, to the bit.
+
+    These are read from there, the others are inside. False if `lender` has none, or if the others are too large to be inside: then
+    nothing is written.
+    """
+    whole = _inside(model)
+    shared = 0
+    with lender.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for value in whole.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.nbytes >= SHARED_BYTES and (place := content.find(tensor.tobytes())) >= 0:
+                shared += 1
+                value.const_value = ir.ExternalTensor(
+                    lender.name,
+                    place,
+                    tensor.nbytes,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=str(value.name),
+                    base_dir=lender.parent,
+                )
+    inside = sum(tensor.nbytes for tensor in _tensors(whole) if not isinstance(tensor, ir.ExternalTensor))
+    if not shared or inside > MOST_INSIDE:
+        return False
+    path.write_bytes(serialize(whole))
+    return True
+
+
+def _inside(model: ir.Model) -> ir.Model:
+    """A copy of the graph whose weights are no longer mapped from files."""
     whole = model.clone()
     for value in whole.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
-    path.write_bytes(serialize(whole))
-    return [path]
+    return whole
 
 
 def save_outside(model: ir.Model, path: Path) -> Path:

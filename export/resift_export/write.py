@@ -16,7 +16,7 @@ from resift.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, File
 from resift.parity import look_summary
 from resift_export.first_look import file_of_look
 from resift_export.graph import LOW_OPSET
-from resift_export.weights import save
+from resift_export.weights import save, save_sharing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,13 +43,15 @@ class Written(NamedTuple):
     files: dict[str, FileEntry]
     """its file, and that of its weights if it does not hold them itself"""
     opset: int
+    lender: str | None = None
+    """another graph's file that holds some of its weights"""
 
 
 class FirstLook(NamedTuple):
     """The graph that decides who is read in full."""
 
     checkpoint: Checkpoint
-    graphs: Mapping[str, Written]
+    models: Mapping[str, ir.Model]
     """by file"""
     operations: int
     """per token"""
@@ -63,9 +65,24 @@ def write_graphs(folder: Path, models: Mapping[str, ir.Model]) -> dict[str, Writ
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
 
 
-def _write_graph(path: Path, model: ir.Model) -> Written:
-    paths = save(model, path)
-    return Written({path.name: _entry(path) for path in paths}, model.opset_imports[""])
+def write_looks(folder: Path, models: Mapping[str, ir.Model], graphs: Mapping[str, Written]) -> dict[str, Written]:
+    """Writes a first look's models, by file, into `folder`, less the weights that its full `graphs` hold there already.
+
+    Raises ExportError if it cannot.
+    """
+    lenders = {file_of_look(file): [*written.files][-1] for file, written in graphs.items()}
+    try:
+        return {file: _write_graph(folder / file, model, lenders[file]) for file, model in models.items()}
+    except OSError as error:
+        raise ExportError(f"cannot write {folder}: {error.strerror}") from error
+
+
+def _write_graph(path: Path, model: ir.Model, lender: str | None = None) -> Written:
+    """`lender`: a file there that may hold some of its weights."""
+    opset = model.opset_imports[""]
+    if lender is not None and save_sharing(model, path, path.with_name(lender)):
+        return Written({path.name: _entry(path)}, opset, lender)
+    return Written({path.name: _entry(path) for path in save(model, path)}, opset)
 
 
 def _entry(path: Path) -> FileEntry:
@@ -85,12 +102,13 @@ def write(  # noqa: PLR0913 - everything the artifact holds
     first_look: FirstLook | None = None,
     plan: str | None = None,
 ) -> Artifact:
-    """Writes every file of the artifact but its `graphs` into `folder`, its manifest last, and opens it.
+    """Writes every file of the artifact but its full `graphs` into `folder`, its manifest last, and opens it.
 
     `graphs`: what `write_graphs` wrote, the recipe's variants by file. `operations`: operations per token, for the manifest.
     `plan`: as text, what serves calls with a top_k that name none.
     """
-    every = {**graphs, **(first_look.graphs if first_look else {})}
+    looks = write_looks(folder, first_look.models, graphs) if first_look else {}
+    every = {**graphs, **looks}
     attached = recipe.attached_files()
     about = attached.pop(CARD, b"").decode()
     contents = {
@@ -116,7 +134,7 @@ def write(  # noqa: PLR0913 - everything the artifact holds
         ),
         graphs=[
             _graph("full", checkpoint, operations, recipe.variants()),
-            *([] if first_look is None else [_graph("first-look", first_look.checkpoint, first_look.operations, _looks(recipe))]),
+            *([_graph("first-look", first_look.checkpoint, first_look.operations, _looks(recipe, looks))] if first_look else []),
         ],
         files={name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in contents.items()}
         | {name: entry for written in every.values() for name, entry in written.files.items()},
@@ -148,9 +166,10 @@ def _graph(role: Role, checkpoint: Checkpoint, operations: int, variants: list[V
     )
 
 
-def _looks(recipe: Recipe) -> list[Variant]:
-    """The recipe's variants as a first look's."""
-    return [msgspec.structs.replace(variant, file=file_of_look(variant.file)) for variant in recipe.variants()]
+def _looks(recipe: Recipe, graphs: Mapping[str, Written]) -> list[Variant]:
+    """The recipe's variants as a first look's, whose `graphs` were written."""
+    files = [(variant, file_of_look(variant.file)) for variant in recipe.variants()]
+    return [msgspec.structs.replace(variant, file=file, weights=graphs[file].lender) for variant, file in files]
 
 
 def _record(student: Checkpoint) -> dict[str, str | int | float | bool | list[str] | None]:

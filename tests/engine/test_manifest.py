@@ -57,6 +57,25 @@ def test_several_graphs_and_variants_that_share_a_file(manifest):
     assert [variant.file for variant in found.full.variants] == ["model.int8-vnni.onnx"] * 2 + ["model.int8.onnx"]
 
 
+def borrowing(manifest, lender):
+    listed(manifest, "small.onnx")
+    variant = {"file": "small.onnx", "precision": "int8", "instruction_sets": [], "weights": lender}
+    manifest["graphs"].append(first_look(manifest, variants=[variant]))
+
+
+def test_a_graph_may_read_weights_from_anothers_file(manifest):
+    borrowing(manifest, "model.int8.onnx")
+    assert read(manifest).graphs[1].variants[0].weights == "model.int8.onnx"
+    assert "weights" not in msgspec.to_builtins(read(manifest).full.variants[0])
+
+
+@pytest.mark.parametrize("lender", ["other.onnx", "../model.int8.onnx", "/etc/passwd"])
+def test_a_graph_reads_weights_from_listed_files_only(manifest, lender):
+    borrowing(manifest, lender)
+    with pytest.raises(ArtifactError, match=r"which its files lack|matching regex"):
+        read(manifest)
+
+
 def two_of_a_name(manifest):
     listed(manifest, "small.onnx")
     variant = {"file": "small.onnx", "precision": "int8", "instruction_sets": []}

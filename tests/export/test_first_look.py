@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import msgspec
 import numpy as np
 import pytest
 
-from resift import ExportError, InputError, ParityError
+from resift import ArtifactError, ExportError, InputError, ParityError, Reranker, Settings
 from resift.artifact import Artifact
 from resift.cli.main import main
 from resift.parity import Bounds, Certificate, Kept, measure
 from resift_export import checkpoint as checkpoints
-from resift_export import ranges
+from resift_export import ranges, weights
 from resift_export.convert import _faults, convert
+from resift_export.distill.student import student_of
 from resift_export.first_look import check_plan, check_student, file_of_look
 from resift_export.recipe import Recipe
 
@@ -78,6 +80,43 @@ def test_both_graphs_tell_their_progress(built, checkpoint_of, home, small_gate,
     ]
     assert [graph.layers for graph in Artifact.open(out).manifest.graphs] == [5, 2]
     assert [path.name for path in home.iterdir()] == ["out"]
+
+
+@pytest.mark.usefixtures("planned_artifact")
+def test_a_first_look_reads_the_weights_that_the_full_graph_holds(built, home, small_gate, monkeypatch):
+    monkeypatch.setattr(ranges, "CLIPS", (1.0,))
+    monkeypatch.setattr(ranges, "MIGRATIONS", (0.0,))
+    deeper = built("bert-deeper", lambda folder: None)  # made by planned_artifact
+    loose = Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9)
+    recipe = Recipe(gate=small_gate, precisions=("int8", "float32"), bounds=loose)
+    student = home / "student"
+    shutil.copytree(deeper, student)
+    teacher = checkpoints.load(str(deeper))
+    student_of(teacher.model, (4,)).save_pretrained(student)
+    artifacts = {}
+    for least, name in ((1 << 30, "apart"), (1000, "sharing")):
+        monkeypatch.setattr(weights, "SHARED_BYTES", least)
+        artifacts[name] = Artifact.open(convert(str(deeper), home / name, recipe, first_look=str(student), force=True))
+    apart, sharing = (artifact.manifest.graphs[1].variants for artifact in artifacts.values())
+    assert [variant.weights for variant in apart] == [None, None]
+    assert [variant.weights for variant in sharing] == ["model.int8.onnx", "model.float32.onnx"]
+    files = [artifact.manifest.files["first-look.int8.onnx"].size for artifact in artifacts.values()]
+    assert files[1] < files[0] - 1000
+    documents = ["the moon pulls the sea", "bread rises by yeast", "the tide is high twice a day", "a cat sleeps", ""]
+    for precision in ("int8", "float32"):
+        found = []
+        for artifact in artifacts.values():
+            with Reranker.load(artifact.folder, settings=Settings(precision=precision)) as reranker:
+                ranking = reranker.rerank("why are there tides", documents, plan="first-look:2,full")
+            found.append([(result.index, result.logit, result.scored_by) for result in ranking])
+        assert found[0] == found[1]
+        assert [by for _, _, by in found[1]] == ["full"] * 2 + ["first-look"] * 3
+    lender = artifacts["sharing"].folder / "model.int8.onnx"
+    content = bytearray(lender.read_bytes())
+    content[len(content) // 2] ^= 1
+    lender.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.int8\.onnx has SHA-256"):
+        artifacts["sharing"].read_graph(sharing[0])
 
 
 def test_files_of_a_first_look():
