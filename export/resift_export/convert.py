@@ -10,6 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 from transformers.utils import logging as transformers_logging
 
+from resift.artifact import Artifact
 from resift.errors import InputError, ParityError
 from resift.parity import Certificate, look_summary, refuse, refuse_first_look
 from resift.plans import FIRST_LOOK
@@ -18,6 +19,7 @@ from resift_export.aside import aside
 from resift_export.calibration import operations_of, sample
 from resift_export.first_look import check_cheaper, check_plan, check_student, file_of_look
 from resift_export.graph import lower_opset
+from resift_export.kept import check_kept, kept_graphs
 from resift_export.longpairs import with_long_pairs
 from resift_export.optimize import optimize
 from resift_export.parity import certify, check_runnable, references_of
@@ -60,6 +62,7 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     name: str | None = None,
     first_look: str | None = None,
     plan: str | None = None,
+    keep: str | None = None,
     allow_pickle: bool = False,
     force: bool = False,
     overwrite: bool = False,
@@ -68,8 +71,9 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     """Turns the checkpoint `source` (folder or hub id) into a verified artifact at `out`, and returns `out`.
 
     `first_look`: a cheaper checkpoint of the same tokenizer (folder or hub id) that decides who is read in full. `plan`: as text,
-    what serves calls with a top_k that name no plan; None: they are read in full. `report` is told of the progress of every step
-    that takes long.
+    what serves calls with a top_k that name no plan; None: they are read in full. `keep`: an earlier artifact of the
+    checkpoint whose full graphs are taken over to the bit; the gate measures them again. `report` is told of the progress of every
+    step that takes long.
 
     Raises ExportError if a checkpoint cannot be used or `out` cannot be written, InputError for bad calibration or gate files, for
     a plan that the artifact has no graphs for or for `force` with a search, and ParityError, with nothing written, if the artifact
@@ -77,10 +81,13 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     """
     if force and recipe.search is not None:
         raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
+    if keep is not None and recipe.search is not None:
+        raise InputError("--keep takes graphs over as they are, --search changes them; expected one of them")
     check_plan(plan, has_look=first_look is not None)
     check_runnable(recipe.variants())
     transformers_logging.disable_progress_bar()  # it would draw bars of its own
-    sources = [folder_of(each) for each in (source, first_look) if each is not None]
+    earlier = None if keep is None else Artifact.find(keep)
+    sources = [folder_of(each) for each in (source, first_look) if each is not None] + ([] if earlier is None else [earlier.folder])
     with aside(out, overwrite=overwrite, sources=[each for each in sources if each is not None]) as (folder, scratch):
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
@@ -94,22 +101,28 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         )
         pools = with_long_pairs(pools, checkpoint)
         student = None if first_look is None else _student(first_look, checkpoint, allow_pickle=allow_pickle)
-        traced = _Traced.of(checkpoint, recipe, scratch / "full")
-        traced_look = None if student is None else _traced_look(student, checkpoint, traced.operations, recipe, scratch)
+        traced = None
+        if earlier is None:
+            traced = _Traced.of(checkpoint, recipe, scratch / "full")
+            operations = traced.operations
+        else:
+            check_kept(earlier, checkpoint, recipe)
+            operations = earlier.manifest.full.operations
+        traced_look = None if student is None else _traced_look(student, checkpoint, operations, recipe, scratch)
         log.info("reference %d pools with %s", len(pools), checkpoint.referee)
         references = references_of(checkpoint, pools, report)
-        names = weight_names(traced.model, checkpoint.parameters()) if recipe.search is not None else {}
+        names = weight_names(traced.model, checkpoint.parameters()) if traced is not None and recipe.search is not None else {}
         checkpoint.release()
-        full = _Draft.of(traced, recipe, pairs, report)
+        full = None if traced is None else _Draft.of(traced, recipe, pairs, report)
+        models = {} if full is None else full.models
         look = None if traced_look is None else _first_look(traced_look, recipe, pairs, report)
-        models = full.models
         log.info("verify    on %d pools, against %s", len(pools), checkpoint.referee)
         graphs: dict[str, Written] = {}
 
         def gate() -> Certificate:
-            graphs.update(write_graphs(folder, models))
+            graphs.update(write_graphs(folder, models) if earlier is None else kept_graphs(earlier, folder))
             plain = Certificate(bounds=recipe.bounds, agreement={}, pools=[])
-            draft = write(folder, checkpoint, recipe, graphs, plain, operations=traced.operations, forced=force, first_look=look)
+            draft = write(folder, checkpoint, recipe, graphs, plain, operations=operations, forced=force, first_look=look)
             certificate = replace(certify(draft, references, pools, recipe.bounds, report), reference=checkpoint.referee)
             for file, agreement in certificate.agreement.items():
                 log.info("          %s: %s", file, agreement.summary())
@@ -118,7 +131,7 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
             return certificate
 
         certificate = gate()
-        if recipe.search is not None:
+        if recipe.search is not None and traced is not None and full is not None:
             sensitivities = {
                 file: Sensitivity(
                     full.original,
@@ -145,10 +158,11 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
             recipe,
             graphs,
             certificate,
-            operations=traced.operations,
+            operations=operations,
             forced=bool(faults),
             first_look=look,
             plan=plan,
+            kept=None if earlier is None else earlier.fingerprint(),
         )
     return out
 

@@ -101,11 +101,12 @@ def write(  # noqa: PLR0913 - everything the artifact holds
     forced: bool,
     first_look: FirstLook | None = None,
     plan: str | None = None,
+    kept: str | None = None,
 ) -> Artifact:
     """Writes every file of the artifact but its full `graphs` into `folder`, its manifest last, and opens it.
 
     `graphs`: what `write_graphs` wrote, the recipe's variants by file. `operations`: operations per token, for the manifest.
-    `plan`: as text, what serves calls with a top_k that name none.
+    `plan`: as text, what serves calls with a top_k that name none. `kept`: the fingerprint of the artifact that `graphs` are of.
     """
     looks = write_looks(folder, first_look.models, graphs) if first_look else {}
     every = {**graphs, **looks}
@@ -138,7 +139,7 @@ def write(  # noqa: PLR0913 - everything the artifact holds
         ],
         files={name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in contents.items()}
         | {name: entry for written in every.values() for name, entry in written.files.items()},
-        recipe=recipe.record() | ({} if first_look is None else _record(first_look.checkpoint)),
+        recipe=recipe.record() | ({} if first_look is None else _record(first_look.checkpoint)) | ({"kept": kept} if kept else {}),
         forced=forced,
         versions={name: version(name) for name in LIBRARIES},
         onnxruntime=[oldest, NEWEST_ONNXRUNTIME],

@@ -119,6 +119,32 @@ def test_a_first_look_reads_the_weights_that_the_full_graph_holds(built, home, s
         artifacts["sharing"].read_graph(sharing[0])
 
 
+@pytest.mark.usefixtures("planned_artifact")
+def test_a_first_look_is_added_to_an_artifact_whose_scores_stay(built, checkpoint_of, home, small_gate, monkeypatch):
+    monkeypatch.setattr(ranges, "CLIPS", (1.0,))
+    monkeypatch.setattr(ranges, "MIGRATIONS", (0.0,))
+    deeper, student = (str(folder) for folder in (built("bert-deeper", lambda folder: None), checkpoint_of("bert")))
+    loose = Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9)
+    both = Recipe(gate=small_gate, precisions=("int8", "float32"), bounds=loose)
+    earlier = Artifact.open(convert(deeper, home / "earlier", both))
+    monkeypatch.setattr(ranges, "CLIPS", (0.5,))  # what would be exported now is another graph
+    later = Artifact.open(convert(deeper, home / "later", both, first_look=student, keep=str(home / "earlier"), force=True))
+    for file in ("model.int8.onnx", "model.float32.onnx"):
+        assert later.manifest.files[file] == earlier.manifest.files[file]
+    assert later.manifest.full == earlier.manifest.full
+    assert later.manifest.graphs[1].layers == 2
+    assert later.manifest.recipe["kept"] == earlier.fingerprint()
+    assert "kept" not in earlier.manifest.recipe
+    assert list(Certificate.read(later).agreement) == ["model.int8.onnx", "model.float32.onnx"]
+    with pytest.raises(ExportError, match="has the layers 5, but this export 2; expected an artifact of the same checkpoint"):
+        convert(student, home / "other", both, keep=str(home / "earlier"))
+    with pytest.raises(ExportError, match="has the variants"):
+        convert(deeper, home / "other", Recipe(gate=small_gate, bounds=loose), keep=str(home / "earlier"))
+    with pytest.raises(InputError, match="--keep takes graphs over as they are"):
+        convert(deeper, home / "other", Recipe(gate=small_gate, bounds=loose, search=20), keep=str(home / "earlier"))
+    assert not (home / "other").exists()
+
+
 def test_files_of_a_first_look():
     assert file_of_look("model.int8-vnni.onnx") == "first-look.int8-vnni.onnx"
 

@@ -56,6 +56,9 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--plan", metavar="PLAN", help="what serves calls with a top_k that name no plan, such as balanced (default: full)"
     )
+    command.add_argument(
+        "--keep", metavar="ARTIFACT", help="take over the full graphs of an earlier export to the bit, such as to add a first look"
+    )
     command.add_argument("--revision", metavar="REV", help="a commit, tag or branch on the hub; the commit is recorded")
     command.add_argument(
         "--precision", default="int8", metavar="LIST", help=f"precisions to write, from {','.join(PRECISIONS)} (default: int8)"
@@ -140,6 +143,7 @@ def run(asked: argparse.Namespace) -> int:
             name=asked.name,
             first_look=asked.first_look,
             plan=asked.plan,
+            keep=asked.keep,
             allow_pickle=asked.allow_pickle,
             force=asked.force,
             overwrite=asked.overwrite,
