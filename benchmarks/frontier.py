@@ -3,11 +3,11 @@
     python -m benchmarks.frontier FILE [FILE ...] --reference ARTIFACT [--model ARTIFACT ...] [--candidates 20 50 100]
 
 FILEs are labelled data as `resift eval` takes them. Every ARTIFACT (default: the embedded model) runs with each built-in plan that
-it can follow, at the precision that the engine chooses; the reference runs in full with its float32 variant. All return their ten
-best, in one process, pool by pool and in an order that turns with every pool. Times are of the first FILE. A system's share is its
-nDCG@10 over the reference's, the mean over the FILEs, with the 95 % interval of bootstrapping the queries of each; "lowest file" is
-its largest loss of nDCG@10 on a FILE. "shuffled" is the share with the candidates of every pool shuffled, which a plan must not
-notice.
+it can follow and its own ("auto"), at the precision that the engine chooses; the reference runs in full with its float32 variant.
+All return their ten best, in one process, pool by pool and in an order that turns with every pool. Times are of the first FILE. A
+system's share is its nDCG@10 over the reference's, the mean over the FILEs, with the 95 % interval of bootstrapping the queries of
+each; "lowest file" is its largest loss of nDCG@10 on a FILE. "shuffled" is the share with the candidates of every pool shuffled,
+which a plan with a first look must not notice. A FILE counts at the sizes that it has pools of, and at the first that is larger.
 Prints a table and writes OUT/frontier.json and OUT/frontier.png.
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 from resift import Reranker, Settings, machine
 from resift.evaluate.data.dataset import read_dataset
 from resift.evaluate.measures import Judge
-from resift.plans import BUILT_IN, FIRST_LOOK
+from resift.plans import BUILT_IN, FIRST_LOOK, FULL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,13 +90,18 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path())
     asked = parser.parse_args()
     print(f"# {machine.description()}; {asked.threads} threads")
-    systems = [System(f"{_name(asked.reference)} float32", "full", _load(asked.reference, asked.threads, "float32"))]
+    systems = [System(f"{_name(asked.reference)} float32", FULL, _load(asked.reference, asked.threads, "float32"))]
     for artifact in asked.model:
         reranker = _load(artifact, asked.threads, "auto")
-        plans = BUILT_IN if _has_look(reranker) else ["full"]
-        systems += [System(_name(artifact), plan, reranker) for plan in plans]
+        systems += [System(_name(artifact), plan, reranker) for plan in _plans(reranker)]
     datasets = [read_dataset(path, limit=asked.queries) for path in asked.files]
-    rows = [row for size in asked.candidates for row in measured(systems, [dataset.first(size) for dataset in datasets], size)]
+    rows: list[dict] = []
+    before = 0
+    for size in sorted(asked.candidates):
+        # A file whose pools are all smaller than the last size would be measured twice.
+        larger = [dataset for dataset in datasets if max(len(pool.documents) for pool in dataset.pools) > before]
+        before = size
+        rows += measured(systems, [dataset.first(size) for dataset in larger], size)
     print(table(rows))
     asked.out.mkdir(parents=True, exist_ok=True)
     report = {
@@ -112,9 +117,9 @@ def main() -> int:
 
 def measured(systems: Sequence[System], datasets: Sequence[Dataset], size: int) -> list[dict]:
     """A row for each system on pools of `size` candidates; the first system is the reference."""
-    quality: list[list[NDArray[np.float64]]] = []
-    shuffled: list[list[float]] = []
-    seconds: list[list[float]] = []
+    values: list[list[NDArray[np.float64]]] = [[] for _ in systems]
+    shuffled: list[list[float]] = [[] for _ in systems]
+    seconds = [np.empty(0) for _ in systems]
     for number, dataset in enumerate(datasets):
         judge = Judge(
             [MEASURE],
@@ -122,42 +127,36 @@ def measured(systems: Sequence[System], datasets: Sequence[Dataset], size: int) 
             [[str(fields["docid"]) for fields in pool.fields] for pool in dataset.pools],
             dataset.qrels,
         )
-        for mixed in (False, True):
-            run(systems, dataset.pools, mixed=mixed)
-            taken = [system.taken() for system in systems]
-            values = [judge.values(orders)[MEASURE] for _, orders in taken]
-            if mixed:
-                shuffled.append([float(found.mean()) for found in values])
-            else:
-                quality.append(values)
-                seconds = seconds if number else [spent for spent, _ in taken]
+        run(systems, dataset.pools)
+        for place, system in enumerate(systems):
+            spent, orders = system.taken()
+            values[place].append(judge.values(orders)[MEASURE])
+            seconds[place] = seconds[place] if number else np.array(spent)
+        planned = [(place, system) for place, system in enumerate(systems) if system.plan != FULL]
+        run([system for _, system in planned], dataset.pools, mixed=True)
+        for place, system in planned:
+            shuffled[place].append(float(judge.values(system.taken()[1])[MEASURE].mean()))
         print(f"# {dataset.name}, {size} candidates: done", file=sys.stderr, flush=True)
-    rows = []
-    for place, system in enumerate(systems):
-        pairs = [(values[place], values[0]) for values in quality]
-        own, base = np.array(seconds[place]), np.array(seconds[0])
-        low, high = np.percentile(shares(pairs), [2.5, 97.5])
-        rows.append(
-            {
-                "model": system.name,
-                "plan": system.plan,
-                "candidates": size,
-                "p50_ms": 1000 * float(np.median(own)),
-                "p95_ms": 1000 * float(np.percentile(own, 95)),
-                "times_faster": float(np.median(base / own)),
-                "ndcg": {dataset.name: float(found.mean()) for dataset, (found, _) in zip(datasets, pairs, strict=True)},
-                "share": float(np.mean([found.mean() / best.mean() for found, best in pairs])),
-                "interval": [float(low), float(high)],
-                "lowest_file": min(float(found.mean() - best.mean()) for found, best in pairs),
-                "shuffled_share": float(
-                    np.mean([mean[place] / best.mean() for mean, (_, best) in zip(shuffled, pairs, strict=True)])
-                ),
-            }
-        )
-    return rows
+    best = [found.mean() for found in values[0]]
+    return [
+        {
+            "model": system.name,
+            "plan": system.plan,
+            "candidates": size,
+            "p50_ms": 1000 * float(np.median(seconds[place])),
+            "p95_ms": 1000 * float(np.percentile(seconds[place], 95)),
+            "times_faster": float(np.median(seconds[0] / seconds[place])),
+            "ndcg": {dataset.name: float(found.mean()) for dataset, found in zip(datasets, values[place], strict=True)},
+            "share": float(np.mean([found.mean() / mean for found, mean in zip(values[place], best, strict=True)])),
+            "interval": np.percentile(shares([*zip(values[place], values[0], strict=True)]), [2.5, 97.5]).tolist(),
+            "lowest_file": min(float(found.mean() - mean) for found, mean in zip(values[place], best, strict=True)),
+            "shuffled_share": float(np.mean(np.divide(shuffled[place], best))) if shuffled[place] else None,
+        }
+        for place, system in enumerate(systems)
+    ]
 
 
-def run(systems: Sequence[System], pools: Sequence[CandidatePool], *, mixed: bool) -> None:
+def run(systems: Sequence[System], pools: Sequence[CandidatePool], *, mixed: bool = False) -> None:
     """Has every system rank every pool, in turn; with `mixed`, candidates are shuffled, and their places looked up again."""
     for system in systems:
         system.rank(pools[0], pools[0].documents)
@@ -167,7 +166,7 @@ def run(systems: Sequence[System], pools: Sequence[CandidatePool], *, mixed: boo
         if mixed:
             random.Random(f"{SEED} {number}").shuffle(order)
         documents = [pool.documents[place] for place in order]
-        first = number % len(systems)
+        first = number % len(systems) if systems else 0
         for system in [*systems[first:], *systems[:first]]:
             system.orders.append(np.array([order[index] for index in system.rank(pool, documents)]))
 
@@ -197,7 +196,7 @@ def table(rows: Sequence[dict]) -> str:
             f"{row['share']:.1%}",
             f"[{low:.1%}, {high:.1%}]",
             f"{row['lowest_file']:+.3f}",
-            f"{row['shuffled_share']:.1%}",
+            "-" if row["shuffled_share"] is None else f"{row['shuffled_share']:.1%}",
         )
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
@@ -227,8 +226,13 @@ def _load(artifact: str, threads: int, precision: str) -> Reranker:
     return Reranker.load(artifact or None, settings=Settings(threads=threads, precision=precision))
 
 
-def _has_look(reranker: Reranker) -> bool:
-    return any(graph.role == FIRST_LOOK for graph in reranker.artifact.manifest.graphs)
+def _plans(reranker: Reranker) -> list[str]:
+    """The built-in plans that the artifact has graphs for, and its own ("auto") if that is none of them."""
+    manifest = reranker.artifact.manifest
+    if all(graph.role != FIRST_LOOK for graph in manifest.graphs):
+        return [FULL]
+    known = {str(plan) for plan in BUILT_IN.values()} | {*BUILT_IN, None}
+    return [*BUILT_IN, *([] if manifest.plan in known else ["auto"])]
 
 
 def _name(artifact: str) -> str:
