@@ -4,10 +4,16 @@
 
 FILEs are labelled data as `resift eval` takes them. Every ARTIFACT (default: the embedded model) runs with each built-in plan that
 it can follow and its own ("auto"), at the precision that the engine chooses; the reference runs in full with its float32 variant.
-All return their ten best, in one process, pool by pool and in an order that turns with every pool. Times are of the first FILE. A
-system's share is its nDCG@10 over the reference's, the mean over the FILEs, with the 95 % interval of bootstrapping the queries of
-each; "lowest file" is its largest loss of nDCG@10 on a FILE. "shuffled" is the share with the candidates of every pool shuffled,
-which a plan with a first look must not notice. A FILE counts at the sizes that it has pools of, and at the first that is larger.
+
+Times are of the first FILE and taken first, up to the line "times: done": each pool by one system after the other, in an order that
+turns with every pool, for the ten best. "shuffled" is what a plan keeps of the reference's nDCG@10 there with the candidates
+shuffled, if the order given says nothing.
+
+For the quality each graph reads each pair once: a score depends on its pair alone, so the ranking of any plan and number of
+candidates follows. A system's share is its nDCG@10 over the reference's, the mean over the FILEs, with the 95 % interval of
+bootstrapping the queries of each; "lowest file" is its largest loss of nDCG@10 on a FILE. A FILE counts at the sizes that it has
+pools of, and at the first that is larger.
+
 Prints a table and writes OUT/frontier.json and OUT/frontier.png.
 """
 
@@ -15,12 +21,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -30,7 +35,7 @@ from resift.evaluate.measures import Judge
 from resift.plans import BUILT_IN, FIRST_LOOK, FULL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -55,28 +60,27 @@ HEADS = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class System:
-    """A model with a plan, and what it did on the pools of one file and size."""
+    """A model with a plan."""
 
     name: str
     plan: str
     reranker: Reranker
-    seconds: list[float] = field(default_factory=list)
-    orders: list[NDArray[np.int64]] = field(default_factory=list)
 
-    def rank(self, pool: CandidatePool, documents: Sequence[str]) -> list[int]:
-        """Positions of the ten best; the time is kept."""
-        began = time.perf_counter()
-        ranking = self.reranker.rerank(pool.query, documents, top_k=TOP, plan=self.plan)
-        self.seconds.append(time.perf_counter() - began)
-        return [result.index for result in ranking]
+    def rank(self, query: str, documents: Sequence[str]) -> NDArray[np.int64]:
+        """Positions of the ten best."""
+        return np.array([result.index for result in self.reranker.rerank(query, documents, top_k=TOP, plan=self.plan)])
 
-    def taken(self) -> tuple[list[float], list[NDArray[np.int64]]]:
-        """Seconds and orders since the last call."""
-        found = self.seconds, self.orders
-        self.seconds, self.orders = [], []
-        return found
+    def order(self, logits: Mapping[str, NDArray[np.float32]]) -> NDArray[np.int64]:
+        """The ranking that its plan makes of a pool whose logits by every graph are known."""
+        left = np.arange(len(logits[FULL]))
+        behind: list[NDArray[np.int64]] = []
+        for step in self.reranker.plan_for(self.plan, top_k=TOP).steps(len(left)):
+            left = left[np.argsort(-logits[step.graph][left], kind="stable")]
+            if step.keep is not None:
+                left, behind = left[: step.keep], [left[step.keep :], *behind]
+        return np.concatenate([left, *behind])
 
 
 def main() -> int:
@@ -86,6 +90,7 @@ def main() -> int:
     parser.add_argument("--model", nargs="*", default=[""], metavar="ARTIFACT")
     parser.add_argument("--candidates", type=int, nargs="+", default=[20, 50, 100])
     parser.add_argument("--queries", type=int, help="take the first of each file only")
+    parser.add_argument("--timed", type=int, help="take the time of the first pools only")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path())
     asked = parser.parse_args()
@@ -95,13 +100,17 @@ def main() -> int:
         reranker = _load(artifact, asked.threads, "auto")
         systems += [System(_name(artifact), plan, reranker) for plan in _plans(reranker)]
     datasets = [read_dataset(path, limit=asked.queries) for path in asked.files]
-    rows: list[dict] = []
-    before = 0
-    for size in sorted(asked.candidates):
-        # A file whose pools are all smaller than the last size would be measured twice.
-        larger = [dataset for dataset in datasets if max(len(pool.documents) for pool in dataset.pools) > before]
-        before = size
-        rows += measured(systems, [dataset.first(size) for dataset in larger], size)
+    sizes = sorted(asked.candidates)
+    times = [timed(systems, datasets[0].first(size), asked.timed) for size in sizes]
+    print("# times: done", file=sys.stderr, flush=True)
+    values = [measured(systems, dataset, sizes) for dataset in datasets]
+    rows = []
+    for number, size in enumerate(sizes):
+        # A file whose pools are all smaller than the last size would count twice.
+        before = sizes[number - 1] if number else 0
+        larger = [place for place, dataset in enumerate(datasets) if max(len(pool.documents) for pool in dataset.pools) > before]
+        found = {datasets[place].name: values[place][number] for place in larger}
+        rows += [row(system, size, found, place, times[number]) for place, system in enumerate(systems)]
     print(table(rows))
     asked.out.mkdir(parents=True, exist_ok=True)
     report = {
@@ -115,60 +124,73 @@ def main() -> int:
     return 0
 
 
-def measured(systems: Sequence[System], datasets: Sequence[Dataset], size: int) -> list[dict]:
-    """A row for each system on pools of `size` candidates; the first system is the reference."""
-    values: list[list[NDArray[np.float64]]] = [[] for _ in systems]
-    shuffled: list[list[float]] = [[] for _ in systems]
-    seconds = [np.empty(0) for _ in systems]
-    for number, dataset in enumerate(datasets):
-        judge = Judge(
-            [MEASURE],
-            [str(pool.qid) for pool in dataset.pools],
-            [[str(fields["docid"]) for fields in pool.fields] for pool in dataset.pools],
-            dataset.qrels,
-        )
-        run(systems, dataset.pools)
-        for place, system in enumerate(systems):
-            spent, orders = system.taken()
-            values[place].append(judge.values(orders)[MEASURE])
-            seconds[place] = seconds[place] if number else np.array(spent)
-        planned = [(place, system) for place, system in enumerate(systems) if system.plan != FULL]
-        run([system for _, system in planned], dataset.pools, mixed=True)
-        for place, system in planned:
-            shuffled[place].append(float(judge.values(system.taken()[1])[MEASURE].mean()))
-        print(f"# {dataset.name}, {size} candidates: done", file=sys.stderr, flush=True)
-    best = [found.mean() for found in values[0]]
-    return [
-        {
-            "model": system.name,
-            "plan": system.plan,
-            "candidates": size,
-            "p50_ms": 1000 * float(np.median(seconds[place])),
-            "p95_ms": 1000 * float(np.percentile(seconds[place], 95)),
-            "times_faster": float(np.median(seconds[0] / seconds[place])),
-            "ndcg": {dataset.name: float(found.mean()) for dataset, found in zip(datasets, values[place], strict=True)},
-            "share": float(np.mean([found.mean() / mean for found, mean in zip(values[place], best, strict=True)])),
-            "interval": np.percentile(shares([*zip(values[place], values[0], strict=True)]), [2.5, 97.5]).tolist(),
-            "lowest_file": min(float(found.mean() - mean) for found, mean in zip(values[place], best, strict=True)),
-            "shuffled_share": float(np.mean(np.divide(shuffled[place], best))) if shuffled[place] else None,
-        }
-        for place, system in enumerate(systems)
-    ]
+class Times(NamedTuple):
+    """What `timed` found."""
+
+    seconds: list[list[float]]
+    """by system: of each pool"""
+    shuffled: list[float]
+    """by system: the mean measure with the candidates shuffled"""
 
 
-def run(systems: Sequence[System], pools: Sequence[CandidatePool], *, mixed: bool = False) -> None:
-    """Has every system rank every pool, in turn; with `mixed`, candidates are shuffled, and their places looked up again."""
+def timed(systems: Sequence[System], dataset: Dataset, count: int | None) -> Times:
+    """Has every system rank the first `count` pools (None: all) as they are and then shuffled, and takes the time of the former."""
+    pools = dataset.pools[:count]
+    seconds: list[list[float]] = [[] for _ in systems]
+    orders: list[list[NDArray[np.int64]]] = [[] for _ in systems]
     for system in systems:
-        system.rank(pools[0], pools[0].documents)
-        system.taken()
+        system.rank(pools[0].query, pools[0].documents)
     for number, pool in enumerate(pools):
-        order = list(range(len(pool.documents)))
-        if mixed:
-            random.Random(f"{SEED} {number}").shuffle(order)
-        documents = [pool.documents[place] for place in order]
-        first = number % len(systems) if systems else 0
-        for system in [*systems[first:], *systems[:first]]:
-            system.orders.append(np.array([order[index] for index in system.rank(pool, documents)]))
+        mixed = np.random.default_rng([SEED, number]).permutation(len(pool.documents))
+        for turn in range(len(systems)):
+            place = (turn + number) % len(systems)
+            began = time.perf_counter()
+            systems[place].rank(pool.query, pool.documents)
+            seconds[place].append(time.perf_counter() - began)
+        for system, found in zip(systems, orders, strict=True):
+            if system.plan != FULL:
+                found.append(mixed[system.rank(pool.query, [pool.documents[position] for position in mixed])])
+    judge = _judge(replace(dataset, pools=pools))
+    return Times(seconds, [float(judge.values(found)[MEASURE].mean()) if found else np.nan for found in orders])
+
+
+def measured(systems: Sequence[System], dataset: Dataset, sizes: Sequence[int]) -> list[list[NDArray[np.float64]]]:
+    """By size, then by system: the measure of each pool."""
+    deepest = dataset.first(sizes[-1])
+    logits: dict[int, list[dict[str, NDArray[np.float32]]]] = {}
+    for system in systems:
+        if id(system.reranker) not in logits:
+            logits[id(system.reranker)] = [_logits(system.reranker, pool) for pool in deepest.pools]
+            print(f"# {dataset.name}, {system.name}: read", file=sys.stderr, flush=True)
+    found = []
+    for size in sizes:
+        judge = _judge(dataset.first(size))
+        orders = [
+            [system.order({graph: values[:size] for graph, values in pool.items()}) for pool in logits[id(system.reranker)]]
+            for system in systems
+        ]
+        found.append([judge.values(each)[MEASURE] for each in orders])
+    return found
+
+
+def row(system: System, size: int, files: Mapping[str, Sequence[NDArray[np.float64]]], place: int, times: Times) -> dict:
+    """The figures of the system at `place` of all for pools of `size`; `files`: the measure of each pool, by file and system."""
+    pairs = [(values[place], values[0]) for values in files.values()]
+    own, base = np.array(times.seconds[place]), np.array(times.seconds[0])
+    kept = times.shuffled[place] / float(next(iter(files.values()))[0][: len(own)].mean())
+    return {
+        "model": system.name,
+        "plan": system.plan,
+        "candidates": size,
+        "p50_ms": 1000 * float(np.median(own)),
+        "p95_ms": 1000 * float(np.percentile(own, 95)),
+        "times_faster": float(np.median(base / own)),
+        "ndcg": {name: float(values[place].mean()) for name, values in files.items()},
+        "share": float(np.mean([found.mean() / best.mean() for found, best in pairs])),
+        "interval": np.percentile(shares(pairs), [2.5, 97.5]).tolist(),
+        "lowest_file": min(float(found.mean() - best.mean()) for found, best in pairs),
+        "shuffled_share": None if np.isnan(kept) else kept,
+    }
 
 
 def shares(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> NDArray[np.float64]:
@@ -220,6 +242,22 @@ def plot(rows: Sequence[dict], path: Path) -> None:
     figure.axes[0].set_ylabel(f"% of the reference's {MEASURE}")
     figure.axes[0].legend(fontsize="small")
     figure.savefig(path, dpi=110)
+
+
+def _logits(reranker: Reranker, pool: CandidatePool) -> dict[str, NDArray[np.float32]]:
+    """float32[n] by graph: what each of the model's graphs says of each candidate."""
+    found = {}
+    for graph in reranker.artifact.manifest.graphs:
+        values = np.empty(len(pool.documents), np.float32)
+        for result in reranker.rerank(pool.query, pool.documents, plan=graph.name):
+            values[result.index] = result.logit
+        found[graph.name] = values
+    return found
+
+
+def _judge(dataset: Dataset) -> Judge:
+    qids = [str(pool.qid) for pool in dataset.pools]
+    return Judge([MEASURE], qids, [[str(fields["docid"]) for fields in pool.fields] for pool in dataset.pools], dataset.qrels)
 
 
 def _load(artifact: str, threads: int, precision: str) -> Reranker:

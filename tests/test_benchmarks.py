@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from conftest import REPOSITORY
-from resift.pools import CandidatePool
+from resift import Reranker
+from resift.pools import CandidatePool, read_pools
 
 
 @pytest.fixture
@@ -38,3 +39,18 @@ def test_a_share_is_of_the_means_and_its_interval_of_queries_drawn_for_both(monk
     np.testing.assert_allclose(shares, 0.75)
     spread = frontier.shares([(np.array([1.0, 0.0, 0.5, 1.0]), best)])
     assert np.percentile(spread, 2.5) < spread.mean() < np.percentile(spread, 97.5)
+
+
+def test_the_ranking_that_follows_from_logits_is_the_engines(monkeypatch, planned_artifact):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks import frontier
+    from benchmarks.__main__ import OWN
+
+    texts = [text for pool in list(read_pools(OWN))[:5] for text in pool.documents]
+    pool = CandidatePool("why are there two high tides a day", texts[:40], fields=[{}] * 40)
+    with Reranker.load(planned_artifact) as reranker:
+        logits = frontier._logits(reranker, pool)
+        for plan in ("fast", "balanced", "full", "auto"):
+            system = frontier.System("embedded", plan, reranker)
+            np.testing.assert_array_equal(system.order(logits)[: frontier.TOP], system.rank(pool.query, pool.documents))
+        assert set(system.order(logits).tolist()) == set(range(40))
