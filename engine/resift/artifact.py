@@ -128,7 +128,7 @@ class Artifact:
             )
 
     def read_graph(self, variant: Variant) -> bytes | GraphOnDisk:
-        """The variant's graph, or its path if weights are in a file beside it. Raises ArtifactError if `check_graph` refuses it."""
+        """The variant's graph, or its path if weights are in another file. Raises ArtifactError if `check_graph` refuses it."""
         path, beside = self.folder / variant.file, variant.weights or f"{variant.file}{BESIDE}"
         if beside not in self.manifest.files:
             graph = self.read(variant.file)

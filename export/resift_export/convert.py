@@ -31,7 +31,7 @@ from resift_export.search import Sensitivity, search, weight_names
 from resift_export.source import folder_of
 from resift_export.trace import TRACERS
 from resift_export.weights import on_disk
-from resift_export.write import FirstLook, write, write_graphs
+from resift_export.write import FirstLook, write, write_graphs, write_looks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +53,7 @@ TRACE_SECONDS, TRACE_SECONDS_PER_LAYER = 3, 0.5
 log = logging.getLogger(__name__)
 
 
-def convert(  # noqa: PLR0913 - the options of the command line, by name
+def convert(  # noqa: PLR0913, PLR0915 - the options of the command line, by name
     source: str,
     out: Path,
     recipe: Recipe,
@@ -115,12 +115,15 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         checkpoint.release()
         full = None if traced is None else _Draft.of(traced, recipe, pairs, report)
         models = {} if full is None else full.models
-        look = None if traced_look is None else _first_look(traced_look, recipe, pairs, report)
+        look_models = {} if traced_look is None else _look_models(traced_look, recipe, pairs, report)
         log.info("verify    on %d pools, against %s", len(pools), checkpoint.referee)
         graphs: dict[str, Written] = {}
+        looks: dict[str, Written] = {}
+        look = None if traced_look is None else FirstLook(traced_look.checkpoint, looks, traced_look.operations)
 
         def gate() -> Certificate:
             graphs.update(write_graphs(folder, models) if earlier is None else kept_graphs(earlier, folder))
+            looks.update(write_looks(folder, look_models, graphs))
             plain = Certificate(bounds=recipe.bounds, agreement={}, pools=[])
             draft = write(folder, checkpoint, recipe, graphs, plain, operations=operations, forced=force, first_look=look)
             certificate = replace(certify(draft, references, pools, recipe.bounds, report), reference=checkpoint.referee)
@@ -244,14 +247,13 @@ def _traced_look(student: Checkpoint, checkpoint: Checkpoint, operations: int, r
     return traced
 
 
-def _first_look(traced: _Traced, recipe: Recipe, pairs: Sequence[CalibrationPair], report: Report) -> FirstLook:
-    """The student's graph at the recipe's precisions."""
+def _look_models(traced: _Traced, recipe: Recipe, pairs: Sequence[CalibrationPair], report: Report) -> dict[str, ir.Model]:
+    """The student's graph at the recipe's precisions, by file."""
 
     def of_look(step: str, done: int, total: int) -> None:
         report(f"first look: {step}", done, total)
 
-    models = _Draft.of(traced, recipe, pairs, of_look).models
-    return FirstLook(traced.checkpoint, {file_of_look(file): model for file, model in models.items()}, traced.operations)
+    return {file_of_look(file): model for file, model in _Draft.of(traced, recipe, pairs, of_look).models.items()}
 
 
 def _levels(recipe: Recipe) -> dict[str, int]:

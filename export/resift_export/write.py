@@ -51,7 +51,7 @@ class FirstLook(NamedTuple):
     """The graph that decides who is read in full."""
 
     checkpoint: Checkpoint
-    models: Mapping[str, ir.Model]
+    graphs: Mapping[str, Written]
     """by file"""
     operations: int
     """per token"""
@@ -103,13 +103,12 @@ def write(  # noqa: PLR0913 - everything the artifact holds
     plan: str | None = None,
     kept: str | None = None,
 ) -> Artifact:
-    """Writes every file of the artifact but its full `graphs` into `folder`, its manifest last, and opens it.
+    """Writes every file of the artifact but its graphs into `folder`, its manifest last, and opens it.
 
     `graphs`: what `write_graphs` wrote, the recipe's variants by file. `operations`: operations per token, for the manifest.
     `plan`: as text, what serves calls with a top_k that name none. `kept`: the fingerprint of the artifact that `graphs` are of.
     """
-    looks = write_looks(folder, first_look.models, graphs) if first_look else {}
-    every = {**graphs, **looks}
+    every = {**graphs, **(first_look.graphs if first_look else {})}
     attached = recipe.attached_files()
     about = attached.pop(CARD, b"").decode()
     contents = {
@@ -135,7 +134,7 @@ def write(  # noqa: PLR0913 - everything the artifact holds
         ),
         graphs=[
             _graph("full", checkpoint, operations, recipe.variants()),
-            *([_graph("first-look", first_look.checkpoint, first_look.operations, _looks(recipe, looks))] if first_look else []),
+            *([] if first_look is None else [_look(first_look, recipe)]),
         ],
         files={name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in contents.items()}
         | {name: entry for written in every.values() for name, entry in written.files.items()},
@@ -167,10 +166,10 @@ def _graph(role: Role, checkpoint: Checkpoint, operations: int, variants: list[V
     )
 
 
-def _looks(recipe: Recipe, graphs: Mapping[str, Written]) -> list[Variant]:
-    """The recipe's variants as a first look's, whose `graphs` were written."""
+def _look(look: FirstLook, recipe: Recipe) -> Graph:
     files = [(variant, file_of_look(variant.file)) for variant in recipe.variants()]
-    return [msgspec.structs.replace(variant, file=file, weights=graphs[file].lender) for variant, file in files]
+    variants = [msgspec.structs.replace(variant, file=file, weights=look.graphs[file].lender) for variant, file in files]
+    return _graph("first-look", look.checkpoint, look.operations, variants)
 
 
 def _record(student: Checkpoint) -> dict[str, str | int | float | bool | list[str] | None]:

@@ -135,10 +135,12 @@ def batches_of(teacher, query="how do tides work"):
     return padded(teacher, [tokenizer.encode(query, ["", "short", *tiny.texts()[1:40:2]])], CPU)
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_layers_apart_are_the_layers_together(family, checkpoint_of):
+def test_layers_apart_are_the_layers_together(family, attention, checkpoint_of):
     """With the teacher's own inputs, a copy of all its layers gives its own outputs, padding or not."""
     teacher = checkpoint.load(str(checkpoint_of(family)))
+    teacher.model.set_attn_implementation(attention)
     copy = student_of(teacher.model, range(teacher.layers))
     seen = set()
     for batch in batches_of(teacher):

@@ -25,6 +25,8 @@ LAYERS = {
 }
 """Where a family's layers are, by model_type (MiniLM's cross-encoders are of the type bert or xlm-roberta). Each layer reads hidden
 states and a mask, and the head reads the first token's last hidden state."""
+MASKED = -1e9
+"""Added to the attention's score of padding, whose weight is then 0; bfloat16 holds it too."""
 REASONS = {
     "albert": "all its layers are one and the same, so that none can be left out",
     "mpnet": "its layers share a position bias that the model computes",
@@ -110,10 +112,11 @@ def run(model: Any, batch: PaddedBatch) -> Outputs:
 
 def run_apart(student: Any, batch: PaddedBatch, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Each layer's output for the input of its own that it is given, [n, width, hidden size] each."""
-    mask = None if batch.mask is None else batch.mask[:, None, None, :].bool()
+    # Added to the attention's scores: every implementation takes that, and a boolean mask only torch's fused one.
+    mask = None if batch.mask is None else (1 - batch.mask[:, None, None, :]) * MASKED
     outputs = []
     for layer, states in zip(layers_of(student), inputs, strict=True):
-        output = layer(states, mask)
+        output = layer(states, None if mask is None else mask.to(states.dtype))
         # transformers below 5 returns a tuple.
         outputs.append(output[0] if isinstance(output, tuple) else output)
     return outputs
