@@ -53,7 +53,7 @@ TRACE_SECONDS, TRACE_SECONDS_PER_LAYER = 3, 0.5
 log = logging.getLogger(__name__)
 
 
-def convert(  # noqa: PLR0913, PLR0915 - the options of the command line, by name
+def convert(  # noqa: PLR0913 - the options of the command line, by name
     source: str,
     out: Path,
     recipe: Recipe,
@@ -79,10 +79,7 @@ def convert(  # noqa: PLR0913, PLR0915 - the options of the command line, by nam
     a plan that the artifact has no graphs for or for `force` with a search, and ParityError, with nothing written, if the artifact
     does not rank as its checkpoint does or the first look loses too much of the best, and `force` is not set.
     """
-    if force and recipe.search is not None:
-        raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
-    if keep is not None and recipe.search is not None:
-        raise InputError("--keep takes graphs over as they are, --search changes them; expected one of them")
+    _check_search(recipe, force=force, keep=keep)
     check_plan(plan, has_look=first_look is not None)
     check_runnable(recipe.variants())
     transformers_logging.disable_progress_bar()  # it would draw bars of its own
@@ -168,6 +165,14 @@ def convert(  # noqa: PLR0913, PLR0915 - the options of the command line, by nam
             kept=None if earlier is None else earlier.fingerprint(),
         )
     return out
+
+
+def _check_search(recipe: Recipe, *, force: bool, keep: str | None) -> None:
+    """Raises InputError if a search is asked for beside what excludes it."""
+    if force and recipe.search is not None:
+        raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
+    if keep is not None and recipe.search is not None:
+        raise InputError("--keep takes graphs over as they are, --search changes them; expected one of them")
 
 
 def _faults(certificate: Certificate, checkpoint: Checkpoint, student: Checkpoint | None) -> list[ParityError]:
