@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
 
@@ -76,7 +76,7 @@ def insert(  # noqa: PLR0913 - a node has a position, type, inputs, output and a
     op_type: str,
     inputs: Iterable[ir.Value | None],
     output: str,
-    attributes: dict[str, int | float] | None = None,
+    attributes: Mapping[str, int | float | Sequence[int]] | None = None,
     domain: str = "",
 ) -> ir.Value:
     """Inserts a node with one output ahead of `before` and returns that output."""

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-from typing import cast
-
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
 
-from resift_export.graph import CONTRIB, array_of, constant, insert, replace, tidy
-from resift_export.weights import open_session
+from resift_export.attention import optimize_attention
+from resift_export.graph import array_of, constant, insert, replace, tidy
+from resift_export.probe import values_at_widths
 
-MASK_PROBE_WIDTHS = (1, 2, 3, 31, 127)
-"""Widths at which a mask or a condition is evaluated before it is dropped, in addition to the model's max length."""
 ROWWISE = frozenset({"Add", "Sub", "Mul", "Div", "Gelu", "Tanh", "Relu", "Erf", "Sigmoid", "LayerNormalization", "Cast"})
 """Operators whose output at a token depends on that token alone (LayerNormalization: over the last axis)."""
 EDGE = 1e-4
@@ -26,15 +20,12 @@ def optimize(model: ir.Model, max_length: int) -> ir.Model:
     """Rewrites `model` in place and returns it.
 
     The graph's inputs int64[b, width] are never padded, so a mask that is true everywhere at every width up to
-    `max_length` has no effect and is dropped.
+    `max_length` has no effect and is dropped; see attention.py.
     """
     _settle_branches(model, max_length)
     _split_gemm(model)
     _settle_buckets(model)
-    attentions = [node for node in model.graph if node.op_type == "Attention"]
-    _drop_masks(model, attentions, max_length)
-    for attention in attentions:
-        _fuse_attention(model, attention)
+    optimize_attention(model, max_length)
     tidy(model)  # replaced nodes would still read every token
     _read_first_token_only(model)
     tidy(model)
@@ -49,7 +40,7 @@ def _settle_branches(model: ir.Model, max_length: int) -> None:
     for node in [node for node in model.graph if node.op_type == "If"]:
         condition = node.inputs[0]
         assert condition is not None
-        answers = {bool(value.all()) for value in _values_at_widths(model, condition, max_length) if value is not None}
+        answers = {bool(value.all()) for value in values_at_widths(model, condition, max_length) if value is not None}
         if len(answers) != 1:
             continue
         branch = node.attributes["then_branch" if True in answers else "else_branch"].as_graph()
@@ -116,77 +107,6 @@ def _comes_from(node: ir.Node, op_type: str) -> bool:
                 seen.add(producer)
                 left.append(producer)
     return False
-
-
-def _drop_masks(model: ir.Model, attentions: list[ir.Node], max_length: int) -> None:
-    """Removes attention masks that evaluation shows to have no effect."""
-    masks = {node: node.inputs[3] for node in attentions if len(node.inputs) > 3}
-    idle = {mask for mask in set(masks.values()) if mask is not None and _masks_nothing(model, mask, max_length)}
-    for node, mask in masks.items():
-        if mask in idle:
-            node.replace_input_with(3, None)
-
-
-def _masks_nothing(model: ir.Model, mask: ir.Value, max_length: int) -> bool:
-    values = _values_at_widths(model, mask, max_length)
-    return all(value is not None and bool((value if value.dtype == np.bool_ else value == 0).all()) for value in values)
-
-
-def _values_at_widths(model: ir.Model, value: ir.Value, max_length: int) -> list[np.ndarray | None]:
-    """Values of `value` at several widths up to the model's max length, by evaluation; a single one if it is constant."""
-    probe = model.clone()
-    found = next((out for node in probe.graph for out in node.outputs if out.name == value.name), None)
-    if found is None:
-        return [array_of(value)]
-    probe.graph.outputs[:] = [found]
-    common.RemoveUnusedNodesPass()(probe)
-    with tempfile.TemporaryDirectory() as folder:
-        session = open_session(probe, Path(folder))
-    values: list[np.ndarray | None] = []
-    for width in sorted({*(w for w in MASK_PROBE_WIDTHS if w < max_length), max_length}):
-        feed = {item.name: np.full((2, width), 5, np.int64) for item in session.get_inputs()}
-        values.append(cast("np.ndarray", session.run(None, feed)[0]))
-    return values
-
-
-def _fuse_attention(model: ir.Model, attention: ir.Node) -> None:
-    """Attention between head transposes becomes com.microsoft's MultiHeadAttention, which stores no attention weights if unmasked.
-
-    https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MultiHeadAttention
-    """
-    if any(value is not None for value in attention.inputs[3:]) or attention.attributes.get_int("is_causal", default=0) == 1:
-        return
-    if attention.attributes.get_float("softcap", 0.0):
-        return
-    sources = [_before_heads(value) for value in attention.inputs[:3]]
-    merge = _only_reader(attention.outputs[0], "Transpose")
-    reshape = _only_reader(merge.outputs[0], "Reshape") if merge is not None else None
-    query = attention.inputs[0]
-    if reshape is None or merge is None or query is None or query.shape is None or any(value is None for value in sources):
-        return
-    heads, size = query.shape[1], query.shape[3]
-    if tuple(merge.attributes.get_ints("perm")) != (0, 2, 1, 3) or not isinstance(heads, int) or not isinstance(size, int):
-        return
-    scale = attention.attributes.get_float("scale", float(size) ** -0.5)
-    out = reshape.outputs[0]
-    fused = insert(
-        model, reshape, "MultiHeadAttention", sources, f"{out.name}_heads", {"num_heads": heads, "scale": scale}, CONTRIB
-    )
-    replace(out, fused)
-
-
-def _before_heads(value: ir.Value | None) -> ir.Value | None:
-    """The [b, width, heads * size] from which Reshape and Transpose make `value`, [b, heads, width, size]; None if it is not so."""
-    transpose = value.producer() if value is not None else None
-    if transpose is None or transpose.op_type != "Transpose" or tuple(transpose.attributes.get_ints("perm")) != (0, 2, 1, 3):
-        return None
-    reshape = transpose.inputs[0].producer() if transpose.inputs[0] is not None else None
-    return reshape.inputs[0] if reshape is not None and reshape.op_type == "Reshape" else None
-
-
-def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
-    readers = [use.node for use in value.uses()]
-    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None
 
 
 def _read_first_token_only(model: ir.Model) -> None:

@@ -172,6 +172,7 @@ small (int64[b, w] input_ids) => (float[b, 2] logits) {{
     penalties = Cast <to = 1> (far)
     lowest = Constant <value_float = -10000.0> ()
     bias = Mul (penalties, lowest)
+    after = GreaterOrEqual (distance, window)
     attended = Attention {attributes} (query_heads, key_heads, value_heads, {mask})
     together = Transpose <perm = [0, 2, 1, 3]> (attended)
     flat = Constant <value_ints = [0, 0, 8]> ()
@@ -231,10 +232,19 @@ def assert_same_logits(before, after, widths):
 def test_only_a_mask_that_masks_nothing_is_dropped(mask, max_length):
     model = small(mask, window=4)
     optimized = optimize(model.clone(), max_length)
+    [fused] = ops(optimized, "MultiHeadAttention")
     idle = max_length <= 5
-    assert len(ops(optimized, "MultiHeadAttention")) == idle
-    assert [node.inputs[3] is not None for node in ops(optimized, "Attention")] == [True] * (not idle)
+    assert not ops(optimized, "Attention")
+    assert (len(fused.inputs) > 3) == (not idle)
     assert_same_logits(model, optimized, [2, 5, max_length])
+
+
+@pytest.mark.parametrize("mask", ["penalties", "after", "near"])
+def test_a_mask_that_is_neither_idle_nor_local_stays(mask):
+    model = small(mask, window=0 if mask == "near" else 4)
+    optimized = optimize(model.clone(), 40)
+    assert [node.inputs[3] is not None for node in ops(optimized, "Attention")] == [True]
+    assert_same_logits(model, optimized, [2, 5, 40])
 
 
 def test_the_mask_of_that_graph_does_mask():
