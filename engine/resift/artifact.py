@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,6 +14,7 @@ from resift import hub
 from resift.errors import ArtifactError, InputError
 from resift.graphfile import Beside, check_graph
 from resift.manifest import BESIDE, CARD, MANIFEST, Manifest, Variant, decode_manifest
+from resift.outside import outside
 from resift.plans import Plan
 from resift.steps import ResolvedPlan, resolve_plan
 
@@ -25,13 +27,19 @@ EMBEDDED = "resift_models"
 DEFAULT = "ms-marco-minilm-l12"
 
 
+MAPPED_BYTES = 1 << 27
+"""Least size in bytes of a graph's file whose weights are mapped from there; a smaller one is read, and may be changed later on."""
+
+
 class GraphOnDisk(NamedTuple):
-    """A checked graph that onnxruntime reads itself, so that it maps the weights in the file beside it."""
+    """A checked graph whose weights onnxruntime maps from a file: from that of the graph itself, or from the one beside it."""
 
     path: Path
     weights: Path
     marks: tuple[tuple[int, ...], ...]
     """of both files before they were checked: a file that is written or replaced gets others"""
+    content: bytes | None = None
+    """the graph less its weights; None: onnxruntime reads it from `path`"""
 
     @classmethod
     def of(cls, path: Path, weights: Path) -> GraphOnDisk:
@@ -127,10 +135,15 @@ class Artifact:
                 "the file was changed or damaged; copy or export the artifact again"
             )
 
-    def read_graph(self, variant: Variant) -> bytes | GraphOnDisk:
-        """The variant's graph, or its path if weights are in another file. Raises ArtifactError if `check_graph` refuses it."""
+    def read_graph(self, variant: Variant, *, can_map: bool = False) -> bytes | GraphOnDisk:
+        """The variant's graph, or where it is if its weights are in another file, or large and `can_map`.
+
+        Raises ArtifactError if `check_graph` refuses it.
+        """
         path, beside = self.folder / variant.file, variant.weights or f"{variant.file}{BESIDE}"
         if beside not in self.manifest.files:
+            if can_map and self.manifest.files[variant.file].size >= MAPPED_BYTES:
+                return self._map(variant.file)
             graph = self.read(variant.file)
             check_graph(graph, str(path))
             return graph
@@ -138,6 +151,17 @@ class Artifact:
         check_graph(self.read(variant.file), str(path), Beside(beside, self.manifest.files[beside].size))
         self._check_hash(beside)
         return on_disk
+
+    def _map(self, name: str) -> GraphOnDisk:
+        """The graph of a file, its large weights still there. Reads the file once, for its hash, and keeps none of it in memory."""
+        path = Path(os.path.realpath(self.folder / name))
+        on_disk = GraphOnDisk.of(path, path)
+        self._check_hash(name)
+        with path.open("rb") as file:
+            # Closed with the last view of it, not before: an error's traceback may hold one.
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        check_graph(view, str(path))
+        return on_disk._replace(content=outside(view, path.name))
 
     def fingerprint(self) -> str:
         """SHA-256 of the manifest, which holds the hashes of all files: the same for every copy of an artifact."""

@@ -1,8 +1,8 @@
 """graphfile: what a file with an ONNX graph may hold, checked before onnxruntime reads it.
 
-The file is a serialized ModelProto. Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, the encoding
-is that of https://protobuf.dev/programming-guides/encoding/. Where a protobuf library would merge repeated parts of a message or
-take the last of several values, every part is checked; what no ONNX writer produces is refused rather than interpreted.
+The file is a serialized ModelProto. Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Where a
+protobuf library would merge repeated parts of a message or take the last of several values, every part is checked; what no ONNX
+writer produces is refused rather than interpreted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from resift.errors import ArtifactError
+from resift.protobuf import DamagedError, fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,9 +24,6 @@ CONTRIB = "com.microsoft"
 CONTRIB_OPERATORS = frozenset({"MatMulIntegerToFloat", "MultiHeadAttention"})
 """Those that `resift export` emits. Others in this domain hold graphs, name files of execution providers, or call Python."""
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
-LONGEST_VARINT = 10
 STRING = 8
 """TensorProto.DataType of strings, for which onnxruntime allocates memory by the declared shape, whatever the file holds."""
 ORT_FORMAT = b"ORTM"
@@ -40,7 +38,7 @@ class Beside(NamedTuple):
     """bytes"""
 
 
-def check_graph(content: bytes, where: str, beside: Beside | None = None) -> None:
+def check_graph(content: bytes | memoryview, where: str, beside: Beside | None = None) -> None:
     """Raises ArtifactError unless `content` is an ONNX file whose graph is a plain sequence of operators with its weights inside.
 
     With `beside`, its initializers may be in that file too. It refuses tensors in other files, sparse tensors and string tensors (a
@@ -49,7 +47,7 @@ def check_graph(content: bytes, where: str, beside: Beside | None = None) -> Non
     file format. `where` names the file in messages.
     """
     walk = _Walk(where, beside)
-    if content[4:8] == ORT_FORMAT:
+    if bytes(content[4:8]) == ORT_FORMAT:
         walk.refuse("is in onnxruntime's own format, not ONNX")
     walk.model(memoryview(content))
 
@@ -144,41 +142,14 @@ class _Walk:
 
     def _fields(self, message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         """Numbers and values of a message's fields: integers, or the bytes of a string or an inner message."""
-        at, end = 0, len(message)
-        while at < end:
-            self._fields_left -= 1
-            if self._fields_left < 0:
-                self.refuse(f"has more than {FIELD_LIMIT} fields")
-            tag, at = self._varint(message, at)
-            wire_type = tag & 7
-            value: int | memoryview
-            if wire_type == VARINT:
-                value, at = self._varint(message, at)
-            elif wire_type == BYTES:
-                length, start = self._varint(message, at)
-                at = start + length
-                value = message[start:at]
-            elif wire_type in FIXED_SIZES:
-                start, at = at, at + FIXED_SIZES[wire_type]
-                value = int.from_bytes(message[start:at], "little")
-            else:
-                self._refuse_encoding()
-            # Protobuf libraries keep 32 bits of a tag: they would read a longer one as another field.
-            if at > end or not 8 <= tag < 1 << 32:
-                self._refuse_encoding()
-            yield tag >> 3, value
-
-    def _varint(self, message: memoryview, at: int) -> tuple[int, int]:
-        """The varint that starts at `at`, and where it ends."""
-        value = shift = 0
-        for byte in message[at : at + LONGEST_VARINT]:
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
-        else:
+        try:
+            for field in fields(message):
+                self._fields_left -= 1
+                if self._fields_left < 0:
+                    self.refuse(f"has more than {FIELD_LIMIT} fields")
+                yield field.number, field.value
+        except DamagedError:
             self._refuse_encoding()
-        return value, at + shift // 7
 
     def _bytes(self, value: int | memoryview) -> memoryview:
         if isinstance(value, int):

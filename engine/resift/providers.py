@@ -56,6 +56,8 @@ class Policy:
         return options
 
 
+OLDEST_THAT_MAPS = "1.21.0"
+"""The first onnxruntime whose session.WEIGHTS_FOLDER is observed to work."""
 POLICIES: dict[Provider, Policy] = {
     # Batches that fit a core's cache are fastest (budgets of 1 to 4096 tried on AVX-512 with VNNI) and spread best over cores.
     "cpu": Policy("cpu", token_budget=256, step=1, side_by_side=True),
@@ -90,6 +92,11 @@ def check_version(oldest: str) -> None:
         raise ProviderError(
             f"onnxruntime {found} is installed, but this artifact needs {oldest} or newer: pip install -U onnxruntime"
         )
+
+
+def can_map() -> bool:
+    """Whether the installed onnxruntime maps weights of a graph that it is given as bytes."""
+    return _numbers(runtime().__version__) >= _numbers(OLDEST_THAT_MAPS)
 
 
 def _numbers(version: str) -> list[int]:

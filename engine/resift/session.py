@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 """onnxruntime's names of a signature's types."""
 
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""onnxruntime's name of the option that says where the weights are of a graph given as bytes."""
+
 
 class Session:
     """Runs batches of one graph, which it opens at its first use. Any number of threads may use it at once.
@@ -88,10 +91,16 @@ class Session:
         onnxruntime = runtime()
         name = ORT_NAMES[self._policy.provider]
         graph = self._read_graph()
+        options = self._policy.options()
+        if isinstance(graph, bytes):
+            source: bytes | str = graph
+        elif graph.content is None:
+            source = os.fspath(graph.path)
+        else:
+            source = graph.content
+            options.add_session_config_entry(WEIGHTS_FOLDER, os.fspath(graph.path.parent))
         try:
-            session = onnxruntime.InferenceSession(
-                graph if isinstance(graph, bytes) else os.fspath(graph.path), sess_options=self._policy.options(), providers=[name]
-            )
+            session = onnxruntime.InferenceSession(source, sess_options=options, providers=[name])
         except _failures() as error:
             raise ArtifactError(
                 f"onnxruntime {onnxruntime.__version__} cannot load this graph: {error}; export the checkpoint again"

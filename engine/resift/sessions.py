@@ -62,7 +62,7 @@ class Sessions:
     def _session(self, graph: str) -> Session:
         found = self._sessions.get(graph)
         if found is None:
-            read = partial(self._artifact.read_graph, self.variant(graph))
+            read = partial(self._artifact.read_graph, self.variant(graph), can_map=providers.can_map())
             # Of two threads that come here at once, both get the first one's.
             found = self._sessions.setdefault(graph, Session(read, self._graphs[graph].signature, self.policy))
         return found
