@@ -1,0 +1,144 @@
+"""Exports checkpoints of real sizes and runs them beside PyTorch: time, memory and speed, with random weights.
+
+    pip install -e '.[export]' 'sentence-transformers>=6'
+    python -m benchmarks.sizes [NAME ...] [--work FOLDER] [--rounds N] [--precision LIST]
+
+NAMEs are those of random_checkpoints.py (default: all). Each checkpoint is written once to FOLDER. Its export is a process of its
+own, `resift export`, whose time and peak memory are taken; "x weights" is that peak over the size of the float32 weights. Memory
+mapped from files counts. --force is given, as random weights may rank too evenly for the gate: "tau" is what it found.
+
+Then the artifact is loaded by another process ("load", "loaded": memory after loading, "peak": while loading), and it and
+sentence-transformers score pairs of 95 and of 512 tokens in turn, each in its own process with all cores: pairs/s, the median
+of the rounds, and times faster, the median ratio, the least and the largest. Prints a row for each as soon as it is known, and
+writes FOLDER/sizes.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import resift_export
+from benchmarks import random_checkpoints
+from benchmarks.compare import PYTORCH, RESIFT, Contender, Process
+from resift import Reranker, machine
+from resift.pools import read_pools
+
+LENGTHS = {95: 16, 512: 4}
+"""Tokens of a pair, and pairs of a round."""
+MB = 1 << 20
+EXPORT = "from resift.cli.main import main; import sys; sys.exit(main())"
+LOAD = """
+import json, resource, sys, time
+from pathlib import Path
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+from resift import Reranker
+before, start = resident(), time.perf_counter()
+Reranker.load(sys.argv[1])
+seconds = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+print(json.dumps({"seconds": seconds, "before_mb": before, "loaded_mb": resident(), "peak_mb": peak}))
+"""
+HEADS = ("checkpoint", "weights MB", "export min", "peak MB", "x weights", "tau", "artifact MB", "load s", "loaded MB", "peak MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sizes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(random_checkpoints.KINDS)}")
+    parser.add_argument("--work", type=Path, default=Path(".bench") / "sizes", help="folder to work in (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="times each contender scores the pairs (default: %(default)s)")
+    parser.add_argument("--precision", default="int8", help="as of `resift export` (default: %(default)s)")
+    asked = parser.parse_args()
+    asked.work.mkdir(parents=True, exist_ok=True)
+    print(f"# {machine.usable_cores()} cores, {', '.join(sorted(machine.instruction_sets())) or 'AVX2 or less'}", flush=True)
+    rows = []
+    for name in asked.names or random_checkpoints.KINDS:
+        rows.append(measure(name, asked.work, rounds=asked.rounds, precision=asked.precision))
+        print(json.dumps(rows[-1]), flush=True)
+        (asked.work / "sizes.json").write_text(json.dumps(rows, indent=1))
+
+
+def measure(name: str, work: Path, *, rounds: int, precision: str) -> dict[str, Any]:
+    """Everything about one checkpoint."""
+    checkpoint = random_checkpoints.save(name, work / "checkpoints" / name)
+    artifact = work / "artifacts" / name
+    weights = sum(path.stat().st_size for path in checkpoint.rglob("*.safetensors"))
+    seconds, peak = export(checkpoint, artifact, precision)
+    [found] = json.loads((artifact / "certificate.json").read_text())["agreement"].values() if precision == "int8" else [{}]
+    loaded = json.loads(subprocess.run([sys.executable, "-c", LOAD, artifact], check=True, capture_output=True, text=True).stdout)
+    size = sum(path.stat().st_size for path in artifact.iterdir())
+    row = {
+        "checkpoint": name,
+        "weights_mb": round(weights / MB),
+        "export_minutes": round(seconds / 60, 1),
+        "export_peak_mb": round(peak / MB),
+        "times_weights": round(peak / weights, 2),
+        "gate": {key: round(found[key], 4) for key in ("overlap", "tau", "worst_tau", "error") if key in found},
+        "artifact_mb": round(size / MB),
+        **{key: round(value, 2) for key, value in loaded.items()},
+    }
+    return row | speed(checkpoint, artifact, rounds)
+
+
+def export(checkpoint: Path, artifact: Path, precision: str) -> tuple[float, int]:
+    """Seconds and peak memory in bytes of the export's process."""
+    command = [sys.executable, "-c", EXPORT, "export", str(checkpoint), str(artifact), "--force", "--overwrite"]
+    artifact.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    process = subprocess.Popen([*command, "--precision", precision], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        raise SystemExit(f"the export of {checkpoint} failed, see above")
+    return time.perf_counter() - start, usage.ru_maxrss * 1024
+
+
+def speed(checkpoint: Path, artifact: Path, rounds: int) -> dict[str, Any]:
+    """Pairs per second of both, in turn, on pairs of the same length."""
+    here = [Contender(item.name, item.script, item.requirements, item.takes, sys.executable) for item in (RESIFT, PYTORCH)]
+    threads = machine.usable_cores()
+    found: dict[str, Any] = {}
+    processes = [Process(item, str(artifact if item.takes == "artifact" else checkpoint), threads) for item in here]
+    for tokens, pairs in LENGTHS.items():
+        query, document = pair_of(artifact, tokens)
+        seconds: list[list[float]] = [[], []]
+        for turn in range(rounds + 1):  # the first warms up
+            order = (0, 1) if turn % 2 else (1, 0)
+            for at in order:
+                taken = processes[at].ask(query=query, documents=[f"{document} {number}" for number in range(pairs)])["seconds"]
+                if turn:
+                    seconds[at].append(taken)
+        found[f"pairs_s_{tokens}"] = [round(pairs / statistics.median(each), 2) for each in seconds]
+        ratios = sorted(slow / fast for fast, slow in zip(*seconds, strict=True))
+        found[f"times_faster_{tokens}"] = [round(value, 2) for value in (statistics.median(ratios), ratios[0], ratios[-1])]
+    for process in processes:
+        process.close()
+    return found
+
+
+def pair_of(artifact: Path, tokens: int) -> tuple[str, str]:
+    """A query, and words of the built-in pools that make about so many tokens with it."""
+    pools = list(read_pools(Path(resift_export.__file__).parent / "data" / "gate.jsonl"))
+    query = pools[0].query
+    words = " ".join(text for pool in pools for text in pool.documents).split()
+    with Reranker.load(artifact) as reranker:
+        encoder = reranker.pair_tokenizer()
+        low, high = 1, tokens
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = encoder.encode(query, [" ".join(words[:middle])]).lengths[0] <= tokens - 3
+            low, high = (middle, high) if fits else (low, middle - 1)
+    return query, " ".join(words[:low])
+
+
+if __name__ == "__main__":
+    main()
