@@ -231,6 +231,7 @@ def _identity(reranker: Reranker) -> dict[str, Any]:
         "provider": reranker.provider,
         "max_length": reranker.resolved.max_length,
         "truncation": reranker.resolved.truncation,
+        "windows": reranker.resolved.windows,
         "plan": str(reranker.plan_for(top_k=1)),
     }
 
