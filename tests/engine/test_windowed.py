@@ -18,6 +18,7 @@ from resift.collection import rerank_pools
 from resift.job import Job, rerank_file
 from resift.pools import CandidatePool
 from resift.windows import reach, spans
+from serving import serving
 
 MAX_LENGTH, WINDOWS = 40, 3
 LATE = 1e9
@@ -266,3 +267,21 @@ def test_a_candidates_own_field_of_that_name_is_kept():
     ):
         [found] = ranking.ranked(Ranking.from_logits(["a"], one, one, count, **columns))["results"]
         assert expected.items() <= found.items()
+
+
+def test_the_server_answers_by_the_best_window_and_admits_by_all_of_them(windowed, documents, room):
+    long, longer = documents[5], documents[9]
+    tokens = asyncio.run(windowed.aencode(QUERY, [long])).tokens
+    assert tokens == 3 * MAX_LENGTH
+    with serving({"tiny": windowed}, max_request_tokens=tokens) as served:
+        body = {"query": QUERY, "texts": [long], "raw_scores": True, "truncate": False}
+        [found] = served.post("/rerank", body).json()
+        assert found["score"] == windowed.rerank(QUERY, [long])[0].logit
+        cut = served.post("/rerank", body | {"texts": [longer]})  # what no window reads
+        assert cut.status_code == 413
+        assert cut.json()["error"].endswith(f" Given: {3 * reach(room, WINDOWS) + MAX_LENGTH - room}")
+        more = served.post("/rerank", body | {"texts": [long, "a"]})
+        assert more.status_code == 413
+        assert f"expected at most {tokens}" in more.json()["error"]
+        capped = {"query": QUERY, "documents": [long, "a"], "max_tokens_per_doc": room}
+        assert served.post("/v2/rerank", capped).status_code == 200
