@@ -22,14 +22,21 @@ class SteadyPace(Pace):
         return tokens / 10 if graph == "first-look" else float(tokens)
 
 
-def call(*lengths: int, deadline: float | None = None, graph: str = "full", keep: int | None = None) -> Call:
-    """A call whose row i has ids that say so: i, i, ...; with `keep`, its first look keeps so many for the full graph."""
+def call(
+    *lengths: int, deadline: float | None = None, graph: str = "full", keep: int | None = None, windows: tuple[int, ...] = ()
+) -> Call:
+    """A call whose row i has ids that say so: i, i, ...; with `keep`, its first look keeps so many for the full graph.
+
+    `windows`: rows of each document; otherwise each has one.
+    """
     ids = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    nothing = np.zeros(len(lengths), np.int32)
+    counts = windows or (1,) * len(lengths)
+    nothing = np.zeros(len(counts), np.int32)
     encodings = Encodings(
         ids=ids,
         segment_ids=ids + 1000,
         lengths=np.array(lengths, np.int32),
+        starts=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
         tokens_cut=nothing,
         at_least=nothing.astype(bool),
         query_tokens_cut=0,

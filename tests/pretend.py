@@ -20,7 +20,7 @@ RERANKER = SimpleNamespace(
     precision="int8",
     provider="cpu",
     plan_for=lambda plan=None, top_k=None: plan or "full",
-    resolved=SimpleNamespace(max_length=512, truncation="only_second"),
+    resolved=SimpleNamespace(max_length=512, truncation="only_second", windows=1),
 )
 
 

@@ -24,16 +24,16 @@ class Encoded:
     """The n pairs of a call, ready to be queued; equal pairs are encoded once."""
 
     rows: Encodings | None
-    """the distinct pairs; None if there are no pairs"""
+    """the d distinct pairs; None if there are no pairs"""
     places: NDArray[np.int64]
-    """int64[n]: the caller's pair i is row places[i]"""
+    """int64[n]: the caller's pair i is pair places[i] of those"""
     steps: tuple[Step, ...]
-    """what reads the rows"""
+    """what reads them"""
     deadline: float | None = None
     """time, by time.monotonic, at which the call ends; None: once everything was read"""
 
     @classmethod
-    def encode(
+    def encode(  # noqa: PLR0913 - what to encode, and how much of it
         cls,
         tokenizer: PairTokenizer,
         pairs: list[Pair],
@@ -41,27 +41,34 @@ class Encoded:
         cancelled: Callable[[], bool],
         *,
         document_tokens: int | None = None,
+        windows: int = 1,
     ) -> Self | None:
         """Encodes the distinct pairs, and their documents' first `document_tokens` (None: what the model takes).
 
+        `windows`: most windows in which a document is read that is too long.
         None if `cancelled`, which is asked between two parts. Raises ArtifactError if the tokenizer fails on a text.
         """
-        rows: dict[Pair, int] = {}
+        numbers: dict[Pair, int] = {}
         parts = []
         for query, documents in _by_query(pairs).items():
-            rows.update({(query, document): len(rows) + place for place, document in enumerate(documents)})
-            for part in tokenizer.parts(query, documents, document_tokens=document_tokens):
+            numbers.update({(query, document): len(numbers) + place for place, document in enumerate(documents)})
+            for part in tokenizer.parts(query, documents, document_tokens=document_tokens, windows=windows):
                 if cancelled():
                     return None
                 parts.append(part)
         encodings = Encodings.join(parts) if parts else None
-        places = np.array([rows[pair] for pair in pairs], np.int64)
-        return cls(encodings, places, terms.plan.steps(len(rows)), terms.deadline)
+        places = np.array([numbers[pair] for pair in pairs], np.int64)
+        return cls(encodings, places, terms.plan.steps(len(numbers)), terms.deadline)
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """int32[n]: tokens of each pair, special tokens included."""
-        return np.empty(0, np.int32) if self.rows is None else self.rows.lengths[self.places]
+        """int32[n]: tokens of each pair, special tokens included; those that two windows of a document share count once."""
+        return np.empty(0, np.int32) if self.rows is None else self.rows.pair_lengths[self.places]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all n pairs in all their windows."""
+        return 0 if self.rows is None else int(np.add.reduceat(self.rows.lengths, self.rows.firsts[:-1])[self.places].sum())
 
     @property
     def tokens_cut(self) -> NDArray[np.int32]:

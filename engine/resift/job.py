@@ -114,6 +114,8 @@ def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
         "max_candidates": job.max_candidates,
         # None for the full graph alone, as in a journal from before there were plans.
         "plan": None if plan == str(reranker.plan_for("full")) else plan,
+        # None for one, as in a journal from before there were windows.
+        "windows": None if reranker.resolved.windows == 1 else reranker.resolved.windows,
     }
 
 

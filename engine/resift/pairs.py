@@ -17,6 +17,7 @@ from resift.machine import usable_cores
 from resift.seams import last_seam, seam_spaces
 from resift.template import PairTemplate
 from resift.truncation import longest_first
+from resift.windows import reach, spans
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +35,8 @@ COUNTED = 100_000
 """Longest text, in characters, whose tokens are all counted."""
 LONGER = (200_000, 400_000)
 """Characters that are encoded of a longer text that cannot be cut at a seam."""
+FURTHER = 16
+"""So many more characters are encoded, if need be, for each token by which several windows read more of a document than one."""
 PROBE = "a \uff21\ufb01 e\u0301 \u6771\u4eac \U0001f30a \ue000\uffff"
 """Encoded at load as a test: characters that normalizers map, and some that few vocabularies have."""
 PART_CHARACTERS = 100_000
@@ -44,31 +47,47 @@ PART_DOCUMENTS = 256
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """n encoded pairs, their tokens concatenated."""
+    """d encoded pairs as n rows, their tokens concatenated: a row a pair, or one for each window of its document."""
 
     ids: NDArray[np.int32]
-    """int32[t]: token ids of all pairs; t = lengths.sum()"""
+    """int32[t]: token ids of all rows; t = lengths.sum()"""
     segment_ids: NDArray[np.int32]
-    """int32[t]: segment ids of all pairs"""
+    """int32[t]: segment ids of all rows"""
     lengths: NDArray[np.int32]
-    """int32[n]: tokens of each pair, special tokens included"""
+    """int32[n]: tokens of each row, special tokens included"""
+    starts: NDArray[np.int32]
+    """int32[n]: tokens of the document before each row's window; 0 in the first row of a pair and in no other"""
     tokens_cut: NDArray[np.int32]
-    """int32[n]: tokens dropped at the end of the document"""
+    """int32[d]: tokens dropped at the end of the document, which no window reads"""
     at_least: NDArray[np.bool_]
-    """bool[n]: whether tokens_cut is a lower bound, as the document was too long to be counted in full"""
+    """bool[d]: whether tokens_cut is a lower bound, as the document was too long to be counted in full"""
     query_tokens_cut: int
     """tokens dropped at the end of the query; a lower bound if it has more than COUNTED characters"""
     offsets: NDArray[np.int64] = field(init=False)
-    """int64[n + 1]: pair i has the tokens from offsets[i] up to offsets[i + 1]"""
+    """int64[n + 1]: row i has the tokens from offsets[i] up to offsets[i + 1]"""
+    firsts: NDArray[np.int64] = field(init=False)
+    """int64[d + 1]: pair i has the rows from firsts[i] up to firsts[i + 1]"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)]))
+        object.__setattr__(self, "firsts", np.append(np.flatnonzero(self.starts == 0), len(self.starts)))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def documents(self) -> NDArray[np.int64]:
+        """int64[n]: the number of the pair, and so of its document, of each row."""
+        return np.cumsum(self.starts == 0) - 1
+
+    @property
+    def pair_lengths(self) -> NDArray[np.int32]:
+        """int32[d]: tokens of each pair that are read, special tokens included; those that two windows share count once."""
+        last = self.firsts[1:] - 1
+        return self.starts[last] + self.lengths[last]
+
     def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Token ids and segment ids of pair `number`, from 0: views of int32[lengths[number]] each."""
+        """Token ids and segment ids of row `number`, from 0: views of int32[lengths[number]] each."""
         span = slice(self.offsets[number], self.offsets[number + 1])
         return self.ids[span], self.segment_ids[span]
 
@@ -77,7 +96,7 @@ class Encodings:
         """The pairs of one or more parts, in order, with the largest `query_tokens_cut`."""
         if len(parts) == 1:
             return parts[0]
-        columns = ("ids", "segment_ids", "lengths", "tokens_cut", "at_least")
+        columns = ("ids", "segment_ids", "lengths", "starts", "tokens_cut", "at_least")
         joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
         return cls(**joined, query_tokens_cut=max(part.query_tokens_cut for part in parts))
 
@@ -92,7 +111,8 @@ class PairTokenizer:
 
     A text of more than COUNTED characters is first cut at a seam (see seams.py), which does not change the tokens kept and
     makes the number of tokens cut a lower bound. If it has no seam there, or too few tokens before it, its first LONGER[0]
-    characters are encoded, then LONGER[1] if those give too few tokens.
+    characters are encoded, then LONGER[1] if those give too few tokens; for several windows, then twice as many each time, up to
+    what FURTHER allows.
 
     Any str can be encoded; a lone surrogate, which has no UTF-8 form, is read as U+FFFD.
     """
@@ -157,7 +177,8 @@ class PairTokenizer:
 
     def encode(self, query: str, documents: Sequence[str]) -> Encodings:
         """Encodes the pairs of `query` with each of n `documents`. Raises ArtifactError if the tokenizer fails on a text."""
-        return Encodings.join(list(self.parts(query, documents)) or [self._encode_pairs(self._encode_query(query), [])])
+        parts = list(self.parts(query, documents))
+        return Encodings.join(parts or [self._join(self._encode_query(query), [], self._room)])
 
     def around(self, query: str) -> int:
         """Tokens of a pair of `query` beside those of its document, if the document was cut: the query's and the special ones.
@@ -169,67 +190,83 @@ class PairTokenizer:
         kept = len(text.ids) if self._truncation == "only_second" else longest_first(text.tokens, longer, self._room)[0]
         return int(self._template.special.shape[1]) + kept
 
-    def parts(self, query: str, documents: Sequence[str], *, document_tokens: int | None = None) -> Iterator[Encodings]:
+    def parts(
+        self, query: str, documents: Sequence[str], *, document_tokens: int | None = None, windows: int = 1
+    ) -> Iterator[Encodings]:
         """`encode` in steps: yields the encodings of consecutive documents, a bounded amount of text at a time.
 
-        `document_tokens`: most tokens to keep of a document; None: what the pair has room for.
+        `document_tokens`: most tokens to keep of a document; None: what the pair has room for. `windows`: most windows in which
+        a document is read that is too long for its pair, each a row; more than 1 with "only_second" alone.
 
         A caller can stop between two parts; PART_CHARACTERS and PART_DOCUMENTS keep each below a second. Without documents there
         are no parts.
         """
+        assert windows == 1 or self._truncation == "only_second", "Settings refuses it"
+        if not documents:
+            return
         start, characters, enough = 0, 0, PART_CHARACTERS * self._cores
-        encoded_query = self._encode_query(query) if documents else None
+        encoded_query = self._encode_query(query)
+        extent = self._extent(encoded_query, document_tokens, windows)
         for end, document in enumerate(documents, 1):
-            characters += min(len(document), LONGER[-1])
-            if encoded_query and (characters >= enough or end - start == PART_DOCUMENTS or end == len(documents)):
-                yield self._encode_pairs(encoded_query, documents[start:end], document_tokens)
+            characters += min(len(document), extent.characters)
+            if characters >= enough or end - start == PART_DOCUMENTS or end == len(documents):
+                yield self._encode_pairs(encoded_query, documents[start:end], extent)
                 start, characters = end, 0
 
     def _encode_query(self, query: str) -> _Text:
         """The prompt and the query, cut to the most tokens that they may keep."""
         share = self._room // DOCUMENT_SHARE if self._truncation == "only_second" else 0
-        return self._encode_texts([self._prompt + query], self._room - share)[0]
+        room = self._room - share
+        return self._encode_texts([self._prompt + query], _Extent(room, room))[0]
 
-    def _encode_pairs(self, query: _Text, documents: Sequence[str], document_tokens: int | None = None) -> Encodings:
+    def _extent(self, query: _Text, document_tokens: int | None, windows: int) -> _Extent:
         room = self._room - len(query.ids) if self._truncation == "only_second" else self._room
-        texts = self._encode_texts(documents, room if document_tokens is None else min(room, document_tokens))
-        if self._truncation == "only_second" or not texts:
-            return self._join(query, texts)
-        kept = [
-            longest_first(query.tokens, text.tokens if document_tokens is None else len(text.ids), self._room) for text in texts
-        ]
-        runs = groupby(zip(texts, kept, strict=True), key=lambda item: item[1][0])
-        return Encodings.join([self._join(query.first(head), [text.first(tail) for text, (_, tail) in run]) for head, run in runs])
+        most = reach(room, windows)
+        return _Extent(room, most if document_tokens is None else min(most, document_tokens), limited=document_tokens is not None)
 
-    def _join(self, query: _Text, texts: Sequence[_Text]) -> Encodings:
-        ids, segment_ids = self._template.join(query.ids, [text.ids for text in texts])
+    def _encode_pairs(self, query: _Text, documents: Sequence[str], extent: _Extent) -> Encodings:
+        texts = self._encode_texts(documents, extent)
+        if self._truncation == "only_second":
+            return self._join(query, texts, extent.room)
+        kept = [longest_first(query.tokens, len(text.ids) if extent.limited else text.tokens, self._room) for text in texts]
+        runs = groupby(zip(texts, kept, strict=True), key=lambda item: item[1][0])
+        return Encodings.join(
+            [self._join(query.first(head), [text.first(tail) for text, (_, tail) in run], self._room) for head, run in runs]
+        )
+
+    def _join(self, query: _Text, texts: Sequence[_Text], room: int) -> Encodings:
+        """The pairs of `query` with each text, which is read in windows of `room` tokens if it has more."""
+        windows = [(text.ids, start, end) for text in texts for start, end in spans(len(text.ids), room)]
+        ids, segment_ids = self._template.join(query.ids, [tokens[start:end] for tokens, start, end in windows])
+        around = self._template.special.shape[1] + len(query.ids)
         return Encodings(
             ids=ids,
             segment_ids=segment_ids,
-            lengths=np.array([self._template.special.shape[1] + len(query.ids) + len(text.ids) for text in texts], np.int32),
+            lengths=np.array([around + end - start for _, start, end in windows], np.int32),
+            starts=np.array([start for _, start, _ in windows], np.int32),
             tokens_cut=np.array([text.tokens_cut for text in texts], np.int32),
             at_least=np.array([text.at_least for text in texts], np.bool_),
             query_tokens_cut=query.tokens_cut,
         )
 
-    def _encode_texts(self, texts: Sequence[str], room: int) -> list[_Text]:
-        """The first `room` tokens of each text."""
+    def _encode_texts(self, texts: Sequence[str], extent: _Extent) -> list[_Text]:
+        """The first `extent.tokens` tokens of each text."""
         short = [place for place, text in enumerate(texts) if len(text) <= COUNTED]
         encodings = dict(zip(short, self._encode_whole([texts[place] for place in short]), strict=True))
         return [
-            _Text.cut(encodings[place], room) if place in encodings else self._encode_long(text, room)
+            _Text.cut(encodings[place], extent.tokens) if place in encodings else self._encode_long(text, extent)
             for place, text in enumerate(texts)
         ]
 
-    def _encode_long(self, text: str, room: int) -> _Text:
-        for limit in (COUNTED, *LONGER):
+    def _encode_long(self, text: str, extent: _Extent) -> _Text:
+        for limit in extent.limits():
             seam = last_seam(text, limit, self._seam_spaces, self._normalize) if limit < len(text) else None
             if seam is None and limit == COUNTED:
                 continue
             [encoding] = self._encode_whole([text[: seam or limit]])
-            if len(encoding) >= room or limit >= len(text):
+            if len(encoding) >= extent.tokens or limit >= len(text):
                 break
-        return _Text.cut(encoding, room, at_least=limit < len(text))
+        return _Text.cut(encoding, extent.tokens, at_least=limit < len(text))
 
     def _encode_whole(self, texts: Sequence[str]) -> list[Encoding]:
         readable = [_encodable(text) for text in texts]
@@ -264,6 +301,30 @@ class PairTokenizer:
                 pair = self._tokenizer.encode(text, text)
                 return PairTemplate.read(pair.ids, pair.type_ids, pair.sequence_ids)
         raise ArtifactError("tokenizer.json has no token for 'a' and no added tokens; export the artifact again")
+
+
+class _Extent(NamedTuple):
+    """How much is read of a text."""
+
+    room: int
+    """tokens of it in a row"""
+    tokens: int
+    """tokens of it in all its rows"""
+    limited: bool = False
+    """whether the caller said how many"""
+
+    @property
+    def characters(self) -> int:
+        """Most characters that are encoded of it."""
+        return LONGER[-1] + FURTHER * max(0, self.tokens - self.room)
+
+    def limits(self) -> Iterator[int]:
+        """How many characters of a long text to encode, and how many if those give too few tokens, and so on."""
+        yield from (COUNTED, *LONGER)
+        limit = LONGER[-1]
+        while limit < self.characters:
+            limit = min(2 * limit, self.characters)
+            yield limit
 
 
 class _Text(NamedTuple):

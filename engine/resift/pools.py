@@ -74,6 +74,8 @@ class CandidatePool:
             own |= {"scored_by": result.scored_by, "tokens_cut": result.tokens_cut}
             if result.tokens_cut_at_least:
                 own["tokens_cut_at_least"] = True
+            if ranking.windowed:
+                own |= {"windows": result.windows, "window": result.window}
             if with_documents:
                 own["document"] = result.document
             given = self.fields[result.index] if self.fields else {}

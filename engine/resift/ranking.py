@@ -20,19 +20,24 @@ class Scored:
     logits: NDArray[np.float32]
     """float32[n]: what a ranking is sorted by, of the graph that read the pair last; those of different graphs do not compare"""
     tokens_cut: NDArray[np.int32]
-    """int32[n]: tokens cut from the end of each document because the pair was too long"""
+    """int32[n]: tokens cut from the end of each document because the pair was too long, or too long for all its windows"""
     tokens_cut_at_least: NDArray[np.bool_]
     """bool[n]: whether `tokens_cut` is a lower bound, as the document was too long to be counted in full"""
     query_tokens_cut: int = 0
     """tokens cut from the end of the query (of several queries, the largest count)"""
     lengths: NDArray[np.int32] = field(kw_only=True)
-    """int32[n]: tokens of each pair that were read, special tokens included"""
+    """int32[n]: tokens of each pair that were read, special tokens included; those that two windows share count once"""
     waited: float = field(default=0.0, kw_only=True)
     """seconds from being queued until the first pair began to run"""
     graphs: tuple[str, ...] = field(default=("full",), kw_only=True)
     """names of the graphs of the call's stages"""
     read: NDArray[np.int8] | None = field(default=None, kw_only=True)
-    """int8[n]: how many of `graphs` read each pair: its logit is that of the last of them, NaN without any; None: all of them"""
+    """int8[n]: how many of `graphs` read each pair, in all its windows: its logit is that of the last of them; None: all of them.
+    Without any, it is NaN, or that of the windows which the first graph had time for"""
+    windows: NDArray[np.int32] | None = field(default=None, kw_only=True)
+    """int32[n]: windows of each document that were read by the graph whose logit it has; None: Settings.windows is off"""
+    window: NDArray[np.int32] | None = field(default=None, kw_only=True)
+    """int32[n]: the number, from 0, of the window whose logit it is (of equal ones, the first); None: Settings.windows is off"""
 
     def in_full(self, full: str) -> NDArray[np.bool_]:
         """bool[n]: pairs that were read by the graph of that name, the last of a plan."""
@@ -50,17 +55,21 @@ class RankedDocument:
     index: int
     """its position in the caller's list, from 0"""
     score: float | None
-    """on the scale the model declares: a logit, or a probability in [0, 1]; None unless the full graph read it, which only a plan
-    named by the caller leaves out"""
+    """on the scale the model declares: a logit, or a probability in [0, 1]; None unless the full graph read it, in all its windows,
+    which only a plan named by the caller or a deadline leaves out"""
     logit: float | None
     """that of the graph named by `scored_by`; None where none read it"""
     document: str
     tokens_cut: int
-    """tokens cut from the end of the document because the pair was too long"""
+    """tokens cut from the end of the document because the pair was too long, or too long for all its windows"""
     tokens_cut_at_least: bool = False
     """whether `tokens_cut` is a lower bound: of a text of more than 100,000 characters not all tokens are counted"""
     scored_by: str | None = "full"
-    """name of the last graph that read it; None where none did"""
+    """name of the last graph that read it in all its windows, or of the first if it had time for some; None where none did"""
+    windows: int = 1
+    """windows in which `scored_by` read it, above 1 only with `Settings.windows`; all that it has, unless time ran out"""
+    window: int = 0
+    """number, from 0, of the window whose logit it is: that with the largest, of equal ones the first"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,8 @@ class Ranking(Sequence[RankedDocument]):
     results: tuple[RankedDocument, ...]
     query_tokens_cut: int = 0
     """tokens cut from the end of the query"""
+    windowed: bool = False
+    """whether documents may have been read in several windows"""
 
     @classmethod
     def from_logits(  # noqa: PLR0913 - one column each
@@ -87,24 +98,30 @@ class Ranking(Sequence[RankedDocument]):
         top_k: int | None = None,
         graphs: Sequence[str] = ("full",),
         read: NDArray[np.int8] | None = None,
+        windows: NDArray[np.int32] | None = None,
+        window: NDArray[np.int32] | None = None,
     ) -> Ranking:
         """Ranks `documents` by `logits`, both of length n and in the caller's order, and keeps the best `top_k`.
 
         `scores` and `logits` are NaN where there are none. `at_least`, bool[n], marks documents whose `tokens_cut` is a lower
-        bound; None: all counts are exact. `graphs` and `read` are those of `Scored`.
+        bound; None: all counts are exact. `graphs`, `read`, `windows` and `window` are those of `Scored`.
         """
         order = best_first(logits, read)[:top_k]
-        stages = np.full(len(logits), len(graphs), np.int8) if read is None else read
+        stages = np.where(np.isnan(logits), 0, np.maximum(1, len(graphs) if read is None else read))
         bounds = np.zeros(len(logits), np.bool_) if at_least is None else at_least
-        columns = zip(*(column[order].tolist() for column in (scores, logits, tokens_cut, bounds, stages)), strict=True)
+        counts = np.ones(len(logits), np.int32) if windows is None else windows
+        places = np.zeros(len(logits), np.int32) if window is None else window
+        given = (scores, logits, tokens_cut, bounds, stages, counts, places)
+        columns = zip(*(column[order].tolist() for column in given), strict=True)
         return cls(
             tuple(
                 RankedDocument(
-                    index, _known(score), _known(logit), documents[index], cut, bound, graphs[last - 1] if last else None
+                    index, _known(score), _known(logit), documents[index], cut, bound, graphs[last - 1] if last else None, *found
                 )
-                for index, (score, logit, cut, bound, last) in zip(order.tolist(), columns, strict=True)
+                for index, (score, logit, cut, bound, last, *found) in zip(order.tolist(), columns, strict=True)
             ),
             query_tokens_cut,
+            windows is not None,
         )
 
     def __len__(self) -> int:
@@ -119,10 +136,13 @@ class Ranking(Sequence[RankedDocument]):
 
 
 def best_first(logits: NDArray[np.float32], read: NDArray[np.int8] | None) -> NDArray[np.intp]:
-    """intp[n]: positions of candidates, those that most stages `read` first (`Scored.read`), then by logit, then as given."""
+    """intp[n]: positions of candidates, those that most stages `read` first (`Scored.read`), then by logit, then as given.
+
+    A logit that is NaN, as no stage read the candidate, comes last.
+    """
     if read is None:
         return np.argsort(-logits, kind="stable")
-    return np.lexsort((np.where(read == 0, 0, -logits), -read))
+    return np.lexsort((-logits, -read))
 
 
 def decreasing(values: Sequence[float | None], *, least: float | None = None) -> list[float]:

@@ -20,7 +20,8 @@ from resift.pairs import PairTokenizer
 from resift.plans import BUILT_IN, Plan, as_plan
 from resift.ranking import Ranking, Scored
 from resift.scheduler import Call, Scheduler
-from resift.scoring import activate, relevance
+from resift.scored import scored_of
+from resift.scoring import activate
 from resift.sessions import Sessions
 from resift.settings import Settings, resolve
 from resift.steps import ResolvedPlan, Terms, resolve_plan
@@ -223,6 +224,8 @@ class Reranker:
             top_k=top_k,
             graphs=scored.graphs,
             read=scored.read,
+            windows=scored.windows,
+            window=scored.window,
         )
 
     def rerank(
@@ -315,7 +318,7 @@ class Reranker:
         return _reload, (type(self), self.artifact.folder, self.artifact.links_into, self.settings)
 
     def pair_tokenizer(self) -> PairTokenizer:
-        """A tokenizer of pairs as this Reranker reads them."""
+        """A tokenizer of pairs as this Reranker reads them; `parts` is told of windows."""
         pair = self.artifact.manifest.pair
         return PairTokenizer(
             self.artifact.read(TOKENIZER), self.resolved.max_length, prompt=pair.prompt, truncation=self.resolved.truncation
@@ -376,7 +379,9 @@ class Reranker:
     ) -> Encoded | None:
         """Encodes the distinct pairs, and loads the graphs that will read them; None if `cancelled`."""
         self._workers.check_open()
-        encoded = Encoded.encode(self._tokenizer, pairs, terms, cancelled, document_tokens=document_tokens)
+        encoded = Encoded.encode(
+            self._tokenizer, pairs, terms, cancelled, document_tokens=document_tokens, windows=self.resolved.windows
+        )
         if encoded is not None:
             for step in encoded.steps:
                 if step.graph != self.graph.name:  # which `load` has loaded
@@ -389,7 +394,8 @@ class Reranker:
             outputs = np.empty((0, self.graph.signature.labels), np.float32)
             answer.set_result(Scored(outputs[:, 0], none, np.empty(0, np.bool_), lengths=none, outputs=outputs))
             return
-        self._workers.add(Call(encoded.steps, encoded.rows, partial(_scored, encoded.places), answer, encoded.deadline))
+        outcome = partial(scored_of, encoded.places, windowed=self.resolved.windows > 1)
+        self._workers.add(Call(encoded.steps, encoded.rows, outcome, answer, encoded.deadline))
 
     def scores(self, scored: Scored) -> NDArray[np.float32]:
         """Scores float32[n] of what `submit` returned; NaN where the full graph did not read the pair."""
@@ -439,28 +445,6 @@ def _close(workers: Workers, encoders: Background, sessions: Sessions) -> None:
     workers.close()
     encoders.close()
     sessions.close()
-
-
-def _scored(places: NDArray[np.int64], call: Call) -> Scored:
-    """A finished call's columns, row `places[i]` for the caller's pair i."""
-    encodings, read = call.encodings, call.read[places]
-    logits = np.full(len(places), np.nan, np.float32)
-    for number, step in enumerate(call.steps, 1):
-        found = np.flatnonzero(read == number)
-        if len(found):
-            logits[found] = relevance(call.logits[step.graph][places[found]], step.rule, positions=found)
-    outputs = call.logits.get(call.steps[-1].graph)
-    return Scored(
-        logits,
-        encodings.tokens_cut[places],
-        encodings.at_least[places],
-        encodings.query_tokens_cut,
-        lengths=encodings.lengths[places],
-        waited=0.0 if call.began is None else call.began - call.added,
-        graphs=tuple(step.graph for step in call.steps),
-        read=None if (read == len(call.steps)).all() else read,
-        outputs=None if outputs is None else outputs[places],
-    )
 
 
 def _wait(answers: Iterable[Future[Scored]]) -> list[Scored]:

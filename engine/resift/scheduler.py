@@ -4,7 +4,8 @@ Rows wait in queues by graph and bucket. The call that is due first goes first: 
 with rows of other calls. By default a bucket is one length, so nothing is padded: no work is spent on padding, attention needs no
 mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another.
 
-A call has one step or several. Once a step has read its last row, the best of its rows wait for the next step.
+A call has one step or several. Once a step has read its last row, the rows of its best documents wait for the next step. A document
+has one row, or one for each of its windows, of which the best counts; only one that the step has read in all its windows goes on.
 
 A call with a deadline is read best first, in the order given or that of the step before, as far as predicted time allows: a row
 that would not be read in time is not begun. At the end a shorter one among the next few may be.
@@ -24,6 +25,7 @@ import numpy as np
 from resift.errors import LogitsError, OverloadedError
 from resift.pace import Pace
 from resift.scoring import relevance
+from resift.windows import best_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +50,7 @@ class Call:
     """What a caller submitted: distinct pairs, and their results so far."""
 
     steps: tuple[Step, ...]
-    """what reads them: all rows in the first step, the best of each in the next"""
+    """what reads them: all documents in the first step, the best of each in the next"""
     encodings: Encodings
     outcome: Callable[[Call], Any]
     """computes the answer once the call has ended; it may raise"""
@@ -89,12 +91,23 @@ class Call:
         """Name of the graph that reads the rows now."""
         return self.steps[self.stage].graph
 
+    @property
+    def documents_read(self) -> NDArray[np.int8]:
+        """int8[d]: steps that have read each document in all its windows."""
+        return np.minimum.reduceat(self.read, self.encodings.firsts[:-1])
+
     def survivors(self) -> NDArray[np.int64]:
-        """The rows that the step keeps, best first; of equal ones the first in the caller's order. Raises LogitsError."""
-        step = self.steps[self.stage]
-        rows = np.flatnonzero(self.read == self.stage + 1)
-        ranked = relevance(self.logits[step.graph][rows], step.rule, positions=rows)
-        return rows[np.argsort(-ranked, kind="stable")[: step.keep]]
+        """The rows of the documents that the step keeps, the best document first; of equal ones the first in the caller's order.
+
+        A document is as good as its best window. Raises LogitsError.
+        """
+        step, documents = self.steps[self.stage], self.encodings.documents
+        rows = np.flatnonzero(self.documents_read[documents] > self.stage)
+        ranked = relevance(self.logits[step.graph][rows], step.rule, positions=documents[rows])
+        best = best_rows(ranked, documents[rows])
+        kept = documents[rows[best[np.argsort(-ranked[best], kind="stable")[: step.keep]]]]
+        firsts = self.encodings.firsts
+        return np.concatenate([np.arange(firsts[document], firsts[document + 1]) for document in kept])
 
 
 @dataclass(eq=False, slots=True)
@@ -344,7 +357,7 @@ class Scheduler:
 
     def _advance(self, call: Call) -> None:
         """Ends a call after its last step, or one that read nothing in time; after others, their survivors wait for the next."""
-        if call.stage == len(call.steps) - 1 or not (call.read > call.stage).any():
+        if call.stage == len(call.steps) - 1 or not (call.documents_read > call.stage).any():
             call.ended = True
             return
         try:
@@ -361,9 +374,10 @@ class Scheduler:
     def _cost(self, call: Call, tokens: int) -> float:
         """Predicted seconds of one worker until a call has ended whose step has yet to read `tokens`."""
         cost = self.pace.predict(call.graph, tokens)
+        mean = float(call.encodings.lengths.sum() / len(call.encodings.tokens_cut))
         for before, step in zip(call.steps[call.stage :], call.steps[call.stage + 1 :], strict=False):
             assert before.keep is not None
-            cost += self.pace.predict(step.graph, round(before.keep * float(call.encodings.lengths.mean())))
+            cost += self.pace.predict(step.graph, round(before.keep * mean))
         return cost
 
     def _take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:

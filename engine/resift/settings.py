@@ -19,7 +19,7 @@ Provider = Literal["cpu", "cuda"]
 PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
 Truncation = Literal["only_second", "longest_first"]
 TRUNCATIONS: tuple[Truncation, ...] = ("only_second", "longest_first")
-LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40}
+LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40, "windows": 64}
 TABLE = "settings"
 OTHER_TABLES = ("retrieval", "measured")
 """Further tables of a settings file, which `Settings.read` does not read."""
@@ -55,6 +55,9 @@ class Settings:
     truncation: Truncation | Auto = "auto"
     """What is cut of a pair that is too long. auto: only_second, the document, so that documents of a query are read with the same
     query. longest_first: the longer of the two texts, as sentence-transformers does."""
+    windows: int | Auto = "auto"
+    """Most windows in which a document is read that is too long for its pair, and of which the best counts; auto: 1, its end is
+    cut. Each window is a pair of its own with the whole query and takes as long as one."""
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
@@ -72,6 +75,11 @@ class Settings:
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a str")
             if value not in ("auto", *known):
                 raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(known)}")
+        if self.truncation == "longest_first" and self.windows not in ("auto", 1):
+            raise InputError(
+                f"Settings.windows is {self.windows} but Settings.truncation is 'longest_first', which may cut the query of a long "
+                "document: its windows would be read with another query than other documents; leave truncation on 'auto'"
+            )
         if self.plan != "auto":
             plan = as_plan(self.plan, "Settings.plan")
             object.__setattr__(self, "plan", self.plan if isinstance(self.plan, str) else str(plan))
@@ -145,6 +153,7 @@ class ResolvedSettings:
     token_budget: int
     max_length: int
     truncation: Truncation
+    windows: int
 
 
 def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: int) -> ResolvedSettings:
@@ -162,4 +171,5 @@ def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: in
         token_budget=token_budget if settings.token_budget == "auto" else settings.token_budget,
         max_length=max_length if settings.max_length == "auto" else settings.max_length,
         truncation="only_second" if settings.truncation == "auto" else settings.truncation,
+        windows=1 if settings.windows == "auto" else settings.windows,
     )

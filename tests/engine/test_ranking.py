@@ -70,6 +70,8 @@ def test_a_ranking_becomes_json():
                 "tokens_cut": 3,
                 "tokens_cut_at_least": True,
                 "scored_by": "full",
+                "windows": 1,
+                "window": 0,
             },
             {
                 "index": 0,
@@ -79,9 +81,12 @@ def test_a_ranking_becomes_json():
                 "tokens_cut": 0,
                 "tokens_cut_at_least": False,
                 "scored_by": "full",
+                "windows": 1,
+                "window": 0,
             },
         ],
         "query_tokens_cut": 7,
+        "windowed": False,
     }
 
 

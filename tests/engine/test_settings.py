@@ -72,14 +72,14 @@ def test_settings_are_keywords_that_cannot_change():
 
 def test_auto_takes_the_machines_cores_the_default_budget_and_the_models_length():
     assert resolve(Settings(), cores=6, token_budget=256, max_length=512) == ResolvedSettings(
-        threads=6, token_budget=256, max_length=512, truncation="only_second"
+        threads=6, token_budget=256, max_length=512, truncation="only_second", windows=1
     )
 
 
 def test_what_was_asked_for_is_kept():
     settings = Settings(threads=9, token_budget=1, max_length=128, truncation="longest_first")
     assert resolve(settings, cores=6, token_budget=256, max_length=512) == ResolvedSettings(
-        threads=9, token_budget=1, max_length=128, truncation="longest_first"
+        threads=9, token_budget=1, max_length=128, truncation="longest_first", windows=1
     )
 
 

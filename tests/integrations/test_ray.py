@@ -148,6 +148,20 @@ def test_top_k_and_max_candidates(embedded):
     assert sum(pairs for _, pairs in batches) == sum(len(pool["candidates"]) for pool in first)
 
 
+def test_windows_are_columns_where_they_are_on(embedded):
+    given = pa.table({"query": ["tides"] * 2, "documents": [["the moon pulls the sea " * 40, "bread"], []]})
+    with Reranker.load(settings=Settings(threads=1, max_length=64, windows=3)) as windowed:
+        [row, _] = ranked(windowed, given).to_pylist()
+        found = windowed.rerank("tides", given["documents"][0].as_py())
+        assert [(each["logit"], each["windows"], each["window"]) for each in row["results"]] == [
+            (each.logit, each.windows, each.window) for each in found
+        ]
+        assert data._identity(windowed)["windows"] == 3
+    assert {each.windows for each in found} == {3, 1}
+    assert "windows" not in ranked(embedded, given).to_pylist()[0]["results"][0]
+    assert "windows" not in data._identity(embedded)
+
+
 @pytest.mark.parametrize(
     "kind",
     [

@@ -52,6 +52,9 @@ def add_engine(command: argparse.ArgumentParser) -> None:
         "--threads", type=int, metavar="N", help="batches at once, one thread each (default: the usable physical cores)"
     )
     group.add_argument("--max-length", type=int, metavar="N", help="most tokens of a pair (default: the model's limit)")
+    group.add_argument(
+        "--windows", type=int, metavar="N", help="read a document that is too long in up to N windows; the best counts (default: 1)"
+    )
 
 
 def check_utf8(value: str | None, name: str) -> None:
@@ -67,6 +70,6 @@ def settings(asked: argparse.Namespace) -> Settings:
 
     Raises InputError if the file or a value cannot be used.
     """
-    names = ("provider", "precision", "threads", "max_length", "plan")
+    names = ("provider", "precision", "threads", "max_length", "windows", "plan")
     given: dict[str, Any] = {name: getattr(asked, name) for name in names if getattr(asked, name, None) is not None}
     return replace(Settings() if asked.settings is None else Settings.read(asked.settings), **given)

@@ -43,6 +43,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     precision: Annotated[Precision | None, Meta(description="int8 or float32; unset: the fastest available")] = None
     threads: Annotated[Count | None, Meta(description="batches at once, one thread each; unset: the physical cores")] = None
     max_length: Annotated[Count | None, Meta(description="most tokens of a pair; unset: the model's limit")] = None
+    windows: Annotated[Count | None, Meta(description="most windows that a document too long is read in; unset: 1")] = None
     max_batch_tokens: Annotated[Count | None, Meta(description="most tokens of a batch; unset: what runs fastest")] = None
     max_concurrent_requests: Annotated[Count, Meta(description="requests in progress, beyond which 429")] = 512
     max_client_batch_size: Annotated[Count, Meta(description="documents of a request")] = 1000
@@ -106,6 +107,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "precision": self.precision,
             "threads": self.threads,
             "max_length": self.max_length,
+            "windows": self.windows,
             "token_budget": self.max_batch_tokens,
             "waiting_tokens": self.max_waiting_tokens,
             "waiting_seconds": self.max_waiting_seconds,

@@ -90,7 +90,7 @@ class Service:
         tokenized = time.perf_counter()
         if not request.truncate:
             check_uncut(encoded, reranker.resolved.max_length)
-        self.admission.check_tokens(int(encoded.lengths.sum()))
+        self.admission.check_tokens(encoded.tokens)
         scored = await self._score(reranker, encoded)
         ended = time.perf_counter()
         self.metrics.scored(scored, tokenized - began)

@@ -224,8 +224,9 @@ def _load(model: str | None, settings: Settings) -> Reranker:
 
 
 def _identity(reranker: Reranker) -> dict[str, Any]:
-    """What logits depend on besides the pair."""
-    return {
+    """What logits depend on besides the pair. Windows are named where they are on, as parts from before there were any are not."""
+    windows = {} if reranker.resolved.windows == 1 else {"windows": reranker.resolved.windows}
+    return windows | {
         "model": reranker.artifact.fingerprint(),
         "variant": reranker.variant.file,
         "provider": reranker.provider,

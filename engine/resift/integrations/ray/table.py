@@ -13,7 +13,7 @@ from resift.errors import InputError
 from resift.pools import CandidatePool, free_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from resift.ranking import Ranking
     from resift.reranker import Reranker
@@ -29,7 +29,9 @@ OWN = {
     "tokens_cut": pa.int32(),
     "tokens_cut_at_least": pa.bool_(),
 }
-"""The fields of a result that resift fills in: those of a RankedDocument, without its text."""
+"""The fields of a result that resift fills in: those of a RankedDocument, without its text, ..."""
+WINDOWED = {"windows": pa.int32(), "window": pa.int32()}
+"""... and these where documents are read in windows."""
 
 
 def check_columns(schema: pa.Schema, where: str) -> None:
@@ -69,15 +71,17 @@ def rank_batches(  # noqa: PLR0913 - what to rank, what to call it, how
     """Yields each batch ranked, and how many pairs were scored for it.
 
     In place of `documents` or `candidates`, a ranked row has `query_tokens_cut` and `results`, best first: the candidate's own
-    fields except its text, and those of `OWN`, as in `CandidatePool.ranked`. Other columns stay as they are; one that is named
-    like a new column becomes given_NAME. `first` numbers the first row, for messages that begin with `where`. `max_candidates`:
-    candidates read of each pool; None: all. Raises InputError for a row that is no pool, and otherwise like `Reranker.rerank`.
+    fields except its text, those of `OWN` and, with windows, of `WINDOWED`, as in `CandidatePool.ranked`. Other columns stay as
+    they are; one that is named like a new column becomes given_NAME. `first` numbers the first row, for messages that begin with
+    `where`. `max_candidates`: candidates read of each pool; None: all. Raises InputError for a row that is no pool, and otherwise
+    like `Reranker.rerank`.
     """
     ahead, behind = tee(batches)  # rerank_pools reads pools ahead of the one that it yields
     ranked = rerank_pools(reranker, _pools(ahead, where, first, max_candidates), top_k=top_k)
+    own = OWN if reranker.resolved.windows == 1 else OWN | WINDOWED
     for batch in behind:
         done = list(islice(ranked, batch.num_rows))
-        yield _ranked(batch, [ranking for _, ranking in done]), sum(len(pool.documents) for pool, _ in done)
+        yield _ranked(batch, [ranking for _, ranking in done], own), sum(len(pool.documents) for pool, _ in done)
 
 
 def _pools(batches: Iterable[pa.RecordBatch], where: str, first: int, size: int | None) -> Iterator[CandidatePool]:
@@ -97,21 +101,21 @@ def _pools(batches: Iterable[pa.RecordBatch], where: str, first: int, size: int 
         first += batch.num_rows
 
 
-def _ranked(batch: pa.RecordBatch, rankings: Sequence[Ranking]) -> pa.RecordBatch:
+def _ranked(batch: pa.RecordBatch, rankings: Sequence[Ranking], fields: Mapping[str, pa.DataType]) -> pa.RecordBatch:
     given = {name: batch.column(name) for name in batch.schema.names if name not in POOL}
     new = {
         QUERY_TOKENS_CUT: pa.array([ranking.query_tokens_cut for ranking in rankings], pa.int32()),
-        RESULTS: _results(_lists(batch), rankings),
+        RESULTS: _results(_lists(batch), rankings, fields),
     }
     columns = {free_name(name, new, given): column for name, column in given.items()} | new
     return pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
 
 
-def _results(lists: pa.LargeListArray, rankings: Sequence[Ranking]) -> pa.ListArray:
-    """A list<struct> with an item for each ranked document; the candidates' own fields keep their types."""
+def _results(lists: pa.LargeListArray, rankings: Sequence[Ranking], fields: Mapping[str, pa.DataType]) -> pa.ListArray:
+    """A list<struct> with an item for each ranked document and its `fields`; the candidates' own fields keep their types."""
     counts = np.array([len(ranking) for ranking in rankings], np.int64)
     rows = [result for ranking in rankings for result in ranking]
-    own = {name: pa.array([getattr(row, name) for row in rows], type=kind) for name, kind in OWN.items()}
+    own = {name: pa.array([getattr(row, name) for row in rows], type=kind) for name, kind in fields.items()}
     given = {}
     if pa.types.is_struct(lists.type.value_type):
         starts = np.repeat(lists.offsets.to_numpy()[:-1], counts)
