@@ -1,7 +1,7 @@
 """Exports checkpoints of real sizes and runs them beside PyTorch: time, memory and speed, with random weights.
 
     pip install -e '.[export]' 'sentence-transformers>=6'
-    python -m benchmarks.sizes [NAME ...] [--work FOLDER] [--rounds N] [--precision LIST]
+    python -m benchmarks.sizes [NAME ...] [--work FOLDER] [--rounds N] [--precision LIST] [--long N]
 
 NAMEs are those of random_checkpoints.py (default: all). Each checkpoint is written once to FOLDER. Its export is a process of its
 own, `resift export`, whose time and peak memory are taken; "x weights" is that peak over the size of the float32 weights. Memory
@@ -47,7 +47,20 @@ seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 print(json.dumps({"seconds": seconds, "before_mb": before, "loaded_mb": resident(), "peak_mb": peak}))
 """
-HEADS = ("checkpoint", "weights MB", "export min", "peak MB", "x weights", "tau", "artifact MB", "load s", "loaded MB", "peak MB")
+LONG = """
+import json, resource, sys, time
+from resift import Reranker
+reranker, count, query = Reranker.load(sys.argv[1]), int(sys.argv[2]), "how do tides work"
+longest = reranker.artifact.manifest.pair.max_length
+documents = [f"{number} tides follow the moon " * longest for number in range(count)]
+found = {"tokens": int(reranker.pair_tokenizer().encode(query, documents[:1]).lengths[0])}
+for name, pool in (("one", documents[:1]), ("pool", documents)):
+    start = time.perf_counter()
+    reranker.logits(query, pool)
+    found[f"{name}_seconds"] = time.perf_counter() - start
+    found[f"{name}_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+print(json.dumps(found))
+"""
 
 
 def main() -> None:
@@ -58,25 +71,29 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".bench") / "sizes", help="folder to work in (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="times each contender scores the pairs (default: %(default)s)")
     parser.add_argument("--precision", default="int8", help="as of `resift export` (default: %(default)s)")
+    parser.add_argument(
+        "--long", type=int, default=0, metavar="N", help="also score one pair, and N, of the model's longest length"
+    )
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
     print(f"# {machine.usable_cores()} cores, {', '.join(sorted(machine.instruction_sets())) or 'AVX2 or less'}", flush=True)
     rows = []
     for name in asked.names or random_checkpoints.KINDS:
-        rows.append(measure(name, asked.work, rounds=asked.rounds, precision=asked.precision))
+        rows.append(measure(name, asked.work, rounds=asked.rounds, precision=asked.precision, long=asked.long))
         print(json.dumps(rows[-1]), flush=True)
         (asked.work / "sizes.json").write_text(json.dumps(rows, indent=1))
 
 
-def measure(name: str, work: Path, *, rounds: int, precision: str) -> dict[str, Any]:
+def measure(name: str, work: Path, *, rounds: int, precision: str, long: int) -> dict[str, Any]:
     """Everything about one checkpoint."""
     checkpoint = random_checkpoints.save(name, work / "checkpoints" / name)
     artifact = work / "artifacts" / name
     weights = sum(path.stat().st_size for path in checkpoint.rglob("*.safetensors"))
     seconds, peak = export(checkpoint, artifact, precision)
     [found] = json.loads((artifact / "certificate.json").read_text())["agreement"].values() if precision == "int8" else [{}]
-    loaded = json.loads(subprocess.run([sys.executable, "-c", LOAD, artifact], check=True, capture_output=True, text=True).stdout)
+    loaded = json.loads(child(LOAD, artifact))
     size = sum(path.stat().st_size for path in artifact.iterdir())
+    longest = json.loads(child(LONG, artifact, str(long))) if long else {}
     row = {
         "checkpoint": name,
         "weights_mb": round(weights / MB),
@@ -86,8 +103,14 @@ def measure(name: str, work: Path, *, rounds: int, precision: str) -> dict[str, 
         "gate": {key: round(found[key], 4) for key in ("overlap", "tau", "worst_tau", "error") if key in found},
         "artifact_mb": round(size / MB),
         **{key: round(value, 2) for key, value in loaded.items()},
+        **{f"longest_{key}": round(value, 2) for key, value in longest.items()},
     }
     return row | speed(checkpoint, artifact, rounds)
+
+
+def child(code: str, *arguments: str | Path) -> str:
+    """What the code prints, in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def export(checkpoint: Path, artifact: Path, precision: str) -> tuple[float, int]:

@@ -237,7 +237,7 @@ def test_with_a_limit_judgements_of_what_was_not_read_are_not_counted(pools):
     ("name", "content"),
     [
         ("data.jsonl", b"\xef\xbb\xbf" + lines_of(pool("x", [1, 0])).replace(b"\n", b"\r\n") + b"\r\n"),
-        ("data.jsonl.gz", gzip.compress(lines_of(pool("x", [1, 0])))),
+        ("data.jsonl.gz", gzip.compress(lines_of(pool("x", [1, 0])), mtime=0)),
         ("data", b"\n \n" + lines_of(pool("x", [1, 0]))),
     ],
 )
@@ -272,7 +272,7 @@ def test_standard_input_is_read(monkeypatch, tmp_path, file):
         (b"a,b,c\n", "line 1: neither a JSON object nor 6 columns, but 1; expected candidate pools"),
         (b"1 0 d 1\n", "but 4; expected candidate pools"),
         (b'["q"]\n', "neither a JSON object"),
-        (gzip.compress(b"{}"), "compressed with gzip"),
+        (gzip.compress(b"{}", mtime=0), "compressed with gzip"),
         ("{}".encode("utf-16"), "UTF-16"),
         (b"caf\xe9", "line 1: not UTF-8"),
         (b"1 Q0 d\x001 1 1 t", "UTF-16"),
