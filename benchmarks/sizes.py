@@ -35,30 +35,32 @@ LENGTHS = {95: 16, 512: 4}
 """Tokens of a pair, and pairs of a round."""
 MB = 1 << 20
 EXPORT = "from resift.cli.main import main; import sys; sys.exit(main())"
-LOAD = """
-import json, resource, sys, time
-from pathlib import Path
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+MEMORY = """
+def megabytes(name):  # of this program alone: ru_maxrss may be that of the process that started it
+    return next(int(line.split()[1]) >> 10 for line in open("/proc/self/status") if line.startswith(name))
+"""
+LOAD = f"""
+import json, sys, time
 from resift import Reranker
-before, start = resident(), time.perf_counter()
+{MEMORY}
+before, start = megabytes("VmRSS"), time.perf_counter()
 Reranker.load(sys.argv[1])
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-print(json.dumps({"seconds": seconds, "before_mb": before, "loaded_mb": resident(), "peak_mb": peak}))
+found = {{"seconds": seconds, "before_mb": before, "loaded_mb": megabytes("VmRSS"), "peak_mb": megabytes("VmHWM")}}
+print(json.dumps(found))
 """
-LONG = """
-import json, resource, sys, time
+LONG = f"""
+import json, sys, time
 from resift import Reranker
+{MEMORY}
 reranker, count, query = Reranker.load(sys.argv[1]), int(sys.argv[2]), "how do tides work"
 longest = reranker.artifact.manifest.pair.max_length
-documents = [f"{number} tides follow the moon " * longest for number in range(count)]
-found = {"tokens": int(reranker.pair_tokenizer().encode(query, documents[:1]).lengths[0])}
+documents = [f"{{number}} " + "tides follow the moon " * longest for number in range(count)]
+found = {{"tokens": int(reranker.pair_tokenizer().encode(query, documents[:1]).lengths[0])}}
 for name, pool in (("one", documents[:1]), ("pool", documents)):
     start = time.perf_counter()
     reranker.logits(query, pool)
-    found[f"{name}_seconds"] = time.perf_counter() - start
-    found[f"{name}_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    found |= {{f"{{name}}_seconds": time.perf_counter() - start, f"{{name}}_peak_mb": megabytes("VmHWM")}}
 print(json.dumps(found))
 """
 

@@ -220,6 +220,7 @@ class _Draft(NamedTuple):
     inputs: Sequence[Mapping[str, NDArray[np.int64]]]
     """of the calibration pairs; none if no variant is calibrated"""
     samples: Mapping[str, NDArray[np.float32]]
+    """sampled activations, for a search; otherwise none, as they take as much memory as the weights"""
     ranges: Mapping[str, Mapping[str, Range]]
     models: dict[str, ir.Model]
     """by file"""
@@ -234,7 +235,9 @@ class _Draft(NamedTuple):
             for file, levels in _levels(recipe).items()
         }
         original = traced.model.clone()
-        return cls(original, inputs, samples, ranges, _variants(traced.model, recipe, ranges, report))
+        kept = samples if recipe.search is not None else {}
+        del samples
+        return cls(original, inputs, kept, ranges, _variants(traced.model, recipe, ranges, report))
 
 
 def _student(source: str, checkpoint: Checkpoint, *, allow_pickle: bool) -> Checkpoint:

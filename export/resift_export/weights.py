@@ -126,4 +126,6 @@ def open_session(model: ir.Model, scratch: Path, outputs: Sequence[str] = ()) ->
     # The lengths of the pairs differ: memory would be kept for each of them.
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = False
+    # Packed weights would be a copy of all of them.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
