@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from resift_export.network import Label
     from resift_export.progress import Report
 
-REFERENCE_BATCH = 16
+REFERENCE_PAIRS, REFERENCE_TOKENS = 16, 8192
+"""Most pairs of a batch of references, and tokens with padding: a pair of 8,192 tokens is alone, not 16 as long."""
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -124,14 +125,15 @@ class Checkpoint:
     def references(self, pools: Sequence[tuple[str, Sequence[str]]], report: Report = unreported) -> list[NDArray[np.float32]]:
         """`reference` of each query and its documents; pairs of similar length share a batch, whichever pools they are from."""
         tokenizer = self.pair_tokenizer()
-        for query, _ in pools:
-            if over := tokenizer.encode(query, [""]).query_tokens_cut:
+        lengths: list[int] = []
+        for query, documents in pools:
+            encodings = tokenizer.encode(query, documents)
+            if over := encodings.query_tokens_cut:
                 raise InputError(f"the query {query[:60]!r} is {over} tokens too long for {self.id}; shorten it")
+            lengths += encodings.lengths.tolist()
         pairs = [(query, document) for query, documents in pools for document in documents]
-        order = sorted(range(len(pairs)), key=lambda at: sum(map(len, pairs[at])))
         found = np.empty(len(pairs), np.float32)
-        batches = [order[start : start + REFERENCE_BATCH] for start in range(0, len(order), REFERENCE_BATCH)]
-        for batch in reported("reference", batches, report):
+        for batch in reported("reference", _batches(lengths), report):
             found[batch] = self._relevance([pairs[at] for at in batch])
         ends = np.cumsum([len(documents) for _, documents in pools])
         return np.split(found, ends[:-1])
@@ -221,6 +223,17 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
     _check_vocabulary(checkpoint)
     _check_tokenizer(checkpoint)
     return checkpoint
+
+
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of pairs of so many tokens, those of similar length together, as many as REFERENCE_PAIRS and REFERENCE_TOKENS allow."""
+    batches: list[list[int]] = [[]]
+    for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+        is_full = len(batches[-1]) == REFERENCE_PAIRS or (len(batches[-1]) + 1) * lengths[number] > REFERENCE_TOKENS
+        if batches[-1] and is_full:
+            batches.append([])
+        batches[-1].append(number)
+    return batches
 
 
 def _commit_of(folder: Path) -> str | None:

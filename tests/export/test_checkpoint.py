@@ -323,7 +323,7 @@ def direct(loaded, query, documents):
 def test_reference_is_the_model_called_directly(family, request):
     loaded = request.getfixturevalue(family)
     documents = [*tiny.texts()[1:60:3], "", "long " * 500]
-    assert len(documents) > checkpoint.REFERENCE_BATCH
+    assert len(documents) > checkpoint.REFERENCE_PAIRS
     found = loaded.reference(QUERY, documents)
     assert found.dtype == np.float32
     assert np.ptp(found) > 0.5
