@@ -29,6 +29,16 @@ def texts() -> list[str]:
     return [text for line in lines for text in (line["query"], line["document"])]
 
 
+def of_every_length(fast: Any, query: str) -> list[str]:
+    """Documents for `query`, from an empty one to the last that fits a pair whole, and one that is a token longer."""
+    room = MAX_LENGTH - len(fast([query], [""])["input_ids"][0])
+    counts = [*range(9), *range(9, room - 1, 31), room - 1, room, room + 1]
+    documents = [" the" * count for count in counts]
+    pairs = fast([query] * len(documents), documents)["input_ids"]
+    assert [len(ids) - len(pairs[0]) for ids in pairs] == counts
+    return documents
+
+
 @functools.cache
 def charsmap() -> bytes:
     """The nmt_nfkc character map that sentencepiece stores in its models, such as those of XLM-RoBERTa and DeBERTa."""

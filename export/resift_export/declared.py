@@ -168,8 +168,8 @@ def check_kind(declared: Declared, source: str) -> None:
     """Raises ExportError if the checkpoint is not a cross-encoder, or one that resift cannot run: why, and what to use instead."""
     architectures = declared.config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else ""
-    kind = re.search(r"For[A-Z]\w*$", architecture) if isinstance(architecture, str) else None
-    is_decoder = kind is not None and kind[0] in ("ForCausalLM", "ForConditionalGeneration")
+    kind = re.search(r"(For[A-Z]\w*|LMHeadModel)$", architecture) if isinstance(architecture, str) else None
+    is_decoder = kind is not None and kind[0] in ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
     if is_decoder or declared.reads_messages or any(module.kind == "LogitScore" for module in declared.modules):
         raise ExportError(
             f"{source} is a generative model ({architecture:.80}), which scores a pair by the logits of its next token, such as "

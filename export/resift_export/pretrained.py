@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,10 +13,11 @@ from safetensors import SafetensorError
 from tokenizers import normalizers
 
 from resift.errors import ExportError
-from resift_export.declared import foreign_code
+from resift_export.declared import INSTEAD, foreign_code
 from resift_export.source import first_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from resift_export.declared import Declared
@@ -32,6 +35,8 @@ VOCABULARIES = (
 MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, StrictDataclassError)
 """What transformers raises for malformed configuration files, which it reads without validation."""
 
+log = logging.getLogger(__name__)
+
 
 def load_model(folder: Path, declared: Declared, *, safetensors: bool) -> tuple[Any, set[str]]:
     """The model in evaluation mode, and those of its weights that the files lack and nothing reads. Raises ExportError."""
@@ -39,14 +44,16 @@ def load_model(folder: Path, declared: Declared, *, safetensors: bool) -> tuple[
     kind = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModel
     try:
         # SDPA, the default, is traced as one Attention node; architectures without it use separate matrix products.
-        model, loaded = kind.from_pretrained(
-            folder,
-            use_safetensors=safetensors,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,  # unset, transformers asks on standard input
-            output_loading_info=True,
-        )
+        with _report_held_back():
+            model, loaded = kind.from_pretrained(
+                folder,
+                use_safetensors=safetensors,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,  # unset, transformers asks on standard input
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below
+            )
     except (*MALFORMED, SafetensorError) as error:
         raise _unloadable(folder, error, f"transformers {transformers.__version__} cannot load {folder}") from error
     missing = set(loaded["missing_keys"])
@@ -54,8 +61,16 @@ def load_model(folder: Path, declared: Declared, *, safetensors: bool) -> tuple[
     if missing := missing - unused:
         raise ExportError(
             f"{folder} lacks the weights {', '.join(sorted(missing)[:5])}{' …' if len(missing) > 5 else ''} of "
-            f"{type(model).__name__}; expected a trained sequence classifier (not an embedding model)"
+            f"{type(model).__name__}; expected a trained sequence classifier (not an embedding model): {INSTEAD}"
         )
+    # transformers 5 gives the sizes with each name
+    if unlike := sorted(found if isinstance(found, str) else found[0] for found in loaded["mismatched_keys"]):
+        raise ExportError(
+            f"{folder} has weights of other sizes than its config.json says (the first of {len(unlike)}: {unlike[0]:.200}); "
+            "expected the same: save the model's own config.json with it"
+        )
+    if unread := sorted(loaded["unexpected_keys"]):
+        log.warning("warning   %s has weights that its model does not read: %s", folder, f"{', '.join(unread):.200}")
     return model.eval(), unused
 
 
@@ -63,7 +78,9 @@ def load_tokenizer(folder: Path, declared: Declared) -> Any:
     """The tokenizer. Raises ExportError if it cannot be loaded, or joins or cuts pairs in a way that the engine does not."""
     if not any((folder / name).is_file() for name in VOCABULARIES):
         # transformers would silently create an empty tokenizer.
-        raise ExportError(f"{folder} has no tokenizer; expected one of {', '.join(VOCABULARIES)}")
+        raise ExportError(
+            f"{folder} has no tokenizer; expected one of {', '.join(VOCABULARIES)}: save the model's own tokenizer in its folder"
+        )
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except MALFORMED as error:
@@ -84,6 +101,29 @@ def load_tokenizer(folder: Path, declared: Declared) -> Any:
         own = tokenizer.backend_tokenizer.normalizer
         tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([] if own is None else [own])])
     return tokenizer
+
+
+@contextmanager
+def _report_held_back() -> Iterator[None]:
+    """Keeps the table of missing, unread and unlike weights that transformers logs, unless it raises an error that refers to it."""
+    logger, held = logging.getLogger("transformers.modeling_utils"), list[logging.LogRecord]()
+
+    def hold(record: logging.LogRecord) -> bool:
+        is_report = "LOAD REPORT" in record.getMessage()
+        if is_report:
+            held.append(record)
+        return not is_report
+
+    logger.addFilter(hold)
+    try:
+        yield
+    except MALFORMED:
+        logger.removeFilter(hold)
+        for record in held:
+            logger.handle(record)
+        raise
+    finally:
+        logger.removeFilter(hold)
 
 
 def _unloadable(folder: Path, error: Exception, failure: str) -> ExportError:

@@ -20,13 +20,18 @@ def folder_of(source: str) -> Path | None:
 def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str]:
     """The downloaded folder of a hub id at `revision` (None: the latest), and its commit."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
     patterns = [*TEXTS, *WEIGHTS, *(PICKLED_WEIGHTS if allow_pickle else ())]
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
         raise ExportError(f"{source!r:.200} is neither a folder nor a hub id such as org/name") from error
+    except RevisionNotFoundError as error:
+        raise ExportError(
+            f"{source} has no revision {revision!r:.80} on the hub; expected a commit, tag or branch of it, or no --revision for "
+            "the latest"
+        ) from error
     except (OSError, ValueError) as error:
         # Every error of the hub's client is one of these: no network, offline mode, no such model or revision, no access.
         raise ExportError(

@@ -149,6 +149,7 @@ def test_three_labels(untrained):
     [
         ("Qwen3ForCausalLM", r"is a generative model \(Qwen3ForCausalLM\), which scores a pair by .*use an encoder"),
         ("T5ForConditionalGeneration", r"is a generative model"),
+        ("GPT2LMHeadModel", r"is a generative model"),
         ("BertForTokenClassification", r"is a BertForTokenClassification; expected a cross-encoder"),
         ("BertForMaskedLM", r"is a BertForMaskedLM; expected a cross-encoder"),
     ],

@@ -57,6 +57,18 @@ def test_float32_logits_are_those_of_transformers(family, labels, artifact_of, c
 
 
 @every_family
+@pytest.mark.parametrize("query", ["", QUERY], ids=["empty", "query"])
+def test_every_length_from_the_empty_pair_to_one_beyond_the_last_position(family, query, artifact_of, checkpoint_of):
+    folder = checkpoint_of(family)
+    documents = tiny.of_every_length(transformers.AutoTokenizer.from_pretrained(folder), query)
+    with Reranker.load(artifact_of(family), settings=Settings(precision="float32")) as reranker:
+        found = reranker.logits(query, documents)
+        cut = {result.index: result.tokens_cut for result in reranker.rerank(query, documents)}
+    np.testing.assert_allclose(found, by_transformers(folder, documents, query=query), rtol=0, atol=TOLERANCE)
+    assert [cut[number] for number in range(len(documents))] == [0] * (len(documents) - 1) + [1]
+
+
+@every_family
 @one_label_and_two
 def test_int8_ranks_as_transformers_does(family, labels, artifact_of, checkpoint_of):
     with Reranker.load(artifact_of(family, labels), settings=Settings(precision="int8")) as reranker:

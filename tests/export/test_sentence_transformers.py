@@ -81,6 +81,16 @@ def test_scores_are_those_of_predict(kind, saved, exported):
     assert np.ptp(raw) > 0.1
 
 
+@pytest.mark.parametrize("kind", ["plain", "reversed", "ettin", "cls", "mean", "max", "last", "both"])
+@pytest.mark.parametrize("query", ["", QUERY], ids=["empty", "query"])
+def test_every_length_from_the_empty_pair_to_one_beyond_the_last_position(kind, query, saved, exported):
+    prompt = PROMPT if kind == "plain" else ""
+    documents = tiny.of_every_length(modular.encoder(saved(kind)).tokenizer, f"{prompt}{query}")
+    with Reranker.load(exported(kind)) as reranker:
+        found = reranker.score(query, documents)
+    np.testing.assert_allclose(found, predicted(saved(kind), query, documents), rtol=0, atol=TOLERANCE)
+
+
 def test_a_module_after_the_classifier_reverses_the_order(saved, exported, checkpoint_of):
     with Reranker.load(exported("reversed")) as reranker:
         found = reranker.logits(QUERY, DOCUMENTS)
