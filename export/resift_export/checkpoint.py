@@ -226,7 +226,7 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Numbers of pairs of so many tokens, those of similar length together, as many as REFERENCE_PAIRS and REFERENCE_TOKENS allow."""
+    """Numbers of pairs of so many tokens each, similar ones together, as many as REFERENCE_PAIRS and REFERENCE_TOKENS allow."""
     batches: list[list[int]] = [[]]
     for number in sorted(range(len(lengths)), key=lengths.__getitem__):
         is_full = len(batches[-1]) == REFERENCE_PAIRS or (len(batches[-1]) + 1) * lengths[number] > REFERENCE_TOKENS
