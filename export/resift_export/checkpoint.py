@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -143,6 +144,7 @@ class Checkpoint:
         self.model.to("meta")
         if self.encoder is not None:
             self.encoder.to("meta")
+        _trim()
 
     def _relevance(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         """float32[n]: what pairs are ranked by."""
@@ -223,6 +225,12 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
     _check_vocabulary(checkpoint)
     _check_tokenizer(checkpoint)
     return checkpoint
+
+
+def _trim() -> None:
+    """Gives back to the system what glibc keeps of freed memory: of PyTorch's activations, a gigabyte at 568M parameters."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
