@@ -27,7 +27,7 @@ EMBEDDED = "resift_models"
 DEFAULT = "ms-marco-minilm-l12"
 
 
-MAPPED_BYTES = 1 << 27
+MAPPED_BYTES = 1 << 26
 """Least size in bytes of a graph's file whose weights are mapped from there; a smaller one is read, and may be changed later on."""
 
 
