@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift_export.graph import array_of
+from resift_export.memory import give_back
 from resift_export.progress import reported, unreported
 from resift_export.weights import open_session
 
@@ -48,6 +49,7 @@ def sample(
             others = 1 + random.permutation(len(vectors) - 1)[: share - 1]
             kept[name].append(vectors[np.concatenate([[0], np.sort(others)])])
     del session
+    give_back()
     samples: dict[str, np.ndarray] = {}
     for name in list(kept):
         samples[name] = np.concatenate(kept.pop(name))  # one at a time: memory does not hold all of them twice

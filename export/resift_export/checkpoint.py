@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from resift.scoring import relevance
 from resift_export import declared as declarations
 from resift_export import encoder as encoders
 from resift_export.declared import CONFIG, WEIGHTED_MODULES
+from resift_export.memory import give_back
 from resift_export.network import Network, check_steps, label_of
 from resift_export.pretrained import load_model, load_tokenizer
 from resift_export.progress import reported, unreported
@@ -144,7 +144,7 @@ class Checkpoint:
         self.model.to("meta")
         if self.encoder is not None:
             self.encoder.to("meta")
-        _trim()
+        give_back()
 
     def _relevance(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         """float32[n]: what pairs are ranked by."""
@@ -225,12 +225,6 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
     _check_vocabulary(checkpoint)
     _check_tokenizer(checkpoint)
     return checkpoint
-
-
-def _trim() -> None:
-    """Gives back to the system what glibc keeps of freed memory: of PyTorch's activations, a gigabyte at 568M parameters."""
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
