@@ -229,10 +229,10 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
     """Numbers of pairs of so many tokens each, similar ones together, as many as REFERENCE_PAIRS and REFERENCE_TOKENS allow."""
-    batches: list[list[int]] = [[]]
+    batches: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lengths.__getitem__):
-        is_full = len(batches[-1]) == REFERENCE_PAIRS or (len(batches[-1]) + 1) * lengths[number] > REFERENCE_TOKENS
-        if batches[-1] and is_full:
+        pairs = len(batches[-1]) + 1 if batches else 0
+        if not 0 < pairs <= min(REFERENCE_PAIRS, REFERENCE_TOKENS // lengths[number]):
             batches.append([])
         batches[-1].append(number)
     return batches

@@ -56,7 +56,9 @@ def ran(monkeypatch):
 def opened(monkeypatch):
     """Files of the graphs that are read."""
     files, read = [], Artifact.read_graph
-    monkeypatch.setattr(Artifact, "read_graph", lambda self, variant: files.append(variant.file) or read(self, variant))
+    monkeypatch.setattr(
+        Artifact, "read_graph", lambda self, variant, **how: files.append(variant.file) or read(self, variant, **how)
+    )
     return files
 
 

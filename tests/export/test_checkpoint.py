@@ -350,6 +350,14 @@ def test_references_of_pools_are_those_of_each_in_its_order(bert):
     assert told == [("reference", 0, 2), ("reference", 1, 2), ("reference", 2, 2)]
 
 
+@pytest.mark.parametrize(
+    ("lengths", "batches"),
+    [([], []), ([9000], [[0]]), ([8, 9000, 4], [[2, 0], [1]]), ([5] * 17, [[*range(16)], [16]]), ([3000] * 3, [[0, 1], [2]])],
+)
+def test_a_batch_of_references_has_few_pairs_and_few_tokens(lengths, batches):
+    assert checkpoint._batches(lengths) == batches
+
+
 def test_references_pad_little(bert):
     from resift_export.recipe import Recipe
 
