@@ -78,7 +78,7 @@ def test_a_signal_in_the_middle_of_load_loses_no_accepted_request(started, inter
         found = list(threads.map(ask, range(120)))
     assert process.wait(60) == 0
     assert log.wait("stopped")["unanswered"] == 0
-    assert found.count("answered") >= 20
+    assert found.count("answered") >= 21 - 7  # of the first 21, the other 7 threads' may have been refused
     assert set(found) > {"answered"}
     # Every request that the server read was answered, and every answer arrived.
     told = [line["status"] for line in log.find("request")]
