@@ -92,7 +92,7 @@ def measure(name: str, work: Path, *, rounds: int, precision: str, long: int) ->
     artifact = work / "artifacts" / name
     weights = sum(path.stat().st_size for path in checkpoint.rglob("*.safetensors"))
     seconds, peak = export(checkpoint, artifact, precision)
-    [found] = json.loads((artifact / "certificate.json").read_text())["agreement"].values() if precision == "int8" else [{}]
+    found = next(iter(json.loads((artifact / "certificate.json").read_text())["agreement"].values()))
     loaded = json.loads(child(LOAD, artifact))
     size = sum(path.stat().st_size for path in artifact.iterdir())
     longest = json.loads(child(LONG, artifact, str(long))) if long else {}
@@ -102,7 +102,7 @@ def measure(name: str, work: Path, *, rounds: int, precision: str, long: int) ->
         "export_minutes": round(seconds / 60, 1),
         "export_peak_mb": round(peak / MB),
         "times_weights": round(peak / weights, 2),
-        "gate": {key: round(found[key], 4) for key in ("overlap", "tau", "worst_tau", "error") if key in found},
+        "gate": {key: round(found[key], 4) for key in ("overlap", "tau", "worst_tau", "error")},
         "artifact_mb": round(size / MB),
         **{key: round(value, 2) for key, value in loaded.items()},
         **{f"longest_{key}": round(value, 2) for key, value in longest.items()},

@@ -374,10 +374,10 @@ class Scheduler:
     def _cost(self, call: Call, tokens: int) -> float:
         """Predicted seconds of one worker until a call has ended whose step has yet to read `tokens`."""
         cost = self.pace.predict(call.graph, tokens)
-        mean = float(call.encodings.lengths.sum() / len(call.encodings.tokens_cut))
         for before, step in zip(call.steps[call.stage :], call.steps[call.stage + 1 :], strict=False):
             assert before.keep is not None
-            cost += self.pace.predict(step.graph, round(before.keep * mean))
+            kept = before.keep * call.encodings.lengths.sum() / len(call.encodings.tokens_cut)
+            cost += self.pace.predict(step.graph, round(float(kept)))
         return cost
 
     def _take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:

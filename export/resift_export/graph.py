@@ -8,6 +8,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from resift.outside import SMALLEST
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -17,8 +19,8 @@ CONTRIB = "com.microsoft"
 """Domain of onnxruntime's own operators."""
 LOW_OPSET = 20
 """The first opset with Gelu. Between it and 23 the operators used here only gained data types, so their meaning is the same."""
-SMALLEST_WEIGHTS = 1 << 16
-"""Tensors of fewer bytes stay in the graph's file in any case: onnxruntime needs some of them, such as shapes, early."""
+SMALLEST_WEIGHTS = SMALLEST
+"""Tensors of fewer bytes stay in the graph's file in any case, as in the engine."""
 
 
 def lower_opset(model: ir.Model) -> ir.Model:

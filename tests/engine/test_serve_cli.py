@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import pytest
 
@@ -61,24 +62,26 @@ def test_a_signal_in_the_middle_of_load_loses_no_accepted_request(started, inter
     process, log, url = started
     expected = [result.index for result in reranker.rerank(QUERY, DOCUMENTS)]
 
+    answers = count(1)
+
     def ask(number):
         try:
             reply = httpx.post(f"{url}/rerank", json={"query": QUERY, "texts": DOCUMENTS}, timeout=60)
         except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
             return "not read"  # came when no one listened any more
-        if number == 20:
-            process.send_signal(sent)
         if reply.status_code == 503:
             return "refused"
         assert reply.status_code == 200
         assert [row["index"] for row in reply.json()] == expected
+        if next(answers) == 20:
+            process.send_signal(sent)
         return "answered"
 
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(ask, range(120)))
     assert process.wait(60) == 0
     assert log.wait("stopped")["unanswered"] == 0
-    assert found.count("answered") >= 21 - 7  # of the first 21, the other 7 threads' may have been refused
+    assert found.count("answered") >= 20
     assert set(found) > {"answered"}
     # Every request that the server read was answered, and every answer arrived.
     told = [line["status"] for line in log.find("request")]
