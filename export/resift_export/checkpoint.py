@@ -22,7 +22,7 @@ from resift.scoring import relevance
 from resift_export import declared as declarations
 from resift_export import encoder as encoders
 from resift_export.declared import CONFIG, WEIGHTED_MODULES
-from resift_export.memory import give_back
+from resift_export.memory import give_back, unload
 from resift_export.network import Network, check_steps, label_of
 from resift_export.pretrained import load_model, load_tokenizer
 from resift_export.progress import reported, unreported
@@ -145,6 +145,7 @@ class Checkpoint:
         if self.encoder is not None:
             self.encoder.to("meta")
         give_back()
+        unload(self.folder)  # tracing leaves aliases of the tensors alive, and they their file mapped
 
     def _relevance(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         """float32[n]: what pairs are ranked by."""
