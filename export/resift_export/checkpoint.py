@@ -141,11 +141,12 @@ class Checkpoint:
 
     def release(self) -> None:
         """Gives the weights' memory back: from here on it says only what its configuration says."""
-        self.model.to("meta")
-        if self.encoder is not None:
-            self.encoder.to("meta")
+        networks = [self.model] if self.encoder is None else [self.model, self.encoder]
+        # Tracing leaves aliases of the tensors alive, and they their file mapped.
+        unload({tensor.data_ptr() for network in networks for tensor in network.parameters()})
+        for network in networks:
+            network.to("meta")
         give_back()
-        unload(self.folder)  # tracing leaves aliases of the tensors alive, and they their file mapped
 
     def _relevance(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         """float32[n]: what pairs are ranked by."""
