@@ -18,7 +18,7 @@ MAPPED_FILE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ +/.*")
 
 
 def give_back() -> None:
-    """Gives back what glibc keeps of freed memory: of activations, a gigabyte at 568M parameters."""
+    """Gives back what glibc keeps of freed memory: of activations, up to a gigabyte."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
 

@@ -12,6 +12,7 @@ from resift.machine import instruction_sets
 from resift.parity import Bounds, Certificate, CertifiedPool, check_reference, measure, measure_first_look
 from resift.reranker import Reranker
 from resift.settings import Settings
+from resift_export.memory import give_back
 from resift_export.progress import reported, unreported
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def certify(
                 answers = [reranker.submit(pool.query, pool.documents) for pool in pools]
                 step = reported(f"verify {variant.file}", answers, report)
                 found[variant.file] = [answer.result().logits for answer in step]
+            give_back()
             if graph.role == "first-look":
                 looks.add(variant.file)
     return Certificate(
