@@ -1,4 +1,4 @@
-"""`resift distill TEACHER OUT --data POOLS`: trains a student of fewer layers. Needs the extra `train`."""
+"""`resift distill TEACHER OUT --data POOLS`: trains a student of fewer or narrower layers. Needs the extra `train`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EPILOG = f"""examples:
   resift distill cross-encoder/ms-marco-MiniLM-L12-v2 ./student --layers 6 --data pools.jsonl.gz
   resift distill ./teacher ./first-look --keep 3,7,11 --data pools.jsonl.gz --exclude test.jsonl --pairs 300000
+  resift distill ./teacher ./narrow --intermediate-size 512 --pairs 0 --data pools.jsonl.gz
   resift distill ./teacher ./longer --layers 6 --from ./student --local 0 --data pools.jsonl.gz
   resift export ./student ./artifact
 
@@ -64,8 +65,8 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     command = commands.add_parser(
         "distill",
-        help="train a student of fewer layers",
-        description="Train a student of fewer layers on a cross-encoder's hidden states and logits. Pools need no labels.",
+        help="train a student of fewer or narrower layers",
+        description="Train a student of fewer or narrower layers on a cross-encoder's hidden states and logits, without labels.",
         epilog=EPILOG,
     )
     command.add_argument("teacher", metavar="TEACHER", help="a checkpoint's folder, or a hub id")
@@ -86,10 +87,18 @@ def add(commands: Commands) -> None:
         "--from", dest="start", metavar="STUDENT", help="go on from this student of TEACHER (default: its own layers)"
     )
     chosen = command.add_mutually_exclusive_group()
-    chosen.add_argument("--layers", type=int, metavar="N", help="layers of the student, evenly spaced (default: 6)")
+    chosen.add_argument(
+        "--layers", type=int, metavar="N", help="layers of the student, evenly spaced (default: 6, or all if narrower)"
+    )
     chosen.add_argument("--keep", type=_numbers, metavar="I,J,K", help="the teacher's layers, from 0, whose outputs it learns")
+    command.add_argument(
+        "--intermediate-size",
+        type=int,
+        metavar="N",
+        help="inner units of its feed-forward networks: a narrower student, fitted before it is trained (default: the teacher's)",
+    )
     made = command.add_argument_group("what is made")
-    made.add_argument("--pairs", type=int, default=100_000, metavar="N", help="pairs to train on (default: 100000)")
+    made.add_argument("--pairs", type=int, default=100_000, metavar="N", help="pairs to train on (default: 100000; 0: fit only)")
     made.add_argument("--batch", type=int, default=32, metavar="N", help="least pairs of a step (default: 32)")
     made.add_argument("--max", type=int, default=8, metavar="N", help="most candidates of a query at each visit (default: 8)")
     made.add_argument("--local", type=float, default=0.2, metavar="SHARE", help="share of --pairs layer by layer (default: 0.2)")
@@ -135,7 +144,8 @@ def run(asked: argparse.Namespace) -> int:
     show_messages()
     options = Options(
         keep=asked.keep or (),
-        layers=len(asked.keep) if asked.keep else 6 if asked.layers is None else asked.layers,
+        layers=len(asked.keep) if asked.keep else asked.layers,
+        intermediate_size=asked.intermediate_size,
         pairs=asked.pairs,
         batch=asked.batch,
         candidates=asked.max,

@@ -16,23 +16,28 @@ from resift.errors import InputError, OutputError
 from resift.machine import instruction_sets, usable_cores
 from resift.pairs import PairTokenizer
 from resift_export import checkpoint as checkpoints
+from resift_export.distill.batches import padded
 from resift_export.distill.data import Draws, read, sha256_of
 from resift_export.distill.development import Development
+from resift_export.distill.narrow import narrow, resize
 from resift_export.distill.recipe import DistillRecipe, Losses, Run, Weights, own_recipe
 from resift_export.distill.state import Home
-from resift_export.distill.student import check_start, check_teacher, keep_activation, student_of
+from resift_export.distill.student import check_start, check_teacher, inner_size, keep_activation, student_of
 from resift_export.distill.train import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from resift.pairs import Encodings
     from resift_export.checkpoint import Checkpoint
     from resift_export.distill.data import Split
     from resift_export.distill.options import Dtype, Options
 
 log = logging.getLogger(__name__)
 LIBRARIES = ("resift", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+FITTED_PAIRS = 1_000
+"""Pairs that a narrower student is fitted on."""
 LINE_SECONDS = 60.0
 """Time between two lines of progress."""
 Device = Literal["auto", "cpu", "cuda"]
@@ -55,10 +60,10 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
     """Distils the teacher `source` (a folder or hub id) into a student at `out`, and returns its recipe.
 
     `data`: files of candidate pools. `exclude`: files of queries that are left out. `start`: a student to go on from instead of
-    the teacher's own layers. `threads`: torch's in this process (None: the usable cores). `checkpoint_minutes`: time between two
-    states. `go_on` is asked before every step; once it returns False, state and student so far are saved, and the recipe is not
-    `finished`. The same call goes on from there, and from any kill; on a CPU with the same number of threads and the same versions,
-    it gives the same weights to the bit as without the interruption.
+    the teacher's own layers, which are fitted first if they are to be narrower. `threads`: torch's in this process (None: the
+    usable cores). `checkpoint_minutes`: time between two states. `go_on` is asked before every step; once it returns False, state
+    and student so far are saved, and the recipe is not `finished`. The same call goes on from there, and from any kill; on a CPU
+    with the same number of threads and the same versions, it gives the same weights to the bit as without the interruption.
 
     Raises ExportError for a teacher or a start that cannot be used, InputError for bad data and options, OutputError if `out`
     cannot be written or was made with other options.
@@ -75,15 +80,8 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
             # Torch's fused attention, in its backward pass above all, is slower there than the plain products.
             teacher.model.set_attn_implementation("eager")
         keep = options.kept(teacher.layers)
-        if options.max_length > teacher.max_length:
-            raise InputError(f"max_length is {options.max_length}, but the teacher reads at most {teacher.max_length} tokens")
-        student = student_of(teacher.model, keep)
-        keep_activation(student, teacher)
-        begun = None
-        if start is not None:
-            begun = checkpoints.load(start)
-            check_start(student, begun.model, start)
-            student.load_state_dict(begun.model.state_dict())
+        _check_sizes(options, teacher)
+        begun = None if start is None else checkpoints.load(start)
         split = read(data, exclude, options)
         recipe = _recipe(teacher, begun, options, keep, split)
         log.info(
@@ -93,21 +91,31 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
             split.excluded,
             split.unused,
         )
-        tokenizer = PairTokenizer(teacher.tokenizer_json(), options.max_length)
-        draws = Draws(split.train, options.candidates, options.seed)
-        trainer = Trainer(teacher, student, recipe, draws, tokenizer, place)
-        if (state := home.load()) is not None:
-            _refuse_others(state.recipe, recipe, out)
-            trainer.restore(state)
-            log.info("resume    after %s pairs", f"{trainer.recipe.pairs:,}")
-        elif (made := home.finished()) is not None:
-            _refuse_others(made, recipe, out)
-            if not made.finished:
-                raise OutputError(
-                    f"{out} is unfinished, but its state is gone; choose another OUT, or go on from it with --from {out}"
-                )
+        state = home.load()
+        made = home.finished() if state is None else state.recipe
+        if made is not None:
+            _refuse_others(made, recipe, out, has_state=state is not None)
+        if made is not None and state is None:
             log.info("finished  before: nothing to do")
             return made
+        tokenizer = PairTokenizer(teacher.tokenizer_json(), options.max_length)
+        draws = Draws(split.train, options.candidates, options.seed)
+        student = student_of(teacher.model, keep)
+        keep_activation(student, teacher)
+        if (size := options.intermediate_size) is not None:
+            if begun is not None or state is not None:
+                resize(student, size)
+            elif not narrow(
+                student.to(place), teacher.model.to(place), keep, size, padded(teacher, _sample(draws, tokenizer), place), go_on
+            ):
+                return recipe
+        if begun is not None:
+            check_start(student, begun.model, str(start))
+            student.load_state_dict(begun.model.state_dict())
+        trainer = Trainer(teacher, student, recipe, draws, tokenizer, place)
+        if state is not None:
+            trainer.restore(state)
+            log.info("resume    after %s pairs", f"{trainer.recipe.pairs:,}")
         encodings = [tokenizer.encode(pool.query, pool.documents) for pool in split.development]
         development = Development(teacher, split.development, encodings)
         Distillation(trainer, development, home, checkpoint_minutes, go_on).run()
@@ -232,6 +240,23 @@ def fast_dtype(device: torch.device) -> Dtype:
     return "bfloat16" if {"amx_int8", "avx512_bf16"} & instruction_sets() else "float32"
 
 
+def _check_sizes(options: Options, teacher: Checkpoint) -> None:
+    """Raises InputError for sizes that the teacher does not have."""
+    if options.max_length > teacher.max_length:
+        raise InputError(f"max_length is {options.max_length}, but the teacher reads at most {teacher.max_length} tokens")
+    if (size := options.intermediate_size) is not None and size >= (own := inner_size(teacher.model)):
+        raise InputError(f"intermediate_size is {size}, but the teacher's is {own}; expected less")
+
+
+def _sample(draws: Draws, tokenizer: PairTokenizer) -> list[Encodings]:
+    """The first FITTED_PAIRS pairs that are drawn, or a few more."""
+    log.info("narrow    fitted on %d pairs", FITTED_PAIRS)
+    parts: list[Encodings] = []
+    while sum(len(part) for part in parts) < FITTED_PAIRS:
+        parts.append(tokenizer.encode(*draws.at(len(parts))))
+    return parts
+
+
 def _recipe(teacher: Checkpoint, start: Checkpoint | None, options: Options, keep: tuple[int, ...], split: Split) -> DistillRecipe:
     return DistillRecipe(
         teacher=_weights(teacher),
@@ -259,7 +284,9 @@ def _weights(checkpoint: Checkpoint) -> Weights:
     )
 
 
-def _refuse_others(made: DistillRecipe, asked: DistillRecipe, out: Path) -> None:
-    """Raises OutputError if `made`, which is in or for OUT, would not be made by what is asked."""
+def _refuse_others(made: DistillRecipe, asked: DistillRecipe, out: Path, *, has_state: bool) -> None:
+    """Raises OutputError if `made`, which is in or for OUT, would not be made by what is asked, or cannot go on."""
     if differences := made.differences(asked):
         raise OutputError(f"{out} was begun otherwise: {'; '.join(differences)}; ask for the same, or choose another OUT")
+    if not made.finished and not has_state:
+        raise OutputError(f"{out} is unfinished, but its state is gone; choose another OUT, or go on from it with --from {out}")

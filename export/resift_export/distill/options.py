@@ -10,6 +10,7 @@ import msgspec
 from resift.errors import InputError
 
 Dtype = Literal["float32", "bfloat16"]
+DEFAULT_LAYERS = 6
 WARMUP = 1_600
 """Pairs over which the learning rate rises from 0 at the start."""
 
@@ -19,10 +20,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     keep: tuple[int, ...] = ()
     """the teacher's layers, from 0 and rising, whose outputs the student's layers learn; empty: `layers` of them, evenly spaced"""
-    layers: int = 6
-    """layers of the student, if `keep` is empty"""
+    layers: int | None = None
+    """layers of the student, if `keep` is empty; None: 6, or all of the teacher's with an `intermediate_size`"""
+    intermediate_size: int | None = None
+    """inner units of each of its feed-forward networks, chosen and fitted before the training; None: the teacher's"""
     pairs: int = 100_000
-    """pairs to train on in all: the budget by which the phases and the learning rate are set"""
+    """pairs to train on in all: the budget by which the phases and the learning rate are set; with an `intermediate_size`, 0 leaves
+    the student as it was fitted"""
     batch: int = 32
     """pairs of an optimizer step, at least: a step takes whole draws"""
     candidates: int = 8
@@ -46,10 +50,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """of the products; weights and optimizer are float32"""
 
     def __post_init__(self) -> None:
-        counts = ("layers", "pairs", "batch", "candidates", "max_length", "development_pools", "evaluate")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("layers", "intermediate_size", "pairs", "batch", "candidates", "max_length", "development_pools", "evaluate"):
+            least = 0 if name == "pairs" and self.intermediate_size else 1
+            if (value := getattr(self, name)) is not None and value < least:
+                raise InputError(f"{name} is {value}; expected {least} or more")
         for name in ("local", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1")
@@ -61,14 +65,19 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise InputError(f"keep is {','.join(map(str, self.keep))}; expected rising numbers of layers, from 0: 1,3,5")
 
     def kept(self, teacher_layers: int) -> tuple[int, ...]:
-        """The layers of a teacher of `teacher_layers` whose outputs are learnt. Raises InputError if it has too few."""
-        keep = self.keep or evenly(self.layers, teacher_layers)
+        """The layers of a teacher of `teacher_layers` whose outputs are learnt. Raises InputError if it has too few.
+
+        Only a student of another intermediate_size may have all of them.
+        """
+        layers = self.layers or (teacher_layers if self.intermediate_size else DEFAULT_LAYERS)
+        is_whole = bool(self.intermediate_size) and layers == teacher_layers
+        keep = self.keep or (tuple(range(teacher_layers)) if is_whole else evenly(layers, teacher_layers))
         if keep[-1] != teacher_layers - 1:
             raise InputError(
                 f"keep ends with layer {keep[-1]}; expected the teacher's last, {teacher_layers - 1}, whose output its head reads"
             )
-        if len(keep) == teacher_layers:
-            raise InputError(f"keep names all {teacher_layers} layers of the teacher; expected fewer")
+        if len(keep) == teacher_layers and not self.intermediate_size:
+            raise InputError(f"keep names all {teacher_layers} layers of the teacher; expected fewer, or an intermediate_size")
         return keep
 
     def is_local(self, pairs: int) -> bool:

@@ -25,6 +25,8 @@ LAYERS = {
 }
 """Where a family's layers are, by model_type (MiniLM's cross-encoders are of the type bert or xlm-roberta). Each layer reads hidden
 states and a mask, and the head reads the first token's last hidden state."""
+SIZE_NAMES = {"distilbert": "hidden_dim"}
+"""What a configuration calls the inner units of each feed-forward network, where it is not intermediate_size."""
 MASKED = -1e9
 """Added to the attention's score of padding, whose weight is then 0; bfloat16 holds it too."""
 REASONS = {
@@ -74,6 +76,16 @@ def layers_of(model: Any) -> torch.nn.ModuleList:
     return found
 
 
+def inner_size(model: Any) -> int:
+    """The inner units of each feed-forward network."""
+    return int(getattr(model.config, size_name(model)))
+
+
+def size_name(model: Any) -> str:
+    """What its configuration calls the inner units of each feed-forward network."""
+    return SIZE_NAMES.get(model.config.model_type, "intermediate_size")
+
+
 def student_of(teacher: Any, keep: Sequence[int]) -> Any:
     """A copy of the teacher with its layers `keep` only; embeddings are frozen, dropout is off."""
     student = copy.deepcopy(teacher)
@@ -95,9 +107,10 @@ def check_start(student: Any, start: Any, name: str) -> None:
     if start.config.model_type != student.config.model_type or {key: value.shape for key, value in own.items()} != {
         key: value.shape for key, value in other.items()
     }:
+        sizes = [f"{model.config.num_hidden_layers} layers of {inner_size(model)} inner units" for model in (start, student)]
         raise ExportError(
-            f"{name} is a {start.config.model_type} of {start.config.num_hidden_layers} layers, whose weights do not fit a student "
-            f"of {student.config.num_hidden_layers} layers; expected one that was distilled from this teacher"
+            f"{name} is a {start.config.model_type} of {sizes[0]}, whose weights do not fit a student of {sizes[1]}; "
+            "expected one that was distilled from this teacher"
         )
     frozen = [key for key, weights in student.named_parameters() if not weights.requires_grad]
     if unlike := [key for key in frozen if not torch.equal(own[key], other[key])]:
@@ -112,14 +125,17 @@ def run(model: Any, batch: PaddedBatch) -> Outputs:
 
 def run_apart(student: Any, batch: PaddedBatch, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Each layer's output for the input of its own that it is given, [n, width, hidden size] each."""
+    return [through(layer, states, batch) for layer, states in zip(layers_of(student), inputs, strict=True)]
+
+
+def through(layer: torch.nn.Module, states: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
+    """A layer's output for hidden states of the batch, both [n, width, hidden size]."""
     # Added to the attention's scores: every implementation takes that, and a boolean mask only torch's fused one.
     mask = None if batch.mask is None else (1 - batch.mask[:, None, None, :]) * MASKED
-    outputs = []
-    for layer, states in zip(layers_of(student), inputs, strict=True):
-        output = layer(states, None if mask is None else mask.to(states.dtype))
-        # transformers below 5 returns a tuple.
-        outputs.append(output[0] if isinstance(output, tuple) else output)
-    return outputs
+    output = layer(states, None if mask is None else mask.to(states.dtype))
+    # transformers below 5 returns a tuple.
+    found: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return found
 
 
 def squared_errors(
