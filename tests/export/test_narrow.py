@@ -177,9 +177,10 @@ def test_stopped_anywhere_it_goes_on_to_the_same_weights(source, pools, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "unbroken"]
 
 
-def test_stopped_while_it_is_fitted_nothing_is_left(source, pools, tmp_path):
+@pytest.mark.parametrize("pairs", [0, 320])
+def test_stopped_while_it_is_fitted_nothing_is_left(pairs, source, pools, tmp_path):
     asked = iter([True, False])
-    recipe = trained(source, tmp_path / "student", pools, go_on=lambda: next(asked))
+    recipe = trained(source, tmp_path / "student", pools, go_on=lambda: next(asked), pairs=pairs)
     assert (recipe.finished, recipe.pairs, recipe.curve) == (False, 0, ())
     assert list(tmp_path.iterdir()) == []
 

@@ -141,8 +141,8 @@ class DistillRecipe(Strict, frozen=True, kw_only=True):
 
     @property
     def finished(self) -> bool:
-        """Whether the whole budget was trained on."""
-        return self.pairs >= self.options.pairs
+        """Whether the whole budget was trained on; of 0 pairs, whether there is a student, with the first figures of its curve."""
+        return bool(self.curve) and self.pairs >= self.options.pairs
 
     def command(self) -> str:
         """The command line that makes it again, with names in place of paths."""
