@@ -10,6 +10,7 @@ fitted to the teacher's for inputs that the student itself gives, its errors do 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from resift_export.distill.batches import PaddedBatch
 
+log = logging.getLogger(__name__)
 RIDGE = 1e-4
 """Added to each unit's moment, in means of them: the fit must not lean on small differences of units that are alike."""
 AT_ONCE = 64
@@ -77,6 +79,7 @@ def narrow(  # noqa: PLR0913 - the student, what it learns from, and who may end
         for layer, number in zip(layers_of(student), keep, strict=True):
             if not go_on():
                 return False
+            log.info("          layer %d of %s", number, ", ".join(map(str, keep)))
             for between in layers_of(teacher)[at:number]:
                 goals = [through(between, states, batch) for states, batch in zip(goals, batches, strict=True)]
             goal, at = layers_of(teacher)[number], number + 1
@@ -177,13 +180,13 @@ def _moments(  # noqa: PLR0913 - a layer, the map in it, and what that reads and
     for entered, batch, goal in zip(states, batches, wanted, strict=True):
         through(layer, entered, batch)
         both = torch.cat([found["units"], goal - found["sums"] + found["output"]], dim=2)
-        counts = torch.ones(both.shape[:2], dtype=torch.float64, device=both.device) if batch.mask is None else batch.mask.double()
+        counts = torch.ones(both.shape[:2], device=both.device) if batch.mask is None else batch.mask.to(both.dtype)
         if is_last:
             counts[:, 0] = counts[:, 1:].sum(dim=1)
-        rows, weights = both.flatten(0, 1).double(), counts.flatten()[:, None]
-        totals += (weights * rows).sum(dim=0)
-        products += (weights * rows[:, :size]).T @ rows
-        count += float(weights.sum())
+        rows, weighted = both.flatten(0, 1), (both * counts[:, :, None]).flatten(0, 1)
+        totals += weighted.sum(dim=0)
+        products += weighted[:, :size].T @ rows
+        count += float(counts.sum())
     for hook in hooks:
         hook.remove()
     means = totals / count
