@@ -204,6 +204,25 @@ def test_a_size_that_is_not_less_is_refused(size, source, pools, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_teacher_that_gives_no_numbers_is_refused(checkpoint_of):
+    loaded = checkpoint.load(str(checkpoint_of("bert")))
+    with torch.no_grad():
+        layers_of(loaded.model)[0].intermediate.dense.bias[3] = torch.nan
+    student = student_of(loaded.model, [0, 1])
+    with pytest.raises(ExportError, match="hidden states are not finite; expected a trained cross-encoder"):
+        narrow(student, loaded.model, [0, 1], SIZE // 2, batches_of(loaded), always)
+
+
+def test_a_unit_that_never_gives_anything_goes_first(checkpoint_of):
+    loaded = checkpoint.load(str(checkpoint_of("bert")))
+    dead = layers_of(loaded.model)[0].intermediate.dense
+    with torch.no_grad():
+        dead.weight[::2], dead.bias[::2] = 0.0, 0.0
+    student = student_of(loaded.model, [0, 1])
+    assert narrow(student, loaded.model, [0, 1], SIZE // 2, batches_of(loaded), always)
+    torch.testing.assert_close(layers_of(student)[0].intermediate.dense.weight, dead.weight[1::2])
+
+
 def test_options_of_a_narrower_student():
     assert Options(intermediate_size=512).kept(12) == tuple(range(12))
     assert Options(intermediate_size=512, layers=6).kept(12) == (1, 3, 5, 7, 9, 11)

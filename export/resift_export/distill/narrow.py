@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from resift.errors import ExportError
 from resift_export.distill.student import layers_of, size_name, through
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def narrow(  # noqa: PLR0913 - the student, what it learns from, and who may end
 ) -> bool:
     """Narrows the `student`, which has the teacher's layers `keep`, to `size` inner units a layer, fitted on `batches`, in place.
 
-    `go_on` is asked before every layer; once it returns False, so does this, with the student half done.
+    `go_on` is asked before every layer; once it returns False, so does this, with the student half done. Raises ExportError if
+    what the teacher gives is not finite.
     """
     parts = PARTS[student.config.model_type]
     setattr(student.config, size_name(student), size)
@@ -189,6 +191,8 @@ def _moments(  # noqa: PLR0913 - a layer, the map in it, and what that reads and
         count += float(counts.sum())
     for hook in hooks:
         hook.remove()
+    if not products.isfinite().all():
+        raise ExportError("the teacher's hidden states are not finite; expected a trained cross-encoder")
     means = totals / count
     moments = products / count - torch.outer(means[:size], means)
     units = moments[:, :size]
