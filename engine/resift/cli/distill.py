@@ -144,7 +144,7 @@ def run(asked: argparse.Namespace) -> int:
     show_messages()
     options = Options(
         keep=asked.keep or (),
-        layers=len(asked.keep) if asked.keep else asked.layers,
+        layers=asked.layers,
         intermediate_size=asked.intermediate_size,
         pairs=asked.pairs,
         batch=asked.batch,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from resift.errors import ExportError
-from resift_export.distill.student import layers_of, size_name, through
+from resift_export.distill.student import layers_of, run, size_name, through
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -76,7 +76,7 @@ def narrow(  # noqa: PLR0913 - the student, what it learns from, and who may end
     parts = PARTS[student.config.model_type]
     setattr(student.config, size_name(student), size)
     with torch.no_grad():
-        own = [_embedded(student, batch) for batch in batches]
+        own = [run(student, batch).hidden[0] for batch in batches]
         goals, at = own, 0
         for layer, number in zip(layers_of(student), keep, strict=True):
             if not go_on():
@@ -220,13 +220,3 @@ def _linear(layer: nn.Module, name: str) -> nn.Linear:
     found = layer.get_submodule(name)
     assert isinstance(found, torch.nn.Linear)
     return found
-
-
-def _embedded(model: Any, batch: PaddedBatch) -> torch.Tensor:
-    """What the first layer reads."""
-    found: list[torch.Tensor] = []
-    first = layers_of(model)[0]
-    hook = first.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
-    model(**batch.inputs, attention_mask=batch.mask)
-    hook.remove()
-    return found[0]
