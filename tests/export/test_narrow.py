@@ -113,6 +113,17 @@ def test_fitted_it_is_nearer_than_cut_off(family, keep, share, checkpoint_of):
     assert error_of(fitted, loaded.model, fresh) < share * error_of(cut, loaded.model, fresh)
 
 
+@pytest.mark.parametrize("family", LAYERS)
+def test_attention_is_fitted_after_left_out_layers_only(family, checkpoint_of):
+    loaded = checkpoint.load(str(checkpoint_of(family)))
+    mixed = PARTS[family].mixed
+    own = layers_of(loaded.model)[1].get_submodule(mixed).weight
+    for keep, is_fitted in (([0, 1], False), ([1], True)):
+        student = student_of(loaded.model, keep)
+        assert narrow(student, loaded.model, keep, SIZE // 2, batches_of(loaded), always)
+        assert torch.equal(layers_of(student)[-1].get_submodule(mixed).weight, own) != is_fitted
+
+
 def test_padding_does_not_count(checkpoint_of):
     """One pair at a time has none."""
     loaded = checkpoint.load(str(checkpoint_of("bert")))

@@ -5,7 +5,8 @@ and the weights of those that stay are fitted to the teacher's sums. Both follow
 units give for sampled pairs: the optimal brain surgeon (Hassibi and Stork, 1992) for whole units, as in ZipLM (arXiv:2302.04089).
 
 A sum is what a norm reads: what came in, and what attention or the feed-forward network adds to it. As the student's sums are
-fitted to the teacher's for inputs that the student itself gives, its errors do not add up from layer to layer.
+fitted to the teacher's for inputs that the student itself gives, its errors do not add up from layer to layer. Attention is fitted
+after left-out layers only: on MiniLM with all its layers that made the ranking worse.
 """
 
 from __future__ import annotations
@@ -82,14 +83,16 @@ def narrow(  # noqa: PLR0913 - the student, what it learns from, and who may end
             if not go_on():
                 return False
             log.info("          layer %d of %s", number, ", ".join(map(str, keep)))
-            for between in layers_of(teacher)[at:number]:
+            left_out = layers_of(teacher)[at:number]
+            for between in left_out:
                 goals = [through(between, states, batch) for states, batch in zip(goals, batches, strict=True)]
-            goal, at = layers_of(teacher)[number], number + 1
+            goal, at, is_last = layers_of(teacher)[number], number + 1, number == keep[-1]
             mixed, sums = _Sums(goal, parts.mixed_norm), _Sums(goal, parts.norm)
             goals = [through(goal, states, batch) for states, batch in zip(goals, batches, strict=True)]
-            is_last = number == keep[-1]
-            moments = _moments(layer, parts.mixed, parts.mixed_norm, own, batches, mixed.taken(), is_last=is_last)
-            _set(_linear(layer, parts.mixed), *moments.fitted(moments.chosen(moments.size)))
+            wanted = mixed.taken()
+            if left_out:  # whose part attention has to take over; otherwise it is the teacher's
+                moments = _moments(layer, parts.mixed, parts.mixed_norm, own, batches, wanted, is_last=is_last)
+                _set(_linear(layer, parts.mixed), *moments.fitted(torch.arange(moments.size)))
             moments = _moments(layer, parts.outer, parts.norm, own, batches, sums.taken(), is_last=is_last)
             kept = moments.chosen(size)
             _keep(layer, parts, kept)
