@@ -114,7 +114,7 @@ class _Heads:
             return None
         if node.attributes.get_float("softcap", 0.0):
             return None
-        merge = _only_reader(node.outputs[0], "Transpose")
+        merge = _only_reader(_reshaped(node.outputs[0]), "Transpose")
         merged = _only_reader(merge.outputs[0], "Reshape") if merge is not None else None
         query, key, value = node.inputs[:3]
         if merge is None or merged is None or not _is_heads_first(merge) or query is None or key is None or value is None:
@@ -160,6 +160,15 @@ def _is_merged(value: ir.Value, heads: _Heads) -> bool:
 
 def _is_heads_first(node: ir.Node) -> bool:
     return node.op_type == "Transpose" and tuple(node.attributes.get_ints("perm")) == HEADS_FIRST
+
+
+def _reshaped(value: ir.Value) -> ir.Value:
+    """The value behind reshapes to the shape it has already: torch.onnx puts one after the attention of a single head."""
+    while value.shape is not None and (reshape := _only_reader(value, "Reshape")) is not None:
+        if reshape.outputs[0].shape != value.shape:
+            break
+        value = reshape.outputs[0]
+    return value
 
 
 def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:

@@ -22,6 +22,7 @@ from resift.scoring import relevance
 from resift_export import declared as declarations
 from resift_export import encoder as encoders
 from resift_export.declared import CONFIG, WEIGHTED_MODULES
+from resift_export.layers import compacted
 from resift_export.memory import give_back, unload
 from resift_export.network import Network, check_steps, label_of
 from resift_export.pretrained import load_model, load_tokenizer
@@ -96,9 +97,10 @@ class Checkpoint:
         return f"transformers {transformers.__version__}" if self.encoder is None else encoders.name()
 
     def network(self) -> Network:
-        """The function that is traced."""
+        """The function that is traced, without heads and inner units that give nothing."""
+        model = self.model if self.is_modular else compacted(self.model)
         return Network(
-            self.model, tuple(self.signature.inputs), encoder=self.encoder if self.is_modular else None, label=self.label
+            model, tuple(self.signature.inputs), encoder=self.encoder if self.is_modular else None, label=self.label
         ).eval()
 
     def parameters(self) -> Iterator[tuple[str, NDArray[np.float32]]]:

@@ -32,12 +32,12 @@ from resift_export.distill.student import (
     check_family,
     check_teacher,
     keep_activation,
-    layers_of,
     run,
     run_apart,
     squared_errors,
     student_of,
 )
+from resift_export.layers import layers_of
 from resift_export.recipe import Recipe
 
 FAMILIES = ("bert", "electra", "distilbert", "roberta", "xlm-roberta")
@@ -404,7 +404,7 @@ def test_a_student_goes_on_from_another(source, pools, tmp_path):
 
 
 def test_a_start_must_be_a_student_of_the_teacher(source, checkpoint_of, pools, tmp_path):
-    with pytest.raises(ExportError, match="of 2 layers of 128 inner units, whose weights do not fit a student of 1 layers of 128"):
+    with pytest.raises(ExportError, match="of 2 layers of 64, whose weights do not fit a student of 1 layers of 64"):
         distilled(source, tmp_path / "student", pools, start=source)
     distilled(checkpoint_of("distilbert"), tmp_path / "other", pools, pairs=32)
     with pytest.raises(ExportError, match="is a distilbert of 1 layers"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -10,20 +11,35 @@ import torch
 
 import tiny
 from resift import Reranker, Settings
+from resift.artifact import Artifact
 from resift.errors import ExportError, InputError
 from resift.pairs import PairTokenizer
 from resift_export import checkpoint
 from resift_export.convert import convert
 from resift_export.distill.batches import PaddedBatch, padded
 from resift_export.distill.distillation import distill
-from resift_export.distill.narrow import AT_ONCE, PARTS, RIDGE, _Moments, _moments, narrow, resize
+from resift_export.distill.narrow import AT_ONCE, RIDGE, Prices, _fit, _Moments, _moments, chosen_sizes, narrow
 from resift_export.distill.options import Options
-from resift_export.distill.student import LAYERS, inner_size, layers_of, run, student_of
+from resift_export.distill.student import run, student_of
+from resift_export.layers import (
+    LAYERS,
+    PARTS,
+    Size,
+    compacted,
+    head_size,
+    keep_heads,
+    keep_units,
+    layers_of,
+    linear,
+    parts_of,
+    sizes_of,
+    units_of,
+)
 from resift_export.recipe import Recipe
 
 CPU = torch.device("cpu")
 SIZE = tiny.SIZE["intermediate_size"]
-FITTED = {"intermediate_size": SIZE // 4, "pairs": 0, "development": 0.2, "max_length": 64}
+FITTED = {"width": 0.3, "pairs": 0, "development": 0.2, "max_length": 64}
 
 
 def always() -> bool:
@@ -77,6 +93,16 @@ def widened(teacher, seed=0):
     return wide
 
 
+def cut(teacher, keep, sizes):
+    """A student of the first heads and units of each layer, as they are."""
+    student = student_of(teacher, keep)
+    parts, each = parts_of(student), head_size(student)
+    for layer, size in zip(layers_of(student), sizes, strict=True):
+        keep_heads(layer, parts, torch.arange(size.heads * each))
+        keep_units(layer, parts, torch.arange(size.units))
+    return student
+
+
 @pytest.mark.parametrize("family", LAYERS)
 def test_units_that_others_repeat_are_not_missed(family, checkpoint_of):
     """The narrowed student of a teacher whose every unit has a twin gives what the teacher gives."""
@@ -85,43 +111,46 @@ def test_units_that_others_repeat_are_not_missed(family, checkpoint_of):
     wide = widened(loaded.model)
     assert error_of(wide, loaded.model, batches) < 1e-10
     student = student_of(wide, [0, 1])
-    assert narrow(student, wide, [0, 1], SIZE, batches, always)
-    assert inner_size(student) == SIZE
-    for layer in layers_of(student):
-        parts = PARTS[student.config.model_type]
-        inner, outer = layer.get_submodule(parts.inner), layer.get_submodule(parts.outer)
-        assert (inner.out_features, *inner.weight.shape) == (SIZE, SIZE, 64)
-        assert (outer.in_features, *outer.weight.shape) == (SIZE, 64, SIZE)
-        assert inner.weight.requires_grad
-        assert len(torch.unique(inner.weight, dim=0)) == SIZE, "a unit stayed with its twin while another lost both"
+    # In the first of two layers: units are 2 * 64 * 256 of 4 * 64 * 64 * 1.5 and these, heads half as much in the last.
+    heads = 4 * 64 * 1.5
+    assert narrow(student, wide, [0, 1], (1.5 * heads + 2 * SIZE) / (1.5 * heads + 4 * SIZE), batches, always)
+    assert sizes_of(student) == [(4, SIZE), (4, 2 * SIZE)], "a head left before units that others repeat"
+    parts = parts_of(student)
+    inner, outer = linear(layers_of(student)[0], parts.inner), linear(layers_of(student)[0], parts.outer)
+    assert (inner.out_features, *inner.weight.shape) == (SIZE, SIZE, 64)
+    assert (outer.in_features, *outer.weight.shape) == (SIZE, 64, SIZE)
+    assert inner.weight.requires_grad
+    assert len(torch.unique(inner.weight, dim=0)) == SIZE, "a unit stayed with its twin while another lost both"
     # What is lost is the ridge's.
     assert error_of(student, wide, batches) < 1e-4
     assert error_of(student, wide, batches_of(loaded, 60)) < 1e-3
 
 
 @pytest.mark.parametrize("family", LAYERS)
-@pytest.mark.parametrize(("keep", "share"), [([0, 1], 0.5), ([1], 0.75)])
-def test_fitted_it_is_nearer_than_cut_off(family, keep, share, checkpoint_of):
+@pytest.mark.parametrize(
+    ("keep", "size", "share"),
+    [([0, 1], Size(4, SIZE // 4), 0.5), ([1], Size(4, SIZE // 4), 0.75), ([0, 1], Size(2, SIZE), 0.75)],
+)
+def test_fitted_it_is_nearer_than_cut_off(family, keep, size, share, checkpoint_of):
     loaded = checkpoint.load(str(checkpoint_of(family)))
     fresh = batches_of(loaded, 60)
-    cut, fitted = student_of(loaded.model, keep), student_of(loaded.model, keep)
-    resize(cut, SIZE // 4)
-    assert narrow(fitted, loaded.model, keep, SIZE // 4, batches_of(loaded), always)
-    assert {name: value.shape for name, value in cut.state_dict().items()} == {
-        name: value.shape for name, value in fitted.state_dict().items()
-    }
-    assert error_of(fitted, loaded.model, fresh) < share * error_of(cut, loaded.model, fresh)
+    fitted, sizes = student_of(loaded.model, keep), [size] * len(keep)
+    with torch.no_grad():
+        assert _fit(fitted, loaded.model, keep, sizes, batches_of(loaded), always)
+    assert sizes_of(fitted) == sizes
+    assert error_of(fitted, loaded.model, fresh) < share * error_of(cut(loaded.model, keep, sizes), loaded.model, fresh)
 
 
 @pytest.mark.parametrize("family", LAYERS)
-def test_attention_is_fitted_after_left_out_layers_only(family, checkpoint_of):
+@pytest.mark.parametrize(("keep", "heads", "is_fitted"), [([0, 1], 4, False), ([1], 4, True), ([0, 1], 3, True)])
+def test_attention_is_fitted_only_after_left_out_layers_and_heads(family, keep, heads, is_fitted, checkpoint_of):
     loaded = checkpoint.load(str(checkpoint_of(family)))
-    mixed = PARTS[family].mixed
-    own = layers_of(loaded.model)[1].get_submodule(mixed).weight
-    for keep, is_fitted in (([0, 1], False), ([1], True)):
-        student = student_of(loaded.model, keep)
-        assert narrow(student, loaded.model, keep, SIZE // 2, batches_of(loaded), always)
-        assert torch.equal(layers_of(student)[-1].get_submodule(mixed).weight, own) != is_fitted
+    student, batches = student_of(loaded.model, keep), batches_of(loaded)
+    with torch.no_grad():
+        assert _fit(student, loaded.model, keep, [Size(heads, SIZE // 2)] * len(keep), batches, always)
+    assert sizes_of(student) == [(heads, SIZE // 2)] * len(keep)
+    own, found = (linear(layers_of(model)[-1], PARTS[family].mixed).weight for model in (loaded.model, student))
+    assert (own.shape != found.shape or not torch.equal(found, own)) == is_fitted
 
 
 def test_padding_does_not_count(checkpoint_of):
@@ -136,27 +165,38 @@ def test_padding_does_not_count(checkpoint_of):
     ]
     students = [student_of(loaded.model, [0, 1]) for _ in range(2)]
     for student, batches in zip(students, (together, apart), strict=True):
-        assert narrow(student, loaded.model, [0, 1], SIZE // 2, batches, always)
+        assert narrow(student, loaded.model, [0, 1], 0.5, batches, always)
     np.testing.assert_allclose(logits_of(students[0], apart), logits_of(students[1], apart), rtol=0, atol=1e-3)
 
 
 def test_the_teacher_is_left_as_it_was(checkpoint_of):
     loaded = checkpoint.load(str(checkpoint_of("bert")))
+    run(loaded.model, batches_of(loaded)[0])  # transformers has hooks of its own for hidden states
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in loaded.model.modules()]
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
-    narrow(student_of(loaded.model, [0, 1]), loaded.model, [0, 1], SIZE // 2, batches_of(loaded), always)
+    narrow(student_of(loaded.model, [0, 1]), loaded.model, [0, 1], 0.5, batches_of(loaded), always)
     assert all(torch.equal(value, before[name]) for name, value in loaded.model.state_dict().items())
-    assert inner_size(loaded.model) == SIZE
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in loaded.model.modules())
+    assert sizes_of(loaded.model) == [(4, SIZE)] * 2
+    assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in loaded.model.modules()] == hooks
 
 
 @pytest.mark.parametrize("family", LAYERS)
 def test_without_training_it_is_a_checkpoint_like_any_other(family, checkpoint_of, pools, tmp_path, small_gate):
     recipe = distill(str(checkpoint_of(family)), tmp_path / "student", [pools], Options(**FITTED), threads=1, device="cpu")
     assert (recipe.finished, recipe.pairs, recipe.keep, len(recipe.curve)) == (True, 0, (0, 1), 1)
-    assert f"--intermediate-size {SIZE // 4}" in recipe.command()
+    assert "--width 0.3" in recipe.command()
     student = checkpoint.load(str(tmp_path / "student"))
-    assert (student.layers, inner_size(student.model)) == (2, SIZE // 4)
+    narrow_sizes = sizes_of(compacted(student.model))
+    assert student.layers == 2
+    assert sizes_of(student.model) == [(4, max(size.units for size in narrow_sizes))] * 2
+    assert narrow_sizes[0] < (4, SIZE)
     convert(str(tmp_path / "student"), tmp_path / "artifact", Recipe(precisions=("float32",), gate=small_gate))
+    # The engine does not compute what the checkpoint has zeros for.
+    each, last = 2 * 64 * 16, narrow_sizes[1].heads
+    first = 4 * each * narrow_sizes[0].heads + 4 * 64 * narrow_sizes[0].units
+    projected = getattr(student.model.base_model, "embeddings_project", None)
+    others = 0 if projected is None else 2 * projected.in_features * projected.out_features
+    assert Artifact.open(tmp_path / "artifact").manifest.full.operations == others + first + 2 * each * last
     documents = tiny.texts()[1:30:3]
     with Reranker.load(tmp_path / "artifact", settings=Settings(precision="float32")) as reranker:
         found = reranker.logits("how do tides work", documents)
@@ -198,21 +238,25 @@ def test_stopped_while_it_is_fitted_nothing_is_left(pairs, source, pools, tmp_pa
 
 def test_a_fitted_student_is_trained_further(source, pools, tmp_path):
     fitted = trained(source, tmp_path / "fitted", pools, pairs=0)
-    further = trained(source, tmp_path / "further", pools, start=str(tmp_path / "fitted"))
+    further = trained(source, tmp_path / "further", pools, start=str(tmp_path / "fitted"), width=None)
     assert further.curve[0].logit_error == pytest.approx(fitted.curve[-1].logit_error)
     assert further.curve[-1].logit_error < further.curve[0].logit_error
     assert further.start is not None
-    with pytest.raises(ExportError, match="2 layers of 32 inner units, whose weights do not fit a student of 2 layers of 64"):
-        trained(source, tmp_path / "other", pools, start=str(tmp_path / "fitted"), intermediate_size=64)
-    with pytest.raises(ExportError, match="a student of 1 layers of 128 inner units"):
-        trained(source, tmp_path / "other", pools, start=str(tmp_path / "fitted"), intermediate_size=None, layers=1)
+    assert further.keep == (0, 1)
+    sizes = [sizes_of(compacted(checkpoint.load(str(tmp_path / name)).model)) for name in ("fitted", "further")]
+    assert sizes[0] == sizes[1]
+    with pytest.raises(ExportError, match="2 layers of 64, whose weights do not fit a student of 1 layers of 64"):
+        trained(source, tmp_path / "other", pools, start=str(tmp_path / "fitted"), width=None, layers=1)
+    with pytest.raises(InputError, match=r"width is 0.3, but .*fitted has a width of its own.*leave width out"):
+        trained(source, tmp_path / "other", pools, start=str(tmp_path / "fitted"), width=0.3)
 
 
-@pytest.mark.parametrize("size", [SIZE, SIZE + 1])
-def test_a_size_that_is_not_less_is_refused(size, source, pools, tmp_path):
-    with pytest.raises(InputError, match=f"intermediate_size is {size}, but the teacher's is {SIZE}; expected less"):
-        trained(source, tmp_path / "student", pools, intermediate_size=size)
-    assert list(tmp_path.iterdir()) == []
+def test_a_narrower_student_teaches(source, pools, tmp_path):
+    """The zeros of a teacher that is narrower itself are left out, and stay zeros in what it teaches."""
+    trained(source, tmp_path / "first", pools, pairs=0, width=0.6)
+    trained(tmp_path / "first", tmp_path / "second", pools, pairs=0, width=0.6)
+    sizes = [sizes_of(compacted(checkpoint.load(str(path)).model)) for path in (tmp_path / "first", tmp_path / "second")]
+    assert sizes[1][0] < sizes[0][0]
 
 
 def test_a_teacher_that_gives_no_numbers_is_refused(checkpoint_of):
@@ -221,7 +265,7 @@ def test_a_teacher_that_gives_no_numbers_is_refused(checkpoint_of):
         layers_of(loaded.model)[0].intermediate.dense.bias[3] = torch.nan
     student = student_of(loaded.model, [0, 1])
     with pytest.raises(ExportError, match="hidden states are not finite; expected a trained cross-encoder"):
-        narrow(student, loaded.model, [0, 1], SIZE // 2, batches_of(loaded), always)
+        narrow(student, loaded.model, [0, 1], 0.5, batches_of(loaded), always)
 
 
 def test_a_unit_that_never_gives_anything_goes_first(checkpoint_of):
@@ -230,21 +274,27 @@ def test_a_unit_that_never_gives_anything_goes_first(checkpoint_of):
     with torch.no_grad():
         dead.weight[::2], dead.bias[::2] = 0.0, 0.0
     student = student_of(loaded.model, [0, 1])
-    assert narrow(student, loaded.model, [0, 1], SIZE // 2, batches_of(loaded), always)
+    heads = 4 * 64 * 1.5
+    assert narrow(student, loaded.model, [0, 1], (1.5 * heads + SIZE) / (1.5 * heads + 2 * SIZE), batches_of(loaded), always)
     torch.testing.assert_close(layers_of(student)[0].intermediate.dense.weight, dead.weight[1::2])
 
 
 def test_options_of_a_narrower_student():
-    assert Options(intermediate_size=512).kept(12) == tuple(range(12))
-    assert Options(intermediate_size=512, layers=6).kept(12) == (1, 3, 5, 7, 9, 11)
-    assert Options(intermediate_size=512, keep=tuple(range(12))).kept(12) == tuple(range(12))
+    assert Options(width=0.5).kept(12) == tuple(range(12))
+    assert Options(width=0.5, layers=6).kept(12) == (1, 3, 5, 7, 9, 11)
+    assert Options(width=0.5, keep=tuple(range(12))).kept(12) == tuple(range(12))
     assert Options().kept(12) == (1, 3, 5, 7, 9, 11)
+    assert Options().kept(12, tuple(range(12))) == tuple(range(12))
+    assert Options().kept(12, (3, 7, 11)) == (3, 7, 11)
+    assert Options(layers=2).kept(12, (3, 7, 11)) == (5, 11)
+    assert Options(layers=12).kept(12, tuple(range(12))) == tuple(range(12))
     with pytest.raises(InputError, match="pairs is 0; expected 1 or more"):
         Options(pairs=0)
     with pytest.raises(InputError, match="pairs is -1; expected 0 or more"):
-        Options(pairs=-1, intermediate_size=512)
-    with pytest.raises(InputError, match="intermediate_size is 0; expected 1 or more"):
-        Options(intermediate_size=0)
+        Options(pairs=-1, width=0.5)
+    for width in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(InputError, match="expected a share between 0 and 1"):
+            Options(width=width)
 
 
 def test_in_the_last_layer_first_tokens_count_half(checkpoint_of):
@@ -255,12 +305,13 @@ def test_in_the_last_layer_first_tokens_count_half(checkpoint_of):
     mask = torch.ones(4, 9, dtype=torch.int64)
     mask[2, 5:] = 0
     batches = [PaddedBatch(rows=[0, 1, 2, 3], inputs={}, mask=mask, tokens=32)]
-    wanted = [torch.randn(4, 9, 64, generator=random)]
+    given = [torch.randn(4, 9, 64, generator=random)]
     with torch.no_grad():
         attended = layer.attention(states[0], (1 - mask[:, None, None, :]) * -1e9)[0]
         units = layer.intermediate(attended).double()
-        goals = (wanted[0] - attended).double()  # what the feed-forward network adds to what came in
-        for is_last, first in ((False, 1.0), (True, None)):
+        own = [attended + layer.output.dense(units.float())]
+        for (wanted, sums), (is_last, first) in itertools.product(((given, given), (None, own)), ((False, 1.0), (True, None))):
+            goals = (sums[0] - attended).double()  # what the feed-forward network adds to what came in
             counts = mask.double()
             counts[:, 0] = first or torch.tensor([8.0, 8.0, 4.0, 8.0])
             share = (counts / counts.sum()).flatten()
@@ -273,20 +324,64 @@ def test_in_the_last_layer_first_tokens_count_half(checkpoint_of):
             expected = away.T @ (units.flatten(0, 1) - mean)
             expected += torch.eye(SIZE).double() * RIDGE * expected.diagonal().mean()
             torch.testing.assert_close(found.units, expected, rtol=1e-4, atol=1e-6)
+            around = sums[0].flatten(0, 1).double() - share @ sums[0].flatten(0, 1).double()
+            assert found.variance == pytest.approx(float(share @ around.square().sum(dim=1)), rel=1e-4)
 
 
-def test_units_leave_as_if_every_choice_were_tried():
-    """The one that goes is always the one whose leaving costs least, by the error of a fit without it."""
+@pytest.mark.parametrize(("group", "count", "stay"), [(1, AT_ONCE + 26, 10), (4, 9, 2)])
+def test_what_leaves_and_its_price_are_as_if_every_choice_were_tried(group, count, stay):
+    """What goes is always what costs least, by the error of a fit without it."""
     random = torch.Generator().manual_seed(3)
-    size, stay = AT_ONCE + 26, 10
+    size = group * count
     units = torch.randn(400, size, generator=random).double() @ torch.randn(size, size, generator=random).double()
     goals = units[:, :5] + torch.randn(400, 5, generator=random)
-    moments = _Moments(units.T @ units / 400, units.T @ goals / 400, torch.zeros(size), torch.zeros(5))
+    moments = _Moments(units.T @ units / 400, units.T @ goals / 400, torch.zeros(size), torch.zeros(5), 1.0)
 
     def explained(left):
-        return float((moments.goals[left] * torch.linalg.solve(moments.units[left][:, left], moments.goals[left])).sum())
+        kept = units_of(torch.tensor(left), group)
+        return float((moments.goals[kept] * torch.linalg.solve(moments.units[kept][:, kept], moments.goals[kept])).sum())
 
-    left = list(range(size))
-    while len(left) > stay:
-        left.remove(max(left, key=lambda gone: explained([unit for unit in left if unit != gone])))
-    assert moments.chosen(stay).tolist() == left
+    left, found = list(range(count)), list(moments.leaving(group, stay))
+    for number, price in found:
+        best = explained(left)
+        costs = {gone: best - explained([each for each in left if each != gone]) for gone in left}
+        assert min(costs, key=costs.__getitem__) == number
+        assert price == pytest.approx(costs[number], rel=1e-6, abs=1e-9)
+        left.remove(number)
+    assert len(left) == stay
+    assert moments.chosen(group, stay).tolist() == units_of(torch.tensor(left), group).tolist()
+
+
+class TestSizes:
+    """Four heads of 16 and eight units a layer: a head is 4 * 16 * 1.5 = 96 operations, in the last layer 48, and a unit 2."""
+
+    ALIKE = Prices([1.0, 1.0, 1.0], [0.01] * 7)
+
+    def test_the_cheapest_for_its_operations_leaves_first(self):
+        cheap = Prices([1.0, 1.0, 1.0], [0.001] * 7)
+        total = 2 * (4 * 96 + 8 * 2) + 4 * 48
+        assert chosen_sizes([self.ALIKE, cheap, self.ALIKE], 16, (total - 14) / total) == [(4, 8), (4, 1), (4, 8)]
+        # A unit at 0.01 for 2 operations is cheaper than a head at 1.0 for 96.
+        assert chosen_sizes([self.ALIKE, cheap, self.ALIKE], 16, (total - 28) / total) == [(4, 1), (4, 1), (4, 8)]
+
+    def test_one_of_each_stays_and_the_last_layers_units_do(self):
+        assert chosen_sizes([self.ALIKE, self.ALIKE], 16, (96 + 2 + 48) / (4 * 96 + 8 * 2 + 4 * 48)) == [(1, 1), (1, 8)]
+
+    def test_less_than_that_is_refused(self):
+        with pytest.raises(InputError, match=r"width is 0.2, but one head and one unit of each layer are 0.25; expected more"):
+            chosen_sizes([self.ALIKE, self.ALIKE], 16, 0.2)
+
+    def test_what_is_behind_something_dear_waits_for_it(self):
+        """The second unit costs nothing once the first, at 9, is gone; another layer's cost 1 each."""
+        behind, other = Prices([99.0] * 3, [9.0] + [0.0] * 6), Prices([99.0] * 3, [1.0] * 7)
+        total = 2 * (4 * 96 + 8 * 2) + 4 * 48
+        assert chosen_sizes([behind, other, other], 16, (total - 14) / total) == [(4, 8), (4, 1), (4, 8)]
+
+    @pytest.mark.parametrize("width", [0.9, 0.5, 0.3])
+    def test_it_takes_at_most_that_share(self, width):
+        random = np.random.default_rng(0)
+        prices = [Prices(random.random(3).tolist(), random.random(7).tolist()) for _ in range(5)]
+        sizes = chosen_sizes(prices, 16, width)
+        found = sum(size.heads * 96 + size.units * 2 for size in sizes[:-1]) + sizes[-1].heads * 48
+        whole = 4 * (4 * 96 + 8 * 2) + 4 * 48
+        assert width * whole - 96 < found <= width * whole

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EPILOG = f"""examples:
   resift distill cross-encoder/ms-marco-MiniLM-L12-v2 ./student --layers 6 --data pools.jsonl.gz
   resift distill ./teacher ./first-look --keep 3,7,11 --data pools.jsonl.gz --exclude test.jsonl --pairs 300000
-  resift distill ./teacher ./narrow --intermediate-size 512 --pairs 0 --data pools.jsonl.gz
+  resift distill ./teacher ./narrow --width 0.5 --pairs 0 --data pools.jsonl.gz
   resift distill ./teacher ./longer --layers 6 --from ./student --local 0 --data pools.jsonl.gz
   resift export ./student ./artifact
 
@@ -88,14 +88,17 @@ def add(commands: Commands) -> None:
     )
     chosen = command.add_mutually_exclusive_group()
     chosen.add_argument(
-        "--layers", type=int, metavar="N", help="layers of the student, evenly spaced (default: 6, or all if narrower)"
+        "--layers",
+        type=int,
+        metavar="N",
+        help="layers, evenly spaced (default: all with --width, STUDENT's with --from, or 6)",
     )
     chosen.add_argument("--keep", type=_numbers, metavar="I,J,K", help="the teacher's layers, from 0, whose outputs it learns")
     command.add_argument(
-        "--intermediate-size",
-        type=int,
-        metavar="N",
-        help="inner units of its feed-forward networks: a narrower student, fitted before it is trained (default: the teacher's)",
+        "--width",
+        type=float,
+        metavar="SHARE",
+        help="share of its layers' operations to keep: heads and inner units are chosen and fitted before it is trained",
     )
     made = command.add_argument_group("what is made")
     made.add_argument("--pairs", type=int, default=100_000, metavar="N", help="pairs to train on (default: 100000; 0: fit only)")
@@ -145,7 +148,7 @@ def run(asked: argparse.Namespace) -> int:
     options = Options(
         keep=asked.keep or (),
         layers=asked.layers,
-        intermediate_size=asked.intermediate_size,
+        width=asked.width,
         pairs=asked.pairs,
         batch=asked.batch,
         candidates=asked.max,

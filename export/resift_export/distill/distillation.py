@@ -19,11 +19,12 @@ from resift_export import checkpoint as checkpoints
 from resift_export.distill.batches import padded
 from resift_export.distill.data import Draws, read, sha256_of
 from resift_export.distill.development import Development
-from resift_export.distill.narrow import narrow, resize
+from resift_export.distill.narrow import narrow
 from resift_export.distill.recipe import DistillRecipe, Losses, Run, Weights, own_recipe
 from resift_export.distill.state import Home
-from resift_export.distill.student import check_start, check_teacher, inner_size, keep_activation, student_of
+from resift_export.distill.student import check_teacher, keep_activation, start_from, student_of
 from resift_export.distill.train import Trainer
+from resift_export.layers import compact, resize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,12 +77,13 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
     with home.held():
         teacher = checkpoints.load(source, revision=revision)
         check_teacher(teacher)
+        compact(teacher.model)
         if place.type == "cpu":
             # Torch's fused attention, in its backward pass above all, is slower there than the plain products.
             teacher.model.set_attn_implementation("eager")
-        keep = options.kept(teacher.layers)
-        _check_sizes(options, teacher)
         begun = None if start is None else checkpoints.load(start)
+        keep = options.kept(teacher.layers, () if begun is None else _learnt(begun))
+        _check_options(options, teacher, start)
         split = read(data, exclude, options)
         recipe = _recipe(teacher, begun, options, keep, split)
         log.info(
@@ -102,16 +104,14 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
         draws = Draws(split.train, options.candidates, options.seed)
         student = student_of(teacher.model, keep)
         keep_activation(student, teacher)
-        if (size := options.intermediate_size) is not None:
-            if begun is not None or state is not None:
-                resize(student, size)
-            elif not narrow(
-                student.to(place), teacher.model.to(place), keep, size, padded(teacher, _sample(draws, tokenizer), place), go_on
-            ):
+        if state is not None:
+            resize(student, state.weights())
+        elif begun is not None:
+            start_from(student, begun.model, str(start))
+        elif options.width is not None:
+            batches = padded(teacher, _sample(draws, tokenizer), place)
+            if not narrow(student.to(place), teacher.model.to(place), keep, options.width, batches, go_on):
                 return recipe
-        if begun is not None:
-            check_start(student, begun.model, str(start))
-            student.load_state_dict(begun.model.state_dict())
         trainer = Trainer(teacher, student, recipe, draws, tokenizer, place)
         if state is not None:
             trainer.restore(state)
@@ -240,12 +240,18 @@ def fast_dtype(device: torch.device) -> Dtype:
     return "bfloat16" if {"amx_int8", "avx512_bf16"} & instruction_sets() else "float32"
 
 
-def _check_sizes(options: Options, teacher: Checkpoint) -> None:
-    """Raises InputError for sizes that the teacher does not have."""
+def _check_options(options: Options, teacher: Checkpoint, start: str | None) -> None:
+    """Raises InputError for options that the teacher or the student to go on from does not allow."""
     if options.max_length > teacher.max_length:
         raise InputError(f"max_length is {options.max_length}, but the teacher reads at most {teacher.max_length} tokens")
-    if (size := options.intermediate_size) is not None and size >= (own := inner_size(teacher.model)):
-        raise InputError(f"intermediate_size is {size}, but the teacher's is {own}; expected less")
+    if options.width is not None and start is not None:
+        raise InputError(f"width is {options.width}, but {start} has a width of its own, at which it goes on; leave width out")
+
+
+def _learnt(start: Checkpoint) -> tuple[int, ...]:
+    """The teacher's layers whose outputs a student has learnt, by its recipe; none if it has no recipe."""
+    recipe = own_recipe(start.folder)
+    return () if recipe is None else tuple(recipe["keep"])
 
 
 def _sample(draws: Draws, tokenizer: PairTokenizer) -> list[Encodings]:

@@ -1,27 +1,32 @@
-"""narrow: a student whose feed-forward networks keep a part of their inner units, with weights fitted anew, untrained.
+"""narrow: a student whose layers keep a part of their heads and inner units, with weights fitted anew, untrained.
 
-Layer by layer, from the first: units leave one after the other, always the one without which the others can best make up for it,
-and the weights of those that stay are fitted to the teacher's sums. Both follow in closed form from second moments of what the
-units give for sampled pairs: the optimal brain surgeon (Hassibi and Stork, 1992) for whole units, as in ZipLM (arXiv:2302.04089).
+First every kept layer of the teacher by itself: heads leave its attention, and units its feed-forward network, one after the other,
+always the one without which the others can best make up for it; how much worse the sums become is its price. Of all layers
+together those leave that are cheapest for the operations they take. Then the student's layers one after the other, from the first:
+the weights of what stays are fitted to the teacher's sums. All of that is in closed form, from second moments of what heads and
+units give for sampled pairs: the optimal brain surgeon (Hassibi and Stork, 1992) for whole units, as in ZipLM (arXiv:2302.04089),
+whose search for each layer's size is one rule here.
 
 A sum is what a norm reads: what came in, and what attention or the feed-forward network adds to it. As the student's sums are
-fitted to the teacher's for inputs that the student itself gives, its errors do not add up from layer to layer. Attention is fitted
-after left-out layers only: on MiniLM with all its layers that made the ranking worse.
+fitted to the teacher's for inputs that the student itself gives, its errors do not add up from layer to layer. Attention that keeps
+all its heads is fitted after left-out layers only: on MiniLM with all its layers that made the ranking worse.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from resift.errors import ExportError
-from resift_export.distill.student import layers_of, run, size_name, through
+from resift.errors import ExportError, InputError
+from resift_export.distill.student import run, through
+from resift_export.layers import Size, head_size, keep_heads, keep_units, layers_of, linear, parts_of, set_linear, units_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import nn
 
@@ -34,70 +39,123 @@ AT_ONCE = 64
 """Units that leave before the moments are inverted anew: rounding adds up, and matrices become smaller."""
 
 
-class Parts(NamedTuple):
-    """Modules of a layer."""
-
-    mixed: str
-    """what ends attention: a linear map"""
-    mixed_norm: str
-    inner: str
-    """the linear map to the inner units of the feed-forward network"""
-    outer: str
-    """and the one from them"""
-    norm: str
+HEAD_PRICE = 1.5
+"""Time that an operation of attention takes, in those of the feed-forward network: its products of queries, keys and values are not
+counted, and are in float32 when the rest is in int8."""
 
 
-BERT = Parts("attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm")
-PARTS = {
-    "bert": BERT,
-    "electra": BERT,
-    "roberta": BERT,
-    "xlm-roberta": BERT,
-    "distilbert": Parts("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm"),
-}
-"""By model_type, the families of student.LAYERS."""
+class Prices(NamedTuple):
+    """What it costs a layer to lose all but one of its heads, and of its inner units, in the order in which they leave.
 
+    Of each, the squared error that it adds to the sums, in their variance.
+    """
 
-def resize(student: Any, size: int) -> None:
-    """Gives each layer `size` inner units, the first that it has, in place: room for weights from elsewhere."""
-    setattr(student.config, size_name(student), size)
-    parts = PARTS[student.config.model_type]
-    for layer in layers_of(student):
-        _keep(layer, parts, torch.arange(size, device=_linear(layer, parts.inner).weight.device))
+    heads: list[float]
+    units: list[float]
 
 
 def narrow(  # noqa: PLR0913 - the student, what it learns from, and who may end it
-    student: Any, teacher: Any, keep: Sequence[int], size: int, batches: Sequence[PaddedBatch], go_on: Callable[[], bool]
+    student: Any, teacher: Any, keep: Sequence[int], width: float, batches: Sequence[PaddedBatch], go_on: Callable[[], bool]
 ) -> bool:
-    """Narrows the `student`, which has the teacher's layers `keep`, to `size` inner units a layer, fitted on `batches`, in place.
+    """Narrows the `student`, which has the teacher's layers `keep`, to the share `width` of its layers' operations, in place.
 
-    `go_on` is asked before every layer; once it returns False, so does this, with the student half done. Raises ExportError if
-    what the teacher gives is not finite.
+    It is fitted on `batches`. `go_on` is asked before every layer of both passes; once it returns False, so does this, with the
+    student half done. Raises ExportError if what the teacher gives is not finite.
     """
-    parts = PARTS[student.config.model_type]
-    setattr(student.config, size_name(student), size)
     with torch.no_grad():
-        own = [run(student, batch).hidden[0] for batch in batches]
-        goals, at = own, 0
-        for layer, number in zip(layers_of(student), keep, strict=True):
+        log.info("prices    of heads and units in layers %s", ", ".join(map(str, keep)))
+        prices = _prices(teacher, keep, batches, go_on)
+        if prices is None:
+            return False
+        sizes = chosen_sizes(prices, head_size(student), width)
+        log.info("sizes     %s (heads x inner units)", ", ".join(f"{size.heads} x {size.units}" for size in sizes))
+        return _fit(student, teacher, keep, sizes, batches, go_on)
+
+
+def _prices(teacher: Any, keep: Sequence[int], batches: Sequence[PaddedBatch], go_on: Callable[[], bool]) -> list[Prices] | None:
+    """Of each of the teacher's layers `keep`; None once `go_on` returns False."""
+    parts, each = parts_of(teacher), head_size(teacher)
+    states, found = [run(teacher, batch).hidden[0] for batch in batches], []
+    for number, layer in enumerate(layers_of(teacher)):
+        if number in keep:
             if not go_on():
-                return False
-            log.info("          layer %d of %s", number, ", ".join(map(str, keep)))
-            left_out = layers_of(teacher)[at:number]
-            for between in left_out:
-                goals = [through(between, states, batch) for states, batch in zip(goals, batches, strict=True)]
-            goal, at, is_last = layers_of(teacher)[number], number + 1, number == keep[-1]
-            mixed, sums = _Sums(goal, parts.mixed_norm), _Sums(goal, parts.norm)
-            goals = [through(goal, states, batch) for states, batch in zip(goals, batches, strict=True)]
-            wanted = mixed.taken()
-            if left_out:  # whose part attention has to take over; otherwise it is the teacher's
-                moments = _moments(layer, parts.mixed, parts.mixed_norm, own, batches, wanted, is_last=is_last)
-                _set(_linear(layer, parts.mixed), *moments.fitted(torch.arange(moments.size)))
-            moments = _moments(layer, parts.outer, parts.norm, own, batches, sums.taken(), is_last=is_last)
-            kept = moments.chosen(size)
-            _keep(layer, parts, kept)
-            _set(_linear(layer, parts.outer), *moments.fitted(kept))
-            own = [through(layer, states, batch) for states, batch in zip(own, batches, strict=True)]
+                return None
+            is_last = number == keep[-1]
+            mixed = _moments(layer, parts.mixed, parts.mixed_norm, states, batches, None, is_last=is_last)
+            outer = _moments(layer, parts.outer, parts.norm, states, batches, None, is_last=is_last)
+            found.append(
+                Prices(
+                    [price / mixed.variance for _, price in mixed.leaving(each, 1)],
+                    [price / outer.variance for _, price in outer.leaving(1, 1)],
+                )
+            )
+        states = [through(layer, entered, batch) for entered, batch in zip(states, batches, strict=True)]
+    return found
+
+
+def chosen_sizes(prices: Sequence[Prices], head: int, width: float) -> list[Size]:
+    """The size of each layer, of which all together keep the share `width` of their operations; `head`: the components of a head.
+
+    What leaves next is the cheapest for its operations. The last layer keeps its units, as its head reads one token of each pair
+    only, for which the engine computes them; of its heads, keys and values count. Raises InputError if one head and one unit of
+    each layer are more than the share.
+    """
+    last = len(prices) - 1
+    sizes = [Size(len(each.heads) + 1, len(each.units) + 1) for each in prices]
+    # A unit has a row in one matrix and a column in the other, a head such rows and columns in four, for each of its components.
+    heads = [HEAD_PRICE * head * (2 if number == last else 4) for number in range(len(sizes))]
+    units = [0 if number == last else 2 for number in range(len(sizes))]
+    left = sum(size.heads * head + size.units * unit for size, head, unit in zip(sizes, heads, units, strict=True))
+    most = width * left
+    choices = []
+    for number, each in enumerate(prices):
+        for kind, (found, work) in enumerate(((each.heads, heads[number]), (each.units, units[number]))):
+            # The order within a layer is given: none leaves before those that were cheaper at their time.
+            choices += [(price / work, number, kind, work) for price in itertools.accumulate(found, max) if work]
+    for _, number, kind, work in sorted(choices):
+        if left <= most:
+            break
+        size = sizes[number]
+        sizes[number] = size._replace(units=size.units - 1) if kind else size._replace(heads=size.heads - 1)
+        left -= work
+    if left > most:
+        raise InputError(f"width is {width}, but one head and one unit of each layer are {left * width / most:.2f}; expected more")
+    return sizes
+
+
+def _fit(  # noqa: PLR0913 - the student, what it learns from, and who may end it
+    student: Any,
+    teacher: Any,
+    keep: Sequence[int],
+    sizes: Sequence[Size],
+    batches: Sequence[PaddedBatch],
+    go_on: Callable[[], bool],
+) -> bool:
+    """Gives the student's layers their sizes, from the first to the last; False once `go_on` returns False."""
+    parts, each = parts_of(student), head_size(student)
+    own = [run(student, batch).hidden[0] for batch in batches]
+    goals, at = own, 0
+    for layer, number, size in zip(layers_of(student), keep, sizes, strict=True):
+        if not go_on():
+            return False
+        log.info("fit       layer %d of %s", number, ", ".join(map(str, keep)))
+        left_out = layers_of(teacher)[at:number]
+        for between in left_out:
+            goals = [through(between, states, batch) for states, batch in zip(goals, batches, strict=True)]
+        goal, at, is_last = layers_of(teacher)[number], number + 1, number == keep[-1]
+        mixed, sums = _Sums(goal, parts.mixed_norm), _Sums(goal, parts.norm)
+        goals = [through(goal, states, batch) for states, batch in zip(goals, batches, strict=True)]
+        wanted = mixed.taken()
+        if left_out or size.heads * each < linear(layer, parts.mixed).in_features:
+            moments = _moments(layer, parts.mixed, parts.mixed_norm, own, batches, wanted, is_last=is_last)
+            kept = moments.chosen(each, size.heads)
+            keep_heads(layer, parts, kept)
+            set_linear(linear(layer, parts.mixed), *moments.fitted(kept))
+        moments = _moments(layer, parts.outer, parts.norm, own, batches, sums.taken(), is_last=is_last)
+        kept = moments.chosen(1, size.units)
+        keep_units(layer, parts, kept)
+        set_linear(linear(layer, parts.outer), *moments.fitted(kept))
+        own = [through(layer, states, batch) for states, batch in zip(own, batches, strict=True)]
     return True
 
 
@@ -125,32 +183,36 @@ class _Moments:
     """float64[size]"""
     goal_means: torch.Tensor
     """float64[hidden size]"""
+    variance: float
+    """of the sums, over all components"""
 
     @property
     def size(self) -> int:
         return len(self.means)
 
-    def chosen(self, size: int) -> torch.Tensor:
-        """int64[size]: the units that stay, in order."""
-        kept = torch.arange(self.size, device=self.units.device)
-        while len(kept) > size:
+    def leaving(self, group: int, stay: int) -> Iterator[tuple[int, float]]:
+        """Groups of `group` units, by number, in the order in which they leave until `stay` are left, and what each costs.
+
+        A group's cost is the squared error that its leaving adds, if the others' weights are fitted anew: with H the inverse of the
+        moments of those left and W their fitted weights, the trace of W_g' (H_gg)^-1 W_g.
+        """
+        numbers = torch.arange(self.size // group, device=self.units.device)
+        while len(numbers) > stay:
+            kept = units_of(numbers, group)
             inverse = torch.linalg.inv(self.units[kept][:, kept])
-            weights, diagonal = inverse @ self.goals[kept], inverse.diagonal().clone()
-            stays = torch.ones(len(kept), dtype=torch.bool, device=kept.device)
-            # A unit's leaving subtracts the product of such a column with itself from the inverse, which is kept as it was.
-            columns = inverse.new_zeros(len(kept), AT_ONCE)
-            for step in range(min(AT_ONCE, len(kept) - size)):
-                # The squared error that a unit's leaving adds, if the others' weights are fitted anew.
-                costs = weights.square().sum(dim=1) / diagonal
-                worst = int(torch.where(stays, costs, torch.inf).argmin())
-                column = inverse[:, worst] - columns @ columns[worst]
-                column /= column[worst].sqrt()
-                columns[:, step] = column
-                weights.addr_(column, weights[worst] / column[worst], alpha=-1)
-                diagonal -= column.square()
-                diagonal[worst], stays[worst] = 1.0, False
-            kept = kept[stays]
-        return kept
+            weights = inverse @ self.goals[kept]
+            # With more than one unit each, groups are few: the moments are inverted anew for every one.
+            steps = min(AT_ONCE, len(numbers) - stay) if group == 1 else 1
+            stays = torch.ones(len(numbers), dtype=torch.bool, device=numbers.device)
+            for number, cost in _single(inverse, weights, stays, steps) if group == 1 else _grouped(inverse, weights, stays, group):
+                yield int(numbers[number]), cost
+            numbers = numbers[stays]
+
+    def chosen(self, group: int, stay: int) -> torch.Tensor:
+        """int64[stay * group]: the units that stay, in order."""
+        gone = {number for number, _ in self.leaving(group, stay)}
+        numbers = [number for number in range(self.size // group) if number not in gone]
+        return units_of(torch.tensor(numbers, device=self.units.device), group)
 
     def fitted(self, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights [hidden size, kept] and bias [hidden size] by which the `kept` units come nearest to the goals."""
@@ -158,68 +220,77 @@ class _Moments:
         return weights.T, self.goal_means - self.means[kept] @ weights
 
 
+def _single(inverse: torch.Tensor, weights: torch.Tensor, stays: torch.Tensor, steps: int) -> Iterator[tuple[int, float]]:
+    """`steps` single units that leave, which `stays` is told, and what each costs."""
+    diagonal = inverse.diagonal().clone()
+    # A unit's leaving subtracts the product of such a column with itself from the inverse, which is kept as it was.
+    columns = inverse.new_zeros(len(inverse), steps)
+    for step in range(steps):
+        costs = torch.where(stays, weights.square().sum(dim=1) / diagonal, torch.inf)
+        worst = int(costs.argmin())
+        column = inverse[:, worst] - columns @ columns[worst]
+        column /= column[worst].sqrt()
+        columns[:, step] = column
+        weights.addr_(column, weights[worst] / column[worst], alpha=-1)
+        diagonal -= column.square()
+        diagonal[worst], stays[worst] = 1.0, False
+        yield worst, float(costs[worst])
+
+
+def _grouped(inverse: torch.Tensor, weights: torch.Tensor, stays: torch.Tensor, group: int) -> Iterator[tuple[int, float]]:
+    """The one group that leaves, which `stays` is told, and what it costs."""
+    count = len(stays)
+    own = torch.stack([inverse[at : at + group, at : at + group] for at in range(0, count * group, group)])
+    blocks = weights.view(count, group, -1)
+    costs = (blocks * torch.linalg.solve(own, blocks)).sum(dim=(1, 2))
+    worst = int(costs.argmin())
+    stays[worst] = False
+    yield worst, float(costs[worst])
+
+
 def _moments(  # noqa: PLR0913 - a layer, the map in it, and what that reads and should give
     layer: nn.Module,
-    linear: str,
+    name: str,
     norm: str,
     states: Iterable[torch.Tensor],
     batches: Iterable[PaddedBatch],
-    wanted: Iterable[torch.Tensor],
+    wanted: Iterable[torch.Tensor] | None,
     *,
     is_last: bool,
 ) -> _Moments:
-    """Those of what the map `linear` of the layer reads, and should give for the layer's `norm` to read the sums `wanted`.
+    """Those of what the map `name` of the layer reads, and should give for the layer's `norm` to read the sums `wanted`.
 
-    In the last layer a pair's first token, which alone the head reads, counts as much as all others together.
+    None: those that it reads anyway. In the last layer a pair's first token, which alone the head reads, counts as much as all
+    others together.
     """
-    module = _linear(layer, linear)
+    module = linear(layer, name)
     size, hidden = module.in_features, module.out_features
-    totals = torch.zeros(size + hidden, dtype=torch.float64, device=module.weight.device)
+    totals = torch.zeros(size + 2 * hidden, dtype=torch.float64, device=module.weight.device)
     products = torch.zeros(size, size + hidden, dtype=torch.float64, device=module.weight.device)
-    count = 0.0
+    squares, count = 0.0, 0.0
     found: dict[str, torch.Tensor] = {}
     hooks = [
         module.register_forward_hook(lambda _, inputs, output: found.update(units=inputs[0], output=output)),
         layer.get_submodule(norm).register_forward_pre_hook(lambda _, inputs: found.update(sums=inputs[0])),
     ]
-    for entered, batch, goal in zip(states, batches, wanted, strict=True):
+    for entered, batch, goal in zip(states, batches, itertools.repeat(None) if wanted is None else wanted, strict=False):
         through(layer, entered, batch)
-        both = torch.cat([found["units"], goal - found["sums"] + found["output"]], dim=2)
-        counts = torch.ones(both.shape[:2], device=both.device) if batch.mask is None else batch.mask.to(both.dtype)
+        sums = found["sums"] if goal is None else goal
+        every = torch.cat([found["units"], sums - found["sums"] + found["output"], sums], dim=2)
+        counts = torch.ones(every.shape[:2], device=every.device) if batch.mask is None else batch.mask.to(every.dtype)
         if is_last:
             counts[:, 0] = counts[:, 1:].sum(dim=1)
-        rows, weighted = both.flatten(0, 1), (both * counts[:, :, None]).flatten(0, 1)
+        rows, weighted = every.flatten(0, 1), (every * counts[:, :, None]).flatten(0, 1)
         totals += weighted.sum(dim=0)
-        products += weighted[:, :size].T @ rows
+        products += weighted[:, :size].T @ rows[:, : size + hidden]
+        squares += float((weighted[:, size + hidden :] * rows[:, size + hidden :]).sum())
         count += float(counts.sum())
     for hook in hooks:
         hook.remove()
     if not products.isfinite().all():
         raise ExportError("the teacher's hidden states are not finite; expected a trained cross-encoder")
-    means = totals / count
-    moments = products / count - torch.outer(means[:size], means)
+    means, goal_means, sum_means = torch.split(totals / count, [size, hidden, hidden])
+    moments = products / count - torch.outer(means, torch.cat([means, goal_means]))
     units = moments[:, :size]
     units.diagonal().add_(RIDGE * units.diagonal().mean())
-    return _Moments(units, moments[:, size:], means[:size], means[size:])
-
-
-def _keep(layer: nn.Module, parts: Parts, kept: torch.Tensor) -> None:
-    """Leaves the layer's feed-forward network the inner units `kept`."""
-    inner, outer = _linear(layer, parts.inner), _linear(layer, parts.outer)
-    _set(inner, inner.weight[kept], inner.bias[kept])
-    _set(outer, outer.weight[:, kept], outer.bias)
-
-
-def _set(linear: nn.Linear, weights: torch.Tensor, bias: torch.Tensor) -> None:
-    """Gives a linear map other weights [outputs, inputs], perhaps of another size, and another bias."""
-    for name, values in (("weight", weights), ("bias", bias)):
-        old = getattr(linear, name)
-        fresh = values.detach().to(old.dtype).clone(memory_format=torch.contiguous_format)
-        setattr(linear, name, torch.nn.Parameter(fresh, requires_grad=old.requires_grad))
-    linear.out_features, linear.in_features = weights.shape
-
-
-def _linear(layer: nn.Module, name: str) -> nn.Linear:
-    found = layer.get_submodule(name)
-    assert isinstance(found, torch.nn.Linear)
-    return found
+    return _Moments(units, moments[:, size:], means, goal_means, squares / count - float(sum_means.square().sum()))

@@ -21,12 +21,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     keep: tuple[int, ...] = ()
     """the teacher's layers, from 0 and rising, whose outputs the student's layers learn; empty: `layers` of them, evenly spaced"""
     layers: int | None = None
-    """layers of the student, if `keep` is empty; None: 6, or all of the teacher's with an `intermediate_size`"""
-    intermediate_size: int | None = None
-    """inner units of each of its feed-forward networks, chosen and fitted before the training; None: the teacher's"""
+    """layers of the student, if `keep` is empty; None: those of the student it goes on from, all with a `width`, or 6"""
+    width: float | None = None
+    """share of its layers' operations that stays: heads and inner units are chosen, and what stays is fitted, before the training;
+    None: all"""
     pairs: int = 100_000
-    """pairs to train on in all: the budget by which the phases and the learning rate are set; with an `intermediate_size`, 0 leaves
-    the student as it was fitted"""
+    """pairs to train on in all: the budget by which the phases and the learning rate are set; with a `width`, 0 leaves the student
+    as it was fitted"""
     batch: int = 32
     """pairs of an optimizer step, at least: a step takes whole draws"""
     candidates: int = 8
@@ -50,13 +51,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """of the products; weights and optimizer are float32"""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "intermediate_size", "pairs", "batch", "candidates", "max_length", "development_pools", "evaluate"):
-            least = 0 if name == "pairs" and self.intermediate_size else 1
+        for name in ("layers", "pairs", "batch", "candidates", "max_length", "development_pools", "evaluate"):
+            least = 0 if name == "pairs" and self.width else 1
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"{name} is {value}; expected {least} or more")
         for name in ("local", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1")
+        if self.width is not None and not 0 < self.width < 1:
+            raise InputError(f"width is {self.width}; expected a share between 0 and 1, such as 0.5")
         if not 0 < self.development < 1:
             raise InputError(f"development is {self.development}; expected a share between 0 and 1, such as 0.02")
         if not (self.lr > 0 and math.isfinite(self.lr)):
@@ -64,20 +67,22 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if any(second <= first for first, second in zip((-1, *self.keep), self.keep, strict=False)):
             raise InputError(f"keep is {','.join(map(str, self.keep))}; expected rising numbers of layers, from 0: 1,3,5")
 
-    def kept(self, teacher_layers: int) -> tuple[int, ...]:
+    def kept(self, teacher_layers: int, start: tuple[int, ...] = ()) -> tuple[int, ...]:
         """The layers of a teacher of `teacher_layers` whose outputs are learnt. Raises InputError if it has too few.
 
-        Only a student of another intermediate_size may have all of them.
+        `start`: those that the student it goes on from has learnt. Only a narrower student may have all of them.
         """
-        layers = self.layers or (teacher_layers if self.intermediate_size else DEFAULT_LAYERS)
-        is_whole = bool(self.intermediate_size) and layers == teacher_layers
-        keep = self.keep or (tuple(range(teacher_layers)) if is_whole else evenly(layers, teacher_layers))
+        is_narrow = self.width is not None or len(start) == teacher_layers
+        keep = self.keep or (start if self.layers is None else ())
+        if not keep and is_narrow and self.layers in (None, teacher_layers):
+            keep = tuple(range(teacher_layers))
+        keep = keep or evenly(self.layers or DEFAULT_LAYERS, teacher_layers)
         if keep[-1] != teacher_layers - 1:
             raise InputError(
                 f"keep ends with layer {keep[-1]}; expected the teacher's last, {teacher_layers - 1}, whose output its head reads"
             )
-        if len(keep) == teacher_layers and not self.intermediate_size:
-            raise InputError(f"keep names all {teacher_layers} layers of the teacher; expected fewer, or an intermediate_size")
+        if len(keep) == teacher_layers and not is_narrow:
+            raise InputError(f"keep names all {teacher_layers} layers of the teacher; expected fewer, or a width")
         return keep
 
     def is_local(self, pairs: int) -> bool:

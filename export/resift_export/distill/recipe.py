@@ -152,8 +152,8 @@ class DistillRecipe(Strict, frozen=True, kw_only=True):
             words += ["--revision", self.teacher.revision]
         if self.start:
             words += ["--from", self.start.id]
-        if chosen.intermediate_size:
-            words += ["--intermediate-size", str(chosen.intermediate_size)]
+        if chosen.width:
+            words += ["--width", str(chosen.width)]
         for option, value in (
             ("--pairs", chosen.pairs),
             ("--batch", chosen.batch),

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from resift import lock
 from resift.errors import OutputError
 from resift_export.distill.recipe import RECIPE, DistillRecipe, decode
+from resift_export.layers import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +40,10 @@ class State:
 
     recipe: DistillRecipe
     tensors: dict[str, torch.Tensor]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The student's, by their names in it."""
+        return {name.removeprefix(STUDENT): value for name, value in self.tensors.items() if name.startswith(STUDENT)}
 
 
 class Home:
@@ -106,7 +111,7 @@ class Home:
         folder = self._home / NEW
         with _writing(self.out):
             shutil.rmtree(folder, ignore_errors=True)
-            student.save_pretrained(folder)
+            student.save_pretrained(folder, state_dict=expanded(student))
             checkpoint.tokenizer.save_pretrained(folder)
             self.out.mkdir(exist_ok=True)
             for path in sorted(folder.iterdir()):

@@ -9,6 +9,7 @@ import torch
 
 from resift.errors import ExportError
 from resift_export.declared import Declared
+from resift_export.layers import LAYERS, compact, layers_of, resize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,17 +17,6 @@ if TYPE_CHECKING:
     from resift_export.checkpoint import Checkpoint
     from resift_export.distill.batches import PaddedBatch
 
-LAYERS = {
-    "bert": "encoder.layer",
-    "electra": "encoder.layer",
-    "roberta": "encoder.layer",
-    "xlm-roberta": "encoder.layer",
-    "distilbert": "transformer.layer",
-}
-"""Where a family's layers are, by model_type (MiniLM's cross-encoders are of the type bert or xlm-roberta). Each layer reads hidden
-states and a mask, and the head reads the first token's last hidden state."""
-SIZE_NAMES = {"distilbert": "hidden_dim"}
-"""What a configuration calls the inner units of each feed-forward network, where it is not intermediate_size."""
 MASKED = -1e9
 """Added to the attention's score of padding, whose weight is then 0; bfloat16 holds it too."""
 REASONS = {
@@ -70,22 +60,6 @@ def keep_activation(student: Any, teacher: Checkpoint) -> None:
         student.config.sentence_transformers = {"activation_fn": f"torch.nn.modules.{name}"}
 
 
-def layers_of(model: Any) -> torch.nn.ModuleList:
-    """The model's layers, in order."""
-    found: torch.nn.ModuleList = model.base_model.get_submodule(LAYERS[model.config.model_type])
-    return found
-
-
-def inner_size(model: Any) -> int:
-    """The inner units of each feed-forward network."""
-    return int(getattr(model.config, size_name(model)))
-
-
-def size_name(model: Any) -> str:
-    """What its configuration calls the inner units of each feed-forward network."""
-    return SIZE_NAMES.get(model.config.model_type, "intermediate_size")
-
-
 def student_of(teacher: Any, keep: Sequence[int]) -> Any:
     """A copy of the teacher with its layers `keep` only; embeddings are frozen, dropout is off."""
     student = copy.deepcopy(teacher)
@@ -101,13 +75,19 @@ def student_of(teacher: Any, keep: Sequence[int]) -> Any:
     return student.eval()
 
 
-def check_start(student: Any, start: Any, name: str) -> None:
-    """Raises ExportError unless the weights of `start` fit `student` and its frozen ones are the same."""
+def start_from(student: Any, start: Any, name: str) -> None:
+    """Gives `student` the weights of `start`, and its layers their sizes.
+
+    Raises ExportError unless they fit it, the frozen ones being the same.
+    """
+    check_family(start)
+    compact(start)
+    resize(student, start.state_dict())
     own, other = student.state_dict(), start.state_dict()
     if start.config.model_type != student.config.model_type or {key: value.shape for key, value in own.items()} != {
         key: value.shape for key, value in other.items()
     }:
-        sizes = [f"{model.config.num_hidden_layers} layers of {inner_size(model)} inner units" for model in (start, student)]
+        sizes = [f"{model.config.num_hidden_layers} layers of {model.config.hidden_size}" for model in (start, student)]
         raise ExportError(
             f"{name} is a {start.config.model_type} of {sizes[0]}, whose weights do not fit a student of {sizes[1]}; "
             "expected one that was distilled from this teacher"
@@ -115,6 +95,7 @@ def check_start(student: Any, start: Any, name: str) -> None:
     frozen = [key for key, weights in student.named_parameters() if not weights.requires_grad]
     if unlike := [key for key in frozen if not torch.equal(own[key], other[key])]:
         raise ExportError(f"{name} has another {unlike[0]} than the teacher; expected a student that was distilled from it")
+    student.load_state_dict(other)
 
 
 def run(model: Any, batch: PaddedBatch) -> Outputs:

@@ -68,12 +68,12 @@ class Trainer:
     def restore(self, state: State) -> None:
         """Continues from `state`. Raises OutputError if its tensors are not this student's."""
         self.recipe = state.recipe
-        held = {name.removeprefix(STUDENT): value.shape for name, value in state.tensors.items() if name.startswith(STUDENT)}
-        if held != {name: weights.shape for name, weights in self._weights.items()}:
+        held = state.weights()
+        if {name: value.shape for name, value in held.items()} != {name: weights.shape for name, weights in self._weights.items()}:
             raise OutputError("the state does not hold this student's weights; delete its folder to start anew")
         with torch.no_grad():
             for name, weights in self._weights.items():
-                weights.copy_(state.tensors[f"{STUDENT}{name}"])
+                weights.copy_(held[name])
         # The head has no averages before the second phase.
         kept = {
             place: {kind: state.tensors[f"{AVERAGES}{name}.{kind}"] for kind in AVERAGED}
