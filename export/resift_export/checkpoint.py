@@ -104,8 +104,8 @@ class Checkpoint:
         ).eval()
 
     def parameters(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Name and values of each of its weights."""
-        source = self.encoder if self.is_modular and self.encoder is not None else self.model
+        """Name and values of each of its weights, as `network` has them."""
+        source = self.encoder if self.is_modular and self.encoder is not None else compacted(self.model)
         return ((name, tensor.detach().numpy()) for name, tensor in source.named_parameters())
 
     def pair_tokenizer(self) -> PairTokenizer:

@@ -111,6 +111,10 @@ def sizes_of(model: Any) -> list[Size]:
 
 def keep_heads(layer: nn.Module, parts: Parts, kept: torch.Tensor) -> None:
     """Leaves the layer's attention the components `kept`, int64[size of a head x heads]."""
+    attention, before = layer.get_submodule(parts.projections[0].rpartition(".")[0]), linear(layer, parts.mixed).in_features
+    # transformers below 5 reshapes by these.
+    for name in {"num_attention_heads", "n_heads", "all_head_size", "dim"} & vars(attention).keys():
+        setattr(attention, name, getattr(attention, name) * len(kept) // before)
     for name in parts.projections:
         _keep_outputs(linear(layer, name), kept)
     _keep_inputs(linear(layer, parts.mixed), kept)

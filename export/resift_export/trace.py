@@ -72,6 +72,8 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
 def trace_with_optimum(checkpoint: Checkpoint) -> ir.Model:
     """Traces with optimum's exporter, which supports a list of architectures; the attention mask is set to ones.
 
+    It reads the checkpoint's files, so heads and inner units that give nothing stay.
+
     Raises ExtraError if the extra `optimum` is missing, ExportError if optimum cannot trace the model.
     """
     if checkpoint.is_modular or checkpoint.label is not None:

@@ -264,8 +264,23 @@ def test_a_teacher_that_gives_no_numbers_is_refused(checkpoint_of):
     with torch.no_grad():
         layers_of(loaded.model)[0].intermediate.dense.bias[3] = torch.nan
     student = student_of(loaded.model, [0, 1])
-    with pytest.raises(ExportError, match="hidden states are not finite; expected a trained cross-encoder"):
+    with pytest.raises(ExportError, match="hidden states are not finite, or all the same; expected a trained cross-encoder"):
         narrow(student, loaded.model, [0, 1], 0.5, batches_of(loaded), always)
+
+
+def test_a_teacher_that_gives_always_the_same_is_refused(checkpoint_of):
+    loaded = checkpoint.load(str(checkpoint_of("bert")))
+    with torch.no_grad():
+        for norm in (loaded.model.base_model.embeddings.LayerNorm, layers_of(loaded.model)[0].attention.output.LayerNorm):
+            norm.weight[:] = 0
+    with pytest.raises(ExportError, match="all the same"):
+        narrow(student_of(loaded.model, [0, 1]), loaded.model, [0, 1], 0.5, batches_of(loaded), always)
+
+
+def test_too_small_a_width_is_refused_at_once(checkpoint_of):
+    loaded = checkpoint.load(str(checkpoint_of("bert")))
+    with pytest.raises(InputError, match=r"width is 0.01, but one head and one unit of each layer are 0\.\d\d; expected more"):
+        narrow(student_of(loaded.model, [0, 1]), loaded.model, [0, 1], 0.01, [], lambda: pytest.fail("it began"))
 
 
 def test_a_unit_that_never_gives_anything_goes_first(checkpoint_of):
