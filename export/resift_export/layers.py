@@ -161,7 +161,7 @@ def compacted(model: Any) -> Any:
 def expanded(model: Any) -> Mapping[str, torch.Tensor]:
     """Its state dict with all layers of one size, zeros in what they lack: what its configuration describes.
 
-    That has the teacher's heads, and as many inner units as the widest layer.
+    That has as many heads as ever, and is given as many inner units as the widest layer has.
     """
     parts, config = parts_of(model), model.config
     units = max(size.units for size in sizes_of(model))

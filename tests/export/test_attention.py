@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 import tiny
 from resift_export import checkpoint
 from resift_export.attention import FEWEST_BLOCKS, UNLIMITED, reach_of
 from resift_export.graph import LOW_OPSET, lower_opset, serialize
+from resift_export.layers import head_size, keep_heads, layers_of, parts_of
 from resift_export.optimize import optimize
 from resift_export.trace import trace
 
@@ -124,3 +126,12 @@ def test_nothing_grows_with_the_square_of_the_width(traced, optimized):
 
     assert growth(optimized) <= 2
     assert growth(traced) == 4
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_layers_of_fewer_heads_are_fused(heads, checkpoint_of):
+    loaded = checkpoint.load(str(checkpoint_of("bert")))
+    for layer in layers_of(loaded.model):
+        keep_heads(layer, parts_of(loaded.model), torch.arange(heads * head_size(loaded.model)))
+    fused = [node for node in optimize(trace(loaded), loaded.max_length).graph if "Attention" in node.op_type]
+    assert [(node.op_type, node.attributes["num_heads"].as_int()) for node in fused] == [("MultiHeadAttention", heads)] * 2

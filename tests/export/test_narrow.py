@@ -150,7 +150,8 @@ def test_attention_is_fitted_only_after_left_out_layers_and_heads(family, keep, 
         assert _fit(student, loaded.model, keep, [Size(heads, SIZE // 2)] * len(keep), batches, always)
     assert sizes_of(student) == [(heads, SIZE // 2)] * len(keep)
     own, found = (linear(layers_of(model)[-1], PARTS[family].mixed).weight for model in (loaded.model, student))
-    assert (own.shape != found.shape or not torch.equal(found, own)) == is_fitted
+    is_own = (found[:, :, None] == own[:, None, :]).all(dim=0).any(dim=1)
+    assert not is_own.any() if is_fitted else is_own.all()
 
 
 def test_padding_does_not_count(checkpoint_of):
@@ -256,7 +257,8 @@ def test_a_narrower_student_teaches(source, pools, tmp_path):
     trained(source, tmp_path / "first", pools, pairs=0, width=0.6)
     trained(tmp_path / "first", tmp_path / "second", pools, pairs=0, width=0.6)
     sizes = [sizes_of(compacted(checkpoint.load(str(path)).model)) for path in (tmp_path / "first", tmp_path / "second")]
-    assert sizes[1][0] < sizes[0][0]
+    first, second = (1.5 * 64 * (4 * ours[0].heads + 2 * ours[1].heads) / 4 + 2 * ours[0].units for ours in sizes)
+    assert second <= 0.6 * first
 
 
 def test_a_teacher_that_gives_no_numbers_is_refused(checkpoint_of):

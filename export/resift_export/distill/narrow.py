@@ -94,13 +94,12 @@ def _prices(teacher: Any, keep: Sequence[int], batches: Sequence[PaddedBatch], g
                 return None
             is_last = number == keep[-1]
             mixed = _moments(layer, parts.mixed, parts.mixed_norm, states, batches, None, is_last=is_last)
-            outer = _moments(layer, parts.outer, parts.norm, states, batches, None, is_last=is_last)
-            found.append(
-                Prices(
-                    [price / mixed.variance for _, price in mixed.leaving(each, 1)],
-                    [price / outer.variance for _, price in outer.leaving(1, 1)],
-                )
-            )
+            heads = [price / mixed.variance for _, price in mixed.leaving(each, 1)]
+            units = [0.0] * (linear(layer, parts.outer).in_features - 1)
+            if not is_last:  # which keeps them whatever they cost
+                outer = _moments(layer, parts.outer, parts.norm, states, batches, None, is_last=False)
+                units = [price / outer.variance for _, price in outer.leaving(1, 1)]
+            found.append(Prices(heads, units))
         states = [through(layer, entered, batch) for entered, batch in zip(states, batches, strict=True)]
     return found
 
