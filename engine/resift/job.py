@@ -12,6 +12,7 @@ import msgspec
 
 from resift.collection import rerank_pools
 from resift.errors import InputError
+from resift.filenames import is_file_name
 from resift.inputs import check_count
 from resift.journal import Journal
 from resift.outfiles import OutFiles, writing
@@ -55,7 +56,7 @@ class Job:
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not isinstance(self.out, Path):
             raise TypeError(f"source is {type(self.source).__name__} and out {type(self.out).__name__}; expected str and Path")
-        if "\0" in self.source or "\0" in str(self.out) or str(self.out) == "-":
+        if not is_file_name(self.source) or not is_file_name(self.out) or str(self.out) == "-":
             raise InputError(f"source is {self.source!r} and out {str(self.out)!r}; expected file names")
         for name, allowed in (("format", ("jsonl", "trec")), ("on_error", ("stop", "skip"))):
             if getattr(self, name) not in allowed:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from resift.artifact import path_text
 from resift.errors import OutputError
+from resift.filenames import is_file_name
 from resift.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Iterable[str | os.PathLike[st
     Without `overwrite`, none may exist yet. A file is created next to each and removed again; nothing else is changed.
     """
     read = [file for source in inputs for file in _files(Path(source))]
-    targets = [Path(os.path.realpath(path)) for path in outputs]
+    targets = [_target(path) for path in outputs]
     for number, (path, target) in enumerate(zip(outputs, targets, strict=True)):
         name = path_text(path)
         if target in targets[:number]:
@@ -50,7 +51,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 
     Raises OutputError if it cannot be written, or is something other than a regular file.
     """
-    target = Path(os.path.realpath(path))
+    target = _target(path)
     name = path_text(Path(path))
     if os.path.lexists(target) and not target.is_file():
         raise OutputError(f"{name} is not a regular file; choose another name")
@@ -65,6 +66,13 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         raise OutputError(f"{name} cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """The path with symbolic links followed. Raises OutputError if no file can have it."""
+    if not is_file_name(path):
+        raise OutputError(f"{os.fspath(path)!r} is not a file name; expected one")
+    return Path(os.path.realpath(path))
 
 
 def _beside(target: Path) -> Path:

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import msgspec
 
 from resift.errors import InputError
+from resift.filenames import is_file_name
 
 if TYPE_CHECKING:
     from collections.abc import Container, Generator, Iterable, Iterator
@@ -214,7 +215,7 @@ class Lines:
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
-        if not self._name or "\0" in self._name:
+        if not is_file_name(self._name):
             raise InputError(f"{self._name!r} is not a file name; expected one, or - for standard input")
         if self._name == "-":
             if sys.stdin is None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from resift import lock
 from resift.artifact import MANIFEST_LIMIT
 from resift.errors import ExportError, OutputError
+from resift.filenames import is_file_name
 from resift.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def aside(out: Path, *, overwrite: bool, sources: Sequence[Path] = ()) -> Iterat
 
 def _place(out: Path, sources: Sequence[Path]) -> Path:
     """The path of `out` with symbolic links resolved."""
+    if not is_file_name(out):
+        raise ExportError(f"{str(out)!r} is not a folder name; expected one")
     place = Path(os.path.realpath(out))
     current = Path.cwd()
     if os.path.ismount(place) or current.is_relative_to(place):

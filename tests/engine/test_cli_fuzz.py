@@ -108,6 +108,7 @@ FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 @example(query="q", content=b'{"text": "\\ud800"}', name="f.txt", options=[])
 @example(query="\udcff", content=b"a", name="f.txt", options=[])
 @example(query="q", content=b"a", name="\udcff\0", options=["--json"])
+@example(query="q", content=b"a", name="\ud800", options=[])
 @example(query="q", content=b"a\x1b[2J\xc2\x9b\xe2\x80\xae", name="f.txt", options=[])
 @example(query="q\u202e", content=b'{"text": "a", "\\u009b": "\xc2\x9b"}', name="-", options=["--json"])
 @example(query="q", content=b'{"text": "a", "x": ' + b"[" * 990 + b"]" * 990 + b"}", name="-", options=["--json"])
@@ -127,6 +128,7 @@ def test_documents_of_anything(loaded, folder, query, content, name, options):
 @example(content=b'{"query": "a", "documents": []}\n' * 3, name="p.jsonl", options=["--top-k", "1"])
 @example(content=b"x", name="-", options=["--on-error", "skip"])
 @example(content=b"", name="\udcff\0", options=["--on-error", "skip"])
+@example(content=b"", name="\ud800", options=[])
 def test_pools_of_anything(loaded, folder, content, name, options):
     for path in folder.iterdir():
         path.unlink()

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from resift.errors import ExportError
+from resift.errors import ExportError, OutputError
 from resift_export.aside import aside
+from resift_export.distill.state import Home
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks and signals of Unix")
 
@@ -98,6 +99,14 @@ def test_a_folder_that_holds_anything_else_is_not_replaced(home, out, change, sa
         put(out, "new", overwrite=True)
     assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
     assert names(home) == ["out"]
+
+
+@pytest.mark.parametrize("name", ["a\0", "\ud800"])
+def test_what_no_folder_can_be_called_is_refused(name):
+    with pytest.raises(ExportError, match="not a folder name"), aside(Path(name), overwrite=False):
+        pass
+    with pytest.raises(OutputError, match="not a folder name"):
+        Home(Path(name))
 
 
 def test_what_is_put_into_the_folder_meanwhile_is_kept(home, out):
@@ -203,6 +212,7 @@ import json, os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[3])
 from test_aside import fill
 from resift_export.aside import aside
+from resift_export.distill.state import Home
 home, how = pathlib.Path(sys.argv[1]), sys.argv[2]
 EVENTS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "open"}
 step = 0

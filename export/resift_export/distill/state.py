@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from resift import lock
 from resift.errors import OutputError
+from resift.filenames import is_file_name
 from resift_export.distill.recipe import RECIPE, DistillRecipe, decode
 from resift_export.layers import expanded
 
@@ -50,6 +51,8 @@ class Home:
     """The files of one distillation; `held` makes them one process's."""
 
     def __init__(self, out: Path) -> None:
+        if not is_file_name(out):
+            raise OutputError(f"{str(out)!r} is not a folder name; expected one")
         self.out = Path(os.path.realpath(out))
         self._home = self.out.with_name(f"{self.out.name}.distill")
 

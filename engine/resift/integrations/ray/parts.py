@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from resift.errors import InputError, OutputError
+from resift.filenames import is_file_name
 from resift.integrations.ray.table import check_columns
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def locate(place: str) -> tuple[pafs.FileSystem, str]:
 
     Raises InputError for anything else.
     """
-    if not place or "\0" in place:
+    if not is_file_name(place):
         raise InputError(f"{place!r:.200} is no place for Parquet files; expected a path or a URI")
     try:
         filesystem, path = pafs.FileSystem.from_uri(place if "://" in place else str(Path(place).absolute()))
