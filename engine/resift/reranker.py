@@ -151,13 +151,14 @@ class Reranker:
         All other methods submit and wait. Pending calls share batches, and shorter calls overtake longer ones. Cancelling the
         Future drops the pairs that have not started. Its callbacks run on a worker: they must not wait for this Reranker.
         `plan`: as for `plan_for`; `top_k`: results that will be looked at (None: all), which lets the artifact's own plan serve the
-        call. A graph is loaded at its first use.
+        call. A graph of another plan than the usual one is loaded at its first use.
 
         `budget_ms`: milliseconds from now after which the Future is done with what was read by then, of each pair `Scored.read`
-        says by which graphs. Pairs are read in the caller's order, best first, then in that of the plan's last stage; with the plan
-        "auto", stages put the pairs in order and none is left out while there is time. All texts are tokenized, however long that
-        takes. Raises TypeError for anything but strings, InputError for a plan, a `top_k` or a `budget_ms` that cannot be used and
-        ClosedError after `close`; the Future raises InferenceError, LogitsError, or ClosedError if `close` came first.
+        says by which graphs. Pairs are read in the caller's order, best first, then in that of the plan's last stage. With the plan
+        "auto" no pair is left out while there is time, and stages that put them in order run only if there is not for all. All
+        texts are tokenized, however long that takes. Raises TypeError for anything but strings, InputError for a plan, a `top_k` or
+        a `budget_ms` that cannot be used and ClosedError after `close`; the Future raises InferenceError, LogitsError, or
+        ClosedError if `close` came first.
         """
         terms = self._terms(plan, top_k, budget_ms)
         return self._submit(pool_pairs(query, documents), terms)
@@ -404,10 +405,12 @@ class Reranker:
         return scores if in_full.all() else np.where(in_full, scores, np.float32(np.nan))
 
     def _check_plan(self) -> None:
-        """Loads the graphs of a plan asked for. Raises InputError or ProviderError for a plan that cannot run."""
-        for graph in self._own.graphs if self._own and self.settings.plan == "auto" else ():
-            self._sessions.variant(graph.name)
-        for graph in self.plan_for().graphs:
+        """Loads the graphs that calls without a plan read with: a deadline has no time for it.
+
+        Raises InputError or ProviderError for a plan that cannot run.
+        """
+        usual = self._own if self._own and self.settings.plan == "auto" else self.plan_for()
+        for graph in usual.graphs:
             self._sessions.open(graph.name)
 
     def _check_tokenizer(self) -> None:

@@ -8,7 +8,8 @@ A call has one step or several. Once a step has read its last row, the rows of i
 has one row, or one for each of its windows, of which the best counts; only one that the step has read in all its windows goes on.
 
 A call with a deadline is read best first, in the order given or that of the step before, as far as predicted time allows: a row
-that would not be read in time is not begun. At the end a shorter one among the next few may be.
+that would not be read in time is not begun. At the end a shorter one among the next few may be. A step that would only say in which
+order is left out if there is time for all rows.
 """
 
 from __future__ import annotations
@@ -193,6 +194,8 @@ class Scheduler:
                 f"{self.waiting_tokens} tokens are waiting and this call has {tokens}; expected at most {self._limit} in total: "
                 "try again later"
             )
+        if call.deadline is not None:
+            call.steps = self._needed(call, tokens, call.deadline - now)
         cost = self._cost(call, tokens)
         call.added = now
         call.due = now + PATIENCE * cost if call.deadline is None else call.deadline
@@ -295,6 +298,17 @@ class Scheduler:
         while self._deadlines and self._deadlines[0][2].ended:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
+
+    def _needed(self, call: Call, tokens: int, left: float) -> tuple[Step, ...]:
+        """The call's steps, less those that only say in which order the last one reads if there is time to read all `tokens`.
+
+        There is if one worker could, after everything that waits, in the `left` seconds until the deadline.
+        """
+        *before, last = call.steps
+        documents = len(call.encodings.tokens_cut)
+        drop_none = all(step.keep is not None and step.keep >= documents for step in before)
+        has_time = self.waiting_seconds + self.pace.predict(last.graph, tokens) <= left
+        return (last,) if drop_none and has_time else call.steps
 
     def _size(self, first: Call, bucket: int, now: float, idle: int) -> int:
         """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""

@@ -1,4 +1,4 @@
-"""Sessions: the graphs of an artifact on this machine, each loaded at its first use."""
+"""Sessions: the graphs of an artifact on this machine, each loaded once."""
 
 from __future__ import annotations
 

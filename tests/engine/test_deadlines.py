@@ -74,6 +74,22 @@ def test_the_full_graph_reads_what_the_first_look_ranked_best_for_as_long_as_the
     assert one.read.tolist() == [1, 1, 1, 2, 2]  # answers() ranks the last row best; 5 x 1 s, and 2 x 10 s
 
 
+@pytest.mark.parametrize(("deadline", "keep", "waiting", "steps"), [
+    pytest.param(50.0, 5, (), 1, id="time enough"),
+    pytest.param(49.9, 5, (), 2, id="not enough"),
+    pytest.param(54.0, 5, (5,), 2, id="not enough after what waits"),
+    pytest.param(55.0, 5, (5,), 1, id="enough after what waits"),
+    pytest.param(1000.0, 4, (), 2, id="a step that drops some"),
+])  # fmt: skip
+def test_a_step_that_only_says_in_which_order_is_left_out_if_there_is_time_for_all(deadline, keep, waiting, steps):
+    queue, one = scheduler(), call(*[10] * 5, keep=keep, deadline=deadline)
+    if waiting:
+        queue.add(call(*waiting), 0.0)
+    queue.add(one, 0.0)
+    assert len(one.steps) == steps
+    assert one.steps[-1].graph == "full"
+
+
 def test_a_step_without_time_for_all_passes_on_what_it_read():
     queue, one = scheduler(token_budget=10), call(*[10] * 4, keep=4, deadline=2.5)
     played(queue, [one])

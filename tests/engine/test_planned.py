@@ -159,22 +159,33 @@ def test_equal_documents_are_kept_once(planned, ran):
 
 
 def test_a_small_pool_is_read_in_full_and_nothing_is_loaded_for_it(planned_artifact, opened):
-    with Reranker.load(planned_artifact) as fresh:
+    with Reranker.load(planned_artifact, plan="full") as fresh:
         for documents in ([], DOCUMENTS[:1], DOCUMENTS[:10]):
             ranking = fresh.rerank(QUERY, documents, plan="first-look:10,full")
             assert all(result.scored_by == "full" for result in ranking)
         assert opened == ["model.int8.onnx"]
 
 
-def test_a_graph_is_loaded_at_its_first_use_or_with_the_plan_that_is_asked_for(planned_artifact, opened):
-    with Reranker.load(planned_artifact) as fresh:
-        fresh.rerank(QUERY, DOCUMENTS)
+def test_a_graph_is_loaded_at_its_first_use_or_with_what_calls_without_a_plan_follow(planned_artifact, opened):
+    with Reranker.load(planned_artifact, plan="full") as fresh:
+        fresh.rerank(QUERY, DOCUMENTS, top_k=3)
         assert opened == ["model.int8.onnx"]
-        fresh.rerank(QUERY, DOCUMENTS, top_k=3)
-        fresh.rerank(QUERY, DOCUMENTS, top_k=3)
+        fresh.rerank(QUERY, DOCUMENTS, plan="fast")
+        fresh.rerank(QUERY, DOCUMENTS, plan="fast")
         assert opened == ["model.int8.onnx", "first-look.int8.onnx"]
-    with Reranker.load(planned_artifact, plan="fast"):
-        assert opened[2:] in (["first-look.int8.onnx", "model.int8.onnx"], ["model.int8.onnx", "first-look.int8.onnx"])
+    for settings in (Settings(), Settings(plan="fast")):
+        del opened[:]
+        with Reranker.load(planned_artifact, settings=settings) as fresh:
+            assert opened == ["model.int8.onnx", "first-look.int8.onnx"]
+            fresh.rerank(QUERY, DOCUMENTS, budget_ms=1000)
+            assert len(opened) == 2
+
+
+def test_with_time_to_read_all_in_full_no_first_look_says_in_which_order(planned, ran):
+    expected = planned.rerank(QUERY, DOCUMENTS)
+    ran.clear()
+    assert planned.rerank(QUERY, DOCUMENTS, budget_ms=1e6) == expected
+    assert list(ran.values()) == [len(DOCUMENTS)]
 
 
 def test_threads_that_come_at_once_load_a_graph_once(planned, planned_artifact, opened):
@@ -182,10 +193,10 @@ def test_threads_that_come_at_once_load_a_graph_once(planned, planned_artifact, 
 
     def ask(_):
         together.wait()
-        return fresh.rerank(QUERY, DOCUMENTS, top_k=3)
+        return fresh.rerank(QUERY, DOCUMENTS, top_k=3, plan="first-look:0.2,full")
 
     del opened[:]
-    with Reranker.load(planned_artifact) as fresh, ThreadPoolExecutor(6) as callers:
+    with Reranker.load(planned_artifact, plan="full") as fresh, ThreadPoolExecutor(6) as callers:
         assert list(callers.map(ask, range(6))) == [expected] * 6
     assert opened == ["model.int8.onnx", "first-look.int8.onnx"]
 
@@ -208,19 +219,20 @@ def test_a_reranker_pickles_with_its_plan(planned_artifact):
             assert again.rerank(QUERY, DOCUMENTS) == expected
 
 
-def test_a_damaged_first_look_is_found_at_its_first_use(copy_of_planned):
+def test_a_damaged_first_look_is_found_when_it_is_loaded(copy_of_planned):
     path = copy_of_planned / "first-look.int8.onnx"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with Reranker.load(copy_of_planned) as loaded:
+    with Reranker.load(copy_of_planned, plan="full") as loaded:
         assert len(loaded.rerank(QUERY, DOCUMENTS)) == 60
         for _ in range(2):
             with pytest.raises(ArtifactError, match=r"first-look.int8.onnx has SHA-256 .*: the file was changed or damaged"):
-                loaded.rerank(QUERY, DOCUMENTS, top_k=3)
-        assert len(loaded.rerank(QUERY, DOCUMENTS, top_k=3, plan="full")) == 3
-    with pytest.raises(ArtifactError, match=r"first-look.int8.onnx has SHA-256"):
-        Reranker.load(copy_of_planned, plan="fast")
+                loaded.rerank(QUERY, DOCUMENTS, plan="fast")
+        assert len(loaded.rerank(QUERY, DOCUMENTS, top_k=3)) == 3
+    for plan in ("auto", "fast"):
+        with pytest.raises(ArtifactError, match=r"first-look.int8.onnx has SHA-256"):
+            Reranker.load(copy_of_planned, plan=plan)
 
 
 def only_float32(manifest):
