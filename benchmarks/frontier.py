@@ -2,8 +2,9 @@
 
     python -m benchmarks.frontier FILE [FILE ...] --reference ARTIFACT [--model ARTIFACT ...] [--candidates 20 50 100]
 
-FILEs are labelled data as `resift eval` takes them. Every ARTIFACT (default: the embedded model) runs with each built-in plan that
-it can follow and its own ("auto"), at the precision that the engine chooses; the reference runs in full with its float32 variant.
+FILEs are labelled data as `resift eval` takes them. Every ARTIFACT (default: the embedded model) runs with its first look alone,
+each built-in plan that it can follow and its own ("auto"), at the precision that the engine chooses; the reference runs in full
+with its float32 variant.
 
 Times are of the first FILE and taken first, up to the line "times: done": each pool by one system after the other, in an order that
 turns with every pool, for the ten best. "shuffled" is what a plan keeps of the reference's nDCG@10 there with the candidates
@@ -265,12 +266,12 @@ def _load(artifact: str, threads: int, precision: str) -> Reranker:
 
 
 def _plans(reranker: Reranker) -> list[str]:
-    """The built-in plans that the artifact has graphs for, and its own ("auto") if that is none of them."""
+    """The first look alone, the built-in plans that the artifact has graphs for, and its own ("auto") if that is none of them."""
     manifest = reranker.artifact.manifest
     if all(graph.role != FIRST_LOOK for graph in manifest.graphs):
         return [FULL]
     known = {str(plan) for plan in BUILT_IN.values()} | {*BUILT_IN, None}
-    return [*BUILT_IN, *([] if manifest.plan in known else ["auto"])]
+    return [FIRST_LOOK, *BUILT_IN, *([] if manifest.plan in known else ["auto"])]
 
 
 def _name(artifact: str) -> str:

