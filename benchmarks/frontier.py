@@ -47,6 +47,8 @@ SEED = 7
 RESAMPLES = 10_000
 TOP = 10
 MEASURE = f"nDCG@{TOP}"
+TICKS = [part * 10**power for power in range(5) for part in (1, 2, 5)]
+"""Milliseconds that the plot names."""
 HEADS = (
     "model",
     "plan",
@@ -240,6 +242,10 @@ def plot(rows: Sequence[dict], path: Path) -> None:
             )
         axes.axvline(100, color="grey", linestyle=":", linewidth=1)
         axes.set(xscale="log", title=f"{size} candidates", xlabel="median ms a pool")
+        low, high = axes.get_xlim()
+        shown = [tick for tick in TICKS if low <= tick <= high]
+        axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
+        axes.set_xticks([], minor=True)
     figure.axes[0].set_ylabel(f"% of the reference's {MEASURE}")
     figure.axes[0].legend(fontsize="small")
     figure.savefig(path, dpi=110)
