@@ -18,7 +18,7 @@ from resift_export import checkpoint
 from resift_export.convert import convert
 from resift_export.distill.batches import PaddedBatch, padded
 from resift_export.distill.distillation import distill
-from resift_export.distill.narrow import AT_ONCE, RIDGE, Prices, _fit, _Moments, _moments, chosen_sizes, narrow
+from resift_export.distill.narrow import AT_ONCE, HEAD_PRICE, RIDGE, Prices, _fit, _Moments, _moments, chosen_sizes, narrow
 from resift_export.distill.options import Options
 from resift_export.distill.student import run, student_of
 from resift_export.layers import (
@@ -111,9 +111,9 @@ def test_units_that_others_repeat_are_not_missed(family, checkpoint_of):
     wide = widened(loaded.model)
     assert error_of(wide, loaded.model, batches) < 1e-10
     student = student_of(wide, [0, 1])
-    # In the first of two layers: units are 2 * 64 * 256 of 4 * 64 * 64 * 1.5 and these, heads half as much in the last.
-    heads = 4 * 64 * 1.5
-    assert narrow(student, wide, [0, 1], (1.5 * heads + 2 * SIZE) / (1.5 * heads + 4 * SIZE), batches, always)
+    # By components: heads of the first layer, of which the last counts half, and units of the first; 1 is less than a unit.
+    heads = 1.5 * 4 * 64 * HEAD_PRICE
+    assert narrow(student, wide, [0, 1], (heads + 2 * SIZE + 1) / (heads + 4 * SIZE), batches, always)
     assert sizes_of(student) == [(4, SIZE), (4, 2 * SIZE)], "a head left before units that others repeat"
     parts = parts_of(student)
     inner, outer = linear(layers_of(student)[0], parts.inner), linear(layers_of(student)[0], parts.outer)
@@ -257,7 +257,7 @@ def test_a_narrower_student_teaches(source, pools, tmp_path):
     trained(source, tmp_path / "first", pools, pairs=0, width=0.6)
     trained(tmp_path / "first", tmp_path / "second", pools, pairs=0, width=0.6)
     sizes = [sizes_of(compacted(checkpoint.load(str(path)).model)) for path in (tmp_path / "first", tmp_path / "second")]
-    first, second = (1.5 * 64 * (4 * ours[0].heads + 2 * ours[1].heads) / 4 + 2 * ours[0].units for ours in sizes)
+    first, second = (HEAD_PRICE * 16 * (4 * ours[0].heads + 2 * ours[1].heads) + 2 * ours[0].units for ours in sizes)
     assert second <= 0.6 * first
 
 
@@ -291,8 +291,8 @@ def test_a_unit_that_never_gives_anything_goes_first(checkpoint_of):
     with torch.no_grad():
         dead.weight[::2], dead.bias[::2] = 0.0, 0.0
     student = student_of(loaded.model, [0, 1])
-    heads = 4 * 64 * 1.5
-    assert narrow(student, loaded.model, [0, 1], (1.5 * heads + SIZE) / (1.5 * heads + 2 * SIZE), batches_of(loaded), always)
+    heads = 1.5 * 4 * 64 * HEAD_PRICE
+    assert narrow(student, loaded.model, [0, 1], (heads + SIZE + 1) / (heads + 2 * SIZE), batches_of(loaded), always)
     torch.testing.assert_close(layers_of(student)[0].intermediate.dense.weight, dead.weight[1::2])
 
 
@@ -370,19 +370,23 @@ def test_what_leaves_and_its_price_are_as_if_every_choice_were_tried(group, coun
 
 
 class TestSizes:
-    """Four heads of 16 and eight units a layer: a head is 4 * 16 * 1.5 = 96 operations, in the last layer 48, and a unit 2."""
+    """Four heads of 16 and eight units a layer; a unit is 2 operations."""
 
+    HEAD, LAST = 4 * 16 * HEAD_PRICE, 2 * 16 * HEAD_PRICE
+    """Operations of a head, and of one in the last layer."""
+    TOTAL = 2 * (4 * HEAD + 8 * 2) + 4 * LAST
+    """Of three layers."""
     ALIKE = Prices([1.0, 1.0, 1.0], [0.01] * 7)
 
     def test_the_cheapest_for_its_operations_leaves_first(self):
         cheap = Prices([1.0, 1.0, 1.0], [0.001] * 7)
-        total = 2 * (4 * 96 + 8 * 2) + 4 * 48
-        assert chosen_sizes([self.ALIKE, cheap, self.ALIKE], 16, (total - 14) / total) == [(4, 8), (4, 1), (4, 8)]
-        # A unit at 0.01 for 2 operations is cheaper than a head at 1.0 for 96.
-        assert chosen_sizes([self.ALIKE, cheap, self.ALIKE], 16, (total - 28) / total) == [(4, 1), (4, 1), (4, 8)]
+        assert chosen_sizes([self.ALIKE, cheap, self.ALIKE], 16, 1 - 13 / self.TOTAL) == [(4, 8), (4, 1), (4, 8)]
+        # A unit at 0.01 for 2 operations is cheaper than a head at 1.0 for all of its own.
+        assert chosen_sizes([self.ALIKE, cheap, self.ALIKE], 16, 1 - 27 / self.TOTAL) == [(4, 1), (4, 1), (4, 8)]
 
     def test_one_of_each_stays_and_the_last_layers_units_do(self):
-        assert chosen_sizes([self.ALIKE, self.ALIKE], 16, (96 + 2 + 48) / (4 * 96 + 8 * 2 + 4 * 48)) == [(1, 1), (1, 8)]
+        width = (self.HEAD + 3 + self.LAST) / (4 * self.HEAD + 8 * 2 + 4 * self.LAST)
+        assert chosen_sizes([self.ALIKE, self.ALIKE], 16, width) == [(1, 1), (1, 8)]
 
     def test_less_than_that_is_refused(self):
         with pytest.raises(InputError, match=r"width is 0.2, but one head and one unit of each layer are 0.25; expected more"):
@@ -391,14 +395,13 @@ class TestSizes:
     def test_what_is_behind_something_dear_waits_for_it(self):
         """The second unit costs nothing once the first, at 9, is gone; another layer's cost 1 each."""
         behind, other = Prices([99.0] * 3, [9.0] + [0.0] * 6), Prices([99.0] * 3, [1.0] * 7)
-        total = 2 * (4 * 96 + 8 * 2) + 4 * 48
-        assert chosen_sizes([behind, other, other], 16, (total - 14) / total) == [(4, 8), (4, 1), (4, 8)]
+        assert chosen_sizes([behind, other, other], 16, 1 - 13 / self.TOTAL) == [(4, 8), (4, 1), (4, 8)]
 
     @pytest.mark.parametrize("width", [0.9, 0.5, 0.3])
     def test_it_takes_at_most_that_share(self, width):
         random = np.random.default_rng(0)
         prices = [Prices(random.random(3).tolist(), random.random(7).tolist()) for _ in range(5)]
         sizes = chosen_sizes(prices, 16, width)
-        found = sum(size.heads * 96 + size.units * 2 for size in sizes[:-1]) + sizes[-1].heads * 48
-        whole = 4 * (4 * 96 + 8 * 2) + 4 * 48
-        assert width * whole - 96 < found <= width * whole
+        found = sum(size.heads * self.HEAD + size.units * 2 for size in sizes[:-1]) + sizes[-1].heads * self.LAST
+        whole = 4 * (4 * self.HEAD + 8 * 2) + 4 * self.LAST
+        assert width * whole - self.HEAD < found <= width * whole * (1 + 1e-9)
