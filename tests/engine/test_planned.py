@@ -181,6 +181,22 @@ def test_a_graph_is_loaded_at_its_first_use_or_with_what_calls_without_a_plan_fo
             assert len(opened) == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "graphs"),
+    [
+        ([], ["model.int8.onnx"]),
+        (["--top-k", "3"], ["model.int8.onnx", "first-look.int8.onnx"]),
+        (["--budget-ms", "1000"], ["model.int8.onnx", "first-look.int8.onnx"]),
+        (["--plan", "fast"], ["model.int8.onnx", "first-look.int8.onnx"]),
+    ],
+)
+def test_the_command_loads_no_first_look_for_a_query_that_is_read_in_full(planned_artifact, opened, tmp_path, options, graphs):
+    documents = tmp_path / "documents.txt"
+    documents.write_text("\n".join(DOCUMENTS), encoding="utf-8")
+    assert main(["rerank", QUERY, str(documents), "--model", str(planned_artifact), *options]) == 0
+    assert opened == graphs
+
+
 def test_with_time_to_read_all_in_full_no_first_look_says_in_which_order(planned, ran):
     expected = planned.rerank(QUERY, DOCUMENTS)
     ran.clear()

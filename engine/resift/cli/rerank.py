@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,7 +108,10 @@ def _rank_documents(asked: argparse.Namespace) -> int:
     if asked.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("no documents: name a FILE, or pipe documents in, one per line")
     pool = read_documents(asked.file, asked.query)
-    with Reranker.load(asked.model, settings=settings(asked)) as reranker:
+    how = settings(asked)
+    if how.plan == "auto" and asked.top_k is None and asked.budget_ms is None:
+        how = replace(how, plan="full")  # what such a call follows; named, no first look is loaded for it
+    with Reranker.load(asked.model, settings=how) as reranker:
         ranking = reranker.rerank(pool.query, pool.documents, top_k=asked.top_k, budget_ms=asked.budget_ms)
     if asked.json:
         write_json(pool.ranked(ranking, with_documents=True))
