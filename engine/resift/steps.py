@@ -71,9 +71,14 @@ class ResolvedPlan:
         return (*found, Step(self.graphs[-1].name, self.graphs[-1].relevance))
 
     def __str__(self) -> str:
-        """The plan as text with the names of its graphs: the same for all ways to say it."""
+        """The plan as text with the names of its graphs: the same for all ways to say what keeps the same candidates."""
         stages = zip(self.graphs, self.plan.stages, strict=True)
-        return ",".join(graph.name if stage.keep is None else f"{graph.name}:{stage.keep}" for graph, stage in stages)
+        return ",".join(graph.name if stage.keep is None else f"{graph.name}:{self._kept(stage.keep)}" for graph, stage in stages)
+
+    def _kept(self, keep: float) -> str:
+        if isinstance(keep, int):
+            return str(max(keep, self.least))
+        return str(keep) if self.least == 1 else f"{keep} and at least {self.least}"
 
 
 def share_of(rows: int, share: float) -> int:

@@ -148,6 +148,12 @@ def test_top_k_and_max_candidates(embedded):
     assert sum(pairs for _, pairs in batches) == sum(len(pool["candidates"]) for pool in first)
 
 
+def test_a_job_is_known_by_what_its_plan_keeps(embedded):
+    with Reranker.load(settings=Settings(threads=1, plan="balanced")) as by_plan:
+        plans = [[data._identity(each, top_k)["plan"] for top_k in (None, 20, 30)] for each in (embedded, by_plan)]
+    assert plans == [["full", "first-look:20,full", "first-look:30,full"], ["first-look:20,full"] * 3]
+
+
 def test_windows_are_columns_where_they_are_on(embedded):
     given = pa.table({"query": ["tides"] * 2, "documents": [["the moon pulls the sea " * 40, "bread"], []]})
     with Reranker.load(settings=Settings(threads=1, max_length=64, windows=3)) as windowed:
@@ -156,10 +162,10 @@ def test_windows_are_columns_where_they_are_on(embedded):
         assert [(each["logit"], each["windows"], each["window"]) for each in row["results"]] == [
             (each.logit, each.windows, each.window) for each in found
         ]
-        assert data._identity(windowed)["windows"] == 3
+        assert data._identity(windowed, None)["windows"] == 3
     assert {each.windows for each in found} == {3, 1}
     assert "windows" not in ranked(embedded, given).to_pylist()[0]["results"][0]
-    assert "windows" not in data._identity(embedded)
+    assert "windows" not in data._identity(embedded, None)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def rerank_parquet(  # noqa: PLR0913 - what, where to, with which model, how
     sources = find_sources(source)
     parts = split(sources, part_pools)
     with _cluster(asked):
-        runs = _identity_of_a_worker(model, asked)
+        runs = _identity_of_a_worker(model, asked, top_k)
         inputs = {f"input {file.name}": f"{file.size} bytes, {file.rows} rows, modified {file.modified}" for file in sources}
         job = runs | {"top_k": top_k, "max_candidates": max_candidates, "part_pools": part_pools} | inputs
         folder = OutFolder(out, job)
@@ -166,7 +166,7 @@ class _RankParts:
     @cached_property
     def _reranker(self) -> Reranker:
         reranker = _load(self._task.model, self._task.settings)
-        for name, value in _identity(reranker).items():
+        for name, value in _identity(reranker, self._task.job["top_k"]).items():
             if value != self._task.runs[name]:
                 raise ArtifactError(
                     f"on {ray.util.get_node_ip_address()}, {name} is {value!r}, but {self._task.runs[name]!r} elsewhere in the "
@@ -223,8 +223,11 @@ def _load(model: str | None, settings: Settings) -> Reranker:
     return Reranker.load(model, settings=replace(settings, threads=cpus) if settings.threads == "auto" else settings)
 
 
-def _identity(reranker: Reranker) -> dict[str, Any]:
-    """What logits depend on besides the pair. Windows are named where they are on, as parts from before there were any are not."""
+def _identity(reranker: Reranker, top_k: int | None) -> dict[str, Any]:
+    """What a ranking of the best `top_k` depends on besides the pool.
+
+    Windows are named where they are on, as parts from before there were any do not.
+    """
     windows = {} if reranker.resolved.windows == 1 else {"windows": reranker.resolved.windows}
     return windows | {
         "model": reranker.artifact.fingerprint(),
@@ -232,16 +235,16 @@ def _identity(reranker: Reranker) -> dict[str, Any]:
         "provider": reranker.provider,
         "max_length": reranker.resolved.max_length,
         "truncation": reranker.resolved.truncation,
-        "plan": str(reranker.plan_for(top_k=1)),
+        "plan": str(reranker.plan_for(top_k=top_k)),
     }
 
 
-def _identity_of_a_worker(model: str | None, settings: Settings) -> dict[str, Any]:
+def _identity_of_a_worker(model: str | None, settings: Settings, top_k: int | None) -> dict[str, Any]:
     """Loads the model where it will run: this machine may be none of those."""
 
     def load() -> dict[str, Any]:
         with _load(model, settings) as reranker:
-            return _identity(reranker)
+            return _identity(reranker, top_k)
 
     try:
         found: dict[str, Any] = ray.get(ray.remote(num_cpus=settings.threads, num_gpus=_gpus(settings))(load).remote())
