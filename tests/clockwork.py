@@ -18,6 +18,9 @@ class SteadyPace(Pace):
     def observe(self, graph, tokens, seconds):
         pass
 
+    def knows(self, graph):
+        return True
+
     def predict(self, graph, tokens):
         return tokens / 10 if graph == "first-look" else float(tokens)
 

@@ -89,6 +89,10 @@ def deadline_after(budget_ms: float | None) -> float | None:
         return None
     if not isinstance(budget_ms, Real) or isinstance(budget_ms, bool):
         raise TypeError(f"budget_ms is {type(budget_ms).__name__}; expected a number of milliseconds")
-    if not 0 < budget_ms < math.inf:
-        raise InputError(f"budget_ms is {budget_ms}; expected a number of milliseconds above 0")
-    return time.monotonic() + float(budget_ms) / 1000
+    try:
+        milliseconds = float(budget_ms)
+    except OverflowError:  # an int or a fraction beyond floating point
+        milliseconds = math.inf if budget_ms > 0 else -math.inf
+    if not 0 < milliseconds < math.inf:
+        raise InputError(f"budget_ms is {milliseconds}; expected a number of milliseconds above 0")
+    return time.monotonic() + milliseconds / 1000

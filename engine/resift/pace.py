@@ -27,6 +27,10 @@ class Pace:
         known = self._seconds.get(graph)
         self._seconds[graph] = found if known is None else (1 - WEIGHT) * known + WEIGHT * found
 
+    def knows(self, graph: str) -> bool:
+        """Whether a batch of the graph has run."""
+        return graph in self._seconds
+
     def predict(self, graph: str, tokens: int) -> float:
         """Predicted seconds for a batch of `tokens`."""
         known = self._seconds.get(graph)

@@ -89,6 +89,7 @@ class Reranker:
                 bucket=policy.bucket,
                 limit=None if self.settings.waiting_tokens == "auto" else self.settings.waiting_tokens,
                 delay=None if self.settings.waiting_seconds == "auto" else workers * self.settings.waiting_seconds,
+                workers=workers,
             ),
             sessions.run,
             workers,
@@ -155,10 +156,11 @@ class Reranker:
 
         `budget_ms`: milliseconds from now after which the Future is done with what was read by then, of each pair `Scored.read`
         says by which graphs. Pairs are read in the caller's order, best first, then in that of the plan's last stage. With the plan
-        "auto" no pair is left out while there is time, and stages that put them in order run only if there is not for all. All
-        texts are tokenized, however long that takes. Raises TypeError for anything but strings, InputError for a plan, a `top_k` or
-        a `budget_ms` that cannot be used and ClosedError after `close`; the Future raises InferenceError, LogitsError, or
-        ClosedError if `close` came first.
+        "auto" no pair is left out while there is time, and stages that put them in order run only if there seems to be too little
+        for all; before any batch has run, only much time seems enough. All texts are tokenized, however long that takes.
+
+        Raises TypeError for anything but strings, InputError for a plan, a `top_k` or a `budget_ms` that cannot be used and
+        ClosedError after `close`; the Future raises InferenceError, LogitsError, or ClosedError if `close` came first.
         """
         terms = self._terms(plan, top_k, budget_ms)
         return self._submit(pool_pairs(query, documents), terms)

@@ -44,6 +44,9 @@ overtake a long one; no call waits forever."""
 
 SKIPPED = 3
 """Rows of a call with a deadline that a worse one may overtake because there is no time left for them."""
+SLACK, SLACK_OF_A_GUESS = 1.25, 10.0
+"""How many times the predicted time there must be to read all rows in full without first saying in which order: rows that are then
+late after all are the caller's last, not the worst. The second while no batch has run by which to predict."""
 
 
 @dataclass(eq=False, slots=True)
@@ -138,7 +141,7 @@ class Batch:
 class Scheduler:
     """Rows in, batches out. Not thread-safe: its owner calls it under one lock."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its limits, by name
         self,
         token_budget: int,
         *,
@@ -146,11 +149,13 @@ class Scheduler:
         limit: int | None = None,
         delay: float | None = None,
         pace: Pace | None = None,
+        workers: int = 1,
     ) -> None:
         """`token_budget`: largest rows x width of a batch, unless one row is wider. `bucket`: a row's bucket from its length.
 
         `limit`: tokens that may wait; None for any number. `delay`: seconds of one worker's work that may be due before a call,
-        or as much as the call's own if that is more; None for any time. `pace`: predicts a call's cost.
+        or as much as the call's own if that is more; None for any time. `pace`: predicts a call's cost. `workers`: batches that run
+        at once.
         """
         self.pace = pace or Pace()
         self.waiting_rows = 0
@@ -162,6 +167,7 @@ class Scheduler:
         self._bucket = bucket
         self._limit = limit
         self._delay = delay
+        self._workers = workers
         self._numbers = itertools.count()
         # Heaps of (due, number, call): all calls with rows waiting, and those with rows of one graph and bucket. A call whose rows
         # all went into other calls' batches stays in the first until it reaches its head.
@@ -302,13 +308,14 @@ class Scheduler:
     def _needed(self, call: Call, tokens: int, left: float) -> tuple[Step, ...]:
         """The call's steps, less those that only say in which order the last one reads if there is time to read all `tokens`.
 
-        There is if one worker could, after everything that waits, in the `left` seconds until the deadline.
+        There is if the workers could, after everything that waits, in the `left` seconds until the deadline, with some slack.
         """
         *before, last = call.steps
         documents = len(call.encodings.tokens_cut)
         drop_none = all(step.keep is not None and step.keep >= documents for step in before)
-        has_time = self.waiting_seconds + self.pace.predict(last.graph, tokens) <= left
-        return (last,) if drop_none and has_time else call.steps
+        seconds = (self.waiting_seconds + self.pace.predict(last.graph, tokens)) / min(self._workers, len(call.encodings.lengths))
+        slack = SLACK if self.pace.knows(last.graph) else SLACK_OF_A_GUESS
+        return (last,) if drop_none and slack * seconds <= left else call.steps
 
     def _size(self, first: Call, bucket: int, now: float, idle: int) -> int:
         """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""

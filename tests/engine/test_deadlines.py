@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 import tiny
 from clockwork import answers, call, drain, scheduler
 from resift import InputError, Reranker
+from resift.pace import FIRST_GUESS
+from resift.scheduler import SLACK, SLACK_OF_A_GUESS, Scheduler
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:3]
 SOON, LATE = 50.0, 1e9
@@ -74,20 +76,34 @@ def test_the_full_graph_reads_what_the_first_look_ranked_best_for_as_long_as_the
     assert one.read.tolist() == [1, 1, 1, 2, 2]  # answers() ranks the last row best; 5 x 1 s, and 2 x 10 s
 
 
-@pytest.mark.parametrize(("deadline", "keep", "waiting", "steps"), [
-    pytest.param(50.0, 5, (), 1, id="time enough"),
-    pytest.param(49.9, 5, (), 2, id="not enough"),
-    pytest.param(54.0, 5, (5,), 2, id="not enough after what waits"),
-    pytest.param(55.0, 5, (5,), 1, id="enough after what waits"),
-    pytest.param(1000.0, 4, (), 2, id="a step that drops some"),
+@pytest.mark.parametrize(("deadline", "keep", "waiting", "workers", "steps"), [
+    pytest.param(50.0 * SLACK, 5, (), 1, 1, id="time enough"),
+    pytest.param(49.9 * SLACK, 5, (), 1, 2, id="not enough"),
+    pytest.param(54.0 * SLACK, 5, (5,), 1, 2, id="not enough after what waits"),
+    pytest.param(55.0 * SLACK, 5, (5,), 1, 1, id="enough after what waits"),
+    pytest.param(25.0 * SLACK, 5, (), 2, 1, id="enough for two workers"),
+    pytest.param(24.9 * SLACK, 5, (), 2, 2, id="not enough for two workers"),
+    pytest.param(10.0 * SLACK, 5, (), 8, 1, id="enough for a worker to each row"),
+    pytest.param(9.9 * SLACK, 5, (), 8, 2, id="more workers than rows"),
+    pytest.param(1000.0, 4, (), 1, 2, id="a step that drops some"),
 ])  # fmt: skip
-def test_a_step_that_only_says_in_which_order_is_left_out_if_there_is_time_for_all(deadline, keep, waiting, steps):
-    queue, one = scheduler(), call(*[10] * 5, keep=keep, deadline=deadline)
+def test_a_step_that_only_says_in_which_order_is_left_out_if_there_is_time_for_all(deadline, keep, waiting, workers, steps):
+    queue, one = scheduler(workers=workers), call(*[10] * 5, keep=keep, deadline=deadline)
     if waiting:
         queue.add(call(*waiting), 0.0)
     queue.add(one, 0.0)
     assert len(one.steps) == steps
     assert one.steps[-1].graph == "full"
+
+
+@pytest.mark.parametrize(("times", "has_run", "steps"), [(SLACK, False, 2), (SLACK_OF_A_GUESS, False, 1), (SLACK, True, 1)])
+def test_before_a_batch_has_run_only_a_long_time_is_taken_to_be_enough(times, has_run, steps):
+    queue, one = Scheduler(100), call(*[10] * 5, keep=5, deadline=times * 50 * FIRST_GUESS)
+    queue.pace.observe("first-look", 10, 10 * FIRST_GUESS)
+    if has_run:
+        queue.pace.observe("full", 10, 10 * FIRST_GUESS)
+    queue.add(one, 0.0)
+    assert len(one.steps) == steps
 
 
 def test_a_step_without_time_for_all_passes_on_what_it_read():
@@ -206,7 +222,7 @@ def test_pools_of_one_call_share_its_budget(one_at_a_time, gate):
     blocking.result()
 
 
-@pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf"), 10**400, -(10**400), Fraction(10**400)])
 def test_a_budget_out_of_range_is_refused(reranker, budget):
     with pytest.raises(InputError, match=r"budget_ms is .*; expected a number of milliseconds above 0"):
         reranker.rerank(QUERY, DOCUMENTS, budget_ms=budget)
