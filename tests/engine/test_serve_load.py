@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import tiny
+from resift import Reranker
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -155,6 +156,12 @@ def test_ready_says_when_the_models_are_warm(one_at_a_time, gate):
         opened.set()
         until(lambda: served.service.ready)
         assert served.client.get("/ready").json() == {"status": "ready"}
+
+
+def test_the_first_look_is_warm_as_well(planned_artifact):
+    with Reranker.load(planned_artifact) as fresh, serving({"tiny": fresh}) as served:
+        until(lambda: served.service.ready)
+        assert all(fresh._workers._scheduler.pace.knows(graph) for graph in ("full", "first-look"))
 
 
 def test_a_stopping_server_finishes_what_it_accepted_and_refuses_the_rest(one_at_a_time, gate, threads):

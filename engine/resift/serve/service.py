@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.errors import ArtifactError, ClosedError, InputError, OverloadedError, ResiftError
+from resift.plans import Plan, Stage
 from resift.ranking import decreasing
 from resift.scoring import activate
 from resift.serve.admission import OVERLOADED, STOPPING, Admission, retry_after
@@ -48,9 +49,14 @@ class Service:
         return self.warm and not self.admission.stopping
 
     async def warm_up(self) -> None:
-        """Runs every model once on short and long texts: the first batches allocate memory."""
+        """Runs every graph that calls without a plan use once on short and long texts.
+
+        The first batches allocate memory, and those that ran predict the next.
+        """
+        documents = ["warm " * words for words in WARM_UP]
         for reranker in self.models.rerankers.values():
-            await reranker.ascore("warm up", ["warm " * words for words in WARM_UP])
+            for graph in {reranker.graph.name, *(graph.name for graph in reranker.plan_for(top_k=1).graphs)}:
+                await reranker.arerank("warm up", documents, plan=Plan([Stage(graph)]))
         self.warm = True
 
     def stop(self) -> None:
