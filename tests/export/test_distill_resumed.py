@@ -239,6 +239,15 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(source, pools, tmp_path, inte
     assert len(decode((out / "recipe.json").read_bytes()).runs) == 2
 
 
+def test_the_command_says_that_a_fit_cut_short_begins_anew(source, pools, tmp_path):
+    done = resift(
+        "distill", source, tmp_path / "student", "--data", pools, "--width", "0.5", "--max-length", "64", "--minutes", "0.00001"
+    )
+    assert done.code == 0, done.err
+    assert "0 of 100,000 pairs, the same command begins anew: the fit of --width is saved once it is whole" in done.out
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [

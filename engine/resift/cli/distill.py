@@ -178,7 +178,8 @@ def run(asked: argparse.Namespace) -> int:
         go_on=stop.go_on,
     )
     done = f"{path_text(asked.out)}  {recipe.pairs:,} of {recipe.options.pairs:,} pairs"
-    lines = [f"{done}, {'finished' if recipe.finished else 'the same command goes on'}"]
+    next_time = "goes on" if recipe.runs else "begins anew: the fit of --width is saved once it is whole"
+    lines = [f"{done}, {'finished' if recipe.finished else f'the same command {next_time}'}"]
     if recipe.curve:
         lines.append(recipe.curve[-1].summary())
     write_lines(lines)

@@ -64,7 +64,8 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
     the teacher's own layers, which are fitted first if they are to be narrower. `threads`: torch's in this process (None: the
     usable cores). `checkpoint_minutes`: time between two states. `go_on` is asked before every step; once it returns False, state
     and student so far are saved, and the recipe is not `finished`. The same call goes on from there, and from any kill; on a CPU
-    with the same number of threads and the same versions, it gives the same weights to the bit as without the interruption.
+    with the same number of threads and the same versions, it gives the same weights to the bit as without the interruption. Only
+    the fit of a narrower student is saved once it is whole: ended before, the recipe has no `runs`, and the call begins anew.
 
     Raises ExportError for a teacher or a start that cannot be used, InputError for bad data and options, OutputError if `out`
     cannot be written or was made with other options.
