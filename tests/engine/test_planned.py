@@ -10,6 +10,7 @@ import pickle
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from resift import ArtifactError, InputError, Plan, ProviderError, Reranker, Set
 from resift.artifact import Artifact
 from resift.cli.main import main
 from resift.collection import rerank_pools
+from resift.evaluate import tune
+from resift.evaluate.tuning.quality import kept
 from resift.job import Job, rerank_file
 from resift.pools import CandidatePool
 from resift.session import Session
@@ -370,6 +373,34 @@ def test_a_job_resumes_with_its_own_plan_only(planned, source):
     assert len((source.parent / "out.jsonl").read_bytes().splitlines()) == 3
 
 
+def test_a_job_that_follows_the_artifacts_own_plan_resumes_with_what_keeps_the_same(planned, source):
+    whole = source.read_bytes()
+    source.write_bytes(whole + b"bad\n")
+    with pytest.raises(InputError, match="line 4"):
+        rerank_file(planned, job(source, top_k=OWN + 8))
+    source.write_bytes(whole)
+    # Of DOCUMENTS it keeps OWN alone: results of one file would have a score, and others none.
+    with pytest.raises(Exception, match="another job"):
+        rerank_file(planned, job(source, top_k=OWN + 8, plan="first-look:0.2,full"))
+    rerank_file(planned, job(source, top_k=OWN + 8, plan="auto"))
+    for line in (source.parent / "out.jsonl").read_bytes().splitlines():
+        assert all(result["score"] is not None for result in json.loads(line)["results"])
+
+
+@pytest.mark.parametrize(
+    ("plan", "least", "text"),
+    [
+        ("first-look:20,full", 1, "first-look:20,full"),
+        ("first-look:20,full", 20, "first-look:20,full"),
+        ("first-look:20,full", 30, "first-look:30,full"),
+        ("first-look:0.2,full", 1, "first-look:0.2,full"),
+        ("first-look:0.2,full", 30, "first-look:0.2 and at least 30,full"),
+    ],
+)
+def test_a_plan_as_text_says_what_it_keeps(planned, plan, least, text):
+    assert str(replace(planned.plan_for(plan), least=least)) == text
+
+
 @pytest.mark.parametrize("plan", ["first-look:0,full", "Fast"])
 def test_a_job_with_a_plan_that_is_none_is_refused(source, plan):
     with pytest.raises(InputError, match=r"the plan .* cannot be used"):
@@ -389,10 +420,34 @@ def test_verify_and_info_know_the_first_look(planned_artifact):
     assert [graph["role"] for graph in record["graphs"]] == ["full", "first-look"]
 
 
+def test_verify_reads_in_full_whatever_plan_the_settings_name(planned_artifact, tmp_path):
+    settings = tmp_path / "settings.toml"
+    settings.write_text('[settings]\nplan = "first-look:3,full"\n', encoding="utf-8")
+    asked = ["verify", planned_artifact, "--json", "--accept-bounds"]
+    by_plan, plain = (json.loads(answered(resift(*asked, *more))) for more in (["--settings", settings], []))
+    assert by_plan["largest_change_since_export"] == plain["largest_change_since_export"]
+    assert by_plan["agreement"] == plain["agreement"]
+
+
 def test_verify_fails_where_the_first_look_loses_the_best(planned_artifact, monkeypatch, capsys):
     monkeypatch.setattr("resift.parity.LEAST_KEPT", 1.01)
     assert main(["verify", str(planned_artifact), "--accept-bounds"]) == 3
     assert "(first-look.int8.onnx) is no first look for its model" in capsys.readouterr().err
+
+
+def test_without_labels_a_plan_is_tuned_against_the_full_ranking_and_at_each_size_by_itself(planned_artifact, planned):
+    sizes, plan = (10, 60), "first-look:3,full"
+    settings = Settings(plan=plan, precision="int8", threads=1, token_budget=256)
+    pools = [CandidatePool(f"{QUERY} {number}", DOCUMENTS) for number in range(3)]
+    found = tune(pools, planned_artifact, settings=settings, candidates=sizes)
+    assert found.measure == "agreement@10"
+    for point, size in zip(found.points, sizes, strict=True):
+        orders = [
+            [[result.index for result in planned.rerank(pool.query, documents, plan=by)] for pool in pools]
+            for by, documents in ((plan, DOCUMENTS[:size]), ("full", DOCUMENTS))
+        ]
+        assert point.quality == pytest.approx(np.mean([kept(*both) for both in zip(*orders, strict=True)]))
+        assert point.quality < 1
 
 
 def test_an_evaluation_compares_plans_by_rank(planned_artifact, planned, source):

@@ -50,7 +50,7 @@ def run(asked: argparse.Namespace) -> int:
         certificate = Certificate.read(artifact)
         check_reference([np.array(pool.checkpoint) for pool in certificate.pools])
         # All at once: pairs of one length share a batch, whichever pools they are from.
-        answers = [reranker.submit(pool.query, pool.documents) for pool in certificate.pools]
+        answers = [reranker.submit(pool.query, pool.documents, plan="full") for pool in certificate.pools]
         found = [answer.result().logits for answer in answers]
         looks = _looks(reranker, certificate)
     agreement = certificate.measure(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from resift.evaluate.data.trec import Qrels
     from resift.evaluate.tuning.timing import Progress
     from resift.pools import CandidatePool
-    from resift.settings import Precision
 
 CANDIDATES = (5, 10, 20, 30, 50, 100)
 TIMED_POOLS = 40
@@ -57,9 +57,9 @@ def tune(  # noqa: PLR0913 - each is an option of `resift tune`
 
     `pools`: as your retriever returns them, best first, the more and the longer the better. Quality is nDCG@10 against `qrels`
     ({qid: {docid: label}}), or against the candidates' own "label"; without labels, agreement with the full ranking.
-    `settings`: what is fixed; its threads are the most that are tried. `candidates`: numbers of candidates to try. `budget_ms`:
-    milliseconds that a call of `rerank` may take, for `share` of all calls. `seed`: of the bootstrap. `report(stage, done, total)`
-    is called as the work goes on.
+    `settings`: what is fixed, the plan included ("auto" reads in full); its threads are the most that are tried. `candidates`:
+    numbers of candidates to try. `budget_ms`: milliseconds that a call of `rerank` may take, for `share` of all calls. `seed`: of
+    the bootstrap. `report(stage, done, total)` is called as the work goes on.
 
     Of the points within noise of the best (`within_noise`), the fastest is taken. With a budget, it must then hold it once
     more, with the model loaded anew. Raises InputError if nothing can be measured, and otherwise like `Reranker.load`.
@@ -177,24 +177,45 @@ def _quality(
     judged: Sequence[Judged | None],
     sizes: Sequence[int],
 ) -> tuple[str, NDArray[np.float64]]:
-    """The measure, and its values float64[precisions x sizes, pools judged]: each pool is ranked once at each precision."""
-    orders: dict[Precision, list[list[int]]] = {}
-    for precision in bench.precisions:
-        found = orders[precision] = []
-        for order in bench.orders(bench.settings(precision, bench.threads[-1], bench.token_budget), pools):
-            found.append(order)
-            bench.report(f"ranking, {precision}", len(found), len(pools))
-    full = orders[bench.precisions[-1]]
-    is_labelled = any(judged)
-    rows = []
-    for found in orders.values():
-        for size in sizes:
-            cut = [first_of(order, size) for order in found]
-            if is_labelled:
-                rows.append([known.ndcg(order) for order, known in zip(cut, judged, strict=True) if known])
-            else:
-                rows.append([kept(order, reference) for order, reference in zip(cut, full, strict=True)])
-    return f"{'nDCG' if is_labelled else 'agreement'}@{TOP}", np.array(rows)
+    """The measure, and its values float64[precisions x sizes, pools judged]."""
+    every = [
+        _orders(bench, bench.settings(precision, bench.threads[-1], bench.token_budget), pools, sizes)
+        for precision in bench.precisions
+    ]
+    if any(judged):
+        rows = [
+            [known.ndcg(order) for order, known in zip(found[size], judged, strict=True) if known]
+            for found in every
+            for size in sizes
+        ]
+        return f"nDCG@{TOP}", np.array(rows)
+    full = every[-1][sizes[-1]]
+    if bench.follows_plan:
+        exact = bench.settings(bench.precisions[-1], bench.threads[-1], bench.token_budget)
+        full = _ranked(bench, replace(exact, plan="full"), pools, "ranking in full")
+    return f"agreement@{TOP}", np.array(
+        [[kept(*both) for both in zip(found[size], full, strict=True)] for found in every for size in sizes]
+    )
+
+
+def _orders(bench: Bench, settings: Settings, pools: Sequence[CandidatePool], sizes: Sequence[int]) -> dict[int, list[list[int]]]:
+    """The ranking of each pool's first candidates, by their number.
+
+    Read in full, they are ranked as among all; a plan may keep others of them.
+    """
+    stage = f"ranking, {settings.precision}"
+    if bench.follows_plan:
+        return {size: _ranked(bench, settings, [pool.first(size) for pool in pools], f"{stage}, {size}") for size in sizes}
+    found = _ranked(bench, settings, pools, stage)
+    return {size: [first_of(order, size) for order in found] for size in sizes}
+
+
+def _ranked(bench: Bench, settings: Settings, pools: Sequence[CandidatePool], stage: str) -> list[list[int]]:
+    found = []
+    for order in bench.orders(settings, pools):
+        found.append(order)
+        bench.report(stage, len(found), len(pools))
+    return found
 
 
 def _given(pools: Sequence[CandidatePool], judged: Sequence[Judged | None]) -> float | None:
