@@ -102,7 +102,7 @@ def add(commands: Commands) -> None:
         "--plan",
         action="append",
         metavar="PLAN",
-        help="full, fast, balanced, or stages such as first-look:15,full; may be repeated (default: full)",
+        help="full, fast, balanced, or stages such as first-look:15,full; may be repeated (default: that of --settings, or full)",
     )
     command.set_defaults(run=run)
 
