@@ -120,7 +120,7 @@ def rerank_parquet(  # noqa: PLR0913 - what, where to, with which model, how
     with _cluster(asked):
         runs = _identity_of_a_worker(model, asked, top_k)
         inputs = {f"input {file.name}": f"{file.size} bytes, {file.rows} rows, modified {file.modified}" for file in sources}
-        job = runs | {"top_k": top_k, "max_candidates": max_candidates, "part_pools": part_pools} | inputs
+        job = {"top_k": top_k, "max_candidates": max_candidates, "part_pools": part_pools} | runs | inputs
         folder = OutFolder(out, job)
         folder.begin()
         done = folder.done(parts)

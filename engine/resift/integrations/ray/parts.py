@@ -156,7 +156,7 @@ class OutFolder:
             begun = dict(json.loads(content))
         except (ValueError, TypeError) as error:
             raise OutputError(f"{self._place}/{JOB} is no job: {error}; choose another OUT") from error
-        for name in sorted({**begun, **self._job}):
+        for name in {**self._job, **begun}:  # what the caller says comes first
             if begun.get(name) != self._job.get(name):
                 was, now = (f"{job.get(name)!r:.100}" for job in (begun, self._job))
                 raise OutputError(f"{self._place} was begun as another job: its {name} is {was}, not {now}; choose another OUT")
