@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,7 @@ COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
 
 class Hub(BaseHTTPRequestHandler):
-    """https://huggingface.co/docs/hub/api, as much of it as a download asks for."""
+    """https://huggingface.co/docs/hub/api, as much of it as a download asks for; `faults` answer paths that hold their key."""
 
     def log_message(self, *_):
         pass
@@ -22,6 +23,9 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append(self.path)
+        if fault := next((fault for part, fault in self.server.faults.items() if part in self.path), None):
+            fault(self)
+            return
         words = self.path.split("?")[0].strip("/").split("/")
         if words[:2] == ["api", "models"] and words[2:4] == ["org", "tiny"]:
             revision = words[5] if len(words) > 5 else "main"
@@ -55,11 +59,30 @@ class Hub(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
+def hangs_up(asked):
+    asked.connection.shutdown(socket.SHUT_RDWR)
+
+
+def hangs_up_half_way(asked):
+    """Closes the connection after the first of a hundred bytes."""
+    asked.send_response(200)
+    for name, value in {"Content-Length": "100", "ETag": '"half"', "X-Repo-Commit": COMMITS["main"]}.items():
+        asked.send_header(name, value)
+    asked.end_headers()
+    if asked.command == "GET":
+        asked.wfile.write(b"{")
+        hangs_up(asked)
+
+
+def says_it_is_no_hub(asked):
+    asked.answer(200, b"<html>Log in to the network of your hotel</html>")
+
+
 @contextmanager
 def serving(folder):
     """A hub whose one model, org/tiny, has the files of `folder`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.folder, server.asked = folder, []
+    server.folder, server.asked, server.faults = folder, [], {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()

@@ -43,7 +43,6 @@ def snapshot(  # noqa: PLR0913 - what the hub's client is asked, by name
     (https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables). Raises ArtifactError on failure.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
 
     asked = None if files is None else list(files)
     try:
@@ -57,10 +56,12 @@ def snapshot(  # noqa: PLR0913 - what the hub's client is asked, by name
                 local_files_only=local_files_only,
             )
         )
-    except (OSError, HFValidationError) as error:
-        # The client's failures are OSErrors: no network, offline and not cached, no such model or revision, no access.
+    except Exception as error:
+        # No network, offline and not cached, no such model or revision, no access, a connection that breaks, answers that are no
+        # hub's. Some are errors of the client's HTTP library, which is another one in each of its major versions.
         name = repository if revision is None else f"{repository}@{revision}"
+        reason = next(iter(str(error).splitlines()), "no reason given")
         raise ArtifactError(
             f"{name!r:.200} is neither a folder nor an embedded model, and cannot be downloaded from the hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0]:.300}); check the id, the revision, the network and your access"
+            f"({type(error).__name__}: {reason:.300}); check the id, the revision, the network and your access"
         ) from error

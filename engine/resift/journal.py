@@ -14,6 +14,7 @@ import msgspec
 
 from resift import lock
 from resift.errors import OutputError
+from resift.jsonfile import decode_json
 from resift.outfiles import opened, size_of, writing
 
 if TYPE_CHECKING:
@@ -150,10 +151,10 @@ class Journal:
         line, newline, _ = head.partition(b"\n")
         try:
             if newline and line.startswith(MAGIC):
-                job = msgspec.json.decode(line, type=dict[str, Any])
+                job = decode_json(line, dict[str, Any])
                 del job["resift_job"]
                 return job, len(line) + 1
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise self._foreign(self.files.journal) from error
         if not newline and len(head) < LINE_LIMIT and (head.startswith(MAGIC) or MAGIC.startswith(head)):
             return None, 0
@@ -181,8 +182,8 @@ class Journal:
             while (line := file.readline(LINE_LIMIT)).endswith(b"\n"):
                 end += len(line)
                 try:
-                    entry = msgspec.json.decode(line, type=Entry)
-                except (msgspec.DecodeError, UnicodeDecodeError):
+                    entry = decode_json(line, Entry)
+                except ValueError:
                     return
                 yield end, entry
 

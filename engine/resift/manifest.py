@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
 import msgspec
 
 from resift.errors import ArtifactError, InputError
+from resift.jsonfile import decode_json
 from resift.plans import Plan
 from resift.settings import Precision
 
@@ -219,8 +220,6 @@ def decode_manifest(content: bytes) -> Manifest:
 def decode(content: bytes, kind: type[T], name: str) -> T:
     """A `kind` from the JSON content of the artifact's file `name`. Raises ArtifactError that says what is wrong with it."""
     try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_json(content, kind)
+    except ValueError as error:
         raise ArtifactError(f"{name} is not what `resift export` writes: {error}") from error
-    except RecursionError as error:
-        raise ArtifactError(f"{name} is not what `resift export` writes: it is nested too deeply") from error

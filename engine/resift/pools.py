@@ -13,20 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-import msgspec
-
 from resift.errors import InputError
 from resift.filenames import is_file_name
+from resift.jsonfile import decode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Generator, Iterable, Iterator
+    from collections.abc import Container, Generator, Iterator
 
     from resift.ranking import Ranking
 
 LINE_LIMIT = 1 << 28
 """Most bytes of one line; a longer one means another kind of file."""
-NESTING_LIMIT = 100
-"""Most levels of lists and objects in a line of JSON (RFC 8259, section 9, allows a limit): accepted lines can be written again."""
 OTHER_KINDS = (
     (rb"\xff\xfe\0\0|\0\0\xfe\xff|[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]", "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8"),
     (rb"\xff\xfe|\xfe\xff|[\t\n\r -~]\0|\0[\t\n\r -~]", "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8"),
@@ -38,11 +35,6 @@ OTHER_KINDS = (
     (rb"PAR1\x15", "a parquet file; write its rows as JSON Lines first, or rank them with --engine ray"),
 )
 """First bytes of files that are not UTF-8 text (without a byte order mark as in RFC 4627, section 3), what they are, what to do."""
-TOO_DEEP = f"nested deeper than {NESTING_LIMIT} levels"
-ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
-"""An escape in JSON: a pair of surrogates, a lone one, or any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +116,9 @@ def decode_pool(line: bytes, where: str) -> CandidatePool:
 def decode_object(line: bytes, where: str) -> dict[str, Any]:
     """The JSON object of one line. Raises InputError that begins with `where` for anything else."""
     try:
-        row = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON: {_fault(line, error)}; expected one JSON object per line") from error
-    if line.count(b"[") + line.count(b"{") > NESTING_LIMIT and _depth(row) > NESTING_LIMIT:
-        raise InputError(f"{where}: {TOO_DEEP}; expected one JSON object per line")
+        row = decode_json(line)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON: {error}; expected one JSON object per line") from error
     if not isinstance(row, dict):
         raise InputError(f"{where}: {json_kind(row)}; expected a JSON object")
     return row
@@ -242,43 +232,6 @@ def free_name(name: str, taken: Container[str], given: Container[str]) -> str:
         while name in given:
             name = f"given_{name}"
     return name
-
-
-def _fault(line: bytes, error: Exception) -> str:
-    """What is wrong with a line that is not JSON."""
-    if isinstance(error, RecursionError):
-        return TOO_DEEP
-    if b"\0" in line:
-        return f"a NUL at byte {line.index(0)} (for UTF-16: iconv -f UTF-16 -t UTF-8)"
-    if isinstance(error, UnicodeDecodeError):
-        return _not_utf8(line) or str(error)
-    for escape in ESCAPE.finditer(line):
-        if escape["lone"]:
-            return f"\\{escape['lone'].decode()} at byte {escape.start()} is half of a surrogate pair, not a character"
-    return str(error)
-
-
-def _not_utf8(line: bytes) -> str | None:
-    """Where a line is not UTF-8 (msgspec counts from the string's beginning); None if it is."""
-    try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        return f"byte {error.start} is not UTF-8; convert the line"
-    return None
-
-
-def _depth(value: object) -> int:
-    """Levels of lists and objects in decoded JSON."""
-    depth = 0
-    level = _containers([value])
-    while level:
-        depth += 1
-        level = _containers(inner for item in level for inner in (item.values() if isinstance(item, dict) else item))
-    return depth
-
-
-def _containers(values: Iterable[object]) -> list[dict[str, object] | list[object]]:
-    return [value for value in values if isinstance(value, dict | list)]
 
 
 def _candidate(item: object, where: str) -> tuple[str, dict[str, Any]]:

@@ -32,8 +32,9 @@ def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[
             f"{source} has no revision {revision!r:.80} on the hub; expected a commit, tag or branch of it, or no --revision for "
             "the latest"
         ) from error
-    except (OSError, ValueError) as error:
-        # Every error of the hub's client is one of these: no network, offline mode, no such model or revision, no access.
+    except Exception as error:
+        # No network, offline mode, no such model or revision, no access, a connection that breaks, answers that are no hub's. Some
+        # are errors of the client's HTTP library, which is another one in each of its major versions.
         raise ExportError(
             f"{source!r:.200} is not a folder and could not be downloaded from the hub "
             f"({type(error).__name__}: {first_line(error)}); "

@@ -103,7 +103,11 @@ DAMAGES = {
     "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "no manifest.json"),
     "manifest cut short": (lambda folder: (folder / MANIFEST).write_bytes(b'{"format": 1,'), "not what `resift export` writes"),
     "manifest of binary": (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\x00\x01"), "not what `resift export` writes"),
-    "deeply nested manifest": (lambda folder: nest(folder, MANIFEST), "it is nested too deeply"),
+    "manifest in Latin-1": (
+        lambda folder: (folder / MANIFEST).write_bytes((folder / MANIFEST).read_bytes().replace(b'"full"', b'"f\xfcll"')),
+        " is not UTF-8",
+    ),
+    "deeply nested manifest": (lambda folder: nest(folder, MANIFEST), "nested deeper than 100 levels"),
     "graph linked to itself": (link_to_itself, f"{GRAPH} is missing"),
     "huge manifest": (lambda folder: (folder / MANIFEST).write_bytes(b" " * (MANIFEST_LIMIT + 1)), "this is not a manifest"),
     "newer format": (lambda folder: edit(folder, lambda m: m.__setitem__("format", 3)), "install a newer resift"),

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from standin import COMMITS, environment, serving
+from standin import COMMITS, environment, hangs_up, hangs_up_half_way, says_it_is_no_hub, serving
 
 RERANK = (
     "import sys; from resift import Reranker; r = Reranker.load(sys.argv[1]); print(r.artifact.folder.name, r.score('a', ['b'])[0])"
@@ -71,6 +71,19 @@ def test_what_the_hub_does_not_have_is_named(load, source):
 def test_no_network_is_an_error_that_says_so(load):
     failed = load("org/tiny", HF_ENDPOINT="http://127.0.0.1:9")
     assert "ArtifactError: 'org/tiny' is neither" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("part", "fault"),
+    [("/api/", hangs_up), ("/api/", says_it_is_no_hub), ("manifest.json", hangs_up_half_way)],
+    ids=["no answer", "another answer", "half a file"],
+)
+def test_a_hub_that_breaks_off_or_is_none_is_named(load, hub, part, fault):
+    hub.faults[part] = fault
+    failed = load("org/tiny")
+    assert "ArtifactError: 'org/tiny' is neither a folder nor an embedded model, and cannot be downloaded" in failed.stderr
+    hub.faults.clear()
+    assert load("org/tiny").stdout.startswith(COMMITS["main"])
 
 
 def test_a_file_that_was_swapped_on_the_hub_is_refused(load, hub, artifact, tmp_path):

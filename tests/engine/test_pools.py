@@ -64,8 +64,10 @@ BAD = {
     "two objects": (b"{} {}", "not JSON"),
     "NaN": (b'{"query": "q", "candidates": [{"text": "a", "score": NaN}]}', "not JSON"),
     "infinity": (b'{"query": "q", "candidates": [{"text": "a", "score": -Infinity}]}', "not JSON"),
-    "invalid UTF-8 in a text": (b'{"query": "\xff\xfe", "documents": []}', "not JSON"),
-    "invalid UTF-8 in a key": (b'{"\xff": 1, "query": "q", "documents": []}', "not JSON"),
+    "invalid UTF-8 in a text": (b'{"query": "q\xff\xfe", "documents": []}', "not JSON: byte 12 is not UTF-8; expected"),
+    "invalid UTF-8 in a key": (b'{"\xff": 1, "query": "q", "documents": []}', "not JSON: byte 2 is not UTF-8; expected"),
+    "invalid UTF-8 between texts": (b'{"query": "q",\xa0"documents": []}', "not JSON: byte 14 is not UTF-8; expected"),
+    "half a character at the end": (b'{"query": "\xc3', "not JSON: byte 11 is not UTF-8; expected"),
     "nested too deep for Python": (b"[" * 100_000, "not JSON: nested deeper than 100 levels"),
     "nested too deep": (b"[" * 101 + b"]" * 101, "nested deeper than 100 levels"),
     "fields nested too deep": (

@@ -292,6 +292,18 @@ def test_neither_folder_nor_hub_id(source, monkeypatch):
         load(source)
 
 
+def test_a_connection_that_breaks_is_one_clear_error(monkeypatch):
+    class RemoteProtocolError(Exception):
+        """As an HTTP library's own, which is no OSError."""
+
+    def break_off(*_, **__):
+        raise RemoteProtocolError("peer closed connection")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", break_off)
+    with pytest.raises(ExportError, match=r"could not be downloaded from the hub \(RemoteProtocolError: peer closed connection\);"):
+        load("some-org/some-reranker")
+
+
 @pytest.mark.parametrize("allow_pickle", [False, True])
 def test_hub_id_is_pinned_to_its_commit(checkpoint_of, monkeypatch, tmp_path, allow_pickle):
     asked = {}

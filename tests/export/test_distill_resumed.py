@@ -195,9 +195,14 @@ def test_a_folder_that_no_distillation_wrote(source, pools, tmp_path):
     (out / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match=r"holds files but no recipe\.json, so no distillation wrote it"):
         distilled(source, out, pools)
-    (out / "recipe.json").write_text('{"of": "soup"}')
-    with pytest.raises(OutputError, match=r"recipe\.json cannot be read"):
-        distilled(source, out, pools)
+    for content, reason in (
+        (b'{"of": "soup"}', ""),
+        (b'{"of": "caf\xe9"}', "byte 11 is not UTF-8"),
+        (b"[" * 10_000, "nested deeper"),
+    ):
+        (out / "recipe.json").write_bytes(content)
+        with pytest.raises(OutputError, match=rf"recipe\.json cannot be read \(.*{reason}"):
+            distilled(source, out, pools)
     with pytest.raises(OutputError, match="is not a folder"):
         distilled(source, out / "thesis.txt", pools)
     assert (out / "thesis.txt").read_text() == "years of work"

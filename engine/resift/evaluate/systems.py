@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from resift.pools import CandidatePool
     from resift.ranking import Scored
 
-MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
-"""What sentence-transformers raises for a checkpoint that it cannot load."""
-
 
 class Columns(NamedTuple):
     """A pool as one system orders it; columns in the order given."""
@@ -181,7 +178,10 @@ class Checkpoint:
         weights = {"use_safetensors": True, "dtype": "float32"}
         try:
             return CrossEncoder(os.fspath(self.source), device=self.device, max_length=self.max_length, model_kwargs=weights)
-        except MALFORMED as error:
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Of sentence-transformers, transformers, the hub's client or its HTTP library.
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
                 f"sentence-transformers {found} cannot load the checkpoint {os.fspath(self.source)!r:.200}: {reason:.300}; "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from resift.jsonfile import decode_json
 from resift.manifest import Strict
 from resift_export.distill.options import Options
 
@@ -197,8 +198,8 @@ class DistillRecipe(Strict, frozen=True, kw_only=True):
 
 
 def decode(content: bytes) -> DistillRecipe:
-    """A recipe from its JSON. Raises msgspec.DecodeError (a ValueError) if it is none."""
-    found = msgspec.json.decode(content)
+    """A recipe from its JSON. Raises ValueError if it is none."""
+    found = decode_json(content)
     if isinstance(found, dict):
         found = {name: value for name, value in found.items() if name not in ("finished", "command")}
     return msgspec.convert(found, DistillRecipe)
@@ -209,9 +210,9 @@ def own_recipe(folder: Path) -> dict[str, Any] | None:
     try:
         content = (folder / RECIPE).read_bytes()
         decode(content)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return None
-    found: dict[str, Any] = msgspec.json.decode(content)
+    found: dict[str, Any] = decode_json(content)
     return found
 
 

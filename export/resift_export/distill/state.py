@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -88,7 +87,7 @@ class Home:
             with safe_open(path, framework="pt") as file:
                 recipe = decode((file.metadata() or {})["recipe"].encode())
                 return State(recipe, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
-        except (SafetensorError, KeyError, OSError, msgspec.DecodeError) as error:
+        except (SafetensorError, KeyError, OSError, ValueError) as error:
             raise OutputError(f"{path} cannot be read ({error}); delete {self._home} to start anew") from error
 
     def finished(self) -> DistillRecipe | None:
@@ -98,7 +97,7 @@ class Home:
             return None
         try:
             return decode(path.read_bytes())
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             raise OutputError(f"{path} cannot be read ({error}); choose another OUT") from error
 
     def save(self, recipe: DistillRecipe, tensors: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,72 @@
+"""jsonfile: JSON from files and lines, and what is wrong with it, in the same words with every version of msgspec."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, TypeVar, overload
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+Decoded = TypeVar("Decoded")
+NESTING_LIMIT = 100
+"""Most levels of lists and objects (RFC 8259, section 9, allows a limit): what is accepted can be written again."""
+TOO_DEEP = f"nested deeper than {NESTING_LIMIT} levels"
+ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+"""An escape in JSON: a pair of surrogates, a lone one, or any other."""
+
+
+@overload
+def decode_json(content: bytes) -> Any: ...
+@overload
+def decode_json(content: bytes, kind: type[Decoded]) -> Decoded: ...
+def decode_json(content: bytes, kind: Any = object) -> Any:
+    """A `kind` from JSON; of a name that an object holds twice, the last value counts.
+
+    Raises ValueError that says what is wrong if the content is not JSON in UTF-8, is nested too deeply, or is no `kind`.
+    """
+    try:
+        decoded = msgspec.json.decode(content, type=kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError(TOO_DEEP) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # What is not UTF-8 is a UnicodeDecodeError up to msgspec 0.22 and a DecodeError since; neither says where it is.
+        raise ValueError(_fault(content) or str(error)) from error
+    if content.count(b"[") + content.count(b"{") > NESTING_LIMIT and _depth(decoded) > NESTING_LIMIT:
+        raise ValueError(TOO_DEEP)
+    return decoded
+
+
+def _fault(content: bytes) -> str | None:
+    """What msgspec does not say of content that is not JSON; None if it says all."""
+    if b"\0" in content:
+        return f"a NUL at byte {content.index(0)} (for UTF-16: iconv -f UTF-16 -t UTF-8)"
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} is not UTF-8"
+    for escape in ESCAPE.finditer(content):
+        if escape["lone"]:
+            return f"\\{escape['lone'].decode()} at byte {escape.start()} is half of a surrogate pair, not a character"
+    return None
+
+
+def _depth(value: object) -> int:
+    """Levels of lists and objects in decoded JSON."""
+    depth = 0
+    level = _containers([value])
+    while level:
+        depth += 1
+        level = _containers(inner for item in level for inner in (item.values() if isinstance(item, dict) else item))
+    return depth
+
+
+def _containers(values: Iterable[object]) -> list[dict[str, object] | list[object]]:
+    return [value for value in values if isinstance(value, dict | list)]
