@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import threading
@@ -12,8 +13,25 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).parent.parent
+SEED = "hypothesis_seed"
+
+# What an example takes says how busy the machine is, not what is wrong.
+settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("untimed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """One seed for all workers, so that the report's header can name it. Where CI is set, hypothesis takes the same each time."""
+    if not settings.default.derandomize and config.getoption(SEED, None) is None:
+        setattr(config.option, SEED, str(random.SystemRandom().randrange(1 << 32)))
+
+
+def pytest_report_header(config):
+    return f"hypothesis seed: {'the same each time' if settings.default.derandomize else config.getoption(SEED)}"
 
 
 @pytest.fixture(scope="session")
@@ -203,6 +221,13 @@ def disagreeing(copy):
     certificate = Certificate(bounds=Bounds(), agreement=agreement, pools=pools)
     rewrite(copy, "certificate.json", msgspec.json.encode(certificate))
     return copy
+
+
+def worst_first(reranker, query: str, documents: list[str]) -> list[str]:
+    """The documents in an order that reranking turns round, whatever the model prefers: the middle one of an odd number stays."""
+    ranking = reranker.rerank(query, documents)
+    assert len({result.logit for result in ranking}) == len(documents), "equal logits would keep the order given"
+    return [result.document for result in reversed(ranking)]
 
 
 def rewrite(folder, name, content: bytes) -> None:

@@ -25,7 +25,8 @@ class Served:
         self.running = running
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        self.client = httpx.Client(base_url=self.url, timeout=TIMEOUT)
+        # A connection a request: none is kept for the server to close while the next request is on its way.
+        self.client = httpx.Client(base_url=self.url, timeout=TIMEOUT, limits=httpx.Limits(max_keepalive_connections=0))
 
     def post(self, path, body=None, *, content=None, **more):
         if content is not None:
@@ -35,6 +36,13 @@ class Served:
     def connect(self) -> socket.socket:
         """A connection to write bytes of one's own choice to."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT)
+
+    def put_forward(self, seconds: float) -> None:
+        """Lets so many seconds pass on the clock of the server's event loop, once it has read what was sent to it before."""
+        assert self.client.get("/health").status_code == 200  # read after what had arrived earlier
+        loop = self.running.servers[0].get_loop()
+        time = loop.time
+        loop.call_soon_threadsafe(setattr, loop, "time", lambda: time() + seconds)
 
     def metric(self, name: str, **labels) -> float:
         """The value of a metric, 0 if it has not been counted."""

@@ -500,7 +500,7 @@ SAMPLES = {
 }
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.sampled_from(sorted(SAMPLES)), st.integers(0, 400), st.integers(0, 3), st.binary(max_size=4))
 def test_damaged_data_is_read_or_refused(tmp_path_factory, name, place, length, other):
     """Whatever bytes of whichever file are replaced, the outcome is a Dataset that holds together, or an InputError."""

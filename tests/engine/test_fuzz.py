@@ -45,7 +45,7 @@ def test_a_line_is_a_pool_or_an_input_error_that_names_it(line):
         assert len(pool.fields) in (0, len(pool.documents))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=300), name=st.sampled_from(["file.txt", "file.jsonl.gz"]))
 @example(content=b"\xef\xbb\xbf{}", name="file.txt")
 @example(content=b"\x1f\x8b\x08", name="file.jsonl.gz")
@@ -73,7 +73,7 @@ def spoilt(artifact, tmp_path_factory):
     return shutil.copytree(artifact, tmp_path_factory.mktemp("fuzz") / "artifact")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_manifest_with_one_value_changed_loads_or_is_refused(artifact, spoilt, data):
     manifest = json.loads((artifact / MANIFEST).read_bytes())

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resift import ArtifactError, ParityError
@@ -72,7 +72,6 @@ def brute_force_tau_b(first, second):
     return (concordant - discordant) / math.sqrt((untied + only_first) * (untied + only_second))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), max_size=25))
 def test_kendall_tau_is_tau_b_counted_pair_by_pair(values):
     first, second = [a for a, _ in values], [b for _, b in values]

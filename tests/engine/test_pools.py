@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resift import InputError, Ranking, pools
@@ -51,7 +51,6 @@ def test_a_dash_is_standard_input(monkeypatch):
         next(found)
 
 
-@settings(deadline=None)
 @given(st.text(), st.lists(st.text()), st.none() | st.text() | st.integers(-(2**63), 2**63 - 1))
 def test_any_text_survives(query, documents, qid):
     line = json.dumps({"qid": qid, "query": query, "documents": documents}).encode()

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resift import RankedDocument, Ranking, Scored
@@ -23,13 +23,11 @@ def rank(logits, **keywords):
     return Ranking.from_logits(documents, values, values / 10, np.arange(len(values), dtype=np.int32) * 3, **keywords)
 
 
-@settings(deadline=None)
 @given(LOGITS)
 def test_results_are_sorted_by_logit_and_ties_keep_the_callers_order(logits):
     assert [result.index for result in rank(logits)] == sorted(range(len(logits)), key=lambda index: (-logits[index], index))
 
 
-@settings(deadline=None)
 @given(LOGITS)
 def test_every_result_carries_its_own_documents_columns(logits):
     for result in rank(logits):
@@ -40,7 +38,6 @@ def test_every_result_carries_its_own_documents_columns(logits):
         assert result.tokens_cut_at_least is False
 
 
-@settings(deadline=None)
 @given(LOGITS, st.integers(1, 50))
 def test_top_k_is_a_prefix_of_the_whole_ranking(logits, top_k):
     best = rank(logits, top_k=top_k)
@@ -133,7 +130,6 @@ def test_what_a_later_stage_read_ranks_above_what_it_did_not():
     json.dumps(asdict(ranking), allow_nan=False)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-2, 2), st.integers(0, 2)), max_size=30), st.none() | st.integers(1, 40))
 def test_within_a_stage_logits_decide_and_ties_keep_the_callers_order(rows, top_k):
     logits = [float(logit) if read else float("nan") for logit, read in rows]

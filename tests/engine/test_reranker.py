@@ -81,7 +81,7 @@ def test_equal_documents_tie_in_the_callers_order_and_are_run_once(reranker, mon
     assert [result.index for result in ranking if result.document == "same"] == [0, 2, 3]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(query=TEXT, documents=st.lists(TEXT, max_size=6))
 def test_any_text_is_scored_and_no_logit_depends_on_batch_mates(reranker, query, documents):
     together = reranker.score(query, documents)

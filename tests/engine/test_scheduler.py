@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clockwork import answers, call, drain, scheduler
@@ -23,7 +23,6 @@ def shapes(batches, *calls) -> list:
     return [(batch.bucket, [(calls.index(one), row) for one, row in batch.rows]) for batch in batches]
 
 
-@settings(deadline=None)
 @given(CALLS, BUDGETS, st.integers(1, 5))
 def test_every_row_runs_once_in_a_batch_of_its_length_within_the_budget(lengths, budget, idle):
     queue, calls = scheduler(budget), [call(*each) for each in lengths]
@@ -42,7 +41,6 @@ def test_every_row_runs_once_in_a_batch_of_its_length_within_the_budget(lengths,
     assert (queue.waiting_rows, queue.waiting_tokens) == (0, 0)
 
 
-@settings(deadline=None)
 @given(LENGTHS, BUDGETS)
 def test_one_call_on_one_worker_has_no_more_batches_than_the_budget_forces_and_the_longest_first(lengths, budget):
     queue = scheduler(budget)
@@ -345,7 +343,6 @@ def test_three_steps_narrow_down_to_the_last():
     assert one.read.tolist() == [1, 1, 2, 2, 3, 3]
 
 
-@settings(deadline=None)
 @given(LENGTHS, BUDGETS, st.integers(1, 5), st.integers(1, 60), st.randoms(use_true_random=False))
 def test_whatever_the_batches_a_step_keeps_the_same(lengths, budget, idle, keep, random):
     values = [random.choice((0.0, 1.0, 2.0)) for _ in lengths]

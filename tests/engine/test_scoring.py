@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -18,7 +18,6 @@ def rows(labels, elements=FLOATS):
     return st.integers(0, 20).flatmap(lambda n: arrays(np.float32, (n, labels), elements=elements))
 
 
-@settings(deadline=None)
 @given(rows(1, FINITE))
 def test_one_label_is_its_own_relevance(logits):
     found = relevance(logits, "logit")
@@ -27,7 +26,6 @@ def test_one_label_is_its_own_relevance(logits):
     assert found.tolist() == logits[:, 0].tolist()
 
 
-@settings(deadline=None)
 @given(rows(2))
 def test_sigmoid_of_two_labels_relevance_is_the_softmax_of_the_second(logits):
     exact = logits.astype(np.float64)
@@ -38,7 +36,6 @@ def test_sigmoid_of_two_labels_relevance_is_the_softmax_of_the_second(logits):
     np.testing.assert_allclose(found, softmax, rtol=0, atol=2e-6)
 
 
-@settings(deadline=None)
 @given(st.lists(FINITE, min_size=2).map(sorted))
 def test_sigmoid_never_falls_and_stays_within_0_and_1(values):
     scores = activate(np.array(values, np.float32), "sigmoid")

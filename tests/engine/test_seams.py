@@ -158,7 +158,7 @@ def test_what_makes_a_seam_is_read_off_the_components(kind):
     assert 2 in places or not spaces
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(before=TEXT, words=st.sampled_from(["ab cd", "x1\n2y", "new york", "éé ñandú", "мир труд"]), after=TEXT)
 def test_tokens_before_a_seam_do_not_depend_on_what_follows(kind, before, words, after):
     tokenizer, ours, _ = kind
@@ -170,7 +170,7 @@ def test_tokens_before_a_seam_do_not_depend_on_what_follows(kind, before, words,
         assert found == every[: len(found)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(query=TEXT, documents=st.lists(TEXT, min_size=1, max_size=3), counted=st.integers(1, 60))
 def test_a_long_text_keeps_the_tokens_that_the_whole_text_has(kind, query, documents, counted):
     _, ours, _ = kind

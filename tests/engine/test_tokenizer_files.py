@@ -175,7 +175,7 @@ COMPONENTS = [file[name] for file in FILES.values() for name in ("normalizer", "
 VALUES = ODD | st.lists(ODD, max_size=3) | st.dictionaries(st.text(max_size=4), ODD, max_size=2) | st.sampled_from(COMPONENTS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(place=st.sampled_from(PLACES), value=VALUES, text=st.text(max_size=20), remove=st.booleans())
 def test_any_change_of_a_file_is_refused_or_encodes(place, value, text, remove):
     family, path = place

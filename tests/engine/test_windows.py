@@ -85,7 +85,7 @@ def encoded(tokenizer, query, documents, windows, **more):
     return pairs.Encodings.join(list(tokenizer.parts(query, documents, windows=windows, **more)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     query=st.sampled_from(["", QUERY, "tides " * 30]), documents=st.lists(DOCUMENT, min_size=1, max_size=4), most=st.integers(1, 9)
 )
@@ -186,7 +186,6 @@ print(peak // 1024)
     assert int(done.stdout) < 600
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.integers(1, 9), st.data())
 def test_a_step_keeps_documents_by_their_best_window_and_all_their_windows(windows, keep, data):
     queue = scheduler(token_budget=data.draw(st.integers(1, 40)))

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -24,7 +24,6 @@ FLOATS = st.floats(-1e4, 1e4, width=32)
 MATRICES = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=FLOATS)
 
 
-@settings(deadline=None)
 @given(MATRICES, st.sampled_from([WEIGHT_LEVELS, VNNI_LEVELS]))
 def test_weights_are_seven_or_eight_bits_and_off_by_half_a_step(weights, largest):
     levels, scales = quantize_weights(weights, largest)
@@ -38,7 +37,6 @@ def test_weights_are_seven_or_eight_bits_and_off_by_half_a_step(weights, largest
     assert (np.abs(levels * scales.astype(np.float64) - exact) <= scales * 0.5001).all()
 
 
-@settings(deadline=None)
 @given(MATRICES)
 def test_each_column_uses_its_own_scale_in_full(weights):
     levels, scales = quantize_weights(weights)
@@ -63,7 +61,6 @@ def test_two_products_fit_the_lanes_of_avx2():
     assert 255 * WEIGHT_LEVELS * 2 < 2**15 <= 255 * (WEIGHT_LEVELS + 2) * 2
 
 
-@settings(deadline=None)
 @given(
     arrays(np.float32, (5, 3), elements=st.floats(-(2.0**100), 2.0**100, width=32)),
     st.floats(1e-6, 1e3),

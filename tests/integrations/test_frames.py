@@ -358,7 +358,7 @@ def test_arguments_are_checked_first(reranker):
         rerank_frame(frame, prefix=None, reranker=reranker)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     qids=st.lists(st.sampled_from(["tides", "bread", "x", ""]), max_size=12),
     top_k=st.none() | st.integers(1, 4),
