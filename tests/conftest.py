@@ -36,15 +36,21 @@ def pytest_report_header(config):
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory):
-    """built(name, make): the folder that make(folder) fills, made by the first worker that asks for it."""
+    """built(name, make): the folder that make(folder) fills, made by the first worker that asks for it.
+
+    In the folder RESIFT_FIXTURES, if that is set, they stay for a run without PyTorch, which skips tests that need others.
+    """
     base = tmp_path_factory.getbasetemp()
-    root = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "built"
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    root = Path(os.environ.get("RESIFT_FIXTURES") or base / "built")
     root.mkdir(exist_ok=True)
 
     def build(name: str, make) -> Path:
         folder, done = root / name, root / f"{name}.done"
         with FileLock(root / f"{name}.lock"):
             if not done.exists():
+                pytest.importorskip("torch", reason=f"PyTorch makes {name}, which RESIFT_FIXTURES has not")
+                shutil.rmtree(folder, ignore_errors=True)
                 make(folder)
                 done.touch()
         return folder

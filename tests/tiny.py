@@ -7,12 +7,16 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import resift_export
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_LENGTH = 192
 SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "initializer_range": 0.12}
@@ -86,24 +90,29 @@ FAMILIES = ("bert", "electra", "distilbert", "mpnet", "albert", "roberta", "xlm-
 
 
 def tokenizer(family: str) -> Any:
+    """The family's tokenizer as transformers has it, whose own pair encoding is what the engine's must equal."""
+    transformers = pytest.importorskip("transformers", reason="the engine's pairs are compared with those of transformers")
+
+    special, first, last, _ = PARTS[family][1]
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    roles = {"cls_token": first, "sep_token": last}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend(family), model_max_length=MAX_LENGTH, model_input_names=names, **{**special, **roles}
+    )
+
+
+def backend(family: str) -> tokenizers.Tokenizer:
     """The family's kind of tokenizer: WordPiece, byte-level BPE or Unigram, with its own pair template."""
-    bert = (BERT_LIKE, "[CLS]", "[SEP]", "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1")
-    roberta = (ROBERTA_LIKE, "<s>", "</s>", "<s> $A </s> </s> $B </s>")
-    make, template = {
-        "bert": (_wordpiece, bert),
-        "electra": (_wordpiece, bert),
-        "distilbert": (_wordpiece, bert),
-        "mpnet": (_wordpiece, roberta),
-        "albert": (_unigram, bert),
-        "roberta": (_byte_level, roberta),
-        "xlm-roberta": (_unigram, roberta),
-        "deberta-v2": (_unigram, bert),
-        "modernbert": (_byte_level, (BERT_LIKE, "[CLS]", "[SEP]", "[CLS] $A [SEP] $B [SEP]")),
-    }[family]
-    return make(*template)
+    make, (special, first, last, pair) = PARTS[family]
+    tok = make(special)
+    # In transformers' order: what it adds to the tokenizer that it is given is then there already.
+    tok.add_special_tokens(list(special.values()))
+    ids = [(token, tok.token_to_id(token)) for token in (first, last)]
+    tok.post_processor = processors.TemplateProcessing(single=f"{first} $A {last}", pair=pair, special_tokens=ids)
+    return tok
 
 
-def _wordpiece(special: dict[str, str], first: str, last: str, pair: str) -> Any:
+def _wordpiece(special: dict[str, str]) -> tokenizers.Tokenizer:
     tok = tokenizers.Tokenizer(models.WordPiece(unk_token=special["unk_token"]))
     tok.normalizer = normalizers.BertNormalizer()
     tok.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -111,10 +120,10 @@ def _wordpiece(special: dict[str, str], first: str, last: str, pair: str) -> Any
     learnt = _learn_pieces(tok, (VOCABULARY - len(special)) // 2)
     pieces = [*special.values(), *learnt, *(f"##{piece}" for piece in learnt)]
     tok.model = models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token=special["unk_token"])
-    return _finish(tok, special, first, last, pair)
+    return tok
 
 
-def _byte_level(special: dict[str, str], first: str, last: str, pair: str) -> Any:
+def _byte_level(special: dict[str, str]) -> tokenizers.Tokenizer:
     tok = tokenizers.Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tok.decoder = decoders.ByteLevel()
@@ -123,10 +132,10 @@ def _byte_level(special: dict[str, str], first: str, last: str, pair: str) -> An
         vocab_size=VOCABULARY - 1, special_tokens=list(special.values()), initial_alphabet=alphabet, show_progress=False
     )
     tok.train_from_iterator(texts(), trainer)
-    return _finish(tok, special, first, last, pair)
+    return tok
 
 
-def _unigram(special: dict[str, str], first: str, last: str, pair: str) -> Any:
+def _unigram(special: dict[str, str]) -> tokenizers.Tokenizer:
     tok = tokenizers.Tokenizer(models.Unigram())
     tok.normalizer = normalizers.NFKC()
     tok.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -135,8 +144,7 @@ def _unigram(special: dict[str, str], first: str, last: str, pair: str) -> Any:
     # Likelihoods by Zipf's law, as there are no counts: a text is split into its likeliest pieces.
     likelihoods = [(piece, -math.log(number)) for number, piece in enumerate(pieces, 1)]
     tok.model = models.Unigram(likelihoods, unk_id=pieces.index(special["unk_token"]), byte_fallback=False)
-    tok.add_special_tokens(list(special.values()))
-    return _finish(tok, special, first, last, pair)
+    return tok
 
 
 def _learn_pieces(tok: Any, count: int) -> list[str]:
@@ -151,16 +159,20 @@ def _learn_pieces(tok: Any, count: int) -> list[str]:
     return sorted(learner.get_vocab(), key=learner.get_vocab().get)
 
 
-def _finish(tok: Any, special: dict[str, str], first: str, last: str, pair: str) -> Any:
-    from transformers import PreTrainedTokenizerFast
-
-    ids = [(token, tok.token_to_id(token)) for token in (first, last)]
-    tok.post_processor = processors.TemplateProcessing(single=f"{first} $A {last}", pair=pair, special_tokens=ids)
-    names = ["input_ids", "token_type_ids", "attention_mask"]
-    roles = {"cls_token": first, "sep_token": last}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tok, model_max_length=MAX_LENGTH, model_input_names=names, **{**special, **roles}
-    )
+BERT_PAIR = (BERT_LIKE, "[CLS]", "[SEP]", "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1")
+ROBERTA_PAIR = (ROBERTA_LIKE, "<s>", "</s>", "<s> $A </s> </s> $B </s>")
+PARTS: dict[str, tuple[Callable[[dict[str, str]], tokenizers.Tokenizer], tuple[dict[str, str], str, str, str]]] = {
+    "bert": (_wordpiece, BERT_PAIR),
+    "electra": (_wordpiece, BERT_PAIR),
+    "distilbert": (_wordpiece, BERT_PAIR),
+    "mpnet": (_wordpiece, ROBERTA_PAIR),
+    "albert": (_unigram, BERT_PAIR),
+    "roberta": (_byte_level, ROBERTA_PAIR),
+    "xlm-roberta": (_unigram, ROBERTA_PAIR),
+    "deberta-v2": (_unigram, BERT_PAIR),
+    "modernbert": (_byte_level, (BERT_LIKE, "[CLS]", "[SEP]", "[CLS] $A [SEP] $B [SEP]")),
+}
+"""How a family's tokenizer is made; its special tokens, the first and last of a text, and its template of a pair."""
 
 
 def save(folder: Path, family: str, *, seed: int = 1) -> Path:

@@ -132,7 +132,7 @@ def test_a_sample_is_spread_over_all_texts(english, monkeypatch):
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"], ids=["WordPiece", "byte-level BPE", "Unigram"])
 def test_the_unknown_token_of_every_kind_of_tokenizer(family):
-    library = tiny.tokenizer(family).backend_tokenizer
+    library = tiny.backend(family)
     tokenizer = PairTokenizer(library.to_str().encode(), 64)
     if family == "roberta":
         assert tokenizer.unknown is None  # its bytes cover every text

@@ -39,7 +39,7 @@ def test_an_artifact_without_a_prompt_says_nothing_of_one(artifact):
 
 
 def test_a_long_query_loses_its_end_and_keeps_the_prompt():
-    source = tiny.tokenizer("bert").backend_tokenizer.to_str().encode()
+    source = tiny.backend("bert").to_str().encode()
     plain, prompted = (PairTokenizer(source, 40, prompt=prompt) for prompt in ("", PROMPT))
     query = "tides rise and fall " * 50
     for tokenizer, text in ((plain, PROMPT + query), (prompted, query)):

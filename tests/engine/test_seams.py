@@ -41,7 +41,7 @@ TEXT = st.lists(PIECES | st.text(max_size=3), max_size=30).map("".join)
 
 def variant(family, normalizer=None, pre_tokenizer=None, added=()):
     """A tokenizer of tiny's with other components."""
-    changed = Tokenizer.from_str(tiny.tokenizer(family).backend_tokenizer.to_str())
+    changed = Tokenizer.from_str(tiny.backend(family).to_str())
     if normalizer is not None:
         changed.normalizer = normalizer
     if pre_tokenizer is not None:

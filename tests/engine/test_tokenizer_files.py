@@ -16,7 +16,7 @@ from resift.errors import ArtifactError, InputError
 from resift.pairs import PairTokenizer
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")
-FILES = {family: json.loads(tiny.tokenizer(family).backend_tokenizer.to_str()) for family in FAMILIES}
+FILES = {family: json.loads(tiny.backend(family).to_str()) for family in FAMILIES}
 ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
 # Letters that a small vocabulary lacks, one that normalizes to several, marks, spaces, and a long word.
 TEXTS = ["tides", "", "a\u0301 \uff21b", "東京 🌊", "x" * 300, "\x00 \t\n [SEP] <mask>"]

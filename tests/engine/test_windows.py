@@ -138,7 +138,7 @@ def sizes(monkeypatch):
 
 
 def test_of_a_very_long_text_as_much_is_encoded_as_its_windows_read(sizes):
-    longer = PairTokenizer(tiny.tokenizer("bert").backend_tokenizer.to_str().encode(), 4096)
+    longer = PairTokenizer(tiny.backend("bert").to_str().encode(), 4096)
     text = "the water " * 5_000_000  # 50 MB
     room = 4096 - longer.around(QUERY)
     tokens = (longer.encode("", ["the water"]).lengths[0] - 3) / 10
@@ -159,7 +159,7 @@ def test_of_a_very_long_text_as_much_is_encoded_as_its_windows_read(sizes):
 
 
 def test_a_text_with_few_tokens_is_encoded_to_a_bound(sizes):
-    ours = PairTokenizer(tiny.tokenizer("bert").backend_tokenizer.to_str().encode(), MAX_LENGTH)
+    ours = PairTokenizer(tiny.backend("bert").to_str().encode(), MAX_LENGTH)
     room = MAX_LENGTH - ours.around(QUERY)
     for windows in (1, 5):
         sizes.clear()

@@ -158,7 +158,7 @@ def test_pruning_that_is_cut_short_keeps_what_was_found(quick, shifted, home, sm
 def test_share_that_does_not_suffice(quick, monkeypatch, shifted, home, small_gate):
     monkeypatch.setattr(searching, "MOST_SHARE", 0.09)
     # Graphs with more in float32, by which drift was measured, are not what it names as the best.
-    said = r"with at most 9% of the operations in float32: the best graph, with 0 of 13 products \(0\.0% of the operations\)"
+    said = r"with at most 9% of the operations in float32: the best graph, with \d+ of 13 products \([0-8]\.\d% of the operations\)"
     with pytest.raises(ParityError, match=said):
         convert(shifted, home / "out", Recipe(gate=small_gate, bounds=LOOSE, search=100))
     assert list(home.iterdir()) == []
