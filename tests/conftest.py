@@ -78,16 +78,26 @@ def artifact_of(built, checkpoint_of):
     The bound for the worst pool is looser than the default: the pools grade relevance, which tiny models were not trained on,
     so some of their documents have logits closer than int8 can tell apart.
     """
+
+    def make(family: str, labels: int = 1) -> Path:
+        source = checkpoint_of(family, labels)
+        return built(f"{family}-{labels}-artifact", lambda folder: export(source, folder))
+
+    return make
+
+
+def export(source: Path, folder: Path, **first_look) -> None:
     from resift.parity import Bounds
     from resift_export.convert import convert
     from resift_export.recipe import Recipe
 
-    def make(family: str, labels: int = 1) -> Path:
-        source = checkpoint_of(family, labels)
-        recipe = Recipe(precisions=("int8", "float32"), bounds=Bounds(worst_tau=0.75))
-        return built(f"{family}-{labels}-artifact", lambda folder: convert(str(source), folder, recipe))
+    convert(str(source), folder, Recipe(precisions=("int8", "float32"), bounds=Bounds(worst_tau=0.75)), **first_look)
 
-    return make
+
+@pytest.fixture(scope="session")
+def toolchain() -> None:
+    """Skips a test that exports where PyTorch is not installed."""
+    pytest.importorskip("torch", reason="needs the toolchain")
 
 
 @pytest.fixture(scope="session")
@@ -147,17 +157,10 @@ def artifact(artifact_of) -> Path:
 def planned_artifact(built, checkpoint_of) -> Path:
     """The artifact of a BERT of five layers with one of two layers as its first look; calls with a top_k follow its own plan."""
     import tiny
-    from resift.parity import Bounds
-    from resift_export.convert import convert
-    from resift_export.recipe import Recipe
 
     student = checkpoint_of("bert")
     deeper = built("bert-deeper", lambda folder: tiny.save_deeper(folder, student))
-    recipe = Recipe(precisions=("int8", "float32"), bounds=Bounds(worst_tau=0.75))
-    return built(
-        "bert-planned",
-        lambda folder: convert(str(deeper), folder, recipe, first_look=str(student), plan="first-look:0.2,full"),
-    )
+    return built("bert-planned", lambda folder: export(deeper, folder, first_look=str(student), plan="first-look:0.2,full"))
 
 
 @pytest.fixture(scope="session")

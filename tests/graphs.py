@@ -90,53 +90,40 @@ def looked_up(tensor: TensorProto) -> ModelProto:
 
 
 FAILING_AT_LOAD = {
-    "types that differ": ("Fail", one("Add", "half", initializers=[constant("half", 0.5, dtype=np.float32)])),
-    "undefined input": ("InvalidArgument", one("Add", "nowhere")),
-    "unknown operator": ("InvalidGraph", one("NoSuchOperator")),
-    "operator without kernel": (
-        "NotImplemented",
-        summed(
-            helper.make_node("ImageDecoder", ["image"], ["picture"]),
-            helper.make_node("Identity", ["input_ids"], ["last"]),
-            initializers=[constant("image", 1, dtype=np.uint8)],
-        ),
+    "types that differ": one("Add", "half", initializers=[constant("half", 0.5, dtype=np.float32)]),
+    "undefined input": one("Add", "nowhere"),
+    "unknown operator": one("NoSuchOperator"),
+    "operator without kernel": summed(
+        helper.make_node("ImageDecoder", ["image"], ["picture"]),
+        helper.make_node("Identity", ["input_ids"], ["last"]),
+        initializers=[constant("image", 1, dtype=np.uint8)],
     ),
-    "shapes that do not fit": ("Fail", one("Transpose", perm=[0, 5])),
-    "weights shorter than their shape": (
-        "Fail",
-        looked_up(TensorProto(name="table", data_type=TensorProto.INT64, dims=[1 << 40], raw_data=bytes(8))),
+    "shapes that do not fit": one("Transpose", perm=[0, 5]),
+    "weights shorter than their shape": looked_up(
+        TensorProto(name="table", data_type=TensorProto.INT64, dims=[1 << 40], raw_data=bytes(8))
     ),
-    "shape beyond 64 bits": (
-        "Fail",
-        looked_up(TensorProto(name="table", data_type=TensorProto.INT64, dims=[1 << 32, 1 << 32, 4], raw_data=bytes(8))),
+    "shape beyond 64 bits": looked_up(
+        TensorProto(name="table", data_type=TensorProto.INT64, dims=[1 << 32, 1 << 32, 4], raw_data=bytes(8))
     ),
-    "division by a constant 0": ("Fail", one("Div", "zero", initializers=[constant("zero", 0)])),
+    "division by a constant 0": one("Div", "zero", initializers=[constant("zero", 0)]),
 }
-"""Graphs that pass check_graph but that onnxruntime fails to load, with the name of the error it raises."""
+"""Graphs that pass check_graph but that onnxruntime fails to load."""
 
 FAILING_AT_RUN = {
-    "token id beyond the table": (
-        "InvalidArgument",
-        summed(helper.make_node("Gather", ["table", "input_ids"], ["last"]), initializers=[constant("table", 0)]),
+    "token id beyond the table": summed(
+        helper.make_node("Gather", ["table", "input_ids"], ["last"]), initializers=[constant("table", 0)]
     ),
-    "shape of another size": ("Fail", one("Reshape", "shape", initializers=[constant("shape", 7, 11)])),
-    "sum of other widths": ("Fail", one("Add", "seven", initializers=[constant("seven", *range(7))])),
-    "step of 0": (
-        "InvalidArgument",
-        one("Slice", "zero", "zero", "zero", "zero", initializers=[constant("zero", 0)]),
-    ),
-    "expansion to petabytes": ("RuntimeException", one("Expand", "shape", initializers=[constant("shape", 1 << 50, 1, 3)])),
-    "range to exabytes": (
-        "RuntimeException",
-        summed(
-            helper.make_node("Range", ["from", "to", "by"], ["numbers"]),
-            helper.make_node("Add", ["input_ids", "numbers"], ["last"]),
-            initializers=[scalar("from", 0), scalar("to", 1 << 60), scalar("by", 1)],
-        ),
+    "shape of another size": one("Reshape", "shape", initializers=[constant("shape", 7, 11)]),
+    "sum of other widths": one("Add", "seven", initializers=[constant("seven", *range(7))]),
+    "step of 0": one("Slice", "zero", "zero", "zero", "zero", initializers=[constant("zero", 0)]),
+    "expansion to petabytes": one("Expand", "shape", initializers=[constant("shape", 1 << 50, 1, 3)]),
+    "range to exabytes": summed(
+        helper.make_node("Range", ["from", "to", "by"], ["numbers"]),
+        helper.make_node("Add", ["input_ids", "numbers"], ["last"]),
+        initializers=[scalar("from", 0), scalar("to", 1 << 60), scalar("by", 1)],
     ),
 }
-"""Graphs that load but fail on input_ids of two rows and three columns, with the name of the error that onnxruntime raises if its
-memory arena is off, as in the engine."""
+"""Graphs that load but fail on input_ids of two rows and three columns."""
 
 ANSWERING_OTHERWISE = {
     "no dimension of labels": model(answer=[ANSWER[0], helper.make_node("ReduceSum", ["floats", "axis"], ["logits"], keepdims=0)]),

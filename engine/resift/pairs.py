@@ -281,7 +281,7 @@ class PairTokenizer:
 
     def _find_seam_spaces(self) -> str:
         normalizer, pre_tokenizer = (
-            component and json.loads(component.__getstate__())
+            None if component is None else json.loads(component.__getstate__())
             for component in (self._tokenizer.normalizer, self._tokenizer.pre_tokenizer)
         )
         added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]

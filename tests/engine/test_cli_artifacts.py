@@ -84,6 +84,7 @@ def test_a_name_that_is_too_long_is_one_line(source):
     assert len(said) < 1000
 
 
+@pytest.mark.usefixtures("toolchain")
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_export_that_is_told_to_end_leaves_nothing(checkpoint_of, tmp_path, interruptible, number, code):
@@ -132,6 +133,7 @@ def test_info_of_the_embedded_model_by_name_or_by_default():
     assert "\nruns:\n  variant: model.int8.onnx\n  precision: int8\n" in out
 
 
+@pytest.mark.usefixtures("toolchain")
 def test_export_without_torch_names_the_extra(checkpoint_of, tmp_path):
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
@@ -148,6 +150,7 @@ def test_nothing_but_export_needs_torch(artifact, tmp_path):
     assert answered(resift("verify", artifact, "--accept-bounds", PYTHONPATH=str(tmp_path)))
 
 
+@pytest.mark.usefixtures("toolchain")
 def test_export_of_nothing_is_one_line(tmp_path):
     done = resift("export", tmp_path / "none", tmp_path / "out")
     assert done.code == 1

@@ -79,6 +79,7 @@ KINDS = {
     "xlm-roberta": (lambda: variant("xlm-roberta"), " "),
     "modernbert": (lambda: variant("modernbert"), " \n"),
     "cased bert": (lambda: variant("bert", normalizers.BertNormalizer(lowercase=False, strip_accents=False)), " \n"),
+    "no normalizers in a sequence": (lambda: variant("roberta", normalizers.Sequence([])), " \n"),
     "NFC, byte level": (lambda: variant("roberta", normalizers.NFC()), " \n"),
     "NFKD, accents, lowercase": (
         lambda: variant("bert", normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()])),

@@ -281,7 +281,7 @@ def test_pipelined_requests_are_answered_in_their_order(served):
     requests[-1] += "connection: close\r\n"
     with served.connect() as connection:
         connection.sendall("".join(f"{head}\r\n{body}" for head, body in zip(requests, bodies, strict=True)).encode())
-        said = closed_in_time(served, connection)
+        said = said_by(connection)
     assert said.count(b"HTTP/1.1 200 OK") == 3
     assert said.index(b"x-request-id: 0") < said.index(b"x-request-id: 1") < said.index(b"x-request-id: 2")
 

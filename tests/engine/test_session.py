@@ -122,11 +122,10 @@ def of_model(model):
     return Session(model.SerializeToString, Signature.of(labels=1, segment_ids=False), POLICIES["cpu"])
 
 
-@pytest.mark.parametrize(("error", "model"), graphs.FAILING_AT_LOAD.values(), ids=graphs.FAILING_AT_LOAD)
-def test_what_onnxruntime_cannot_load_is_an_artifact_error(error, model):
-    with pytest.raises(ArtifactError, match="cannot load this graph") as caught:
+@pytest.mark.parametrize("model", graphs.FAILING_AT_LOAD.values(), ids=graphs.FAILING_AT_LOAD)
+def test_what_onnxruntime_cannot_load_is_an_artifact_error(model):
+    with pytest.raises(ArtifactError, match="cannot load this graph"):
         of_model(model).open()
-    assert type(caught.value.__cause__).__name__ == error
 
 
 UNSHAPED = "expansion to petabytes"
@@ -136,15 +135,14 @@ RUN = {name: failing for name, failing in graphs.FAILING_AT_RUN.items() if name 
 
 def test_a_graph_without_a_shape_of_logits_is_refused_when_loaded():
     with pytest.raises(ArtifactError, match=r"logits of shape \[\]; expected 1 labels"):
-        of_model(graphs.FAILING_AT_RUN[UNSHAPED][1]).open()
+        of_model(graphs.FAILING_AT_RUN[UNSHAPED]).open()
 
 
-@pytest.mark.parametrize(("error", "model"), RUN.values(), ids=RUN)
-def test_what_onnxruntime_fails_to_run_is_an_inference_error(error, model):
+@pytest.mark.parametrize("model", RUN.values(), ids=RUN)
+def test_what_onnxruntime_fails_to_run_is_an_inference_error(model):
     session = of_model(model)
-    with pytest.raises(InferenceError, match="onnxruntime failed on 2 pairs of 3 tokens") as caught:
+    with pytest.raises(InferenceError, match="onnxruntime failed on 2 pairs of 3 tokens"):
         session.run(IDS)
-    assert type(caught.value.__cause__).__name__ == error
 
 
 @pytest.mark.parametrize("model", graphs.ANSWERING_OTHERWISE.values(), ids=graphs.ANSWERING_OTHERWISE)

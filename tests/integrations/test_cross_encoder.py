@@ -200,6 +200,7 @@ def test_another_revision_or_precision_is_not_the_embedded_models(monkeypatch, m
         CrossEncoder("ms-marco-MiniLM-L12-v2", **more)
 
 
+@pytest.mark.usefixtures("toolchain")
 def test_a_checkpoint_that_int8_ranks_otherwise_says_how_to_load_it(monkeypatch, source, tmp_path):
     import resift_export.convert
 
@@ -211,6 +212,7 @@ def test_a_checkpoint_that_int8_ranks_otherwise_says_how_to_load_it(monkeypatch,
         CrossEncoder(source, cache_folder=str(tmp_path))
 
 
+@pytest.mark.usefixtures("toolchain")
 def test_the_environments_folder_for_models_is_the_cache(monkeypatch, source, artifact, tmp_path):
     import resift_export.convert
 
