@@ -107,7 +107,7 @@ def source(checkpoint_of) -> str:
 
 
 @pytest.fixture(scope="session")
-def trace_of_source(source):
+def trace_of_source(source, toolchain):
     """Its traced graph, to be cloned."""
     from resift_export import checkpoint
     from resift_export.trace import trace

@@ -299,7 +299,7 @@ print("done")
     assert done.stdout == "done\n", done.stderr
 
 
-def test_two_labels_rank_on_their_log_odds(artifact_of, checkpoint_of):
+def test_two_labels_rank_on_their_log_odds(artifact_of, checkpoint_of, toolchain):
     from resift_export import checkpoint
 
     with Reranker.load(artifact_of("bert", 2), settings=Settings(precision="float32")) as loaded:

@@ -6,12 +6,13 @@ import shutil
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 import graphs
 from conftest import edit
-from resift import ArtifactError, InferenceError, Reranker
+from resift import ArtifactError, InferenceError, Reranker, providers
 from resift.manifest import Signature
 from resift.providers import POLICIES
 from resift.session import Session
@@ -122,10 +123,12 @@ def of_model(model):
     return Session(model.SerializeToString, Signature.of(labels=1, segment_ids=False), POLICIES["cpu"])
 
 
-@pytest.mark.parametrize("model", graphs.FAILING_AT_LOAD.values(), ids=graphs.FAILING_AT_LOAD)
-def test_what_onnxruntime_cannot_load_is_an_artifact_error(model):
+@pytest.mark.parametrize("name", graphs.FAILING_AT_LOAD)
+def test_what_onnxruntime_cannot_load_is_an_artifact_error(name):
+    if name == "division by a constant 0" and providers._numbers(onnxruntime.__version__) < [1, 26]:
+        pytest.skip("onnxruntime before 1.26 loads it, and would end the process when it runs")
     with pytest.raises(ArtifactError, match="cannot load this graph"):
-        of_model(model).open()
+        of_model(graphs.FAILING_AT_LOAD[name]).open()
 
 
 UNSHAPED = "expansion to petabytes"
