@@ -30,7 +30,7 @@ def cache(tmp_path):
 
 
 @pytest.fixture
-def exports(monkeypatch, artifact):
+def exports(monkeypatch, artifact, toolchain):
     """The calls of an export that copies an artifact."""
     import resift_export.convert
 
