@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 
 CONTRIB = "com.microsoft"
 """Domain of onnxruntime's own operators."""
+BIAS = 5
+"""Which input of a MultiHeadAttention is added to its scores."""
 LOW_OPSET = 20
 """The first opset with Gelu. Between it and 23 the operators used here only gained data types, so their meaning is the same."""
+OLDEST_ONNXRUNTIME = "1.20.0"
+"""The oldest version with which artifacts were tested."""
+OLDEST_FOR_BIAS = "1.22.0"
+"""The first version observed to add the bias of a MultiHeadAttention that all heads share; 1.20 and 1.21 rank by other logits."""
+OLDEST_FOR_ATTENTION = "1.24.1"
+"""The oldest version observed to run graphs newer than LOW_OPSET, which keep the Attention operator."""
 SMALLEST_WEIGHTS = SMALLEST
 """Tensors of fewer bytes stay in the graph's file in any case, as in the engine."""
 
@@ -34,6 +42,15 @@ def lower_opset(model: ir.Model) -> ir.Model:
     except onnx.checker.ValidationError:
         model.opset_imports[""] = traced
     return model
+
+
+def oldest_onnxruntime(model: ir.Model) -> str:
+    """The oldest version of onnxruntime that computes what the model says."""
+    if model.opset_imports[""] > LOW_OPSET:
+        return OLDEST_FOR_ATTENTION
+    attention = (node for node in model.graph if (node.domain, node.op_type) == (CONTRIB, "MultiHeadAttention"))
+    has_bias = any(len(node.inputs) > BIAS and node.inputs[BIAS] is not None for node in attention)
+    return OLDEST_FOR_BIAS if has_bias else OLDEST_ONNXRUNTIME
 
 
 def _without_weights(model: ir.Model) -> ir.Model:

@@ -6,9 +6,11 @@ import shutil
 from typing import TYPE_CHECKING
 
 import onnx
+import onnx_ir as ir
 
 from resift.errors import ExportError
 from resift.manifest import BESIDE
+from resift_export.graph import oldest_onnxruntime
 from resift_export.write import Written
 
 if TYPE_CHECKING:
@@ -56,6 +58,6 @@ def kept_graphs(artifact: Artifact, folder: Path) -> dict[str, Written]:
         except OSError as error:
             raise ExportError(f"cannot write {folder}: {error.strerror}") from error
         model = onnx.load(folder / variant.file, load_external_data=False)
-        opset = next(item.version for item in model.opset_import if not item.domain)
-        found[variant.file] = Written({name: files[name] for name in names}, opset)
+        oldest = oldest_onnxruntime(ir.from_proto(model))
+        found[variant.file] = Written({name: files[name] for name in names}, oldest)
     return found

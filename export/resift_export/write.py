@@ -15,7 +15,7 @@ from resift.errors import ExportError
 from resift.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, FileEntry, Graph, Manifest, Model, Pair
 from resift.parity import look_summary
 from resift_export.first_look import file_of_look
-from resift_export.graph import LOW_OPSET
+from resift_export.graph import oldest_onnxruntime
 from resift_export.weights import save, save_sharing
 
 if TYPE_CHECKING:
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from resift_export.recipe import Recipe
 
 LIBRARIES = ("resift", "torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime", "numpy")
-OLDEST_ONNXRUNTIME = "1.20.0"
-"""The oldest version with which artifacts were tested."""
-OLDEST_FOR_ATTENTION = "1.24.1"
-"""The oldest version observed to run graphs newer than LOW_OPSET, which keep the Attention operator."""
 NEWEST_ONNXRUNTIME = "1.32.0"
 """The newest version with which artifacts were tested."""
 
@@ -42,7 +38,8 @@ class Written(NamedTuple):
 
     files: dict[str, FileEntry]
     """its file, and that of its weights if it does not hold them itself"""
-    opset: int
+    oldest: str
+    """version of onnxruntime that runs it, x.y.z"""
     lender: str | None = None
     """another graph's file that holds some of its weights"""
 
@@ -79,10 +76,10 @@ def write_looks(folder: Path, models: Mapping[str, ir.Model], graphs: Mapping[st
 
 def _write_graph(path: Path, model: ir.Model, lender: str | None = None) -> Written:
     """`lender`: a file there that may hold some of its weights."""
-    opset = model.opset_imports[""]
+    oldest = oldest_onnxruntime(model)
     if lender is not None and save_sharing(model, path, path.with_name(lender)):
-        return Written({path.name: _entry(path)}, opset, lender)
-    return Written({path.name: _entry(path) for path in save(model, path)}, opset)
+        return Written({path.name: _entry(path)}, oldest, lender)
+    return Written({path.name: _entry(path) for path in save(model, path)}, oldest)
 
 
 def _entry(path: Path) -> FileEntry:
@@ -117,8 +114,7 @@ def write(  # noqa: PLR0913 - everything the artifact holds
         CARD: card(checkpoint, recipe, certificate, about).encode(),
         **attached,
     }
-    is_low = all(written.opset <= LOW_OPSET for written in every.values())
-    oldest = OLDEST_ONNXRUNTIME if is_low else OLDEST_FOR_ATTENTION
+    oldest = max((written.oldest for written in every.values()), key=lambda found: [int(part) for part in found.split(".")])
     manifest = Manifest(
         format=FORMAT,
         model=Model(

@@ -10,7 +10,7 @@ import torch
 import tiny
 from resift_export import checkpoint
 from resift_export.attention import FEWEST_BLOCKS, UNLIMITED, reach_of
-from resift_export.graph import LOW_OPSET, lower_opset, serialize
+from resift_export.graph import LOW_OPSET, OLDEST_FOR_BIAS, lower_opset, oldest_onnxruntime, serialize
 from resift_export.layers import head_size, keep_heads, layers_of, parts_of
 from resift_export.optimize import optimize
 from resift_export.trace import trace
@@ -84,7 +84,8 @@ def test_every_attention_of_modernbert_is_fused(traced, optimized):
     kinds = [node.op_type for node in optimized.graph]
     assert "Attention" not in kinds
     assert kinds.count("MultiHeadAttention") == [node.op_type for node in traced.graph].count("Attention")
-    assert optimized.opset_imports[""] == LOW_OPSET  # which onnxruntime 1.20 reads
+    assert optimized.opset_imports[""] == LOW_OPSET
+    assert oldest_onnxruntime(optimized) == OLDEST_FOR_BIAS
 
 
 @pytest.fixture(scope="module")
