@@ -25,9 +25,16 @@ settings.load_profile("untimed")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """One seed for all workers, so that the report's header can name it. Where CI is set, hypothesis takes the same each time."""
+    """One seed for all workers, which the report's header names. Where CI is set, hypothesis takes the same examples each time."""
     if not settings.default.derandomize and config.getoption(SEED, None) is None:
-        setattr(config.option, SEED, str(random.SystemRandom().randrange(1 << 32)))
+        told = getattr(config, "workerinput", {}).get(SEED)
+        setattr(config.option, SEED, told or str(random.SystemRandom().randrange(1 << 32)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """xdist's: what a worker is told."""
+    node.workerinput[SEED] = node.config.getoption(SEED)
 
 
 def pytest_report_header(config):
