@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -19,13 +20,23 @@ DOCUMENTS = tiny.texts()[1:17:2]
 LINES = "".join(f"{document}\n" for document in DOCUMENTS).encode()
 
 
+PROGRESS = re.compile(
+    rb"^resift: (\d+ pools, \d+ pairs, \d+ pairs/s.*|[^:\n]+: \d+ of \d+(, about \d+ (s|min) left)?)\n", re.MULTILINE
+)
+
+
+def without_progress(said: bytes) -> bytes:
+    """What a command says on standard error, less the lines of progress, which come where it takes more than ten seconds."""
+    return PROGRESS.sub(b"", said)
+
+
 def resift(*arguments, given=b"", **environment):
     """Exit code and output of `resift ARGUMENTS` with `given` on standard input."""
     command = [RESIFT, *map(str, arguments)]
     done = subprocess.run(
         command, input=given, capture_output=True, timeout=TIMEOUT, env={**os.environ, **environment}, check=False
     )
-    return SimpleNamespace(code=done.returncode, out=done.stdout.decode(), err=done.stderr.decode())
+    return SimpleNamespace(code=done.returncode, out=done.stdout.decode(), err=without_progress(done.stderr).decode())
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import sys
@@ -48,8 +49,9 @@ def pretended(monkeypatch):
 
 
 @pytest.fixture
-def tune(artifact, pools, pretended, capsys):
+def tune(artifact, pools, pretended, capsys, monkeypatch):
     """tune(options): exit code, standard output and standard error of `resift tune` on tiny pools and threads 1 and 2."""
+    monkeypatch.setattr("resift.cli.meter.LINE_SECONDS", math.inf)
 
     def run(*options, source=pools):
         given = [] if "--threads" in options else ["--threads", "2"]

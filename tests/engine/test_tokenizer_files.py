@@ -87,7 +87,12 @@ REFUSED = [
     ("document twice", "bert", lambda file: pair_of(file, *"ABB"), "joins"),
     ("document first", "bert", lambda file: pair_of(file, *"BA"), r"joins a pair as \$B\$A"),
     ("no document", "bert", lambda file: pair_of(file, "A"), r"joins a pair as \$A "),
-    ("special token of 2**32 - 1", "bert", lambda file: ids_of(file, 2**32 - 1), "(out of bounds for int32|joins empty texts differently)"),
+    (
+        "special token of 2**32 - 1",
+        "bert",
+        lambda file: ids_of(file, 2**32 - 1),
+        "(out of bounds for int32|joins empty texts differently)",
+    ),
     ("token of 2**32 - 1", "bert", put("model", "vocab", "qqqq", value=2**32 - 1), "token id 4294967295"),
     ("added token without content", "bert", put("added_tokens", value=[{"id": 1}]), "missing field"),
     (
