@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import pytest
 
-from resift import Reranker
+from resift import Reranker, providers
 from resift.parity import Certificate, kendall_tau
 
 QUERY = "what causes the tides"
@@ -46,6 +47,8 @@ def test_the_answer_is_first_and_the_unrelated_text_last(default):
 # VNNI gave 78 % of the logits to the bit; the others differed by 0.065 in the 99th percentile and by 0.21 at most (Kendall tau of
 # a pool 0.999 in the mean, 0.990 at least). A wrong tokenizer, segment id or graph moves logits by far more.
 ELSEWHERE = 0.3
+MEAN = 0.03 if providers._numbers(onnxruntime.__version__) >= [1, 24] else 0.05
+"""0.039 with onnxruntime 1.20."""
 
 
 @pytest.mark.parametrize(("query", "document", "expected"), GOLDEN)
@@ -64,7 +67,7 @@ def test_the_certificate_is_what_this_machine_computes(default):
         found = default.logits(pool.query, pool.documents)
         recorded = np.array(pool.variants[default.variant.file])
         np.testing.assert_allclose(found, recorded, rtol=0, atol=ELSEWHERE, err_msg=pool.query)
-        assert np.abs(found - recorded).mean() < 0.05  # 0.039 with onnxruntime 1.20
+        assert np.abs(found - recorded).mean() < MEAN
         assert kendall_tau(found, recorded) >= 0.95
 
 
@@ -83,7 +86,7 @@ def test_the_first_look_is_the_one_certified(default):
         found = default.submit(pool.query, pool.documents, plan="first-look").result().logits
         recorded = np.array(pool.variants[file])
         np.testing.assert_allclose(found, recorded, rtol=0, atol=ELSEWHERE, err_msg=pool.query)
-        assert np.abs(found - recorded).mean() < 0.05  # 0.039 with onnxruntime 1.20
+        assert np.abs(found - recorded).mean() < MEAN
         assert kendall_tau(found, recorded) >= 0.95
 
 

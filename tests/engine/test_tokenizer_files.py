@@ -99,7 +99,7 @@ REFUSED = [
         "unclosed pattern",
         "bert",
         put("normalizer", value={"type": "Replace", "pattern": {"Regex": "("}, "content": ""}),
-        "cannot be read",
+        "(Onig|NormalizerTypeWrapper)",
     ),
     ("a post-processor unheard of", "bert", put("post_processor", value={"type": "Unheard"}), "cannot be read"),
 ]
