@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.__main__ import OWN
-from resift.pools import read_pools
+from resift.pools.reading import read_pools
 
 SEED = 3
 WORDS = 12

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resift.parity import ndcg, top_overlap
+from resift.artifact.parity import ndcg, top_overlap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resift.pools import CandidatePool
+    from resift.pools.reading import CandidatePool
 
 REPOSITORY = Path(__file__).parent.parent
 ENVIRONMENTS = REPOSITORY / ".bench"

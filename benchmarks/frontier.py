@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.evaluate.data.dataset import Dataset
-    from resift.pools import CandidatePool
+    from resift.pools.reading import CandidatePool
 
 SEED = 7
 RESAMPLES = 10_000

@@ -28,7 +28,7 @@ import ray
 from benchmarks.__main__ import OWN
 from resift import Reranker, Settings, machine
 from resift.integrations.ray import rerank_parquet
-from resift.pools import read_pools
+from resift.pools.reading import read_pools
 
 SEED = 5
 CANDIDATES = 10

@@ -29,7 +29,7 @@ import resift_export
 from benchmarks import random_checkpoints
 from benchmarks.compare import PYTORCH, RESIFT, Contender, Process
 from resift import Reranker, machine
-from resift.pools import read_pools
+from resift.pools.reading import read_pools
 
 LENGTHS = {95: 16, 512: 4}
 """Tokens of a pair, and pairs of a round."""

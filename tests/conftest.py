@@ -68,7 +68,7 @@ def built(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def checkpoint_of(built):
     """checkpoint_of(family, labels=1): the folder of a tiny trained checkpoint."""
-    import tiny
+    from tests.support import tiny
 
     def make(family: str, labels: int = 1) -> Path:
         if labels == 1:
@@ -94,7 +94,7 @@ def artifact_of(built, checkpoint_of):
 
 
 def export(source: Path, folder: Path, **first_look) -> None:
-    from resift.parity import Bounds
+    from resift.artifact.parity import Bounds
     from resift_export.convert import convert
     from resift_export.recipe import Recipe
 
@@ -116,8 +116,8 @@ def source(checkpoint_of) -> str:
 @pytest.fixture(scope="session")
 def trace_of_source(source, toolchain):
     """Its traced graph, to be cloned."""
-    from resift_export import checkpoint
-    from resift_export.trace import trace
+    from resift_export.checkpoint import load as checkpoint
+    from resift_export.graph.trace import trace
 
     return trace(checkpoint.load(source))
 
@@ -125,8 +125,8 @@ def trace_of_source(source, toolchain):
 @pytest.fixture
 def cheap(monkeypatch, trace_of_source):
     """Exports of `source` that trace it once for all tests and take the first range they try."""
-    from resift_export import ranges
-    from resift_export.trace import TRACERS
+    from resift_export.graph.trace import TRACERS
+    from resift_export.int8 import ranges
 
     monkeypatch.setitem(TRACERS, "torch", lambda loaded: trace_of_source.clone())
     monkeypatch.setattr(ranges, "CLIPS", (1.0,))
@@ -163,7 +163,7 @@ def artifact(artifact_of) -> Path:
 @pytest.fixture(scope="session")
 def planned_artifact(built, checkpoint_of) -> Path:
     """The artifact of a BERT of five layers with one of two layers as its first look; calls with a top_k follow its own plan."""
-    import tiny
+    from tests.support import tiny
 
     student = checkpoint_of("bert")
     deeper = built("bert-deeper", lambda folder: tiny.save_deeper(folder, student))
@@ -220,8 +220,8 @@ def disagreeing(copy):
     import msgspec
     import numpy as np
 
-    from resift.artifact import Artifact
-    from resift.parity import Bounds, Certificate, measure
+    from resift.artifact.folder import Artifact
+    from resift.artifact.parity import Bounds, Certificate, measure
 
     found = Certificate.read(Artifact.open(copy))
     pools = [
@@ -271,7 +271,7 @@ def interruptible():
 @pytest.fixture
 def gate(monkeypatch):
     """Holds every batch until it is opened; (opened, begun, rows of each batch that began)."""
-    from resift.session import Session
+    from resift.runtime.session import Session
 
     opened, begun, rows, run = threading.Event(), threading.Event(), [], Session.run
 
@@ -296,7 +296,7 @@ def one_at_a_time(artifact):
 
 @pytest.fixture(scope="module")
 def browser():
-    from browsing import chromium
+    from tests.support.browser import chromium
 
     with chromium() as running:
         yield running
@@ -305,7 +305,7 @@ def browser():
 @pytest.fixture
 def visit(browser):
     """Opens pages, which may report no error; see `browsing.visits`."""
-    from browsing import visits
+    from tests.support.browser import visits
 
     with visits(browser) as go:
         yield go

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conftest import REPOSITORY
 from resift import Reranker
-from resift.pools import CandidatePool, read_pools
+from resift.pools.reading import CandidatePool, read_pools
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture

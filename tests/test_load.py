@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import REPOSITORY
+from tests.conftest import REPOSITORY
 
 pytest.importorskip("httpx")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
-from resift.parity import Bounds
+from resift.artifact.parity import Bounds
+from tests.conftest import REPOSITORY
 
 FOPEN = """
 import ctypes

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import REPOSITORY
+from tests.conftest import REPOSITORY
 
 EXAMPLE = REPOSITORY / "examples" / "rag"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from conftest import REPOSITORY
+from tests.conftest import REPOSITORY
 
 
 def test_the_python_example_runs(capsys):

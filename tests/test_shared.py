@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from resift import Reranker
-from resift.parity import kendall_tau, top_overlap
-from resift.pools import read_pools
-from resift_export import checkpoint
+from resift.artifact.parity import kendall_tau, top_overlap
+from resift.pools.reading import read_pools
+from resift_export.checkpoint import load as checkpoint
 
 
 def test_the_embedded_model_ranks_as_its_checkpoint_on_real_pools(shared):

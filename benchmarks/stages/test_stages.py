@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks.__main__ import OWN, sized
 
+from benchmarks.__main__ import OWN, sized
 from resift import Ranking, Reranker
-from resift.pools import read_pools
-from resift.scheduler import Call, Scheduler
+from resift.artifact.steps import Step
+from resift.pools.reading import read_pools
+from resift.scheduling.scheduler import Call, Scheduler
+from resift.scheduling.workers import Answer
 from resift.scoring import activate
-from resift.steps import Step
-from resift.workers import Answer
 
 
 @pytest.fixture(scope="module")

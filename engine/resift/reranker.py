@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
-from resift import artifact as artifacts
-from resift import machine, providers
-from resift.encoded import Encoded
+from resift import machine
+from resift.artifact import folder as artifacts
+from resift.artifact.manifest import TOKENIZER
+from resift.artifact.steps import ResolvedPlan, Terms, resolve_plan
+from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import ArtifactError, InputError
 from resift.inputs import check_count, deadline_after, pool_pairs, read_pairs, read_pools
-from resift.manifest import TOKENIZER
-from resift.pace import Pace
-from resift.pairs import PairTokenizer
 from resift.plans import BUILT_IN, Plan, as_plan
 from resift.ranking import Ranking, Scored
-from resift.scheduler import Call, Scheduler
-from resift.scored import scored_of
+from resift.runtime import providers
+from resift.runtime.sessions import Sessions
+from resift.scheduling.encoded import Encoded
+from resift.scheduling.outcome import scored_of
+from resift.scheduling.pace import Pace
+from resift.scheduling.scheduler import Call, Scheduler
+from resift.scheduling.workers import Answer, Background, Queued, Workers
 from resift.scoring import activate
-from resift.sessions import Sessions
 from resift.settings import Settings, resolve
-from resift.steps import ResolvedPlan, Terms, resolve_plan
-from resift.workers import Answer, Background, Queued, Workers
 
 if TYPE_CHECKING:
     import os
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.artifact import Artifact
+    from resift.artifact.folder import Artifact
+    from resift.artifact.manifest import Variant
     from resift.inputs import Pair
-    from resift.manifest import Variant
-    from resift.scheduler import Batch
+    from resift.scheduling.scheduler import Batch
     from resift.settings import Auto, Provider
 
 Result = TypeVar("Result")

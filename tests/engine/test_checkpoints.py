@@ -9,7 +9,7 @@ import pytest
 
 from resift.errors import ExtraError, InputError
 from resift.evaluate.systems import Checkpoint
-from resift.pools import CandidatePool
+from resift.pools.reading import CandidatePool
 
 QUERY = "how do the tides of the sea work " * 10
 """More than half of the longest pair: cut first where the longer text is."""
@@ -29,7 +29,7 @@ def scored(checkpoint, pool=POOL):
 
 @pytest.mark.parametrize("labels", [1, 2])
 def test_logits_are_those_of_the_toolchain_and_only_the_document_is_cut(installed, checkpoint_of, labels):
-    from resift_export import checkpoint
+    from resift_export.checkpoint import load as checkpoint
 
     folder = checkpoint_of("bert", labels)
     reference = checkpoint.load(str(folder))

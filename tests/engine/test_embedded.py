@@ -4,8 +4,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from resift import Reranker, providers
-from resift.parity import Certificate, kendall_tau
+from resift import Reranker
+from resift.artifact.parity import Certificate, kendall_tau
+from resift.runtime import providers
 
 QUERY = "what causes the tides"
 ANSWER = "Tides are made by the gravity of the moon, which pulls the oceans into bulges that the turning earth passes under."

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import tiny
 from resift import ProviderError, Reranker, Settings
-from resift.artifact import Artifact
-from resift.parity import Certificate, kendall_tau
+from resift.artifact.folder import Artifact
+from resift.artifact.parity import Certificate, kendall_tau
+from tests.support import tiny
 
 
 @pytest.mark.parametrize(("precision", "error"), [("float32", 1e-3), ("int8", 0.1)])

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from resift import ArtifactError, InputError, Reranker, ResiftError
-from resift.manifest import MANIFEST, Manifest, decode_manifest
-from resift.pools import CandidatePool, decode_pool, read_documents, read_pools
+from resift.artifact.manifest import MANIFEST, Manifest, decode_manifest
+from resift.pools.reading import CandidatePool, decode_pool, read_documents, read_pools
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tiny
 from resift import ClosedError, InputError, ProviderError, Ranking, Reranker, Settings
-from resift.session import Session
+from resift.runtime.session import Session
+from tests.support import tiny
 
 QUERY = "how do tides work"
 DOCUMENTS = tiny.texts()[1:25:2]
@@ -300,7 +300,7 @@ print("done")
 
 
 def test_two_labels_rank_on_their_log_odds(artifact_of, checkpoint_of, toolchain):
-    from resift_export import checkpoint
+    from resift_export.checkpoint import load as checkpoint
 
     with Reranker.load(artifact_of("bert", 2), settings=Settings(precision="float32")) as loaded:
         assert loaded.artifact.manifest.full.activation == "identity"

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from resift.artifact.manifest import RELEVANCE
 from resift.errors import LogitsError
-from resift.manifest import RELEVANCE
 from resift.scoring import activate, relevance
 
 FLOATS = st.floats(-50, 50, width=32)

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from commands import LINES, QUERY, answered, complaint, resift
 from resift import InputError, Settings
+from tests.support.commands import LINES, QUERY, answered, complaint, resift
 
 FULL = b"""[settings]
 provider = "cpu"

@@ -14,20 +14,20 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-import tiny
-from pretend import files
 from resift import Reranker, Settings
-from resift.artifact import Artifact
+from resift.artifact.folder import Artifact
+from resift.artifact.parity import Bounds, Certificate
 from resift.errors import ExportError, InputError, LogitsError, ParityError
-from resift.parity import Bounds, Certificate
-from resift_export import checkpoint
 from resift_export import convert as pipeline
-from resift_export import ranges as choosing
+from resift_export.checkpoint import load as checkpoint
 from resift_export.convert import convert
-from resift_export.graph import array_of
-from resift_export.quantize import quantize
+from resift_export.graph.edit import array_of
+from resift_export.graph.trace import TRACERS
+from resift_export.int8 import ranges as choosing
+from resift_export.int8.quantize import quantize
 from resift_export.recipe import Recipe
-from resift_export.trace import TRACERS
+from tests.support import tiny
+from tests.support.jobs import files
 
 # As in conftest.artifact_of: tiny models were not trained on relevance.
 LOOSE = Bounds(worst_tau=0.75)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from resift_export import checkpoint
+from resift_export.checkpoint import load as checkpoint
+from resift_export.graph.trace import trace
 from resift_export.memory import give_back, unload
-from resift_export.trace import trace
 
 PAGES = 512
 CONTENT = bytes(range(256)) * (PAGES * mmap.PAGESIZE // 256)

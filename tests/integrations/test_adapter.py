@@ -20,10 +20,10 @@ pytest.importorskip("pydantic")
 
 from pydantic import ValidationError
 
-from conftest import edit
 from resift import Reranker, Settings
 from resift.integrations import adapter as adapters
 from resift.integrations.adapter import KEPT, Adapter
+from tests.conftest import edit
 
 QUERY, TEXTS = "how do tides work", ["The moon pulls the sea.", "Bread rises."]
 

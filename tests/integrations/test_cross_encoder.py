@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from conftest import edit
 from resift.errors import ArtifactError, ExtraError, InputError, ParityError, ProviderError
-from resift.integrations import sentence_transformers as drop_in
 from resift.integrations.sentence_transformers import CrossEncoder
+from resift.integrations.sentence_transformers import cross_encoder as drop_in
 from resift.settings import Settings
+from tests.conftest import edit
 
 QUERY = "how do tides work"
 DOCUMENTS = ["Bread rises by yeast.", "The moon pulls the sea.", "Tides follow the moon and the sun."]
@@ -195,7 +195,7 @@ def test_another_revision_or_precision_is_not_the_embedded_models(monkeypatch, m
     def snapshot(repository, revision, **asked):
         raise ArtifactError(f"{repository} at {revision}")
 
-    monkeypatch.setattr("resift.hub.snapshot", snapshot)
+    monkeypatch.setattr("resift.artifact.hub.snapshot", snapshot)
     with pytest.raises(ArtifactError, match=r"cross-encoder/ms-marco-MiniLM-L12-v2 at (aaaa|None)"):
         CrossEncoder("ms-marco-MiniLM-L12-v2", **more)
 

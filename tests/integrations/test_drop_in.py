@@ -8,10 +8,10 @@ import logging
 import numpy as np
 import pytest
 
-import tiny
+from resift.artifact.parity import Certificate, measure
 from resift.integrations.sentence_transformers import CrossEncoder
-from resift.integrations.sentence_transformers_arguments import ABSENT
-from resift.parity import Certificate, measure
+from resift.integrations.sentence_transformers.arguments import ABSENT
+from tests.support import tiny
 
 real = pytest.importorskip("sentence_transformers", minversion="6")
 torch = pytest.importorskip("torch")

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import tiny
 from resift import ArtifactError, ExtraError, InputError, Reranker
 from resift.integrations import frames
 from resift.integrations.frames import ADDED, rerank_frame
+from tests.support import tiny
 
 TEXTS = tiny.texts()
 QUERIES = {"tides": "how do tides work", "bread": "why does bread rise", 7: "a query with an int for its id"}
@@ -239,7 +239,7 @@ def test_what_is_cut_is_said(reranker):
 
 
 def test_texts_are_taken_from_the_frame_a_few_pools_at_a_time(kind, reranker, monkeypatch):
-    monkeypatch.setattr("resift.collection.WINDOW_PAIRS", 20)
+    monkeypatch.setattr("resift.pools.collection.WINDOW_PAIRS", 20)
     ahead, most, submit, rank = 0, 0, Reranker.submit, Reranker.rank
 
     def submitting(self, query, documents, **named):

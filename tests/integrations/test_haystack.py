@@ -20,11 +20,11 @@ from haystack.core.errors import DeserializationError
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils.misc import _deduplicate_documents
 
-import tiny
 from resift import ArtifactError, ExtraError, InputError, Reranker, Settings
 from resift.integrations import haystack as adapter
 from resift.integrations.haystack import ResiftRanker
 from resift.scoring import activate
+from tests.support import tiny
 
 QUERY, TEXTS = "what the contract says of the place of work", list(dict.fromkeys(tiny.texts()[1:60:2]))[:20]
 DOCUMENTS = [Document(content=text, meta={"number": number}, score=1.0 - number / 100) for number, text in enumerate(TEXTS)]

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resift.artifact import path_text
+from resift.artifact.folder import path_text
 from resift.cli.messages import show_messages
 from resift.cli.options import EXIT_CODES, INTERRUPTED
 from resift.cli.streams import complain, write_lines

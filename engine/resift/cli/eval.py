@@ -13,8 +13,8 @@ from resift.cli.comparison import comparison
 from resift.cli.meter import Meter
 from resift.cli.options import EXIT_CODES, add_engine, settings
 from resift.cli.streams import write_json, write_lines
+from resift.files.outputs import check_outputs, write_whole
 from resift.inputs import check_count
-from resift.outputs import check_outputs, write_whole
 from resift.settings import PRECISIONS
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from resift.artifact import Artifact, path_text
+from resift.artifact.folder import Artifact, path_text
 from resift.cli.messages import show_messages
 from resift.cli.meter import StageMeter
 from resift.cli.options import EXIT_CODES, check_utf8

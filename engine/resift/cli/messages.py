@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from resift.escape import visible
+from resift.files.escapes import visible
 
 
 class _Visible(logging.Formatter):

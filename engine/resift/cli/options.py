@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from resift.errors import InputError
-from resift.escape import visible
+from resift.files.escapes import visible
 from resift.settings import PRECISIONS, PROVIDERS, Settings
 
 if TYPE_CHECKING:

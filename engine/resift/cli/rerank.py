@@ -12,9 +12,9 @@ from resift.cli.meter import Meter
 from resift.cli.options import EXIT_CODES, add_engine, check_utf8, settings
 from resift.cli.streams import complain, shorten, write_json, write_lines
 from resift.errors import InputError
-from resift.escape import visible
-from resift.job import Job, rerank_file
-from resift.pools import read_documents
+from resift.files.escapes import visible
+from resift.pools.job import Job, rerank_file
+from resift.pools.reading import read_documents
 from resift.reranker import Reranker
 
 if TYPE_CHECKING:

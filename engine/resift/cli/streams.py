@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, TextIO
 import msgspec
 
 from resift.errors import OutputError
-from resift.escape import UNSAFE, visible
+from resift.files.escapes import UNSAFE, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resift.artifact import Artifact, path_text
+from resift.artifact.folder import Artifact, path_text
 from resift.cli.meter import StageMeter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
 from resift.cli.streams import complain, write_json, write_lines
@@ -15,16 +15,16 @@ from resift.evaluate.data.trec import qrels_beside, read_qrels
 from resift.evaluate.tuning.plot import check_plot, draw
 from resift.evaluate.tuning.tune import CANDIDATES, check, tune
 from resift.evaluate.tuning.tunedfile import check_writer, encode_tuned, read_tuned
+from resift.files.outputs import check_outputs, write_whole
 from resift.inputs import check_count
-from resift.outputs import check_outputs, write_whole
-from resift.pools import read_pools
+from resift.pools.reading import read_pools
 
 if TYPE_CHECKING:
     import argparse
 
     from resift.cli.options import Commands
     from resift.evaluate.tuning.records import Point, Tuning
-    from resift.pools import CandidatePool
+    from resift.pools.reading import CandidatePool
 
 EPILOG = f"""POOLS holds one candidate pool per line, as `resift rerank --pools` reads it, in your retriever's order. Its candidates
 may have a "label" (graded relevance), or there may be TREC judgements beside it, in NAME.qrels. Without either, quality is the

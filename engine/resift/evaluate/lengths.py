@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.pairs import PairTokenizer
-    from resift.pools import CandidatePool
+    from resift.encoding.tokenizer import PairTokenizer
+    from resift.pools.reading import CandidatePool
     from resift.ranking import Scored
     from resift.reranker import Reranker
 

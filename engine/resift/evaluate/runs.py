@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.evaluate.systems import Scorer
-    from resift.pools import CandidatePool
+    from resift.pools.reading import CandidatePool
     from resift.ranking import Scored
 
 BINS = 30

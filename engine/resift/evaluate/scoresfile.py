@@ -10,14 +10,14 @@ import numpy as np
 
 from resift.errors import InputError
 from resift.evaluate.data.trec import run_line
-from resift.pools import decode_object, read_lines
+from resift.pools.reading import decode_object, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from resift.pools import CandidatePool
+    from resift.pools.reading import CandidatePool
 
     Found = dict[int, tuple[tuple[float, ...], float]]
     """by position of the candidate: what sorts it, lowest first, and its score (NaN: none)"""

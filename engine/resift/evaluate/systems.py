@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from resift.artifact import DEFAULT, path_text
+from resift.artifact.folder import DEFAULT, path_text
+from resift.artifact.manifest import RELEVANCE
+from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import ExtraError, InputError
 from resift.evaluate.scoresfile import read_scores
-from resift.manifest import RELEVANCE
-from resift.pairs import PairTokenizer
 from resift.ranking import best_first
 from resift.reranker import Reranker
 from resift.scoring import activate, relevance
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.pools import CandidatePool
+    from resift.pools.reading import CandidatePool
     from resift.ranking import Scored
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr
 
-from resift.artifact import Artifact
+from resift.artifact.folder import Artifact
 from resift.errors import InputError
 from resift.plans import Plan
 from resift.reranker import Reranker

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from resift.collection import rerank_pools
 from resift.errors import ExtraError, InputError
 from resift.inputs import check_count
-from resift.pools import CandidatePool
+from resift.pools.collection import rerank_pools
+from resift.pools.reading import CandidatePool
 from resift.reranker import Reranker
 
 try:

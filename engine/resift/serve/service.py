@@ -20,9 +20,9 @@ from resift.serve.request import Answer, Refusal
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from resift.encoded import Encoded
     from resift.ranking import Scored
     from resift.reranker import Reranker
+    from resift.scheduling.encoded import Encoded
     from resift.serve.config import Config
     from resift.serve.models import Models
     from resift.serve.request import Request

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.pairs import Encodings
-    from resift_export.checkpoint import Checkpoint
+    from resift.encoding.tokenizer import Encodings
+    from resift_export.checkpoint.load import Checkpoint
 
 GROUP = 16
 """Most pairs that are padded to one length: more would pad more, fewer would use wide processors less."""

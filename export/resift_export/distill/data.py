@@ -9,16 +9,16 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resift.artifact import path_text
+from resift.artifact.folder import path_text
 from resift.errors import InputError
-from resift.pools import decode_object, read_lines, read_pools
+from resift.pools.reading import decode_object, read_lines, read_pools
 from resift_export.distill.recipe import DataFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from resift.pools import CandidatePool
+    from resift.pools.reading import CandidatePool
     from resift_export.distill.options import Options
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from resift.artifact.parity import TOP, kendall_tau, ndcg, top_overlap
 from resift.errors import ExportError
-from resift.parity import TOP, kendall_tau, ndcg, top_overlap
 from resift.scoring import relevance
 from resift_export.distill.batches import padded
 from resift_export.distill.recipe import Figures
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.pairs import Encodings
-    from resift.pools import CandidatePool
-    from resift_export.checkpoint import Checkpoint
+    from resift.encoding.tokenizer import Encodings
+    from resift.pools.reading import CandidatePool
+    from resift_export.checkpoint.load import Checkpoint
     from resift_export.distill.batches import PaddedBatch
     from resift_export.distill.recipe import DistillRecipe
 

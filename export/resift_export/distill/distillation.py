@@ -12,10 +12,11 @@ import msgspec
 import torch
 from transformers.utils import logging as transformers_logging
 
+from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import InputError, OutputError
 from resift.machine import instruction_sets, usable_cores
-from resift.pairs import PairTokenizer
-from resift_export import checkpoint as checkpoints
+from resift_export.checkpoint import load as checkpoints
+from resift_export.checkpoint.layers import compact, resize
 from resift_export.distill.batches import padded
 from resift_export.distill.data import Draws, read, sha256_of
 from resift_export.distill.development import Development
@@ -24,14 +25,13 @@ from resift_export.distill.recipe import DistillRecipe, Losses, Run, Weights, ow
 from resift_export.distill.state import Home
 from resift_export.distill.student import check_teacher, keep_activation, start_from, student_of
 from resift_export.distill.train import Trainer
-from resift_export.layers import compact, resize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from resift.pairs import Encodings
-    from resift_export.checkpoint import Checkpoint
+    from resift.encoding.tokenizer import Encodings
+    from resift_export.checkpoint.load import Checkpoint
     from resift_export.distill.data import Split
     from resift_export.distill.options import Dtype, Options
 

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from resift.errors import ExportError, InputError
-from resift_export.distill.student import run, through
-from resift_export.layers import (
+from resift_export.checkpoint.layers import (
     Size,
     head_size,
     keep_heads,
@@ -35,6 +34,7 @@ from resift_export.layers import (
     sizes_of,
     units_of,
 )
+from resift_export.distill.student import run, through
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from resift.jsonfile import decode_json
-from resift.manifest import Strict
+from resift.artifact.manifest import Strict
+from resift.files.json_decoding import decode_json
 from resift_export.distill.options import Options
 
 if TYPE_CHECKING:

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from resift import lock
 from resift.errors import OutputError
-from resift.filenames import is_file_name
+from resift.files import lock
+from resift.files.names import is_file_name
+from resift_export.checkpoint.layers import expanded
 from resift_export.distill.recipe import RECIPE, DistillRecipe, decode
-from resift_export.layers import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
 
-    from resift_export.checkpoint import Checkpoint
+    from resift_export.checkpoint.load import Checkpoint
 
 LOCK, STATE, NEW = "lock", "state.safetensors", "new"
 STUDENT, AVERAGES, REFERENCE = "student.", "optimizer.", "development.logits"

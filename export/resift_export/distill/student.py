@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from resift.errors import ExportError
-from resift_export.declared import Declared
-from resift_export.layers import LAYERS, compact, layers_of, resize
+from resift_export.checkpoint.config import Declared
+from resift_export.checkpoint.layers import LAYERS, compact, layers_of, resize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resift_export.checkpoint import Checkpoint
+    from resift_export.checkpoint.load import Checkpoint
     from resift_export.distill.batches import PaddedBatch
 
 MASKED = -1e9

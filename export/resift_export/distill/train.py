@@ -25,8 +25,8 @@ from resift_export.distill.state import AVERAGES, REFERENCE, STUDENT
 from resift_export.distill.student import run, run_apart, squared_errors
 
 if TYPE_CHECKING:
-    from resift.pairs import Encodings, PairTokenizer
-    from resift_export.checkpoint import Checkpoint
+    from resift.encoding.tokenizer import Encodings, PairTokenizer
+    from resift_export.checkpoint.load import Checkpoint
     from resift_export.distill.batches import PaddedBatch
     from resift_export.distill.data import Draws
     from resift_export.distill.recipe import DistillRecipe

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resift.errors import InputError
-from resift.pools import decode_object, decode_text, json_kind, read_lines
+from resift.pools.reading import decode_object, decode_text, json_kind, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator

@@ -15,7 +15,7 @@ from resift.evaluate.data.retrieve import bm25
 from resift.evaluate.data.selection import Selection
 from resift.evaluate.data.trec import RUN_COLUMNS, Qrels, columns, qrels_beside, read_qrels, read_run
 from resift.inputs import check_count
-from resift.pools import CandidatePool, read_lines
+from resift.pools.reading import CandidatePool, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resift.artifact.parity import ndcg
 from resift.errors import InputError
-from resift.parity import ndcg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from resift.pools import CandidatePool
+    from resift.pools.reading import CandidatePool
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from resift.errors import InputError
 from resift.evaluate.data.beir import identifier
 from resift.evaluate.data.trec import checked_label
-from resift.pools import decode_pool, json_kind
+from resift.pools.reading import decode_pool, json_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from resift.evaluate.data.trec import Qrels
-    from resift.pools import CandidatePool
+    from resift.pools.reading import CandidatePool
 
 
 def read_labelled(

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
 from resift.errors import InputError
-from resift.pools import CandidatePool
+from resift.pools.reading import CandidatePool
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

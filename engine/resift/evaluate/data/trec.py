@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.errors import InputError
-from resift.pools import decode_text, read_lines
+from resift.pools.reading import decode_text, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

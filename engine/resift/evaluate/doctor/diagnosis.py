@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from resift.evaluate.doctor.evidence import Progress
     from resift.evaluate.results import Finding
-    from resift.pools import CandidatePool
+    from resift.pools.reading import CandidatePool
     from resift.ranking import Scored
     from resift.reranker import Reranker
 

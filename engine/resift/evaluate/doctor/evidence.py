@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
-from resift.collection import score_pools
+from resift.artifact.parity import Certificate
 from resift.errors import InputError
 from resift.evaluate.data.judged import Judged
-from resift.parity import Certificate
+from resift.pools.collection import score_pools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from resift.pairs import PairTokenizer
-    from resift.pools import CandidatePool
+    from resift.encoding.tokenizer import PairTokenizer
+    from resift.pools.reading import CandidatePool
     from resift.ranking import Scored
     from resift.reranker import Reranker
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.pairs import PairTokenizer
+    from resift.encoding.tokenizer import PairTokenizer
 
 SAMPLED_TEXTS = 2_000
 """Most texts examined, evenly spaced: enough for a share to within 0.02."""

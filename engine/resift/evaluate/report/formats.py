@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from resift.escape import visible
+from resift.files.escapes import visible
 
 if TYPE_CHECKING:
     from resift.evaluate.results import Difference

@@ -15,7 +15,7 @@ import msgspec
 from resift.errors import ExtraError, InputError
 from resift.evaluate.report import formats
 from resift.evaluate.report.verdict import baseline, gains, rivals, verdict
-from resift.outputs import write_whole
+from resift.files.outputs import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
-from resift import machine, providers
-from resift.artifact import Artifact
-from resift.collection import rerank_pools
+from resift import machine
+from resift.artifact.folder import Artifact
+from resift.pools.collection import rerank_pools
 from resift.reranker import Reranker
+from resift.runtime import providers
 from resift.settings import PRECISIONS, Precision, Settings
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.pools import CandidatePool
+    from resift.pools.reading import CandidatePool
 
     Progress = Callable[[str, int, int], None]
 

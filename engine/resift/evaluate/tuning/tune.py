@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from resift import machine
+from resift.artifact.parity import TOP
 from resift.errors import InputError
 from resift.evaluate.data.judged import Judged
 from resift.evaluate.results import Latency
@@ -19,7 +20,6 @@ from resift.evaluate.tuning.quality import first_of, kept
 from resift.evaluate.tuning.records import Check, Point, Tuning
 from resift.evaluate.tuning.timing import Bench, Trial, fastest, share_within, timed
 from resift.inputs import check_count
-from resift.parity import TOP
 from resift.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from resift.evaluate.data.trec import Qrels
     from resift.evaluate.tuning.timing import Progress
-    from resift.pools import CandidatePool
+    from resift.pools.reading import CandidatePool
 
 CANDIDATES = (5, 10, 20, 30, 50, 100)
 TIMED_POOLS = 40

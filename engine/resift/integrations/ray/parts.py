@@ -21,7 +21,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from resift.errors import InputError, OutputError
-from resift.filenames import is_file_name
+from resift.files.names import is_file_name
 from resift.integrations.ray.table import check_columns
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from resift.collection import rerank_pools
 from resift.errors import InputError
-from resift.pools import CandidatePool, free_name
+from resift.pools.collection import rerank_pools
+from resift.pools.reading import CandidatePool, free_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,0 +1,237 @@
+"""Artifact: a folder that the runtime loads. Opening it checks it; nothing in it is executed, and nothing outside it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from resift.artifact import hub
+from resift.artifact.external_weights import outside
+from resift.artifact.graph_check import Beside, check_graph
+from resift.artifact.manifest import BESIDE, CARD, MANIFEST, Manifest, Variant, decode_manifest
+from resift.artifact.steps import ResolvedPlan, resolve_plan
+from resift.errors import ArtifactError, InputError
+from resift.plans import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MANIFEST_LIMIT = 1 << 20
+"""Bytes; a manifest has about 3 kB."""
+EMBEDDED = "resift_models"
+DEFAULT = "ms-marco-minilm-l12"
+
+
+MAPPED_BYTES = 1 << 26
+"""Least size in bytes of a graph's file whose weights are mapped from there; a smaller one is read, and may be changed later on."""
+
+
+class GraphOnDisk(NamedTuple):
+    """A checked graph whose weights onnxruntime maps from a file: from that of the graph itself, or from the one beside it."""
+
+    path: Path
+    weights: Path
+    marks: tuple[tuple[int, ...], ...]
+    """of both files before they were checked: a file that is written or replaced gets others"""
+    content: bytes | None = None
+    """the graph less its weights; None: onnxruntime reads it from `path`"""
+
+    @classmethod
+    def of(cls, path: Path, weights: Path) -> GraphOnDisk:
+        """The graph as its files are now. Raises ArtifactError if they cannot be read."""
+        return cls(path, weights, _marks(path, weights))
+
+    def check_unchanged(self) -> None:
+        """Raises ArtifactError if what onnxruntime has read since may not be what was checked."""
+        if _marks(self.path, self.weights) != self.marks:
+            raise ArtifactError(f"{self.path} or its weights were changed while they were being loaded; load the artifact again")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An opened folder in which every file has the size its manifest states; hashes are checked as files are read.
+
+    Only the card may be edited or left out: it is written for people, and nothing here reads it.
+    """
+
+    folder: Path
+    manifest: Manifest
+    links_into: Path | None = None
+    """another folder that links may lead into: a hub cache keeps one copy of a file for all revisions"""
+
+    @classmethod
+    def find(cls, source: str | os.PathLike[str] | None) -> Artifact:
+        """Opens `source`: the default model (None), an embedded model's name, a folder, or a hub id.
+
+        Raises ArtifactError if there is no such artifact or it is damaged.
+        """
+        name = DEFAULT if source is None else os.fspath(source)
+        if name in embedded():
+            return cls.open(embedded()[name])
+        if os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+            return cls.open(Path(name))
+        if hub.HUB_ID.match(name):
+            folder, cache = hub.download(name)
+            return cls.open(folder, links_into=cache)
+        raise ArtifactError(
+            f"no artifact {name!r:.200}: expected a folder, a hub id org/name, or the name of an embedded model "
+            f"({', '.join(sorted(embedded())) or 'none is installed'})"
+        )
+
+    @classmethod
+    def open(cls, folder: Path, *, links_into: Path | None = None) -> Artifact:
+        """Opens and checks a folder. Its files may be links, but only into itself or `links_into`.
+
+        Raises ArtifactError that says what is wrong.
+        """
+        if not folder.is_dir():
+            raise ArtifactError(f"no artifact at {folder}: expected a folder with a {MANIFEST}, as `resift export` writes it")
+        _check_link(folder / MANIFEST, folder, links_into)
+        artifact = cls(folder, decode_manifest(_read_manifest(folder)), links_into)
+        artifact._check_files()
+        artifact.plan()
+        return artifact
+
+    def plan(self) -> ResolvedPlan | None:
+        """The plan of calls with a top_k that name none; None: full. Raises ArtifactError unless it ends with the full graph."""
+        text = self.manifest.plan
+        if text is None:
+            return None
+        try:
+            plan = resolve_plan(Plan.parse(text), self.manifest.graphs)
+        except InputError as error:
+            raise ArtifactError(f"{self.folder / MANIFEST}: {error}; export the artifact again") from error
+        if plan.graphs[-1] is not self.manifest.full:
+            raise ArtifactError(
+                f"{self.folder / MANIFEST} has the plan {text}; expected one that ends with {self.manifest.full.name}"
+            )
+        return plan
+
+    def read(self, name: str) -> bytes:
+        """The content of one of its files. Raises ArtifactError unless its SHA-256 is the manifest's."""
+        content = _read(self.folder / name, self.manifest.files[name].size)
+        self._compare(name, hashlib.sha256(content).hexdigest())
+        return content
+
+    def _check_hash(self, name: str) -> None:
+        """Like `read`, without keeping the content in memory."""
+        try:
+            with (self.folder / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ArtifactError(f"{self.folder / name} cannot be read: {error.strerror}") from error
+        self._compare(name, found)
+
+    def _compare(self, name: str, found: str) -> None:
+        expected = self.manifest.files[name].sha256
+        if found != expected:
+            raise ArtifactError(
+                f"{self.folder / name} has SHA-256 {found[:12]}…, but its manifest says {expected[:12]}…: "
+                "the file was changed or damaged; copy or export the artifact again"
+            )
+
+    def read_graph(self, variant: Variant, *, can_map: bool = False) -> bytes | GraphOnDisk:
+        """The variant's graph, or where it is if its weights are in another file, or large and `can_map`.
+
+        Raises ArtifactError if `check_graph` refuses it.
+        """
+        path, beside = self.folder / variant.file, variant.weights or f"{variant.file}{BESIDE}"
+        if beside not in self.manifest.files:
+            if can_map and self.manifest.files[variant.file].size >= MAPPED_BYTES:
+                return self._map(variant.file)
+            graph = self.read(variant.file)
+            check_graph(graph, str(path))
+            return graph
+        on_disk = GraphOnDisk.of(path, self.folder / beside)
+        check_graph(self.read(variant.file), str(path), Beside(beside, self.manifest.files[beside].size))
+        self._check_hash(beside)
+        return on_disk
+
+    def _map(self, name: str) -> GraphOnDisk:
+        """The graph of a file, its large weights still there. Reads the file once, for its hash, and keeps none of it in memory."""
+        path = Path(os.path.realpath(self.folder / name))
+        on_disk = GraphOnDisk.of(path, path)
+        self._check_hash(name)
+        with path.open("rb") as file:
+            # Closed with the last view of it, not before: an error's traceback may hold one.
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        check_graph(view, str(path))
+        return on_disk._replace(content=outside(view, path.name))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest, which holds the hashes of all files: the same for every copy of an artifact."""
+        return hashlib.sha256(_read_manifest(self.folder)).hexdigest()
+
+    def size(self) -> int:
+        """Total bytes of its files."""
+        return sum(entry.size for entry in self.manifest.files.values()) + (self.folder / MANIFEST).stat().st_size
+
+    def _check_files(self) -> None:
+        for name, entry in self.manifest.files.items():
+            path = self.folder / name
+            _check_link(path, self.folder, self.links_into)
+            if name == CARD:
+                continue
+            if not path.is_file():
+                raise ArtifactError(f"{path} is missing, but its manifest lists it; copy or export the artifact again")
+            size = path.stat().st_size
+            if size != entry.size:
+                raise ArtifactError(
+                    f"{path} has {size} bytes, but its manifest says {entry.size}: "
+                    "the copy is incomplete or of another version; copy or export the artifact again"
+                )
+        present = {entry.name for entry in os.scandir(self.folder) if not entry.name.startswith(".")}
+        extra = present - self.manifest.files.keys() - {MANIFEST}
+        if extra:
+            raise ArtifactError(f"{self.folder} holds {', '.join(sorted(extra))}, which its manifest does not list; remove it")
+
+
+def _marks(*paths: Path) -> tuple[tuple[int, ...], ...]:
+    try:
+        found = [path.stat() for path in paths]
+    except OSError as error:
+        raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}") from error
+    return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found)
+
+
+def _check_link(path: Path, *roots: Path | None) -> None:
+    """Raises ArtifactError if `path` is a link that leads out of all `roots`."""
+    if not path.is_symlink():
+        return
+    # Path.resolve raises for a loop of links; realpath does not, and the file is then reported as missing.
+    target = Path(os.path.realpath(path))
+    if not any(root and target.is_relative_to(os.path.realpath(root)) for root in roots):
+        raise ArtifactError(f"{path} leads outside the artifact's folder, to {target}; copy the file itself there")
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    r"""A path as text that JSON can hold: bytes of its name that are not UTF-8 become \xNN."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def embedded() -> Mapping[str, Path]:
+    """Folders of the models installed with the engine, by name."""
+    root = Path(str(files(EMBEDDED)))
+    return {folder.name: folder for folder in root.iterdir() if (folder / MANIFEST).is_file()}
+
+
+def _read_manifest(folder: Path) -> bytes:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"no {MANIFEST} in {folder}: expected an artifact; turn a checkpoint into one with `resift export`")
+    if path.stat().st_size > MANIFEST_LIMIT:
+        raise ArtifactError(f"{path} has {path.stat().st_size} bytes; expected at most {MANIFEST_LIMIT}: this is not a manifest")
+    return _read(path, MANIFEST_LIMIT)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error

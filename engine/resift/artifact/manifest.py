@@ -1,0 +1,225 @@
+"""Manifest: what manifest.json may say, format 2. Every unknown field is an error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
+
+import msgspec
+
+from resift.errors import ArtifactError, InputError
+from resift.files.json_decoding import decode_json
+from resift.plans import Plan
+from resift.settings import Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMAT = 2
+"""The artifact format this resift reads and writes."""
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+CERTIFICATE = "certificate.json"
+CARD = "README.md"
+BESIDE = ".data"
+"""What the name of a graph's file is followed by in that of the file with its weights, if it does not hold them itself."""
+
+Activation = Literal["identity", "sigmoid"]
+Relevance = Literal["logit", "log-odds"]
+RELEVANCE: dict[int, Relevance] = {1: "logit", 2: "log-odds"}
+"""What pairs are ranked on, by number of labels."""
+Role = Literal["full", "first-look"]
+Input = Literal["input_ids", "token_type_ids"]
+INPUTS: tuple[Input, ...] = ("input_ids", "token_type_ids")
+"""All inputs a graph may read: token ids, and segment ids, by which some models tell query and document apart."""
+OUTPUT: Literal["logits"] = "logits"
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
+Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
+FILE_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+FileName = Annotated[str, msgspec.Meta(pattern=FILE_NAME_PATTERN, max_length=100)]
+GraphFile = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.onnx$", max_length=100)]
+Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]*$", max_length=40)]
+T = TypeVar("T")
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a manifest, in which an unknown field is an error."""
+
+
+class FileEntry(Strict, frozen=True):
+    """One file of the folder."""
+
+    size: Count
+    """bytes"""
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Model(Strict, frozen=True):
+    """The checkpoint it was made from."""
+
+    id: str
+    """its hub id, or its folder's name"""
+    revision: str | None
+    """the hub's commit; None for a folder"""
+    architecture: str
+
+
+class Pair(Strict, frozen=True, omit_defaults=True):
+    """How two texts are joined into one row."""
+
+    template: list[str]
+    """token:segment around an empty query and an empty document"""
+    vocabulary: Positive
+    """number of token ids the model has embeddings for"""
+    max_length: Positive
+    """tokens, special tokens included"""
+    prompt: Annotated[str, msgspec.Meta(max_length=10_000)] = ""
+    """put before every query, as the checkpoint declares; empty: nothing is"""
+
+
+class Signature(Strict, frozen=True):
+    """What a graph reads and returns: the names and types by which it is traced, fed and checked at load."""
+
+    inputs: dict[Input, Literal["int64"]]
+    """the type of each input, [b, width]"""
+    outputs: dict[Literal["logits"], Literal["float32"]]
+    """the type of its one output, [b, labels]"""
+    labels: Annotated[int, msgspec.Meta(ge=1, le=2)]
+
+    def __post_init__(self) -> None:
+        if "input_ids" not in self.inputs or OUTPUT not in self.outputs:
+            raise ValueError(f"a graph reads {list(self.inputs)} and returns {list(self.outputs)}; expected input_ids and {OUTPUT}")
+
+    @classmethod
+    def of(cls, *, labels: int, segment_ids: bool) -> Self:
+        """The signature of a graph with `labels` labels that reads segment ids or does not."""
+        names = INPUTS if segment_ids else INPUTS[:1]
+        return cls(inputs=dict.fromkeys(names, "int64"), outputs={OUTPUT: "float32"}, labels=labels)
+
+    @property
+    def segment_ids(self) -> bool:
+        """Whether the graph reads segment ids."""
+        return "token_type_ids" in self.inputs
+
+    def feed(self, given: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+        """The `given` inputs, int64[b, width] each, that the graph reads."""
+        return {name: given[name] for name in self.inputs}
+
+
+class Variant(Strict, frozen=True, omit_defaults=True):
+    """A graph at one precision for some instruction sets."""
+
+    file: GraphFile
+    """variants may share a file, to name alternatives such as avx512_vnni or avx_vnni"""
+    precision: Precision
+    instruction_sets: list[str]
+    """the machine must have all of them; empty: runs everywhere"""
+    weights: FileName | None = None
+    """another graph's file, or that of its weights, where those weights are that both have, such as the table of embeddings"""
+
+
+class Graph(Strict, frozen=True):
+    """One ONNX model of the artifact, in its variants."""
+
+    name: Name
+    role: Role
+    """full: what the ranking means; first-look: a cheaper model of the same tokenizer that decides who is read in full"""
+    layers: Positive
+    operations: Annotated[int, msgspec.Meta(ge=1)]
+    """per token: multiplications and additions in products with constant weights, whatever their precision"""
+    signature: Signature
+    relevance: Relevance
+    """how logits become what pairs are ranked on"""
+    activation: Activation
+    """from relevance to score"""
+    variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]
+    """best first"""
+
+    def __post_init__(self) -> None:
+        expected = RELEVANCE[self.signature.labels]
+        if self.relevance != expected:
+            raise ValueError(
+                f"graph {self.name} ranks on {self.relevance}; expected {expected}, as its labels number {self.signature.labels}"
+            )
+
+
+class Manifest(Strict, frozen=True, omit_defaults=True):
+    """manifest.json."""
+
+    format: int
+    model: Model
+    pair: Pair
+    graphs: Annotated[list[Graph], msgspec.Meta(min_length=1)]
+    files: dict[FileName, FileEntry]
+    recipe: dict[str, str | int | float | bool | list[str] | None]
+    """the choices of the export, for information"""
+    forced: bool
+    """whether it was written although it failed the gate"""
+    versions: dict[str, str]
+    """of the libraries used at export"""
+    onnxruntime: Annotated[list[Version], msgspec.Meta(min_length=2, max_length=2)]
+    """oldest and newest version it was tested with; the oldest is required"""
+    plan: str | None = None
+    """the plan, as text, of calls with a top_k that ask for none; None: full"""
+
+    def __post_init__(self) -> None:
+        names = [graph.name for graph in self.graphs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"graphs are named {', '.join(names)}; expected distinct names")
+        firsts: dict[str, str] = {}
+        for graph in self.graphs:
+            first = firsts.setdefault(graph.role, graph.name)
+            if graph.name in get_args(Role) and (graph.name != graph.role or graph.name != first):
+                raise ValueError(
+                    f"a graph of the role {graph.role} is named {graph.name}; expected that of the first {graph.name} graph"
+                )
+        full = [graph.name for graph in self.graphs if graph.role == "full"]
+        if len(full) != 1:
+            raise ValueError(f"{len(full)} graphs have the role full; expected one")
+        variants = [(graph.name, variant) for graph in self.graphs for variant in graph.variants]
+        missing = {TOKENIZER, CERTIFICATE, *(variant.file for _, variant in variants)} - self.files.keys()
+        if missing:
+            raise ValueError(f"its files lack {', '.join(sorted(missing))}")
+        lenders = {variant.weights for _, variant in variants} - {None}
+        if unknown := lenders - self.files.keys():
+            raise ValueError(f"graphs read weights from {', '.join(sorted(map(str, unknown)))}, which its files lack")
+        uses = {(variant.file, name, variant.precision) for name, variant in variants}
+        if len(uses) > len({file for file, _, _ in uses}):
+            raise ValueError("two graphs or two precisions share a file; expected separate files")
+        if self.plan is not None:
+            try:
+                Plan.parse(self.plan)
+            except InputError as error:
+                raise ValueError(str(error)) from error
+
+    @property
+    def full(self) -> Graph:
+        """The graph whose ranking is the artifact's."""
+        return next(graph for graph in self.graphs if graph.role == "full")
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def decode_manifest(content: bytes) -> Manifest:
+    """A manifest from its JSON. Raises ArtifactError for another format, an unknown field or a value out of range."""
+    found = decode(content, _Format, MANIFEST).format
+    if found != FORMAT:
+        raise ArtifactError(
+            f"{MANIFEST} has format {found}; this resift reads format {FORMAT}: "
+            f"{'install a newer resift' if found > FORMAT else 'export the artifact again'}"
+        )
+    return decode(content, Manifest, MANIFEST)
+
+
+def decode(content: bytes, kind: type[T], name: str) -> T:
+    """A `kind` from the JSON content of the artifact's file `name`. Raises ArtifactError that says what is wrong with it."""
+    try:
+        return decode_json(content, kind)
+    except ValueError as error:
+        raise ArtifactError(f"{name} is not what `resift export` writes: {error}") from error

@@ -1,0 +1,1 @@
+"""Encoding: from texts to the token ids of pairs."""

@@ -1,0 +1,388 @@
+"""PairTokenizer: queries and documents to encodings. Text never passes this file."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+
+from resift.encoding.long_text import last_seam, seam_spaces
+from resift.encoding.template import PairTemplate
+from resift.encoding.truncation import longest_first
+from resift.encoding.windows import reach, spans
+from resift.errors import ArtifactError, InputError, ResiftError
+from resift.machine import usable_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from tokenizers import Encoding
+
+    from resift.settings import Truncation
+
+DOCUMENT_SHARE = 4
+"""A query may take all but 1/DOCUMENT_SHARE of a pair's room; the rest of a longer one is cut."""
+SOURCE_BYTES = 1 << 28
+"""Largest tokenizer.json; one with a million tokens has about 64 MB."""
+COUNTED = 100_000
+"""Longest text, in characters, whose tokens are all counted."""
+LONGER = (200_000, 400_000)
+"""Characters that are encoded of a longer text that cannot be cut at a seam."""
+FURTHER = 16
+"""So many more characters are encoded, if need be, for each token by which several windows read more of a document than one."""
+PROBE = "a \uff21\ufb01 e\u0301 \u6771\u4eac \U0001f30a \ue000\uffff"
+"""Encoded at load as a test: characters that normalizers map, and some that few vocabularies have."""
+PART_CHARACTERS = 100_000
+"""`PairTokenizer.parts` yields after this many characters per usable core (0.1 s to 0.3 s), ..."""
+PART_DOCUMENTS = 256
+"""... or after this many documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encodings:
+    """d encoded pairs as n rows, their tokens concatenated: a row a pair, or one for each window of its document."""
+
+    ids: NDArray[np.int32]
+    """int32[t]: token ids of all rows; t = lengths.sum()"""
+    segment_ids: NDArray[np.int32]
+    """int32[t]: segment ids of all rows"""
+    lengths: NDArray[np.int32]
+    """int32[n]: tokens of each row, special tokens included"""
+    starts: NDArray[np.int32]
+    """int32[n]: tokens of the document before each row's window; 0 in the first row of a pair and in no other"""
+    tokens_cut: NDArray[np.int32]
+    """int32[d]: tokens dropped at the end of the document, which no window reads"""
+    at_least: NDArray[np.bool_]
+    """bool[d]: whether tokens_cut is a lower bound, as the document was too long to be counted in full"""
+    query_tokens_cut: int
+    """tokens dropped at the end of the query; a lower bound if it has more than COUNTED characters"""
+    offsets: NDArray[np.int64] = field(init=False)
+    """int64[n + 1]: row i has the tokens from offsets[i] up to offsets[i + 1]"""
+    firsts: NDArray[np.int64] = field(init=False)
+    """int64[d + 1]: pair i has the rows from firsts[i] up to firsts[i + 1]"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)]))
+        object.__setattr__(self, "firsts", np.append(np.flatnonzero(self.starts == 0), len(self.starts)))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def documents(self) -> NDArray[np.int64]:
+        """int64[n]: the number of the pair, and so of its document, of each row."""
+        return np.cumsum(self.starts == 0) - 1
+
+    @property
+    def pair_lengths(self) -> NDArray[np.int32]:
+        """int32[d]: tokens of each pair that are read, special tokens included; those that two windows share count once."""
+        last = self.firsts[1:] - 1
+        return self.starts[last] + self.lengths[last]
+
+    def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Token ids and segment ids of row `number`, from 0: views of int32[lengths[number]] each."""
+        span = slice(self.offsets[number], self.offsets[number + 1])
+        return self.ids[span], self.segment_ids[span]
+
+    @classmethod
+    def join(cls, parts: Sequence[Encodings]) -> Encodings:
+        """The pairs of one or more parts, in order, with the largest `query_tokens_cut`."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = ("ids", "segment_ids", "lengths", "starts", "tokens_cut", "at_least")
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
+        return cls(**joined, query_tokens_cut=max(part.query_tokens_cut for part in parts))
+
+
+class PairTokenizer:
+    """Encodes pairs like the tokenizer's own pair encoding with truncation="only_second", or with "longest_first".
+
+    A query is encoded once for all its documents. The result is the same because the tokenizer encodes both texts separately
+    and then joins them with a template that is the same for all pairs
+    (https://huggingface.co/docs/tokenizers/components#postprocessors). The one difference is a query so long that it would
+    leave the document less than a quarter of the room: only_second fails on it; here its end is cut and reported.
+
+    A text of more than COUNTED characters is first cut at a seam (see seams.py), which does not change the tokens kept and
+    makes the number of tokens cut a lower bound. If it has no seam there, or too few tokens before it, its first LONGER[0]
+    characters are encoded, then LONGER[1] if those give too few tokens; for several windows, then twice as many each time, up to
+    what FURTHER allows.
+
+    Any str can be encoded; a lone surrogate, which has no UTF-8 form, is read as U+FFFD.
+    """
+
+    def __init__(self, source: bytes, max_length: int, *, prompt: str = "", truncation: Truncation = "only_second") -> None:
+        """Reads `source`, the content of a tokenizer.json, for pairs of at most `max_length` tokens.
+
+        `prompt` is put before every query and counts as part of it. `truncation`: what is cut of a longer pair, see
+        Settings.truncation. Raises ArtifactError if `source` cannot be read or used for pairs, and InputError if `max_length`
+        leaves no room for the prompt and two texts.
+        """
+        from tokenizers import Tokenizer
+
+        if len(source) > SOURCE_BYTES:
+            raise ArtifactError(f"tokenizer.json has {len(source):,} bytes; expected at most {SOURCE_BYTES:,}")
+        self._cores = usable_cores()
+        self._truncation = truncation
+        with _refusing("tokenizer.json cannot be read"):
+            self._tokenizer = Tokenizer.from_buffer(source)
+            # Set only here: threads share the tokenizer, and changing these while it is in use fails with "Already borrowed".
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self._seam_spaces = self._find_seam_spaces()
+            self._empty = self._tokenizer.encode("", "")
+        dropout = getattr(self._tokenizer.model, "dropout", None)
+        if dropout:
+            raise ArtifactError(f"tokenizer.json drops {dropout:.0%} of its merges at random; set its model.dropout to null")
+        special_tokens = len(self._empty)
+        self._room = max_length - special_tokens
+        if self._room < DOCUMENT_SHARE:
+            raise InputError(
+                f"max_length is {max_length} tokens, of which {special_tokens} are special; "
+                f"expected at least {special_tokens + DOCUMENT_SHARE}, so that both texts have room"
+            )
+        self._encode_whole([PROBE])
+        with _refusing("tokenizer.json cannot encode a pair"):
+            self._template = self._read_template()
+            self.vocabulary = 1 + max(self._largest_id(), *self._empty.ids, -1)
+            """The largest token id that it can produce, plus one: the embeddings a model must have."""
+        if self._template.special.tolist() != [self._empty.ids, self._empty.type_ids]:
+            raise ArtifactError("tokenizer.json joins empty texts differently from others; export the artifact again")
+        if self.vocabulary > np.iinfo(np.int32).max:
+            raise ArtifactError(f"tokenizer.json has the token id {self.vocabulary - 1}; expected ids below 2**31")
+        self._prompt = prompt
+        if prompt and self._encode_query("")[1]:
+            raise InputError(
+                f"max_length is {max_length} tokens, too few for the model's prompt {prompt[:60]!r} and two texts; expected more"
+            )
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """The id of the token that stands for what the vocabulary lacks, such as [UNK]; None if there is no such token."""
+        model = json.loads(self._tokenizer.model.__getstate__())
+        if "unk_id" in model:  # Unigram
+            return cast("int | None", model["unk_id"])
+        token = model.get("unk_token")
+        return None if token is None else self._tokenizer.token_to_id(token)
+
+    def template(self) -> list[str]:
+        """The tokens around an empty query and an empty document, such as [CLS] [SEP] [SEP], each with its segment id."""
+        return [f"{token}:{segment}" for token, segment in zip(self._empty.tokens, self._empty.type_ids, strict=True)]
+
+    def encode(self, query: str, documents: Sequence[str]) -> Encodings:
+        """Encodes the pairs of `query` with each of n `documents`. Raises ArtifactError if the tokenizer fails on a text."""
+        parts = list(self.parts(query, documents))
+        return Encodings.join(parts or [self._join(self._encode_query(query), [], self._room)])
+
+    def around(self, query: str) -> int:
+        """Tokens of a pair of `query` beside those of its document, if the document was cut: the query's and the special ones.
+
+        With longest_first, the document is taken for the longer text: a longer query keeps one more if the room is odd.
+        """
+        text = self._encode_query(query)
+        longer = max(text.tokens, self._room)
+        kept = len(text.ids) if self._truncation == "only_second" else longest_first(text.tokens, longer, self._room)[0]
+        return int(self._template.special.shape[1]) + kept
+
+    def parts(
+        self, query: str, documents: Sequence[str], *, document_tokens: int | None = None, windows: int = 1
+    ) -> Iterator[Encodings]:
+        """`encode` in steps: yields the encodings of consecutive documents, a bounded amount of text at a time.
+
+        `document_tokens`: most tokens to keep of a document; None: what the pair has room for. `windows`: most windows in which
+        a document is read that is too long for its pair, each a row; more than 1 with "only_second" alone.
+
+        A caller can stop between two parts; PART_CHARACTERS and PART_DOCUMENTS keep each below a second. Without documents there
+        are no parts.
+        """
+        assert windows == 1 or self._truncation == "only_second", "Settings refuses it"
+        if not documents:
+            return
+        start, characters, enough = 0, 0, PART_CHARACTERS * self._cores
+        encoded_query = self._encode_query(query)
+        extent = self._extent(encoded_query, document_tokens, windows)
+        for end, document in enumerate(documents, 1):
+            characters += min(len(document), extent.characters)
+            if characters >= enough or end - start == PART_DOCUMENTS or end == len(documents):
+                yield self._encode_pairs(encoded_query, documents[start:end], extent)
+                start, characters = end, 0
+
+    def _encode_query(self, query: str) -> _Text:
+        """The prompt and the query, cut to the most tokens that they may keep."""
+        share = self._room // DOCUMENT_SHARE if self._truncation == "only_second" else 0
+        room = self._room - share
+        return self._encode_texts([self._prompt + query], _Extent(room, room))[0]
+
+    def _extent(self, query: _Text, document_tokens: int | None, windows: int) -> _Extent:
+        room = self._room - len(query.ids) if self._truncation == "only_second" else self._room
+        most = reach(room, windows)
+        return _Extent(room, most if document_tokens is None else min(most, document_tokens), limited=document_tokens is not None)
+
+    def _encode_pairs(self, query: _Text, documents: Sequence[str], extent: _Extent) -> Encodings:
+        texts = self._encode_texts(documents, extent)
+        if self._truncation == "only_second":
+            return self._join(query, texts, extent.room)
+        kept = [longest_first(query.tokens, len(text.ids) if extent.limited else text.tokens, self._room) for text in texts]
+        runs = groupby(zip(texts, kept, strict=True), key=lambda item: item[1][0])
+        return Encodings.join(
+            [self._join(query.first(head), [text.first(tail) for text, (_, tail) in run], self._room) for head, run in runs]
+        )
+
+    def _join(self, query: _Text, texts: Sequence[_Text], room: int) -> Encodings:
+        """The pairs of `query` with each text, which is read in windows of `room` tokens if it has more."""
+        windows = [(text.ids, start, end) for text in texts for start, end in spans(len(text.ids), room)]
+        ids, segment_ids = self._template.join(query.ids, [tokens[start:end] for tokens, start, end in windows])
+        around = self._template.special.shape[1] + len(query.ids)
+        return Encodings(
+            ids=ids,
+            segment_ids=segment_ids,
+            lengths=np.array([around + end - start for _, start, end in windows], np.int32),
+            starts=np.array([start for _, start, _ in windows], np.int32),
+            tokens_cut=np.array([text.tokens_cut for text in texts], np.int32),
+            at_least=np.array([text.at_least for text in texts], np.bool_),
+            query_tokens_cut=query.tokens_cut,
+        )
+
+    def _encode_texts(self, texts: Sequence[str], extent: _Extent) -> list[_Text]:
+        """The first `extent.tokens` tokens of each text."""
+        short = [place for place, text in enumerate(texts) if len(text) <= COUNTED]
+        encodings = dict(zip(short, self._encode_whole([texts[place] for place in short]), strict=True))
+        return [
+            _Text.cut(encodings[place], extent.tokens) if place in encodings else self._encode_long(text, extent)
+            for place, text in enumerate(texts)
+        ]
+
+    def _encode_long(self, text: str, extent: _Extent) -> _Text:
+        for limit in extent.limits():
+            seam = last_seam(text, limit, self._seam_spaces, self._normalize) if limit < len(text) else None
+            if seam is None and limit == COUNTED:
+                continue
+            [encoding] = self._encode_whole([text[: seam or limit]])
+            if len(encoding) >= extent.tokens or limit >= len(text):
+                break
+        return _Text.cut(encoding, extent.tokens, at_least=limit < len(text))
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[Encoding]:
+        readable = [_encodable(text) for text in texts]
+        with _refusing("tokenizer.json cannot encode a text"):
+            if _forked:
+                return [self._tokenizer.encode(text, add_special_tokens=False) for text in readable]
+            return self._tokenizer.encode_batch_fast(readable, add_special_tokens=False)
+
+    def _normalize(self, text: str) -> str:
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else normalizer.normalize_str(_encodable(text))
+
+    def _find_seam_spaces(self) -> str:
+        normalizer, pre_tokenizer = (
+            None if component is None else json.loads(component.__getstate__())
+            for component in (self._tokenizer.normalizer, self._tokenizer.pre_tokenizer)
+        )
+        added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+        return seam_spaces(normalizer, pre_tokenizer, [*added, *map(self._normalize, added)])
+
+    def _largest_id(self) -> int:
+        count = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        if None not in map(self._tokenizer.id_to_token, range(count)):
+            return count - 1  # as many ids as tokens: no token has a larger one
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def _read_template(self) -> PairTemplate:
+        """Derives the template from the pair of a text with itself; any text that has tokens will do."""
+        added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+        for text in ("a", *added):
+            if self._encode_whole([text])[0].ids:
+                pair = self._tokenizer.encode(text, text)
+                return PairTemplate.read(pair.ids, pair.type_ids, pair.sequence_ids)
+        raise ArtifactError("tokenizer.json has no token for 'a' and no added tokens; export the artifact again")
+
+
+class _Extent(NamedTuple):
+    """How much is read of a text."""
+
+    room: int
+    """tokens of it in a row"""
+    tokens: int
+    """tokens of it in all its rows"""
+    limited: bool = False
+    """whether the caller said how many"""
+
+    @property
+    def characters(self) -> int:
+        """Most characters that are encoded of it."""
+        return LONGER[-1] + FURTHER * max(0, self.tokens - self.room)
+
+    def limits(self) -> Iterator[int]:
+        """How many characters of a long text to encode, and how many if those give too few tokens, and so on."""
+        yield from (COUNTED, *LONGER)
+        limit = LONGER[-1]
+        while limit < self.characters:
+            limit = min(2 * limit, self.characters)
+            yield limit
+
+
+class _Text(NamedTuple):
+    """The tokens kept of a text."""
+
+    ids: list[int]
+    tokens_cut: int
+    at_least: bool
+
+    @property
+    def tokens(self) -> int:
+        """Tokens before it was cut; a lower bound of a text that was not counted in full."""
+        return len(self.ids) + self.tokens_cut
+
+    @classmethod
+    def cut(cls, encoding: Encoding, room: int, *, at_least: bool = False) -> _Text:
+        return cls(encoding.ids[:room], max(0, len(encoding) - room), at_least)
+
+    def first(self, count: int) -> _Text:
+        """Its first `count` tokens."""
+        return _Text(self.ids[:count], self.tokens_cut + max(0, len(self.ids) - count), self.at_least)
+
+
+@contextmanager
+def _refusing(failure: str) -> Iterator[None]:
+    """Turns errors of the tokenizers library into ArtifactError.
+
+    They are plain Exceptions; a panic is a BaseException of a class that cannot be imported, so it is recognized by its name.
+    """
+    try:
+        yield
+    except (ResiftError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"{failure}: {reason}; export the artifact again") from error
+
+
+_forked = False
+"""Whether this process was forked: it lacks the library's thread pool, and encoding a batch would wait for it forever."""
+
+
+def _note_fork() -> None:
+    global _forked  # noqa: PLW0603 - a property of the process
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+def _encodable(text: str) -> str:
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

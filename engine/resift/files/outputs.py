@@ -1,0 +1,87 @@
+"""Outputs: files that a command writes whole at its end, checked before it begins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resift.artifact.folder import path_text
+from resift.artifact.manifest import MANIFEST
+from resift.errors import OutputError
+from resift.files.names import is_file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Iterable[str | os.PathLike[str]], *, overwrite: bool) -> None:
+    """Raises OutputError if one of `outputs` cannot be written, is one of `inputs` or a file in one of them, or is named twice.
+
+    Without `overwrite`, none may exist yet. A file is created next to each and removed again; nothing else is changed.
+    """
+    read = [file for source in inputs for file in _files(Path(source))]
+    targets = [_target(path) for path in outputs]
+    for number, (path, target) in enumerate(zip(outputs, targets, strict=True)):
+        name = path_text(path)
+        if target in targets[:number]:
+            raise OutputError(f"{name} is named for two outputs; expected a file for each")
+        if not target.parent.is_dir():
+            raise OutputError(
+                f"{name} cannot be written: {path_text(target.parent)} is not a folder; create it, or name another file"
+            )
+        if (target.parent / MANIFEST).is_file():
+            raise OutputError(f"{name} would be part of an artifact, which holds only what its manifest lists; name another file")
+        try:
+            if os.path.lexists(target) and not target.is_file():
+                raise OutputError(f"{name} is not a regular file; name another one")
+            if target.exists() and any(target.samefile(file) for file in read):
+                raise OutputError(f"{name} is also an input; name another file")
+            if target.exists() and not overwrite:
+                raise OutputError(f"{name} already exists; choose another name, or use --overwrite")
+            trial = _beside(target)
+            trial.open("xb").close()
+            trial.unlink()
+        except OSError as error:
+            raise OutputError(f"{name} cannot be written: {error.strerror or error}; name another file") from error
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file that appears once it is complete; an earlier one is replaced then. Of a symbolic link, the target is written.
+
+    Raises OutputError if it cannot be written, or is something other than a regular file.
+    """
+    target = _target(path)
+    name = path_text(Path(path))
+    if os.path.lexists(target) and not target.is_file():
+        raise OutputError(f"{name} is not a regular file; choose another name")
+    partial = _beside(target)
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        raise OutputError(f"{name} cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """The path with symbolic links followed. Raises OutputError if no file can have it."""
+    if not is_file_name(path):
+        raise OutputError(f"{os.fspath(path)!r} is not a file name; expected one")
+    return Path(os.path.realpath(path))
+
+
+def _beside(target: Path) -> Path:
+    """The name a file has until it is complete; short enough wherever the target's own name is."""
+    return target.with_name(f".{target.name[:50]}.{os.getpid()}.partial")
+
+
+def _files(source: Path) -> list[Path]:
+    """`source`, or the files in it and in its folders; nothing if it does not exist (reading it reports that)."""
+    if source.is_dir():
+        return [file for pattern in ("*", "*/*") for file in source.glob(pattern) if file.is_file()]
+    return [source] if source.exists() else []

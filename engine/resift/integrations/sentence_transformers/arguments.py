@@ -1,0 +1,160 @@
+"""What the arguments of sentence-transformers' CrossEncoder ask of the engine, and what it does not have."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+
+from resift.errors import InputError
+from resift.inputs import read_pairs
+from resift.runtime.providers import ORT_NAMES
+from resift.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from resift.inputs import Pair
+    from resift.settings import Auto, Precision, Provider
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+BACKENDS = ("torch", "onnx")
+"""Values of `backend` that are accepted; resift runs on onnxruntime whichever is given."""
+POSITIONAL = ("num_labels", "max_length", "activation_fn", "device")
+"""Arguments of the constructor that older versions took by position, after the model's name."""
+REASONS = {
+    "it is for training: train with sentence-transformers, then load the checkpoint here": (
+        *("fit", "old_fit", "train", "gradient_checkpointing_enable", "smart_batching_collate", "smart_batching_collate_text_only"),
+    ),
+    "merge the adapter into the checkpoint before it is exported": (
+        *("add_adapter", "load_adapter", "set_adapter", "delete_adapter", "enable_adapters", "disable_adapters", "active_adapter"),
+        *("active_adapters", "get_adapter_state_dict", "check_peft_compatible_model", "has_peft_compatible_model"),
+    ),
+    "there is no checkpoint to save; an artifact is a folder, reranker.artifact.folder, which can be copied": (
+        *("save", "save_pretrained", "save_to_hub", "push_to_hub", "merge", "model_card_data_class"),
+    ),
+    (PROCESSES := "one process uses all cores"): ("start_multi_process_pool", "stop_multi_process_pool", "share_memory"),
+    'precisions are int8, and float32 with model_kwargs={"dtype": "float32"}': ("half", "bfloat16", "float"),
+    "use to('cpu') or to('cuda')": ("cpu", "cuda"),
+    (TORCH := "there is no PyTorch model; reranker.artifact.manifest says what runs"): (
+        *("model", "transformers_model", "config", "tokenizer", "processor", "preprocess", "tokenize", "forward", "compile"),
+        *("modules", "module_kwargs", "parameters", "state_dict", "dtype", "set_keep_in_fp32_modules", "keep_in_fp32_modules"),
+        *("clear_placement_cache", "is_hpu_graph_enabled", "get_model_kwargs", "model_type", "default_huggingface_organization"),
+    ),
+}
+ABSENT = {name: reason for reason, names in REASONS.items() for name in names}
+"""Names of sentence-transformers' class that this one lacks, and why."""
+
+
+def renamed(**names: str) -> Callable[[F], F]:
+    """Lets a function take keyword arguments by old names; `names` maps each to the new one, or to "" if it has no effect."""
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for old in names.keys() & kwargs.keys():
+                new, value = names[old], kwargs.pop(old)
+                advice = f"use {new}" if new else "it has no effect"
+                warnings.warn(
+                    f"the argument {old} of {function.__name__} is deprecated: {advice}", DeprecationWarning, stacklevel=2
+                )
+                if new:
+                    kwargs.setdefault(new, value)
+            return function(*args, **kwargs)
+
+        return cast("F", call)
+
+    return decorate
+
+
+def positional(function: F) -> F:
+    """Lets a constructor take the arguments POSITIONAL by position, as versions before 5.4 did."""
+
+    @wraps(function)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        extra = dict(zip(POSITIONAL, args[1:], strict=False))
+        if len(args) > 1 + len(POSITIONAL):
+            raise TypeError(f"CrossEncoder takes at most {1 + len(POSITIONAL)} arguments by position, but {len(args)} were given")
+        if extra:
+            warnings.warn(f"pass {', '.join(extra)} of CrossEncoder by keyword", DeprecationWarning, stacklevel=3)
+        return function(self, *args[:1], **{**extra, **kwargs})
+
+    return cast("F", call)
+
+
+def settings_of(
+    device: object, backend: str, max_length: int | None, model_kwargs: Mapping[str, Any], processor_kwargs: Mapping[str, Any]
+) -> Settings:
+    """The engine's settings; the longer text is cut first, as sentence-transformers does. Raises InputError for what it lacks."""
+    if backend not in BACKENDS:
+        raise InputError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}: resift runs on onnxruntime")
+    model, processor = dict(model_kwargs), dict(processor_kwargs)
+    provider, precision = provider_of(device), _precision(model)
+    asked = model.pop("provider", None)
+    if asked is not None:
+        found = {name: key for key, name in ORT_NAMES.items()}.get(asked)
+        if found is None or provider not in ("auto", found):
+            raise InputError(
+                f"model_kwargs has the provider {asked!r} (device: {device}); expected {' or '.join(ORT_NAMES.values())}"
+            )
+        provider = found
+    most = processor.pop("model_max_length", None) if max_length is None else max_length
+    if not model.pop("use_safetensors", True):
+        raise InputError("model_kwargs has use_safetensors False, but weights are read from safetensors only; leave it out")
+    model.pop("export", None)  # a checkpoint is exported when it has to be
+    refuse_options("model_kwargs", model)
+    refuse_options("processor_kwargs", processor)
+    return Settings(
+        provider=provider,
+        precision=precision,
+        max_length="auto" if most is None else most,
+        truncation="longest_first",
+    )
+
+
+def provider_of(device: object) -> Provider | Auto:
+    """The execution provider of a PyTorch device, given as str or torch.device. Raises InputError for any other."""
+    if device is None:
+        return "auto"
+    if isinstance(device, list | tuple):
+        raise InputError(f"device is a list, for several processes, but {PROCESSES}; expected 'cpu', 'cuda' or None")
+    name = str(device)
+    if name in ("cpu", "cpu:0"):
+        return "cpu"
+    if name in ("cuda", "cuda:0"):
+        return "cuda"
+    raise InputError(
+        f"device is {name!r}; expected 'cpu', 'cuda' or None (of several GPUs the first is used: CUDA_VISIBLE_DEVICES chooses)"
+    )
+
+
+def refuse_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raises InputError that names the `options` left, if any."""
+    if options:
+        raise InputError(f"{name} has {', '.join(map(repr, options))}, which resift has no use for; leave it out")
+
+
+def _precision(model_kwargs: dict[str, Any]) -> Precision | Auto:
+    """Removes the dtype from `model_kwargs` and returns the precision it asks for."""
+    old, new = model_kwargs.pop("torch_dtype", None), model_kwargs.pop("dtype", None)
+    dtype = str(old if new is None else new).removeprefix("torch.")
+    if dtype in ("None", "auto"):
+        return "auto"
+    if dtype == "float32":
+        return "float32"
+    raise InputError(f"model_kwargs asks for {dtype}; expected float32, or no dtype for the fastest precision, int8 on a CPU")
+
+
+def read(inputs: Any) -> tuple[list[Pair], bool]:
+    """The pairs, and whether they are a single one that was not in a list. Raises TypeError for anything but pairs of str."""
+    rows = inputs.tolist() if isinstance(inputs, np.ndarray) else inputs
+    datasets = sys.modules.get("datasets")
+    lists = (list, tuple) if datasets is None else (list, tuple, datasets.Column)
+    if not isinstance(rows, lists):
+        raise TypeError(f"inputs is {type(inputs).__name__}; expected a list of (query, document) pairs of str, or one pair")
+    is_single = len(rows) > 0 and not isinstance(rows[0], lists)
+    return read_pairs([tuple(rows)] if is_single else rows), is_single

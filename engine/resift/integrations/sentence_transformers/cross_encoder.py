@@ -1,0 +1,360 @@
+"""CrossEncoder: a drop-in for sentence-transformers' class at inference; needs neither sentence-transformers nor PyTorch.
+
+    from resift.integrations.sentence_transformers import CrossEncoder  # instead of: from sentence_transformers import CrossEncoder
+
+Signatures and results are those of sentence-transformers 6.2 (https://sbert.net/docs/package_reference/cross_encoder/model.html).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+import numpy as np
+
+from resift.artifact.folder import DEFAULT, embedded
+from resift.errors import InputError, ParityError
+from resift.inputs import pool_pairs
+from resift.integrations.sentence_transformers import arguments, exported
+from resift.integrations.sentence_transformers import scores as scoring
+from resift.pools.collection import WINDOW_PAIRS, score_pools
+from resift.pools.reading import CandidatePool
+from resift.reranker import Reranker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from resift.artifact.folder import Artifact
+    from resift.inputs import Pair
+    from resift.settings import Settings
+
+ORGANIZATION = "cross-encoder"
+"""Where a hub id without an organization lies."""
+RENAMED = {"cross-encoder/ms-marco-MiniLM-L-12-v2": "cross-encoder/ms-marco-MiniLM-L12-v2"}
+"""The former id of the embedded model's checkpoint, which the hub redirects."""
+
+log = logging.getLogger(__name__)
+
+
+class CrossEncoder:
+    """Scores pairs of texts, and ranks documents for a query.
+
+        model = CrossEncoder("cross-encoder/ms-marco-MiniLM-L12-v2")
+        scores = model.predict([("how do tides work", "The moon pulls ..."), ("how do tides work", "Bread rises ...")])
+        ranking = model.rank("how do tides work", ["The moon pulls ...", "Bread rises ..."], return_documents=True)
+
+    A function given as `activation_fn` receives the logits of all pairs at once, float32[n, labels]: as a torch.Tensor if torch has
+    been imported, otherwise as a numpy array. Any number of threads may use one object.
+    """
+
+    @arguments.renamed(
+        model_name="model_name_or_path",
+        automodel_args="model_kwargs",
+        tokenizer_args="processor_kwargs",
+        tokenizer_kwargs="processor_kwargs",
+        config_args="config_kwargs",
+        cache_dir="cache_folder",
+        default_activation_function="activation_fn",
+    )
+    @arguments.positional
+    def __init__(  # noqa: PLR0913 - sentence-transformers'
+        self,
+        model_name_or_path: str | None = None,
+        *,
+        modules: Any = None,
+        device: str | None = None,
+        prompts: dict[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        model_card_data: Any = None,
+        backend: str = "torch",
+        num_labels: int | None = None,
+        max_length: int | None = None,
+        activation_fn: Callable[..., Any] | None = None,
+        keep_in_fp32_modules: list[str] | None = None,
+    ) -> None:
+        """Loads an artifact, or exports a checkpoint once (extra `export`) into the cache and loads that.
+
+        `model_name_or_path`: a folder with an artifact or a checkpoint, a hub id of either, or None for the embedded model, which
+        the id of its checkpoint also loads. `cache_folder`, or SENTENCE_TRANSFORMERS_HOME: where downloads and exports are kept;
+        None: the hub client's cache. `model_kwargs={"dtype": "float32"}` asks for float32 instead of int8. No code of a checkpoint
+        is run, whatever `trust_remote_code` allows.
+
+        Raises InputError for arguments that resift has no use for, and like `exported.find` and `Reranker.load`.
+        """
+        for name, value in (
+            ("modules", modules),
+            ("model_card_data", model_card_data),
+            ("keep_in_fp32_modules", keep_in_fp32_modules or None),
+        ):
+            if value is not None:
+                raise InputError(f"{name} is given, but {arguments.TORCH}; leave it out")
+        config = dict(config_kwargs or {})
+        declared = config.pop("num_labels", None)
+        labels = declared if num_labels is None else num_labels
+        arguments.refuse_options("config_kwargs", config)
+        settings = arguments.settings_of(device, backend, max_length, model_kwargs or {}, processor_kwargs or {})
+        source = exported.Source(
+            name=_name(model_name_or_path),
+            revision=revision,
+            cache=cache_folder or os.getenv("SENTENCE_TRANSFORMERS_HOME"),
+            token=token,
+            local_files_only=local_files_only,
+        )
+        self.prompts = dict(prompts or {})
+        self.default_prompt_name = default_prompt_name
+        self.trust_remote_code = trust_remote_code
+        self.backend = backend
+        self.model_card_data = scoring.Card()
+        self.reranker = Reranker(_artifact(source, settings), settings=settings)
+        """the engine"""
+        if labels not in (None, self.num_labels):
+            raise InputError(f"num_labels is {labels}, but {source.name} has {self.num_labels}; leave it out")
+        self._prompt(None, None)
+        self.activation_fn: Callable[..., Any] = self.get_default_activation_fn() if activation_fn is None else activation_fn
+
+    @arguments.renamed(sentences="inputs", activation_fct="activation_fn", num_workers="")
+    def predict(  # noqa: PLR0913 - sentence-transformers'
+        self,
+        inputs: Sequence[Sequence[str]] | Sequence[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,  # noqa: FBT001
+        activation_fn: Callable[..., Any] | None = None,
+        apply_softmax: bool | None = False,  # noqa: FBT001, FBT002
+        convert_to_numpy: bool = True,  # noqa: FBT001, FBT002
+        convert_to_tensor: bool = False,  # noqa: FBT001, FBT002
+        device: Any = None,
+        pool: Any = None,
+        chunk_size: int | None = None,  # noqa: ARG002 - of a pool of processes
+        **kwargs: Any,
+    ) -> Any:
+        """Scores of pairs, float32[n] or, of a model with several labels, float32[n, labels], in the caller's order.
+
+        `inputs`: (query, document) pairs, or a single one, whose scores come without the first dimension. `batch_size` is how many
+        pairs the progress bar counts at a time: the engine forms batches itself. With `convert_to_tensor` the scores are a
+        torch.Tensor on the CPU, and without `convert_to_numpy` a list of them; both need torch.
+
+        Raises TypeError for anything but pairs of str, InputError for arguments that resift has no use for, ExtraError if torch is
+        needed and not installed, and otherwise like `Reranker.submit`.
+        """
+        self._check_call(batch_size, device, pool)
+        arguments.refuse_options("predict", kwargs)
+        torch = scoring.import_torch() if convert_to_tensor or not convert_to_numpy else None
+        pairs, is_single = arguments.read(inputs)
+        shown = _is_shown(show_progress_bar)
+        outputs = self._outputs(pairs, self._prompt(prompt_name, prompt), batch_size, shown=shown)
+        scores = scoring.scores_of(
+            outputs, self.activation_fn if activation_fn is None else activation_fn, softmax=bool(apply_softmax)
+        )
+        found = scoring.array_of(scores) if torch is None else torch.tensor(scores)
+        found = found if torch is None or convert_to_tensor else list(found)
+        return found[0] if is_single else found
+
+    @arguments.renamed(activation_fct="activation_fn", num_workers="", apply_softmax="", convert_to_numpy="", convert_to_tensor="")
+    def rank(  # noqa: PLR0913 - sentence-transformers'
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        return_documents: bool = False,  # noqa: FBT001, FBT002
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,  # noqa: FBT001
+        activation_fn: Callable[..., Any] | None = None,
+        device: Any = None,
+        pool: Any = None,
+        chunk_size: int | None = None,  # noqa: ARG002 - of a pool of processes
+    ) -> list[dict[str, Any]]:
+        """Documents for a query, best first: dicts of "corpus_id", "score" and, with `return_documents`, "text".
+
+        Equal scores keep the order given. Raises InputError if the model has several labels, and like `predict`.
+        """
+        if self.num_labels != 1:
+            raise InputError(f"rank() needs a model with one label, but this one has {self.num_labels}; use predict() with pairs")
+        self._check_call(batch_size, device, pool)
+        pairs = pool_pairs(query, documents)
+        outputs = self._outputs(pairs, self._prompt(prompt_name, prompt), batch_size, shown=_is_shown(show_progress_bar))
+        scores = scoring.scores_of(outputs, self.activation_fn if activation_fn is None else activation_fn, softmax=False)
+        results: list[dict[str, Any]] = [{"corpus_id": place, "score": score} for place, score in enumerate(scores.tolist())]
+        if return_documents:
+            for result, (_, document) in zip(results, pairs, strict=True):
+                result["text"] = document
+        return sorted(results, key=itemgetter("score"), reverse=True)[:top_k]
+
+    def is_singular_input(self, inputs: Any) -> bool:
+        """Whether `inputs` is one pair, and not a batch of them."""
+        return arguments.read(inputs)[1]
+
+    def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
+        """What an evaluator of sentence-transformers returns for this model."""
+        if output_path is not None:
+            os.makedirs(output_path, exist_ok=True)  # noqa: PTH103 - takes any path, as there
+        return evaluator(self, output_path)
+
+    def get_default_activation_fn(self) -> Callable[..., Any]:
+        """The activation that the checkpoint declares.
+
+        Raises InputError for two labels and sigmoid: an artifact does not say whether of each label or of their difference.
+        """
+        if self.reranker.graph.activation == "identity":
+            return scoring.Identity()
+        if self.num_labels > 1:
+            raise InputError(
+                "the model has two labels and declares sigmoid or softmax, an artifact does not say which; give activation_fn"
+            )
+        return scoring.Sigmoid()
+
+    @property
+    def num_labels(self) -> int:
+        """Numbers that the model returns for a pair."""
+        return self.reranker.graph.signature.labels
+
+    @property
+    def max_seq_length(self) -> int:
+        """Most tokens of a pair; the longer text of a longer pair is cut first. Setting it loads the model again."""
+        return self.reranker.resolved.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self._reload(replace(self.reranker.settings, max_length=value))
+
+    max_length = max_seq_length
+    """the former name of `max_seq_length`"""
+
+    def get_max_seq_length(self) -> int:
+        """`max_seq_length`."""
+        return self.max_seq_length
+
+    @property
+    def default_activation_function(self) -> Callable[..., Any]:
+        """The former name of `activation_fn`."""
+        return self.activation_fn
+
+    @property
+    def device(self) -> str:
+        """Where the model runs, "cpu" or "cuda"; sentence-transformers gives a torch.device."""
+        return self.reranker.provider
+
+    @property
+    def modalities(self) -> list[str]:
+        """What can be scored."""
+        return ["text"]
+
+    def supports(self, modality: object) -> bool:
+        """Whether `modality` can be scored: "text" alone."""
+        return modality in self.modalities
+
+    def get_backend(self) -> str:
+        """The `backend` given; the model runs on onnxruntime whichever it is."""
+        return self.backend
+
+    def eval(self) -> Self:
+        """Nothing to do: there is no training mode."""
+        return self
+
+    def to(self, device: Any) -> Self:
+        """Moves to "cpu" or "cuda". Raises InputError for another device, and ProviderError if it cannot run the model."""
+        provider = arguments.provider_of(device)
+        if provider not in ("auto", self.reranker.provider):
+            self._reload(replace(self.reranker.settings, provider=provider))
+        return self
+
+    def __getattr__(self, name: str) -> NoReturn:
+        reason = arguments.ABSENT.get(name, "it has what sentence-transformers' class has for inference on text, on onnxruntime")
+        raise AttributeError(f"{type(self).__name__} has no {name!r}: {reason}", name=name, obj=self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.reranker.artifact.manifest.model.id!r}, {self.reranker.precision} on {self.device})"
+
+    def _reload(self, settings: Settings) -> None:
+        self.reranker = Reranker(self.reranker.artifact, settings=settings)
+
+    def _check_call(self, batch_size: int, device: Any, pool: Any) -> None:
+        if batch_size <= 0:
+            raise InputError(f"batch_size must be a positive integer, got {batch_size}.")
+        if pool is not None:
+            raise InputError(f"pool is given, but {arguments.PROCESSES}; leave it out")
+        asked = arguments.provider_of(device)
+        if asked not in ("auto", self.reranker.provider):
+            raise InputError(f"device is {device!r}, but the model runs on {self.device}; move it with to({device!r}) first")
+
+    def _prompt(self, name: str | None, prompt: str | None) -> str:
+        """What to put before each query: `prompt`, or else the prompt of that name, or else the default one."""
+        name = self.default_prompt_name if name is None else name
+        if prompt is None and name is not None:
+            prompt = self.prompts.get(name)
+            if prompt is None:
+                raise InputError(
+                    f"Prompt name {name!r} not found in the configured prompts dictionary with keys {list(self.prompts)!r}."
+                )
+        own = self.reranker.artifact.manifest.pair.prompt  # the engine puts it before every query
+        if own and prompt not in (None, own):
+            raise InputError(f"the model has a prompt of its own, {own!r}; expected no other one")
+        return "" if prompt is None or own else prompt
+
+    def _outputs(self, pairs: list[Pair], prompt: str, batch_size: int, *, shown: bool) -> NDArray[np.float32]:
+        """float32[n, labels]: what the model returns for each pair."""
+        found = [np.empty((0, self.num_labels), np.float32)]
+        with _bar(len(pairs)) if shown else nullcontext() as bar:
+            for pool, scored in score_pools(self.reranker, _pools(pairs, prompt, batch_size if shown else WINDOW_PAIRS)):
+                assert scored.outputs is not None
+                found.append(scored.outputs)
+                if bar is not None:
+                    bar.update(len(pool.documents))
+        return np.concatenate(found)
+
+
+def _name(source: str | os.PathLike[str] | None) -> str:
+    """A folder, or a hub id with its organization."""
+    name = DEFAULT if source is None else os.fspath(source)
+    if name in embedded():
+        return str(embedded()[name])
+    if "/" not in name and not os.path.exists(name):  # noqa: PTH110 - Path.exists raises for a name that is too long
+        name = f"{ORGANIZATION}/{name}"
+    return RENAMED.get(name, name)
+
+
+def _artifact(source: exported.Source, settings: Settings) -> Artifact:
+    precision = settings.precision
+    if precision == "auto":
+        precision = "float32" if settings.provider == "cuda" else "int8"
+    try:
+        return exported.find(source, precision)
+    except ParityError as error:
+        raise ParityError(f'{error}; or load it in float32: model_kwargs={{"dtype": "float32"}}') from error
+
+
+def _pools(pairs: list[Pair], prompt: str, most: int) -> Iterator[CandidatePool]:
+    """Consecutive pairs of one query, `most` at a time."""
+    for query, group in groupby(pairs, key=itemgetter(0)):
+        documents = [document for _, document in group]
+        for start in range(0, len(documents), most):
+            yield CandidatePool(prompt + query, documents[start : start + most])
+
+
+def _bar(pairs: int) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=pairs, desc="Pairs")
+
+
+def _is_shown(show_progress_bar: bool | None) -> bool:  # noqa: FBT001 - the caller's argument
+    """None: if this module logs its progress, as there."""
+    return log.isEnabledFor(logging.INFO) if show_progress_bar is None else bool(show_progress_bar)

@@ -1,0 +1,1 @@
+"""Files of candidate pools, read and ranked: one after another, as a job that resumes."""

@@ -1,0 +1,66 @@
+"""Whole collections: any number of pools in, rankings out, in order and in bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from resift.inputs import check_count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
+
+    from resift.plans import Plan
+    from resift.pools.reading import CandidatePool
+    from resift.ranking import Ranking, Scored
+    from resift.reranker import Reranker
+
+WINDOW_PAIRS = 512
+"""Pairs submitted ahead of the oldest ranking not yet yielded: enough to fill batches of one length, few enough to bound memory."""
+WINDOW_CHARACTERS = 2_000_000
+"""Characters of text held at once, unless one pool is longer."""
+
+
+def rerank_pools(
+    reranker: Reranker, pools: Iterable[CandidatePool], *, top_k: int | None = None, plan: Plan | str | None = None
+) -> Iterator[tuple[CandidatePool, Ranking]]:
+    """Yields each pool with its Ranking, in order, holding only as many pools at once as batch well together.
+
+    An error raised by `pools` is raised after the pools before it have been yielded. Raises like `Reranker.rerank`.
+    """
+    check_count("top_k", top_k)
+    for pool, scored in score_pools(reranker, pools, top_k=top_k, plan=plan):
+        yield pool, reranker.rank(pool.documents, scored, top_k=top_k)
+
+
+def score_pools(
+    reranker: Reranker, pools: Iterable[CandidatePool], *, top_k: int | None = None, plan: Plan | str | None = None
+) -> Iterator[tuple[CandidatePool, Scored]]:
+    """`rerank_pools`, but yields what `Reranker.submit` returns in place of the Ranking."""
+    source, failure, more = iter(pools), None, True
+    window: deque[tuple[CandidatePool, Future[Scored], int]] = deque()
+    pairs = characters = 0
+    try:
+        while more or window:
+            try:
+                if more:
+                    pool = next(source)
+                    size = sum(map(len, pool.documents))
+                    window.append((pool, reranker.submit(pool.query, pool.documents, plan=plan, top_k=top_k), size))
+                    pairs, characters = pairs + len(pool.documents), characters + size
+            except StopIteration:
+                more = False
+            except Exception as error:  # noqa: BLE001 - raised again after the pools before it
+                more, failure = False, error
+            while window and (not more or pairs >= WINDOW_PAIRS or characters >= WINDOW_CHARACTERS):
+                pool, answer, size = window[0]
+                scored = answer.result()
+                window.popleft()
+                pairs, characters = pairs - len(pool.documents), characters - size
+                yield pool, scored
+        if failure is not None:
+            raise failure
+    finally:
+        for _, answer, _ in window:
+            answer.cancel()

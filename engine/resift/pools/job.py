@@ -1,0 +1,182 @@
+"""Job: ranks one file of pools into another, and resumes after an interruption."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
+
+from resift.errors import InputError
+from resift.files.names import is_file_name
+from resift.inputs import check_count
+from resift.plans import Plan, as_plan
+from resift.pools.collection import rerank_pools
+from resift.pools.journal import Journal
+from resift.pools.outfiles import OutFiles, writing
+from resift.pools.reading import CandidatePool, Lines, decode_pool
+from resift.ranking import decreasing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from resift.ranking import Ranking
+    from resift.reranker import Reranker
+
+
+class Progress(Protocol):
+    """Called after each pool that is written."""
+
+    def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
+        """`pools` and `pairs` so far in this run; `share` of the input read, None if unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One file of pools to rank into another. Raises InputError or TypeError for an invalid field."""
+
+    source: str
+    """JSON Lines of pools, gzip if it ends in .gz, - for standard input"""
+    out: Path
+    """appears when complete: until then its lines are in OUT.partial, from which the same job resumes; if it is a symbolic link,
+    its target is written"""
+    format: Literal["jsonl", "trec"] = "jsonl"
+    top_k: int | None = None
+    """results kept of each pool, 1 or more; None: all"""
+    max_candidates: int | None = None
+    """candidates read of each pool, 1 or more; None: all"""
+    on_error: Literal["stop", "skip"] = "stop"
+    """skip: bad lines go to OUT.errors.jsonl with the reason"""
+    plan: Plan | str | None = None
+    """how pools are worked through, as for `Reranker.plan_for`; None: that of the Reranker's settings"""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, str) or not isinstance(self.out, Path):
+            raise TypeError(f"source is {type(self.source).__name__} and out {type(self.out).__name__}; expected str and Path")
+        if not is_file_name(self.source) or not is_file_name(self.out) or str(self.out) == "-":
+            raise InputError(f"source is {self.source!r} and out {str(self.out)!r}; expected file names")
+        for name, allowed in (("format", ("jsonl", "trec")), ("on_error", ("stop", "skip"))):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(allowed)}")
+        for name in ("top_k", "max_candidates"):
+            check_count(name, getattr(self, name))
+        if self.plan not in (None, "auto"):
+            as_plan(self.plan, "plan")
+
+    @property
+    def errors(self) -> Path:
+        """The file of bad lines, in place once OUT is complete."""
+        return OutFiles.of(self.out).errors
+
+
+def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progress: Progress | None = None) -> int:
+    """Ranks every pool of a file and returns the number of lines skipped.
+
+    After any interruption, even a kill, the same call resumes after the last complete pool. With `overwrite`, an earlier OUT
+    stays until the new one is complete, and work on another job or input is dropped. Raises InputError that names a bad line or
+    says why the input cannot be read. Raises OutputError if OUT exists or cannot be a file of its own, if a file cannot be
+    written, if another process is writing it, or if another job or input was started there. A refused call changes nothing.
+    """
+    files = OutFiles.of(job.out)
+    files.check(job.source)
+    with Journal(files) as journal:
+        if not overwrite:
+            files.check_absent(
+                *([] if journal.is_whole and not files.packed.exists() else [files.out]),
+                *([] if journal.was_done else [files.errors]),
+            )
+        files.check_errors()
+        with closing(_Reader(job, files)) as reader:
+            todo = journal.resume(_settings(reranker, job), iter(reader), overwrite=overwrite)
+            pools = pairs = 0
+            for pool, ranking in rerank_pools(reranker, todo, top_k=job.top_k, plan=job.plan):
+                journal.add(pool, _encode(job, pool, ranking))
+                pools, pairs = pools + 1, pairs + len(pool.documents)
+                if progress:
+                    progress(pools=pools, pairs=pairs, share=reader.lines.share())
+        journal.finish(overwrite=overwrite)
+    return reader.skipped
+
+
+def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
+    """What the lines of OUT depend on besides the pools."""
+    plan = str(reranker.plan_for(job.plan, top_k=job.top_k))
+    return {
+        "model": reranker.artifact.fingerprint(),
+        "precision": reranker.precision,
+        "provider": reranker.provider,
+        "max_length": reranker.resolved.max_length,
+        "truncation": reranker.resolved.truncation,
+        "format": job.format,
+        "top_k": job.top_k,
+        "max_candidates": job.max_candidates,
+        # None for the full graph alone, as in a journal from before there were plans.
+        "plan": None if plan == str(reranker.plan_for("full")) else plan,
+        # None for one, as in a journal from before there were windows.
+        "windows": None if reranker.resolved.windows == 1 else reranker.resolved.windows,
+    }
+
+
+class _Reader:
+    """The valid pools of a file; a bad line raises, or is recorded and skipped.
+
+    A resumed job reads its input from the beginning, so every run records all bad lines anew.
+    """
+
+    def __init__(self, job: Job, files: OutFiles) -> None:
+        """Reads the first line. Raises InputError if it cannot."""
+        self.lines = Lines(job.source)
+        self.skipped = 0
+        self._job = job
+        self._errors = files.partial_errors
+        self._others = iter(self.lines)
+        first = next(self._others, None)
+        self._numbered = itertools.chain([first], self._others) if first else self._others
+
+    def close(self) -> None:
+        """Closes the input, which may not have been read to its end."""
+        self._others.close()
+
+    def __iter__(self) -> Iterator[CandidatePool]:
+        with writing(self._errors):
+            self._errors.unlink(missing_ok=True)
+        for number, line in self._numbered:
+            where = f"{self._job.source}, line {number}"
+            try:
+                pool = decode_pool(line, where)
+                if self._job.format == "trec":
+                    _check_trec(pool, where)
+            except InputError as error:
+                if self._job.on_error == "stop":
+                    raise
+                self._skip(number, line, str(error))
+                continue
+            yield pool.first(self._job.max_candidates)
+
+    def _skip(self, number: int, line: bytes, reason: str) -> None:
+        self.skipped += 1
+        row = {
+            "line": number,
+            "reason": reason.encode("utf-8", "backslashreplace").decode(),
+            "content": line.decode("utf-8", "replace").rstrip("\r\n"),
+        }
+        with writing(self._errors), self._errors.open("ab") as file:
+            file.write(msgspec.json.encode(row) + b"\n")
+
+
+def _encode(job: Job, pool: CandidatePool, ranking: Ranking) -> bytes:
+    if job.format == "jsonl":
+        return msgspec.json.encode(pool.ranked(ranking)) + b"\n"
+    docids = [pool.fields[result.index]["docid"] for result in ranking]
+    values = decreasing([result.logit if result.score is not None else None for result in ranking])
+    rows = [f"{pool.qid} Q0 {docid} {rank} {values[rank - 1]!r} resift\n" for rank, docid in enumerate(docids, 1)]
+    return "".join(rows).encode()
+
+
+def _check_trec(pool: CandidatePool, where: str) -> None:
+    names = [pool.qid, *(fields.get("docid") for fields in pool.fields)]
+    if len(names) != len(pool.documents) + 1 or any(name is None or len(str(name).split()) != 1 for name in names):
+        raise InputError(f"{where}: a TREC run needs a 'qid' and a 'docid' for every candidate, without spaces")

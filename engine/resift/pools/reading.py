@@ -1,0 +1,241 @@
+"""Pools: candidate pools and documents as files, in JSON Lines or plain lines, gzip by name, - for standard input."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import os
+import re
+import sys
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from resift.errors import InputError
+from resift.files.json_decoding import decode_json
+from resift.files.names import is_file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Generator, Iterator
+
+    from resift.ranking import Ranking
+
+LINE_LIMIT = 1 << 28
+"""Most bytes of one line; a longer one means another kind of file."""
+OTHER_KINDS = (
+    (rb"\xff\xfe\0\0|\0\0\xfe\xff|[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]", "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8"),
+    (rb"\xff\xfe|\xfe\xff|[\t\n\r -~]\0|\0[\t\n\r -~]", "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8"),
+    (rb"\x1f\x8b", "compressed with gzip; give it a name that ends in .gz, or unpack it: gzip -dc"),
+    (rb"\xfd7zXZ\0", "compressed with xz; unpack it: xz -dc"),
+    (rb"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it: zstd -dc"),
+    (rb"BZh[1-9]1AY&SY", "compressed with bzip2; unpack it: bzip2 -dc"),
+    (rb"PK\x03\x04", "a zip archive (or a format based on it, such as docx); unpack it and pass a text file"),
+    (rb"PAR1\x15", "a parquet file; write its rows as JSON Lines first, or rank them with --engine ray"),
+)
+"""First bytes of files that are not UTF-8 text (without a byte order mark as in RFC 4627, section 3), what they are, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatePool:
+    """A query and its candidates."""
+
+    query: str
+    documents: list[str]
+    qid: str | int | None = None
+    fields: list[dict[str, Any]] = field(default_factory=list)
+    """each candidate's fields other than its text, in order; empty for plain documents"""
+    lines: list[int] = field(default_factory=list, compare=False)
+    """the line, from 1, that each document was read from, if each has a line of its own; otherwise empty"""
+
+    def first(self, size: int | None) -> CandidatePool:
+        """The pool with its first `size` candidates only (None: all)."""
+        if size is None:
+            return self
+        return replace(self, documents=self.documents[:size], fields=self.fields[:size], lines=self.lines[:size])
+
+    def ranked(self, ranking: Ranking, *, with_documents: bool = False) -> dict[str, Any]:
+        """The ranked pool as a JSON object: {"qid"?, "query", "results": [...]}, best first; a score or logit may be null.
+
+        A candidate's own fields are kept. One whose name is taken by a result field, such as a retriever's score, becomes
+        given_NAME, or given_given_NAME if the candidate has a given_NAME as well, and so on: nothing is lost.
+        """
+        results = []
+        for result in ranking:
+            own: dict[str, Any] = {"index": result.index, "score": result.score, "logit": result.logit}
+            own |= {"scored_by": result.scored_by, "tokens_cut": result.tokens_cut}
+            if result.tokens_cut_at_least:
+                own["tokens_cut_at_least"] = True
+            if ranking.windowed:
+                own |= {"windows": result.windows, "window": result.window}
+            if with_documents:
+                own["document"] = result.document
+            given = self.fields[result.index] if self.fields else {}
+            results.append({free_name(name, own, given): value for name, value in given.items()} | own)
+        head: dict[str, Any] = {} if self.qid is None else {"qid": self.qid}
+        if ranking.query_tokens_cut:
+            head["query_tokens_cut"] = ranking.query_tokens_cut
+        return {**head, "query": self.query, "results": results}
+
+
+def read_pools(path: str | os.PathLike[str]) -> Iterator[CandidatePool]:
+    """The pools of a JSON Lines file, one per line; blank lines are skipped.
+
+    Raises InputError that names the file and line for anything else.
+    """
+    for number, line in read_lines(path):
+        yield decode_pool(line, f"{os.fspath(path)}, line {number}")
+
+
+def decode_pool(line: bytes, where: str) -> CandidatePool:
+    """A pool from {"qid"?, "query", "documents": [str]} or {"qid"?, "query", "candidates": [{"docid"?, "text", ...}]}.
+
+    If an object holds a name twice, the last value counts. Raises InputError that begins with `where` for anything else.
+    """
+    row = decode_object(line, where)
+    query, qid = row.get("query"), row.get("qid")
+    if not isinstance(query, str):
+        raise InputError(f"{where}: 'query' is {json_kind(query)}; expected a string")
+    if not isinstance(qid, str | int | None) or isinstance(qid, bool):
+        raise InputError(f"{where}: 'qid' is {json_kind(qid)}; expected a string or an integer")
+    if ("documents" in row) == ("candidates" in row):
+        raise InputError(f"{where}: expected either 'documents' or 'candidates'; found the keys {', '.join(row)}")
+    items = row.get("documents", row.get("candidates"))
+    if not isinstance(items, list):
+        raise InputError(f"{where}: 'documents' or 'candidates' is {json_kind(items)}; expected a list")
+    if "documents" in row:
+        for position, item in enumerate(items):
+            if not isinstance(item, str):
+                raise InputError(f"{where}: documents[{position}] is {json_kind(item)}; expected a string")
+        return CandidatePool(query, items, qid)
+    candidates = [_candidate(item, f"{where}: candidates[{position}]") for position, item in enumerate(items)]
+    return CandidatePool(query, [text for text, _ in candidates], qid, [fields for _, fields in candidates])
+
+
+def decode_object(line: bytes, where: str) -> dict[str, Any]:
+    """The JSON object of one line. Raises InputError that begins with `where` for anything else."""
+    try:
+        row = decode_json(line)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON: {error}; expected one JSON object per line") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: {json_kind(row)}; expected a JSON object")
+    return row
+
+
+def decode_text(line: bytes, where: str) -> str:
+    """One line of text, without its end. Raises InputError that begins with `where` for a NUL or for what is not UTF-8."""
+    if b"\0" in line:
+        raise InputError(f"{where}: a NUL at byte {line.index(0)}; expected UTF-8 text (for UTF-16: iconv -f UTF-16 -t UTF-8)")
+    try:
+        return line.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 at byte {error.start}; expected UTF-8 text; convert the file first") from error
+
+
+def json_kind(value: object) -> str:
+    """What a decoded JSON value is, for a message."""
+    names = {type(None): "missing or null", dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "a number")
+
+
+def read_documents(path: str | os.PathLike[str], query: str) -> CandidatePool:
+    """One query's documents: one per line, or, if the first line begins with {, one JSON object {"text", ...} per line.
+
+    Blank lines are skipped. Raises InputError that names the file, and the line if one is at fault.
+    """
+    pool = CandidatePool(query, [])
+    is_json = False
+    for number, line in read_lines(path):
+        where = f"{os.fspath(path)}, line {number}"
+        is_json = line.lstrip().startswith(b"{") if not pool.lines else is_json
+        if is_json:
+            text, fields = _candidate(decode_object(line, where), where)
+            pool.fields.append(fields)
+        else:
+            text = decode_text(line, where)
+        pool.documents.append(text)
+        pool.lines.append(number)
+    return pool
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
+    """Number (from 1) and content of every line that is not blank."""
+    return iter(Lines(path))
+
+
+class Lines:
+    """The lines of a file or of standard input, and the share read so far."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._name = os.fspath(path)
+        self._raw: IO[bytes] | None = None
+
+    def __iter__(self) -> Generator[tuple[int, bytes], None, None]:
+        """Number (from 1) and content of every line that is not blank. Raises InputError if the file cannot be read."""
+        try:
+            with self._opened() as file:
+                number = 0
+                while line := file.readline(LINE_LIMIT + 1):
+                    number += 1
+                    if number == 1:
+                        self._check_kind(line)
+                        line = line.removeprefix(codecs.BOM_UTF8)
+                    if len(line) > LINE_LIMIT:
+                        where = f"{self._name}, line {number}"
+                        raise InputError(f"{where}: longer than {LINE_LIMIT} bytes; expected one document or pool per line")
+                    if line.strip():
+                        yield number, line
+        except (OSError, EOFError, zlib.error) as error:
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            raise InputError(f"{self._name} cannot be read: {reason}") from error
+
+    def share(self) -> float | None:
+        """Share of the file's bytes read so far, 0 to 1; None if the size is unknown."""
+        if self._raw is None or self._name == "-":
+            return None
+        size = os.fstat(self._raw.fileno()).st_size
+        return min(1.0, self._raw.tell() / size) if size else 1.0
+
+    def _check_kind(self, start: bytes) -> None:
+        for pattern, kind in OTHER_KINDS:
+            if re.match(pattern, start):
+                raise InputError(f"{self._name} is {kind}")
+
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        if not is_file_name(self._name):
+            raise InputError(f"{self._name!r} is not a file name; expected one, or - for standard input")
+        if self._name == "-":
+            if sys.stdin is None:
+                raise InputError("standard input is closed; name a file, or pipe the lines in")
+            self._raw = sys.stdin.buffer
+            yield self._raw
+            return
+        with Path(self._name).open("rb") as raw:
+            self._raw = raw
+            try:
+                if self._name.endswith(".gz"):
+                    with gzip.open(raw, "rb") as packed:
+                        yield cast("IO[bytes]", packed)
+                else:
+                    yield raw
+            finally:
+                self._raw = None
+
+
+def free_name(name: str, taken: Container[str], given: Container[str]) -> str:
+    """The name; if it is `taken`, the first of given_NAME, given_given_NAME, ... that `given` does not hold."""
+    if name in taken:
+        name = f"given_{name}"
+        while name in given:
+            name = f"given_{name}"
+    return name
+
+
+def _candidate(item: object, where: str) -> tuple[str, dict[str, Any]]:
+    if not isinstance(item, dict) or not isinstance(item.get("text"), str):
+        found = json_kind(item) if not isinstance(item, dict) else f"an object whose 'text' is {json_kind(item.get('text'))}"
+        raise InputError(f'{where}: {found}; expected {{"text": "...", ...}}')
+    return item["text"], {name: value for name, value in item.items() if name != "text"}

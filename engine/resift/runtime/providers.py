@@ -1,0 +1,136 @@
+"""Providers: the choice of execution provider and variant, and each provider's policy."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resift.errors import ProviderError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from resift.artifact.manifest import Variant
+    from resift.settings import Auto, Precision, Provider
+
+ORT_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+SUITED: dict[Provider, tuple[Precision, ...]] = {"cpu": ("int8", "float32"), "cuda": ("float32",)}
+"""The precisions a provider runs, fastest first: the int8 operators have kernels for the CPU only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How batches are formed for one execution provider and run on it."""
+
+    provider: Provider
+    token_budget: int
+    """largest rows x width of one batch, unless Settings set it"""
+    step: int
+    """lengths are rounded up to a multiple of this to give their bucket; 1: a bucket is one length and nothing is padded"""
+    side_by_side: bool
+    """whether batches run concurrently, one thread each; otherwise one batch at a time has the whole provider"""
+
+    def bucket(self, length: int) -> int:
+        """The bucket of a pair of `length` tokens: the width it runs at."""
+        return -(-length // self.step) * self.step
+
+    def workers(self, threads: int) -> int:
+        """Number of batches that run at once when Settings allow `threads`."""
+        return threads if self.side_by_side else 1
+
+    def options(self) -> Any:
+        """The onnxruntime SessionOptions."""
+        onnxruntime = runtime()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # The graph was optimized at export. onnxruntime's own pass would fuse SkipLayerNormalization, which is slower.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Patterns and arena chunks are kept for each new shape: memory would grow with the number of shapes seen.
+        options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False
+        return options
+
+
+OLDEST_THAT_MAPS = "1.21.0"
+"""The first onnxruntime whose session.WEIGHTS_FOLDER is observed to work."""
+POLICIES: dict[Provider, Policy] = {
+    # Batches that fit a core's cache are fastest (budgets of 1 to 4096 tried on AVX-512 with VNNI) and spread best over cores.
+    "cpu": Policy("cpu", token_budget=256, step=1, side_by_side=True),
+    # A GPU needs large batches (not measured yet). Lengths are not mixed there either, as graphs read no attention mask.
+    "cuda": Policy("cuda", token_budget=4096, step=1, side_by_side=False),
+}
+
+
+def runtime() -> ModuleType:
+    """onnxruntime, imported at first use and with its telemetry off.
+
+    Since 1.29 it sends usage events from a thread that starts at import
+    (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md), and a forked process waits forever for that thread when
+    it exits. Setting ORT_DISABLE_TELEMETRY=0 in the environment leaves telemetry on.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    module: ModuleType = onnxruntime
+    return module
+
+
+def available() -> list[str]:
+    """Names of the execution providers of the installed onnxruntime."""
+    return list(runtime().get_available_providers())
+
+
+def check_version(oldest: str) -> None:
+    """Raises ProviderError if the installed onnxruntime is older than `oldest`, x.y.z."""
+    found = runtime().__version__
+    if _numbers(found) < _numbers(oldest):
+        raise ProviderError(
+            f"onnxruntime {found} is installed, but this artifact needs {oldest} or newer: pip install -U onnxruntime"
+        )
+
+
+def can_map() -> bool:
+    """Whether the installed onnxruntime maps weights of a graph that it is given as bytes."""
+    return _numbers(runtime().__version__) >= _numbers(OLDEST_THAT_MAPS)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"[0-9]+", version)[:3]]
+
+
+def choose(
+    asked: Provider | Auto, precision: Precision | Auto, *, available: Sequence[str], variants: Sequence[Variant]
+) -> tuple[Provider, Variant]:
+    """The provider and the variant to run.
+
+    `available`: onnxruntime's names of its providers. `variants`: those whose instruction sets this machine has, best first.
+    Provider "auto" is CUDA if it is available and has a variant to run, otherwise the CPU; precision "auto" is the provider's
+    fastest. The first variant of that precision is taken. Raises ProviderError if the request cannot be met.
+    """
+    wanted: list[Provider] = ["cuda", "cpu"] if asked == "auto" else [asked]
+    reasons = []
+    for provider in wanted:
+        if ORT_NAMES[provider] not in available:
+            reasons.append(
+                f"the installed onnxruntime has no {ORT_NAMES[provider]} (it has {', '.join(available)}): "
+                f"{'install onnxruntime-gpu instead' if provider == 'cuda' else 'reinstall onnxruntime'}"
+            )
+            continue
+        suited = [kind for kind in SUITED[provider] if precision in ("auto", kind)]
+        if not suited:
+            reasons.append(f"{provider} does not run {precision}; ask for {' or '.join(SUITED[provider])}, or another provider")
+            continue
+        fastest_first = [variant for kind in suited for variant in variants if variant.precision == kind]
+        if fastest_first:
+            return provider, fastest_first[0]
+        offered = dict.fromkeys(variant.precision for variant in variants)
+        reasons.append(
+            f"{provider} needs {' or '.join(suited)}, but this artifact has {', '.join(offered) or 'no graph'} for this machine: "
+            "export the checkpoint again with --precision int8,float32"
+        )
+    raise ProviderError("; ".join(reasons))

@@ -1,0 +1,75 @@
+"""Sessions: the graphs of an artifact on this machine, each loaded once."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from resift import machine
+from resift.errors import ProviderError
+from resift.runtime import providers
+from resift.runtime.session import Session
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from resift.artifact.folder import Artifact
+    from resift.artifact.manifest import Graph, Variant
+    from resift.scheduling.scheduler import Batch
+    from resift.settings import Auto, Precision, Settings
+
+
+class Sessions:
+    """One Session a graph, all on the provider that suits the full graph. Any number of threads may use it at once."""
+
+    def __init__(self, artifact: Artifact, settings: Settings) -> None:
+        """Chooses the provider and the full graph's variant. Raises ProviderError if the settings cannot be met."""
+        self._artifact = artifact
+        self._precision: Precision | Auto = settings.precision
+        self._graphs = {graph.name: graph for graph in artifact.manifest.graphs}
+        self._variants: dict[str, Variant] = {}
+        self._sessions: dict[str, Session] = {}
+        full = artifact.manifest.full
+        self.provider, self._variants[full.name] = providers.choose(
+            settings.provider, self._precision, available=providers.available(), variants=_runnable(full)
+        )
+        self.policy = providers.POLICIES[self.provider]
+
+    def variant(self, graph: str) -> Variant:
+        """The graph's variant on this machine. Raises ProviderError if it has none of the precision asked for."""
+        if graph not in self._variants:
+            variants = _runnable(self._graphs[graph])
+            try:
+                _, found = providers.choose(self.provider, self._precision, available=providers.available(), variants=variants)
+            except ProviderError as error:
+                raise ProviderError(f"the graph {graph} cannot run: {error}; or use the plan full") from error
+            self._variants[graph] = found
+        return self._variants[graph]
+
+    def open(self, graph: str) -> None:
+        """Loads a graph unless it is loaded. Raises ProviderError, and like `Session.open`."""
+        self._session(graph).open()
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        """The batch's logits float32[b, labels]. Raises like `Session.run`."""
+        return self._session(batch.graph).run(batch.stack())
+
+    def close(self) -> None:
+        """Frees the graphs."""
+        for session in list(self._sessions.values()):
+            session.close()
+
+    def _session(self, graph: str) -> Session:
+        found = self._sessions.get(graph)
+        if found is None:
+            read = partial(self._artifact.read_graph, self.variant(graph), can_map=providers.can_map())
+            # Of two threads that come here at once, both get the first one's.
+            found = self._sessions.setdefault(graph, Session(read, self._graphs[graph].signature, self.policy))
+        return found
+
+
+def _runnable(graph: Graph) -> list[Variant]:
+    """The variants that this machine has the instruction sets for, best first."""
+    here = machine.instruction_sets()
+    return [variant for variant in graph.variants if here.issuperset(variant.instruction_sets)]

@@ -1,0 +1,1 @@
+"""Scheduling: from the pairs of calls to batches, and from their logits back to each call."""

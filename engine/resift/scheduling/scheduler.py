@@ -1,0 +1,436 @@
+"""Scheduler: which rows run next. Pure: no threads, no onnxruntime, the clock is an argument.
+
+Rows wait in queues by graph and bucket. The call that is due first goes first: its longest rows form a batch, which is filled up
+with rows of other calls. By default a bucket is one length, so nothing is padded: no work is spent on padding, attention needs no
+mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another.
+
+A call has one step or several. Once a step has read its last row, the rows of its best documents wait for the next step. A document
+has one row, or one for each of its windows, of which the best counts; only one that the step has read in all its windows goes on.
+
+A call with a deadline is read best first, in the order given or that of the step before, as far as predicted time allows: a row
+that would not be read in time is not begun. At the end a shorter one among the next few may be. A step that would only say in which
+order is left out if there is time for all rows.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resift.encoding.windows import best_rows
+from resift.errors import LogitsError, OverloadedError
+from resift.scheduling.pace import Pace
+from resift.scoring import relevance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
+
+    from resift.artifact.steps import Step
+    from resift.encoding.tokenizer import Encodings
+
+PATIENCE = 4.0
+"""A call without a budget is due once this many times its predicted cost has passed. Until then, shorter calls that arrive later
+overtake a long one; no call waits forever."""
+
+
+SKIPPED = 3
+"""Rows of a call with a deadline that a worse one may overtake because there is no time left for them."""
+SLACK, SLACK_OF_A_GUESS = 1.25, 10.0
+"""How many times the predicted time there must be to read all rows in full without first saying in which order: rows that are then
+late after all are the caller's last, not the worst. Of 480 calls on two cores 13 came to that with 1, and none with 1.25. The
+second while no batch has run by which to predict."""
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """What a caller submitted: distinct pairs, and their results so far."""
+
+    steps: tuple[Step, ...]
+    """what reads them: all documents in the first step, the best of each in the next"""
+    encodings: Encodings
+    outcome: Callable[[Call], Any]
+    """computes the answer once the call has ended; it may raise"""
+    answer: Future[Any]
+    """receives the outcome; the scheduler does not touch it"""
+    deadline: float | None = None
+    """time at which it ends, whatever was read by then; None: once everything was read"""
+    logits: dict[str, NDArray[np.float32]] = field(default_factory=dict, init=False)
+    """float32[n, labels] by row for each graph that has run; NaN in rows that it has not read"""
+    read: NDArray[np.int8] = field(init=False)
+    """int8[n]: steps that have read each row"""
+    stage: int = field(default=0, init=False)
+    """number of the step that it is in, from 0"""
+    error: Exception | None = None
+    added: float = field(default=0.0, init=False)
+    """time at which it was queued"""
+    began: float | None = field(default=None, init=False)
+    """time at which a worker took its first row"""
+    due: float = field(default=0.0, init=False)
+    number: int = field(default=0, init=False)
+    """of the calls so far: the order of those that are due at once"""
+    ended: bool = field(default=False, init=False)
+    waiting: dict[int, deque[int]] = field(default_factory=dict, init=False)
+    """rows that have not started, by bucket, longest first; best first if it has a deadline"""
+    places: dict[int, int] = field(default_factory=dict, init=False)
+    """of a call with a deadline: each row's place in the order in which the step reads, from 0"""
+    waiting_tokens: int = field(default=0, init=False)
+    """tokens of those rows"""
+    unread: int = field(init=False)
+    """number of rows that the step has yet to read"""
+
+    def __post_init__(self) -> None:
+        self.unread = len(self.encodings.lengths)
+        self.read = np.zeros(self.unread, np.int8)
+
+    @property
+    def graph(self) -> str:
+        """Name of the graph that reads the rows now."""
+        return self.steps[self.stage].graph
+
+    @property
+    def documents_read(self) -> NDArray[np.int8]:
+        """int8[d]: steps that have read each document in all its windows."""
+        return np.minimum.reduceat(self.read, self.encodings.firsts[:-1])
+
+    def survivors(self) -> NDArray[np.int64]:
+        """The rows of the documents that the step keeps, the best document first; of equal ones the first in the caller's order.
+
+        A document is as good as its best window. Raises LogitsError.
+        """
+        step, documents = self.steps[self.stage], self.encodings.documents
+        rows = np.flatnonzero(self.documents_read[documents] > self.stage)
+        ranked = relevance(self.logits[step.graph][rows], step.rule, positions=documents[rows])
+        best = best_rows(ranked, documents[rows])
+        kept = documents[rows[best[np.argsort(-ranked[best], kind="stable")[: step.keep]]]]
+        firsts = self.encodings.firsts
+        return np.concatenate([np.arange(firsts[document], firsts[document + 1]) for document in kept])
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Rows that run together."""
+
+    graph: str
+    bucket: int
+    """tokens of each row"""
+    rows: list[tuple[Call, int]]
+    began: float
+    """time at which a worker took it"""
+
+    @property
+    def tokens(self) -> int:
+        """Rows x width."""
+        return len(self.rows) * self.bucket
+
+    def stack(self) -> dict[str, NDArray[np.int64]]:
+        """The graph's inputs, int64[b, width] each."""
+        inputs = np.empty((2, len(self.rows), self.bucket), np.int64)
+        for place, (call, row) in enumerate(self.rows):
+            inputs[0, place], inputs[1, place] = call.encodings.row(row)
+        return {"input_ids": inputs[0], "token_type_ids": inputs[1]}
+
+
+class Scheduler:
+    """Rows in, batches out. Not thread-safe: its owner calls it under one lock."""
+
+    def __init__(  # noqa: PLR0913 - its limits, by name
+        self,
+        token_budget: int,
+        *,
+        bucket: Callable[[int], int] = int,
+        limit: int | None = None,
+        delay: float | None = None,
+        pace: Pace | None = None,
+        workers: int = 1,
+    ) -> None:
+        """`token_budget`: largest rows x width of a batch, unless one row is wider. `bucket`: a row's bucket from its length.
+
+        `limit`: tokens that may wait; None for any number. `delay`: seconds of one worker's work that may be due before a call,
+        or as much as the call's own if that is more; None for any time. `pace`: predicts a call's cost. `workers`: batches that run
+        at once.
+        """
+        self.pace = pace or Pace()
+        self.waiting_rows = 0
+        self.waiting: dict[str, int] = {}
+        """tokens of the rows that wait, by graph"""
+        self.dropped_rows = 0
+        """rows whose call ended before they were run"""
+        self._token_budget = token_budget
+        self._bucket = bucket
+        self._limit = limit
+        self._delay = delay
+        self._workers = workers
+        self._numbers = itertools.count()
+        # Heaps of (due, number, call): all calls with rows waiting, and those with rows of one graph and bucket. A call whose rows
+        # all went into other calls' batches stays in the first until it reaches its head.
+        self._calls: list[tuple[float, int, Call]] = []
+        self._queues: dict[tuple[str, int], list[tuple[float, int, Call]]] = {}
+        self._retries: deque[Batch] = deque()
+        self._deadlines: list[tuple[float, int, Call]] = []
+        self._given_up: list[Call] = []
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of the rows that wait. Any thread may ask."""
+        return sum(list(self.waiting.values()))
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Predicted time of one worker for the rows that wait. Any thread may ask."""
+        return sum(self.pace.predict(graph, tokens) for graph, tokens in list(self.waiting.items()))
+
+    def add(self, call: Call, now: float) -> None:
+        """Queues all rows of a call, which has at least one.
+
+        Raises OverloadedError if more tokens than the limit would wait, or if too much work is due before the call; when none
+        are waiting, any call is accepted.
+        """
+        lengths = call.encodings.lengths
+        tokens = int(lengths.sum())
+        if self._limit is not None and self.waiting_tokens and self.waiting_tokens + tokens > self._limit:
+            raise OverloadedError(
+                f"{self.waiting_tokens} tokens are waiting and this call has {tokens}; expected at most {self._limit} in total: "
+                "try again later"
+            )
+        if call.deadline is not None:
+            call.steps = self._needed(call, tokens, call.deadline - now)
+        cost = self._cost(call, tokens)
+        call.added = now
+        call.due = now + PATIENCE * cost if call.deadline is None else call.deadline
+        if self._delay is not None:
+            ahead = sum(self._cost(other, other.waiting_tokens) for due, _, other in self._calls if due <= call.due)
+            most = max(self._delay, cost)
+            if ahead > most:
+                raise OverloadedError(
+                    f"{ahead:.1f} s of one worker's time are due before this call; expected at most {most:.1f} s: try again later"
+                )
+        call.number = next(self._numbers)
+        heapq.heappush(self._calls, (call.due, call.number, call))
+        if call.deadline is not None:
+            heapq.heappush(self._deadlines, (call.deadline, call.number, call))
+        self._queue(call, np.arange(len(lengths)))
+
+    def next(self, now: float, idle: int) -> Batch | None:
+        """The batch to run now; None if no rows wait. `idle`: number of idle workers, including the one that asks.
+
+        A batch takes at most an even share of the waiting rows, so that one call spreads over the idle workers.
+        """
+        while self._retries:
+            batch = self._retries.popleft()
+            if not batch.rows[0][0].ended:
+                batch.began = now
+                return batch
+        while self._calls:
+            first = self._calls[0][2]
+            if not first.waiting:
+                heapq.heappop(self._calls)
+                continue
+            bucket = next(iter(first.waiting)) if first.deadline is None else self._in_time(first, now)
+            if bucket is None:
+                self._give_up(first)
+                continue
+            batch = Batch(first.graph, bucket, list(self._take(first.graph, bucket, self._size(first, bucket, now, idle))), now)
+            break
+        else:
+            return None
+        for call, _ in batch.rows:
+            if call.began is None:
+                call.began = now
+        return batch
+
+    def done(self, batch: Batch, logits: NDArray[np.float32], now: float) -> list[Call]:
+        """Scatters logits float32[b, labels] to the calls and returns those that end with it.
+
+        A call whose step has read its last row goes on to the next one; it fails if the graph's logits are not finite.
+        """
+        self.pace.observe(batch.graph, batch.tokens, now - batch.began)
+        ended: list[Call] = []
+        for (call, row), answer in zip(batch.rows, logits, strict=True):
+            if call.ended:
+                continue
+            if batch.graph not in call.logits:
+                call.logits[batch.graph] = np.full((len(call.read), logits.shape[1]), np.nan, np.float32)
+            call.logits[batch.graph][row] = answer
+            call.read[row] += 1
+            call.unread -= 1
+            if not call.unread:
+                self._advance(call)
+            if call.ended:
+                ended.append(call)
+        return ended
+
+    def failed(self, batch: Batch, error: Exception) -> list[Call]:
+        """Records that a batch failed and returns the calls that end with it.
+
+        If the batch held several calls, each is retried once alone, so that a call fails only because of its own rows.
+        """
+        rows: dict[Call, list[tuple[Call, int]]] = {}
+        for call, row in batch.rows:
+            rows.setdefault(call, []).append((call, row))
+        awaited = {call: own for call, own in rows.items() if not call.ended}
+        if len(rows) > 1:
+            self._retries.extend(Batch(batch.graph, batch.bucket, own, batch.began) for own in awaited.values())
+            return []
+        for call in awaited:
+            call.error = error
+            self.cancel(call)
+        return list(awaited)
+
+    def cancel(self, call: Call) -> None:
+        """Ends a call: rows that have not started are dropped, and the results of running ones are ignored."""
+        call.ended = True
+        self._drop(call)
+
+    def expire(self, now: float) -> list[Call]:
+        """Ends the calls whose deadline has passed, with what was read by then; returns them and those that `next` gave up."""
+        ended, self._given_up = self._given_up, []
+        while (deadline := self.deadline) is not None and deadline <= now:
+            _, _, call = heapq.heappop(self._deadlines)
+            self.cancel(call)
+            ended.append(call)
+        return ended
+
+    @property
+    def deadline(self) -> float | None:
+        """The first deadline of all calls that have not ended; None without one."""
+        while self._deadlines and self._deadlines[0][2].ended:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def _needed(self, call: Call, tokens: int, left: float) -> tuple[Step, ...]:
+        """The call's steps, less those that only say in which order the last one reads if there is time to read all `tokens`.
+
+        There is if the workers could, after everything that waits, in the `left` seconds until the deadline, with some slack.
+        """
+        *before, last = call.steps
+        documents = len(call.encodings.tokens_cut)
+        drop_none = all(step.keep is not None and step.keep >= documents for step in before)
+        seconds = (self.waiting_seconds + self.pace.predict(last.graph, tokens)) / min(self._workers, len(call.encodings.lengths))
+        slack = SLACK if self.pace.knows(last.graph) else SLACK_OF_A_GUESS
+        return (last,) if drop_none and slack * seconds <= left else call.steps
+
+    def _size(self, first: Call, bucket: int, now: float, idle: int) -> int:
+        """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""
+        fair = -(-self.waiting_rows // max(1, idle))
+        size = min(fair, self._token_budget // bucket)
+        if first.deadline is not None:
+            size = min(size, _next_in_order(first, bucket))
+            seconds, left = self.pace.predict(first.graph, bucket), first.deadline - now
+            if seconds * size > left:
+                size = int(left / seconds)
+        return max(1, size)
+
+    def _in_time(self, call: Call, now: float) -> int | None:
+        """The bucket of the call's best row that can be read before its deadline; None if none of the best SKIPPED + 1 can.
+
+        Not much worse rows are read in place of better ones, as what was read ranks above what was not.
+        """
+        places = {bucket: call.places[rows[0]] for bucket, rows in call.waiting.items()}
+        end = min(places.values()) + SKIPPED
+        left = call.due - now
+        fitting = [bucket for bucket, place in places.items() if place <= end and self.pace.predict(call.graph, bucket) <= left]
+        return min(fitting, key=places.__getitem__, default=None)
+
+    def _give_up(self, call: Call) -> None:
+        """Drops the rows of a call that cannot be read in time; if none is running, it goes on to its next step, or ends."""
+        call.unread -= self._drop(call)
+        if not call.unread:
+            self._advance(call)
+            if call.ended:
+                self._given_up.append(call)
+
+    def _drop(self, call: Call) -> int:
+        """Takes a call out of the queues and returns how many of its rows waited there."""
+        dropped = 0
+        for bucket, rows in call.waiting.items():
+            dropped += len(rows)
+            self._queues[call.graph, bucket] = _without(call, self._queues[call.graph, bucket])
+        if dropped:
+            self.waiting[call.graph] -= call.waiting_tokens
+        self.waiting_rows -= dropped
+        self.dropped_rows += dropped
+        call.waiting_tokens = 0
+        call.waiting.clear()
+        self._calls = _without(call, self._calls)
+        return dropped
+
+    def _queue(self, call: Call, rows: NDArray[np.int64]) -> None:
+        """Queues rows of a call for its step, the longest first, those of one length in the order given; with a deadline, all."""
+        lengths = call.encodings.lengths[rows]
+        if call.deadline is not None:
+            call.places = {row: place for place, row in enumerate(rows.tolist())}
+        for place in range(len(rows)) if call.deadline is not None else np.argsort(-lengths, kind="stable").tolist():
+            call.waiting.setdefault(self._bucket(int(lengths[place])), deque()).append(int(rows[place]))
+        for bucket in call.waiting:
+            heapq.heappush(self._queues.setdefault((call.graph, bucket), []), (call.due, call.number, call))
+        call.unread = len(rows)
+        call.waiting_tokens = int(lengths.sum())
+        self.waiting_rows += len(rows)
+        self.waiting[call.graph] = self.waiting.get(call.graph, 0) + call.waiting_tokens
+
+    def _advance(self, call: Call) -> None:
+        """Ends a call after its last step, or one that read nothing in time; after others, their survivors wait for the next."""
+        if call.stage == len(call.steps) - 1 or not (call.documents_read > call.stage).any():
+            call.ended = True
+            return
+        try:
+            rows = call.survivors()
+        except LogitsError as error:
+            call.error = error
+            self.cancel(call)
+            return
+        call.stage += 1
+        if all(other is not call for _, _, other in self._calls):
+            heapq.heappush(self._calls, (call.due, call.number, call))
+        self._queue(call, rows)
+
+    def _cost(self, call: Call, tokens: int) -> float:
+        """Predicted seconds of one worker until a call has ended whose step has yet to read `tokens`."""
+        cost = self.pace.predict(call.graph, tokens)
+        for before, step in zip(call.steps[call.stage :], call.steps[call.stage + 1 :], strict=False):
+            assert before.keep is not None
+            kept = before.keep * call.encodings.lengths.sum() / len(call.encodings.tokens_cut)
+            cost += self.pace.predict(step.graph, round(float(kept)))
+        return cost
+
+    def _take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:
+        """Takes up to `size` rows from one queue, those of the call that is due first ahead."""
+        queue = self._queues[graph, bucket]
+        while queue and size:
+            call = queue[0][2]
+            rows = call.waiting[bucket]
+            while rows and size:
+                row = rows.popleft()
+                tokens = int(call.encodings.lengths[row])
+                self.waiting[graph] -= tokens
+                call.waiting_tokens -= tokens
+                self.waiting_rows -= 1
+                size -= 1
+                yield call, row
+            if not rows:
+                del call.waiting[bucket]
+                heapq.heappop(queue)
+        if not queue:
+            del self._queues[graph, bucket]
+
+
+def _next_in_order(call: Call, bucket: int) -> int:
+    """How many rows of a bucket come before the call's rows of all others."""
+    others = (call.places[rows[0]] for other, rows in call.waiting.items() if other != bucket)
+    end = min(others, default=len(call.places))
+    return sum(1 for _ in takewhile(lambda row: call.places[row] < end, call.waiting[bucket]))
+
+
+def _without(call: Call, heap: list[tuple[float, int, Call]]) -> list[tuple[float, int, Call]]:
+    kept = [entry for entry in heap if entry[2] is not call]
+    heapq.heapify(kept)
+    return kept

@@ -1,0 +1,320 @@
+"""Workers: threads that run the scheduler's batches, and threads that tokenize for asyncio."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import threading
+import time
+import weakref
+from collections import deque
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from resift.errors import ClosedError, OverloadedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from resift.scheduling.scheduler import Batch, Call, Scheduler
+
+Result = TypeVar("Result")
+LONGEST_WAIT = 3600.0
+"""Seconds; a budget may be longer than what threading can wait for."""
+CLOSED = "this Reranker is closed; load another"
+
+
+class Queued(NamedTuple):
+    """The pairs that wait to run."""
+
+    rows: int
+    tokens: int
+    seconds: float
+    """predicted until they have run"""
+    dropped: int
+    """rows so far whose call was cancelled or failed before they ran"""
+
+
+class Answer(Future[Result]):
+    """The Future of a call. In a child forked before it was done it raises ClosedError, as no thread works on it there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._process = os.getpid()
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Like Future.result, but raises ClosedError in a forked child."""
+        if self._process != os.getpid() and not self.done():
+            raise ClosedError("this call was submitted before the process was forked; submit it again in the child")
+        return super().result(timeout)
+
+
+class Workers:
+    """Threads that take batches from a scheduler; any number of threads may add calls to it at once.
+
+    A batch runs on one thread, and at most `count` batches run at once, however many callers there are. Threads that shared a
+    batch would wait for each other at every operator, of which 12 layers have some 260; so a call of one pair uses one thread.
+
+    The threads start with the first call and hold no reference to the Reranker. They are daemons stopped by an exit handler:
+    calls from threads that outlive the main thread still finish, and a program that never calls `close` still exits. A forked
+    child starts its own.
+
+    One more thread ends calls at their deadlines, when the others may be busy. It starts with the first call that has one.
+
+    Only these threads touch the scheduler. Callers put calls and cancellations into queues, one atomic step each, because
+    KeyboardInterrupt can strike the main thread anywhere.
+    """
+
+    def __init__(self, scheduler: Callable[[], Scheduler], run: Callable[[Batch], NDArray[np.float32]], count: int) -> None:
+        """`scheduler` makes an empty Scheduler; `run` returns a batch's logits, float32[b, labels]."""
+        self._make_scheduler = scheduler
+        self._run = run
+        self.observe: Callable[[Batch, float], None] | None = None
+        """called on a worker's thread with each batch that ran and its seconds; it must not raise"""
+        self._count = count
+        self._closed = False
+        self.begin_anew()
+        _live.add(self)
+
+    def begin_anew(self) -> None:
+        """Resets to no calls and no threads: at the start, and in a forked child, which has none of the parent's threads."""
+        # Reentrant, because the garbage collector may close a forgotten Reranker in any thread at any point. Entered directly,
+        # because an interrupt within Condition.__enter__, which is Python code, would leave it locked (bpo-29988).
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._new_deadline = threading.Condition(self._lock)
+        self._new: deque[tuple[Call, float]] = deque()
+        self._cancelled: deque[Future[Any]] = deque()
+        self._calls: dict[Future[Any], Call] = {}
+        self._scheduler = self._make_scheduler()
+        self._threads: list[threading.Thread] = []
+        self._watch: threading.Thread | None = None
+        self._idle = 0
+
+    def check_open(self) -> None:
+        """Raises ClosedError after `close`."""
+        if self._closed:
+            raise ClosedError(CLOSED)
+
+    def add(self, call: Call) -> None:
+        """Hands a call to the scheduler; cancelling its answer drops the rows that have not started.
+
+        Raises ClosedError after `close`. The answer raises OverloadedError if the scheduler does.
+        """
+        call.answer.add_done_callback(self._drop)
+        with self._lock:
+            self.check_open()
+            self._new.append((call, time.monotonic()))
+            while len(self._threads) < self._count:
+                thread = threading.Thread(target=self._work, name=f"resift-{len(self._threads)}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+            if call.deadline is not None:
+                if self._watch is None:
+                    self._watch = threading.Thread(target=self._expire, name="resift-deadlines", daemon=True)
+                    self._watch.start()
+                self._new_deadline.notify()
+            self._changed.notify_all()
+
+    @property
+    def queued(self) -> Queued:
+        """What waits now, as far as the scheduler has taken it in."""
+        waiting = self._scheduler
+        return Queued(waiting.waiting_rows, waiting.waiting_tokens, waiting.waiting_seconds / self._count, waiting.dropped_rows)
+
+    def close(self) -> None:
+        """Fails every pending call with ClosedError. Running batches finish and their logits are dropped."""
+        with self._lock:
+            self._closed = True
+            calls = [*self._calls.values(), *(call for call, _ in self._new)]
+            self._calls.clear()
+            self._new.clear()
+            self._changed.notify_all()
+            self._new_deadline.notify()
+        for call in calls:
+            call.error = ClosedError("this Reranker was closed before the call finished; load another")
+            _resolve(call)
+
+    def join(self) -> None:
+        """After `close`: waits until the threads have ended, which takes one batch at most."""
+        for thread in (*self._threads, *([self._watch] if self._watch else [])):
+            thread.join()
+
+    def _drop(self, answer: Future[Any]) -> None:
+        if answer.cancelled():
+            self._cancelled.append(answer)
+
+    def _work(self) -> None:
+        while self._run_next():
+            pass  # a call per batch: while it waits, a thread holds no reference to the last one
+
+    def _run_next(self) -> bool:
+        """Waits for a batch and runs it; False after `close`."""
+        batch = self._next()
+        if batch is None:
+            return False
+        failure = None
+        try:
+            logits = self._run(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is passed on to the callers
+            failure = error
+        if self.observe is not None and failure is None:
+            self.observe(batch, time.monotonic() - batch.began)
+        with self._lock:
+            now = time.monotonic()
+            ended = self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)
+            ended = [call for call in ended if self._calls.pop(call.answer, None)]
+            if failure is not None or self._scheduler.waiting_rows:
+                self._changed.notify_all()  # calls that failed together are retried apart, and a step may have passed rows on
+        for call in ended:
+            _resolve(call)
+        return True
+
+    def _next(self) -> Batch | None:
+        """Waits for the next batch; None after `close`."""
+        while True:
+            with self._lock:
+                if self._closed:
+                    return None
+                refused = self._take_in()
+                batch = self._scheduler.next(time.monotonic(), self._idle + 1)
+                ended = refused + self._expired()
+                if batch is None and not ended:
+                    self._idle += 1
+                    try:
+                        self._changed.wait()
+                    finally:
+                        self._idle -= 1
+            for call in ended:
+                _resolve(call)
+            if batch is not None:
+                return batch
+
+    def _expire(self) -> None:
+        while self._expire_next():
+            pass  # a call per deadline: while it waits, the thread holds no reference to the last one
+
+    def _expire_next(self) -> bool:
+        """Waits for the next deadline and ends the calls that have reached it; False after `close`."""
+        with self._lock:
+            if self._closed:
+                return False
+            ended = self._take_in() + self._expired()
+            if not ended:
+                deadline = self._scheduler.deadline
+                self._new_deadline.wait(None if deadline is None else min(max(0.0, deadline - time.monotonic()), LONGEST_WAIT))
+        for call in ended:
+            _resolve(call)
+        return True
+
+    def _expired(self) -> list[Call]:
+        """The calls whose time is up, or which were given up, and whose answer is still awaited."""
+        return [call for call in self._scheduler.expire(time.monotonic()) if self._calls.pop(call.answer, None)]
+
+    def _take_in(self) -> list[Call]:
+        """Passes new calls and cancellations on to the scheduler, and returns the calls that it refuses."""
+        refused = []
+        while self._new:
+            call, submitted = self._new.popleft()
+            try:
+                self._scheduler.add(call, submitted)
+            except OverloadedError as error:
+                call.error = error
+                refused.append(call)
+            else:
+                self._calls[call.answer] = call
+        while self._cancelled:
+            gone = self._calls.pop(self._cancelled.popleft(), None)
+            if gone is not None:
+                self._scheduler.cancel(gone)
+        return refused
+
+
+def _resolve(call: Call) -> None:
+    """Sets an ended call's answer, unless it was cancelled."""
+    if not call.answer.set_running_or_notify_cancel():
+        return
+    if call.error is not None:
+        call.answer.set_exception(call.error)
+        return
+    try:
+        result = call.outcome(call)
+    except Exception as error:  # noqa: BLE001 - passed on to the caller
+        call.answer.set_exception(error)
+    else:
+        call.answer.set_result(result)
+
+
+class Background:
+    """Runs functions on at most `count` daemon threads, which start as they are needed.
+
+    A ThreadPoolExecutor would refuse work from threads that outlive the main thread.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._closed = False
+        self.begin_anew()
+        _live.add(self)
+
+    def begin_anew(self) -> None:
+        """Resets to no work and no threads: at the start, and in a forked child."""
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def run(self, function: Callable[[], None]) -> None:
+        """Runs `function`, which must not raise, as soon as a thread is free. Raises ClosedError after `close`."""
+        with self._lock:
+            if self._closed:
+                raise ClosedError(CLOSED)
+            self._work.put(function)
+            if len(self._threads) < self._count:
+                name = f"resift-encode-{len(self._threads)}"
+                thread = threading.Thread(target=_run_all, args=(self._work,), name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def close(self) -> None:
+        """Ends the threads once the work given to them is done."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                for _ in self._threads:
+                    self._work.put(None)
+
+    def join(self) -> None:
+        """Waits until the threads have ended."""
+        for thread in self._threads:
+            thread.join()
+
+
+def _run_all(work: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    for function in iter(work.get, None):
+        function()
+
+
+_live: weakref.WeakSet[Workers | Background] = weakref.WeakSet()
+
+
+def _begin_anew_after_fork() -> None:
+    for each in list(_live):
+        each.begin_anew()
+
+
+def _stop_at_exit() -> None:
+    """Stops all threads: one still in native code while the interpreter shuts down can crash the process."""
+    living = list(_live)
+    for each in living:
+        each.close()
+    for each in living:
+        each.join()
+
+
+atexit.register(_stop_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew_after_fork)

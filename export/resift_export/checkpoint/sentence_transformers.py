@@ -1,0 +1,100 @@
+"""encoder: a checkpoint in sentence-transformers' CrossEncoder: it loads modular ones, and is the reference where installed."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from resift.errors import ExportError, ExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from resift_export.checkpoint.config import Declared
+
+OLDEST = 6
+"""The first major version of sentence-transformers whose predict can be told which text to cut."""
+FAILURES = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError)
+"""What sentence-transformers raises for files it cannot read."""
+BATCH = 16
+
+log = logging.getLogger(__name__)
+
+
+def load(folder: Path, declared: Declared, model: Any, unused: Collection[str], *, safetensors: bool) -> Any | None:
+    """The CrossEncoder of `folder`, in float32 on the CPU, that shares the weights of `model`, so that memory holds them once.
+
+    `unused`: weights that the files lack and nothing reads. None if sentence-transformers is not installed or too old. Raises
+    ExtraError if a modular checkpoint needs it, and ExportError if it cannot load the checkpoint or loads other weights.
+    """
+    try:
+        from sentence_transformers import CrossEncoder
+
+        found = version("sentence-transformers")
+    except ImportError:
+        found = "not installed"
+    if found == "not installed" or int(found.split(".")[0]) < OLDEST:
+        if declared.is_modular:
+            kinds = ", ".join(module.kind for module in declared.modules)
+            raise ExtraError(
+                f"{folder} consists of modules of sentence-transformers ({kinds}), which loads them, but sentence-transformers is "
+                f"{found}: pip install 'sentence-transformers>={OLDEST}'"
+            )
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            encoder = CrossEncoder(
+                str(folder),
+                device="cpu",
+                trust_remote_code=False,
+                local_files_only=True,
+                model_kwargs={"use_safetensors": safetensors, "dtype": torch.float32},
+            )
+        encoder.set_keep_in_fp32_modules([])  # all of it is in float32
+    except FAILURES as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ExportError(f"sentence-transformers {found} cannot load {folder}: {reason:.300}") from error
+    _share(encoder, model, unused, folder)
+    return encoder.eval()
+
+
+def predict(encoder: Any, pairs: Sequence[tuple[str, str]], max_length: int) -> NDArray[np.float32]:
+    """The encoder's logits float32[n, labels] of pairs, with its prompt; the end of the document is cut to `max_length` tokens."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outputs = encoder.predict(
+            list(pairs),
+            batch_size=BATCH,
+            activation_fn=torch.nn.Identity(),
+            processing_kwargs={"text": {"truncation": "only_second", "max_length": max_length}},
+            show_progress_bar=False,
+        )
+    return np.asarray(outputs, np.float32).reshape(len(pairs), -1)
+
+
+def name() -> str:
+    """The reference's name and version."""
+    return f"CrossEncoder.predict of sentence-transformers {version('sentence-transformers')}"
+
+
+def _share(encoder: Any, model: Any, unused: Collection[str], folder: Path) -> None:
+    """Puts `model` into the encoder. Raises ExportError unless both have the same weights."""
+    own, theirs = model.state_dict(), encoder[0].model.state_dict()
+    unlike = own.keys() ^ theirs.keys() or {
+        name for name, weights in own.items() if name not in unused and not torch.equal(weights, theirs[name])
+    }
+    if type(model) is not type(encoder[0].model) or unlike:
+        raise ExportError(
+            f"sentence-transformers loads {folder} as a {type(encoder[0].model).__name__} whose weights differ from those that "
+            f"transformers loads into a {type(model).__name__} (the first: {min(unlike, default='none')}); expected the same"
+        )
+    encoder[0].model = model

@@ -1,0 +1,1 @@
+"""The float32 graph: traced from a checkpoint, edited and optimized."""

@@ -1,0 +1,41 @@
+"""probe: what a value of a traced graph is at the widths that the engine may run, by evaluation."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from onnx_ir.passes import common
+
+from resift_export.graph.edit import array_of
+from resift_export.graph.weights import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx_ir as ir
+
+WIDTHS = (1, 2, 3, 31, 127)
+"""Widths at which a value is evaluated, in addition to the model's max length."""
+BATCH = 2
+
+
+def values_at_widths(model: ir.Model, value: ir.Value, max_length: int) -> Iterator[np.ndarray | None]:
+    """`value` at several widths, the widest first: the model's max length. One at a time: 8,192 tokens squared are 64 MB of a mask.
+
+    A constant is given once, None if it is neither constant nor computed.
+    """
+    probe = model.clone()
+    found = next((out for node in probe.graph for out in node.outputs if out.name == value.name), None)
+    if found is None:
+        yield array_of(value)
+        return
+    probe.graph.outputs[:] = [found]
+    common.RemoveUnusedNodesPass()(probe)
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(probe, Path(folder))
+    for width in sorted({*(width for width in WIDTHS if width < max_length), max_length}, reverse=True):
+        feed = {item.name: np.full((BATCH, width), 5, np.int64) for item in session.get_inputs()}
+        yield cast("np.ndarray", session.run(None, feed)[0])

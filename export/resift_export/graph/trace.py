@@ -1,0 +1,117 @@
+"""trace: turns a PyTorch model into an ONNX graph.
+
+The graph has the inputs [batch, width] and the output [batch, labels] of the checkpoint's signature. It has no attention mask,
+because the engine never pads.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+
+from resift.artifact.manifest import OUTPUT
+from resift.errors import ExportError, ExtraError
+from resift_export.graph.edit import insert, tidy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resift_export.checkpoint.load import Checkpoint
+
+OPSET = 23
+"""The first opset with the Attention operator, which keeps scaled dot-product attention in one node."""
+MOST_FOLDED = 1 << 28
+"""Largest constant, in bytes, that is computed from others now rather than with every batch. By its own limits of 8 and 256 kB, the
+optimizer left DeBERTa-v3 the projections of its relative positions: 1.2 billion operations per layer and batch."""
+EXAMPLE = (2, 8)
+"""Batch and width of the example that is traced; both stay dynamic in the graph."""
+
+
+def trace(checkpoint: Checkpoint) -> ir.Model:
+    """Traces with torch.onnx.export. Raises ExportError if it cannot be traced with dynamic batch and width."""
+    inputs = checkpoint.signature.inputs
+    names = tuple(inputs)
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    example = tuple(
+        torch.full(EXAMPLE, 5 if name == "input_ids" else 0, dtype=getattr(torch, kind)) for name, kind in inputs.items()
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                checkpoint.network(),
+                example,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(names),
+                output_names=[OUTPUT],
+                dynamic_shapes=(tuple(free for _ in names),),
+                verbose=False,
+                # The exporter's optimizer fuses ModernBERT's rotary embedding incorrectly for batches larger than one.
+                optimize=False,
+            )
+        except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
+            raise ExportError(
+                f"torch {torch.__version__} cannot trace {checkpoint.architecture}: {str(error).splitlines()[0]}; "
+                "try --tracer optimum"
+            ) from error
+    assert program is not None
+    model = program.model
+    onnxscript.optimizer.optimize(model, input_size_limit=MOST_FOLDED, output_size_limit=MOST_FOLDED)
+    return model
+
+
+def trace_with_optimum(checkpoint: Checkpoint) -> ir.Model:
+    """Traces with optimum's exporter, which supports a list of architectures; the attention mask is set to ones.
+
+    It reads the checkpoint's files, so heads and inner units that give nothing stay.
+
+    Raises ExtraError if the extra `optimum` is missing, ExportError if optimum cannot trace the model.
+    """
+    if checkpoint.is_modular or checkpoint.label is not None:
+        raise ExportError(
+            f"optimum traces the model of {checkpoint.id} alone, without its other modules or the choice of a label; "
+            "leave --tracer optimum out"
+        )
+    try:
+        from optimum.exporters.onnx import main_export
+    except ImportError as error:
+        raise ExtraError("--tracer optimum needs optimum's exporter: pip install 'resift[optimum]'") from error
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            main_export(str(checkpoint.folder), folder, task="text-classification", do_validation=False, local_files_only=True)
+        except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise ExportError(f"optimum cannot trace {checkpoint.folder}: {str(error).splitlines()[0]}") from error
+        model = ir.load(Path(folder) / "model.onnx")
+        ir.external_data.load_to_model(model)
+    _attend_to_all(model)
+    tidy(model)
+    return model
+
+
+def _attend_to_all(model: ir.Model) -> None:
+    """Replaces the input attention_mask by ones in the shape of input_ids."""
+    inputs = {value.name: value for value in model.graph.inputs}
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return
+    first = next(iter(model.graph))
+    shape = insert(model, first, "Shape", [inputs["input_ids"]], "all_shape")
+    fill = ir.node("ConstantOfShape", [shape], attributes={"value": ir.tensor(np.ones(1, np.int64))})
+    fill.outputs[0].name = "all_tokens"
+    model.graph.insert_before(first, fill)
+    mask.replace_all_uses_with(fill.outputs[0])
+    model.graph.inputs.remove(mask)
+
+
+TRACERS: dict[str, Callable[[Checkpoint], ir.Model]] = {"torch": trace, "optimum": trace_with_optimum}
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -1,0 +1,1 @@
+"""int8: calibrated ranges, quantized products, and the search for those to leave in float32."""

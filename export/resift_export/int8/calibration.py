@@ -1,0 +1,89 @@
+"""What enters the products of a float32 graph: samples over the calibration set, and the number of token vectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from resift_export.graph.edit import array_of
+from resift_export.graph.weights import open_session
+from resift_export.memory import give_back
+from resift_export.progress import reported, unreported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import onnx_ir as ir
+
+    from resift_export.progress import Report
+
+ROWS = 2048
+"""Token vectors kept for each observed value: some 15 per pair of the built-in set."""
+SEED = 7
+PROBE_WIDTHS = (8, 16)
+"""Tokens of the pairs by which `operations_of` tells products of every token from others."""
+
+
+def sample(
+    model: ir.Model,
+    names: Sequence[str],
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    scratch: Path,
+    *,
+    report: Report = unreported,
+) -> dict[str, np.ndarray]:
+    """Runs `model` over `feeds` and returns float32[<= ROWS, size] of each named value, drawn evenly from the pairs.
+
+    Every pair contributes the same number of tokens, always including the first, which the head reads. The session is written to
+    the folder `scratch`.
+    """
+    session = open_session(model, scratch, names)
+    share = max(1, ROWS // len(feeds))
+    random = np.random.default_rng(SEED)
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for feed in reported("calibrate", feeds, report):
+        for name, value in zip(names, session.run(list(names), dict(feed)), strict=True):
+            vectors = value.reshape(-1, value.shape[-1])
+            others = 1 + random.permutation(len(vectors) - 1)[: share - 1]
+            kept[name].append(vectors[np.concatenate([[0], np.sort(others)])])
+    del session
+    give_back()
+    samples: dict[str, np.ndarray] = {}
+    for name in list(kept):
+        samples[name] = np.concatenate(kept.pop(name))  # one at a time: memory does not hold all of them twice
+    return samples
+
+
+def operations_of(model: ir.Model, scratch: Path) -> int:
+    """Multiplications and additions per token in products with constant weights, counted before the model is quantized."""
+    return sum(operations_by_product(model, scratch).values())
+
+
+def operations_by_product(model: ir.Model, scratch: Path) -> dict[str, int]:
+    """Those of each product, by the name of its output.
+
+    The model is run at two widths, as not every tracer notes the shapes of values: products whose input does not grow with the
+    width, such as the head's, run once per pair and count 0.
+    """
+    products = list(_products(model))
+    names = list(dict.fromkeys(source for _, source, _ in products))
+    session = open_session(model, scratch, names)
+    sizes = []
+    for width in PROBE_WIDTHS:
+        feed = {item.name: np.ones((1, width), np.int64) for item in session.get_inputs()}
+        sizes.append({name: value.size for name, value in zip(names, session.run(names, feed), strict=True)})
+    narrow, wide = sizes
+    growth = PROBE_WIDTHS[1] // PROBE_WIDTHS[0]
+    return {name: 2 * weights if wide[source] == growth * narrow[source] else 0 for name, source, weights in products}
+
+
+def _products(model: ir.Model) -> Iterator[tuple[str, str, int]]:
+    """Of each product with a constant matrix: its name, that of the value it multiplies, and the number of weights."""
+    for node in model.graph:
+        source = node.inputs[0] if node.op_type == "MatMul" else None
+        if source is not None and source.producer() is not None:
+            weights = array_of(node.inputs[1])
+            if weights is not None and weights.ndim == 2:
+                yield str(node.outputs[0].name), str(source.name), weights.size

@@ -1,0 +1,169 @@
+"""manifest.json: what it may say, and that everything else is refused by its name."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from resift import ArtifactError
+from resift.artifact.folder import embedded
+from resift.artifact.manifest import FORMAT, MANIFEST, Signature, decode_manifest
+
+VNNI = [{"file": "model.int8-vnni.onnx", "precision": "int8", "instruction_sets": [name]} for name in ("avx512_vnni", "avx_vnni")]
+
+
+def of_the_embedded():
+    return json.loads((Path(embedded()["ms-marco-minilm-l12"]) / MANIFEST).read_bytes())
+
+
+@pytest.fixture
+def manifest():
+    """The embedded model's, of the full graph alone."""
+    found = of_the_embedded()
+    return {**found, "graphs": [graph for graph in found["graphs"] if graph["role"] == "full"], "plan": None}
+
+
+def read(manifest):
+    return decode_manifest(json.dumps(manifest).encode())
+
+
+def first_look(manifest, **changes):
+    return {**json.loads(json.dumps(manifest["graphs"][0])), "name": "small", "role": "first-look", **changes}
+
+
+def listed(manifest, *names):
+    manifest["files"].update({name: {"size": 1, "sha256": "0" * 64} for name in names})
+
+
+def test_the_embedded_manifest_says_what_the_model_is():
+    found = read(of_the_embedded())
+    assert found.format == FORMAT == 2
+    assert [graph.name for graph in found.graphs] == ["full", "first-look"]
+    assert found.full is found.graphs[0]
+    assert (found.full.layers, found.full.relevance, found.full.activation) == (12, "logit", "identity")
+    assert found.full.signature == Signature.of(labels=1, segment_ids=True)
+    # Eleven layers in full; of the last, which the head reads at its first token, keys and values alone.
+    hidden, intermediate = 384, 1536
+    assert found.full.operations == 2 * (11 * (4 * hidden**2 + 2 * hidden * intermediate) + 2 * hidden**2)
+
+
+def test_the_embedded_first_look_is_narrower_and_borrows_the_embeddings():
+    found = read(of_the_embedded())
+    look = found.graphs[1]
+    assert (look.layers, look.signature) == (12, found.full.signature)
+    assert look.operations < found.full.operations / 4
+    assert [variant.weights for variant in look.variants] == ["model.int8.onnx"]
+
+
+def test_several_graphs_and_variants_that_share_a_file(manifest):
+    listed(manifest, "small.onnx", "model.int8-vnni.onnx")
+    variant = {"file": "small.onnx", "precision": "int8", "instruction_sets": []}
+    manifest["graphs"].insert(0, first_look(manifest, variants=[variant]))
+    manifest["graphs"][1]["variants"][:0] = VNNI
+    found = read(manifest)
+    assert [graph.role for graph in found.graphs] == ["first-look", "full"]
+    assert found.full.name == "full"
+    assert [variant.file for variant in found.full.variants] == ["model.int8-vnni.onnx"] * 2 + ["model.int8.onnx"]
+
+
+def borrowing(manifest, lender):
+    listed(manifest, "small.onnx")
+    variant = {"file": "small.onnx", "precision": "int8", "instruction_sets": [], "weights": lender}
+    manifest["graphs"].append(first_look(manifest, variants=[variant]))
+
+
+def test_a_graph_may_read_weights_from_anothers_file(manifest):
+    borrowing(manifest, "model.int8.onnx")
+    assert read(manifest).graphs[1].variants[0].weights == "model.int8.onnx"
+    assert "weights" not in msgspec.to_builtins(read(manifest).full.variants[0])
+
+
+@pytest.mark.parametrize("lender", ["other.onnx", "../model.int8.onnx", "/etc/passwd"])
+def test_a_graph_reads_weights_from_listed_files_only(manifest, lender):
+    borrowing(manifest, lender)
+    with pytest.raises(ArtifactError, match=r"which its files lack|matching regex"):
+        read(manifest)
+
+
+def two_of_a_name(manifest):
+    listed(manifest, "small.onnx")
+    variant = {"file": "small.onnx", "precision": "int8", "instruction_sets": []}
+    manifest["graphs"].append(first_look(manifest, name="full", variants=[variant]))
+
+
+def second_full(manifest):
+    manifest["graphs"].append(first_look(manifest, role="full"))
+
+
+def no_full(manifest):
+    manifest["graphs"] = [first_look(manifest)]
+
+
+def shared_by_graphs(manifest):
+    manifest["graphs"].append(first_look(manifest))
+
+
+def shared_by_precisions(manifest):
+    manifest["graphs"][0]["variants"].append({"file": "model.int8.onnx", "precision": "float32", "instruction_sets": []})
+
+
+def graph(manifest):
+    return manifest["graphs"][0]
+
+
+REFUSED = {
+    "format 1": (lambda m: m.update(format=1), "format 1; this resift reads format 2: export the artifact again"),
+    "format 3": (lambda m: m.update(format=3), "format 3; this resift reads format 2: install a newer resift"),
+    "no graphs": (lambda m: m["graphs"].clear(), "graphs"),
+    "two graphs of one name": (two_of_a_name, "graphs are named full, full; expected distinct names"),
+    "two full graphs": (second_full, "2 graphs have the role full; expected one"),
+    "no full graph": (no_full, "0 graphs have the role full; expected one"),
+    "a file of two graphs": (shared_by_graphs, "share a file"),
+    "a file of two precisions": (shared_by_precisions, "share a file"),
+    "a file not listed": (lambda m: graph(m)["variants"].extend(VNNI), "its files lack model.int8-vnni.onnx"),
+    "no certificate": (lambda m: m["files"].pop("certificate.json"), "its files lack certificate.json"),
+    "a variant that is no graph": (lambda m: graph(m)["variants"][0].update(file="README.md"), "file"),
+    "unknown role": (lambda m: graph(m).update(role="second"), "second"),
+    "unknown input": (lambda m: graph(m)["signature"]["inputs"].update(pixel_values="int64"), "pixel_values"),
+    "unknown type": (lambda m: graph(m)["signature"]["inputs"].update(input_ids="int32"), "int32"),
+    "no token ids": (lambda m: graph(m)["signature"]["inputs"].pop("input_ids"), "expected input_ids and logits"),
+    "no logits": (lambda m: graph(m)["signature"]["outputs"].clear(), "expected input_ids and logits"),
+    "three labels": (lambda m: graph(m)["signature"].update(labels=3), "labels"),
+    "another rule than its labels": (lambda m: graph(m).update(relevance="log-odds"), "expected logit, as its labels number 1"),
+    "labels of another rule": (lambda m: graph(m)["signature"].update(labels=2), "expected log-odds, as its labels number 2"),
+    "a plan": (lambda m: m.update(plans=[]), "unknown field `plans`"),
+    "a prompt that is no text": (lambda m: m["pair"].update(prompt=7), "pair.prompt"),
+    "a plan that is none": (lambda m: m.update(plan="first-look:0,full"), "Stage.keep is 0"),
+    "a plan that is no text": (lambda m: m.update(plan=["full"]), "plan"),
+    "a full graph named as a first look": (
+        lambda m: graph(m).update(name="first-look"),
+        "a graph of the role full is named first-look; expected that of the first first-look graph",
+    ),
+    "no operations": (lambda m: graph(m).update(operations=0), "operations"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_it_may_not_say(manifest, change, message):
+    change(manifest)
+    with pytest.raises(ArtifactError, match=re.escape(message)) as caught:
+        read(manifest)
+    assert MANIFEST in str(caught.value)
+
+
+def test_a_signature_feeds_what_the_graph_reads():
+    given = {"input_ids": np.zeros((2, 3), np.int64), "token_type_ids": np.ones((2, 3), np.int64)}
+    assert Signature.of(labels=1, segment_ids=True).feed(given) == given
+    assert list(Signature.of(labels=2, segment_ids=False).feed(given)) == ["input_ids"]
+
+
+def test_a_plan_is_text_or_left_out(manifest):
+    assert read(manifest).plan is None
+    assert b'"plan"' not in msgspec.json.encode(read(manifest))
+    manifest["plan"] = "first-look:0.3,full"
+    assert read(manifest).plan == "first-look:0.3,full"

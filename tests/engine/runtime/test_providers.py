@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import onnxruntime
+import pytest
+
+from resift import ProviderError
+from resift.artifact.manifest import Variant
+from resift.runtime import providers
+
+CPU = ["CPUExecutionProvider"]
+BOTH = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+FULL = ["int8", "float32"]
+VNNI = Variant(file="model.int8-vnni.onnx", precision="int8", instruction_sets=["avx512_vnni"])
+SAFE = Variant(file="model.int8.onnx", precision="int8", instruction_sets=[])
+EXACT = Variant(file="model.float32.onnx", precision="float32", instruction_sets=[])
+
+
+def variants(precisions):
+    return [{"int8": SAFE, "float32": EXACT}[precision] for precision in precisions]
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision", "available", "offered", "chosen"),
+    [
+        ("auto", "auto", CPU, FULL, ("cpu", "int8")),
+        ("auto", "auto", CPU, ["float32", "int8"], ("cpu", "int8")),
+        ("auto", "auto", CPU, ["float32"], ("cpu", "float32")),
+        ("auto", "float32", CPU, FULL, ("cpu", "float32")),
+        ("auto", "auto", BOTH, FULL, ("cuda", "float32")),
+        ("auto", "auto", BOTH[::-1], FULL, ("cuda", "float32")),
+        ("auto", "auto", BOTH, ["int8"], ("cpu", "int8")),
+        ("auto", "int8", BOTH, FULL, ("cpu", "int8")),
+        ("cpu", "auto", BOTH, FULL, ("cpu", "int8")),
+        ("cpu", "float32", BOTH, FULL, ("cpu", "float32")),
+        ("cpu", "auto", CPU, ["int8"], ("cpu", "int8")),
+        ("cuda", "auto", BOTH, FULL, ("cuda", "float32")),
+        ("cuda", "float32", BOTH, ["float32"], ("cuda", "float32")),
+    ],
+)
+def test_choice_is_the_fastest_that_was_asked_for_and_is_there(asked, precision, available, offered, chosen):
+    provider, variant = providers.choose(asked, precision, available=available, variants=variants(offered))
+    assert (provider, variant.precision) == chosen
+
+
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+@pytest.mark.parametrize("given", [[VNNI, SAFE, EXACT], [EXACT, VNNI, SAFE], [VNNI, EXACT, SAFE]])
+def test_of_several_variants_of_a_precision_the_first_is_taken(given, precision):
+    assert providers.choose("cpu", precision, available=CPU, variants=given) == ("cpu", VNNI)
+    assert providers.choose("cpu", precision, available=CPU, variants=given[::-1]) == ("cpu", SAFE)
+
+
+def test_an_artifact_without_a_variant_for_this_machine_says_so():
+    with pytest.raises(ProviderError, match="cpu needs int8 or float32, but this artifact has no graph for this machine: export"):
+        providers.choose("cpu", "auto", available=CPU, variants=[])
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision", "available", "offered", "message"),
+    [
+        ("cuda", "auto", CPU, FULL, r"has no CUDAExecutionProvider \(it has CPUExecutionProvider\): install onnxruntime-gpu"),
+        ("cpu", "auto", ["CUDAExecutionProvider"], FULL, r"has no CPUExecutionProvider .*: reinstall onnxruntime"),
+        ("cuda", "auto", BOTH, ["int8"], r"cuda needs float32, but this artifact has int8 .*: export"),
+        ("cuda", "int8", BOTH, FULL, r"cuda does not run int8; ask for float32"),
+        ("cpu", "int8", CPU, ["float32"], r"cpu needs int8, but this artifact has float32 .*: export"),
+        ("auto", "int8", BOTH, ["float32"], r"cuda does not run int8.*; cpu needs int8"),
+        ("auto", "auto", ["AzureExecutionProvider"], FULL, r"no CUDAExecutionProvider.*; .*no CPUExecutionProvider"),
+    ],
+)
+def test_what_cannot_be_had_is_an_error_that_says_why(asked, precision, available, offered, message):
+    with pytest.raises(ProviderError, match=message):
+        providers.choose(asked, precision, available=available, variants=variants(offered))
+
+
+def test_available_are_onnxruntimes_own_names():
+    assert "CPUExecutionProvider" in providers.available()
+
+
+@pytest.mark.parametrize(
+    ("installed", "oldest"),
+    [("1.20.0", "1.20.0"), ("1.20.1", "1.20.0"), ("1.100.0", "1.20.0"), ("2.0.0", "1.99.9"), ("1.24.0.dev20250101", "1.24.0")],
+)
+def test_the_oldest_version_or_a_newer_one_is_accepted(monkeypatch, installed, oldest):
+    monkeypatch.setattr(onnxruntime, "__version__", installed)
+    providers.check_version(oldest)
+
+
+@pytest.mark.parametrize(("installed", "oldest"), [("1.9.0", "1.20.0"), ("1.20.0", "1.20.1"), ("1.99.9+cu12", "2.0.0")])
+def test_an_older_version_is_an_error_with_its_mend(monkeypatch, installed, oldest):
+    monkeypatch.setattr(onnxruntime, "__version__", installed)
+    with pytest.raises(ProviderError) as caught:
+        providers.check_version(oldest)
+    assert f"onnxruntime {installed} is installed, but this artifact needs {oldest} or newer: pip install" in str(caught.value)

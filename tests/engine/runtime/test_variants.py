@@ -1,0 +1,83 @@
+"""What runs here is chosen by the processor: of two int8 variants the first one that its instruction sets allow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+
+from resift import ProviderError, Reranker, Settings, machine
+from tests.conftest import edit
+from tests.support import tiny
+
+QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:12:2]
+SHIFT = 3.0
+AVX2, AVX512 = {"avx2"}, {"avx2", "avx512f"}
+EIGHT_BITS, SEVEN_BITS = "model.int8-vnni.onnx", "model.int8.onnx"
+
+
+@pytest.fixture
+def two(artifact, tmp_path):
+    """The tiny artifact with a second int8 variant ahead of its own, whose logits lie SHIFT higher."""
+    folder = shutil.copytree(artifact, tmp_path / "two")
+    model = onnx.load(folder / SEVEN_BITS)
+    producer = next(node for node in model.graph.node if "logits" in node.output)
+    producer.output[list(producer.output).index("logits")] = "before"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(SHIFT, np.float32), "shift"))
+    model.graph.node.append(onnx.helper.make_node("Add", ["before", "shift"], ["logits"]))
+    content = model.SerializeToString()
+    (folder / EIGHT_BITS).write_bytes(content)
+
+    def change(manifest):
+        manifest["files"][EIGHT_BITS] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        manifest["graphs"][0]["variants"][:0] = [
+            {"file": EIGHT_BITS, "precision": "int8", "instruction_sets": [name]} for name in ("avx512_vnni", "avx_vnni")
+        ]
+
+    edit(folder, change)
+    return folder
+
+
+def logits(folder, **settings):
+    with Reranker.load(folder, settings=Settings(**settings)) as reranker:
+        ranking = reranker.rerank(QUERY, DOCUMENTS)
+        found = [result.logit for result in sorted(ranking, key=lambda result: result.index)]
+        return reranker.variant.file, reranker.precision, np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("instruction_sets", "file"),
+    [
+        (AVX512 | {"avx512_vnni", "avx_vnni"}, EIGHT_BITS),
+        (AVX512 | {"avx512_vnni"}, EIGHT_BITS),
+        (AVX2 | {"avx_vnni"}, EIGHT_BITS),
+        (AVX512, SEVEN_BITS),
+        (AVX2, SEVEN_BITS),
+        (set(), SEVEN_BITS),
+    ],
+)
+def test_the_variant_is_chosen_by_the_processor_and_is_what_runs(monkeypatch, artifact, two, instruction_sets, file):
+    _, _, expected = logits(artifact)
+    monkeypatch.setattr(machine, "instruction_sets", lambda: frozenset(instruction_sets))
+    for settings in ({}, {"precision": "int8"}):
+        chosen, precision, found = logits(two, **settings)
+        assert (chosen, precision) == (file, "int8")
+        np.testing.assert_allclose(found, expected + (SHIFT if file == EIGHT_BITS else 0), rtol=0, atol=1e-5)
+    assert logits(two, precision="float32")[:2] == ("model.float32.onnx", "float32")
+
+
+def test_an_artifact_for_other_processors_alone_says_so(monkeypatch, two):
+    monkeypatch.setattr(machine, "instruction_sets", lambda: frozenset(AVX2))
+    edit(two, lambda manifest: manifest["graphs"][0]["variants"].__delitem__(slice(2, None)))
+    with pytest.raises(ProviderError, match="this artifact has no graph for this machine: export"):
+        Reranker.load(two)
+
+
+def test_what_this_machine_has_decides_where_nothing_is_pretended(two):
+    capable = machine.instruction_sets() & {"avx512_vnni", "avx_vnni"}
+    assert logits(two)[0] == (EIGHT_BITS if capable else SEVEN_BITS)
+    assert json.loads((two / "manifest.json").read_bytes())["graphs"][0]["variants"][0]["file"] == EIGHT_BITS

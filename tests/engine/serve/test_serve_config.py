@@ -1,0 +1,138 @@
+"""Settings of the server: one definition for flags, environment and file."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from resift.cli.main import parser
+from resift.errors import InputError
+from resift.serve.config import PREFIX, Config, flag
+from resift.settings import Settings
+from tests.support.commands import resift
+
+FIELDS = msgspec.structs.fields(Config)
+
+
+def gathered(*arguments, **environment) -> Config:
+    asked = vars(parser().parse_args(["serve", *arguments]))
+    return Config.gather({name: value for name, value in asked.items() if name != "run"}, environment)
+
+
+def test_nothing_given_is_the_defaults_on_loopback():
+    assert gathered() == Config()
+    assert (Config().host, Config().port) == ("127.0.0.1", 8787)
+
+
+def test_flags_go_before_the_environment_and_that_before_the_file(file):
+    path = file(b"port = 1\nmax_body_bytes = 2\nmax_client_batch_size = 3\n", "serve.toml")
+    found = gathered("--config", str(path), "--port", "11", RESIFT_SERVE_PORT="12", RESIFT_SERVE_MAX_BODY_BYTES="13")
+    assert (found.port, found.max_body_bytes, found.max_client_batch_size) == (11, 13, 3)
+    assert gathered(RESIFT_SERVE_CONFIG=str(path)).port == 1
+
+
+@pytest.mark.parametrize("found", FIELDS, ids=lambda found: found.name)
+def test_each_setting_can_be_given_in_all_three_ways(found, file):
+    text = {
+        "model": "m",
+        "alias": "a=b",
+        "provider": "cpu",
+        "precision": "int8",
+        "log_level": "debug",
+        "host": "::1",
+        "api_key": "k",
+        "settings": "tuned.toml",
+    }
+    is_bool = isinstance(found.default, bool)
+    given = "true" if is_bool else text.get(found.name, "7")
+    quoted = given if is_bool or given == "7" else f'"{given}"'
+    content = f"{found.name} = [{quoted}]" if found.name in ("model", "alias") else f"{found.name} = {quoted}"
+    expected = msgspec.structs.asdict(gathered(**{PREFIX + found.name.upper(): given}))
+    assert expected != msgspec.structs.asdict(Config())
+    assert msgspec.structs.asdict(gathered(flag(found.name), *([] if is_bool else [given]))) == expected
+    assert msgspec.structs.asdict(gathered("--config", str(file(content.encode(), "serve.toml")))) == expected
+
+
+def test_the_engines_settings_come_from_a_file_and_are_replaced_by_those_given(file):
+    path = file(b"[settings]\nthreads = 1\ntoken_budget = 512\n[retrieval]\ncandidates = 30\n", "tuned.toml")
+    found = gathered("--settings", str(path), "--threads", "2").engine()
+    assert (found.threads, found.token_budget, found.precision) == (2, 512, "auto")
+    with pytest.raises(InputError, match="cannot be read"):
+        gathered("--settings", "missing.toml").engine()
+
+
+def test_lists_are_repeated_flags_commas_or_arrays(file):
+    path = file(b'model = ["a", "b"]', "serve.toml")
+    assert gathered("--model", "a", "--model", "b").model == ["a", "b"]
+    assert gathered(RESIFT_SERVE_MODEL="a, b").model == ["a", "b"]
+    assert gathered("--config", str(path)).model == ["a", "b"]
+    assert gathered("--config", str(path), "--model", "c").model == ["c"]
+
+
+def test_a_switch_can_be_turned_off_again():
+    assert gathered("--no-strict-model", RESIFT_SERVE_STRICT_MODEL="true").strict_model is False
+    assert gathered("--no-auth", "--host", "0.0.0.0").no_auth is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["--port", "70000"], {}, "--port is '70000': Expected `int` <= 65535"),
+        (["--port", "ten"], {}, "--port is 'ten': Expected `int`, got `str`"),
+        (["--request-seconds", "0"], {}, "--request-seconds is '0'"),
+        (["--request-seconds", "nan"], {}, "--request-seconds is 'nan'"),
+        (["--request-seconds", "inf"], {}, "--request-seconds is 'inf'"),
+        (["--log-level", "loud"], {}, "--log-level is 'loud'"),
+        (["--provider", "tpu"], {}, "--provider is 'tpu'"),
+        (["--alias", "a"], {}, "--alias is 'a'; expected NAME=MODEL"),
+        (["--alias", "=a"], {}, "expected NAME=MODEL"),
+        (["--host", "0.0.0.0"], {}, "can be reached from other machines"),
+        (["--host", "::"], {}, "can be reached from other machines"),
+        (["--host", "example.org"], {}, "can be reached from other machines"),
+        (["--host", "0.0.0.0", "--api-key", ""], {}, "can be reached from other machines"),
+        (["--api-key", "clé"], {}, "printable ASCII"),
+        ([], {"RESIFT_SERVE_PORT": "x"}, "RESIFT_SERVE_PORT is 'x'"),
+        ([], {"RESIFT_SERVE_PROT": "1"}, "RESIFT_SERVE_PROT is no setting; expected one of RESIFT_SERVE_ALIAS"),
+        ([], {"RESIFT_SERVE_STRICT_MODEL": "perhaps"}, "RESIFT_SERVE_STRICT_MODEL is 'perhaps'"),
+    ],
+)
+def test_what_cannot_be_is_named(arguments, environment, said):
+    with pytest.raises(InputError) as caught:
+        gathered(*arguments, **environment)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"port = ", "is not TOML in UTF-8"),
+        (b"\xff", "is not TOML in UTF-8"),
+        (b"prot = 1", "has 'prot'; expected only model, alias"),
+        (b'port = "8787"', "port is '8787': Expected `int`, got `str`"),
+        (b"[serve]\nport = 1", "has 'serve'"),
+        (b'config = "other.toml"', "has 'config'"),
+    ],
+)
+def test_a_file_that_cannot_be_is_named(content, said, file):
+    path = file(content, "serve.toml")
+    with pytest.raises(InputError) as caught:
+        gathered("--config", str(path))
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_key_is_never_shown():
+    with pytest.raises(InputError) as caught:
+        gathered("--host", "::", "--api-key", "gehe\x07im")
+    assert "gehe" not in str(caught.value)
+
+
+def test_the_engines_settings_come_from_it():
+    found = gathered("--threads", "2", "--max-length", "64", "--windows", "4", "--max-batch-tokens", "99").engine()
+    assert found == Settings(threads=2, max_length=64, windows=4, token_budget=99, waiting_tokens=1 << 21, waiting_seconds=1.0)
+
+
+def test_the_help_names_every_setting():
+    done = resift("serve", "--help", COLUMNS="200")
+    assert done.code == 0
+    assert all(flag(found.name) in done.out for found in FIELDS)

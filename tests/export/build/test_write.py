@@ -1,0 +1,59 @@
+"""write: attached files and the card."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from resift.artifact.folder import Artifact
+from resift.errors import ResiftError
+from resift_export.convert import convert
+from resift_export.recipe import Recipe
+from tests.support.jobs import files
+
+
+def attached(tmp_path, **contents):
+    folder = tmp_path / "attached"
+    folder.mkdir()
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]
+
+
+def test_attached_files_travel(cheap, source, home, tmp_path, small_gate):
+    about = "# Tiny {bert}\n\nTrained on our own texts: 100 % ours, in Zürich.\n"
+    paths = attached(tmp_path, **{"NOTICE": b"\x00\xffbinary", "LICENSE": b"terms", "README.md": about.encode()})
+    out = convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",), attached=paths))
+    found = files(out)
+    assert (found["NOTICE"], found["LICENSE"]) == (b"\x00\xffbinary", b"terms")
+    card = found["README.md"].decode()
+    assert card.startswith(about + "\n## This artifact")
+    assert "| model.float32.onnx | any | 1.0000 | 1.0000 |" in card
+    entries = Artifact.open(out).manifest.files
+    for name in ("NOTICE", "LICENSE", "README.md"):
+        assert (entries[name].size, entries[name].sha256) == (len(found[name]), hashlib.sha256(found[name]).hexdigest())
+
+
+def test_card_without_attached_files(cheap, source, home, small_gate):
+    out = convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",)), name="org/tiny")
+    card = files(out)["README.md"].decode()
+    assert card.startswith("# org/tiny\n\nThe licence and the training data are those of the checkpoint.\n")
+    assert "on 30 gate pools" in card
+    assert "no labels |" in card
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "certificate.json", "manifest.json", "model.float32.onnx"])
+def test_attached_file_may_not_replace_the_artifacts_own(cheap, source, home, tmp_path, small_gate, name):
+    paths = attached(tmp_path, **{name: b"{}"})
+    with pytest.raises(ResiftError, match=rf"cannot attach .*{name}"):
+        convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",), attached=paths))
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "content"), [("a b.txt", b""), (".hidden", b""), ("README.md", b"\xff\xfe")])
+def test_attached_file_that_cannot_travel(cheap, source, home, tmp_path, small_gate, name, content):
+    paths = attached(tmp_path, **{name: content})
+    with pytest.raises(ResiftError, match=rf"cannot attach .*{name}"):
+        convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",), attached=paths))
+    assert list(home.iterdir()) == []

@@ -1,0 +1,134 @@
+"""Checkpoints that users take for cross-encoders: `resift export` says in one line what it found, what it expected, what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+
+from resift.errors import ExportError
+from resift_export.checkpoint import load as checkpoint
+from tests.support import tiny
+
+EXPORT = """
+import os, sys
+import resift_export.convert
+from resift.cli.main import main
+for folder in sys.argv[2:]:
+    child = os.fork()
+    if not child:
+        os._exit(main(["export", folder, sys.argv[1]]))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.write(2, b"code %d\\n" % code)
+"""
+INSTEAD = "use an encoder with a scoring head, such as BAAI/bge-reranker-v2-m3"
+GPT = {"n_embd": 64, "n_layer": 1, "n_head": 2, "vocab_size": tiny.VOCABULARY, "bos_token_id": 1, "eos_token_id": 1}
+LLAMA = {**tiny.SIZE, "vocab_size": tiny.VOCABULARY, "num_hidden_layers": 1}
+LLAMA.pop("initializer_range")
+
+
+def model(make):
+    """Saves make() in place of the classifier."""
+    return lambda folder: make().save_pretrained(folder)
+
+
+def without_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+
+
+def pickle_only(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def module_of_its_own(folder):
+    listed = [("sentence_transformers.base.modules.transformer.Transformer", ""), ("modeling_mine.Head", "1_Head")]
+    entries = [{"idx": number, "name": str(number), "path": path, "type": kind} for number, (kind, path) in enumerate(listed)]
+    (folder / "modules.json").write_text(json.dumps(entries))
+    (folder / "config_sentence_transformers.json").write_text('{"model_type": "CrossEncoder"}')
+
+
+def wider(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 256}))
+
+
+SAID = {
+    "bi-encoder": (
+        model(lambda: transformers.BertModel(tiny.config("bert"))),
+        rf"lacks the weights classifier\.bias, classifier\.weight .*expected a trained sequence classifier .*: {INSTEAD}",
+    ),
+    "gpt": (
+        model(lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT))),
+        rf"is a generative model \(GPT2LMHeadModel\).*: {INSTEAD}",
+    ),
+    "llama": (
+        model(lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA))),
+        rf"is a generative model \(LlamaForCausalLM\).*: {INSTEAD}",
+    ),
+    "token-classifier": (
+        model(lambda: transformers.BertForTokenClassification(tiny.config("bert"))),
+        rf"is a BertForTokenClassification; expected a cross-encoder, a \.\.\.ForSequenceClassification: {INSTEAD}",
+    ),
+    "no-tokenizer": (without_tokenizer, r"has no tokenizer; expected one of tokenizer\.json, .*: save the model's own tokenizer"),
+    "pickle": (pickle_only, r"has no safetensors weights \(found: .*pytorch_model\.bin.*; save it .*--allow-pickle"),
+    "own-code": (module_of_its_own, r"needs code of its own \(the module modeling_mine\.Head\), .*expected .*: look for"),
+    "other-sizes": (
+        wider,
+        r"has weights of other sizes than its config\.json says \(the first of 6: bert\.\S+\); expected the same: save",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def told(checkpoint_of, tmp_path_factory):
+    """Name of each mistake: the exit code and the lines on standard error of the command line; one process loads torch."""
+    base = tmp_path_factory.mktemp("mistakes")
+    folders = [shutil.copytree(checkpoint_of("bert"), base / name) for name in SAID]
+    for folder, (make, _) in zip(folders, SAID.values(), strict=True):
+        make(folder)
+    done = subprocess.run(
+        [sys.executable, "-c", EXPORT, str(base / "out"), *map(str, folders)], capture_output=True, timeout=300, check=True
+    )
+    assert not (base / "out").exists()
+    *parts, rest = re.split(r"^code (\d+)\n", done.stderr.decode(), flags=re.MULTILINE)
+    assert rest == ""
+    return {name: (int(code), text.splitlines()) for name, text, code in zip(SAID, parts[::2], parts[1::2], strict=True)}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_mistake_is_one_clear_line(told, name):
+    code, lines = told[name]
+    assert code == 1
+    assert len(lines) == 2, lines
+    assert lines[0].startswith("load ")
+    assert re.match(f"resift: .*{name} {SAID[name][1]}", lines[1]), lines[1]
+
+
+def test_weights_that_the_model_does_not_read_are_one_warning(checkpoint_of, tmp_path, caplog):
+    folder = shutil.copytree(checkpoint_of("bert"), tmp_path / "more")
+    classifier = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    classifier.save_pretrained(folder, state_dict={**classifier.state_dict(), "extra.weight": torch.ones(1)})
+    checkpoint.load(str(folder))
+    assert [record.getMessage() for record in caplog.records if record.name == "resift_export.checkpoint.transformers"] == [
+        f"warning   {folder} has weights that its model does not read: extra.weight"
+    ]
+
+
+def test_a_revision_that_is_not_there(monkeypatch):
+    import httpx
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    def snapshot(source, **options):
+        raise RevisionNotFoundError("404 Client Error.", response=httpx.Response(404, request=httpx.Request("GET", "https://hub")))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    said = r"^org/reranker has no revision 'v9' on the hub; expected a commit, tag or branch of it, or no --revision for the latest"
+    with pytest.raises(ExportError, match=said):
+        checkpoint.load("org/reranker", revision="v9")

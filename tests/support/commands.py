@@ -1,0 +1,69 @@
+"""Runs the command line as users do: a process with arguments, streams and an exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+from tests.support import tiny
+
+RESIFT = shutil.which("resift", path=sysconfig.get_path("scripts"))
+TIMEOUT = 120
+QUERY = "how do tides work"
+DOCUMENTS = tiny.texts()[1:17:2]
+LINES = "".join(f"{document}\n" for document in DOCUMENTS).encode()
+
+
+PROGRESS = re.compile(
+    rb"^resift: (\d+ pools, \d+ pairs, \d+ pairs/s.*|[^:\n]+: \d+ of \d+(, about \d+ (s|min) left)?)\n", re.MULTILINE
+)
+
+
+def without_progress(said: bytes) -> bytes:
+    """What a command says on standard error, less the lines of progress, which come where it takes more than ten seconds."""
+    return PROGRESS.sub(b"", said)
+
+
+def resift(*arguments, given=b"", **environment):
+    """Exit code and output of `resift ARGUMENTS` with `given` on standard input."""
+    command = [RESIFT, *map(str, arguments)]
+    done = subprocess.run(
+        command, input=given, capture_output=True, timeout=TIMEOUT, env={**os.environ, **environment}, check=False
+    )
+    return SimpleNamespace(code=done.returncode, out=done.stdout.decode(), err=without_progress(done.stderr).decode())
+
+
+@contextmanager
+def running(*arguments):
+    """A process of `resift ARGUMENTS` with pipes for all streams, killed at the end of the block or after TIMEOUT."""
+    command = [RESIFT, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        timer = threading.Timer(TIMEOUT, process.kill)
+        timer.start()
+        try:
+            yield process
+        finally:
+            timer.cancel()
+            process.kill()
+
+
+def answered(done):
+    """Standard output of a run, which must have succeeded without warnings."""
+    assert (done.code, done.err) == (0, "")
+    return done.out
+
+
+def complaint(done, code=1):
+    """The error line of a run, which must have failed with `code` and printed nothing else."""
+    assert "Traceback" not in done.err
+    assert done.err.startswith("resift: ")
+    assert done.err.endswith("\n")
+    assert done.err.count("\n") == 1
+    assert (done.code, done.out) == (code, "")
+    return done.err
