@@ -92,7 +92,7 @@ class Reranker:
                 delay=None if self.settings.waiting_seconds == "auto" else workers * self.settings.waiting_seconds,
                 workers=workers,
             ),
-            sessions.run,
+            partial(_run, sessions),
             workers,
         )
         self._encoders = Background(self.resolved.threads)
@@ -445,6 +445,10 @@ def _reload(kind: type[Reranker], folder: Path, links_into: Path | None, setting
 
 def _scheduler(operations: Mapping[str, int], token_budget: int, **limits: Any) -> Scheduler:
     return Scheduler(token_budget, pace=Pace(operations), **limits)
+
+
+def _run(sessions: Sessions, batch: Batch) -> NDArray[np.float32]:
+    return sessions.run(batch.graph, batch.stack())
 
 
 def _close(workers: Workers, encoders: Background, sessions: Sessions) -> None:

@@ -209,9 +209,9 @@ def _check_link(path: Path, *roots: Path | None) -> None:
         raise ArtifactError(f"{path} leads outside the artifact's folder, to {target}; copy the file itself there")
 
 
-def path_text(path: str | os.PathLike[str]) -> str:
-    r"""A path as text that JSON can hold: bytes of its name that are not UTF-8 become \xNN."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+def closed(folder: Path) -> str | None:
+    """Why no file may be added to a folder: because it is an artifact's. None if it is not."""
+    return "would be part of an artifact, which holds only what its manifest lists" if (folder / MANIFEST).is_file() else None
 
 
 def embedded() -> Mapping[str, Path]:

@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resift.artifact.folder import path_text
 from resift.cli.messages import show_messages
 from resift.cli.options import EXIT_CODES, INTERRUPTED
 from resift.cli.streams import complain, write_lines
 from resift.errors import ExtraError, InputError
+from resift.files.names import path_text
 
 if TYPE_CHECKING:
     from types import FrameType

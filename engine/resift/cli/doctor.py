@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from resift.artifact.folder import path_text
 from resift.cli.meter import Meter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
 from resift.cli.streams import write_json, write_lines
 from resift.errors import InputError
 from resift.evaluate.data.trec import qrels_beside, read_qrels
 from resift.evaluate.doctor.diagnosis import diagnose
+from resift.files.names import path_text
 from resift.inputs import check_count
 from resift.pools.reading import read_pools
 from resift.reranker import Reranker

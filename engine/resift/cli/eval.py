@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from resift.artifact.folder import closed
 from resift.cli.comparison import comparison
 from resift.cli.meter import Meter
 from resift.cli.options import EXIT_CODES, add_engine, settings
@@ -115,7 +116,7 @@ def run(asked: argparse.Namespace) -> int:
     from resift.evaluate.report.write import write_report
 
     json = None if asked.json in (None, "-") else Path(asked.json)
-    check_outputs([path for path in (asked.html, json) if path], _inputs(asked), overwrite=asked.overwrite)
+    check_outputs([path for path in (asked.html, json) if path], _inputs(asked), overwrite=asked.overwrite, closed=closed)
     check_count("--candidates", asked.candidates)
     check_count("--limit", asked.limit)
     measures = asked.measure or MEASURES

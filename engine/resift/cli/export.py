@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from resift.artifact.folder import Artifact, path_text
+from resift.artifact.folder import Artifact
 from resift.cli.messages import show_messages
 from resift.cli.meter import StageMeter
 from resift.cli.options import EXIT_CODES, check_utf8
 from resift.cli.streams import write_lines
 from resift.errors import ExtraError
+from resift.files.names import path_text
 from resift.settings import PRECISIONS
 
 if TYPE_CHECKING:

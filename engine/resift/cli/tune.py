@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resift.artifact.folder import Artifact, path_text
+from resift.artifact.folder import Artifact, closed
 from resift.cli.meter import StageMeter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
 from resift.cli.streams import complain, write_json, write_lines
@@ -15,6 +15,7 @@ from resift.evaluate.data.trec import qrels_beside, read_qrels
 from resift.evaluate.tuning.plot import check_plot, draw
 from resift.evaluate.tuning.tune import CANDIDATES, check, tune
 from resift.evaluate.tuning.tunedfile import check_writer, encode_tuned, read_tuned
+from resift.files.names import path_text
 from resift.files.outputs import check_outputs, write_whole
 from resift.inputs import check_count
 from resift.pools.reading import read_pools
@@ -82,7 +83,7 @@ def _tune(asked: argparse.Namespace) -> int:
     outputs = [path for path in (asked.out, asked.plot) if path]
     judgements = asked.qrels or qrels_beside(asked.pools)
     inputs = [name for name in (asked.pools, judgements, asked.settings) if name]
-    check_outputs(outputs, inputs, overwrite=asked.overwrite)
+    check_outputs(outputs, inputs, overwrite=asked.overwrite, closed=closed)
     if asked.out:
         check_writer()
     kind = check_plot(asked.plot) if asked.plot else ""
@@ -99,7 +100,7 @@ def _tune(asked: argparse.Namespace) -> int:
             report=meter,
         )
     if tuning.chosen:
-        check_outputs(outputs, inputs, overwrite=asked.overwrite)  # again: the measurements took minutes
+        check_outputs(outputs, inputs, overwrite=asked.overwrite, closed=closed)  # again: the measurements took minutes
     if tuning.chosen and asked.plot:
         write_whole(asked.plot, draw(tuning, kind))
     if tuning.chosen and asked.out:

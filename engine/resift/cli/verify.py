@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.artifact.folder import path_text
 from resift.artifact.parity import LEAST_KEPT, Agreement, Bounds, Certificate, Kept, check_reference, refuse, refuse_first_look
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
 from resift.cli.streams import write_json, write_lines
 from resift.errors import ParityError
+from resift.files.names import path_text
 from resift.plans import Plan, Stage
 from resift.reranker import Reranker
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift import machine
-from resift.artifact.folder import path_text
 from resift.artifact.parity import Certificate
 from resift.errors import InputError
 from resift.evaluate.comparisons import agreement, differences, regressions
@@ -21,6 +20,7 @@ from resift.evaluate.measures import MEASURES, Judge
 from resift.evaluate.results import Data, Evaluation, Finding, Query, System
 from resift.evaluate.runs import Run, score_all
 from resift.evaluate.systems import Given
+from resift.files.names import path_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

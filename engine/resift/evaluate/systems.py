@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from resift.artifact.folder import DEFAULT, path_text
+from resift.artifact.folder import DEFAULT
 from resift.artifact.manifest import RELEVANCE
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import ExtraError, InputError
 from resift.evaluate.scoresfile import read_scores
+from resift.files.names import path_text
 from resift.ranking import best_first
 from resift.reranker import Reranker
 from resift.scoring import activate, relevance

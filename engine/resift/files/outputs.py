@@ -6,19 +6,20 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resift.artifact.folder import path_text
-from resift.artifact.manifest import MANIFEST
 from resift.errors import OutputError
-from resift.files.names import is_file_name
+from resift.files.names import is_file_name, path_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
-def check_outputs(outputs: Sequence[Path], inputs: Iterable[str | os.PathLike[str]], *, overwrite: bool) -> None:
+def check_outputs(
+    outputs: Sequence[Path], inputs: Iterable[str | os.PathLike[str]], *, overwrite: bool, closed: Callable[[Path], str | None]
+) -> None:
     """Raises OutputError if one of `outputs` cannot be written, is one of `inputs` or a file in one of them, or is named twice.
 
-    Without `overwrite`, none may exist yet. A file is created next to each and removed again; nothing else is changed.
+    `closed` says why no file may be added to a folder, or None. Without `overwrite`, none may exist yet. A file is created next to
+    each and removed again; nothing else is changed.
     """
     read = [file for source in inputs for file in _files(Path(source))]
     targets = [_target(path) for path in outputs]
@@ -30,8 +31,8 @@ def check_outputs(outputs: Sequence[Path], inputs: Iterable[str | os.PathLike[st
             raise OutputError(
                 f"{name} cannot be written: {path_text(target.parent)} is not a folder; create it, or name another file"
             )
-        if (target.parent / MANIFEST).is_file():
-            raise OutputError(f"{name} would be part of an artifact, which holds only what its manifest lists; name another file")
+        if reason := closed(target.parent):
+            raise OutputError(f"{name} {reason}; name another file")
         try:
             if os.path.lexists(target) and not target.is_file():
                 raise OutputError(f"{name} is not a regular file; name another one")

@@ -1,1 +1,7 @@
-"""Files of candidate pools, read and ranked: one after another, as a job that resumes."""
+"""Files of candidate pools: read and ranked, one pool after another in bounded memory, or as a job that resumes."""
+
+from resift.pools.collection import rerank_pools
+from resift.pools.job import Job, rerank_file
+from resift.pools.reading import CandidatePool, read_documents, read_pools
+
+__all__ = ["CandidatePool", "Job", "read_documents", "read_pools", "rerank_file", "rerank_pools"]

@@ -11,12 +11,13 @@ from resift.runtime import providers
 from resift.runtime.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
     from resift.artifact.folder import Artifact
     from resift.artifact.manifest import Graph, Variant
-    from resift.scheduling.scheduler import Batch
     from resift.settings import Auto, Precision, Settings
 
 
@@ -51,9 +52,9 @@ class Sessions:
         """Loads a graph unless it is loaded. Raises ProviderError, and like `Session.open`."""
         self._session(graph).open()
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
-        """The batch's logits float32[b, labels]. Raises like `Session.run`."""
-        return self._session(batch.graph).run(batch.stack())
+    def run(self, graph: str, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """The logits of a graph, float32[b, labels], of inputs int64[b, width] by name. Raises like `Session.run`."""
+        return self._session(graph).run(inputs)
 
     def close(self) -> None:
         """Frees the graphs."""

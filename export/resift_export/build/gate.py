@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from resift.artifact.parity import Bounds, Certificate, CertifiedPool, check_reference, measure, measure_first_look
 from resift.errors import ExportError
 from resift.machine import instruction_sets
+from resift.artifact.parity import Bounds, Certificate, CertifiedPool, check_reference, measure, measure_first_look
 from resift.reranker import Reranker
 from resift.settings import Settings
 from resift_export.memory import give_back

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from resift.artifact.folder import Artifact
+from resift.errors import ExportError
 from resift.artifact.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, FileEntry, Graph, Manifest, Model, Pair
 from resift.artifact.parity import look_summary
-from resift.errors import ExportError
 from resift_export.build.first_look import file_of_look
 from resift_export.graph.edit import oldest_onnxruntime
 from resift_export.graph.weights import save, save_sharing

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import transformers
 
-from resift.artifact.folder import path_text
 from resift.artifact.manifest import RELEVANCE, Activation, Relevance, Signature
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import ExportError, InputError
+from resift.files.names import path_text
 from resift.scoring import relevance
 from resift_export.checkpoint import config as declarations
 from resift_export.checkpoint import sentence_transformers as encoders

@@ -9,8 +9,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resift.artifact.folder import path_text
 from resift.errors import InputError
+from resift.files.names import path_text
 from resift.pools.reading import decode_object, read_lines, read_pools
 from resift_export.distill.recipe import DataFile
 

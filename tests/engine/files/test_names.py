@@ -33,6 +33,6 @@ def test_it_is_refused(name):
         with pytest.raises(InputError, match="expected file names"):
             Job(source=source, out=Path(out))
     with pytest.raises(OutputError, match="not a file name"):
-        check_outputs([Path(name)], [], overwrite=False)
+        check_outputs([Path(name)], [], overwrite=False, closed=lambda folder: None)
     with pytest.raises(OutputError, match="not a file name"):
         write_whole(name, b"")

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.artifact import hub
-from resift.artifact.folder import Artifact, embedded, path_text
+from resift.artifact.folder import Artifact, embedded
 from resift.artifact.manifest import CERTIFICATE, MANIFEST
 from resift.errors import ArtifactError, ExtraError, OutputError
+from resift.files.names import path_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
