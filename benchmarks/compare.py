@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resift.artifact.parity import ndcg, top_overlap
+from resift.metrics import ndcg, top_overlap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

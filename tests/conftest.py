@@ -94,7 +94,7 @@ def artifact_of(built, checkpoint_of):
 
 
 def export(source: Path, folder: Path, **first_look) -> None:
-    from resift.artifact.parity import Bounds
+    from resift.artifact.agreement import Bounds
     from resift_export.convert import convert
     from resift_export.recipe import Recipe
 
@@ -220,8 +220,9 @@ def disagreeing(copy):
     import msgspec
     import numpy as np
 
+    from resift.artifact.agreement import Bounds, measure
+    from resift.artifact.certificate import Certificate
     from resift.artifact.folder import Artifact
-    from resift.artifact.parity import Bounds, Certificate, measure
 
     found = Certificate.read(Artifact.open(copy))
     pools = [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from resift.artifact.parity import Bounds
+from resift.artifact.agreement import Bounds
 from tests.conftest import REPOSITORY
 
 FOPEN = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from resift import Reranker
-from resift.artifact.parity import kendall_tau, top_overlap
+from resift.metrics import kendall_tau, top_overlap
 from resift.pools.reading import read_pools
 from resift_export.checkpoint import load as checkpoint
 

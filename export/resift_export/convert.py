@@ -10,8 +10,9 @@ import numpy as np
 from msgspec.structs import replace
 from transformers.utils import logging as transformers_logging
 
+from resift.artifact.agreement import refuse
+from resift.artifact.certificate import Certificate, look_summary, refuse_first_look
 from resift.artifact.folder import Artifact
-from resift.artifact.parity import Certificate, look_summary, refuse, refuse_first_look
 from resift.errors import InputError, ParityError
 from resift.plans import FIRST_LOOK
 from resift_export.build.first_look import check_cheaper, check_plan, check_student, file_of_look

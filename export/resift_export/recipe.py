@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from resift.artifact.agreement import LEAST_GATE_POOLS, Bounds, Pool
 from resift.artifact.manifest import CARD, CERTIFICATE, FILE_NAME_PATTERN, MANIFEST, TOKENIZER, Variant
-from resift.artifact.parity import LEAST_GATE_POOLS, Bounds, Pool
 from resift.errors import InputError
 from resift.files.names import path_text
 from resift.pools.reading import CandidatePool, decode_object, read_lines, read_pools

@@ -5,7 +5,8 @@ import onnxruntime
 import pytest
 
 from resift import Reranker
-from resift.artifact.parity import Certificate, kendall_tau
+from resift.artifact.certificate import Certificate
+from resift.metrics import kendall_tau
 from resift.runtime import providers
 
 QUERY = "what causes the tides"

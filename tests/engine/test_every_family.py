@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from resift import ProviderError, Reranker, Settings
+from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
-from resift.artifact.parity import Certificate, kendall_tau
+from resift.metrics import kendall_tau
 from tests.support import tiny
 
 

@@ -15,8 +15,9 @@ import onnx_ir as ir
 import pytest
 
 from resift import Reranker, Settings
+from resift.artifact.agreement import Bounds
+from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
-from resift.artifact.parity import Bounds, Certificate
 from resift.errors import ExportError, InputError, LogitsError, ParityError
 from resift_export import convert as pipeline
 from resift_export.checkpoint import load as checkpoint

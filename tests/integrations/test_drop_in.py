@@ -8,7 +8,8 @@ import logging
 import numpy as np
 import pytest
 
-from resift.artifact.parity import Certificate, measure
+from resift.artifact.agreement import measure
+from resift.artifact.certificate import Certificate
 from resift.integrations.sentence_transformers import CrossEncoder
 from resift.integrations.sentence_transformers.arguments import ABSENT
 from tests.support import tiny

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from resift.artifact.certificate import Certificate
 from resift.artifact.folder import embedded
-from resift.artifact.parity import Certificate
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
 from resift.cli.streams import write_json, write_lines
 from resift.files.names import path_text

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.artifact.parity import LEAST_KEPT, Agreement, Bounds, Certificate, Kept, check_reference, refuse, refuse_first_look
+from resift.artifact.agreement import Agreement, Bounds, check_reference, refuse
+from resift.artifact.certificate import LEAST_KEPT, Certificate, Kept, refuse_first_look
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
 from resift.cli.streams import write_json, write_lines
 from resift.errors import ParityError

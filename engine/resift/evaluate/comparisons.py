@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.artifact.parity import TOP, kendall_tau, top_overlap
 from resift.evaluate.results import Agreement, Difference, Place, Regression
 from resift.evaluate.significance import bootstrap_interval, randomization_test
+from resift.metrics import TOP, kendall_tau, top_overlap
 
 if TYPE_CHECKING:
     from resift.evaluate.data.dataset import Dataset

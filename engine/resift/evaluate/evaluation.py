@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift import machine
-from resift.artifact.parity import Certificate
+from resift.artifact.certificate import Certificate
 from resift.errors import InputError
 from resift.evaluate.comparisons import agreement, differences, regressions
 from resift.evaluate.doctor.diagnosis import diagnose

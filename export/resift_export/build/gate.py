@@ -9,7 +9,8 @@ import msgspec
 
 from resift.errors import ExportError
 from resift.machine import instruction_sets
-from resift.artifact.parity import Bounds, Certificate, CertifiedPool, check_reference, measure, measure_first_look
+from resift.artifact.agreement import Bounds, check_reference, measure
+from resift.artifact.certificate import Certificate, CertifiedPool, measure_first_look
 from resift.reranker import Reranker
 from resift.settings import Settings
 from resift_export.memory import give_back
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from resift.artifact.folder import Artifact
     from resift.artifact.manifest import Graph, Variant
-    from resift.artifact.parity import Pool
+    from resift.artifact.agreement import Pool
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.progress import Report
 

@@ -10,7 +10,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resift.artifact.parity import Pool
+    from resift.artifact.agreement import Pool
     from resift_export.checkpoint.load import Checkpoint
 
 TOKENS = 2048

@@ -13,7 +13,7 @@ import msgspec
 from resift.artifact.folder import Artifact
 from resift.errors import ExportError
 from resift.artifact.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, FileEntry, Graph, Manifest, Model, Pair
-from resift.artifact.parity import look_summary
+from resift.artifact.certificate import look_summary
 from resift_export.build.first_look import file_of_look
 from resift_export.graph.edit import oldest_onnxruntime
 from resift_export.graph.weights import save, save_sharing
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from resift.artifact.manifest import Role, Variant
-    from resift.artifact.parity import Certificate
+    from resift.artifact.certificate import Certificate
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.recipe import Recipe
 

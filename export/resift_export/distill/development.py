@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from resift.artifact.parity import TOP, kendall_tau, ndcg, top_overlap
 from resift.errors import ExportError
+from resift.metrics import TOP, kendall_tau, ndcg, top_overlap
 from resift.scoring import relevance
 from resift_export.distill.batches import padded
 from resift_export.distill.recipe import Figures

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from resift.artifact.parity import MEASURES, Pool, Search, measure
+from resift.artifact.agreement import MEASURES, Pool, measure
+from resift.artifact.certificate import Search
 from resift.errors import ParityError
 from resift.scoring import relevance
 from resift_export.graph.edit import lower_opset
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from resift.artifact.agreement import Agreement, Bounds
+    from resift.artifact.certificate import Certificate
     from resift.artifact.manifest import Relevance
-    from resift.artifact.parity import Agreement, Bounds, Certificate
     from resift_export.int8.ranges import Range
     from resift_export.progress import Report
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from resift.artifact.parity import Certificate
+from resift.artifact.certificate import Certificate
 from tests.conftest import rewrite
 from tests.support.commands import DOCUMENTS, LINES, QUERY, answered, complaint, resift, running
 

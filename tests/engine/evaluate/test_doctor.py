@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resift import Reranker, Settings
-from resift.artifact.parity import Certificate
+from resift.artifact.certificate import Certificate
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import InputError
 from resift.evaluate.data.judged import Judged

@@ -12,12 +12,12 @@ import pytest
 
 import resift_export
 from resift import Settings
-from resift.artifact.parity import kendall_tau, ndcg, top_overlap
 from resift.errors import InputError
 from resift.evaluate import Artifact, Given, ScoresFile, evaluate, read_dataset
 from resift.evaluate.lengths import measure_lengths
 from resift.evaluate.results import Evaluation
 from resift.evaluate.systems import Columns, Scorer
+from resift.metrics import kendall_tau, ndcg, top_overlap
 from resift.pools.reading import CandidatePool
 
 pytest.importorskip("ir_measures")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from resift import Reranker
+from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
-from resift.artifact.parity import Certificate
 from resift.encoding.tokenizer import PairTokenizer
 from resift.evaluate.doctor import language
 from resift.evaluate.doctor.diagnosis import diagnose

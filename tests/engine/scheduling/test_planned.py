@@ -430,7 +430,7 @@ def test_verify_reads_in_full_whatever_plan_the_settings_name(planned_artifact, 
 
 
 def test_verify_fails_where_the_first_look_loses_the_best(planned_artifact, monkeypatch, capsys):
-    monkeypatch.setattr("resift.artifact.parity.LEAST_KEPT", 1.01)
+    monkeypatch.setattr("resift.artifact.certificate.LEAST_KEPT", 1.01)
     assert main(["verify", str(planned_artifact), "--accept-bounds"]) == 3
     assert "(first-look.int8.onnx) is no first look for its model" in capsys.readouterr().err
 

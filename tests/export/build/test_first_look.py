@@ -13,7 +13,8 @@ import pytest
 from resift import ArtifactError, ExportError, InputError, ParityError, Reranker, Settings
 from resift.artifact.folder import Artifact
 from resift.cli.main import main
-from resift.artifact.parity import Bounds, Certificate, Kept, measure
+from resift.artifact.agreement import Bounds, measure
+from resift.artifact.certificate import Certificate, Kept
 from resift_export.checkpoint import load as checkpoints
 from resift_export.int8 import ranges
 from resift_export.graph import weights

@@ -10,8 +10,9 @@ import torch
 import transformers
 
 from resift import Reranker, Settings
+from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
-from resift.artifact.parity import Certificate, kendall_tau
+from resift.metrics import kendall_tau
 from tests.support import tiny
 
 QUERY = "how do tides work"

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from resift import Reranker
+from resift.artifact.agreement import Bounds
+from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
-from resift.artifact.parity import Bounds, Certificate, kendall_tau
 from resift.cli.main import main
 from resift.errors import ExportError, ExtraError
+from resift.metrics import kendall_tau
 from resift_export.checkpoint import load as checkpoint
 from resift_export.convert import convert
 from resift_export.graph.trace import trace_with_optimum

@@ -12,8 +12,8 @@ import onnx_ir as ir
 import pytest
 
 from resift import ArtifactError, Reranker, Settings
+from resift.artifact.agreement import Bounds
 from resift.artifact.folder import Artifact, GraphOnDisk
-from resift.artifact.parity import Bounds
 from resift.cli.main import main
 from resift.errors import ExportError, InputError
 from resift_export.convert import convert

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resift import Reranker
+from resift.artifact.agreement import Bounds
+from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
-from resift.artifact.parity import Bounds, Certificate
 from resift.cli.main import main, parser
 from resift.errors import InputError, ParityError
 from resift.machine import instruction_sets

@@ -7,8 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from resift import Reranker
+from resift.artifact.agreement import Bounds
+from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
-from resift.artifact.parity import Bounds, Certificate
 from resift.errors import ExportError
 from resift.machine import instruction_sets
 from resift_export.convert import convert

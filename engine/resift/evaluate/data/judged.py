@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.artifact.parity import ndcg
 from resift.errors import InputError
+from resift.metrics import ndcg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from resift.artifact.parity import TOP
 from resift.evaluate.doctor import language
 from resift.evaluate.lengths import shares_lost
 from resift.evaluate.results import Finding
 from resift.evaluate.significance import bootstrap_interval
+from resift.metrics import TOP
 from resift.scoring import activate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resift.artifact.parity import Pool
+    from resift.artifact.agreement import Pool
     from resift.evaluate.doctor.evidence import Evidence
     from resift.pools.reading import CandidatePool
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
-from resift.artifact.parity import Certificate
+from resift.artifact.certificate import Certificate
 from resift.errors import InputError
 from resift.evaluate.data.judged import Judged
 from resift.pools.collection import score_pools

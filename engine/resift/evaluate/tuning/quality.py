@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resift.artifact.parity import TOP
+from resift.metrics import TOP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

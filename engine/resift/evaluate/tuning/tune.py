@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 
 from resift import machine
-from resift.artifact.parity import TOP
 from resift.errors import InputError
 from resift.evaluate.data.judged import Judged
 from resift.evaluate.results import Latency
@@ -20,6 +19,7 @@ from resift.evaluate.tuning.quality import first_of, kept
 from resift.evaluate.tuning.records import Check, Point, Tuning
 from resift.evaluate.tuning.timing import Bench, Trial, fastest, share_within, timed
 from resift.inputs import check_count
+from resift.metrics import TOP
 from resift.settings import Settings
 
 if TYPE_CHECKING:

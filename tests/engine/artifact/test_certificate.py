@@ -13,24 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resift import ArtifactError, ParityError
-from resift.artifact.parity import (
+from resift.artifact.agreement import Agreement, Bounds, Pool, measure, refuse
+from resift.artifact.certificate import (
     LEAST_KEPT,
     LOOKS,
-    Agreement,
-    Bounds,
     Certificate,
     CertifiedPool,
     Kept,
-    Pool,
-    kendall_tau,
     kept_of,
-    measure,
     measure_first_look,
-    ndcg,
-    refuse,
     refuse_first_look,
-    top_overlap,
 )
+from resift.metrics import kendall_tau, ndcg, top_overlap
 
 NAMES = {
     "overlap": "mean top-10 overlap",

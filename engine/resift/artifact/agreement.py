@@ -1,0 +1,170 @@
+"""Agreement: how far an artifact's ranking agrees with its checkpoint's, and the bounds within which it must."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from resift.artifact.manifest import Strict
+from resift.errors import ParityError
+from resift.metrics import kendall_tau, ndcg, top_overlap
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+LEAST_GATE_POOLS = 30
+"""Fewest pools that make a comparison meaningful."""
+ROUNDING = 1e-6
+"""Relative and absolute difference allowed between two libraries' means of the same figures."""
+
+
+class Measure(NamedTuple):
+    """What one field of Bounds limits."""
+
+    field: str
+    words: str
+    unit: str = ""
+    is_upper: bool = False
+    """whether the bound is the largest value allowed; otherwise it is the least"""
+
+    def holds(self, value: float, bound: float) -> bool:
+        """Whether `value` is within `bound`; NaN never is."""
+        return value <= bound if self.is_upper else value >= bound
+
+    def limit(self, bound: float) -> str:
+        """The bound in words."""
+        return f"at {'most' if self.is_upper else 'least'} {bound}"
+
+
+MEASURES = (
+    Measure("overlap", "mean top-10 overlap"),
+    Measure("tau", "mean Kendall tau"),
+    Measure("worst_tau", "the worst pool's Kendall tau"),
+    Measure("error", "the 99th percentile of logit errors", " of the checkpoint's range", is_upper=True),
+    Measure("ndcg_drop", "the drop of mean nDCG@10", " below the checkpoint's", is_upper=True),
+)
+
+
+class Bounds(Strict, frozen=True):
+    """Bounds on an artifact's agreement with its checkpoint; the defaults are those of `resift export`."""
+
+    overlap: float = 0.95
+    """least mean share of the checkpoint's top 10 (the top half of pools below 20) that the artifact keeps"""
+    tau: float = 0.95
+    """least mean Kendall tau-b"""
+    worst_tau: float = 0.85
+    """least Kendall tau-b of a single pool"""
+    error: float = 0.05
+    """largest 99th percentile of |logit - checkpoint's|, as a share of the checkpoint's range of logits"""
+    ndcg_drop: float = 0.02
+    """largest drop of mean nDCG@10 below the checkpoint's; holds where no pool is labelled, and for certificates that lack it.
+
+    On the built-in gate the embedded model's drop has a standard error of 0.0015 (40 graded pools). The bound also lets one pool
+    of the smallest gate swap its first two documents, of which one alone is relevant: (1 - 1 / log2(3)) / 30 = 0.012.
+    """
+
+    def looser(self, than: Bounds) -> list[str]:
+        """A phrase for each bound that is looser than that of `than`."""
+        pairs = [(measure, getattr(self, measure.field), getattr(than, measure.field)) for measure in MEASURES]
+        return [
+            f"{measure.words} {measure.limit(own)} instead of {other}"
+            for measure, own, other in pairs
+            if not measure.holds(own, other)
+        ]
+
+
+class Agreement(Strict, frozen=True):
+    """The measured values of what Bounds limits, and the effect on labelled rankings."""
+
+    overlap: float
+    tau: float
+    worst_tau: float
+    error: float
+    largest_error: float
+    """largest |logit - checkpoint's|, in logits"""
+    ndcg: float | None
+    """nDCG@10 within the labelled pools; None without any"""
+    checkpoint_ndcg: float | None
+
+    @property
+    def ndcg_drop(self) -> float | None:
+        """How far nDCG@10 is below the checkpoint's (negative: above it); None without labelled pools."""
+        return None if self.ndcg is None or self.checkpoint_ndcg is None else self.checkpoint_ndcg - self.ndcg
+
+    def summary(self) -> str:
+        """One line for a log."""
+        ranked = (
+            f"top-10 overlap {self.overlap:.4f}, tau {self.tau:.4f} (worst pool {self.worst_tau:.4f}), "
+            f"p99 error {self.error:.2%} of the range"
+        )
+        return ranked if self.ndcg_drop is None else f"{ranked}, nDCG@10 {self.ndcg:.4f} ({self.checkpoint_ndcg:.4f})"
+
+    def is_close_to(self, other: Agreement) -> bool:
+        """Whether all figures are equal up to rounding."""
+        for name in self.__struct_fields__:
+            first, second = getattr(self, name), getattr(other, name)
+            if (first is None) != (second is None):
+                return False
+            if first is not None and not math.isclose(first, second, rel_tol=ROUNDING, abs_tol=ROUNDING):
+                return False
+        return True
+
+    def violations(self, bounds: Bounds) -> list[str]:
+        """One sentence for each bound that does not hold; one on labelled pools holds without any."""
+        pairs = [(measure, getattr(self, measure.field), getattr(bounds, measure.field)) for measure in MEASURES]
+        return [
+            f"{measure.words} is {value:.4f}{measure.unit}; expected {measure.limit(bound)}"
+            for measure, value, bound in pairs
+            if value is not None and not measure.holds(value, bound)
+        ]
+
+
+class Pool(Strict, frozen=True):
+    """One gate pool: a query, its documents and, where known, their graded relevance."""
+
+    qid: str
+    query: str
+    documents: list[str]
+    labels: list[int] | None = None
+
+
+def check_reference(checkpoint: Sequence[NDArray[np.floating]]) -> None:
+    """Raises ParityError unless the checkpoint's logits tell documents apart in enough pools for a meaningful comparison."""
+    telling = sum(len(logits) > 1 and float(np.ptp(logits)) > ROUNDING * float(np.abs(logits).max()) for logits in checkpoint)
+    if telling < LEAST_GATE_POOLS:
+        raise ParityError(
+            f"the checkpoint's logits differ within {telling} of {len(checkpoint)} pools; expected at least {LEAST_GATE_POOLS}: "
+            "where all logits of a pool are equal there is no ranking to compare with"
+        )
+
+
+def refuse(agreement: Agreement, bounds: Bounds, what: str) -> None:
+    """Raises ParityError that lists every bound `agreement` violates."""
+    if violations := agreement.violations(bounds):
+        raise ParityError(f"{what} does not rank like its checkpoint: {'; '.join(violations)}")
+
+
+def measure(pools: Sequence[Pool], checkpoint: Sequence[NDArray[np.floating]], found: Sequence[NDArray[np.floating]]) -> Agreement:
+    """Compares relevance logits `found` with the checkpoint's, pool by pool."""
+    every_reference, every_found = np.concatenate(checkpoint).astype(np.float64), np.concatenate(found).astype(np.float64)
+    errors = np.abs(every_found - every_reference)
+    taus = [kendall_tau(*pair) for pair in zip(checkpoint, found, strict=True)]
+    labels = [pool.labels for pool in pools]
+    return Agreement(
+        overlap=float(np.mean([top_overlap(*pair) for pair in zip(checkpoint, found, strict=True)])),
+        tau=float(np.mean(taus)),
+        worst_tau=float(np.min(taus)),
+        error=float(np.percentile(errors, 99) / max(float(np.ptp(every_reference)), np.finfo(np.float32).tiny)),
+        largest_error=float(errors.max()),
+        ndcg=_mean_ndcg(labels, found),
+        checkpoint_ndcg=_mean_ndcg(labels, checkpoint),
+    )
+
+
+def _mean_ndcg(labels: Sequence[Sequence[int] | None], scores: Sequence[NDArray[np.floating]]) -> float | None:
+    known = [ndcg(label, score) for label, score in zip(labels, scores, strict=True) if label is not None]
+    return float(np.mean(known)) if known else None
