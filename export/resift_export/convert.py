@@ -28,7 +28,9 @@ from resift_export.graph.optimize import optimize
 from resift_export.graph.trace import TRACERS
 from resift_export.graph.weights import on_disk
 from resift_export.int8.calibration import operations_of, sample
-from resift_export.int8.quantize import VNNI_LEVELS, WEIGHT_LEVELS, products, quantize
+from resift_export.int8.levels import VNNI_LEVELS, WEIGHT_LEVELS
+from resift_export.int8.products import products
+from resift_export.int8.quantize import quantize
 from resift_export.int8.ranges import choose_ranges
 from resift_export.int8.search import Sensitivity, search, weight_names
 from resift_export.progress import unreported

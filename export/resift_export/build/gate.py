@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from resift.errors import ExportError
-from resift.machine import instruction_sets
 from resift.artifact.agreement import Bounds, check_reference, measure
 from resift.artifact.certificate import Certificate, CertifiedPool, measure_first_look
+from resift.errors import ExportError
+from resift.machine import instruction_sets
 from resift.reranker import Reranker
 from resift.settings import Settings
 from resift_export.memory import give_back
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from resift.artifact.agreement import Pool
     from resift.artifact.folder import Artifact
     from resift.artifact.manifest import Graph, Variant
-    from resift.artifact.agreement import Pool
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.progress import Report
 

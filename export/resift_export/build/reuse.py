@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
-from resift.errors import ExportError
 from resift.artifact.manifest import BESIDE
-from resift_export.graph.edit import oldest_onnxruntime
+from resift.errors import ExportError
 from resift_export.build.write import Written
+from resift_export.graph.edit import oldest_onnxruntime
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,11 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resift.files import lock
 from resift.artifact.folder import MANIFEST_LIMIT
-from resift.errors import ExportError, OutputError
-from resift.files.names import is_file_name
 from resift.artifact.manifest import MANIFEST
+from resift.errors import ExportError, OutputError
+from resift.files import lock
+from resift.files.names import is_file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

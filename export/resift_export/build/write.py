@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from resift.artifact.folder import Artifact
-from resift.errors import ExportError
-from resift.artifact.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, FileEntry, Graph, Manifest, Model, Pair
 from resift.artifact.certificate import look_summary
+from resift.artifact.folder import Artifact
+from resift.artifact.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, FileEntry, Graph, Manifest, Model, Pair
+from resift.errors import ExportError
 from resift_export.build.first_look import file_of_look
 from resift_export.graph.edit import oldest_onnxruntime
 from resift_export.graph.weights import save, save_sharing
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from resift.artifact.manifest import Role, Variant
     from resift.artifact.certificate import Certificate
+    from resift.artifact.manifest import Role, Variant
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.recipe import Recipe
 

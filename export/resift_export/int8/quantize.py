@@ -2,65 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from resift_export.graph.edit import CONTRIB, array_of, constant, insert, replace, tidy
+from resift_export.int8.levels import TABLE_LEVELS, WEIGHT_LEVELS, at_least_tiny, quantize_weights
+from resift_export.int8.products import SMALLEST_SIDE, by_source, products
 from resift_export.progress import reported, unreported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
+    from resift_export.int8.products import Product
     from resift_export.int8.ranges import Range
     from resift_export.progress import Report
 
-WEIGHT_LEVELS = 63
-"""Largest magnitude of a weight: 7 bits. Two products u8 x s8 then sum to at most 255 * 63 * 2 = 32130 < 2**15, the limit
-of the 16-bit sums of AVX2 and of AVX-512 without VNNI (https://github.com/microsoft/onnxruntime/issues/6004)."""
-VNNI_LEVELS = 127
-"""Largest magnitude of a weight if products are summed in 32 bits: 8 bits."""
-TABLE_LEVELS = 127
-"""Largest magnitude in an embedding table, which is looked up and never multiplied."""
-SMALLEST_SIDE = 16
-"""A product whose weights have fewer rows or columns (such as the last, with one column per label) stays in float32."""
-TINY = float(np.finfo(np.float32).tiny)
 ROWS_AT_ONCE = 1 << 14
 """Rows of an embedding table that are quantized at once: a vocabulary of 250,000 would otherwise need 2 GB for a moment."""
-
-
-@dataclass(frozen=True)
-class Product:
-    """A matrix product of activations and constant weights."""
-
-    node: ir.Node
-    weights: np.ndarray
-    """float32[inputs, outputs]"""
-
-    @property
-    def source(self) -> ir.Value:
-        """The activations: float32[..., inputs]."""
-        value = self.node.inputs[0]
-        assert value is not None
-        return value
-
-    @property
-    def name(self) -> str:
-        """The name of its output, which is the same in every clone of the graph."""
-        return str(self.node.outputs[0].name)
-
-
-def products(model: ir.Model) -> list[Product]:
-    """The products worth quantizing, in the graph's order."""
-    found = []
-    for node in model.graph:
-        weights = array_of(node.inputs[1]) if node.op_type == "MatMul" else None
-        if weights is not None and weights.ndim == 2 and min(weights.shape) >= SMALLEST_SIDE and array_of(node.inputs[0]) is None:
-            found.append(Product(node, weights))
-    return found
 
 
 def quantize(  # noqa: PLR0913 - a graph, how it is quantized, and to whom that is told
@@ -82,34 +43,6 @@ def quantize(  # noqa: PLR0913 - a graph, how it is quantized, and to whom that 
     _quantize_tables(model)
     tidy(model)
     return model
-
-
-def noise(product: Product, activations: np.ndarray, chosen: Range, levels: int = WEIGHT_LEVELS) -> float:
-    """The mean squared error of the int8 product over its variance, both over the sampled `activations`, float32[rows, inputs]."""
-    exact = activations @ product.weights
-    folded = product.weights if chosen.smoothing is None else product.weights / chosen.smoothing[:, None]
-    weights, scales = quantize_weights(folded, levels)
-    found = (chosen.quantize(activations) - chosen.zero_point) * chosen.scale @ (weights * scales)
-    return float(np.square(found - exact).mean()) / max(float(exact.var(axis=0).mean()), TINY)
-
-
-def quantize_weights(weights: np.ndarray, levels: int = WEIGHT_LEVELS) -> tuple[np.ndarray, np.ndarray]:
-    """int8[inputs, outputs] of magnitude at most `levels`, and float32[outputs]: symmetric, with one scale per column."""
-    scales = at_least_tiny(np.abs(weights).max(axis=0) / levels)
-    return np.rint(weights / scales).astype(np.int8), scales
-
-
-def at_least_tiny(array: np.ndarray) -> np.ndarray:
-    """Its values, float32, none so small that a division by it overflows."""
-    return np.asarray(np.maximum(array, 1e-8), np.float32)
-
-
-def by_source(found: Sequence[Product]) -> dict[ir.Value, list[Product]]:
-    """The products that read each source."""
-    grouped: dict[ir.Value, list[Product]] = {}
-    for product in found:
-        grouped.setdefault(product.source, []).append(product)
-    return grouped
 
 
 def _quantize_products(model: ir.Model, source: ir.Value, readers: Sequence[Product], chosen: Range, levels: int) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift_export.int8.quantize import TINY, WEIGHT_LEVELS, at_least_tiny, by_source, products, quantize_weights
+from resift_export.int8.levels import TINY, WEIGHT_LEVELS, at_least_tiny, quantize_weights
+from resift_export.int8.products import by_source, products
 from resift_export.progress import reported, unreported
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from resift_export.int8.products import Product
     from resift_export.progress import Report
 
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
@@ -76,6 +78,15 @@ def choose_range(activations: np.ndarray, weights: np.ndarray, levels: int = WEI
         best = np.argsort(_errors(tried, activations, exact, *_part(order, rows)), kind="stable")[:most]
         tried = [tried[at] for at in sorted({0, *best.tolist()})]
     return tried[int(np.argmin(_errors(tried, activations, exact, *_part(order, len(order)))))][1]
+
+
+def noise(product: Product, activations: np.ndarray, chosen: Range, levels: int = WEIGHT_LEVELS) -> float:
+    """The mean squared error of the int8 product over its variance, both over the sampled `activations`, float32[rows, inputs]."""
+    exact = activations @ product.weights
+    folded = product.weights if chosen.smoothing is None else product.weights / chosen.smoothing[:, None]
+    weights, scales = quantize_weights(folded, levels)
+    found = (chosen.quantize(activations) - chosen.zero_point) * chosen.scale @ (weights * scales)
+    return float(np.square(found - exact).mean()) / max(float(exact.var(axis=0).mean()), TINY)
 
 
 def _errors(

@@ -28,7 +28,10 @@ from resift.scoring import relevance
 from resift_export.graph.edit import lower_opset
 from resift_export.graph.weights import open_session
 from resift_export.int8.calibration import operations_by_product
-from resift_export.int8.quantize import TINY, noise, products, quantize
+from resift_export.int8.levels import TINY
+from resift_export.int8.products import products
+from resift_export.int8.quantize import quantize
+from resift_export.int8.ranges import noise
 from resift_export.progress import reported, unreported
 
 if TYPE_CHECKING:

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from resift import ArtifactError, ExportError, InputError, ParityError, Reranker, Settings
-from resift.artifact.folder import Artifact
-from resift.cli.main import main
 from resift.artifact.agreement import Bounds, measure
 from resift.artifact.certificate import Certificate, Kept
+from resift.artifact.folder import Artifact
+from resift.cli.main import main
+from resift_export.build.first_look import check_plan, check_student, file_of_look
 from resift_export.checkpoint import load as checkpoints
-from resift_export.int8 import ranges
-from resift_export.graph import weights
 from resift_export.convert import _faults, convert
 from resift_export.distill.student import student_of
-from resift_export.build.first_look import check_plan, check_student, file_of_look
+from resift_export.graph import weights
+from resift_export.int8 import ranges
 from resift_export.recipe import Recipe
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from resift.artifact.agreement import Pool
-from resift_export.checkpoint import load as checkpoint
 from resift_export.build.long_pairs import with_long_pairs
+from resift_export.checkpoint import load as checkpoint
 
 
 @pytest.fixture(scope="module")

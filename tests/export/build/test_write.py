@@ -6,11 +6,11 @@ import hashlib
 
 import pytest
 
-from tests.support.jobs import files
 from resift.artifact.folder import Artifact
 from resift.errors import ResiftError
 from resift_export.convert import convert
 from resift_export.recipe import Recipe
+from tests.support.jobs import files
 
 
 def attached(tmp_path, **contents):

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from resift_export.graph.edit import CONTRIB, array_of, serialize
-from resift_export.int8 import quantize as quantization
 from resift_export.int8 import ranges
-from resift_export.int8.quantize import VNNI_LEVELS, WEIGHT_LEVELS, noise, products, quantize, quantize_weights
-from resift_export.int8.ranges import Range, choose_range, choose_ranges
+from resift_export.int8.levels import VNNI_LEVELS, WEIGHT_LEVELS, quantize_weights
+from resift_export.int8.products import products
+from resift_export.int8.quantize import quantize
+from resift_export.int8.ranges import Range, choose_range, choose_ranges, noise
 from tests.support import tiny
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
@@ -366,7 +367,8 @@ def test_int8_logits_of_a_row_do_not_depend_on_the_others():
 
 def test_small_products_and_tables_are_left_alone(monkeypatch):
     model, activations = small("normal")
-    monkeypatch.setattr(quantization, "SMALLEST_SIDE", 25)
+    for module in ("products", "quantize"):
+        monkeypatch.setattr(f"resift_export.int8.{module}.SMALLEST_SIDE", 25)
     exact = run(model, activations)
     assert products(model) == []
     assert run(quantize(model, {}), activations).tolist() == exact.tolist()

@@ -22,9 +22,9 @@ from resift_export.checkpoint import load as checkpoint
 from resift_export.convert import convert
 from resift_export.graph.edit import array_of
 from resift_export.graph.trace import TRACERS, trace
-from resift_export.int8 import quantize as quantization
 from resift_export.int8 import ranges as choosing
 from resift_export.int8 import search as searching
+from resift_export.int8.products import products
 from resift_export.int8.search import Sensitivity, pruned, shortest, strain, weight_names
 from resift_export.recipe import VNNI, VNNI_FILE, Recipe
 from tests.support.jobs import files
@@ -272,7 +272,7 @@ def test_weights_are_named_as_in_the_checkpoint(trace_of_source, source):
     assert set(names.values()) < set(parameters)
     assert weight_names(model, []) == {name: name for name in names}
     alike = {name: np.ones_like(array) for name, array in parameters.items()}
-    for product in quantization.products(model):
+    for product in products(model):
         product.node.replace_input_with(1, ir.Value(name="w", const_value=ir.tensor(np.ones(product.weights.shape, np.float32))))
     shared = list(weight_names(model, alike.items()).values())
     assert shared[0] in parameters
