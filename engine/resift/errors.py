@@ -50,6 +50,9 @@ class LogitsError(ResiftError):
 class ClosedError(ResiftError):
     """The Reranker was closed before this call."""
 
+    def __init__(self, message: str = "this Reranker is closed; load another") -> None:
+        super().__init__(message)
+
 
 class OutputError(ResiftError):
     """A file cannot be written, or must not be, because it holds something else."""

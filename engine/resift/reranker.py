@@ -20,11 +20,12 @@ from resift.plans import BUILT_IN, Plan, as_plan
 from resift.ranking import Ranking, Scored
 from resift.runtime import providers
 from resift.runtime.sessions import Sessions
+from resift.scheduling.background import Background
 from resift.scheduling.encoded import Encoded
 from resift.scheduling.outcome import scored_of
 from resift.scheduling.pace import Pace
 from resift.scheduling.scheduler import Call, Scheduler
-from resift.scheduling.workers import Answer, Background, Queued, Workers
+from resift.scheduling.workers import Answer, Queued, Workers
 from resift.scoring import activate
 from resift.settings import Settings, resolve
 

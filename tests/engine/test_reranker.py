@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from resift import ClosedError, InputError, ProviderError, Ranking, Reranker, Settings
 from resift.runtime.session import Session
 from tests.support import tiny
+from tests.support.forks import beside_threads, can_fork
 
 QUERY = "how do tides work"
 DOCUMENTS = tiny.texts()[1:25:2]
@@ -256,8 +257,8 @@ def test_a_process_pool_takes_it_as_an_argument(reranker):
         assert pool.apply_async(_score, (reranker, DOCUMENTS)).get(timeout=60) == _score(reranker, DOCUMENTS)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@can_fork
+@beside_threads
 def test_a_forked_child_answers_and_exits(reranker):
     expected = _score(reranker, DOCUMENTS)
     reading, writing = os.pipe()
@@ -275,7 +276,7 @@ def test_a_forked_child_answers_and_exits(reranker):
     assert _score(reranker, DOCUMENTS) == expected
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@can_fork
 def test_forked_workers_answer_and_end_as_a_preloading_server_has_them(artifact):
     # A whole interpreter's life and end, which os._exit would leave out: the parent's session must not be joined there.
     code = """

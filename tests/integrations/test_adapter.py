@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +22,7 @@ from resift import Reranker, Settings
 from resift.integrations import adapter as adapters
 from resift.integrations.adapter import KEPT, Adapter
 from tests.conftest import edit
+from tests.support.forks import beside_threads, can_fork, in_child
 
 QUERY, TEXTS = "how do tides work", ["The moon pulls the sea.", "Bread rises."]
 
@@ -149,17 +148,13 @@ def test_a_loaded_ranker_is_pickled_with_its_adapter(reranker, loads):
     assert len(loads) == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@can_fork
+@beside_threads
 def test_a_child_forked_while_a_model_loads_can_load(artifact):
     used, unused = Adapter(model=artifact), Adapter(model=artifact, settings=Settings(threads=1))
     expected = used._load().logits(QUERY, TEXTS).tolist()
-    with adapters._lock:
-        if (child := os.fork()) == 0:
-            signal.alarm(60)
-            found = [each._load().logits(QUERY, TEXTS).tolist() for each in (used, unused)]
-            os._exit(0 if found == [expected] * 2 else 1)
-    assert os.waitpid(child, 0)[1] == 0
+    with adapters._loading.held():
+        assert in_child(lambda: [each._load().logits(QUERY, TEXTS).tolist() for each in (used, unused)]) == [expected] * 2
 
 
 @pytest.mark.parametrize(("name", "package"), [("langchain", "langchain_core"), ("llamaindex", "llama_index")])

@@ -25,6 +25,7 @@ from resift.integrations import haystack as adapter
 from resift.integrations.haystack import ResiftRanker
 from resift.scoring import activate
 from tests.support import tiny
+from tests.support.forks import beside_threads, can_fork, in_child
 
 QUERY, TEXTS = "what the contract says of the place of work", list(dict.fromkeys(tiny.texts()[1:60:2]))[:20]
 DOCUMENTS = [Document(content=text, meta={"number": number}, score=1.0 - number / 100) for number, text in enumerate(TEXTS)]
@@ -314,6 +315,29 @@ def test_a_pipeline_checks_its_sockets_when_connected(reranker):
     pipeline.add_component("ranker", ResiftRanker(reranker=reranker))
     with pytest.raises(Exception, match="do not match"):
         pipeline.connect("wrong.documents", "ranker.documents")
+
+
+@can_fork
+@beside_threads
+def test_a_child_forked_while_another_thread_loads_a_ranker_ranks(artifact, monkeypatch):
+    expected = texts(ResiftRanker(model=artifact).run(QUERY, DOCUMENTS)["documents"])
+    load, loading, forked = Reranker.load, threading.Event(), threading.Event()
+
+    def slow(*given, **options):
+        loading.set()
+        assert forked.wait(120)
+        return load(*given, **options)
+
+    monkeypatch.setattr(Reranker, "load", slow)
+    thread = threading.Thread(target=ResiftRanker(model=artifact).warm_up)
+    thread.start()
+    try:
+        assert loading.wait(120)
+        monkeypatch.setattr(Reranker, "load", load)
+        assert in_child(lambda: texts(ResiftRanker(model=artifact).run(QUERY, DOCUMENTS)["documents"])) == expected
+    finally:
+        forked.set()
+        thread.join()
 
 
 def test_without_haystack_the_extra_is_named(monkeypatch):

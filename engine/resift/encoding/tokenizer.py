@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ from resift.encoding.truncation import longest_first
 from resift.encoding.windows import reach, spans
 from resift.errors import ArtifactError, InputError, ResiftError
 from resift.machine import usable_cores
+from resift.process import is_forked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -271,7 +271,7 @@ class PairTokenizer:
     def _encode_whole(self, texts: Sequence[str]) -> list[Encoding]:
         readable = [_encodable(text) for text in texts]
         with _refusing("tokenizer.json cannot encode a text"):
-            if _forked:
+            if is_forked():  # it lacks the library's thread pool, for which a batch would wait forever
                 return [self._tokenizer.encode(text, add_special_tokens=False) for text in readable]
             return self._tokenizer.encode_batch_fast(readable, add_special_tokens=False)
 
@@ -363,19 +363,6 @@ def _refusing(failure: str) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:300]
         raise ArtifactError(f"{failure}: {reason}; export the artifact again") from error
-
-
-_forked = False
-"""Whether this process was forked: it lacks the library's thread pool, and encoding a batch would wait for it forever."""
-
-
-def _note_fork() -> None:
-    global _forked  # noqa: PLW0603 - a property of the process
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
 
 
 def _encodable(text: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr
 from resift.artifact.folder import Artifact
 from resift.errors import InputError
 from resift.plans import Plan
+from resift.process import Lock
 from resift.reranker import Reranker
 from resift.settings import Settings
 
@@ -99,9 +98,12 @@ class RankingAdapter(Adapter):
         return {"top_k": self.top_n, "plan": self.plan, "budget_ms": self.budget_ms}
 
 
+_loading = Lock()
+
+
 def _shared(source: str | Path | None, settings: Settings) -> Reranker:
     artifact = Artifact.find(source)
-    with _lock:
+    with _loading.held():
         return _open(artifact.folder.resolve(), artifact.links_into, artifact.fingerprint(), settings)
 
 
@@ -109,16 +111,3 @@ def _shared(source: str | Path | None, settings: Settings) -> Reranker:
 def _open(folder: Path, links_into: Path | None, _fingerprint: str, settings: Settings) -> Reranker:
     """Opens the folder once for each content that it has had: the fingerprint is part of the key."""
     return Reranker(Artifact.open(folder, links_into=links_into), settings=settings)
-
-
-_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    """In a forked child: a thread of the parent may have held the lock."""
-    global _lock  # noqa: PLW0603 - a lock cannot be reset
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)

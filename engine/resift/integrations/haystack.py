@@ -4,13 +4,13 @@ import asyncio
 import dataclasses
 import math
 import os
-import threading
 from typing import Any, Self
 
 import numpy as np
 
 from resift.errors import ExtraError, InputError
 from resift.inputs import check_count
+from resift.process import Lock
 from resift.ranking import Ranking, decreasing
 from resift.reranker import Reranker
 from resift.scoring import activate
@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     raise ExtraError("resift.integrations.haystack needs haystack-ai: pip install 'resift[haystack]'", name="haystack") from error
 
-_loading = threading.Lock()
+_loading = Lock()
 """Held while a model is loaded: threads that share a ranker load it once."""
 
 
@@ -124,7 +124,7 @@ class ResiftRanker:
 
     def close(self) -> None:
         """Frees the model that `warm_up` loaded; a later run loads it again. A Reranker that was given stays open."""
-        with _loading:
+        with _loading.held():
             loaded, self._loaded = self._loaded, self._given
         if loaded is not None and loaded is not self._given:
             loaded.close()
@@ -195,7 +195,7 @@ class ResiftRanker:
     def _reranker(self) -> Reranker:
         loaded = self._loaded
         if loaded is None:
-            with _loading:
+            with _loading.held():
                 loaded = self._loaded = self._loaded or Reranker.load(self.model, settings=self.settings)
         return loaded
 

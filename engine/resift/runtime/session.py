@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from resift.artifact.manifest import OUTPUT
 from resift.errors import ArtifactError, ClosedError, InferenceError, ProviderError
+from resift.process import renew_in_children
 from resift.runtime.providers import ORT_NAMES, runtime
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Session:
         self._closed = False
         self._lock = threading.Lock()
         self._session: Any = None
-        _live.add(self)
+        renew_in_children(self)
 
     def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Logits float32[b, labels] of inputs int64[b, width]; inputs that the graph does not read are left out.
@@ -76,7 +76,7 @@ class Session:
         """
         with self._lock:
             if self._closed:
-                raise ClosedError("this Reranker is closed; load another")
+                raise ClosedError
             if self._session is None:
                 self._session = self._open()
             return self._session
@@ -133,7 +133,7 @@ class Session:
                 "as its manifest says: export the checkpoint again"
             )
 
-    def forget_after_fork(self) -> None:
+    def begin_anew(self) -> None:
         """In a forked child: drops the parent's session, so that the next run reopens the graph."""
         if self._session is not None:
             # Its destructor joins threads that the child does not have, so it must never run.
@@ -148,15 +148,3 @@ def _failures() -> tuple[type[Exception], ...]:
 
     own = [kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     return (*own, RuntimeError, MemoryError, ValueError)
-
-
-_live: weakref.WeakSet[Session] = weakref.WeakSet()
-
-
-def _renew_sessions() -> None:
-    for session in list(_live):
-        session.forget_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_sessions)

@@ -1,18 +1,16 @@
-"""Workers: threads that run the scheduler's batches, and threads that tokenize for asyncio."""
+"""Workers: threads that run the scheduler's batches."""
 
 from __future__ import annotations
 
-import atexit
 import os
-import queue
 import threading
 import time
-import weakref
 from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from resift.errors import ClosedError, OverloadedError
+from resift.process import close_at_exit, renew_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 LONGEST_WAIT = 3600.0
 """Seconds; a budget may be longer than what threading can wait for."""
-CLOSED = "this Reranker is closed; load another"
 
 
 class Queued(NamedTuple):
@@ -78,7 +75,8 @@ class Workers:
         self._count = count
         self._closed = False
         self.begin_anew()
-        _live.add(self)
+        renew_in_children(self)
+        close_at_exit(self)
 
     def begin_anew(self) -> None:
         """Resets to no calls and no threads: at the start, and in a forked child, which has none of the parent's threads."""
@@ -98,7 +96,7 @@ class Workers:
     def check_open(self) -> None:
         """Raises ClosedError after `close`."""
         if self._closed:
-            raise ClosedError(CLOSED)
+            raise ClosedError
 
     def add(self, call: Call) -> None:
         """Hands a call to the scheduler; cancelling its answer drops the rows that have not started.
@@ -247,74 +245,3 @@ def _resolve(call: Call) -> None:
         call.answer.set_exception(error)
     else:
         call.answer.set_result(result)
-
-
-class Background:
-    """Runs functions on at most `count` daemon threads, which start as they are needed.
-
-    A ThreadPoolExecutor would refuse work from threads that outlive the main thread.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._closed = False
-        self.begin_anew()
-        _live.add(self)
-
-    def begin_anew(self) -> None:
-        """Resets to no work and no threads: at the start, and in a forked child."""
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
-
-    def run(self, function: Callable[[], None]) -> None:
-        """Runs `function`, which must not raise, as soon as a thread is free. Raises ClosedError after `close`."""
-        with self._lock:
-            if self._closed:
-                raise ClosedError(CLOSED)
-            self._work.put(function)
-            if len(self._threads) < self._count:
-                name = f"resift-encode-{len(self._threads)}"
-                thread = threading.Thread(target=_run_all, args=(self._work,), name=name, daemon=True)
-                thread.start()
-                self._threads.append(thread)
-
-    def close(self) -> None:
-        """Ends the threads once the work given to them is done."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                for _ in self._threads:
-                    self._work.put(None)
-
-    def join(self) -> None:
-        """Waits until the threads have ended."""
-        for thread in self._threads:
-            thread.join()
-
-
-def _run_all(work: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    for function in iter(work.get, None):
-        function()
-
-
-_live: weakref.WeakSet[Workers | Background] = weakref.WeakSet()
-
-
-def _begin_anew_after_fork() -> None:
-    for each in list(_live):
-        each.begin_anew()
-
-
-def _stop_at_exit() -> None:
-    """Stops all threads: one still in native code while the interpreter shuts down can crash the process."""
-    living = list(_live)
-    for each in living:
-        each.close()
-    for each in living:
-        each.join()
-
-
-atexit.register(_stop_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew_after_fork)

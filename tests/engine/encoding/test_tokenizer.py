@@ -18,6 +18,7 @@ from resift.encoding import tokenizer as pairs
 from resift.encoding.tokenizer import COUNTED, PART_CHARACTERS, PairTokenizer
 from resift.errors import ArtifactError, InputError
 from tests.support import tiny
+from tests.support.forks import can_fork
 
 MAX_LENGTH = 24
 KINDS = ["bert", "roberta", "xlm-roberta", "modernbert"]
@@ -264,7 +265,7 @@ print(status)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@can_fork
 @pytest.mark.parametrize("parallelism", ["true", "false", None])
 @pytest.mark.parametrize(("before", "beside"), [(True, 0), (True, 5), (False, 0)])
 def test_a_forked_child_can_tokenize_whatever_the_parent_did(monkeypatch, parallelism, before, beside):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import pickle
 import sys
 import threading
@@ -27,6 +26,7 @@ from resift.runtime.session import Session
 from tests.conftest import edit
 from tests.support import tiny
 from tests.support.commands import QUERY, answered, complaint, resift
+from tests.support.forks import beside_threads, can_fork
 from tests.support.jobs import forked, lines
 
 DOCUMENTS = [text[:80] for text in tiny.texts()[1:120:2]]
@@ -220,8 +220,8 @@ def test_threads_that_come_at_once_load_a_graph_once(planned, planned_artifact, 
     assert opened == ["model.int8.onnx", "first-look.int8.onnx"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@can_fork
+@beside_threads
 @pytest.mark.parametrize("used", [False, True])
 def test_a_forked_child_follows_plans(planned_artifact, used):
     with Reranker.load(planned_artifact) as fresh:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import signal
 import subprocess
 import sys
 
-import pytest
-
 from resift import ClosedError
 from tests.support import tiny
+from tests.support.forks import beside_threads, can_fork, in_child
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:2]
-posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-may_fork = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 def python(code: str, *arguments) -> subprocess.CompletedProcess:
@@ -54,22 +48,8 @@ print("end", flush=True)
     assert (done.stdout, done.stderr, done.returncode) == ("end\n", "", 0)
 
 
-def in_child(work) -> object:
-    """What `work` answers in a forked child, which is killed if it hangs."""
-    reading, writing = os.pipe()
-    if (child := os.fork()) == 0:
-        signal.alarm(60)
-        os.write(writing, json.dumps(work()).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    assert os.waitpid(child, 0)[1] == 0
-    return json.loads(answer)
-
-
-@posix
-@may_fork
+@can_fork
+@beside_threads
 def test_a_child_forked_while_batches_run_answers_and_refuses_the_parents_futures(reranker, gate):
     opened, begun, _ = gate
     waiting = reranker.submit(QUERY, DOCUMENTS)
@@ -90,8 +70,8 @@ def test_a_child_forked_while_batches_run_answers_and_refuses_the_parents_future
     assert scores == reranker.score(QUERY, DOCUMENTS).tolist()
 
 
-@posix
-@may_fork
+@can_fork
+@beside_threads
 def test_a_future_that_was_done_before_a_fork_is_readable_in_the_child(reranker):
     done = reranker.submit(QUERY, DOCUMENTS)
     expected = done.result().logits.tolist()

@@ -1,0 +1,93 @@
+"""The process: what begins anew in a forked child, and what ends before the interpreter does. One hook each.
+
+Only the thread that forks goes on in the child: other threads, the locks that they hold, onnxruntime's sessions and the thread
+pools of libraries stay with the parent (https://docs.python.org/3/library/os.html#os.register_at_fork). At the end, a daemon thread
+that is still in native code while the interpreter shuts down can crash the process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Renewable(Protocol):
+    """What holds something that a forked child cannot use."""
+
+    def begin_anew(self) -> None:
+        """Drops it. Called in the child before any other code of resift."""
+
+
+class Closable(Protocol):
+    """What has threads."""
+
+    def close(self) -> None:
+        """Tells them to end."""
+
+    def join(self) -> None:
+        """Waits until they have ended."""
+
+
+class Lock:
+    """A lock that is free in a forked child, whichever thread of the parent held it."""
+
+    def __init__(self) -> None:
+        self.begin_anew()
+        renew_in_children(self)
+
+    def begin_anew(self) -> None:
+        """Makes it free."""
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds it during the block."""
+        with self._lock:
+            yield
+
+
+def renew_in_children(owner: Renewable) -> None:
+    """Has `owner.begin_anew` called in every forked child, for as long as `owner` lives."""
+    _renewable.add(owner)
+
+
+def close_at_exit(owner: Closable) -> None:
+    """Has `owner` closed and joined before the interpreter ends, if it still lives then."""
+    _closable.add(owner)
+
+
+def is_forked() -> bool:
+    """Whether this process was forked from one that had imported resift."""
+    return _is_forked
+
+
+_renewable: weakref.WeakSet[Renewable] = weakref.WeakSet()
+_closable: weakref.WeakSet[Closable] = weakref.WeakSet()
+_is_forked = False
+
+
+def _begin_anew() -> None:
+    global _is_forked  # noqa: PLW0603 - a property of the process
+    _is_forked = True
+    for owner in list(_renewable):
+        owner.begin_anew()
+
+
+def _close() -> None:
+    living = list(_closable)
+    for owner in living:
+        owner.close()
+    for owner in living:
+        owner.join()
+
+
+atexit.register(_close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
