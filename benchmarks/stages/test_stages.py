@@ -13,7 +13,8 @@ from benchmarks.__main__ import OWN, sized
 from resift import Ranking, Reranker
 from resift.artifact.steps import Step
 from resift.pools.reading import read_pools
-from resift.scheduling.scheduler import Call, Scheduler
+from resift.scheduling.call import Call
+from resift.scheduling.scheduler import Scheduler
 from resift.scheduling.workers import Answer
 from resift.scoring import activate
 

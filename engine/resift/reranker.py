@@ -21,10 +21,11 @@ from resift.ranking import Ranking, Scored
 from resift.runtime import providers
 from resift.runtime.sessions import Sessions
 from resift.scheduling.background import Background
+from resift.scheduling.call import Call
 from resift.scheduling.encoded import Encoded
 from resift.scheduling.outcome import scored_of
 from resift.scheduling.pace import Pace
-from resift.scheduling.scheduler import Call, Scheduler
+from resift.scheduling.scheduler import Scheduler
 from resift.scheduling.workers import Answer, Queued, Workers
 from resift.scoring import activate
 from resift.settings import Settings, resolve
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from resift.artifact.folder import Artifact
     from resift.artifact.manifest import Variant
     from resift.inputs import Pair
-    from resift.scheduling.scheduler import Batch
+    from resift.scheduling.call import Batch
     from resift.settings import Auto, Provider
 
 Result = TypeVar("Result")

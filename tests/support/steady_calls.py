@@ -7,9 +7,10 @@ from concurrent.futures import Future
 import numpy as np
 
 from resift.artifact.steps import Step
-from resift.encoding.tokenizer import Encodings
+from resift.encoding.encodings import Encodings
+from resift.scheduling.call import Call
 from resift.scheduling.pace import Pace
-from resift.scheduling.scheduler import Call, Scheduler
+from resift.scheduling.scheduler import Scheduler
 
 
 class SteadyPace(Pace):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from resift.encoding.tokenizer import Encodings
+from resift.encoding.encodings import Encodings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

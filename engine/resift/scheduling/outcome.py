@@ -13,7 +13,7 @@ from resift.scoring import relevance
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from resift.scheduling.scheduler import Call
+    from resift.scheduling.call import Call
 
 
 def scored_of(places: NDArray[np.int64], call: Call, *, windowed: bool = False) -> Scored:

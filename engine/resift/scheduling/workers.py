@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resift.scheduling.scheduler import Batch, Call, Scheduler
+    from resift.scheduling.call import Batch, Call
+    from resift.scheduling.scheduler import Scheduler
 
 Result = TypeVar("Result")
 LONGEST_WAIT = 3600.0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from resift.ranking import Scored
-    from resift.scheduling.scheduler import Batch
+    from resift.scheduling.call import Batch
     from resift.serve.admission import Admission
     from resift.serve.models import Models
 

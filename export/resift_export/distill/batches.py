@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.encoding.tokenizer import Encodings
+    from resift.encoding.encodings import Encodings
     from resift_export.checkpoint.load import Checkpoint
 
 GROUP = 16

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.encoding.tokenizer import Encodings
+    from resift.encoding.encodings import Encodings
     from resift.pools.reading import CandidatePool
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.distill.batches import PaddedBatch

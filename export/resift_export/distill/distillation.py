@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from resift.encoding.tokenizer import Encodings
+    from resift.encoding.encodings import Encodings
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.distill.data import Split
     from resift_export.distill.options import Dtype, Options

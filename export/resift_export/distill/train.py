@@ -25,7 +25,8 @@ from resift_export.distill.state import AVERAGES, REFERENCE, STUDENT
 from resift_export.distill.student import run, run_apart, squared_errors
 
 if TYPE_CHECKING:
-    from resift.encoding.tokenizer import Encodings, PairTokenizer
+    from resift.encoding.encodings import Encodings
+    from resift.encoding.tokenizer import PairTokenizer
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.distill.batches import PaddedBatch
     from resift_export.distill.data import Draws
