@@ -11,12 +11,10 @@ import pytest
 
 from benchmarks.__main__ import OWN, sized
 from resift import Ranking, Reranker
-from resift.artifact.steps import Step
+from resift.artifact.plans import Step
 from resift.pools.reading import read_pools
 from resift.scheduling.call import Call
 from resift.scheduling.scheduler import Scheduler
-from resift.scheduling.workers import Answer
-from resift.scoring import activate
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def test_encode(benchmark, reranker, pool):
 
 
 def call(encodings):
-    return Call((Step("full", "logit"),), encodings, lambda ended: ended.logits, Answer())
+    return Call(encodings, np.arange(len(encodings)), (Step("full", "logit"),), lambda ended: ended.logits)
 
 
 def test_schedule(benchmark, reranker, encodings):
@@ -66,9 +64,9 @@ def test_run(benchmark, reranker, encodings):
     benchmark(run)
 
 
-def test_rank(benchmark, reranker, pool, encodings):
-    logits = reranker.score(pool.query, pool.documents)
-    benchmark(lambda: Ranking.from_logits(pool.documents, logits, activate(logits, "sigmoid"), encodings.tokens_cut))
+def test_rank(benchmark, reranker, pool):
+    scored = reranker.submit(pool.query, pool.documents).result()
+    benchmark(Ranking.of, pool.documents, scored)
 
 
 def test_whole(benchmark, reranker, pool):

@@ -6,8 +6,10 @@ import math
 import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from itertools import groupby
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resift.errors import InputError
 
@@ -18,20 +20,27 @@ Pair = tuple[str, str]
 """A query and a document."""
 
 
-def pool_pairs(query: str, documents: Sequence[str]) -> list[Pair]:
-    """Each document paired with the query. Raises TypeError that names what is not a str."""
+class Candidates(NamedTuple):
+    """A query and the documents that are scored for it."""
+
+    query: str
+    documents: list[str]
+
+
+def read_candidates(query: str, documents: Sequence[str]) -> Candidates:
+    """A query and its documents. Raises TypeError that names what is not a str."""
     if not isinstance(query, str):
         raise TypeError(f"query is {type(query).__name__}; expected str")
-    return [(query, document) for document in _texts(documents, "documents")]
+    return Candidates(query, _texts(documents, "documents"))
 
 
-def read_pools(queries: Sequence[str], pools: Sequence[Sequence[str]]) -> list[list[Pair]]:
-    """The pairs of each query and its pool. Raises TypeError like `pool_pairs`, and InputError if their numbers differ."""
+def read_pools(queries: Sequence[str], pools: Sequence[Sequence[str]]) -> list[Candidates]:
+    """Each query and its pool. Raises TypeError like `read_candidates`, and InputError if their numbers differ."""
     asked, given = _texts(queries, "queries"), _column(pools, "pools", "lists of str")
     if len(asked) != len(given):
         raise InputError(f"{len(asked)} queries and {len(given)} pools; expected one pool for each query")
     names = ["documents"] if len(given) == 1 else [f"pools[{number}]" for number in range(len(given))]
-    return [[(query, document) for document in _texts(pool, name)] for query, pool, name in zip(asked, given, names, strict=True)]
+    return [Candidates(query, _texts(pool, name)) for query, pool, name in zip(asked, given, names, strict=True)]
 
 
 def read_pairs(pairs: Iterable[tuple[str, str]]) -> list[Pair]:
@@ -45,6 +54,11 @@ def read_pairs(pairs: Iterable[tuple[str, str]]) -> list[Pair]:
         query, document = _texts(pair, f"pairs[{number}]")
         rows.append((query, document))
     return rows
+
+
+def runs(pairs: Iterable[Pair]) -> list[Candidates]:
+    """Consecutive pairs of one query as its candidates."""
+    return [Candidates(query, [document for _, document in run]) for query, run in groupby(pairs, key=itemgetter(0))]
 
 
 def _texts(texts: Sequence[str], name: str) -> list[str]:

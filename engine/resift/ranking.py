@@ -4,47 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
+
+from resift.inputs import check_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Scored:
     """The result of `Reranker.submit`: columns in the caller's order."""
 
     logits: NDArray[np.float32]
     """float32[n]: what a ranking is sorted by, of the graph that read the pair last; those of different graphs do not compare"""
+    scores: NDArray[np.float32]
+    """float32[n]: on the scale the model declares; NaN for pairs that the full graph did not read in all their windows"""
     tokens_cut: NDArray[np.int32]
     """int32[n]: tokens cut from the end of each document because the pair was too long, or too long for all its windows"""
     tokens_cut_at_least: NDArray[np.bool_]
     """bool[n]: whether `tokens_cut` is a lower bound, as the document was too long to be counted in full"""
-    query_tokens_cut: int = 0
+    query_tokens_cut: int
     """tokens cut from the end of the query (of several queries, the largest count)"""
-    lengths: NDArray[np.int32] = field(kw_only=True)
+    lengths: NDArray[np.int32]
     """int32[n]: tokens of each pair that were read, special tokens included; those that two windows share count once"""
-    waited: float = field(default=0.0, kw_only=True)
+    waited: float = 0.0
     """seconds from being queued until the first pair began to run"""
-    graphs: tuple[str, ...] = field(default=("full",), kw_only=True)
+    graphs: tuple[str, ...] = ("full",)
     """names of the graphs of the call's stages"""
-    read: NDArray[np.int8] | None = field(default=None, kw_only=True)
+    read: NDArray[np.int8] | None = None
     """int8[n]: how many of `graphs` read each pair, in all its windows: its logit is that of the last of them; None: all of them.
     Without any, it is NaN, or that of the windows which the first graph had time for"""
-    windows: NDArray[np.int32] | None = field(default=None, kw_only=True)
+    windows: NDArray[np.int32] | None = None
     """int32[n]: windows of each document that were read by the graph whose logit it has; None: Settings.windows is off"""
-    window: NDArray[np.int32] | None = field(default=None, kw_only=True)
+    window: NDArray[np.int32] | None = None
     """int32[n]: the number, from 0, of the window whose logit it is (of equal ones, the first); None: Settings.windows is off"""
-
-    def in_full(self, full: str) -> NDArray[np.bool_]:
-        """bool[n]: pairs that were read by the graph of that name, the last of a plan."""
-        last = len(self.graphs) if self.graphs[-1] == full else -1
-        return np.full(len(self.logits), last > 0) if self.read is None else self.read == last
-
-    outputs: NDArray[np.float32] | None = field(default=None, kw_only=True)
+    outputs: NDArray[np.float32] | None = None
     """float32[n, labels]: what the last stage's graph returned; NaN for pairs that it did not read, None if it read none"""
 
 
@@ -86,32 +84,18 @@ class Ranking(Sequence[RankedDocument]):
     """whether documents may have been read in several windows"""
 
     @classmethod
-    def from_logits(  # noqa: PLR0913 - one column each
-        cls,
-        documents: Sequence[str],
-        logits: NDArray[np.float32],
-        scores: NDArray[np.float32],
-        tokens_cut: NDArray[np.int32],
-        *,
-        at_least: NDArray[np.bool_] | None = None,
-        query_tokens_cut: int = 0,
-        top_k: int | None = None,
-        graphs: Sequence[str] = ("full",),
-        read: NDArray[np.int8] | None = None,
-        windows: NDArray[np.int32] | None = None,
-        window: NDArray[np.int32] | None = None,
-    ) -> Ranking:
-        """Ranks `documents` by `logits`, both of length n and in the caller's order, and keeps the best `top_k`.
+    def of(cls, documents: Sequence[str], scored: Scored, *, top_k: int | None = None) -> Ranking:
+        """Ranks `documents` by what `Reranker.submit` returned for them, best first, and keeps the best `top_k` (None: all).
 
-        `scores` and `logits` are NaN where there are none. `at_least`, bool[n], marks documents whose `tokens_cut` is a lower
-        bound; None: all counts are exact. `graphs`, `read`, `windows` and `window` are those of `Scored`.
+        Raises TypeError and InputError for a `top_k` that cannot be used.
         """
-        order = best_first(logits, read)[:top_k]
-        stages = np.where(np.isnan(logits), 0, np.maximum(1, len(graphs) if read is None else read))
-        bounds = np.zeros(len(logits), np.bool_) if at_least is None else at_least
-        counts = np.ones(len(logits), np.int32) if windows is None else windows
-        places = np.zeros(len(logits), np.int32) if window is None else window
-        given = (scores, logits, tokens_cut, bounds, stages, counts, places)
+        check_count("top_k", top_k)
+        count, graphs = len(scored.logits), scored.graphs
+        order = best_first(scored.logits, scored.read)[:top_k]
+        stages = np.where(np.isnan(scored.logits), 0, np.maximum(1, len(graphs) if scored.read is None else scored.read))
+        windows = np.ones(count, np.int32) if scored.windows is None else scored.windows
+        window = np.zeros(count, np.int32) if scored.window is None else scored.window
+        given = (scored.scores, scored.logits, scored.tokens_cut, scored.tokens_cut_at_least, stages, windows, window)
         columns = zip(*(column[order].tolist() for column in given), strict=True)
         return cls(
             tuple(
@@ -120,8 +104,8 @@ class Ranking(Sequence[RankedDocument]):
                 )
                 for index, (score, logit, cut, bound, last, *found) in zip(order.tolist(), columns, strict=True)
             ),
-            query_tokens_cut,
-            windows is not None,
+            scored.query_tokens_cut,
+            scored.windows is not None,
         )
 
     def __len__(self) -> int:

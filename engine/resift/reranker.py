@@ -5,29 +5,23 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Self
 
 from resift import machine
 from resift.artifact import folder as artifacts
 from resift.artifact.manifest import TOKENIZER
-from resift.artifact.steps import ResolvedPlan, Terms, resolve_plan
+from resift.artifact.plans import Plans
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import ArtifactError, InputError
-from resift.inputs import check_count, deadline_after, pool_pairs, read_pairs, read_pools
-from resift.plans import BUILT_IN, Plan, as_plan
-from resift.ranking import Ranking, Scored
+from resift.inputs import check_count, deadline_after, read_candidates, read_pairs, read_pools, runs
+from resift.ranking import Ranking
 from resift.runtime import providers
 from resift.runtime.sessions import Sessions
-from resift.scheduling.background import Background
-from resift.scheduling.call import Call
-from resift.scheduling.encoded import Encoded
 from resift.scheduling.outcome import scored_of
 from resift.scheduling.pace import Pace
 from resift.scheduling.scheduler import Scheduler
-from resift.scheduling.workers import Answer, Queued, Workers
-from resift.scoring import activate
+from resift.scheduling.submission import Submission
+from resift.scheduling.workers import Workers
 from resift.settings import Settings, resolve
 
 if TYPE_CHECKING:
@@ -36,15 +30,18 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from resift.artifact.folder import Artifact
     from resift.artifact.manifest import Variant
-    from resift.inputs import Pair
-    from resift.scheduling.call import Batch
+    from resift.artifact.plans import ResolvedPlan
+    from resift.inputs import Candidates
+    from resift.plans import Plan
+    from resift.ranking import Scored
+    from resift.scheduling.call import Batch, Call
+    from resift.scheduling.workers import Queued
     from resift.settings import Auto, Provider
-
-Result = TypeVar("Result")
 
 
 class Reranker:
@@ -79,26 +76,30 @@ class Reranker:
         self._check_tokenizer()
         providers.check_version(manifest.onnxruntime[0])
         sessions.open(self.graph.name)
+        self._plans = Plans(manifest.graphs, artifact.plan(), self.settings.plan)
+        for graph in self._plans.usual():  # a call with a deadline has no time for it
+            sessions.open(graph.name)
         self._sessions = sessions
-        self._full = resolve_plan(BUILT_IN["full"], manifest.graphs)
-        self._own = artifact.plan()
-        self._check_plan()
         workers = policy.workers(self.resolved.threads)
-        self._workers = Workers(
-            partial(
-                _scheduler,
-                {graph.name: graph.operations for graph in manifest.graphs},
-                self.resolved.token_budget,
-                bucket=policy.bucket,
-                limit=None if self.settings.waiting_tokens == "auto" else self.settings.waiting_tokens,
-                delay=None if self.settings.waiting_seconds == "auto" else workers * self.settings.waiting_seconds,
-                workers=workers,
-            ),
-            partial(_run, sessions),
-            workers,
+        schedulers = partial(
+            _scheduler,
+            {graph.name: graph.operations for graph in manifest.graphs},
+            self.resolved.token_budget,
+            bucket=policy.bucket,
+            limit=None if self.settings.waiting_tokens == "auto" else self.settings.waiting_tokens,
+            delay=None if self.settings.waiting_seconds == "auto" else workers * self.settings.waiting_seconds,
+            workers=workers,
         )
-        self._encoders = Background(self.resolved.threads)
-        self._close = weakref.finalize(self, _close, self._workers, self._encoders, sessions)
+        self._workers = Workers(schedulers, partial(_run, sessions), workers)
+        self._calls = Submission(
+            self._tokenizer,
+            sessions,
+            self._workers,
+            partial(scored_of, full=self.graph.name, activation=self.graph.activation, windowed=self.resolved.windows > 1),
+            windows=self.resolved.windows,
+            threads=self.resolved.threads,
+        )
+        self._close = weakref.finalize(self, self._calls.close)
         self._close.atexit = False
 
     @classmethod
@@ -132,10 +133,7 @@ class Reranker:
         otherwise the full graph alone. Raises TypeError for another type, and InputError for a plan that this artifact has no
         graphs for.
         """
-        asked = self.settings.plan if plan is None else plan
-        if asked != "auto":
-            return resolve_plan(as_plan(asked, "plan"), self.artifact.manifest.graphs)
-        return self._full if self._own is None or top_k is None else replace(self._own, least=top_k)
+        return self._plans.choose(plan, top_k=top_k)
 
     def variant_of(self, graph: str) -> Variant:
         """The variant of the artifact's graph of that name that runs here. Raises ProviderError if none can."""
@@ -166,7 +164,7 @@ class Reranker:
         ClosedError after `close`; the Future raises InferenceError, LogitsError, or ClosedError if `close` came first.
         """
         terms = self._terms(plan, top_k, budget_ms)
-        return self._submit(pool_pairs(query, documents), terms)
+        return self._calls.submit(self._calls.encode([read_candidates(query, documents)], *terms))
 
     async def aencode(  # noqa: PLR0913 - what `submit` takes
         self,
@@ -177,7 +175,7 @@ class Reranker:
         plan: Plan | str | None = None,
         top_k: int | None = None,
         budget_ms: float | None = None,
-    ) -> Encoded:
+    ) -> Call:
         """The first half of `submit`, for asyncio: tokenizes on a background thread; cancelling it stops that.
 
         `document_tokens` cuts each document to so many tokens; None: to what the model takes. What it returns is for
@@ -186,15 +184,15 @@ class Reranker:
         ClosedError after `close`.
         """
         check_count("document_tokens", document_tokens)
-        encode = partial(self._encode, terms=self._terms(plan, top_k, budget_ms), document_tokens=document_tokens)
-        encoded: Encoded = (await self._aside([pool_pairs(query, documents)], encode))[0]
-        return encoded
+        terms = self._terms(plan, top_k, budget_ms)
+        return await self._calls.aencode([read_candidates(query, documents)], *terms, document_tokens=document_tokens)
 
-    def submit_encoded(self, encoded: Encoded) -> Future[Scored]:
-        """The second half of `submit`: queues pairs that `aencode` of this Reranker encoded. Raises like `submit`."""
-        answer: Answer[Scored] = Answer()
-        self._queue(answer, encoded)
-        return answer
+    def submit_encoded(self, encoded: Call) -> Future[Scored]:
+        """The second half of `submit`: queues what `aencode` of this Reranker returned, once.
+
+        Raises InputError for what was submitted before, and like `submit`.
+        """
+        return self._calls.submit(encoded)
 
     @property
     def queued(self) -> Queued:
@@ -207,32 +205,15 @@ class Reranker:
 
     def logits(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """Logits float32[n] of `documents` for `query` by the full graph, in the caller's order. Raises like `submit`."""
-        return self._read_in_full(pool_pairs(query, documents)).logits
+        return self._read_in_full([read_candidates(query, documents)]).logits
 
     def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """Scores float32[n] of `documents` for `query`, in the caller's order, by the full graph. Raises like `submit`."""
-        return self.scores(self._read_in_full(pool_pairs(query, documents)))
+        return self._read_in_full([read_candidates(query, documents)]).scores
 
     def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
         """Scores float32[n] of (query, document) pairs, in the caller's order. Raises TypeError for anything but pairs of str."""
-        return self.scores(self._read_in_full(read_pairs(pairs)))
-
-    def rank(self, documents: Sequence[str], scored: Scored, *, top_k: int | None = None) -> Ranking:
-        """The Ranking of `documents` by what `submit` returned for them, best first, cut to the best `top_k` (None: all)."""
-        check_count("top_k", top_k)
-        return Ranking.from_logits(
-            documents,
-            scored.logits,
-            self.scores(scored),
-            scored.tokens_cut,
-            at_least=scored.tokens_cut_at_least,
-            query_tokens_cut=scored.query_tokens_cut,
-            top_k=top_k,
-            graphs=scored.graphs,
-            read=scored.read,
-            windows=scored.windows,
-            window=scored.window,
-        )
+        return self._read_in_full(runs(read_pairs(pairs))).scores
 
     def rerank(
         self,
@@ -251,8 +232,8 @@ class Reranker:
         a plan that this artifact has no graphs for or a `budget_ms` out of range, and otherwise like `submit`.
         """
         terms = self._terms(plan, top_k, budget_ms)
-        pairs = pool_pairs(query, documents)
-        return self.rank(_documents(pairs), _wait([self._submit(pairs, terms)])[0], top_k=top_k)
+        pool = read_candidates(query, documents)
+        return Ranking.of(pool.documents, self._wait([[pool]], *terms)[0], top_k=top_k)
 
     def rerank_many(
         self,
@@ -269,8 +250,8 @@ class Reranker:
         """
         terms = self._terms(plan, top_k, budget_ms)
         work = read_pools(queries, pools)
-        scored = _wait(self._submit(pairs, terms) for pairs in work)
-        return [self.rank(_documents(pairs), each, top_k=top_k) for pairs, each in zip(work, scored, strict=True)]
+        scored = self._wait([[pool] for pool in work], *terms)
+        return [Ranking.of(pool.documents, each, top_k=top_k) for pool, each in zip(work, scored, strict=True)]
 
     async def arerank(
         self,
@@ -283,9 +264,8 @@ class Reranker:
     ) -> Ranking:
         """`rerank` for asyncio, without blocking the event loop; cancelling it drops the pairs that have not started."""
         terms = self._terms(plan, top_k, budget_ms)
-        pairs = pool_pairs(query, documents)
-        scored = await self._awaited([pairs], terms)
-        return self.rank(_documents(pairs), scored[0], top_k=top_k)
+        pool = read_candidates(query, documents)
+        return Ranking.of(pool.documents, (await self._await([[pool]], *terms))[0], top_k=top_k)
 
     async def arerank_many(
         self,
@@ -299,16 +279,16 @@ class Reranker:
         """`rerank_many` for asyncio."""
         terms = self._terms(plan, top_k, budget_ms)
         work = read_pools(queries, pools)
-        scored = await self._awaited(work, terms)
-        return [self.rank(_documents(pairs), each, top_k=top_k) for pairs, each in zip(work, scored, strict=True)]
+        scored = await self._await([[pool] for pool in work], *terms)
+        return [Ranking.of(pool.documents, each, top_k=top_k) for pool, each in zip(work, scored, strict=True)]
 
     async def ascore(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """`score` for asyncio."""
-        return self.scores((await self._awaited([pool_pairs(query, documents)], Terms(self._full)))[0])
+        return (await self._await([[read_candidates(query, documents)]], self._plans.full))[0].scores
 
     async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
         """`score_pairs` for asyncio."""
-        return self.scores((await self._awaited([read_pairs(pairs)], Terms(self._full)))[0])
+        return (await self._await([runs(read_pairs(pairs))], self._plans.full))[0].scores
 
     def close(self) -> None:
         """Frees the graphs. Pending and later calls raise ClosedError."""
@@ -330,93 +310,20 @@ class Reranker:
             self.artifact.read(TOKENIZER), self.resolved.max_length, prompt=pair.prompt, truncation=self.resolved.truncation
         )
 
-    def _read_in_full(self, pairs: list[Pair]) -> Scored:
-        return _wait([self._submit(pairs, Terms(self._full))])[0]
+    def _read_in_full(self, pools: list[Candidates]) -> Scored:
+        return self._wait([pools], self._plans.full)[0]
 
-    def _terms(self, plan: Plan | str | None, top_k: int | None, budget_ms: float | None) -> Terms:
-        """The terms of a call that begins now."""
+    def _terms(self, plan: Plan | str | None, top_k: int | None, budget_ms: float | None) -> tuple[ResolvedPlan, float | None]:
+        """What a call that begins now follows, and until when."""
         deadline = deadline_after(budget_ms)
         check_count("top_k", top_k)
-        resolved = self.plan_for(plan, top_k=top_k)
-        asked = self.settings.plan if plan is None else plan
-        if deadline is not None and asked == "auto" and self._own is not None:
-            resolved = replace(self._own, keeps_all=True)
-        return Terms(resolved, deadline)
+        return self._plans.choose(plan, top_k=top_k, is_timed=deadline is not None), deadline
 
-    def _submit(self, pairs: list[Pair], terms: Terms) -> Answer[Scored]:
-        answer: Answer[Scored] = Answer()
-        try:
-            self._begin(answer, pairs, terms=terms)
-        except BaseException:
-            answer.cancel()
-            raise
-        return answer
+    def _wait(self, work: list[list[Candidates]], plan: ResolvedPlan, deadline: float | None = None) -> list[Scored]:
+        return self._calls.wait(self._calls.encode(pools, plan, deadline) for pools in work)
 
-    async def _awaited(self, work: list[list[Pair]], terms: Terms) -> list[Scored]:
-        """Submits from a background thread, as tokenization takes time, and waits without blocking the event loop."""
-        return await self._aside(work, partial(self._begin, terms=terms))
-
-    async def _aside(self, work: list[list[Pair]], begin: Callable[[Answer[Result], list[Pair]], None]) -> list[Result]:
-        """Begins the work on a background thread and waits for its answers without blocking the event loop."""
-        import asyncio  # takes longer than the rest of resift to import
-
-        answers: list[Answer[Result]] = [Answer() for _ in work]
-        for answer, pairs in zip(answers, work, strict=True):
-            self._encoders.run(partial(_begin_aside, partial(begin, answer, pairs), answer))
-        try:
-            return await asyncio.gather(*map(asyncio.wrap_future, answers))
-        finally:
-            for answer in answers:
-                answer.cancel()
-
-    def _begin(self, answer: Answer[Scored], pairs: list[Pair], *, terms: Terms) -> None:
-        """Encodes and queues the distinct pairs; stops between two parts if the answer is cancelled."""
-        encoded = self._encoded(pairs, terms, answer.cancelled)
-        if encoded is not None:
-            self._queue(answer, encoded)
-
-    def _encode(self, answer: Answer[Encoded], pairs: list[Pair], *, terms: Terms, document_tokens: int | None) -> None:
-        encoded = self._encoded(pairs, terms, answer.cancelled, document_tokens=document_tokens)
-        if encoded is not None and answer.set_running_or_notify_cancel():
-            answer.set_result(encoded)
-
-    def _encoded(
-        self, pairs: list[Pair], terms: Terms, cancelled: Callable[[], bool], *, document_tokens: int | None = None
-    ) -> Encoded | None:
-        """Encodes the distinct pairs, and loads the graphs that will read them; None if `cancelled`."""
-        self._workers.check_open()
-        encoded = Encoded.encode(
-            self._tokenizer, pairs, terms, cancelled, document_tokens=document_tokens, windows=self.resolved.windows
-        )
-        if encoded is not None:
-            for step in encoded.steps:
-                if step.graph != self.graph.name:  # which `load` has loaded
-                    self._sessions.open(step.graph)
-        return encoded
-
-    def _queue(self, answer: Answer[Scored], encoded: Encoded) -> None:
-        if encoded.rows is None:
-            none = np.empty(0, np.int32)
-            outputs = np.empty((0, self.graph.signature.labels), np.float32)
-            answer.set_result(Scored(outputs[:, 0], none, np.empty(0, np.bool_), lengths=none, outputs=outputs))
-            return
-        outcome = partial(scored_of, encoded.places, windowed=self.resolved.windows > 1)
-        self._workers.add(Call(encoded.steps, encoded.rows, outcome, answer, encoded.deadline))
-
-    def scores(self, scored: Scored) -> NDArray[np.float32]:
-        """Scores float32[n] of what `submit` returned; NaN where the full graph did not read the pair."""
-        scores = activate(scored.logits, self.graph.activation)
-        in_full = scored.in_full(self.graph.name)
-        return scores if in_full.all() else np.where(in_full, scores, np.float32(np.nan))
-
-    def _check_plan(self) -> None:
-        """Loads the graphs that calls without a plan read with: a deadline has no time for it.
-
-        Raises InputError or ProviderError for a plan that cannot run.
-        """
-        usual = self._own if self._own and self.settings.plan == "auto" else self.plan_for()
-        for graph in usual.graphs:
-            self._sessions.open(graph.name)
+    async def _await(self, work: list[list[Candidates]], plan: ResolvedPlan, deadline: float | None = None) -> list[Scored]:
+        return await self._calls.await_all([self._calls.aencode(pools, plan, deadline) for pools in work])
 
     def _check_tokenizer(self) -> None:
         pair = self.artifact.manifest.pair
@@ -432,14 +339,6 @@ class Reranker:
             )
 
 
-def _begin_aside(begin: Callable[[], None], answer: Answer[Any]) -> None:
-    try:
-        begin()
-    except Exception as error:  # noqa: BLE001 - passed on to the waiting caller
-        if answer.set_running_or_notify_cancel():
-            answer.set_exception(error)
-
-
 def _reload(kind: type[Reranker], folder: Path, links_into: Path | None, settings: Settings) -> Reranker:
     """Unpickles from the folder, so that another process runs the same revision, and the settings."""
     return kind(artifacts.Artifact.open(folder, links_into=links_into), settings=settings)
@@ -451,25 +350,3 @@ def _scheduler(operations: Mapping[str, int], token_budget: int, **limits: Any) 
 
 def _run(sessions: Sessions, batch: Batch) -> NDArray[np.float32]:
     return sessions.run(batch.graph, batch.stack())
-
-
-def _close(workers: Workers, encoders: Background, sessions: Sessions) -> None:
-    workers.close()
-    encoders.close()
-    sessions.close()
-
-
-def _wait(answers: Iterable[Future[Scored]]) -> list[Scored]:
-    """Submits and waits for all; an interruption, or the failure of one, cancels the others."""
-    submitted = []
-    try:
-        for answer in answers:
-            submitted.append(answer)  # noqa: PERF402 - what was submitted before a failure has to be known
-        return [answer.result() for answer in submitted]
-    finally:
-        for answer in submitted:
-            answer.cancel()
-
-
-def _documents(pairs: list[Pair]) -> list[str]:
-    return [document for _, document in pairs]

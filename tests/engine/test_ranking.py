@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resift import RankedDocument, Ranking, Scored
+from resift import RankedDocument, Ranking
 from resift.ranking import decreasing
+from tests.support.columns import columns_of
 
 # Few distinct values, so that ties are common.
 LOGITS = st.lists(st.integers(-4, 4).map(lambda value: value / 4), max_size=40)
@@ -20,7 +21,10 @@ LOGITS = st.lists(st.integers(-4, 4).map(lambda value: value / 4), max_size=40)
 def rank(logits, **keywords):
     values = np.array(logits, np.float32)
     documents = [f"document {index}" for index in range(len(values))]
-    return Ranking.from_logits(documents, values, values / 10, np.arange(len(values), dtype=np.int32) * 3, **keywords)
+    top_k = keywords.pop("top_k", None)
+    return Ranking.of(
+        documents, columns_of(values, scores=values / 10, tokens_cut=np.arange(len(values)) * 3, **keywords), top_k=top_k
+    )
 
 
 @given(LOGITS)
@@ -46,8 +50,8 @@ def test_top_k_is_a_prefix_of_the_whole_ranking(logits, top_k):
 
 
 def test_ranking_goes_by_logit_where_scores_saturate():
-    logits, scores = np.array([30, 40, 35], np.float32), np.ones(3, np.float32)
-    assert [result.index for result in Ranking.from_logits(["a", "b", "c"], logits, scores, np.zeros(3, np.int32))] == [1, 2, 0]
+    saturated = columns_of([30, 40, 35], scores=np.ones(3, np.float32))
+    assert [result.index for result in Ranking.of(["a", "b", "c"], saturated)] == [1, 2, 0]
 
 
 def test_values_are_plain_python_numbers():
@@ -56,7 +60,7 @@ def test_values_are_plain_python_numbers():
 
 
 def test_a_ranking_becomes_json():
-    ranking = rank([0.5, 1.5], query_tokens_cut=7, at_least=np.array([False, True]))
+    ranking = rank([0.5, 1.5], query_tokens_cut=7, tokens_cut_at_least=np.array([False, True]))
     assert json.loads(json.dumps(asdict(ranking))) == {
         "results": [
             {
@@ -107,14 +111,12 @@ def test_no_documents_rank_as_an_empty_sequence():
 STAGES = ("first-look", "full")
 
 
-def planned(logits, read, **keywords):
+def planned(logits, read, top_k=None):
     """A ranking after two stages; scores are a tenth of the logits of those that both read."""
     scores = np.where(np.array(read) == 2, np.array(logits, np.float32) / 10, np.nan).astype(np.float32)
     documents = [f"document {index}" for index in range(len(logits))]
-    cut = np.zeros(len(logits), np.int32)
-    return Ranking.from_logits(
-        documents, np.array(logits, np.float32), scores, cut, graphs=STAGES, read=np.array(read, np.int8), **keywords
-    )
+    columns = columns_of(logits, scores=scores, graphs=STAGES, read=np.array(read, np.int8))
+    return Ranking.of(documents, columns, top_k=top_k)
 
 
 def test_what_a_later_stage_read_ranks_above_what_it_did_not():
@@ -136,25 +138,6 @@ def test_within_a_stage_logits_decide_and_ties_keep_the_callers_order(rows, top_
     read = [read for _, read in rows]
     expected = sorted(range(len(rows)), key=lambda index: (-read[index], -logits[index] if read[index] else 0, index))
     assert [result.index for result in planned(logits, read, top_k=top_k)] == expected[:top_k]
-
-
-def scored(read, graphs):
-    none = np.zeros(3, np.int32)
-    return Scored(np.zeros(3, np.float32), none, none.astype(bool), lengths=none, graphs=graphs, read=read)
-
-
-@pytest.mark.parametrize(
-    ("read", "graphs", "in_full"),
-    [
-        (None, ("full",), [True, True, True]),
-        (None, ("first-look",), [False, False, False]),
-        (np.array([0, 1, 2], np.int8), STAGES, [False, False, True]),
-        (np.array([0, 1, 2], np.int8), ("tiny", "first-look"), [False, False, False]),
-        (np.array([0, 1, 1], np.int8), ("full",), [False, True, True]),
-    ],
-)
-def test_only_the_full_graph_reads_in_full(read, graphs, in_full):
-    assert scored(read, graphs).in_full("full").tolist() == in_full
 
 
 @pytest.mark.parametrize(

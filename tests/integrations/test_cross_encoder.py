@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from resift.errors import ArtifactError, ExtraError, InputError, ParityError, ProviderError
-from resift.integrations import sentence_transformers as drop_in
 from resift.integrations.sentence_transformers import CrossEncoder
+from resift.integrations.sentence_transformers import cross_encoder as drop_in
 from resift.settings import Settings
 from tests.conftest import edit
 

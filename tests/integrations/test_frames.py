@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resift import ArtifactError, ExtraError, InputError, Reranker
+from resift import ArtifactError, ExtraError, InputError, Ranking, Reranker
 from resift.integrations import frames
 from resift.integrations.frames import ADDED, rerank_frame
 from tests.support import tiny
@@ -240,7 +240,7 @@ def test_what_is_cut_is_said(reranker):
 
 def test_texts_are_taken_from_the_frame_a_few_pools_at_a_time(kind, reranker, monkeypatch):
     monkeypatch.setattr("resift.pools.collection.WINDOW_PAIRS", 20)
-    ahead, most, submit, rank = 0, 0, Reranker.submit, Reranker.rank
+    ahead, most, submit, rank = 0, 0, Reranker.submit, Ranking.of
 
     def submitting(self, query, documents, **named):
         nonlocal ahead, most
@@ -248,13 +248,13 @@ def test_texts_are_taken_from_the_frame_a_few_pools_at_a_time(kind, reranker, mo
         most = max(most, ahead)
         return submit(self, query, documents, **named)
 
-    def ranking(self, *given, **named):
+    def ranking(*given, **named):
         nonlocal ahead
         ahead -= 1
-        return rank(self, *given, **named)
+        return rank(*given, **named)
 
     monkeypatch.setattr(Reranker, "submit", submitting)
-    monkeypatch.setattr(Reranker, "rank", ranking)
+    monkeypatch.setattr(Ranking, "of", ranking)
     data = columns([f"query {row // 5}" for row in range(500)])
     assert len(rerank_frame(kind(data), reranker=reranker)) == 500
     assert 2 <= most <= 5  # of 100 pools

@@ -13,6 +13,7 @@ import numpy as np
 
 from resift.ranking import Ranking
 from tests.support import tiny
+from tests.support.columns import columns_of
 
 TEXTS = tiny.texts()
 RERANKER = SimpleNamespace(
@@ -29,7 +30,7 @@ def rerank_pools(reranker, pools, *, top_k=None, plan=None):
     for pool in pools:
         logits = np.array([len(text) for text in pool.documents], np.float32)
         cut = np.zeros(len(logits), np.int32)
-        yield pool, Ranking.from_logits(pool.documents, logits, logits, cut, top_k=top_k)
+        yield pool, Ranking.of(pool.documents, columns_of(logits, tokens_cut=cut), top_k=top_k)
 
 
 def rows(count):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-
 import numpy as np
 
-from resift.artifact.steps import Step
+from resift.artifact.plans import Step
 from resift.encoding.encodings import Encodings
 from resift.scheduling.call import Call
+from resift.scheduling.deadline import Deadline
 from resift.scheduling.pace import Pace
 from resift.scheduling.scheduler import Scheduler
 
@@ -46,7 +45,8 @@ def call(
         query_tokens_cut=0,
     )
     steps = (Step(graph, "logit"),) if keep is None else (Step("first-look", "logit", keep), Step("full", "logit"))
-    return Call(steps, encodings, lambda ended: ended, Future(), deadline)
+    until = None if deadline is None else Deadline(deadline)
+    return Call(encodings, np.arange(len(counts)), steps, lambda ended: ended, until)
 
 
 def scheduler(token_budget: int = 16, **more) -> Scheduler:

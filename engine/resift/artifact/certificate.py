@@ -10,7 +10,7 @@ import numpy as np
 
 from resift.artifact.agreement import ROUNDING, Agreement, Bounds, Pool, measure
 from resift.artifact.manifest import CERTIFICATE, GraphFile, Positive, Strict, decode
-from resift.artifact.steps import share_of
+from resift.artifact.plans import share_of
 from resift.errors import ArtifactError, ParityError
 from resift.metrics import TOP
 

@@ -14,7 +14,7 @@ from resift.artifact import hub
 from resift.artifact.external_weights import outside
 from resift.artifact.graph_check import Beside, check_graph
 from resift.artifact.manifest import BESIDE, CARD, MANIFEST, Manifest, Variant, decode_manifest
-from resift.artifact.steps import ResolvedPlan, resolve_plan
+from resift.artifact.plans import ResolvedPlan, resolve_plan
 from resift.errors import ArtifactError, InputError
 from resift.plans import Plan
 

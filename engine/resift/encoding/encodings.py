@@ -61,9 +61,12 @@ class Encodings:
 
     @classmethod
     def join(cls, parts: Sequence[Encodings]) -> Encodings:
-        """The pairs of one or more parts, in order, with the largest `query_tokens_cut`."""
+        """The pairs of any number of parts, in order, with the largest `query_tokens_cut`."""
         if len(parts) == 1:
             return parts[0]
+        if not parts:
+            none = np.empty(0, np.int32)
+            return cls(none, none, none, none, none, np.empty(0, np.bool_), 0)
         columns = ("ids", "segment_ids", "lengths", "starts", "tokens_cut", "at_least")
         joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
         return cls(**joined, query_tokens_cut=max(part.query_tokens_cut for part in parts))

@@ -97,9 +97,9 @@ class Artifact:
             def score(pool: CandidatePool) -> Columns:
                 scored = _wait(reranker.submit(pool.query, pool.documents))
                 if scored.read is None:
-                    return _columns(scored.logits, reranker.scores(scored))._replace(scored=scored)
+                    return _columns(scored.logits, scored.scores)._replace(scored=scored)
                 ranks = np.argsort(best_first(scored.logits, scored.read))  # logits of different graphs do not compare
-                return Columns(-ranks.astype(np.float64), reranker.scores(scored).astype(np.float64), scored)
+                return Columns(-ranks.astype(np.float64), scored.scores.astype(np.float64), scored)
 
             yield Scorer(
                 name=self.name or f"{_short(self.source)} {reranker.precision}{_plan(self.settings)}",

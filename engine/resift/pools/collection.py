@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from resift.inputs import check_count
+from resift.ranking import Ranking
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from resift.plans import Plan
     from resift.pools.reading import CandidatePool
-    from resift.ranking import Ranking, Scored
+    from resift.ranking import Scored
     from resift.reranker import Reranker
 
 WINDOW_PAIRS = 512
@@ -31,7 +32,7 @@ def rerank_pools(
     """
     check_count("top_k", top_k)
     for pool, scored in score_pools(reranker, pools, top_k=top_k, plan=plan):
-        yield pool, reranker.rank(pool.documents, scored, top_k=top_k)
+        yield pool, Ranking.of(pool.documents, scored, top_k=top_k)
 
 
 def score_pools(

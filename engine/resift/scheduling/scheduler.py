@@ -6,10 +6,6 @@ mask (the unmasked kernel is twice as fast), and no pair is affected by the leng
 
 A call has one step or several. Once a step has read its last row, the rows of its best documents wait for the next step. A document
 has one row, or one for each of its windows, of which the best counts; only one that the step has read in all its windows goes on.
-
-A call with a deadline is read best first, in the order given or that of the step before, as far as predicted time allows: a row
-that would not be read in time is not begun. At the end a shorter one among the next few may be. A step that would only say in which
-order is left out if there is time for all rows.
 """
 
 from __future__ import annotations
@@ -17,7 +13,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from itertools import takewhile
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,18 +27,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.artifact.steps import Step
+    from resift.artifact.plans import Step
     from resift.scheduling.call import Call
+    from resift.scheduling.deadline import Deadline
 
 PATIENCE = 4.0
 """A call without a budget is due once this many times its predicted cost has passed. Until then, shorter calls that arrive later
 overtake a long one; no call waits forever."""
-SKIPPED = 3
-"""Rows of a call with a deadline that a worse one may overtake because there is no time left for them."""
-SLACK, SLACK_OF_A_GUESS = 1.25, 10.0
-"""How many times the predicted time there must be to read all rows in full without first saying in which order: rows that are then
-late after all are the caller's last, not the worst. Of 480 calls on two cores 13 came to that with 1, and none with 1.25. The
-second while no batch has run by which to predict."""
 
 
 class Scheduler:
@@ -108,10 +99,10 @@ class Scheduler:
                 "try again later"
             )
         if call.deadline is not None:
-            call.steps = self._needed(call, tokens, call.deadline - now)
+            call.steps = self._needed(call, call.deadline, tokens, now)
         cost = self._cost(call, tokens)
         call.added = now
-        call.due = now + PATIENCE * cost if call.deadline is None else call.deadline
+        call.due = now + PATIENCE * cost if call.deadline is None else call.deadline.at
         if self._delay is not None:
             ahead = sum(self._cost(other, other.waiting_tokens) for due, _, other in self._calls if due <= call.due)
             most = max(self._delay, cost)
@@ -122,7 +113,7 @@ class Scheduler:
         call.number = next(self._numbers)
         heapq.heappush(self._calls, (call.due, call.number, call))
         if call.deadline is not None:
-            heapq.heappush(self._deadlines, (call.deadline, call.number, call))
+            heapq.heappush(self._deadlines, (call.deadline.at, call.number, call))
         self._queue(call, np.arange(len(lengths)))
 
     def next(self, now: float, idle: int) -> Batch | None:
@@ -140,7 +131,7 @@ class Scheduler:
             if not first.waiting:
                 heapq.heappop(self._calls)
                 continue
-            bucket = next(iter(first.waiting)) if first.deadline is None else self._in_time(first, now)
+            bucket = self._bucket_of(first, now)
             if bucket is None:
                 self._give_up(first)
                 continue
@@ -212,39 +203,29 @@ class Scheduler:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
-    def _needed(self, call: Call, tokens: int, left: float) -> tuple[Step, ...]:
+    def _needed(self, call: Call, deadline: Deadline, tokens: int, now: float) -> tuple[Step, ...]:
         """The call's steps, less those that only say in which order the last one reads if there is time to read all `tokens`.
 
-        There is if the workers could, after everything that waits, in the `left` seconds until the deadline, with some slack.
+        There is if the workers could, after everything that waits, before the deadline.
         """
         *before, last = call.steps
         documents = len(call.encodings.tokens_cut)
         drop_none = all(step.keep is not None and step.keep >= documents for step in before)
-        seconds = (self.waiting_seconds + self.pace.predict(last.graph, tokens)) / min(self._workers, len(call.encodings.lengths))
-        slack = SLACK if self.pace.knows(last.graph) else SLACK_OF_A_GUESS
-        return (last,) if drop_none and slack * seconds <= left else call.steps
+        seconds = (self.waiting_seconds + self.pace.predict(last.graph, tokens)) / min(self._workers, len(call.encodings))
+        return (last,) if drop_none and deadline.suffices(seconds, now, guessed=not self.pace.knows(last.graph)) else call.steps
+
+    def _bucket_of(self, call: Call, now: float) -> int | None:
+        """The bucket of the rows that the call runs next; None if none can be read before its deadline."""
+        if call.deadline is None:
+            return next(iter(call.waiting))
+        return call.deadline.bucket(call.waiting, partial(self.pace.predict, call.graph), now)
 
     def _size(self, first: Call, bucket: int, now: float, idle: int) -> int:
         """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""
-        fair = -(-self.waiting_rows // max(1, idle))
-        size = min(fair, self._token_budget // bucket)
+        size = min(-(-self.waiting_rows // max(1, idle)), self._token_budget // bucket)
         if first.deadline is not None:
-            size = min(size, _next_in_order(first, bucket))
-            seconds, left = self.pace.predict(first.graph, bucket), first.deadline - now
-            if seconds * size > left:
-                size = int(left / seconds)
+            size = min(size, first.deadline.most(first.waiting, bucket, self.pace.predict(first.graph, bucket), now))
         return max(1, size)
-
-    def _in_time(self, call: Call, now: float) -> int | None:
-        """The bucket of the call's best row that can be read before its deadline; None if none of the best SKIPPED + 1 can.
-
-        Not much worse rows are read in place of better ones, as what was read ranks above what was not.
-        """
-        places = {bucket: call.places[rows[0]] for bucket, rows in call.waiting.items()}
-        end = min(places.values()) + SKIPPED
-        left = call.due - now
-        fitting = [bucket for bucket, place in places.items() if place <= end and self.pace.predict(call.graph, bucket) <= left]
-        return min(fitting, key=places.__getitem__, default=None)
 
     def _give_up(self, call: Call) -> None:
         """Drops the rows of a call that cannot be read in time; if none is running, it goes on to its next step, or ends."""
@@ -273,7 +254,7 @@ class Scheduler:
         """Queues rows of a call for its step, the longest first, those of one length in the order given; with a deadline, all."""
         lengths = call.encodings.lengths[rows]
         if call.deadline is not None:
-            call.places = {row: place for place, row in enumerate(rows.tolist())}
+            call.deadline.begin(rows.tolist())
         for place in range(len(rows)) if call.deadline is not None else np.argsort(-lengths, kind="stable").tolist():
             call.waiting.setdefault(self._bucket(int(lengths[place])), deque()).append(int(rows[place]))
         for bucket in call.waiting:
@@ -327,13 +308,6 @@ class Scheduler:
                 heapq.heappop(queue)
         if not queue:
             del self._queues[graph, bucket]
-
-
-def _next_in_order(call: Call, bucket: int) -> int:
-    """How many rows of a bucket come before the call's rows of all others."""
-    others = (call.places[rows[0]] for other, rows in call.waiting.items() if other != bucket)
-    end = min(others, default=len(call.places))
-    return sum(1 for _ in takewhile(lambda row: call.places[row] < end, call.waiting[bucket]))
 
 
 def _without(call: Call, heap: list[tuple[float, int, Call]]) -> list[tuple[float, int, Call]]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from resift.errors import ClosedError, OverloadedError
+from resift.errors import ClosedError, InputError, OverloadedError
 from resift.process import close_at_exit, renew_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     import numpy as np
     from numpy.typing import NDArray
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from resift.scheduling.call import Batch, Call
     from resift.scheduling.scheduler import Scheduler
 
-Result = TypeVar("Result")
 LONGEST_WAIT = 3600.0
 """Seconds; a budget may be longer than what threading can wait for."""
 
@@ -35,20 +33,6 @@ class Queued(NamedTuple):
     """predicted until they have run"""
     dropped: int
     """rows so far whose call was cancelled or failed before they ran"""
-
-
-class Answer(Future[Result]):
-    """The Future of a call. In a child forked before it was done it raises ClosedError, as no thread works on it there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._process = os.getpid()
-
-    def result(self, timeout: float | None = None) -> Result:
-        """Like Future.result, but raises ClosedError in a forked child."""
-        if self._process != os.getpid() and not self.done():
-            raise ClosedError("this call was submitted before the process was forked; submit it again in the child")
-        return super().result(timeout)
 
 
 class Workers:
@@ -102,11 +86,15 @@ class Workers:
     def add(self, call: Call) -> None:
         """Hands a call to the scheduler; cancelling its answer drops the rows that have not started.
 
-        Raises ClosedError after `close`. The answer raises OverloadedError if the scheduler does.
+        Raises ClosedError after `close`, and InputError for a call that was added before. The answer raises OverloadedError if the
+        scheduler does.
         """
         call.answer.add_done_callback(self._drop)
         with self._lock:
             self.check_open()
+            if call.is_submitted:
+                raise InputError("this call was submitted before; expected one that was not: encode its texts again")
+            call.is_submitted = True
             self._new.append((call, time.monotonic()))
             while len(self._threads) < self._count:
                 thread = threading.Thread(target=self._work, name=f"resift-{len(self._threads)}", daemon=True)
@@ -136,7 +124,7 @@ class Workers:
             self._new_deadline.notify()
         for call in calls:
             call.error = ClosedError("this Reranker was closed before the call finished; load another")
-            _resolve(call)
+            call.resolve()
 
     def join(self) -> None:
         """After `close`: waits until the threads have ended, which takes one batch at most."""
@@ -170,7 +158,7 @@ class Workers:
             if failure is not None or self._scheduler.waiting_rows:
                 self._changed.notify_all()  # calls that failed together are retried apart, and a step may have passed rows on
         for call in ended:
-            _resolve(call)
+            call.resolve()
         return True
 
     def _next(self) -> Batch | None:
@@ -189,7 +177,7 @@ class Workers:
                     finally:
                         self._idle -= 1
             for call in ended:
-                _resolve(call)
+                call.resolve()
             if batch is not None:
                 return batch
 
@@ -207,7 +195,7 @@ class Workers:
                 deadline = self._scheduler.deadline
                 self._new_deadline.wait(None if deadline is None else min(max(0.0, deadline - time.monotonic()), LONGEST_WAIT))
         for call in ended:
-            _resolve(call)
+            call.resolve()
         return True
 
     def _expired(self) -> list[Call]:
@@ -231,18 +219,3 @@ class Workers:
             if gone is not None:
                 self._scheduler.cancel(gone)
         return refused
-
-
-def _resolve(call: Call) -> None:
-    """Sets an ended call's answer, unless it was cancelled."""
-    if not call.answer.set_running_or_notify_cancel():
-        return
-    if call.error is not None:
-        call.answer.set_exception(call.error)
-        return
-    try:
-        result = call.outcome(call)
-    except Exception as error:  # noqa: BLE001 - passed on to the caller
-        call.answer.set_exception(error)
-    else:
-        call.answer.set_result(result)

@@ -10,7 +10,7 @@ import numpy as np
 
 from resift.errors import ArtifactError, ClosedError, InputError, OverloadedError, ResiftError
 from resift.plans import Plan, Stage
-from resift.ranking import decreasing
+from resift.ranking import Ranking, decreasing
 from resift.scoring import activate
 from resift.serve.admission import OVERLOADED, STOPPING, Admission, retry_after
 from resift.serve.limits import Disconnected
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from resift.ranking import Scored
     from resift.reranker import Reranker
-    from resift.scheduling.encoded import Encoded
+    from resift.scheduling.call import Call
     from resift.serve.config import Config
     from resift.serve.models import Models
     from resift.serve.request import Request
@@ -101,7 +101,7 @@ class Service:
         ended = time.perf_counter()
         self.metrics.scored(scored, tokenized - began)
         top = None if request.top_n is None else min(request.top_n, len(request.documents))
-        ranking = reranker.rank(request.documents, scored, top_k=top)
+        ranking = Ranking.of(request.documents, scored, top_k=top)
         logits = [result.logit for result in ranking if result.score is not None and result.logit is not None]
         rest: list[float | None] = [None] * (len(ranking) - len(logits))
         return Answer(
@@ -117,7 +117,7 @@ class Service:
             ran=max(0.0, ended - tokenized - scored.waited),
         )
 
-    async def _encode(self, reranker: Reranker, request: Request) -> Encoded:
+    async def _encode(self, reranker: Reranker, request: Request) -> Call:
         with self.admission.text(request, reranker.queued.seconds):
             try:
                 return await reranker.aencode(
@@ -135,7 +135,7 @@ class Service:
             except ArtifactError as error:
                 raise Refusal("tokenizer", str(error)) from error
 
-    async def _score(self, reranker: Reranker, encoded: Encoded) -> Scored:
+    async def _score(self, reranker: Reranker, encoded: Call) -> Scored:
         try:
             return await asyncio.wrap_future(reranker.submit_encoded(encoded))
         except OverloadedError as error:
@@ -146,7 +146,7 @@ class Service:
             raise Refusal("failed", str(error)) from error
 
 
-def check_uncut(encoded: Encoded, max_length: int) -> None:
+def check_uncut(encoded: Call, max_length: int) -> None:
     """Raises Refusal, in the words of text-embeddings-inference, if any pair was too long and was cut."""
     cut = encoded.tokens_cut + encoded.query_tokens_cut
     if cut.any():

@@ -10,12 +10,13 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from resift import InputError, OutputError, Reranker, Settings
+from resift import InputError, OutputError, Ranking, Reranker, Settings
 from resift.encoding.windows import reach, spans
 from resift.pools.collection import rerank_pools
 from resift.pools.job import Job, rerank_file
 from resift.pools.reading import CandidatePool
 from tests.support import tiny
+from tests.support.columns import columns_of
 from tests.support.commands import LINES, QUERY, answered, complaint, resift
 from tests.support.jobs import lines
 from tests.support.serving import serving
@@ -87,7 +88,7 @@ def test_a_documents_logit_is_that_of_its_best_window_to_the_bit(windowed, cut, 
 
 def test_every_method_ranks_by_the_best_window(windowed, documents):
     scored = windowed.submit(QUERY, documents).result()
-    ranking = windowed.rank(documents, scored)
+    ranking = Ranking.of(documents, scored)
     assert [result.logit for result in ranking] == sorted(scored.logits.tolist(), reverse=True)
     assert [(scored.windows[each.index], scored.window[each.index]) for each in ranking] == [
         (each.windows, each.window) for each in ranking
@@ -100,7 +101,7 @@ def test_every_method_ranks_by_the_best_window(windowed, documents):
         windowed.rerank(QUERY, pool, top_k=3) for pool in (documents, documents[:3])
     ]
     assert windowed.logits(QUERY, documents).tolist() == scored.logits.tolist()
-    assert windowed.score_pairs([(QUERY, document) for document in documents]).tolist() == windowed.scores(scored).tolist()
+    assert windowed.score_pairs([(QUERY, document) for document in documents]).tolist() == scored.scores.tolist()
     assert [found for _, found in rerank_pools(windowed, [CandidatePool(QUERY, documents)])] == [ranking]
     assert pickle.loads(pickle.dumps(windowed)).rerank(QUERY, documents) == ranking
 
@@ -109,7 +110,7 @@ def test_every_method_ranks_by_the_best_window(windowed, documents):
         assert encoded.tokens > int(encoded.lengths.sum())
         assert encoded.lengths.tolist() == scored.lengths.tolist()
         later = await asyncio.wrap_future(windowed.submit_encoded(encoded))
-        return await windowed.arerank(QUERY, documents), windowed.rank(documents, later)
+        return await windowed.arerank(QUERY, documents), Ranking.of(documents, later)
 
     assert asyncio.run(asked()) == (ranking, ranking)
 
@@ -257,15 +258,12 @@ def test_a_job_writes_windows_and_resumes_with_the_same_number_only(windowed, cu
 
 def test_a_candidates_own_field_of_that_name_is_kept():
     ranking = CandidatePool(QUERY, ["a"], fields=[{"window": "left"}])
-    from resift import Ranking
-
-    one = np.ones(1, np.float32)
     count = np.ones(1, np.int32)
     for columns, expected in (
         ({}, {"window": "left"}),
         ({"windows": count, "window": count}, {"given_window": "left", "window": 1}),
     ):
-        [found] = ranking.ranked(Ranking.from_logits(["a"], one, one, count, **columns))["results"]
+        [found] = ranking.ranked(Ranking.of(["a"], columns_of([1.0], **columns)))["results"]
         assert expected.items() <= found.items()
 
 

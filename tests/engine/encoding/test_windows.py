@@ -18,6 +18,7 @@ from resift.encoding.windows import OVERLAP, best_rows, reach, spans
 from resift.errors import LogitsError
 from resift.scheduling.outcome import scored_of
 from tests.support import tiny
+from tests.support.columns import columns_of
 from tests.support.steady_calls import answers, call, drain, scheduler
 
 MAX_LENGTH = 24
@@ -200,7 +201,7 @@ def test_a_step_keeps_documents_by_their_best_window_and_all_their_windows(windo
     kept = sorted(range(len(windows)), key=lambda document: (-best[document], document))[:keep]
     assert one.ended
     assert one.read.tolist() == [1 + (document in kept) for document, count in enumerate(windows) for _ in range(count)]
-    found = scored_of(np.arange(len(windows)), one, windowed=True)
+    found = scored_of(one, windowed=True)
     assert found.logits.tolist() == best
     assert found.windows.tolist() == windows
     assert found.window.tolist() == [int(values[end - count : end].argmax()) for end, count in zip(ends, windows, strict=True)]
@@ -208,18 +209,7 @@ def test_a_step_keeps_documents_by_their_best_window_and_all_their_windows(windo
 
 def ranked(one):
     """(document, logit, score, scored_by, windows, window) of a call that has ended, best first."""
-    found = scored_of(np.arange(len(one.documents_read)), one, windowed=True)
-    scores = np.where(found.in_full("full"), found.logits, np.float32(np.nan))
-    ranking = Ranking.from_logits(
-        ["text"] * len(scores),
-        found.logits,
-        scores,
-        found.tokens_cut,
-        graphs=found.graphs,
-        read=found.read,
-        windows=found.windows,
-        window=found.window,
-    )
+    ranking = Ranking.of(["text"] * len(one.order), scored_of(one, windowed=True))
     return [(each.index, each.logit, each.score, each.scored_by, each.windows, each.window) for each in ranking]
 
 
@@ -249,7 +239,7 @@ def test_without_time_for_all_its_windows_in_full_a_document_keeps_what_the_firs
     one = call(*[10] * 4, windows=(2, 2), keep=2, deadline=36.0)
     assert ended(scheduler(token_budget=10), one) == [(0, 11.0, 11.0, "full", 2, 1), (1, -2.0, None, "first-look", 2, 0)]
     assert one.read.tolist() == [2, 2, 2, 1]
-    assert np.isnan(scored_of(np.arange(2), one).outputs[:, 0]).tolist() == [False, True]
+    assert np.isnan(scored_of(one).outputs[:, 0]).tolist() == [False, True]
 
 
 def test_only_a_document_whose_windows_were_all_looked_at_is_passed_on():
@@ -263,7 +253,7 @@ def test_only_a_document_whose_windows_were_all_looked_at_is_passed_on():
 
 def test_a_document_read_in_part_ranks_above_those_that_nothing_read_and_below_the_others():
     logits, read = np.array([np.nan, 2, 3, 1], np.float32), np.array([0, 0, 0, 1], np.int8)
-    ranking = Ranking.from_logits(["text"] * 4, logits, np.array([np.nan] * 3 + [1]), np.zeros(4, np.int32), read=read)
+    ranking = Ranking.of(["text"] * 4, columns_of(logits, scores=np.array([np.nan] * 3 + [1]), read=read))
     assert [(each.index, each.scored_by) for each in ranking] == [(3, "full"), (2, "full"), (1, "full"), (0, None)]
     assert [each.score for each in ranking] == [1, None, None, None]
 
@@ -289,14 +279,16 @@ def test_a_logit_that_is_none_names_the_callers_document():
     queue, one = scheduler(token_budget=100), call(*[8] * 4, windows=(1, 3))
     queue.add(one, 0.0)
     queue.done(queue.next(0.0, 1), np.array([[1], [2], [np.nan], [3]], np.float32), 0.0)
+    one.order = np.array([0, 0, 1, 1])
     with pytest.raises(LogitsError, match="for document 2"):
-        scored_of(np.array([0, 0, 1, 1]), one)
+        scored_of(one)
 
 
 def test_equal_pairs_share_their_windows():
     queue, one = scheduler(token_budget=100), call(*[8] * 4, windows=(1, 3))
     queue.add(one, 0.0)
     assert [len(batch.rows) for batch in drain(queue)] == [4]
-    found = scored_of(np.array([1, 0, 1]), one, windowed=True)
+    one.order = np.array([1, 0, 1])
+    found = scored_of(one, windowed=True)
     assert (found.logits.tolist(), found.windows.tolist(), found.window.tolist()) == ([3, 0, 3], [3, 1, 3], [2, 0, 2])
-    assert scored_of(np.array([1, 0, 1]), one).windows is None
+    assert scored_of(one).windows is None

@@ -18,7 +18,7 @@ from resift.evaluate.doctor import checks
 from resift.evaluate.doctor.diagnosis import SEVERITIES, diagnose
 from resift.evaluate.doctor.evidence import Evidence
 from resift.pools.reading import CandidatePool
-from resift.ranking import Scored
+from tests.support.columns import columns_of
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -35,9 +35,8 @@ def pool(size=12, *, qid=None, labels=None, texts=None):
 
 def scored(logits=GOOD, *, cut=None, at_least=False, query_cut=0):
     cut = np.zeros(len(logits), np.int32) if cut is None else np.array(cut, np.int32)
-    return Scored(
-        np.array(logits, np.float32), cut, np.full(len(logits), at_least) & (cut > 0), query_cut, lengths=np.full(len(logits), 192)
-    )
+    bounds = np.full(len(logits), at_least) & (cut > 0)
+    return columns_of(logits, tokens_cut=cut, tokens_cut_at_least=bounds, query_tokens_cut=query_cut)
 
 
 def labels_at(*places):

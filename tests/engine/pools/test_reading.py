@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from resift import InputError, Ranking
 from resift.pools import reading as pools
 from resift.pools.reading import CandidatePool, decode_pool, read_documents, read_lines, read_pools
+from tests.support.columns import columns_of
 
 GOOD = b'{"query": "q", "documents": ["a"]}\n'
 
 
 def ranking(documents, logits, **keywords):
     values = np.array(logits, np.float32)
-    return Ranking.from_logits(documents, values, values / 2, np.zeros(len(values), np.int32), **keywords)
+    top_k = keywords.pop("top_k", None)
+    return Ranking.of(documents, columns_of(values, scores=values / 2, **keywords), top_k=top_k)
 
 
 def test_pools_of_both_formats_are_read_and_blank_lines_passed_over(file):
@@ -319,7 +321,7 @@ def test_a_ranked_pool_of_plain_documents_has_no_more_than_was_asked_for():
 
 
 def test_a_ranked_pool_says_which_cuts_are_lower_bounds():
-    found = ranking(["a", "b"], [2, 1], at_least=np.array([False, True]))
+    found = ranking(["a", "b"], [2, 1], tokens_cut_at_least=np.array([False, True]))
     first, second = CandidatePool("q", ["a", "b"]).ranked(found, with_documents=True)["results"]
     assert list(first) == ["index", "score", "logit", "scored_by", "tokens_cut", "document"]
     assert list(second) == ["index", "score", "logit", "scored_by", "tokens_cut", "tokens_cut_at_least", "document"]

@@ -118,7 +118,7 @@ def test_the_two_halves_of_a_call_are_the_whole(reranker):
     assert scored.logits.tobytes() == expected.logits.tobytes()
     assert encoded.lengths.tolist() == scored.lengths.tolist() == expected.lengths.tolist()
     assert encoded.tokens_cut.tolist() == scored.tokens_cut.tolist()
-    assert len(encoded.rows) == len(DOCUMENTS)  # the document that occurs twice is encoded once
+    assert len(encoded.encodings) == len(DOCUMENTS)  # the document that occurs twice is encoded once
     assert scored.waited >= 0
 
 
@@ -136,8 +136,8 @@ def test_documents_are_cut_to_so_many_tokens(reranker, most):
     assert encoded.lengths.tolist() == [empty.lengths[0] + most] * len(DOCUMENTS)
     assert (encoded.lengths + encoded.tokens_cut).tolist() == (whole.lengths + whole.tokens_cut).tolist()
     for row in range(len(DOCUMENTS)):
-        kept = encoded.rows.row(row)[0].tolist()
-        assert kept[:-1] == whole.rows.row(row)[0].tolist()[: len(kept) - 1]
+        kept = encoded.encodings.row(row)[0].tolist()
+        assert kept[:-1] == whole.encodings.row(row)[0].tolist()[: len(kept) - 1]
 
 
 def test_what_cannot_be_encoded_is_refused(reranker):

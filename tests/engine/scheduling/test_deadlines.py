@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resift import InputError, Reranker, inputs
+from resift import InputError, Ranking, Reranker, inputs
 from resift.scheduling import workers
+from resift.scheduling.deadline import SLACK, SLACK_OF_A_GUESS
 from resift.scheduling.pace import FIRST_GUESS
-from resift.scheduling.scheduler import SLACK, SLACK_OF_A_GUESS, Scheduler
+from resift.scheduling.scheduler import Scheduler
 from tests.support import tiny
 from tests.support.steady_calls import answers, call, drain, scheduler
 
@@ -163,7 +164,7 @@ def test_every_call_ends_and_none_after_its_deadline(calls, lateness, budget):
     for one, at in ended.items():
         assert one.ended
         assert one.error is None
-        assert one.deadline is None or at <= one.deadline
+        assert one.deadline is None or at <= one.deadline.at
         assert one.deadline is not None or (one.read == len(one.steps)).all()
     assert (queue.waiting_rows, queue.waiting_tokens, queue.next(0.0, 1), queue.deadline) == (0, 0, None, None)
 
@@ -233,7 +234,7 @@ def test_with_time_enough_results_are_equal_to_the_bit(reranker):
         encoded = await reranker.aencode(QUERY, DOCUMENTS, budget_ms=LATE)
         scored = await asyncio.wrap_future(reranker.submit_encoded(encoded))
         many = await reranker.arerank_many([QUERY], [DOCUMENTS], budget_ms=LATE)
-        return [await reranker.arerank(QUERY, DOCUMENTS, budget_ms=LATE), reranker.rank(DOCUMENTS, scored), *many]
+        return [await reranker.arerank(QUERY, DOCUMENTS, budget_ms=LATE), Ranking.of(DOCUMENTS, scored), *many]
 
     assert asyncio.run(asked()) == [expected] * 3
 

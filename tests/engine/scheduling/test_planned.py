@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from resift import ArtifactError, InputError, Plan, ProviderError, Reranker, Settings, Stage
+from resift import ArtifactError, InputError, Plan, ProviderError, Ranking, Reranker, Settings, Stage
 from resift.artifact.folder import Artifact
 from resift.cli.main import main
 from resift.evaluate import tune
@@ -132,14 +132,14 @@ def test_every_way_in_follows_the_plan(planned):
     assert planned.rerank_many([QUERY] * 2, [DOCUMENTS] * 2, plan=plan, top_k=20) == [expected] * 2
     assert asyncio.run(planned.arerank(QUERY, DOCUMENTS, plan=plan, top_k=20)) == expected
     assert asyncio.run(planned.arerank_many([QUERY], [DOCUMENTS], plan=plan, top_k=20)) == [expected]
-    assert planned.rank(DOCUMENTS, planned.submit(QUERY, DOCUMENTS, plan=plan).result(), top_k=20) == expected
+    assert Ranking.of(DOCUMENTS, planned.submit(QUERY, DOCUMENTS, plan=plan).result(), top_k=20) == expected
     pool = CandidatePool(QUERY, DOCUMENTS)
     assert [ranking for _, ranking in rerank_pools(planned, [pool] * 2, plan=plan, top_k=20)] == [expected] * 2
 
     async def encoded():
         return planned.submit_encoded(await planned.aencode(QUERY, DOCUMENTS, plan=plan)).result()
 
-    assert planned.rank(DOCUMENTS, asyncio.run(encoded()), top_k=20) == expected
+    assert Ranking.of(DOCUMENTS, asyncio.run(encoded()), top_k=20) == expected
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -148,7 +148,7 @@ def test_a_plan_keeps_the_same_whatever_shares_its_batches(planned, planned_arti
     expected = planned.rerank(QUERY, DOCUMENTS, plan="first-look:9,full")
     with Reranker.load(planned_artifact, settings=Settings(threads=threads, token_budget=token_budget)) as other:
         answers = [other.submit(QUERY, DOCUMENTS, plan=plan) for plan in ("first-look:9,full", "full", "first-look:20,full") * 2]
-        assert other.rank(DOCUMENTS, answers[0].result()) == other.rank(DOCUMENTS, answers[3].result()) == expected
+        assert Ranking.of(DOCUMENTS, answers[0].result()) == Ranking.of(DOCUMENTS, answers[3].result()) == expected
 
 
 def test_equal_documents_are_kept_once(planned, ran):

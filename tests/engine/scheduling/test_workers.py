@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resift import ClosedError, InferenceError, LogitsError, Reranker, Settings
+from resift import ClosedError, InferenceError, LogitsError, Ranking, Reranker, Settings
 from resift.runtime.session import Session
+from resift.scheduling.submission import Submission
 from tests.support import tiny
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:2]
@@ -37,22 +38,22 @@ def test_the_future_answers_with_the_columns_that_rerank_ranks(reranker):
     scored = reranker.submit(QUERY, DOCUMENTS).result()
     assert scored.logits.tolist() == reranker.logits(QUERY, DOCUMENTS).tolist()
     assert (scored.logits.dtype, scored.tokens_cut.dtype, scored.tokens_cut_at_least.dtype) == (np.float32, np.int32, np.bool_)
-    assert reranker.rank(DOCUMENTS, scored, top_k=3) == reranker.rerank(QUERY, DOCUMENTS, top_k=3)
+    assert Ranking.of(DOCUMENTS, scored, top_k=3) == reranker.rerank(QUERY, DOCUMENTS, top_k=3)
 
 
 def test_a_failure_to_submit_cancels_what_was_submitted_before_it(one_at_a_time, gate, monkeypatch):
     opened, begun, rows = gate
     first = one_at_a_time.submit("a", ["b"])
     assert begun.wait(60)
-    inner, asked = Reranker._submit, []
+    inner, asked = Submission.encode, []
 
-    def failing(self, pairs, plan):
-        asked.append(pairs)
+    def failing(self, pools, *terms, **limits):
+        asked.append(pools)
         if len(asked) == 3:
             raise MemoryError
-        return inner(self, pairs, plan)
+        return inner(self, pools, *terms, **limits)
 
-    monkeypatch.setattr(Reranker, "_submit", failing)
+    monkeypatch.setattr(Submission, "encode", failing)
     with pytest.raises(MemoryError):
         one_at_a_time.rerank_many([QUERY] * 4, [DOCUMENTS[:5]] * 4)
     opened.set()

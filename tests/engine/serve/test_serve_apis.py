@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from resift import Reranker
+from tests.conftest import edit
 from tests.support import tiny
 
 pytest.importorskip("starlette")
@@ -259,12 +261,11 @@ def test_a_strict_server_knows_its_models_names_only(reranker):
     assert statuses == [200, 200, 200, 404]
 
 
-def test_a_model_that_declares_no_sigmoid_is_still_served_in_0_to_1(served, reranker, monkeypatch):
-    import msgspec
-
-    monkeypatch.setattr(reranker, "graph", msgspec.structs.replace(reranker.graph, activation="identity"))
-    assert reranker.score(QUERY, DOCUMENTS).tolist() == reranker.logits(QUERY, DOCUMENTS).tolist()
-    scores = [score for _, score in results(served.post("/v2/rerank", {"query": QUERY, "documents": DOCUMENTS}))]
+def test_a_model_that_declares_no_sigmoid_is_still_served_in_0_to_1(copy):
+    edit(copy, lambda manifest: manifest["graphs"][0].__setitem__("activation", "identity"))
+    with Reranker.load(copy) as reranker, serving({"org/tiny": reranker}) as served:
+        assert reranker.score(QUERY, DOCUMENTS).tolist() == reranker.logits(QUERY, DOCUMENTS).tolist()
+        scores = [score for _, score in results(served.post("/v2/rerank", {"query": QUERY, "documents": DOCUMENTS}))]
     assert all(0 <= score <= 1 for score in scores)
     assert scores == sorted(scores, reverse=True)
 

@@ -11,7 +11,6 @@ import logging
 import os
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from resift.artifact.folder import DEFAULT, embedded
 from resift.errors import InputError, ParityError
-from resift.inputs import pool_pairs
+from resift.inputs import read_candidates, runs
 from resift.integrations.sentence_transformers import arguments, exported
 from resift.integrations.sentence_transformers import scores as scoring
 from resift.pools.collection import WINDOW_PAIRS, score_pools
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.artifact.folder import Artifact
-    from resift.inputs import Pair
+    from resift.inputs import Candidates
     from resift.settings import Settings
 
 ORGANIZATION = "cross-encoder"
@@ -158,7 +157,7 @@ class CrossEncoder:
         torch = scoring.import_torch() if convert_to_tensor or not convert_to_numpy else None
         pairs, is_single = arguments.read(inputs)
         shown = _is_shown(show_progress_bar)
-        outputs = self._outputs(pairs, self._prompt(prompt_name, prompt), batch_size, shown=shown)
+        outputs = self._outputs(runs(pairs), self._prompt(prompt_name, prompt), batch_size, shown=shown)
         scores = scoring.scores_of(
             outputs, self.activation_fn if activation_fn is None else activation_fn, softmax=bool(apply_softmax)
         )
@@ -189,12 +188,12 @@ class CrossEncoder:
         if self.num_labels != 1:
             raise InputError(f"rank() needs a model with one label, but this one has {self.num_labels}; use predict() with pairs")
         self._check_call(batch_size, device, pool)
-        pairs = pool_pairs(query, documents)
-        outputs = self._outputs(pairs, self._prompt(prompt_name, prompt), batch_size, shown=_is_shown(show_progress_bar))
+        candidates = read_candidates(query, documents)
+        outputs = self._outputs([candidates], self._prompt(prompt_name, prompt), batch_size, shown=_is_shown(show_progress_bar))
         scores = scoring.scores_of(outputs, self.activation_fn if activation_fn is None else activation_fn, softmax=False)
         results: list[dict[str, Any]] = [{"corpus_id": place, "score": score} for place, score in enumerate(scores.tolist())]
         if return_documents:
-            for result, (_, document) in zip(results, pairs, strict=True):
+            for result, document in zip(results, candidates.documents, strict=True):
                 result["text"] = document
         return sorted(results, key=itemgetter("score"), reverse=True)[:top_k]
 
@@ -309,11 +308,11 @@ class CrossEncoder:
             raise InputError(f"the model has a prompt of its own, {own!r}; expected no other one")
         return "" if prompt is None or own else prompt
 
-    def _outputs(self, pairs: list[Pair], prompt: str, batch_size: int, *, shown: bool) -> NDArray[np.float32]:
+    def _outputs(self, pools: list[Candidates], prompt: str, batch_size: int, *, shown: bool) -> NDArray[np.float32]:
         """float32[n, labels]: what the model returns for each pair."""
         found = [np.empty((0, self.num_labels), np.float32)]
-        with _bar(len(pairs)) if shown else nullcontext() as bar:
-            for pool, scored in score_pools(self.reranker, _pools(pairs, prompt, batch_size if shown else WINDOW_PAIRS)):
+        with _bar(sum(len(pool.documents) for pool in pools)) if shown else nullcontext() as bar:
+            for pool, scored in score_pools(self.reranker, _parts(pools, prompt, batch_size if shown else WINDOW_PAIRS)):
                 assert scored.outputs is not None
                 found.append(scored.outputs)
                 if bar is not None:
@@ -341,10 +340,9 @@ def _artifact(source: exported.Source, settings: Settings) -> Artifact:
         raise ParityError(f'{error}; or load it in float32: model_kwargs={{"dtype": "float32"}}') from error
 
 
-def _pools(pairs: list[Pair], prompt: str, most: int) -> Iterator[CandidatePool]:
-    """Consecutive pairs of one query, `most` at a time."""
-    for query, group in groupby(pairs, key=itemgetter(0)):
-        documents = [document for _, document in group]
+def _parts(pools: list[Candidates], prompt: str, most: int) -> Iterator[CandidatePool]:
+    """The pools with the prompt, `most` documents at a time."""
+    for query, documents in pools:
         for start in range(0, len(documents), most):
             yield CandidatePool(prompt + query, documents[start : start + most])
 

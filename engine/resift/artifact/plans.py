@@ -1,13 +1,14 @@
-"""Steps: a plan with an artifact's graphs, and what it comes to for one pool. Pure arithmetic."""
+"""The plans of an artifact: which of its graphs read a call. The one place that decides it; pure arithmetic."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from resift.errors import InputError
+from resift.plans import BUILT_IN, as_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,14 +20,6 @@ ROUNDING = 1e-9
 LEAST_SAVED = 0.2
 """Share of the operations of which a stage must save more to run. What is not counted, such as normalization, does not shrink with
 them: the embedded first look has 0.23 of the operations and takes 0.36 of the time."""
-
-
-class Terms(NamedTuple):
-    """How a call is worked through, and until when."""
-
-    plan: ResolvedPlan
-    deadline: float | None = None
-    """by time.monotonic; None: until it is done"""
 
 
 class Step(NamedTuple):
@@ -79,6 +72,36 @@ class ResolvedPlan:
         if isinstance(keep, int):
             return str(max(keep, self.least))
         return str(keep) if self.least == 1 else f"{keep} and at least {self.least}"
+
+
+class Plans:
+    """The choice between an artifact's plans, for one Reranker."""
+
+    def __init__(self, graphs: Sequence[Graph], own: ResolvedPlan | None, asked: Plan | str) -> None:
+        """`own`: the artifact's own plan, if it has one; `asked`: that of the Settings, "auto" or one for every call."""
+        self.full = resolve_plan(BUILT_IN["full"], graphs)
+        """the full graph alone"""
+        self._graphs = graphs
+        self._own = own
+        self._asked = asked
+
+    def choose(self, plan: Plan | str | None = None, *, top_k: int | None = None, is_timed: bool = False) -> ResolvedPlan:
+        """What a call follows that asks for `plan` (None: that of the Settings) and the best `top_k` (None: all).
+
+        With "auto", a call with a deadline (`is_timed`) reads in the order that the artifact's own plan finds, and one that asks
+        for the best alone follows that plan and gets them all from the full graph; others read with the full graph alone.
+        Raises TypeError for another type, and InputError for a plan that the artifact has no graphs for.
+        """
+        asked = self._asked if plan is None else plan
+        if asked != "auto":
+            return resolve_plan(as_plan(asked, "plan"), self._graphs)
+        if self._own is None or (top_k is None and not is_timed):
+            return self.full
+        return replace(self._own, keeps_all=True) if is_timed else replace(self._own, least=top_k or 1)
+
+    def usual(self) -> tuple[Graph, ...]:
+        """The graphs of calls that ask for no plan. Raises like `choose`."""
+        return self.choose(top_k=1).graphs
 
 
 def share_of(rows: int, share: float) -> int:
