@@ -63,19 +63,15 @@ def close_at_exit(owner: Closable) -> None:
     _closable.add(owner)
 
 
-def is_forked() -> bool:
-    """Whether this process was forked from one that had imported resift."""
-    return _is_forked
-
-
 _renewable: weakref.WeakSet[Renewable] = weakref.WeakSet()
 _closable: weakref.WeakSet[Closable] = weakref.WeakSet()
-_is_forked = False
+is_forked = False
+"""Whether this process was forked from one that had imported resift."""
 
 
 def _begin_anew() -> None:
-    global _is_forked  # noqa: PLW0603 - a property of the process
-    _is_forked = True
+    global is_forked  # noqa: PLW0603 - a property of the process
+    is_forked = True
     for owner in list(_renewable):
         owner.begin_anew()
 

@@ -85,12 +85,12 @@ class Reranker:
             _scheduler,
             {graph.name: graph.operations for graph in manifest.graphs},
             self.resolved.token_budget,
-            bucket=policy.bucket,
+            buckets=policy.buckets,
             limit=None if self.settings.waiting_tokens == "auto" else self.settings.waiting_tokens,
             delay=None if self.settings.waiting_seconds == "auto" else workers * self.settings.waiting_seconds,
             workers=workers,
         )
-        self._workers = Workers(schedulers, partial(_run, sessions), workers)
+        self._workers = Workers(schedulers, sessions.run, workers)
         self._calls = Submission(
             self._tokenizer,
             sessions,
@@ -205,15 +205,15 @@ class Reranker:
 
     def logits(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """Logits float32[n] of `documents` for `query` by the full graph, in the caller's order. Raises like `submit`."""
-        return self._read_in_full([read_candidates(query, documents)]).logits
+        return self._score([read_candidates(query, documents)]).logits
 
     def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """Scores float32[n] of `documents` for `query`, in the caller's order, by the full graph. Raises like `submit`."""
-        return self._read_in_full([read_candidates(query, documents)]).scores
+        return self._score([read_candidates(query, documents)]).scores
 
     def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
         """Scores float32[n] of (query, document) pairs, in the caller's order. Raises TypeError for anything but pairs of str."""
-        return self._read_in_full(runs(read_pairs(pairs))).scores
+        return self._score(runs(read_pairs(pairs))).scores
 
     def rerank(
         self,
@@ -233,7 +233,7 @@ class Reranker:
         """
         terms = self._terms(plan, top_k, budget_ms)
         pool = read_candidates(query, documents)
-        return Ranking.of(pool.documents, self._wait([[pool]], *terms)[0], top_k=top_k)
+        return Ranking.of(pool.documents, self._calls.wait([[pool]], *terms)[0], top_k=top_k)
 
     def rerank_many(
         self,
@@ -250,7 +250,7 @@ class Reranker:
         """
         terms = self._terms(plan, top_k, budget_ms)
         work = read_pools(queries, pools)
-        scored = self._wait([[pool] for pool in work], *terms)
+        scored = self._calls.wait([[pool] for pool in work], *terms)
         return [Ranking.of(pool.documents, each, top_k=top_k) for pool, each in zip(work, scored, strict=True)]
 
     async def arerank(
@@ -265,7 +265,7 @@ class Reranker:
         """`rerank` for asyncio, without blocking the event loop; cancelling it drops the pairs that have not started."""
         terms = self._terms(plan, top_k, budget_ms)
         pool = read_candidates(query, documents)
-        return Ranking.of(pool.documents, (await self._await([[pool]], *terms))[0], top_k=top_k)
+        return Ranking.of(pool.documents, (await self._calls.await_all([[pool]], *terms))[0], top_k=top_k)
 
     async def arerank_many(
         self,
@@ -279,16 +279,16 @@ class Reranker:
         """`rerank_many` for asyncio."""
         terms = self._terms(plan, top_k, budget_ms)
         work = read_pools(queries, pools)
-        scored = await self._await([[pool] for pool in work], *terms)
+        scored = await self._calls.await_all([[pool] for pool in work], *terms)
         return [Ranking.of(pool.documents, each, top_k=top_k) for pool, each in zip(work, scored, strict=True)]
 
     async def ascore(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """`score` for asyncio."""
-        return (await self._await([[read_candidates(query, documents)]], self._plans.full))[0].scores
+        return (await self._ascore([read_candidates(query, documents)])).scores
 
     async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
         """`score_pairs` for asyncio."""
-        return (await self._await([runs(read_pairs(pairs))], self._plans.full))[0].scores
+        return (await self._ascore(runs(read_pairs(pairs)))).scores
 
     def close(self) -> None:
         """Frees the graphs. Pending and later calls raise ClosedError."""
@@ -310,20 +310,17 @@ class Reranker:
             self.artifact.read(TOKENIZER), self.resolved.max_length, prompt=pair.prompt, truncation=self.resolved.truncation
         )
 
-    def _read_in_full(self, pools: list[Candidates]) -> Scored:
-        return self._wait([pools], self._plans.full)[0]
+    def _score(self, pools: list[Candidates]) -> Scored:
+        return self._calls.wait([pools], self._plans.full)[0]
+
+    async def _ascore(self, pools: list[Candidates]) -> Scored:
+        return (await self._calls.await_all([pools], self._plans.full))[0]
 
     def _terms(self, plan: Plan | str | None, top_k: int | None, budget_ms: float | None) -> tuple[ResolvedPlan, float | None]:
         """What a call that begins now follows, and until when."""
         deadline = deadline_after(budget_ms)
         check_count("top_k", top_k)
         return self._plans.choose(plan, top_k=top_k, is_timed=deadline is not None), deadline
-
-    def _wait(self, work: list[list[Candidates]], plan: ResolvedPlan, deadline: float | None = None) -> list[Scored]:
-        return self._calls.wait(self._calls.encode(pools, plan, deadline) for pools in work)
-
-    async def _await(self, work: list[list[Candidates]], plan: ResolvedPlan, deadline: float | None = None) -> list[Scored]:
-        return await self._calls.await_all([self._calls.aencode(pools, plan, deadline) for pools in work])
 
     def _check_tokenizer(self) -> None:
         pair = self.artifact.manifest.pair
@@ -346,7 +343,3 @@ def _reload(kind: type[Reranker], folder: Path, links_into: Path | None, setting
 
 def _scheduler(operations: Mapping[str, int], token_budget: int, **limits: Any) -> Scheduler:
     return Scheduler(token_budget, pace=Pace(operations), **limits)
-
-
-def _run(sessions: Sessions, batch: Batch) -> NDArray[np.float32]:
-    return sessions.run(batch.graph, batch.stack())

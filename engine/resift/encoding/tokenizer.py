@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
+from resift import process
 from resift.encoding.encodings import Encodings
 from resift.encoding.long_text import last_seam, seam_spaces
 from resift.encoding.template import PairTemplate
@@ -17,7 +18,6 @@ from resift.encoding.truncation import longest_first
 from resift.encoding.windows import reach, spans
 from resift.errors import ArtifactError, InputError, ResiftError
 from resift.machine import usable_cores
-from resift.process import is_forked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -83,12 +83,12 @@ class PairTokenizer:
         dropout = getattr(self._tokenizer.model, "dropout", None)
         if dropout:
             raise ArtifactError(f"tokenizer.json drops {dropout:.0%} of its merges at random; set its model.dropout to null")
-        special_tokens = len(self._empty)
-        self._room = max_length - special_tokens
+        self._special = len(self._empty)
+        self._room = max_length - self._special
         if self._room < DOCUMENT_SHARE:
             raise InputError(
-                f"max_length is {max_length} tokens, of which {special_tokens} are special; "
-                f"expected at least {special_tokens + DOCUMENT_SHARE}, so that both texts have room"
+                f"max_length is {max_length} tokens, of which {self._special} are special; "
+                f"expected at least {self._special + DOCUMENT_SHARE}, so that both texts have room"
             )
         self._encode_whole([PROBE])
         with _refusing("tokenizer.json cannot encode a pair"):
@@ -131,7 +131,7 @@ class PairTokenizer:
         text = self._encode_query(query)
         longer = max(text.tokens, self._room)
         kept = len(text.ids) if self._truncation == "only_second" else longest_first(text.tokens, longer, self._room)[0]
-        return int(self._template.special.shape[1]) + kept
+        return self._special + kept
 
     def parts(
         self, query: str, documents: Sequence[str], *, document_tokens: int | None = None, windows: int = 1
@@ -179,9 +179,13 @@ class PairTokenizer:
 
     def _join(self, query: _Text, texts: Sequence[_Text], room: int) -> Encodings:
         """The pairs of `query` with each text, which is read in windows of `room` tokens if it has more."""
-        windows = [(text.ids, start, end) for text in texts for start, end in spans(len(text.ids), room)]
+        windows = [
+            (text.ids, start, end)
+            for text in texts
+            for start, end in ([(0, len(text.ids))] if len(text.ids) <= room else spans(len(text.ids), room))
+        ]
         ids, segment_ids = self._template.join(query.ids, [tokens[start:end] for tokens, start, end in windows])
-        around = self._template.special.shape[1] + len(query.ids)
+        around = self._special + len(query.ids)
         return Encodings(
             ids=ids,
             segment_ids=segment_ids,
@@ -214,7 +218,7 @@ class PairTokenizer:
     def _encode_whole(self, texts: Sequence[str]) -> list[Encoding]:
         readable = [_encodable(text) for text in texts]
         with _refusing("tokenizer.json cannot encode a text"):
-            if is_forked():  # it lacks the library's thread pool, for which a batch would wait forever
+            if process.is_forked:  # it lacks the library's thread pool, for which a batch would wait forever
                 return [self._tokenizer.encode(text, add_special_tokens=False) for text in readable]
             return self._tokenizer.encode_batch_fast(readable, add_special_tokens=False)
 

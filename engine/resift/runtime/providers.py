@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from resift.artifact.manifest import Variant
     from resift.settings import Auto, Precision, Provider
 
@@ -33,9 +36,9 @@ class Policy:
     side_by_side: bool
     """whether batches run concurrently, one thread each; otherwise one batch at a time has the whole provider"""
 
-    def bucket(self, length: int) -> int:
-        """The bucket of a pair of `length` tokens: the width it runs at."""
-        return -(-length // self.step) * self.step
+    def buckets(self, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
+        """int32[n]: the buckets of rows of those lengths, in tokens: the widths they run at."""
+        return -(-lengths // self.step) * self.step
 
     def workers(self, threads: int) -> int:
         """Number of batches that run at once when Settings allow `threads`."""

@@ -43,13 +43,13 @@ class Scheduler:
         self,
         token_budget: int,
         *,
-        bucket: Callable[[int], int] = int,
+        buckets: Callable[[NDArray[np.int32]], NDArray[np.int32]] = lambda lengths: lengths,
         limit: int | None = None,
         delay: float | None = None,
         pace: Pace | None = None,
         workers: int = 1,
     ) -> None:
-        """`token_budget`: largest rows x width of a batch, unless one row is wider. `bucket`: a row's bucket from its length.
+        """`token_budget`: largest rows x width of a batch, unless one row is wider. `buckets`: rows' buckets from their lengths.
 
         `limit`: tokens that may wait; None for any number. `delay`: seconds of one worker's work that may be due before a call,
         or as much as the call's own if that is more; None for any time. `pace`: predicts a call's cost. `workers`: batches that run
@@ -62,7 +62,7 @@ class Scheduler:
         self.dropped_rows = 0
         """rows whose call ended before they were run"""
         self._token_budget = token_budget
-        self._bucket = bucket
+        self._buckets = buckets
         self._limit = limit
         self._delay = delay
         self._workers = workers
@@ -100,6 +100,7 @@ class Scheduler:
             )
         if call.deadline is not None:
             call.steps = self._needed(call, call.deadline, tokens, now)
+            call.enter(0)
         cost = self._cost(call, tokens)
         call.added = now
         call.due = now + PATIENCE * cost if call.deadline is None else call.deadline.at
@@ -252,11 +253,13 @@ class Scheduler:
 
     def _queue(self, call: Call, rows: NDArray[np.int64]) -> None:
         """Queues rows of a call for its step, the longest first, those of one length in the order given; with a deadline, all."""
-        lengths = call.encodings.lengths[rows]
-        if call.deadline is not None:
+        if call.deadline is None:
+            rows = rows[np.argsort(-call.encodings.lengths[rows], kind="stable")]
+        else:
             call.deadline.begin(rows.tolist())
-        for place in range(len(rows)) if call.deadline is not None else np.argsort(-lengths, kind="stable").tolist():
-            call.waiting.setdefault(self._bucket(int(lengths[place])), deque()).append(int(rows[place]))
+        lengths = call.encodings.lengths[rows]
+        for row, bucket in zip(rows.tolist(), self._buckets(lengths).tolist(), strict=True):
+            call.waiting.setdefault(bucket, deque()).append(row)
         for bucket in call.waiting:
             heapq.heappush(self._queues.setdefault((call.graph, bucket), []), (call.due, call.number, call))
         call.unread = len(rows)
@@ -275,7 +278,7 @@ class Scheduler:
             call.error = error
             self.cancel(call)
             return
-        call.stage += 1
+        call.enter(call.stage + 1)
         if all(other is not call for _, _, other in self._calls):
             heapq.heappush(self._calls, (call.due, call.number, call))
         self._queue(call, rows)

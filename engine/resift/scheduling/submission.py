@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -58,10 +58,9 @@ class Submission:
     ) -> Call:
         """A call of each query with its documents, one after the other. `check` may raise between two parts.
 
-        `deadline`: by time.monotonic. `document_tokens`: tokens kept of a document; None: what the model takes. Raises ClosedError
-        after `close`, ArtifactError if the tokenizer fails on a text, and like `Sessions.open`.
+        `deadline`: by time.monotonic. `document_tokens`: tokens kept of a document; None: what the model takes. Raises
+        ArtifactError if the tokenizer fails on a text, and like `Sessions.open`.
         """
-        self._workers.check_open()
         numbers: dict[tuple[str, str], int] = {}
         order: list[int] = []
         parts = []
@@ -102,20 +101,22 @@ class Submission:
     def submit(self, call: Call) -> Future[Scored]:
         """Queues the rows of a call, once; a call without any has ended. Raises like `Workers.add`."""
         try:
-            if len(call.encodings):
+            if len(call.encodings.lengths):
                 self._workers.add(call)
             else:
+                self._workers.check_open()
                 call.resolve()
         except BaseException:
             call.answer.cancel()
             raise
         return call.answer
 
-    def wait(self, calls: Iterable[Call]) -> list[Scored]:
-        """Submits the calls and waits for all; an interruption, or the failure of one, cancels the others."""
+    def wait(self, work: Iterable[Sequence[Candidates]], plan: ResolvedPlan, deadline: float | None = None) -> list[Scored]:
+        """Encodes and submits a call of each of `work`, and waits for all; the failure of one, or an interruption, cancels all."""
         submitted = []
         try:
-            for call in calls:
+            for pools in work:
+                call = self.encode(pools, plan, deadline)
                 submitted.append(call.answer)
                 self.submit(call)
             return [answer.result() for answer in submitted]
@@ -123,11 +124,13 @@ class Submission:
             for answer in submitted:
                 answer.cancel()
 
-    async def await_all(self, calls: Sequence[Any]) -> list[Scored]:
-        """`wait` for asyncio, for calls that are still being encoded: awaitables such as `aencode` returns."""
+    async def await_all(
+        self, work: Iterable[Sequence[Candidates]], plan: ResolvedPlan, deadline: float | None = None
+    ) -> list[Scored]:
+        """`wait` for asyncio."""
         import asyncio
 
-        tasks = [asyncio.ensure_future(self._ascore(call)) for call in calls]
+        tasks = [asyncio.ensure_future(self._ascore(pools, plan, deadline)) for pools in work]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -140,10 +143,10 @@ class Submission:
         self._background.close()
         self._sessions.close()
 
-    async def _ascore(self, encoding: Any) -> Scored:
+    async def _ascore(self, pools: Sequence[Candidates], plan: ResolvedPlan, deadline: float | None) -> Scored:
         import asyncio
 
-        answer = self.submit(await encoding)
+        answer = self.submit(await self.aencode(pools, plan, deadline))
         try:
             return await asyncio.wrap_future(answer)
         finally:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from resift.scheduling.call import Batch, Call
     from resift.scheduling.scheduler import Scheduler
 
+    Run = Callable[[str, dict[str, NDArray[np.int64]]], NDArray[np.float32]]
+
 LONGEST_WAIT = 3600.0
 """Seconds; a budget may be longer than what threading can wait for."""
 
@@ -51,8 +53,8 @@ class Workers:
     KeyboardInterrupt can strike the main thread anywhere.
     """
 
-    def __init__(self, scheduler: Callable[[], Scheduler], run: Callable[[Batch], NDArray[np.float32]], count: int) -> None:
-        """`scheduler` makes an empty Scheduler; `run` returns a batch's logits, float32[b, labels]."""
+    def __init__(self, scheduler: Callable[[], Scheduler], run: Run, count: int) -> None:
+        """`scheduler` makes an empty Scheduler; `run` gives a graph's logits, float32[b, labels], for inputs int64[b, width]."""
         self._make_scheduler = scheduler
         self._run = run
         self.observe: Callable[[Batch, float], None] | None = None
@@ -146,7 +148,7 @@ class Workers:
             return False
         failure = None
         try:
-            logits = self._run(batch)
+            logits = self._run(batch.graph, batch.stack())
         except Exception as error:  # noqa: BLE001 - whatever it is, it is passed on to the callers
             failure = error
         if self.observe is not None and failure is None:
