@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from resift.errors import OutputError
 from resift.files.names import is_file_name, path_text
+from resift.files.placing import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -60,9 +61,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     try:
         with partial.open("xb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        place(partial, target)
     except OSError as error:
         raise OutputError(f"{name} cannot be written: {error.strerror or error}") from error
     finally:

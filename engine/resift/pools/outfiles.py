@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.errors import OutputError
+from resift.files.placing import flush, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +132,7 @@ class OutFiles:
         """
         with writing(self.errors):
             if self.partial_errors.exists():
-                self.partial_errors.replace(self.errors)
+                place(self.partial_errors, self.errors)
             else:
                 self.errors.unlink(missing_ok=True)
         ready = self.partial
@@ -141,16 +142,15 @@ class OutFiles:
                 self._pack()
         with writing(self.out):
             if ready.exists():
-                ready.replace(self.out)
+                place(ready, self.out)
 
     def _pack(self) -> None:
         """Compresses the partial file, then deletes it: without a partial file, the packed one is complete."""
         try:
-            with opened(self.partial) as plain, writing(self.packed), self.packed.open("wb") as raw:
-                with gzip.GzipFile(str(self.packed), "wb", fileobj=raw) as file:
+            with opened(self.partial) as plain, writing(self.packed):
+                with self.packed.open("wb") as raw, gzip.GzipFile(str(self.packed), "wb", fileobj=raw) as file:
                     shutil.copyfileobj(plain, file, 1 << 20)
-                raw.flush()
-                os.fsync(raw.fileno())
+                flush(self.packed)
         except OutputError:
             self.packed.unlink(missing_ok=True)
             raise

@@ -19,6 +19,7 @@ from resift.artifact.manifest import MANIFEST
 from resift.errors import ExportError, OutputError
 from resift.files import lock
 from resift.files.names import is_file_name
+from resift.files.placing import place as put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -154,6 +155,6 @@ def _put_in_place(home: Path, place: Path, out: Path) -> None:
         if place.exists():
             (home / REPLACING).touch()
             place.rename(_replaced(place))
-        (home / NEW).rename(place)
+        put(home / NEW, place)
     except OSError as error:
         raise ExportError(f"cannot write {out}: {error.strerror}") from error

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from resift.errors import OutputError
 from resift.files import lock
 from resift.files.names import is_file_name
+from resift.files.placing import place
 from resift_export.checkpoint.layers import expanded
 from resift_export.distill.recipe import RECIPE, DistillRecipe, decode
 
@@ -105,8 +106,7 @@ class Home:
         fresh = self._home / f"{STATE}.{NEW}"
         with _writing(fresh):
             save_file(tensors, fresh, metadata={"recipe": recipe.encoded().decode()})
-            _synchronize(fresh)
-            fresh.replace(self._home / STATE)
+            place(fresh, self._home / STATE)
 
     def place(self, checkpoint: Checkpoint, student: Any, recipe: DistillRecipe) -> None:
         """Writes the student so far into OUT, file by file, the recipe last."""
@@ -117,11 +117,9 @@ class Home:
             checkpoint.tokenizer.save_pretrained(folder)
             self.out.mkdir(exist_ok=True)
             for path in sorted(folder.iterdir()):
-                _synchronize(path)
-                path.replace(self.out / path.name)
+                place(path, self.out / path.name)
             (folder / RECIPE).write_bytes(recipe.encoded())
-            _synchronize(folder / RECIPE)
-            (folder / RECIPE).replace(self.out / RECIPE)
+            place(folder / RECIPE, self.out / RECIPE)
             folder.rmdir()
 
     def clear(self) -> None:
@@ -138,8 +136,3 @@ def _writing(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise OutputError(f"{path} cannot be written: {reason}; mend that, and the same command goes on") from error
-
-
-def _synchronize(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
