@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.encoding.encodings import Encodings
+from resift.errors import InputError
 from resift.scheduling.background import Background
 from resift.scheduling.call import Answer, Call
 from resift.scheduling.deadline import Deadline
@@ -101,11 +102,9 @@ class Submission:
     def submit(self, call: Call) -> Future[Scored]:
         """Queues the rows of a call, once; a call without any has ended. Raises like `Workers.add`."""
         try:
-            if len(call.encodings.lengths):
-                self._workers.add(call)
-            else:
-                self._workers.check_open()
-                call.resolve()
+            self._workers.add(call)
+        except InputError:  # it goes on as it was submitted before
+            raise
         except BaseException:
             call.answer.cancel()
             raise

@@ -80,23 +80,22 @@ class Workers:
         self._watch: threading.Thread | None = None
         self._idle = 0
 
-    def check_open(self) -> None:
-        """Raises ClosedError after `close`."""
-        if self._closed:
-            raise ClosedError
-
     def add(self, call: Call) -> None:
-        """Hands a call to the scheduler; cancelling its answer drops the rows that have not started.
+        """Hands a call to the scheduler; cancelling its answer drops the rows that have not started. One without rows has ended.
 
         Raises ClosedError after `close`, and InputError for a call that was added before. The answer raises OverloadedError if the
         scheduler does.
         """
-        call.answer.add_done_callback(self._drop)
         with self._lock:
-            self.check_open()
+            if self._closed:
+                raise ClosedError
             if call.is_submitted:
                 raise InputError("this call was submitted before; expected one that was not: encode its texts again")
             call.is_submitted = True
+            if not call.unread:
+                call.resolve()
+                return
+            call.answer.add_done_callback(self._drop)
             self._new.append((call, time.monotonic()))
             while len(self._threads) < self._count:
                 thread = threading.Thread(target=self._work, name=f"resift-{len(self._threads)}", daemon=True)

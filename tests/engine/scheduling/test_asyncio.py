@@ -128,6 +128,36 @@ def test_no_documents_have_two_halves_too(reranker):
     assert len(reranker.submit_encoded(encoded).result().logits) == 0
 
 
+@pytest.mark.parametrize("documents", [DOCUMENTS, []], ids=["documents", "none"])
+def test_a_call_is_submitted_once_and_a_second_time_changes_nothing(one_at_a_time, gate, documents):
+    from resift import InputError
+
+    opened, _, _ = gate
+    encoded = asyncio.run(one_at_a_time.aencode(QUERY, documents))
+    answer = one_at_a_time.submit_encoded(encoded)
+    with pytest.raises(InputError, match="submitted before"):
+        one_at_a_time.submit_encoded(encoded)
+    opened.set()
+    assert answer.result().logits.tolist() == one_at_a_time.logits(QUERY, documents).tolist()
+
+
+def test_nothing_is_submitted_after_close(artifact):
+    from resift import ClosedError, Reranker
+
+    reranker = Reranker.load(artifact)
+    encoded = [asyncio.run(reranker.aencode(QUERY, documents)) for documents in (DOCUMENTS, [])]
+    reranker.close()
+    for call in encoded:
+        with pytest.raises(ClosedError):
+            reranker.submit_encoded(call)
+        assert call.answer.cancelled()
+    for documents in (DOCUMENTS, []):
+        with pytest.raises(ClosedError):
+            reranker.rerank(QUERY, documents)
+        with pytest.raises(ClosedError):
+            asyncio.run(reranker.arerank(QUERY, documents))
+
+
 @pytest.mark.parametrize("most", [1, 2, 7])
 def test_documents_are_cut_to_so_many_tokens(reranker, most):
     encoded = asyncio.run(reranker.aencode(QUERY, DOCUMENTS, document_tokens=most))
