@@ -21,7 +21,7 @@ PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 NOTE = re.compile(r"<!-- (not run|needs|file|output|background|may exit with 3)(?:: (.+))? -->")
 INSTALLATION = re.compile(r"^pip install ([^&\n]+?)(?: && |$)", re.MULTILINE)
 PORT = "8787"
-SECONDS = 600
+SECONDS = 300
 
 # What the commands of a page say of a real model and much data, as it is said of a tiny model and a few pools: tiny models learn no
 # relevance, so that the gate may refuse them, and have two layers.
