@@ -173,7 +173,9 @@ def alone(monkeypatch):
 
 
 def missing(block: Block) -> str:
-    """The first module that the block needs and this environment has not, or ''."""
+    """The first module or program that the block needs and this environment has not, or ''."""
+    if block.language == "sh" and re.search(r"\bcurl\b", block.code) and not shutil.which("curl"):
+        return "curl"
     for name in filter(None, block.notes.get("needs", "").split(", ")):
         try:
             __import__(name)
