@@ -84,10 +84,9 @@ class Call:
     def __post_init__(self) -> None:
         self.unread = len(self.encodings.lengths)
         self.read = np.zeros(self.unread, np.int8)
-        self.enter(0)
 
     def enter(self, stage: int) -> None:
-        """Begins the step of that number."""
+        """Begins the step of that number; the scheduler does so with the first one, too, once it has decided which there are."""
         self.stage = stage
         self.graph = self.steps[stage].graph
 

@@ -100,7 +100,7 @@ class Scheduler:
             )
         if call.deadline is not None:
             call.steps = self._needed(call, call.deadline, tokens, now)
-            call.enter(0)
+        call.enter(0)
         cost = self._cost(call, tokens)
         call.added = now
         call.due = now + PATIENCE * cost if call.deadline is None else call.deadline.at
