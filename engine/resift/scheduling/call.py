@@ -63,8 +63,6 @@ class Call:
     """int8[rows]: steps that have read each row"""
     stage: int = field(default=0, init=False)
     """number of the step that it is in, from 0"""
-    graph: str = field(init=False)
-    """name of the graph that reads its rows in that step"""
     error: Exception | None = field(default=None, init=False)
     added: float = field(default=0.0, init=False)
     """time at which it was queued"""
@@ -84,11 +82,6 @@ class Call:
     def __post_init__(self) -> None:
         self.unread = len(self.encodings.lengths)
         self.read = np.zeros(self.unread, np.int8)
-
-    def enter(self, stage: int) -> None:
-        """Begins the step of that number; the scheduler does so with the first one, too, once it has decided which there are."""
-        self.stage = stage
-        self.graph = self.steps[stage].graph
 
     @property
     def lengths(self) -> NDArray[np.int32]:
@@ -110,6 +103,11 @@ class Call:
     def query_tokens_cut(self) -> int:
         """Tokens cut from the end of the query (of several queries, the largest count)."""
         return self.encodings.query_tokens_cut
+
+    @property
+    def graph(self) -> str:
+        """Name of the graph that reads the rows now."""
+        return self.steps[self.stage].graph
 
     @property
     def documents_read(self) -> NDArray[np.int8]:

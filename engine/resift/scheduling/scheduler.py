@@ -100,7 +100,6 @@ class Scheduler:
             )
         if call.deadline is not None:
             call.steps = self._needed(call, call.deadline, tokens, now)
-        call.enter(0)
         cost = self._cost(call, tokens)
         call.added = now
         call.due = now + PATIENCE * cost if call.deadline is None else call.deadline.at
@@ -278,7 +277,7 @@ class Scheduler:
             call.error = error
             self.cancel(call)
             return
-        call.enter(call.stage + 1)
+        call.stage += 1
         if all(other is not call for _, _, other in self._calls):
             heapq.heappush(self._calls, (call.due, call.number, call))
         self._queue(call, rows)

@@ -46,7 +46,6 @@ class Submission:
         self._outcome = outcome
         self._windows = windows
         self._background = Background(threads)
-        self._opened: set[str] = set()
 
     def encode(
         self,
@@ -79,9 +78,7 @@ class Submission:
                 parts.append(part)
         steps = plan.steps(len(numbers))
         for step in steps:
-            if step.graph not in self._opened:
-                self._sessions.open(step.graph)
-                self._opened.add(step.graph)
+            self._sessions.open(step.graph)
         until = None if deadline is None else Deadline(deadline)
         return Call(Encodings.join(parts), np.array(order, np.int64), steps, self._outcome, until)
 

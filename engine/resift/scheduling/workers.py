@@ -92,21 +92,11 @@ class Workers:
             if call.is_submitted:
                 raise InputError("this call was submitted before; expected one that was not: encode its texts again")
             call.is_submitted = True
-            if not call.unread:
-                call.resolve()
-                return
-            call.answer.add_done_callback(self._drop)
-            self._new.append((call, time.monotonic()))
-            while len(self._threads) < self._count:
-                thread = threading.Thread(target=self._work, name=f"resift-{len(self._threads)}", daemon=True)
-                thread.start()
-                self._threads.append(thread)
-            if call.deadline is not None:
-                if self._watch is None:
-                    self._watch = threading.Thread(target=self._expire, name="resift-deadlines", daemon=True)
-                    self._watch.start()
-                self._new_deadline.notify()
-            self._changed.notify_all()
+            has_rows = bool(call.unread)
+            if has_rows:
+                self._queue(call)
+        if not has_rows:  # outside the lock, as callbacks of the answer may wait
+            call.resolve()
 
     @property
     def queued(self) -> Queued:
@@ -131,6 +121,21 @@ class Workers:
         """After `close`: waits until the threads have ended, which takes one batch at most."""
         for thread in (*self._threads, *([self._watch] if self._watch else [])):
             thread.join()
+
+    def _queue(self, call: Call) -> None:
+        """Passes a call on to the threads, which it starts if they have not been yet."""
+        call.answer.add_done_callback(self._drop)
+        self._new.append((call, time.monotonic()))
+        while len(self._threads) < self._count:
+            thread = threading.Thread(target=self._work, name=f"resift-{len(self._threads)}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        if call.deadline is not None:
+            if self._watch is None:
+                self._watch = threading.Thread(target=self._expire, name="resift-deadlines", daemon=True)
+                self._watch.start()
+            self._new_deadline.notify()
+        self._changed.notify_all()
 
     def _drop(self, answer: Future[Any]) -> None:
         if answer.cancelled():

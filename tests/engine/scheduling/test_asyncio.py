@@ -141,6 +141,20 @@ def test_a_call_is_submitted_once_and_a_second_time_changes_nothing(one_at_a_tim
     assert answer.result().logits.tolist() == one_at_a_time.logits(QUERY, documents).tolist()
 
 
+def test_a_callback_of_a_call_without_rows_may_wait_for_another_thread(reranker):
+    ended = []
+
+    def wait(_):
+        other = threading.Thread(target=lambda: ended.append(len(reranker.logits(QUERY, DOCUMENTS[:1]))))
+        other.start()
+        other.join(60)
+
+    encoded = asyncio.run(reranker.aencode(QUERY, []))
+    encoded.answer.add_done_callback(wait)
+    reranker.submit_encoded(encoded)
+    assert ended == [1]
+
+
 def test_nothing_is_submitted_after_close(artifact):
     from resift import ClosedError, Reranker
 
