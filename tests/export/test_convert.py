@@ -279,16 +279,13 @@ def test_ctrl_c_during_any_step_leaves_nothing(cheap, monkeypatch, source, home,
 def test_folder_that_cannot_be_put_in_place_costs_no_artifact(cheap, monkeypatch, source, home, small_gate):
     recipe = Recipe(gate=small_gate, precisions=("float32",))
     before = files(convert(source, home / "out", recipe))
-    rename = Path.rename
 
-    def once(path, target):
-        if path.name == "new":
-            raise OSError(errno.EIO, "Input/output error", str(path))
-        return rename(path, target)
+    def broken(path, target):
+        raise OSError(errno.EIO, "Input/output error", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", once)
-        with pytest.raises((ExportError, OSError)):
+        patch.setattr("resift_export.build.staging.put", broken)
+        with pytest.raises(ExportError, match="cannot write .*out: Input/output error"):
             convert(source, home / "out", recipe, overwrite=True)
     assert [path.name for path in home.iterdir()] == ["out"]
     assert files(home / "out") == before
