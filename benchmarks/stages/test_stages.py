@@ -30,7 +30,7 @@ def pool():
 
 @pytest.fixture(scope="module")
 def encodings(reranker, pool):
-    return reranker._tokenizer.encode(pool.query, pool.documents)
+    return reranker.tokenizer.encode(pool.query, pool.documents)
 
 
 def test_load(benchmark):
@@ -38,7 +38,7 @@ def test_load(benchmark):
 
 
 def test_encode(benchmark, reranker, pool):
-    benchmark(reranker._tokenizer.encode, pool.query, pool.documents)
+    benchmark(reranker.tokenizer.encode, pool.query, pool.documents)
 
 
 def call(encodings):
@@ -59,7 +59,7 @@ def test_run(benchmark, reranker, encodings):
     def run():
         submitted = call(encodings)
         reranker._workers.add(submitted)
-        submitted.answer.result()
+        submitted.future.result()
 
     benchmark(run)
 

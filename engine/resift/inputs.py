@@ -94,13 +94,11 @@ def check_count(name: str, value: object) -> None:
         raise InputError(f"{name} is {value}; expected 1 or more, or None for all")
 
 
-def deadline_after(budget_ms: float | None) -> float | None:
-    """The time, by time.monotonic, that is `budget_ms` from now; None for None.
+def deadline_after(budget_ms: float) -> float:
+    """The time, by time.monotonic, that is `budget_ms` from now.
 
     Raises TypeError for anything but a number, and InputError for one that is not above 0 and finite.
     """
-    if budget_ms is None:
-        return None
     if not isinstance(budget_ms, Real) or isinstance(budget_ms, bool):
         raise TypeError(f"budget_ms is {type(budget_ms).__name__}; expected a number of milliseconds")
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, Self
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from resift.errors import InputError
 from resift.plans import Plan, as_plan
@@ -84,6 +84,15 @@ class Settings:
             plan = as_plan(self.plan, "Settings.plan")
             object.__setattr__(self, "plan", self.plan if isinstance(self.plan, str) else str(plan))
 
+    def with_arguments(self, **arguments: Any) -> Self:
+        """With those arguments that are not None. Raises InputError if one contradicts a field that is set already."""
+        merged = replace(self, **{name: value for name, value in arguments.items() if value is not None})
+        for name in arguments:
+            before, after = getattr(self, name), getattr(merged, name)
+            if before not in ("auto", after):
+                raise InputError(f"{name} is {after!r} but Settings.{name} is {before!r}; give only one of them")
+        return merged
+
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """Settings from a TOML file (https://toml.io/en/v1.0.0), such as `resift tune` writes.
@@ -154,6 +163,10 @@ class ResolvedSettings:
     max_length: int
     truncation: Truncation
     windows: int
+    waiting_tokens: int | None = None
+    """None: any number"""
+    waiting_seconds: float | None = None
+    """None: any time"""
 
 
 def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: int) -> ResolvedSettings:
@@ -172,4 +185,6 @@ def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: in
         max_length=max_length if settings.max_length == "auto" else settings.max_length,
         truncation="only_second" if settings.truncation == "auto" else settings.truncation,
         windows=1 if settings.windows == "auto" else settings.windows,
+        waiting_tokens=None if settings.waiting_tokens == "auto" else settings.waiting_tokens,
+        waiting_seconds=None if settings.waiting_seconds == "auto" else settings.waiting_seconds,
     )

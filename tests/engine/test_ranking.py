@@ -115,7 +115,7 @@ def planned(logits, read, top_k=None):
     """A ranking after two stages; scores are a tenth of the logits of those that both read."""
     scores = np.where(np.array(read) == 2, np.array(logits, np.float32) / 10, np.nan).astype(np.float32)
     documents = [f"document {index}" for index in range(len(logits))]
-    columns = columns_of(logits, scores=scores, graphs=STAGES, read=np.array(read, np.int8))
+    columns = columns_of(logits, scores=scores, graphs=STAGES, stages_done=np.array(read, np.int8))
     return Ranking.of(documents, columns, top_k=top_k)
 
 
@@ -153,7 +153,7 @@ def test_within_a_stage_logits_decide_and_ties_keep_the_callers_order(rows, top_
     ],
 )
 def test_numbers_decrease_below_the_last_one_known(values, least, expected):
-    assert decreasing(values, least=least) == pytest.approx(expected)
+    assert decreasing(values, minimum=least) == pytest.approx(expected)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32), st.integers(1, 50))
@@ -165,5 +165,5 @@ def test_numbers_decrease_strictly_from_any_logit(logit, missing):
 
 @given(st.floats(1e-6, 1.0), st.integers(1, 500))
 def test_numbers_on_a_scale_stay_on_it(score, missing):
-    found = decreasing([score, *[None] * missing], least=0.0)
+    found = decreasing([score, *[None] * missing], minimum=0.0)
     assert all(above > below > 0 for above, below in itertools.pairwise(found))

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 from tests.support import tiny
 
 RESIFT = shutil.which("resift", path=sysconfig.get_path("scripts"))
-TIMEOUT = 120
+TIMEOUT = 300
+"""Seconds after which a command is taken to hang; nothing is expected to take that long, on a busy machine either."""
 QUERY = "how do tides work"
 DOCUMENTS = tiny.texts()[1:17:2]
 LINES = "".join(f"{document}\n" for document in DOCUMENTS).encode()

@@ -39,9 +39,9 @@ def call(
         ids=ids,
         segment_ids=ids + 1000,
         lengths=np.array(lengths, np.int32),
-        starts=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
+        window_starts=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
         tokens_cut=nothing,
-        at_least=nothing.astype(bool),
+        tokens_cut_at_least=nothing.astype(bool),
         query_tokens_cut=0,
     )
     steps = (Step(graph, "logit"),) if keep is None else (Step("first-look", "logit", keep), Step("full", "logit"))

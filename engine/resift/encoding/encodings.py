@@ -23,22 +23,22 @@ class Encodings:
     """int32[t]: segment ids of all rows"""
     lengths: NDArray[np.int32]
     """int32[n]: tokens of each row, special tokens included"""
-    starts: NDArray[np.int32]
+    window_starts: NDArray[np.int32]
     """int32[n]: tokens of the document before each row's window; 0 in the first row of a pair and in no other"""
     tokens_cut: NDArray[np.int32]
-    """int32[d]: tokens dropped at the end of the document, which no window reads"""
-    at_least: NDArray[np.bool_]
-    """bool[d]: whether tokens_cut is a lower bound, as the document was too long to be counted in full"""
+    """int32[d]: tokens at the end of the document that are in no window"""
+    tokens_cut_at_least: NDArray[np.bool_]
+    """bool[d]: whether `tokens_cut` is a lower bound, because the document was too long to be counted in full"""
     query_tokens_cut: int
     """tokens dropped at the end of the query; a lower bound if it has more than COUNTED characters"""
-    offsets: NDArray[np.int64] = field(init=False)
-    """int64[n + 1]: row i has the tokens from offsets[i] up to offsets[i + 1]"""
-    firsts: NDArray[np.int64] = field(init=False)
-    """int64[d + 1]: pair i has the rows from firsts[i] up to firsts[i + 1]"""
+    token_offsets: NDArray[np.int64] = field(init=False)
+    """int64[n + 1]: row i has the tokens from token_offsets[i] up to token_offsets[i + 1]"""
+    row_offsets: NDArray[np.int64] = field(init=False)
+    """int64[d + 1]: pair i has the rows from row_offsets[i] up to row_offsets[i + 1]"""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)]))
-        object.__setattr__(self, "firsts", np.append(np.flatnonzero(self.starts == 0), len(self.starts)))
+        object.__setattr__(self, "token_offsets", np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)]))
+        object.__setattr__(self, "row_offsets", np.append(np.flatnonzero(self.window_starts == 0), len(self.window_starts)))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -46,17 +46,17 @@ class Encodings:
     @property
     def documents(self) -> NDArray[np.int64]:
         """int64[n]: the number of the pair, and so of its document, of each row."""
-        return np.cumsum(self.starts == 0) - 1
+        return np.cumsum(self.window_starts == 0) - 1
 
     @property
     def pair_lengths(self) -> NDArray[np.int32]:
         """int32[d]: tokens of each pair that are read, special tokens included; those that two windows share count once."""
-        last = self.firsts[1:] - 1
-        return self.starts[last] + self.lengths[last]
+        last = self.row_offsets[1:] - 1
+        return self.window_starts[last] + self.lengths[last]
 
     def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Token ids and segment ids of row `number`, from 0: views of int32[lengths[number]] each."""
-        span = slice(self.offsets[number], self.offsets[number + 1])
+        span = slice(self.token_offsets[number], self.token_offsets[number + 1])
         return self.ids[span], self.segment_ids[span]
 
     @classmethod
@@ -67,6 +67,6 @@ class Encodings:
         if not parts:
             none = np.empty(0, np.int32)
             return cls(none, none, none, none, none, np.empty(0, np.bool_), 0)
-        columns = ("ids", "segment_ids", "lengths", "starts", "tokens_cut", "at_least")
+        columns = ("ids", "segment_ids", "lengths", "window_starts", "tokens_cut", "tokens_cut_at_least")
         joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
         return cls(**joined, query_tokens_cut=max(part.query_tokens_cut for part in parts))

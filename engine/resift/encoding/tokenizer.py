@@ -190,9 +190,9 @@ class PairTokenizer:
             ids=ids,
             segment_ids=segment_ids,
             lengths=np.array([around + end - start for _, start, end in windows], np.int32),
-            starts=np.array([start for _, start, _ in windows], np.int32),
+            window_starts=np.array([start for _, start, _ in windows], np.int32),
             tokens_cut=np.array([text.tokens_cut for text in texts], np.int32),
-            at_least=np.array([text.at_least for text in texts], np.bool_),
+            tokens_cut_at_least=np.array([text.at_least for text in texts], np.bool_),
             query_tokens_cut=query.tokens_cut,
         )
 

@@ -30,7 +30,7 @@ def measure_lengths(reranker: Reranker, pools: Sequence[CandidatePool], scored: 
     model reads is such an edge where it is a multiple of the bins' width.
     """
     most = reranker.resolved.max_length
-    tokenizer = reranker.pair_tokenizer()
+    tokenizer = reranker.tokenizer
     lengths, shares = [np.zeros(0, np.int64)], [np.zeros(0)]
     for pool, each in zip(pools, scored, strict=True):
         lengths.append(each.lengths.astype(np.int64) + each.tokens_cut + each.query_tokens_cut)

@@ -96,9 +96,9 @@ class Artifact:
 
             def score(pool: CandidatePool) -> Columns:
                 scored = _wait(reranker.submit(pool.query, pool.documents))
-                if scored.read is None:
+                if scored.stages_done is None:
                     return _columns(scored.logits, scored.scores)._replace(scored=scored)
-                ranks = np.argsort(best_first(scored.logits, scored.read))  # logits of different graphs do not compare
+                ranks = np.argsort(best_first(scored.logits, scored.stages_done))  # logits of different graphs do not compare
                 return Columns(-ranks.astype(np.float64), scored.scores.astype(np.float64), scored)
 
             yield Scorer(

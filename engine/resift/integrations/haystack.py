@@ -52,7 +52,7 @@ class Selection:
         logits = np.array([result.logit for result in ranking if result.score is not None], np.float32)
         scores: list[float] = activate(logits, "sigmoid" if self.scale_score else "identity").tolist()
         if self.score_threshold is None:
-            scores = decreasing([*scores, *[None] * (len(ranking) - len(scores))], least=0.0 if self.scale_score else None)
+            scores = decreasing([*scores, *[None] * (len(ranking) - len(scores))], minimum=0.0 if self.scale_score else None)
         ranked = zip(ranking, scores, strict=False)  # with a threshold, those without a score are left out
         least = -math.inf if self.score_threshold is None else self.score_threshold
         kept = [dataclasses.replace(documents[result.index], score=score) for result, score in ranked if score >= least]

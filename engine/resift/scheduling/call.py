@@ -1,4 +1,4 @@
-"""Call: what a caller submitted, with its results so far; and the batches that its rows run in."""
+"""Call: what a caller submits, with its results so far; and the batches in which its rows run."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-class Answer(Future[Result]):
-    """The Future of a call. In a child forked before it was done it raises ClosedError, as no thread works on it there."""
+class CallFuture(Future[Result]):
+    """The Future of a call. In a child that was forked before it was done, it raises ClosedError: no thread works on it there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,46 +42,46 @@ class Answer(Future[Result]):
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """The n pairs that a caller submits, of which equal ones are encoded and read once, and their results so far."""
+    """The n pairs that a caller submits, and their results so far. Equal pairs are encoded and scored once."""
 
     encodings: Encodings
     """the d distinct pairs"""
     order: NDArray[np.int64]
-    """int64[n]: the caller's pair i is pair order[i] of those"""
+    """int64[n]: the caller's pair i is distinct pair order[i]"""
     steps: tuple[Step, ...]
-    """what reads them: all documents in the first step, the best of each in the next"""
+    """the graphs that score them: all documents in the first step, the best of each step in the next"""
     outcome: Callable[[Call], Any]
-    """computes the answer once the call has ended; it may raise"""
+    """computes the result of the future once the call has ended; it may raise"""
     deadline: Deadline | None = None
-    """when it ends, whatever was read by then; None: once everything was read"""
-    answer: Answer[Any] = field(default_factory=Answer, init=False)
+    """when the call ends, whatever has been scored by then; None: once its last step is done"""
+    future: CallFuture[Any] = field(default_factory=CallFuture, init=False)
     """receives the outcome"""
     is_submitted: bool = field(default=False, init=False)
     logits: dict[str, NDArray[np.float32]] = field(default_factory=dict, init=False)
-    """float32[rows, labels] for each graph that has run; NaN in rows that it has not read"""
-    read: NDArray[np.int8] = field(init=False)
-    """int8[rows]: steps that have read each row"""
+    """float32[rows, labels] for each graph that has run; NaN in rows that it has not scored"""
+    steps_done: NDArray[np.int8] = field(init=False)
+    """int8[rows]: number of steps that have scored each row"""
     stage: int = field(default=0, init=False)
-    """number of the step that it is in, from 0"""
+    """number of the current step, from 0"""
     error: Exception | None = field(default=None, init=False)
-    added: float = field(default=0.0, init=False)
-    """time at which it was queued"""
-    began: float | None = field(default=None, init=False)
+    queued_at: float = field(default=0.0, init=False)
+    started_at: float | None = field(default=None, init=False)
     """time at which a worker took its first row"""
     due: float = field(default=0.0, init=False)
+    """time that decides which of the waiting calls goes first: the earliest"""
     number: int = field(default=0, init=False)
-    """of the calls so far: the order of those that are due at once"""
+    """number of the call in the order of arrival, which decides between calls that are due at the same time"""
     ended: bool = field(default=False, init=False)
     waiting: dict[int, deque[int]] = field(default_factory=dict, init=False)
     """rows that have not started, by bucket, longest first; best first if it has a deadline"""
     waiting_tokens: int = field(default=0, init=False)
     """tokens of those rows"""
-    unread: int = field(init=False)
-    """number of rows that the step has yet to read"""
+    pending_rows: int = field(init=False)
+    """number of rows that the current step has yet to score"""
 
     def __post_init__(self) -> None:
-        self.unread = len(self.encodings.lengths)
-        self.read = np.zeros(self.unread, np.int8)
+        self.pending_rows = len(self.encodings.lengths)
+        self.steps_done = np.zeros(self.pending_rows, np.int8)
 
     @property
     def lengths(self) -> NDArray[np.int32]:
@@ -91,8 +91,7 @@ class Call:
     @property
     def tokens(self) -> int:
         """Tokens of all n pairs in all their windows."""
-        firsts = self.encodings.firsts
-        return int(np.diff(self.encodings.offsets[firsts])[self.order].sum())
+        return int(np.diff(self.encodings.token_offsets[self.encodings.row_offsets])[self.order].sum())
 
     @property
     def tokens_cut(self) -> NDArray[np.int32]:
@@ -101,45 +100,45 @@ class Call:
 
     @property
     def query_tokens_cut(self) -> int:
-        """Tokens cut from the end of the query (of several queries, the largest count)."""
+        """Tokens cut from the end of the query; the largest number if there are several queries."""
         return self.encodings.query_tokens_cut
 
     @property
     def graph(self) -> str:
-        """Name of the graph that reads the rows now."""
+        """Name of the current step's graph."""
         return self.steps[self.stage].graph
 
     @property
-    def documents_read(self) -> NDArray[np.int8]:
-        """int8[d]: steps that have read each document in all its windows."""
-        return np.minimum.reduceat(self.read, self.encodings.firsts[:-1])
+    def document_steps(self) -> NDArray[np.int8]:
+        """int8[d]: number of steps that have scored all windows of each document."""
+        return np.minimum.reduceat(self.steps_done, self.encodings.row_offsets[:-1])
 
     def survivors(self) -> NDArray[np.int64]:
-        """The rows of the documents that the step keeps, the best document first; of equal ones the first in the caller's order.
+        """The rows of the documents that go on to the next step, the best document first, equal ones in the caller's order.
 
         A document is as good as its best window. Raises LogitsError.
         """
         step, documents = self.steps[self.stage], self.encodings.documents
-        rows = np.flatnonzero(self.documents_read[documents] > self.stage)
+        rows = np.flatnonzero(self.document_steps[documents] > self.stage)
         ranked = relevance(self.logits[step.graph][rows], step.rule, positions=documents[rows])
         best = best_rows(ranked, documents[rows])
-        kept = documents[rows[best[np.argsort(-ranked[best], kind="stable")[: step.keep]]]]
-        firsts = self.encodings.firsts
-        return np.concatenate([np.arange(firsts[document], firsts[document + 1]) for document in kept])
+        survivors = documents[rows[best[np.argsort(-ranked[best], kind="stable")[: step.keep]]]]
+        offsets = self.encodings.row_offsets
+        return np.concatenate([np.arange(offsets[document], offsets[document + 1]) for document in survivors])
 
     def resolve(self) -> None:
-        """Sets the answer of a call that has ended, unless it was cancelled."""
-        if not self.answer.set_running_or_notify_cancel():
+        """Sets the result of a call that has ended, unless its future was cancelled."""
+        if not self.future.set_running_or_notify_cancel():
             return
         if self.error is not None:
-            self.answer.set_exception(self.error)
+            self.future.set_exception(self.error)
             return
         try:
             result = self.outcome(self)
         except Exception as error:  # noqa: BLE001 - passed on to the caller
-            self.answer.set_exception(error)
+            self.future.set_exception(error)
         else:
-            self.answer.set_result(result)
+            self.future.set_result(result)
 
 
 @dataclass(eq=False, slots=True)
@@ -150,7 +149,7 @@ class Batch:
     bucket: int
     """tokens of each row"""
     rows: list[tuple[Call, int]]
-    began: float
+    started_at: float
     """time at which a worker took it"""
 
     @property
@@ -161,6 +160,6 @@ class Batch:
     def stack(self) -> dict[str, NDArray[np.int64]]:
         """The graph's inputs, int64[b, width] each."""
         inputs = np.empty((2, len(self.rows), self.bucket), np.int64)
-        for place, (call, row) in enumerate(self.rows):
-            inputs[0, place], inputs[1, place] = call.encodings.row(row)
+        for position, (call, row) in enumerate(self.rows):
+            inputs[0, position], inputs[1, position] = call.encodings.row(row)
         return {"input_ids": inputs[0], "token_type_ids": inputs[1]}

@@ -1,7 +1,7 @@
-"""Deadline: which rows of a call are read while there is time. Pure: the clock is an argument.
+"""Deadline: which rows of a call are scored while there is time. Pure: the clock is an argument.
 
-They are read best first, in the order given or that of the step before. A row that would not be read in time is not begun; at the
-end a shorter one among the next few may be. A step that would only say in which order is left out if there is time for all rows.
+They are scored best first, in the caller's order or in that of the step before. A row that would not be done in time is not begun;
+at the end a shorter one among the next few may be. A step that only finds the order is left out if there is time for all rows.
 """
 
 from __future__ import annotations
@@ -14,48 +14,57 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Iterable, Mapping
 
-SKIPPED = 3
+    from resift.artifact.plans import Step
+
+MAX_OVERTAKEN = 3
 """Rows of a call with a deadline that a worse one may overtake because there is no time left for them."""
 SLACK, SLACK_OF_A_GUESS = 1.25, 10.0
-"""How many times the predicted time there must be to read all rows in full without first saying in which order: rows that are then
-late after all are the caller's last, not the worst. Of 480 calls on two cores 13 came to that with 1, and none with 1.25. The
-second while no batch has run by which to predict."""
+"""To skip the step that finds the order, the time left must be this many times the predicted time of scoring all rows: if some are
+late after all, they are the caller's last, not the worst. This happened to 13 of 480 calls on two cores with 1, and to none with
+1.25. The second holds while no batch has run that a prediction could rest on."""
 
 
 @dataclass(slots=True)
 class Deadline:
-    """The time at which a call ends, and the order in which its rows are read until then."""
+    """The time at which a call ends, and the order in which its rows are scored until then."""
 
     at: float
     """by time.monotonic"""
-    places: dict[int, int] = field(default_factory=dict, init=False)
-    """of the rows that the step reads: each one's place in the order, from 0"""
+    positions: dict[int, int] = field(default_factory=dict, init=False)
+    """position in the order, from 0, of each row of the current step"""
 
-    def begin(self, rows: Iterable[int]) -> None:
-        """A step begins that reads these rows, the best first."""
-        self.places = {row: place for place, row in enumerate(rows)}
+    def set_order(self, rows: Iterable[int]) -> None:
+        """Sets the order of the rows of a step that begins: the best first."""
+        self.positions = {row: position for position, row in enumerate(rows)}
 
-    def suffices(self, seconds: float, now: float, *, guessed: bool) -> bool:
-        """Whether there is time to read all rows that are predicted to take `seconds`, with some slack."""
-        return (SLACK_OF_A_GUESS if guessed else SLACK) * seconds <= self.at - now
+    def needed_steps(
+        self, steps: tuple[Step, ...], documents: int, seconds: float, now: float, *, is_guess: bool
+    ) -> tuple[Step, ...]:
+        """The steps that a call of `documents` needs: only the last, if there is time and the others would leave out no document.
+
+        `seconds`: predicted until the last step alone would have scored all of them.
+        """
+        keep_all = all(step.keep is not None and step.keep >= documents for step in steps[:-1])
+        has_time = (SLACK_OF_A_GUESS if is_guess else SLACK) * seconds <= self.at - now
+        return steps[-1:] if keep_all and has_time else steps
 
     def bucket(self, waiting: Mapping[int, deque[int]], predict: Callable[[int], float], now: float) -> int | None:
-        """The bucket of the best row that can be read in time; None if none of the best SKIPPED + 1 can.
+        """The bucket of the best row that can be scored in time; None if this holds for none of the best MAX_OVERTAKEN + 1.
 
-        `waiting`: rows by bucket, in their order; `predict`: seconds for a row of a bucket. Not much worse rows are read in place
-        of better ones, as what was read ranks above what was not.
+        `waiting`: rows by bucket, in their order; `predict`: seconds for a row of a bucket. A row that is only a little worse goes
+        before a better one that is too long, because a document that was scored ranks above all that were not.
         """
-        places = {bucket: self.places[rows[0]] for bucket, rows in waiting.items()}
-        end, left = min(places.values()) + SKIPPED, self.at - now
-        fitting = [bucket for bucket, place in places.items() if place <= end and predict(bucket) <= left]
-        return min(fitting, key=places.__getitem__, default=None)
+        positions = {bucket: self.positions[rows[0]] for bucket, rows in waiting.items()}
+        end, seconds_left = min(positions.values()) + MAX_OVERTAKEN, self.at - now
+        fitting = [bucket for bucket, position in positions.items() if position <= end and predict(bucket) <= seconds_left]
+        return min(fitting, key=positions.__getitem__, default=None)
 
-    def most(self, waiting: Mapping[int, deque[int]], bucket: int, seconds: float, now: float) -> int:
-        """Most rows of a bucket in one batch: those that come before all rows of other buckets, and are read in time.
+    def max_rows(self, waiting: Mapping[int, deque[int]], bucket: int, seconds: float, now: float) -> int:
+        """Most rows of a bucket in one batch: those before all rows of other buckets that can be scored in time.
 
         `seconds`: predicted for a row.
         """
-        others = (self.places[rows[0]] for other, rows in waiting.items() if other != bucket)
-        end, left = min(others, default=len(self.places)), self.at - now
-        size = sum(1 for _ in takewhile(lambda row: self.places[row] < end, waiting[bucket]))
-        return int(left / seconds) if seconds * size > left else size
+        heads = (self.positions[rows[0]] for other, rows in waiting.items() if other != bucket)
+        end, seconds_left = min(heads, default=len(self.positions)), self.at - now
+        size = sum(1 for _ in takewhile(lambda row: self.positions[row] < end, waiting[bucket]))
+        return int(seconds_left / seconds) if seconds * size > seconds_left else size

@@ -18,37 +18,37 @@ if TYPE_CHECKING:
 def scored_of(call: Call, *, full: str = "full", activation: Activation = "identity", windowed: bool = False) -> Scored:
     """The columns of a call that has ended.
 
-    A document has the logit of its best window, by the last graph that read all its windows. Where time ran out before the first
-    graph had read them all, it is the best of those that it did read, and `Scored.read` is 0. `full`: name of the graph whose
-    logits are scores, by `activation`. `windowed`: whether documents may have several windows, which fills in the columns of
-    windows. Raises LogitsError that names the document.
+    A document has the logit of its best window, by the last graph that scored all its windows. Where time ran out before the first
+    graph had scored them all, it is the best of those that it did score, and `Scored.stages_done` is 0. `full`: name of the graph
+    whose logits become scores, by `activation`. `windowed`: whether documents may have several windows, which fills in the columns
+    of windows. Raises LogitsError that names the document.
     """
-    encodings, documents, read, order = call.encodings, call.encodings.documents, call.documents_read, call.order
-    stage = np.maximum(read, 1)[documents]
+    encodings, documents, done, order = call.encodings, call.encodings.documents, call.document_steps, call.order
+    stage = np.maximum(done, 1)[documents]
     values = np.full(len(documents), np.nan, np.float32)
-    asked = np.empty(len(read), np.int64)
-    asked[order[::-1]] = np.arange(len(order))[::-1]
+    positions = np.empty(len(done), np.int64)  # in the caller's list; of equal documents, the first
+    positions[order[::-1]] = np.arange(len(order))[::-1]
     for number, step in enumerate(call.steps, 1):
-        rows = np.flatnonzero((stage == number) & (call.read >= number))
+        rows = np.flatnonzero((stage == number) & (call.steps_done >= number))
         if len(rows):
-            values[rows] = relevance(call.logits[step.graph][rows], step.rule, positions=asked[documents[rows]])
-    known = ~np.isnan(values)
+            values[rows] = relevance(call.logits[step.graph][rows], step.rule, positions=positions[documents[rows]])
+    scored = ~np.isnan(values)
     best = best_rows(values, documents)[order]  # NaN sorts last
     last = call.steps[-1].graph
     outputs = call.logits.get(last)
-    by_last = read[order] == len(call.steps)
+    by_last = done[order] == len(call.steps)
     logits = values[best]
     return Scored(
         logits=logits,
         scores=activate(np.where(by_last & (last == full), logits, np.float32(np.nan)), activation),
         tokens_cut=encodings.tokens_cut[order],
-        tokens_cut_at_least=encodings.at_least[order],
+        tokens_cut_at_least=encodings.tokens_cut_at_least[order],
         query_tokens_cut=encodings.query_tokens_cut,
-        lengths=call.lengths,
-        waited=0.0 if call.began is None else call.began - call.added,
+        lengths=encodings.pair_lengths[order],
+        waited=0.0 if call.started_at is None else call.started_at - call.queued_at,
         graphs=tuple(step.graph for step in call.steps),
-        read=None if by_last.all() else read[order],
+        stages_done=None if by_last.all() else done[order],
         outputs=None if outputs is None else np.where(by_last[:, None], outputs[best], np.float32(np.nan)),
-        windows=np.bincount(documents[known], minlength=len(read)).astype(np.int32)[order] if windowed else None,
-        window=(best - encodings.firsts[order]).astype(np.int32) if windowed else None,
+        windows=np.bincount(documents[scored], minlength=len(done)).astype(np.int32)[order] if windowed else None,
+        window=(best - encodings.row_offsets[order]).astype(np.int32) if windowed else None,
     )

@@ -4,8 +4,8 @@ Rows wait in queues by graph and bucket. The call that is due first goes first: 
 with rows of other calls. By default a bucket is one length, so nothing is padded: no work is spent on padding, attention needs no
 mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another.
 
-A call has one step or several. Once a step has read its last row, the rows of its best documents wait for the next step. A document
-has one row, or one for each of its windows, of which the best counts; only one that the step has read in all its windows goes on.
+A call has one step or several. Once all rows of a step are scored, those of its best documents wait for the next step. A document
+has one row, or one for each of its windows, of which the best counts; only a document with all its windows scored goes on.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.artifact.plans import Step
     from resift.scheduling.call import Call
-    from resift.scheduling.deadline import Deadline
 
 PATIENCE = 4.0
 """A call without a budget is due once this many times its predicted cost has passed. Until then, shorter calls that arrive later
@@ -60,7 +58,7 @@ class Scheduler:
         self.waiting: dict[str, int] = {}
         """tokens of the rows that wait, by graph"""
         self.dropped_rows = 0
-        """rows whose call ended before they were run"""
+        """rows that did not run because their call ended before"""
         self._token_budget = token_budget
         self._buckets = buckets
         self._limit = limit
@@ -99,16 +97,19 @@ class Scheduler:
                 "try again later"
             )
         if call.deadline is not None:
-            call.steps = self._needed(call, call.deadline, tokens, now)
+            last = call.steps[-1].graph
+            seconds = (self.waiting_seconds + self.pace.predict(last, tokens)) / min(self._workers, len(lengths))
+            documents, is_guess = len(call.encodings.tokens_cut), not self.pace.knows(last)
+            call.steps = call.deadline.needed_steps(call.steps, documents, seconds, now, is_guess=is_guess)
         cost = self._cost(call, tokens)
-        call.added = now
+        call.queued_at = now
         call.due = now + PATIENCE * cost if call.deadline is None else call.deadline.at
         if self._delay is not None:
             ahead = sum(self._cost(other, other.waiting_tokens) for due, _, other in self._calls if due <= call.due)
-            most = max(self._delay, cost)
-            if ahead > most:
+            limit = max(self._delay, cost)
+            if ahead > limit:
                 raise OverloadedError(
-                    f"{ahead:.1f} s of one worker's time are due before this call; expected at most {most:.1f} s: try again later"
+                    f"{ahead:.1f} s of one worker's time are due before this call; expected at most {limit:.1f} s: try again later"
                 )
         call.number = next(self._numbers)
         heapq.heappush(self._calls, (call.due, call.number, call))
@@ -124,7 +125,7 @@ class Scheduler:
         while self._retries:
             batch = self._retries.popleft()
             if not batch.rows[0][0].ended:
-                batch.began = now
+                batch.started_at = now
                 return batch
         while self._calls:
             first = self._calls[0][2]
@@ -135,31 +136,32 @@ class Scheduler:
             if bucket is None:
                 self._give_up(first)
                 continue
-            batch = Batch(first.graph, bucket, list(self._take(first.graph, bucket, self._size(first, bucket, now, idle))), now)
+            graph = first.graph
+            batch = Batch(graph, bucket, list(self._take(graph, bucket, self._size(first, graph, bucket, now, idle))), now)
             break
         else:
             return None
         for call, _ in batch.rows:
-            if call.began is None:
-                call.began = now
+            if call.started_at is None:
+                call.started_at = now
         return batch
 
     def done(self, batch: Batch, logits: NDArray[np.float32], now: float) -> list[Call]:
-        """Scatters logits float32[b, labels] to the calls and returns those that end with it.
+        """Scatters logits float32[b, labels] to the calls and returns those that end with this batch.
 
-        A call whose step has read its last row goes on to the next one; it fails if the graph's logits are not finite.
+        A call whose step has no row left goes on to the next step; it fails if the graph's logits are not finite.
         """
-        self.pace.observe(batch.graph, batch.tokens, now - batch.began)
+        self.pace.observe(batch.graph, batch.tokens, now - batch.started_at)
         ended: list[Call] = []
-        for (call, row), answer in zip(batch.rows, logits, strict=True):
+        for (call, row), row_logits in zip(batch.rows, logits, strict=True):
             if call.ended:
                 continue
             if batch.graph not in call.logits:
-                call.logits[batch.graph] = np.full((len(call.read), logits.shape[1]), np.nan, np.float32)
-            call.logits[batch.graph][row] = answer
-            call.read[row] += 1
-            call.unread -= 1
-            if not call.unread:
+                call.logits[batch.graph] = np.full((len(call.steps_done), logits.shape[1]), np.nan, np.float32)
+            call.logits[batch.graph][row] = row_logits
+            call.steps_done[row] += 1
+            call.pending_rows -= 1
+            if not call.pending_rows:
                 self._advance(call)
             if call.ended:
                 ended.append(call)
@@ -173,14 +175,14 @@ class Scheduler:
         rows: dict[Call, list[tuple[Call, int]]] = {}
         for call, row in batch.rows:
             rows.setdefault(call, []).append((call, row))
-        awaited = {call: own for call, own in rows.items() if not call.ended}
+        pending = [call for call in rows if not call.ended]
         if len(rows) > 1:
-            self._retries.extend(Batch(batch.graph, batch.bucket, own, batch.began) for own in awaited.values())
+            self._retries.extend(Batch(batch.graph, batch.bucket, rows[call], batch.started_at) for call in pending)
             return []
-        for call in awaited:
+        for call in pending:
             call.error = error
             self.cancel(call)
-        return list(awaited)
+        return pending
 
     def cancel(self, call: Call) -> None:
         """Ends a call: rows that have not started are dropped, and the results of running ones are ignored."""
@@ -188,7 +190,7 @@ class Scheduler:
         self._drop(call)
 
     def expire(self, now: float) -> list[Call]:
-        """Ends the calls whose deadline has passed, with what was read by then; returns them and those that `next` gave up."""
+        """Ends the calls whose deadline has passed, with what is scored by then; returns them and those that `next` gave up."""
         ended, self._given_up = self._given_up, []
         while (deadline := self.deadline) is not None and deadline <= now:
             _, _, call = heapq.heappop(self._deadlines)
@@ -203,46 +205,35 @@ class Scheduler:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
-    def _needed(self, call: Call, deadline: Deadline, tokens: int, now: float) -> tuple[Step, ...]:
-        """The call's steps, less those that only say in which order the last one reads if there is time to read all `tokens`.
-
-        There is if the workers could, after everything that waits, before the deadline.
-        """
-        *before, last = call.steps
-        documents = len(call.encodings.tokens_cut)
-        drop_none = all(step.keep is not None and step.keep >= documents for step in before)
-        seconds = (self.waiting_seconds + self.pace.predict(last.graph, tokens)) / min(self._workers, len(call.encodings))
-        return (last,) if drop_none and deadline.suffices(seconds, now, guessed=not self.pace.knows(last.graph)) else call.steps
-
     def _bucket_of(self, call: Call, now: float) -> int | None:
-        """The bucket of the rows that the call runs next; None if none can be read before its deadline."""
+        """The bucket of the rows that the call runs next; None if none can be scored before its deadline."""
         if call.deadline is None:
             return next(iter(call.waiting))
         return call.deadline.bucket(call.waiting, partial(self.pace.predict, call.graph), now)
 
-    def _size(self, first: Call, bucket: int, now: float, idle: int) -> int:
+    def _size(self, first: Call, graph: str, bucket: int, now: float, idle: int) -> int:
         """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""
         size = min(-(-self.waiting_rows // max(1, idle)), self._token_budget // bucket)
         if first.deadline is not None:
-            size = min(size, first.deadline.most(first.waiting, bucket, self.pace.predict(first.graph, bucket), now))
+            size = min(size, first.deadline.max_rows(first.waiting, bucket, self.pace.predict(graph, bucket), now))
         return max(1, size)
 
     def _give_up(self, call: Call) -> None:
-        """Drops the rows of a call that cannot be read in time; if none is running, it goes on to its next step, or ends."""
-        call.unread -= self._drop(call)
-        if not call.unread:
+        """Drops the rows of a call that cannot be scored in time; if none is running, it goes on to its next step, or ends."""
+        call.pending_rows -= self._drop(call)
+        if not call.pending_rows:
             self._advance(call)
             if call.ended:
                 self._given_up.append(call)
 
     def _drop(self, call: Call) -> int:
         """Takes a call out of the queues and returns how many of its rows waited there."""
-        dropped = 0
+        dropped, graph = 0, call.graph
         for bucket, rows in call.waiting.items():
             dropped += len(rows)
-            self._queues[call.graph, bucket] = _without(call, self._queues[call.graph, bucket])
+            self._queues[graph, bucket] = _without(call, self._queues[graph, bucket])
         if dropped:
-            self.waiting[call.graph] -= call.waiting_tokens
+            self.waiting[graph] -= call.waiting_tokens
         self.waiting_rows -= dropped
         self.dropped_rows += dropped
         call.waiting_tokens = 0
@@ -251,24 +242,25 @@ class Scheduler:
         return dropped
 
     def _queue(self, call: Call, rows: NDArray[np.int64]) -> None:
-        """Queues rows of a call for its step, the longest first, those of one length in the order given; with a deadline, all."""
+        """Queues rows of a call for its step: the longest first, or, with a deadline, in the order of `rows`."""
+        graph = call.graph
         if call.deadline is None:
             rows = rows[np.argsort(-call.encodings.lengths[rows], kind="stable")]
         else:
-            call.deadline.begin(rows.tolist())
+            call.deadline.set_order(rows.tolist())
         lengths = call.encodings.lengths[rows]
         for row, bucket in zip(rows.tolist(), self._buckets(lengths).tolist(), strict=True):
             call.waiting.setdefault(bucket, deque()).append(row)
         for bucket in call.waiting:
-            heapq.heappush(self._queues.setdefault((call.graph, bucket), []), (call.due, call.number, call))
-        call.unread = len(rows)
+            heapq.heappush(self._queues.setdefault((graph, bucket), []), (call.due, call.number, call))
+        call.pending_rows = len(rows)
         call.waiting_tokens = int(lengths.sum())
         self.waiting_rows += len(rows)
-        self.waiting[call.graph] = self.waiting.get(call.graph, 0) + call.waiting_tokens
+        self.waiting[graph] = self.waiting.get(graph, 0) + call.waiting_tokens
 
     def _advance(self, call: Call) -> None:
-        """Ends a call after its last step, or one that read nothing in time; after others, their survivors wait for the next."""
-        if call.stage == len(call.steps) - 1 or not (call.documents_read > call.stage).any():
+        """Ends a call after its last step, or after one that scored nothing in time; otherwise its survivors wait for the next."""
+        if call.stage == len(call.steps) - 1 or not (call.document_steps > call.stage).any():
             call.ended = True
             return
         try:
@@ -283,13 +275,9 @@ class Scheduler:
         self._queue(call, rows)
 
     def _cost(self, call: Call, tokens: int) -> float:
-        """Predicted seconds of one worker until a call has ended whose step has yet to read `tokens`."""
-        cost = self.pace.predict(call.graph, tokens)
-        for before, step in zip(call.steps[call.stage :], call.steps[call.stage + 1 :], strict=False):
-            assert before.keep is not None
-            kept = before.keep * call.encodings.lengths.sum() / len(call.encodings.tokens_cut)
-            cost += self.pace.predict(step.graph, round(float(kept)))
-        return cost
+        """Predicted seconds of one worker until a call has ended whose current step has yet to score `tokens`."""
+        document_tokens = int(call.encodings.lengths.sum()) / len(call.encodings.tokens_cut)
+        return self.pace.predict_steps(call.steps[call.stage :], tokens, document_tokens)
 
     def _take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:
         """Takes up to `size` rows from one queue, those of the call that is due first ahead."""
@@ -313,6 +301,6 @@ class Scheduler:
 
 
 def _without(call: Call, heap: list[tuple[float, int, Call]]) -> list[tuple[float, int, Call]]:
-    kept = [entry for entry in heap if entry[2] is not call]
-    heapq.heapify(kept)
-    return kept
+    entries = [entry for entry in heap if entry[2] is not call]
+    heapq.heapify(entries)
+    return entries

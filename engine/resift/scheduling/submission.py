@@ -11,41 +11,52 @@ import numpy as np
 from resift.encoding.encodings import Encodings
 from resift.errors import InputError
 from resift.scheduling.background import Background
-from resift.scheduling.call import Answer, Call
+from resift.scheduling.call import Call, CallFuture
 from resift.scheduling.deadline import Deadline
+from resift.scheduling.outcome import scored_of
+from resift.scheduling.pace import Pace
+from resift.scheduling.scheduler import Scheduler
+from resift.scheduling.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
 
+    from resift.artifact.manifest import Manifest
     from resift.artifact.plans import ResolvedPlan
     from resift.encoding.tokenizer import PairTokenizer
     from resift.inputs import Candidates
     from resift.ranking import Scored
     from resift.runtime.sessions import Sessions
-    from resift.scheduling.workers import Workers
+    from resift.settings import ResolvedSettings
 
 
 class Submission:
     """Encodes calls and hands them to the workers. Any number of threads may use it at once."""
 
-    def __init__(  # noqa: PLR0913 - what a call goes through, in order
-        self,
-        tokenizer: PairTokenizer,
-        sessions: Sessions,
-        workers: Workers,
-        outcome: Callable[[Call], Scored],
-        *,
-        windows: int,
-        threads: int,
-    ) -> None:
-        """`outcome`: of a call that has ended. `windows`: most that a document is read in. `threads`: that encode for asyncio."""
+    def __init__(self, manifest: Manifest, tokenizer: PairTokenizer, sessions: Sessions, settings: ResolvedSettings) -> None:
+        """Makes the workers that run the graphs of an artifact with that manifest."""
+        policy, full = sessions.policy, manifest.full
+        count = policy.workers(settings.threads)
+        delay = None if settings.waiting_seconds is None else count * settings.waiting_seconds
+        operations = {graph.name: graph.operations for graph in manifest.graphs}
+
+        def scheduler() -> Scheduler:
+            return Scheduler(
+                settings.token_budget,
+                buckets=policy.buckets,
+                limit=settings.waiting_tokens,
+                delay=delay,
+                pace=Pace(operations),
+                workers=count,
+            )
+
+        self.workers = Workers(scheduler, sessions.run, count)
         self._tokenizer = tokenizer
         self._sessions = sessions
-        self._workers = workers
-        self._outcome = outcome
-        self._windows = windows
-        self._background = Background(threads)
+        self._outcome = partial(scored_of, full=full.name, activation=full.activation, windowed=settings.windows > 1)
+        self._windows = settings.windows
+        self._background = Background(settings.threads)
 
     def encode(
         self,
@@ -56,21 +67,21 @@ class Submission:
         document_tokens: int | None = None,
         check: Callable[[], None] | None = None,
     ) -> Call:
-        """A call of each query with its documents, one after the other. `check` may raise between two parts.
+        """A call for the documents of all `pools`, each pool's with its query. `check` may raise between two parts.
 
-        `deadline`: by time.monotonic. `document_tokens`: tokens kept of a document; None: what the model takes. Raises
+        `deadline`: by time.monotonic. `document_tokens`: most tokens of a document; None: what the model takes. Raises
         ArtifactError if the tokenizer fails on a text, and like `Sessions.open`.
         """
-        numbers: dict[tuple[str, str], int] = {}
+        numbers: dict[tuple[str, str], int] = {}  # of the distinct pairs
         order: list[int] = []
         parts = []
         for query, documents in pools:
-            known = len(numbers)
+            start = len(numbers)
             new: list[str] = []
             for document in documents:
                 number = numbers.setdefault((query, document), len(numbers))
                 order.append(number)
-                if number == known + len(new):
+                if number == start + len(new):
                     new.append(document)
             for part in self._tokenizer.parts(query, new, document_tokens=document_tokens, windows=self._windows):
                 if check is not None:
@@ -79,8 +90,13 @@ class Submission:
         steps = plan.steps(len(numbers))
         for step in steps:
             self._sessions.open(step.graph)
-        until = None if deadline is None else Deadline(deadline)
-        return Call(Encodings.join(parts), np.array(order, np.int64), steps, self._outcome, until)
+        return Call(
+            Encodings.join(parts),
+            np.array(order, np.int64),
+            steps,
+            self._outcome,
+            None if deadline is None else Deadline(deadline),
+        )
 
     async def aencode(
         self, pools: Iterable[Candidates], plan: ResolvedPlan, deadline: float | None = None, *, document_tokens: int | None = None
@@ -88,7 +104,7 @@ class Submission:
         """`encode` on a background thread; cancelling it stops that."""
         import asyncio  # takes longer than the rest of resift to import
 
-        encoded: Answer[Call] = Answer()
+        encoded: CallFuture[Call] = CallFuture()
         encode = partial(self.encode, pools, plan, deadline, document_tokens=document_tokens, check=partial(_check, encoded))
         self._background.run(partial(_fulfil, encoded, encode))
         try:
@@ -97,15 +113,15 @@ class Submission:
             encoded.cancel()
 
     def submit(self, call: Call) -> Future[Scored]:
-        """Queues the rows of a call, once; a call without any has ended. Raises like `Workers.add`."""
+        """Queues the rows of a call; a call without rows ends at once. Raises like `Workers.add`."""
         try:
-            self._workers.add(call)
-        except InputError:  # it goes on as it was submitted before
+            self.workers.add(call)
+        except InputError:  # it was submitted before, and goes on
             raise
         except BaseException:
-            call.answer.cancel()
+            call.future.cancel()
             raise
-        return call.answer
+        return call.future
 
     def wait(self, work: Iterable[Sequence[Candidates]], plan: ResolvedPlan, deadline: float | None = None) -> list[Scored]:
         """Encodes and submits a call of each of `work`, and waits for all; the failure of one, or an interruption, cancels all."""
@@ -113,12 +129,12 @@ class Submission:
         try:
             for pools in work:
                 call = self.encode(pools, plan, deadline)
-                submitted.append(call.answer)
+                submitted.append(call.future)
                 self.submit(call)
-            return [answer.result() for answer in submitted]
+            return [future.result() for future in submitted]
         finally:
-            for answer in submitted:
-                answer.cancel()
+            for future in submitted:
+                future.cancel()
 
     async def await_all(
         self, work: Iterable[Sequence[Candidates]], plan: ResolvedPlan, deadline: float | None = None
@@ -135,26 +151,26 @@ class Submission:
 
     def close(self) -> None:
         """Fails all calls that have not ended, and frees the graphs."""
-        self._workers.close()
+        self.workers.close()
         self._background.close()
         self._sessions.close()
 
     async def _ascore(self, pools: Sequence[Candidates], plan: ResolvedPlan, deadline: float | None) -> Scored:
         import asyncio
 
-        answer = self.submit(await self.aencode(pools, plan, deadline))
+        future = self.submit(await self.aencode(pools, plan, deadline))
         try:
-            return await asyncio.wrap_future(answer)
+            return await asyncio.wrap_future(future)
         finally:
-            answer.cancel()
+            future.cancel()
 
 
-def _check(encoded: Answer[Call]) -> None:
+def _check(encoded: CallFuture[Call]) -> None:
     if encoded.cancelled():
         raise CancelledError
 
 
-def _fulfil(encoded: Answer[Call], encode: Callable[[], Call]) -> None:
+def _fulfil(encoded: CallFuture[Call], encode: Callable[[], Call]) -> None:
     try:
         call = encode()
     except Exception as error:  # noqa: BLE001 - passed on to the waiting caller

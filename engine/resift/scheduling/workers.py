@@ -27,14 +27,14 @@ LONGEST_WAIT = 3600.0
 
 
 class Queued(NamedTuple):
-    """The pairs that wait to run."""
+    """What waits to run: rows, one for each pair or window."""
 
     rows: int
     tokens: int
     seconds: float
-    """predicted until they have run"""
+    """predicted time until they have run"""
     dropped: int
-    """rows so far whose call was cancelled or failed before they ran"""
+    """rows so far that did not run because their call was cancelled or failed before"""
 
 
 class Workers:
@@ -81,9 +81,9 @@ class Workers:
         self._idle = 0
 
     def add(self, call: Call) -> None:
-        """Hands a call to the scheduler; cancelling its answer drops the rows that have not started. One without rows has ended.
+        """Hands a call to the scheduler; cancelling its future drops the rows that have not started. Without rows it ends at once.
 
-        Raises ClosedError after `close`, and InputError for a call that was added before. The answer raises OverloadedError if the
+        Raises ClosedError after `close`, and InputError for a call that was added before. The future raises OverloadedError if the
         scheduler does.
         """
         with self._lock:
@@ -92,10 +92,10 @@ class Workers:
             if call.is_submitted:
                 raise InputError("this call was submitted before; expected one that was not: encode its texts again")
             call.is_submitted = True
-            has_rows = bool(call.unread)
+            has_rows = bool(call.pending_rows)
             if has_rows:
                 self._queue(call)
-        if not has_rows:  # outside the lock, as callbacks of the answer may wait
+        if not has_rows:  # outside the lock, because callbacks of the future may wait
             call.resolve()
 
     @property
@@ -123,8 +123,8 @@ class Workers:
             thread.join()
 
     def _queue(self, call: Call) -> None:
-        """Passes a call on to the threads, which it starts if they have not been yet."""
-        call.answer.add_done_callback(self._drop)
+        """Passes a call on to the threads, and starts those that do not run yet."""
+        call.future.add_done_callback(self._drop)
         self._new.append((call, time.monotonic()))
         while len(self._threads) < self._count:
             thread = threading.Thread(target=self._work, name=f"resift-{len(self._threads)}", daemon=True)
@@ -137,9 +137,9 @@ class Workers:
             self._new_deadline.notify()
         self._changed.notify_all()
 
-    def _drop(self, answer: Future[Any]) -> None:
-        if answer.cancelled():
-            self._cancelled.append(answer)
+    def _drop(self, future: Future[Any]) -> None:
+        if future.cancelled():
+            self._cancelled.append(future)
 
     def _work(self) -> None:
         while self._run_next():
@@ -156,11 +156,11 @@ class Workers:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is passed on to the callers
             failure = error
         if self.observe is not None and failure is None:
-            self.observe(batch, time.monotonic() - batch.began)
+            self.observe(batch, time.monotonic() - batch.started_at)
         with self._lock:
             now = time.monotonic()
             ended = self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)
-            ended = [call for call in ended if self._calls.pop(call.answer, None)]
+            ended = [call for call in ended if self._calls.pop(call.future, None)]
             if failure is not None or self._scheduler.waiting_rows:
                 self._changed.notify_all()  # calls that failed together are retried apart, and a step may have passed rows on
         for call in ended:
@@ -175,7 +175,7 @@ class Workers:
                     return None
                 refused = self._take_in()
                 batch = self._scheduler.next(time.monotonic(), self._idle + 1)
-                ended = refused + self._expired()
+                ended = refused + (self._expired() if self._watch else [])
                 if batch is None and not ended:
                     self._idle += 1
                     try:
@@ -205,8 +205,8 @@ class Workers:
         return True
 
     def _expired(self) -> list[Call]:
-        """The calls whose time is up, or which were given up, and whose answer is still awaited."""
-        return [call for call in self._scheduler.expire(time.monotonic()) if self._calls.pop(call.answer, None)]
+        """The calls whose deadline has passed, or which were given up, and whose future was not cancelled."""
+        return [call for call in self._scheduler.expire(time.monotonic()) if self._calls.pop(call.future, None)]
 
     def _take_in(self) -> list[Call]:
         """Passes new calls and cancellations on to the scheduler, and returns the calls that it refuses."""
@@ -219,9 +219,9 @@ class Workers:
                 call.error = error
                 refused.append(call)
             else:
-                self._calls[call.answer] = call
+                self._calls[call.future] = call
         while self._cancelled:
-            gone = self._calls.pop(self._cancelled.popleft(), None)
-            if gone is not None:
-                self._scheduler.cancel(gone)
+            cancelled = self._calls.pop(self._cancelled.popleft(), None)
+            if cancelled is not None:
+                self._scheduler.cancel(cancelled)
         return refused

@@ -108,7 +108,7 @@ class Service:
             id=request_id,
             model=name,
             ranking=ranking,
-            relevance=decreasing([*activate(np.array(logits, np.float32), "sigmoid").tolist(), *rest], least=0.0),
+            relevance=decreasing([*activate(np.array(logits, np.float32), "sigmoid").tolist(), *rest], minimum=0.0),
             logits=decreasing([*logits, *rest]),
             tokens=int(scored.lengths.sum()),
             cut=int((scored.tokens_cut > 0).sum()),

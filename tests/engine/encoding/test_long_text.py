@@ -183,7 +183,7 @@ def test_a_long_text_keeps_the_tokens_that_the_whole_text_has(kind, query, docum
     assert found.segment_ids.tolist() == expected.segment_ids.tolist()
     assert found.query_tokens_cut <= expected.query_tokens_cut
     for row, document in enumerate(documents):
-        if found.at_least[row]:
+        if found.tokens_cut_at_least[row]:
             assert len(document) > counted
             assert 0 <= found.tokens_cut[row] <= expected.tokens_cut[row]
         else:

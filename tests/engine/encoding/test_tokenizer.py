@@ -123,7 +123,7 @@ def test_tokens_are_counted_up_to_100_000_characters_and_at_least_as_many_beyond
     text = ("water " * 17_000)[:100_000]
     encodings = ours.encode("tides", [text, text + "s", "water " * 170_000])
     assert encodings.lengths.tolist() == [MAX_LENGTH] * 3
-    assert encodings.at_least.tolist() == [False, True, True]
+    assert encodings.tokens_cut_at_least.tolist() == [False, True, True]
     exact = [len(own_pair(fast, "tides", document)["input_ids"]) - MAX_LENGTH for document in (text, text + "s")]
     assert encodings.tokens_cut[0] == exact[0]
     assert exact[1] - 10 < encodings.tokens_cut[1] <= exact[1]
@@ -152,7 +152,7 @@ def test_a_text_whose_first_part_has_few_tokens_is_read_further(fast, ours):
         [own] = fast([""], [text], truncation="only_second", max_length=MAX_LENGTH)["input_ids"]
         encodings = ours.encode("", [text])
         assert encodings.ids.tolist() == own
-        assert exact or encodings.at_least[0]
+        assert exact or encodings.tokens_cut_at_least[0]
 
 
 def test_threads_share_one_tokenizer(ours):
@@ -174,7 +174,7 @@ def test_parts_are_the_encodings_in_steps(ours, query, documents, characters, si
         joined = ours.encode(query, documents)
     alone = [ours.encode(query, [document]) for document in documents]
     assert [part.lengths.tolist() for part in alone] == [[length] for length in joined.lengths.tolist()]
-    for name in ("ids", "segment_ids", "tokens_cut", "at_least"):
+    for name in ("ids", "segment_ids", "tokens_cut", "tokens_cut_at_least"):
         expected = [value for part in alone for value in getattr(part, name).tolist()]
         assert getattr(joined, name).tolist() == expected
         assert [value for part in parts for value in getattr(part, name).tolist()] == expected
@@ -190,13 +190,14 @@ def test_parts_are_the_encodings_in_steps(ours, query, documents, characters, si
 def test_no_documents_are_no_parts_and_an_empty_encoding(ours):
     assert list(ours.parts("tides", [])) == []
     empty = ours.encode("tides", [])
-    assert (len(empty), empty.ids.tolist(), empty.offsets.tolist()) == (0, [], [0])
+    assert (len(empty), empty.ids.tolist(), empty.token_offsets.tolist()) == (0, [], [0])
 
 
 def test_encodings_are_flat_int32_and_rows_are_views(ours):
     encodings = ours.encode("tides", ["water", "", "the moon pulls"])
-    types = {name: getattr(encodings, name).dtype for name in ("ids", "segment_ids", "lengths", "tokens_cut", "at_least")}
-    assert types == {"ids": "int32", "segment_ids": "int32", "lengths": "int32", "tokens_cut": "int32", "at_least": "bool"}
+    for name in ("ids", "segment_ids", "lengths", "tokens_cut"):
+        assert getattr(encodings, name).dtype == "int32"
+    assert encodings.tokens_cut_at_least.dtype == "bool"
     assert len(encodings.ids) == len(encodings.segment_ids) == encodings.lengths.sum()
     for number in range(3):
         for view in encodings.row(number):

@@ -29,13 +29,13 @@ LATE = 1e9
 def words(reranker):
     """Words of one token."""
     found = [word for word in dict.fromkeys(" ".join(tiny.texts()).lower().split()) if word.isalpha()]
-    return [word for word, length in zip(found, reranker._tokenizer.encode("", found).lengths.tolist(), strict=True) if length == 4]
+    return [word for word, length in zip(found, reranker.tokenizer.encode("", found).lengths.tolist(), strict=True) if length == 4]
 
 
 @pytest.fixture(scope="module")
 def room(cut):
     """Tokens of a document that a pair of QUERY has room for."""
-    return MAX_LENGTH - cut._tokenizer.around(QUERY)
+    return MAX_LENGTH - cut.tokenizer.around(QUERY)
 
 
 @pytest.fixture(scope="module")

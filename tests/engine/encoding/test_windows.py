@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from resift import OverloadedError, Ranking
 from resift.encoding import tokenizer as pairs
+from resift.encoding.encodings import Encodings
 from resift.encoding.tokenizer import PairTokenizer
 from resift.encoding.windows import OVERLAP, best_rows, reach, spans
 from resift.errors import LogitsError
@@ -100,16 +102,16 @@ def test_a_window_is_the_whole_query_with_a_slice_of_the_documents_own_tokens(fa
     for number, document in enumerate(documents):
         tokens = fast([document], add_special_tokens=False)["input_ids"][0]
         read = tokens[: reach(room, most)]
-        rows = range(found.firsts[number], found.firsts[number + 1])
+        rows = range(found.row_offsets[number], found.row_offsets[number + 1])
         assert len(rows) == len(spans(len(read), room)) <= most
         for row, (start, end) in zip(rows, spans(len(read), room), strict=True):
             ids, segment_ids = (column.tolist() for column in found.row(row))
-            assert found.starts[row] == start
+            assert found.window_starts[row] == start
             assert len(ids) == found.lengths[row] == around + end - start
             assert ids[:head] + ids[head + end - start :] == frame
             assert ids[head : head + end - start] == read[start:end]
             assert len(segment_ids) == len(ids)
-        first = found.firsts[number]
+        first = found.row_offsets[number]
         assert [column.tolist() for column in found.row(first)] == [column.tolist() for column in plain.row(number)]
         assert found.tokens_cut[number] == len(tokens) - len(read)
         assert found.pair_lengths[number] == around + len(read)
@@ -117,8 +119,9 @@ def test_a_window_is_the_whole_query_with_a_slice_of_the_documents_own_tokens(fa
 
 def test_one_window_is_the_pair_as_it_was(ours):
     documents = ["water " * 200, "", "short"]
-    for name in ("ids", "segment_ids", "lengths", "starts", "tokens_cut", "at_least", "firsts", "offsets"):
-        assert getattr(encoded(ours, QUERY, documents, 1), name).tolist() == getattr(ours.encode(QUERY, documents), name).tolist()
+    windowed, whole = encoded(ours, QUERY, documents, 1), ours.encode(QUERY, documents)
+    for field in fields(Encodings):
+        assert np.array_equal(getattr(windowed, field.name), getattr(whole, field.name))
 
 
 def test_a_limit_of_the_documents_tokens_is_for_all_its_windows(ours):
@@ -150,13 +153,13 @@ def test_of_a_very_long_text_as_much_is_encoded_as_its_windows_read(sizes):
         found = encoded(longer, QUERY, [text], windows)
         most = reach(room, windows)
         limits[windows] = next(limit for limit in (100_000, 200_000, 400_000, 800_000) if limit * tokens > most + 10)
-        assert (len(found), found.at_least.tolist()) == (windows, [True])
+        assert (len(found), found.tokens_cut_at_least.tolist()) == (windows, [True])
         assert found.pair_lengths[0] == longer.around(QUERY) + most
         assert limits[windows] - 20 <= max(sizes) <= limits[windows]
     assert (limits[1], limits[64]) == (100_000, 800_000)
     part = text[:150_000]  # which 64 windows read to its end
     ends = [encoded(longer, QUERY, [part], windows) for windows in (1, 64)]
-    assert [found.at_least.tolist() for found in ends] == [[True], [False]]
+    assert [found.tokens_cut_at_least.tolist() for found in ends] == [[True], [False]]
     assert ends[1].tokens_cut.tolist() == [0]
 
 
@@ -166,7 +169,7 @@ def test_a_text_with_few_tokens_is_encoded_to_a_bound(sizes):
     for windows in (1, 5):
         sizes.clear()
         found = encoded(ours, QUERY, [" " * 50_000_000], windows)
-        assert (found.lengths.tolist(), found.at_least.tolist()) == ([ours.around(QUERY)], [True])
+        assert (found.lengths.tolist(), found.tokens_cut_at_least.tolist()) == ([ours.around(QUERY)], [True])
         assert max(sizes) == pairs.LONGER[-1] + pairs.FURTHER * (reach(room, windows) - room)
 
 
@@ -200,7 +203,7 @@ def test_a_step_keeps_documents_by_their_best_window_and_all_their_windows(windo
     best = [values[end - count : end].max() for end, count in zip(ends, windows, strict=True)]
     kept = sorted(range(len(windows)), key=lambda document: (-best[document], document))[:keep]
     assert one.ended
-    assert one.read.tolist() == [1 + (document in kept) for document, count in enumerate(windows) for _ in range(count)]
+    assert one.steps_done.tolist() == [1 + (document in kept) for document, count in enumerate(windows) for _ in range(count)]
     found = scored_of(one, windowed=True)
     assert found.logits.tolist() == best
     assert found.windows.tolist() == windows
@@ -238,14 +241,14 @@ def test_a_document_without_time_for_all_its_windows_ranks_below_those_read_in_f
 def test_without_time_for_all_its_windows_in_full_a_document_keeps_what_the_first_look_said():
     one = call(*[10] * 4, windows=(2, 2), keep=2, deadline=36.0)
     assert ended(scheduler(token_budget=10), one) == [(0, 11.0, 11.0, "full", 2, 1), (1, -2.0, None, "first-look", 2, 0)]
-    assert one.read.tolist() == [2, 2, 2, 1]
+    assert one.steps_done.tolist() == [2, 2, 2, 1]
     assert np.isnan(scored_of(one).outputs[:, 0]).tolist() == [False, True]
 
 
 def test_only_a_document_whose_windows_were_all_looked_at_is_passed_on():
     one = call(*[10] * 6, windows=(2, 3, 1), keep=2, deadline=100.0)
     one.logits["first-look"] = np.array([[1], [2], [9], [9], [np.nan], [3]], np.float32)
-    one.read[:] = [1, 1, 1, 1, 0, 1]
+    one.steps_done[:] = [1, 1, 1, 1, 0, 1]
     assert one.survivors().tolist() == [5, 0, 1]
     some = call(*[10] * 4, windows=(4,), keep=1, deadline=2.5)
     assert ended(scheduler(token_budget=10), some) == [(0, 0.0, None, "first-look", 2, 0)]
@@ -253,7 +256,7 @@ def test_only_a_document_whose_windows_were_all_looked_at_is_passed_on():
 
 def test_a_document_read_in_part_ranks_above_those_that_nothing_read_and_below_the_others():
     logits, read = np.array([np.nan, 2, 3, 1], np.float32), np.array([0, 0, 0, 1], np.int8)
-    ranking = Ranking.of(["text"] * 4, columns_of(logits, scores=np.array([np.nan] * 3 + [1]), read=read))
+    ranking = Ranking.of(["text"] * 4, columns_of(logits, scores=np.array([np.nan] * 3 + [1]), stages_done=read))
     assert [(each.index, each.scored_by) for each in ranking] == [(3, "full"), (2, "full"), (1, "full"), (0, None)]
     assert [each.score for each in ranking] == [1, None, None, None]
 

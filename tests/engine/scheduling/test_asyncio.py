@@ -82,7 +82,7 @@ def test_a_cancelled_wait_ends_at_once_and_drops_the_rows_that_have_not_begun(on
 
 
 def test_a_cancelled_wait_stops_tokenization_between_two_parts(one_at_a_time, monkeypatch):
-    tokenizer, yielded, go_on = one_at_a_time._tokenizer, threading.Event(), threading.Event()
+    tokenizer, yielded, go_on = one_at_a_time.tokenizer, threading.Event(), threading.Event()
     parts, counted = type(tokenizer).parts, []
 
     def slow(self, query, documents, **limits):
@@ -150,7 +150,7 @@ def test_a_callback_of_a_call_without_rows_may_wait_for_another_thread(reranker)
         other.join(60)
 
     encoded = asyncio.run(reranker.aencode(QUERY, []))
-    encoded.answer.add_done_callback(wait)
+    encoded.future.add_done_callback(wait)
     reranker.submit_encoded(encoded)
     assert ended == [1]
 
@@ -164,7 +164,7 @@ def test_nothing_is_submitted_after_close(artifact):
     for call in encoded:
         with pytest.raises(ClosedError):
             reranker.submit_encoded(call)
-        assert call.answer.cancelled()
+        assert call.future.cancelled()
     for documents in (DOCUMENTS, []):
         with pytest.raises(ClosedError):
             reranker.rerank(QUERY, documents)

@@ -48,7 +48,7 @@ def test_rows_are_read_in_the_order_given_and_none_that_would_be_late_is_begun()
     queue, one = scheduler(), call(2, 8, 4, 1, 9, 1, deadline=9.0)
     [(_, ended)] = played(queue, [one])
     # 2 and then 8 would be 10 s: the 4 and the 1 that fit are read. The last 1 fits, too, but is 4 places behind the 8.
-    assert one.read.tolist() == [1, 0, 1, 1, 0, 0]
+    assert one.steps_done.tolist() == [1, 0, 1, 1, 0, 0]
     assert ended == 7.0
     assert (queue.waiting_rows, queue.waiting_tokens, queue.dropped_rows) == (0, 0, 3)
 
@@ -69,14 +69,14 @@ def test_a_batch_takes_no_more_rows_than_there_is_time_for():
 def test_with_time_enough_a_deadline_changes_nothing():
     queue, one = scheduler(), call(3, 5, 5, 2, deadline=1000.0)
     played(queue, [one])
-    assert (one.read.tolist(), one.unread) == ([1, 1, 1, 1], 0)
+    assert (one.steps_done.tolist(), one.pending_rows) == ([1, 1, 1, 1], 0)
     assert queue.deadline is None
 
 
 def test_the_full_graph_reads_what_the_first_look_ranked_best_for_as_long_as_there_is_time():
     queue, one = scheduler(token_budget=10), call(*[10] * 5, keep=5, deadline=26.0)
     played(queue, [one])
-    assert one.read.tolist() == [1, 1, 1, 2, 2]  # answers() ranks the last row best; 5 x 1 s, and 2 x 10 s
+    assert one.steps_done.tolist() == [1, 1, 1, 2, 2]  # answers() ranks the last row best; 5 x 1 s, and 2 x 10 s
 
 
 @pytest.mark.parametrize(("deadline", "keep", "waiting", "workers", "steps"), [
@@ -112,13 +112,13 @@ def test_before_a_batch_has_run_only_a_long_time_is_taken_to_be_enough(times, ha
 def test_a_step_without_time_for_all_passes_on_what_it_read():
     queue, one = scheduler(token_budget=10), call(*[10] * 4, keep=4, deadline=2.5)
     played(queue, [one])
-    assert one.read.tolist() == [1, 1, 0, 0]
+    assert one.steps_done.tolist() == [1, 1, 0, 0]
 
 
 def test_a_call_that_has_no_time_for_any_row_ends_at_once():
     queue, one = scheduler(), call(8, 8, keep=1, deadline=0.5)
     assert played(queue, [one]) == [(one, 0.0)]
-    assert (one.read.tolist(), one.logits) == ([0, 0], {})
+    assert (one.steps_done.tolist(), one.logits) == ([0, 0], {})
 
 
 def test_rows_that_run_are_waited_for_when_the_others_are_given_up():
@@ -126,15 +126,15 @@ def test_rows_that_run_are_waited_for_when_the_others_are_given_up():
     queue.add(one, 0.0)
     first = queue.next(0.0, 2)
     assert queue.next(5.0, 1) is None
-    assert (queue.expire(5.0), one.ended, one.unread) == ([], False, 1)
+    assert (queue.expire(5.0), one.ended, one.pending_rows) == ([], False, 1)
     assert queue.done(first, answers(first), 8.0) == [one]
-    assert (queue.expire(20.0), one.read.tolist()) == ([], [1, 0, 0])
+    assert (queue.expire(20.0), one.steps_done.tolist()) == ([], [1, 0, 0])
 
 
 def test_slower_than_predicted_ends_at_the_deadline_all_the_same():
     queue, one = scheduler(8), call(8, 8, deadline=19.0)
     assert played(queue, [one], lateness=1.5) == [(one, 12.0)]  # the second would take 8 s more, it is thought
-    assert one.read.tolist() == [1, 0]
+    assert one.steps_done.tolist() == [1, 0]
     queue, one = scheduler(8), call(8, deadline=10.0)
     assert played(queue, [one], lateness=3.0) == [(one, 10.0)]
 
@@ -142,8 +142,8 @@ def test_slower_than_predicted_ends_at_the_deadline_all_the_same():
 def test_others_are_not_hurt_by_a_call_that_is_given_up():
     queue, hasty, other = scheduler(8), call(8, 8, deadline=1.0), call(8, 8)
     played(queue, [hasty, other])
-    assert other.read.tolist() == [1, 1]
-    assert hasty.read.tolist() in ([0, 0], [1, 0])  # its row may share a batch
+    assert other.steps_done.tolist() == [1, 1]
+    assert hasty.steps_done.tolist() in ([0, 0], [1, 0])  # its row may share a batch
     assert drain(queue) == []
 
 
@@ -165,7 +165,7 @@ def test_every_call_ends_and_none_after_its_deadline(calls, lateness, budget):
         assert one.ended
         assert one.error is None
         assert one.deadline is None or at <= one.deadline.at
-        assert one.deadline is not None or (one.read == len(one.steps)).all()
+        assert one.deadline is not None or (one.steps_done == len(one.steps)).all()
     assert (queue.waiting_rows, queue.waiting_tokens, queue.next(0.0, 1), queue.deadline) == (0, 0, None, None)
 
 
@@ -217,7 +217,7 @@ def test_a_deadline_ends_a_call_while_its_own_batch_runs(one_at_a_time, gate, cl
     assert begun.wait(60)
     clock.pass_deadlines(one_at_a_time)
     scored = answer.result()  # the batch is still held
-    assert (np.isnan(scored.logits).all(), scored.read.tolist()) == (True, [0] * len(DOCUMENTS))
+    assert (np.isnan(scored.logits).all(), scored.stages_done.tolist()) == (True, [0] * len(DOCUMENTS))
     opened.set()
     assert one_at_a_time.rerank(QUERY, DOCUMENTS) == one_at_a_time.rerank(QUERY, DOCUMENTS, budget_ms=LATE**2)  # it ran for LATE
 

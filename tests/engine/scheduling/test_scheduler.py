@@ -36,8 +36,8 @@ def test_every_row_runs_once_in_a_batch_of_its_length_within_the_budget(lengths,
         assert len(batch.rows) == 1 or batch.tokens <= budget
     for one in calls:
         assert one.ended
-        assert one.read.all()
-        assert one.logits["full"].tolist() == [[row] for row in range(len(one.read))]
+        assert one.steps_done.all()
+        assert one.logits["full"].tolist() == [[row] for row in range(len(one.steps_done))]
     assert (queue.waiting_rows, queue.waiting_tokens) == (0, 0)
 
 
@@ -199,10 +199,10 @@ def test_an_expired_call_ends_with_what_was_read():
     queue.done(first, answers(first), 1.0)
     assert (queue.deadline, queue.expire(29.9)) == (30.0, [])
     assert queue.expire(30.0) == [late]
-    assert late.read.tolist() == [True, False, False]
+    assert late.steps_done.tolist() == [True, False, False]
     assert np.isnan(late.logits["full"][1:]).all()
     assert queue.done(second, answers(second), 2.0) == []  # it came too late
-    assert late.read.tolist() == [True, False, False]
+    assert late.steps_done.tolist() == [True, False, False]
     assert queue.next(2.0, 1) is None
     assert (queue.deadline, queue.expire(31.0)) == (None, [])
 
@@ -269,10 +269,10 @@ def test_a_call_knows_when_its_first_row_began():
     queue = scheduler(token_budget=1)
     waiting = call(3, 2)
     queue.add(waiting, now=1)
-    assert (waiting.added, waiting.began) == (1, None)
+    assert (waiting.queued_at, waiting.started_at) == (1, None)
     queue.next(4, 1)
     queue.next(9, 1)
-    assert (waiting.added, waiting.began) == (1, 4)
+    assert (waiting.queued_at, waiting.started_at) == (1, 4)
 
 
 def looked(batch, *logits) -> np.ndarray:
@@ -289,7 +289,7 @@ def test_the_best_of_a_step_are_read_by_the_next():
     second = queue.next(1.0, 1)
     assert (second.graph, [row for _, row in second.rows]) == ("full", [1, 3])
     assert queue.done(second, answers(second), 2.0) == [one]
-    assert one.read.tolist() == [1, 2, 1, 2]
+    assert one.steps_done.tolist() == [1, 2, 1, 2]
     assert one.logits["first-look"].ravel().tolist() == [0.5, 3.0, -1.0, 2.0]
     assert one.logits["full"][[1, 3]].tolist() == [[1.0], [3.0]]
     assert np.isnan(one.logits["full"][[0, 2]]).all()
@@ -340,7 +340,7 @@ def test_three_steps_narrow_down_to_the_last():
         ("first-look", [2, 3, 4, 5]),
         ("full", [4, 5]),
     ]
-    assert one.read.tolist() == [1, 1, 2, 2, 3, 3]
+    assert one.steps_done.tolist() == [1, 1, 2, 2, 3, 3]
 
 
 @given(LENGTHS, BUDGETS, st.integers(1, 5), st.integers(1, 60), st.randoms(use_true_random=False))
@@ -353,9 +353,9 @@ def test_whatever_the_batches_a_step_keeps_the_same(lengths, budget, idle, keep,
     while batch := queue.next(0.0, idle):
         queue.done(batch, looked(batch, *values), 0.0)
     expected = sorted(range(len(lengths)), key=lambda row: (-values[row], row))[: min(keep, len(lengths))]
-    assert np.flatnonzero(one.read == 2).tolist() == sorted(expected)
+    assert np.flatnonzero(one.steps_done == 2).tolist() == sorted(expected)
     assert one.ended
-    assert other.read.tolist() == [1] * len(lengths)
+    assert other.steps_done.tolist() == [1] * len(lengths)
     assert (queue.waiting_rows, queue.waiting_tokens, queue._calls, queue._queues) == (0, 0, [], {})
 
 
@@ -435,7 +435,7 @@ def test_a_retried_batch_ends_a_step():
         queue.add(each, 0.0)
     queue.failed(queue.next(0.0, 1), RuntimeError("both"))
     assert {batch.graph for batch in drain(queue)} == {"first-look", "full"}
-    assert [each.read.tolist() for each in (one, other)] == [[1, 2], [1, 2]]
+    assert [each.steps_done.tolist() for each in (one, other)] == [[1, 2], [1, 2]]
 
 
 @pytest.mark.parametrize("step", [0, 1])
@@ -463,7 +463,7 @@ def test_an_expired_call_ends_with_what_each_step_read():
     batch = queue.next(1.0, 1)
     queue.done(batch, answers(batch), 2.0)
     assert queue.expire(30.0) == [late]
-    assert late.read.tolist() == [1, 1, 2]
+    assert late.steps_done.tolist() == [1, 1, 2]
     assert (queue.waiting_rows, queue.waiting_tokens, queue.next(3.0, 1)) == (0, 0, None)
 
 

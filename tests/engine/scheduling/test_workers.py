@@ -145,7 +145,7 @@ def test_calls_that_wait_together_share_batches(one_at_a_time, gate):
 
 def test_a_short_call_overtakes_a_long_one(one_at_a_time, gate, monkeypatch):
     opened, begun, _ = gate
-    encodings = one_at_a_time._tokenizer.encode("bread", DOCUMENTS[:3])
+    encodings = one_at_a_time.tokenizer.encode("bread", DOCUMENTS[:3])
     own = [encodings.row(number)[0].tolist() for number in range(3)]
     batches, held = [], Session.run
     monkeypatch.setattr(Session, "run", lambda self, batch: batches.append(batch["input_ids"].tolist()) or held(self, batch))
@@ -162,7 +162,7 @@ def test_a_short_call_overtakes_a_long_one(one_at_a_time, gate, monkeypatch):
 
 def test_a_failed_batch_fails_the_call_it_belongs_to_alone(one_at_a_time, monkeypatch, gate):
     opened, begun, _ = gate
-    bad = one_at_a_time._tokenizer.encode(QUERY, [BAD]).ids.tolist()
+    bad = one_at_a_time.tokenizer.encode(QUERY, [BAD]).ids.tolist()
     held = Session.run
 
     def failing(self, batch):
@@ -182,7 +182,7 @@ def test_a_failed_batch_fails_the_call_it_belongs_to_alone(one_at_a_time, monkey
 
 
 def test_logits_that_are_not_finite_fail_their_call_alone_and_name_the_callers_place(one_at_a_time, monkeypatch):
-    bad = one_at_a_time._tokenizer.encode(QUERY, [BAD]).ids.tolist()
+    bad = one_at_a_time.tokenizer.encode(QUERY, [BAD]).ids.tolist()
     run = Session.run
 
     def spoiling(self, batch):

@@ -45,7 +45,7 @@ def test_cohere_v2(served, reranker):
     ]
     assert found["meta"]["api_version"] == {"version": "2"}
     assert found["meta"]["tokens"]["input_tokens"] == sum(
-        len(reranker._tokenizer.encode(QUERY, [document]).ids) for document in DOCUMENTS
+        len(reranker.tokenizer.encode(QUERY, [document]).ids) for document in DOCUMENTS
     )
     assert "warnings" not in found["meta"]
     assert found["id"] == reply.headers["x-request-id"]
@@ -185,7 +185,7 @@ def test_top_n_beyond_the_documents_is_all_of_them(served, top_n):
 
 def test_max_tokens_per_doc_cuts_each_document(served, reranker):
     body = {"query": QUERY, "documents": [LONG, "tide tide", "tide"], "return_tokens_cut": True}
-    one = len(reranker._tokenizer.encode("", ["tide"]).ids) - len(reranker._tokenizer.encode("", [""]).ids)
+    one = len(reranker.tokenizer.encode("", ["tide"]).ids) - len(reranker.tokenizer.encode("", [""]).ids)
     found = served.post("/v2/rerank", body | {"max_tokens_per_doc": one}).json()
     assert {result["index"]: result["tokens_cut"] for result in found["results"]} == {0: 999 * one, 1: one, 2: 0}
     assert len({result["relevance_score"] for result in found["results"]}) == 1  # all three are read as "tide"
@@ -297,7 +297,7 @@ def test_a_text_that_cannot_be_tokenized_is_tokenizer_in_tei(served, reranker, m
     def fail(*_, **__):
         raise ArtifactError("tokenizer.json cannot encode a text: broken")
 
-    monkeypatch.setattr(type(reranker._tokenizer), "parts", fail)
+    monkeypatch.setattr(type(reranker.tokenizer), "parts", fail)
     reply = served.post("/rerank", {"query": QUERY, "texts": ["a"]})
     assert (reply.status_code, reply.json()["error_type"]) == (422, "Tokenizer")
     assert served.post("/v2/rerank", {"query": QUERY, "documents": ["a"]}).status_code == 422

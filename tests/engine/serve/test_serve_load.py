@@ -98,7 +98,7 @@ def test_more_tokens_than_may_wait_are_429(artifact, gate, threads):
 
 
 def test_more_characters_than_may_wait_are_429(one_at_a_time, monkeypatch, threads):
-    begun, go_on, parts = threading.Event(), threading.Event(), type(one_at_a_time._tokenizer).parts
+    begun, go_on, parts = threading.Event(), threading.Event(), type(one_at_a_time.tokenizer).parts
 
     def held(*arguments, **more):
         begun.set()
@@ -107,7 +107,7 @@ def test_more_characters_than_may_wait_are_429(one_at_a_time, monkeypatch, threa
 
     with serving({"tiny": one_at_a_time}, max_waiting_characters=3000) as served:
         until(lambda: served.service.ready)
-        monkeypatch.setattr(type(one_at_a_time._tokenizer), "parts", held)
+        monkeypatch.setattr(type(one_at_a_time.tokenizer), "parts", held)
         first = threads.submit(served.post, "/rerank", body("/rerank"))
         until(begun.is_set)
         assert served.metric("resift_waiting_characters") > 0

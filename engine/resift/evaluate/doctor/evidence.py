@@ -57,7 +57,7 @@ class Evidence:
                 "; expected the same qids in both"
             )
         certificate = Certificate.read(reranker.artifact)
-        tokenizer = reranker.pair_tokenizer()
+        tokenizer = reranker.tokenizer
         if scored is None:
             scored = _score(reranker, pools, progress)
         return cls(pools, scored, judged, certificate, tokenizer, reranker)

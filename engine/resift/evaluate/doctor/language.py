@@ -73,10 +73,10 @@ def measure(tokenizer: PairTokenizer, texts: Sequence[str]) -> Pieces:
     sizes = [len("".join(text.split()).encode("utf-8", "replace")) for text in words]
     judged = [(text, size) for text, size in zip(words, sizes, strict=True) if size >= LEAST_BYTES]
     encoded = tokenizer.encode("", ["", *(text for text, _ in judged)])  # the first row: special tokens and the prompt alone
-    kept = np.diff(encoded.offsets)
+    kept = np.diff(encoded.token_offsets)
     kept = (kept - kept[0])[1:]
     marks = encoded.ids == (-1 if tokenizer.unknown is None else tokenizer.unknown)
-    unknown = np.diff(np.concatenate([[0], np.cumsum(marks)])[encoded.offsets])
+    unknown = np.diff(np.concatenate([[0], np.cumsum(marks)])[encoded.token_offsets])
     unknown = (unknown - unknown[0])[1:]
     return Pieces(
         letters=np.array([size for _, size in judged], np.int64),
