@@ -13,7 +13,6 @@ import pytest
 
 from resift.errors import ArtifactError, ExtraError, InputError, ParityError, ProviderError
 from resift.integrations.sentence_transformers import CrossEncoder
-from resift.integrations.sentence_transformers import cross_encoder as drop_in
 from resift.settings import Settings
 from tests.conftest import edit
 
@@ -46,7 +45,7 @@ def test_many_pairs_of_many_queries_come_back_in_order(model, monkeypatch):
     rows = [(f"{number % 7} tides", document) for number in range(20) for document in DOCUMENTS]
     expected = [model.predict(row) for row in rows]
     for most in (1, 2, 512):
-        monkeypatch.setattr(drop_in, "WINDOW_PAIRS", most)
+        monkeypatch.setattr("resift.integrations.sentence_transformers.outputs.WINDOW_PAIRS", most)
         assert model.predict(rows).tolist() == expected
 
 

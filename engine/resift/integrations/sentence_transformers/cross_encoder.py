@@ -9,29 +9,22 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import nullcontext
 from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Self
-
-import numpy as np
 
 from resift.artifact.folder import DEFAULT, embedded
 from resift.errors import InputError, ParityError
 from resift.inputs import read_candidates, runs
 from resift.integrations.sentence_transformers import arguments, exported
 from resift.integrations.sentence_transformers import scores as scoring
-from resift.pools.collection import WINDOW_PAIRS, score_pools
-from resift.pools.reading import CandidatePool
+from resift.integrations.sentence_transformers.outputs import outputs_of
 from resift.reranker import Reranker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Sequence
 
     from resift.artifact.folder import Artifact
-    from resift.inputs import Candidates
     from resift.settings import Settings
 
 ORGANIZATION = "cross-encoder"
@@ -156,8 +149,8 @@ class CrossEncoder:
         arguments.refuse_options("predict", kwargs)
         torch = scoring.import_torch() if convert_to_tensor or not convert_to_numpy else None
         pairs, is_single = arguments.read(inputs)
-        shown = _is_shown(show_progress_bar)
-        outputs = self._outputs(runs(pairs), self._prompt(prompt_name, prompt), batch_size, shown=shown)
+        pools = runs(pairs)
+        outputs = outputs_of(self.reranker, pools, self._prompt(prompt_name, prompt), _bar_step(batch_size, show_progress_bar))
         scores = scoring.scores_of(
             outputs, self.activation_fn if activation_fn is None else activation_fn, softmax=bool(apply_softmax)
         )
@@ -189,9 +182,10 @@ class CrossEncoder:
             raise InputError(f"rank() needs a model with one label, but this one has {self.num_labels}; use predict() with pairs")
         self._check_call(batch_size, device, pool)
         candidates = read_candidates(query, documents)
-        outputs = self._outputs([candidates], self._prompt(prompt_name, prompt), batch_size, shown=_is_shown(show_progress_bar))
+        bar_step = _bar_step(batch_size, show_progress_bar)
+        outputs = outputs_of(self.reranker, [candidates], self._prompt(prompt_name, prompt), bar_step)
         scores = scoring.scores_of(outputs, self.activation_fn if activation_fn is None else activation_fn, softmax=False)
-        results: list[dict[str, Any]] = [{"corpus_id": place, "score": score} for place, score in enumerate(scores.tolist())]
+        results: list[dict[str, Any]] = [{"corpus_id": position, "score": score} for position, score in enumerate(scores.tolist())]
         if return_documents:
             for result, document in zip(results, candidates.documents, strict=True):
                 result["text"] = document
@@ -308,17 +302,6 @@ class CrossEncoder:
             raise InputError(f"the model has a prompt of its own, {own!r}; expected no other one")
         return "" if prompt is None or own else prompt
 
-    def _outputs(self, pools: list[Candidates], prompt: str, batch_size: int, *, shown: bool) -> NDArray[np.float32]:
-        """float32[n, labels]: what the model returns for each pair."""
-        found = [np.empty((0, self.num_labels), np.float32)]
-        with _bar(sum(len(pool.documents) for pool in pools)) if shown else nullcontext() as bar:
-            for pool, scored in score_pools(self.reranker, _parts(pools, prompt, batch_size if shown else WINDOW_PAIRS)):
-                assert scored.outputs is not None
-                found.append(scored.outputs)
-                if bar is not None:
-                    bar.update(len(pool.documents))
-        return np.concatenate(found)
-
 
 def _name(source: str | os.PathLike[str] | None) -> str:
     """A folder, or a hub id with its organization."""
@@ -340,19 +323,7 @@ def _artifact(source: exported.Source, settings: Settings) -> Artifact:
         raise ParityError(f'{error}; or load it in float32: model_kwargs={{"dtype": "float32"}}') from error
 
 
-def _parts(pools: list[Candidates], prompt: str, most: int) -> Iterator[CandidatePool]:
-    """The pools with the prompt, `most` documents at a time."""
-    for query, documents in pools:
-        for start in range(0, len(documents), most):
-            yield CandidatePool(prompt + query, documents[start : start + most])
-
-
-def _bar(pairs: int) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=pairs, desc="Pairs")
-
-
-def _is_shown(show_progress_bar: bool | None) -> bool:  # noqa: FBT001 - the caller's argument
-    """None: if this module logs its progress, as there."""
-    return log.isEnabledFor(logging.INFO) if show_progress_bar is None else bool(show_progress_bar)
+def _bar_step(batch_size: int, show_progress_bar: bool | None) -> int | None:  # noqa: FBT001 - the caller's argument
+    """Pairs that a progress bar counts at a time; None without a bar. By default it is shown if this module logs its progress."""
+    is_shown = log.isEnabledFor(logging.INFO) if show_progress_bar is None else bool(show_progress_bar)
+    return batch_size if is_shown else None
