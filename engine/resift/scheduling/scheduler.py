@@ -132,11 +132,12 @@ class Scheduler:
             if not first.waiting:
                 heapq.heappop(self._calls)
                 continue
-            bucket = self._bucket_of(first, now)
+            graph, bucket = first.graph, next(iter(first.waiting), None)
+            if first.deadline is not None:
+                bucket = first.deadline.bucket(first.waiting, partial(self.pace.predict, graph), now)
             if bucket is None:
                 self._give_up(first)
                 continue
-            graph = first.graph
             batch = Batch(graph, bucket, list(self._take(graph, bucket, self._size(first, graph, bucket, now, idle))), now)
             break
         else:
@@ -168,10 +169,7 @@ class Scheduler:
         return ended
 
     def failed(self, batch: Batch, error: Exception) -> list[Call]:
-        """Records that a batch failed and returns the calls that end with it.
-
-        If the batch held several calls, each is retried once alone, so that a call fails only because of its own rows.
-        """
+        """Records that a batch failed and returns the calls that end with it. Of several calls, each is retried alone instead."""
         rows: dict[Call, list[tuple[Call, int]]] = {}
         for call, row in batch.rows:
             rows.setdefault(call, []).append((call, row))
@@ -204,12 +202,6 @@ class Scheduler:
         while self._deadlines and self._deadlines[0][2].ended:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
-
-    def _bucket_of(self, call: Call, now: float) -> int | None:
-        """The bucket of the rows that the call runs next; None if none can be scored before its deadline."""
-        if call.deadline is None:
-            return next(iter(call.waiting))
-        return call.deadline.bucket(call.waiting, partial(self.pace.predict, call.graph), now)
 
     def _size(self, first: Call, graph: str, bucket: int, now: float, idle: int) -> int:
         """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""
