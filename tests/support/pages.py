@@ -18,7 +18,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
-NOTE = re.compile(r"<!-- (not run|needs|file|output|background|may exit with 3)(?:: (.+))? -->")
+NOTE = re.compile(r"<!-- (not run|needs|file|output|background|may exit with [1-9])(?:: (.+))? -->")
+EXIT = "may exit with "
 INSTALLATION = re.compile(r"^pip install ([^&\n]+?)(?: && |$)", re.MULTILINE)
 PORT = "8787"
 SECONDS = 300
@@ -131,7 +132,8 @@ class Reader:
         done = subprocess.run(
             command, cwd=self.folder, env=self._environment, capture_output=True, text=True, timeout=SECONDS, check=False
         )
-        assert done.returncode in ((0, 3) if "may exit with 3" in block.notes else (0,)), f"{code}\n{done.stdout}\n{done.stderr}"
+        expected = [0, *(int(note.removeprefix(EXIT)) for note in block.notes if note.startswith(EXIT))]
+        assert done.returncode in expected, f"{code}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done.stdout
 
