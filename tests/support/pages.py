@@ -62,6 +62,8 @@ def blocks_of(path: Path) -> list[Block]:
                 code.append(inner)
             else:
                 raise AssertionError(f"{path.name}:{number}: a block without an end")
+            if "output" in notes and found and "needs" in found[-1].notes:  # what a skipped block would print
+                notes = {**notes, "needs": found[-1].notes["needs"]}
             if not line.startswith("```{"):
                 found.append(Block(path.name, number, line[3:], "\n".join(code) + "\n", notes))
             notes = {}
