@@ -25,11 +25,12 @@ PORT = "8787"
 SECONDS = 300
 
 # What the commands of a page say of a real model and much data, as it is said of a tiny model and a few pools: tiny models learn no
-# relevance, so that the gate may refuse them, and have two layers.
+# relevance, so that the gate may refuse them, and have two layers. A busy machine may not tune to the page's time budget.
 OF_TINY_MODELS = {
     "resift export ": "resift export --force --gate gate.jsonl ",
     "resift distill ": "resift distill --dev 0.4 --threads 1 --max-length 48 ",
     "--layers 6": "--layers 1 --pairs 64",
+    "--budget-ms 200 ": "--budget-ms 20000 ",
 }
 
 
