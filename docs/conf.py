@@ -34,5 +34,5 @@ def mark_examples(_app: Sphinx, _what: str, _name: str, _obj: object, _options: 
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
+    """Sphinx calls this when it loads the configuration."""
     app.connect("autodoc-process-docstring", mark_examples)
