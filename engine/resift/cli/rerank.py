@@ -176,8 +176,8 @@ def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[s
     rows = [f"{'rank':>4}  {'score':>8}  {'line':>5}  document"]
     for rank, result in enumerate(ranking, 1):
         text = one_line(result.document)
-        least = "at least " if result.tokens_cut_at_least else ""
-        cut = f"  ({least}{result.tokens_cut} tokens cut)" if result.tokens_cut or least else ""
+        at_least = "at least " if result.tokens_cut_at_least else ""
+        cut = f"  ({at_least}{result.tokens_cut} tokens cut)" if result.tokens_cut or at_least else ""
         score = "-" if result.score is None else f"{result.score:.3f}"
         start = f"{rank:>4}  {score:>8}  {numbers[result.index]:>5}  "
         if width is not None:

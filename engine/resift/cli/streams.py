@@ -61,7 +61,7 @@ def write_json(record: object) -> None:
     """
     text = msgspec.json.encode(record).decode()
     # These characters occur only within strings, where the escape means the same.
-    escaped = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    escaped = UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     with _standard_output() as output:
         output.buffer.write(f"{escaped}\n".encode())
 

@@ -43,12 +43,12 @@ def bm25(documents: Iterable[tuple[str, str]], queries: Mapping[str, str], depth
         return {qid: [] for qid in queries}
     index = bm25s.BM25()
     index.index(tokenized, show_progress=False)
-    found: dict[str, list[str]] = {}
+    rankings: dict[str, list[str]] = {}
     for qid, query in queries.items():
         (words,) = bm25s.tokenize(query, return_ids=False, show_progress=False)
         ids = index.get_tokens_ids(words)
-        found[qid] = [docids[place] for place in _best(index.get_scores_from_ids(ids), depth)]
-    return found
+        rankings[qid] = [docids[place] for place in _best(index.get_scores_from_ids(ids), depth)]
+    return rankings
 
 
 def _best(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:

@@ -85,8 +85,8 @@ def verdict(evaluation: Evaluation) -> Verdict:
         return Verdict("No query could be evaluated", None, [("Why?", _left_out(evaluation))])
     if not others:
         title = f"{text(first.name, 60)}: {measure} {value(first.measures[measure], 3)}"
-        alone = f"Only one order was measured, over {many(queries, 'query', 'queries')}: there is nothing to compare it with."
-        return Verdict(title, None, [("Rerank?", alone)])
+        answer = f"Only one order was measured, over {many(queries, 'query', 'queries')}: there is nothing to compare it with."
+        return Verdict(title, None, [("Rerank?", answer)])
     best = others[0]
     answers = [_whether(evaluation, best), ("Which model?", _which(evaluation, others)), _how_many(evaluation, best)]
     return Verdict(_title(evaluation, best), effect(best.differences.get(measure)), answers)
@@ -205,9 +205,9 @@ def _how_many(evaluation: Evaluation, best: SystemResult) -> tuple[str, str]:
         else:
             words.append(f"{measure} still rises at {last}, the largest number tried: ask the retriever for more.")
     if evaluation.recall:
-        held = evaluation.recall[-1]
+        recall = evaluation.recall[-1]
         missed = (
-            f"{percent(held)} of the relevant documents; no reranker finds the others" if held < 1 else "all relevant documents"
+            f"{percent(recall)} of the relevant documents; no reranker finds the others" if recall < 1 else "all relevant documents"
         )
         words.append(f"The first {sizes[-1]} hold {missed}.")
         if all(query.judged_relevant == query.relevant for query in evaluation.queries):

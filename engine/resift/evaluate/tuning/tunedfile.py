@@ -42,7 +42,7 @@ def encode_tuned(tuning: Tuning) -> bytes:
     point = tuning.chosen
     if point is None:
         raise InputError(f"no point holds the budget of {tuning.budget_ms} ms, so there are no settings to write")
-    measured = {
+    figures = {
         "model": tuning.model,
         "machine": tuning.machine,
         "p50_ms": round(point.latency_ms.p50, 3),
@@ -59,7 +59,7 @@ def encode_tuned(tuning: Tuning) -> bytes:
     tables = {
         "settings": {name: value for name, value in asdict(point.settings).items() if value != "auto"},
         "retrieval": {"candidates": point.candidates},
-        "measured": {name: value for name, value in measured.items() if value is not None},
+        "measured": {name: value for name, value in figures.items() if value is not None},
     }
     return f"{HEAD}{tomli_w.dumps(tables)}".encode()
 
