@@ -59,17 +59,17 @@ def limits(axes: Axes, values: Sequence[float], *, min_span: float, vertical: bo
     return middle - half, middle + half
 
 
-def log_ticks(axes: Axes, left: float, right: float) -> None:
+def log_ticks(axes: Axes, low: float, high: float) -> None:
     """Sets the limits of a logarithmic axis, and a few ticks on it with plain numbers."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-    powers = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
-    ticks = [step * 10.0**power for power in powers for step in (1, 2, 5) if left <= step * 10.0**power <= right]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]
     if len(ticks) > 7:
-        ticks = [10.0**power for power in powers if left <= 10.0**power <= right]
+        ticks = [10.0**power for power in powers if low <= 10.0**power <= high]
     elif len(ticks) < 3:
-        ticks = [float(tick) for tick in MaxNLocator(4).tick_values(left, right) if left <= tick <= right]
-    axes.set_xlim(left, right)
+        ticks = [float(tick) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+    axes.set_xlim(low, high)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: axis(number)))
