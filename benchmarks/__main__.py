@@ -4,7 +4,7 @@
 
 The first run creates a virtual environment for each contender under .bench. The default pools are those of the built-in gate, each
 filled up with the documents of the others, and TREC DL 2019 if the shared material is next to the repository. Prints a table and
-writes OUT/compare.json and OUT/compare.png. Compare ratios, and only figures of one run.
+writes OUT/compare.json and OUT/compare.png. Compare ratios, and only within one run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from resift.pools.reading import CandidatePool, read_pools
 SHARED = Path(os.environ.get("RESIFT_SHARED", REPOSITORY.parent / "shared"))
 CHECKPOINT = SHARED / "models" / "ms-marco-MiniLM-L12-v2"
 DL19 = SHARED / "data" / "eval" / "dl19.jsonl.gz"
-OWN = Path(resift_export.__file__).parent / "data" / "gate.jsonl"
+GATE_POOLS = Path(resift_export.__file__).parent / "data" / "gate.jsonl"
 
 
 def main() -> None:
@@ -35,30 +35,30 @@ def main() -> None:
         help="weights for PyTorch (default: %(default)s)",
     )
     parser.add_argument("--model", default="", help="artifact with the same weights (default: the embedded model)")
-    parser.add_argument("--pools", type=Path, nargs="*", default=[OWN, *([DL19] if DL19.exists() else [])])
+    parser.add_argument("--pools", type=Path, nargs="*", default=[GATE_POOLS, *([DL19] if DL19.exists() else [])])
     parser.add_argument("--candidates", type=int, nargs="+", default=[30])
     parser.add_argument("--queries", type=int, default=20, help="pools taken from each file (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path())
-    asked = parser.parse_args()
-    models = {"artifact": asked.model, "checkpoint": asked.checkpoint}
-    report = {"machine": machine(), "threads": asked.threads, "repeats": asked.repeats, "cases": []}
-    for path in asked.pools:
-        for size in asked.candidates:
-            pools = sized(list(read_pools(path)), size, asked.queries)
+    arguments = parser.parse_args()
+    models = {"artifact": arguments.model, "checkpoint": arguments.checkpoint}
+    report = {"machine": machine(), "threads": arguments.threads, "repeats": arguments.repeats, "cases": []}
+    for path in arguments.pools:
+        for size in arguments.candidates:
+            pools = pools_of_size(list(read_pools(path)), size, arguments.queries)
             case = {"pools": path.name, "queries": len(pools), "candidates": size}
-            case |= compare([RESIFT, PYTORCH], models, pools, threads=asked.threads, repeats=asked.repeats)
+            case |= compare([RESIFT, PYTORCH], models, pools, threads=arguments.threads, repeats=arguments.repeats)
             report["cases"].append(case)
             print(table(case), flush=True)
-    print(json.dumps({**report["machine"], "threads": asked.threads, **report["cases"][-1]["versions"]}))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "compare.json").write_text(json.dumps(report, indent=1))
-    plot(report, asked.out / "compare.png")
+    print(json.dumps({**report["machine"], "threads": arguments.threads, **report["cases"][-1]["versions"]}))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "compare.json").write_text(json.dumps(report, indent=1))
+    plot(report, arguments.out / "compare.png")
 
 
-def sized(pools: list[CandidatePool], size: int, queries: int) -> list[CandidatePool]:
-    """The first `queries` pools with `size` candidates each: their own first, then those of other pools, labelled 0."""
+def pools_of_size(pools: list[CandidatePool], size: int, queries: int) -> list[CandidatePool]:
+    """The first `queries` pools with `size` candidates each: the pool's own first, then those of other pools with the label 0."""
     chosen = []
     for number, pool in enumerate(pools[:queries]):
         others = pools[number + 1 :] + pools[:number]

@@ -1,4 +1,4 @@
-"""The cost of an installation of resift against its budgets: megabytes, import time, modules imported.
+"""Compares an installation of resift with its budgets: megabytes, import time, imported modules.
 
     python -m benchmarks.budgets
 
@@ -14,27 +14,37 @@ import sysconfig
 from pathlib import Path
 
 SIZE_MB = 210
-"""Size of site-packages, without pip, setuptools and the embedded model."""
+"""Budget for the size of site-packages, without pip, setuptools and the embedded model."""
 IMPORT_SECONDS = 0.15
-"""Time of `import resift` beyond that of importing numpy."""
+"""Budget for the time of `import resift`, once numpy is imported."""
 REPEATS = 15
-HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "tokenizers", "huggingface_hub", "fastapi", "matplotlib", "resift_export")
-"""What `import resift` must not import."""
-NOT_COUNTED = ("pip", "setuptools", "resift_models")
+HEAVY_MODULES = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+    "huggingface_hub",
+    "fastapi",
+    "matplotlib",
+    "resift_export",
+)
+"""Modules that `import resift` must not import."""
+UNCOUNTED = ("pip", "setuptools", "resift_models")
 IMPORT = "import time, numpy; start = time.perf_counter(); import resift; print(time.perf_counter() - start)"
 
 
 def main() -> int:
     sizes = {path.name: megabytes(path) for path in Path(sysconfig.get_path("purelib")).iterdir()}
-    counted = {name: size for name, size in sizes.items() if not name.startswith(NOT_COUNTED)}
+    counted = {name: size for name, size in sizes.items() if not name.startswith(UNCOUNTED)}
     total = sum(counted.values())
     largest = sorted(counted.items(), key=lambda item: -item[1])[:8]
     print(f"size    {total:6.1f} MB of {SIZE_MB}: " + ", ".join(f"{name} {size:.1f}" for name, size in largest))
-    seconds = statistics.median(float(fresh(IMPORT)) for _ in range(REPEATS))
+    seconds = statistics.median(float(run_fresh(IMPORT)) for _ in range(REPEATS))
     print(f"import  {seconds:6.3f} s of {IMPORT_SECONDS} beyond numpy, median of {REPEATS}")
-    pulled = fresh(f"import sys, resift; print(*[name for name in {HEAVY} if name in sys.modules])").split()
-    print(f"pulls   {', '.join(pulled) or 'none'} of {', '.join(HEAVY)}")
-    return int(total > SIZE_MB or seconds > IMPORT_SECONDS or bool(pulled))
+    imported = run_fresh(f"import sys, resift; print(*[name for name in {HEAVY_MODULES} if name in sys.modules])").split()
+    print(f"pulls   {', '.join(imported) or 'none'} of {', '.join(HEAVY_MODULES)}")
+    return int(total > SIZE_MB or seconds > IMPORT_SECONDS or bool(imported))
 
 
 def megabytes(path: Path) -> float:
@@ -42,7 +52,7 @@ def megabytes(path: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def fresh(code: str) -> str:
+def run_fresh(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 

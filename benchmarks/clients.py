@@ -1,10 +1,10 @@
-"""Real clients against a running server: each must rank as `resift rerank` does. Run by .ci/full in an environment of their own.
+"""Runs real clients against a server: each must rank as `resift rerank` does. .ci/full runs it in a separate environment.
 
     pip install -r benchmarks/clients.txt
     python benchmarks/clients.py PATH_OF_RESIFT [--model ARTIFACT]
 
-Starts `PATH_OF_RESIFT serve` with an API key. Exit code 1 if any client fails or ranks otherwise. Needs nothing of resift installed
-beside the clients.
+Starts `PATH_OF_RESIFT serve` with an API key. Exit code 1 if any client fails or ranks differently. resift does not have to be
+installed in the environment of the clients.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def cohere_errors(url):
         try:
             cohere.ClientV2(key, base_url=url).rerank(**{"model": MODEL, "query": QUERY, "documents": DOCUMENTS} | change)
         except kind as error:
-            said = error.body["message"]
+            message = error.body["message"]
         else:
-            said = ""
-        assert said, (kind, change or key)
+            message = ""
+        assert message, (kind, change or key)
     return cohere_v2(url)
 
 
@@ -153,19 +153,19 @@ CLIENTS = {
     llamaindex_jina_rerank: "llama-index-postprocessor-jinaai-rerank",
     llamaindex_tei_rerank: "llama-index-postprocessor-tei-rerank",
 }
-"""Each client, and the package that it is of."""
+"""Each client with the name of its package."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("resift", help="the command to start, as in .venv/bin/resift")
     parser.add_argument("--model", default="", help="artifact (default: the embedded model)")
-    asked = parser.parse_args()
-    model = ["--model", asked.model] if asked.model else []
-    expected = ranked(asked.resift, model)
+    arguments = parser.parse_args()
+    model = ["--model", arguments.model] if arguments.model else []
+    expected = rank(arguments.resift, model)
     print(f"resift rerank: {expected}")
     failed = []
-    with serving(asked.resift, model) as url:
+    with serving(arguments.resift, model) as url:
         for client, package in CLIENTS.items():
             try:
                 found = client(url)
@@ -178,8 +178,8 @@ def main() -> int:
     return int(bool(failed))
 
 
-def ranked(resift: str, model: list[str]) -> list[tuple[int, float]]:
-    """Index and relevance of the best, from the logits of the command line."""
+def rank(resift: str, model: list[str]) -> list[tuple[int, float]]:
+    """Index and relevance of the TOP best documents, from the logits that the command prints."""
     command = [resift, "rerank", QUERY, FILE, "--json", "--top-k", str(TOP), *model]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return [(result["index"], 1 / (1 + math.exp(-result["logit"]))) for result in json.loads(output)["results"]]
@@ -187,17 +187,17 @@ def ranked(resift: str, model: list[str]) -> list[tuple[int, float]]:
 
 @contextmanager
 def serving(resift: str, model: list[str]):
-    """The URL of a server that has begun to listen."""
+    """Starts a server and yields its URL once it listens."""
     command = [resift, "serve", "--port", "0", *model]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "RESIFT_SERVE_API_KEY": KEY})
     try:
         for line in process.stderr:
-            if line.startswith("{") and "port" in (told := json.loads(line)):
+            if line.startswith("{") and "port" in (event := json.loads(line)):
                 break
             print(line, end="", file=sys.stderr)
         else:
             raise SystemExit(f"`{' '.join(command)}` ended before it listened")
-        yield f"http://127.0.0.1:{told['port']}"
+        yield f"http://127.0.0.1:{event['port']}"
     finally:
         process.terminate()
         process.communicate()

@@ -1,4 +1,4 @@
-"""Runs contenders interleaved on the same pools, weights and threads, each in its own environment and process; gives ratios."""
+"""Runs contenders in turn on the same pools, weights and threads, each in its own environment and process; computes ratios."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ class Contender:
     script: str
     requirements: tuple[str, ...]
     takes: str
-    """what it loads: artifact or checkpoint"""
+    """which model it loads: artifact or checkpoint"""
     interpreter: str = ""
-    """of an environment that has the requirements already; empty: one of its own is created"""
+    """interpreter of an environment that has the requirements already; empty: an environment is created"""
 
     @property
     def python(self) -> Path:
-        """The interpreter of its virtual environment, which `install` creates."""
+        """The interpreter of the virtual environment that `install` creates, or `interpreter`."""
         return Path(self.interpreter) if self.interpreter else ENVIRONMENTS / self.name / "bin" / "python"
 
     def install(self) -> None:
-        """Creates its environment at the first call. Delete the folder .bench to recreate them all."""
+        """Creates the environment at the first call. Delete the folder .bench to recreate all environments."""
         if self.interpreter:
             return
         stamp = ENVIRONMENTS / self.name / "installed.json"
-        wanted = json.dumps(self.requirements)
+        content = json.dumps(self.requirements)
         pip = [self.python, "-m", "pip", "install", "-q"]
-        if not stamp.exists() or stamp.read_text() != wanted:
+        if not stamp.exists() or stamp.read_text() != content:
             print(f"# installing {self.name}: {' '.join(self.requirements)}", flush=True)
             venv.create(ENVIRONMENTS / self.name, with_pip=True, clear=True)
             subprocess.run([*pip, "-c", REPOSITORY / "constraints" / "test.txt", *self.requirements], check=True, cwd=REPOSITORY)
-            stamp.write_text(wanted)
+            stamp.write_text(content)
         elif any(
             requirement.startswith(str(REPOSITORY)) for requirement in self.requirements
         ):  # the working tree may have changed since
@@ -97,8 +97,8 @@ class Process:
 
 
 @dataclass
-class Measured:
-    """What one contender did on a list of pools."""
+class Measurements:
+    """Times and scores of one contender on a list of pools."""
 
     seconds: list[list[float]] = field(default_factory=list)
     """one list per pool, one value per repeat"""
@@ -113,7 +113,7 @@ def compare(
         item.install()
     cold = {item.name: cold_start(item, models[item.takes], pools[0], threads) for item in contenders}
     processes = {item.name: Process(item, models[item.takes], threads) for item in contenders}
-    found = {name: Measured([[] for _ in pools]) for name in processes}
+    measurements = {name: Measurements([[] for _ in pools]) for name in processes}
     for process in processes.values():
         process.ask(query=pools[0].query, documents=pools[0].documents)
     for repeat in range(repeats):
@@ -121,14 +121,17 @@ def compare(
             names = list(processes)
             for name in names if (repeat + number) % 2 else reversed(names):
                 answer = processes[name].ask(query=pool.query, documents=pool.documents)
-                found[name].seconds[number].append(answer["seconds"])
+                measurements[name].seconds[number].append(answer["seconds"])
                 if repeat == 0:
-                    found[name].scores.append(np.array(answer["scores"]))
+                    measurements[name].scores.append(np.array(answer["scores"]))
     facts = {name: process.ask() for name, process in processes.items()}
     for process in processes.values():
         process.close()
     baseline = contenders[-1].name
-    rows = [row(name, found, baseline, pools) | {"cold_start_s": cold[name], "peak_mb": facts[name]["peak_mb"]} for name in found]
+    rows = [
+        row(name, measurements, baseline, pools) | {"cold_start_s": cold[name], "peak_mb": facts[name]["peak_mb"]}
+        for name in measurements
+    ]
     return {"rows": rows, "versions": {name: fact["versions"] for name, fact in facts.items()}}
 
 
@@ -144,13 +147,13 @@ def cold_start(contender: Contender, model: str, pool: CandidatePool, threads: i
     return statistics.median(seconds)
 
 
-def row(name: str, found: dict[str, Measured], baseline: str, pools: Sequence[CandidatePool]) -> dict[str, Any]:
-    """One contender's row: p50 is the median over pools of each pool's median, p95 is over all measurements."""
-    own, other = found[name], found[baseline]
-    medians = [statistics.median(seconds) for seconds in own.seconds]
+def row(name: str, measurements: dict[str, Measurements], baseline: str, pools: Sequence[CandidatePool]) -> dict[str, Any]:
+    """One contender's row: p50 is the median over pools of each pool's median; p95 is over all measurements."""
+    this, other = measurements[name], measurements[baseline]
+    medians = [statistics.median(seconds) for seconds in this.seconds]
     ratios = [
         theirs / mine
-        for mine_all, their_all in zip(own.seconds, other.seconds, strict=True)
+        for mine_all, their_all in zip(this.seconds, other.seconds, strict=True)
         for mine, theirs in zip(mine_all, their_all, strict=True)
     ]
     low, middle, high = np.percentile(ratios, [25, 50, 75])
@@ -158,11 +161,11 @@ def row(name: str, found: dict[str, Measured], baseline: str, pools: Sequence[Ca
     return {
         "system": name,
         "p50_ms": 1000 * statistics.median(medians),
-        "p95_ms": 1000 * float(np.percentile(np.concatenate(own.seconds), 95)),
+        "p95_ms": 1000 * float(np.percentile(np.concatenate(this.seconds), 95)),
         "times_faster": middle,
         "quartiles": [low, high],
-        "overlap@10": float(np.mean([top_overlap(*pair) for pair in zip(other.scores, own.scores, strict=True)])),
-        "nDCG@10": None if labels is None else float(np.mean([ndcg(*pair) for pair in zip(labels, own.scores, strict=True)])),
+        "overlap@10": float(np.mean([top_overlap(*pair) for pair in zip(other.scores, this.scores, strict=True)])),
+        "nDCG@10": None if labels is None else float(np.mean([ndcg(*pair) for pair in zip(labels, this.scores, strict=True)])),
     }
 
 

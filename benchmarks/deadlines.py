@@ -1,10 +1,11 @@
-"""Deadlines while other processes load the machine: how late calls are, how much of their time they use, and how well they rank.
+"""Measures deadlines on a busy machine: how late calls are, how much of their time they use, and how well they rank.
 
     python -m benchmarks.deadlines [--budgets 30 60 100] [--pools 500] [--busy 1] [--file POOLS] [--plan PLAN]
 
 Pools are a mix of sizes and lengths made from the built-in gate, or those of a file. Quality is the mean share of the full
-ranking's ten best among the first ten, beside that of the order given. Exit code 1 unless 95 % of the calls are answered within the
-budget and 10 ms, those with pairs left unread used 80 % of the budget in the mean, and no budget ranks worse than the order given.
+ranking's ten best among the first ten, compared with that of the order given. Exit code 1 unless 95 % of the calls are answered
+within the budget plus 10 ms, calls with unscored pairs use 80 % of the budget on average, and no budget ranks worse than the order
+given.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from resift import Reranker
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from benchmarks.load.traffic import Request
+    from benchmarks.load.traffic import LoadRequest
 
 SEED = 11
 GRACE_MS = 10.0
-WITHIN, USED = 0.95, 0.80
+MIN_WITHIN, MIN_USED = 0.95, 0.80
 WARM_UP = 20
 BEST = 10
 SPIN = "while True: pass"
@@ -44,15 +45,18 @@ def main() -> int:
     parser.add_argument("--file", type=Path, help="candidate pools to rank (default: made from the built-in gate)")
     parser.add_argument("--model")
     parser.add_argument("--plan")
-    asked = parser.parse_args()
-    requests = traffic.read(asked.file)[: asked.pools] if asked.file else traffic.mixed(SEED, asked.pools)
-    print(f"# {machine()}; {len(requests)} pools, {asked.busy} busy processes")
-    with Reranker.load(asked.model) as reranker:
+    arguments = parser.parse_args()
+    requests = traffic.read_requests(arguments.file) if arguments.file else traffic.mixed_requests(SEED, arguments.pools)
+    requests = requests[: arguments.pools]
+    print(f"# {machine()}; {len(requests)} pools, {arguments.busy} busy processes")
+    with Reranker.load(arguments.model) as reranker:
         best = [[result.index for result in reranker.rerank(each.query, each.documents, plan="full")[:BEST]] for each in requests]
-        given = np.mean([_share(top, range(BEST)) for top in best])
-        with busy(asked.busy):
-            held = [measure(reranker, requests, best, float(given), budget, asked.plan) for budget in asked.budgets]
-    return int(not all(held))
+        order_given = np.mean([_share(top, range(BEST)) for top in best])
+        with busy(arguments.busy):
+            results = [
+                measure(reranker, requests, best, float(order_given), budget, arguments.plan) for budget in arguments.budgets
+            ]
+    return int(not all(results))
 
 
 @contextmanager
@@ -67,34 +71,34 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def measure(  # noqa: PLR0913 - a budget, and what it is compared with
-    reranker: Reranker, requests: Sequence[Request], best: list[list[int]], given: float, budget: float, plan: str | None
+def measure(  # noqa: PLR0913 - a budget, and the data to compare it with
+    reranker: Reranker, requests: Sequence[LoadRequest], best: list[list[int]], order_given: float, budget: float, plan: str | None
 ) -> bool:
-    """Prints the figures of a budget in milliseconds; whether it held."""
+    """Prints the figures of a budget in milliseconds; returns whether they meet the requirements."""
     for request in requests[:WARM_UP]:
         reranker.rerank(request.query, request.documents, budget_ms=budget, plan=plan)
-    taken, shares, unread = [], [], []
+    milliseconds, shares, incomplete = [], [], []
     for request, top in zip(requests, best, strict=True):
         began = time.perf_counter()
         ranking = reranker.rerank(request.query, request.documents, budget_ms=budget, plan=plan)
-        taken.append(1000 * (time.perf_counter() - began))
+        milliseconds.append(1000 * (time.perf_counter() - began))
         shares.append(_share(top, [result.index for result in ranking[:BEST]]))
-        unread.append(any(result.score is None for result in ranking))
-    spent, left = np.array(taken), np.array(unread)
+        incomplete.append(any(result.score is None for result in ranking))
+    spent, is_incomplete = np.array(milliseconds), np.array(incomplete)
     within = float(np.mean(spent <= budget + GRACE_MS))
-    used = float(np.mean(spent[left]) / budget) if left.any() else None
+    used = float(np.mean(spent[is_incomplete]) / budget) if is_incomplete.any() else None
     used_of_it = "-" if used is None else f"{used:.0%}"
     print(
         f"{budget:5.0f} ms: {within:6.1%} within {GRACE_MS:.0f} ms of it, worst {spent.max() - budget:+.1f} ms; "
-        f"{left.mean():.0%} not read in full, which used {used_of_it} of it; "
-        f"of the full ranking's ten best {np.mean(shares):.3f} (order given {given:.3f})",
+        f"{is_incomplete.mean():.0%} not scored completely, and these used {used_of_it} of it; "
+        f"of the full ranking's ten best {np.mean(shares):.3f} (order given {order_given:.3f})",
         flush=True,
     )
-    return within >= WITHIN and (used is None or used >= USED) and float(np.mean(shares)) >= given
+    return within >= MIN_WITHIN and (used is None or used >= MIN_USED) and float(np.mean(shares)) >= order_given
 
 
-def _share(top: list[int], found: Sequence[int]) -> float:
-    return len(set(top) & set(found)) / max(1, len(top))
+def _share(top: list[int], ranked: Sequence[int]) -> float:
+    return len(set(top) & set(ranked)) / max(1, len(top))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a long-running service needs: threads that get equal results, and memory that does not grow.
+"""Tests what a long-running service needs: equal results in all threads, and memory that does not grow.
 
     python -m benchmarks.endurance [--seconds 60] [--pools 1000]
 
@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from benchmarks.__main__ import OWN
+from benchmarks.__main__ import GATE_POOLS
 from resift import Reranker
 from resift.pools.reading import read_pools
 
@@ -30,18 +30,19 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--pools", type=int, default=1000)
     parser.add_argument("--model")
-    asked = parser.parse_args()
-    with Reranker.load(asked.model) as reranker:
-        agreed = threads_agree(reranker, asked.seconds)
-        first, last = memory(reranker, asked.pools)
+    arguments = parser.parse_args()
+    with Reranker.load(arguments.model) as reranker:
+        agreed = threads_agree(reranker, arguments.seconds)
+        first, last = memory(reranker, arguments.pools)
     print(
-        f"memory: {first:.0f} MB after {WARM_POOLS} pools of random shapes, {last:.0f} MB after {asked.pools}: {last / first:.3f}"
+        f"memory: {first:.0f} MB after {WARM_POOLS} pools of random shapes, {last:.0f} MB after {arguments.pools}: "
+        f"{last / first:.3f}"
     )
     return int(not agreed or last > ALLOWED_GROWTH * first)
 
 
 def threads_agree(reranker: Reranker, seconds: float) -> bool:
-    jobs = [(pool.query, pool.documents[:4]) for pool in read_pools(OWN)]
+    jobs = [(pool.query, pool.documents[:4]) for pool in read_pools(GATE_POOLS)]
     expected = [reranker.score(*job).tolist() for job in jobs]
     counts, wrong, end = [0] * THREADS, [], time.monotonic() + seconds
 
@@ -64,19 +65,19 @@ def threads_agree(reranker: Reranker, seconds: float) -> bool:
 
 def memory(reranker: Reranker, pools: int) -> tuple[float, float]:
     """Resident megabytes after the first hundred pools and after all of them."""
-    words = " ".join(text for pool in read_pools(OWN) for text in pool.documents).split()
+    words = " ".join(text for pool in read_pools(GATE_POOLS) for text in pool.documents).split()
     choose = random.Random(SEED)
     first = 0.0
     for number in range(pools):
         documents = [" ".join(choose.choices(words, k=int(choose.uniform(3, 190)))) for _ in range(choose.randint(1, 8))]
         reranker.score("a question of five words", documents)
         if number + 1 == WARM_POOLS:
-            first = resident()
-    return first, resident()
+            first = resident_mb()
+    return first, resident_mb()
 
 
-def resident() -> float:
-    """Megabytes, from https://man7.org/linux/man-pages/man5/proc_pid_statm.5.html."""
+def resident_mb() -> float:
+    """Resident megabytes of this process, from https://man7.org/linux/man-pages/man5/proc_pid_statm.5.html."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 

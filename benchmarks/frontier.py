@@ -1,19 +1,19 @@
-"""The frontier of time and quality: every model and plan on the same pools, beside the reference in float32.
+"""Measures the frontier of time and quality: every model and plan on the same pools, and a float32 reference.
 
     python -m benchmarks.frontier FILE [FILE ...] --reference ARTIFACT [--model ARTIFACT ...] [--candidates 20 50 100]
 
-FILEs are labelled data as `resift eval` takes them. Every ARTIFACT (default: the embedded model) runs with its first look alone,
-each built-in plan that it can follow and its own ("auto"), at the precision that the engine chooses; the reference runs in full
-with its float32 variant.
+FILEs are labelled data as for `resift eval`. Every ARTIFACT (default: the embedded model) runs with its first look only, with each
+built-in plan that it has graphs for and with its own plan ("auto"), at the precision that the engine chooses; the reference runs
+its full graph in float32.
 
-Times are of the first FILE and taken first, up to the line "times: done": each pool by one system after the other, in an order that
-turns with every pool, for the ten best. "shuffled" is what a plan keeps of the reference's nDCG@10 there with the candidates
-shuffled, if the order given says nothing.
+Times are measured first, on the first FILE, up to the line "times: done": each pool is ranked for the ten best by one system after
+the other, in an order that rotates with every pool. "shuffled" is a plan's share of the reference's nDCG@10 on that FILE if the
+candidates are shuffled, so that the order given does not help.
 
-For the quality each graph reads each pair once: a score depends on its pair alone, so the ranking of any plan and number of
-candidates follows. A system's share is its nDCG@10 over the reference's, the mean over the FILEs, with the 95 % interval of
-bootstrapping the queries of each; "lowest file" is its largest loss of nDCG@10 on a FILE. A FILE counts at the sizes that it has
-pools of, and at the first that is larger.
+To measure the quality, each graph scores each pair once: a score depends on its pair alone, so the ranking of any plan and number
+of candidates can be derived. A system's share is its nDCG@10 divided by the reference's, averaged over the FILEs, with the 95 %
+interval from bootstrapping the queries of each; "lowest file" is its largest loss of nDCG@10 on a FILE. A FILE is used for the
+sizes that its pools reach, and for the next larger one.
 
 Prints a table and writes OUT/frontier.json and OUT/frontier.png.
 """
@@ -48,7 +48,7 @@ RESAMPLES = 10_000
 TOP = 10
 MEASURE = f"nDCG@{TOP}"
 TICKS = [part * 10**power for power in range(5) for part in (1, 2, 5)]
-"""Milliseconds that the plot names."""
+"""Milliseconds labelled on the plot's axis."""
 HEADS = (
     "model",
     "plan",
@@ -64,7 +64,7 @@ HEADS = (
 
 
 @dataclass(frozen=True)
-class System:
+class PlannedSystem:
     """A model with a plan."""
 
     name: str
@@ -72,18 +72,18 @@ class System:
     reranker: Reranker
 
     def rank(self, query: str, documents: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of the ten best."""
+        """Positions of the ten best documents."""
         return np.array([result.index for result in self.reranker.rerank(query, documents, top_k=TOP, plan=self.plan)])
 
     def order(self, logits: Mapping[str, NDArray[np.float32]]) -> NDArray[np.int64]:
-        """The ranking that its plan makes of a pool whose logits by every graph are known."""
-        left = np.arange(len(logits[FULL]))
-        behind: list[NDArray[np.int64]] = []
-        for step in self.reranker.plan_for(self.plan, top_k=TOP).steps(len(left)):
-            left = left[np.argsort(-logits[step.graph][left], kind="stable")]
+        """The ranking by its plan of a pool, from the logits of every graph."""
+        remaining = np.arange(len(logits[FULL]))
+        dropped: list[NDArray[np.int64]] = []
+        for step in self.reranker.plan_for(self.plan, top_k=TOP).steps(len(remaining)):
+            remaining = remaining[np.argsort(-logits[step.graph][remaining], kind="stable")]
             if step.keep is not None:
-                left, behind = left[: step.keep], [left[step.keep :], *behind]
-        return np.concatenate([left, *behind])
+                remaining, dropped = remaining[: step.keep], [remaining[step.keep :], *dropped]
+        return np.concatenate([remaining, *dropped])
 
 
 def main() -> int:
@@ -92,21 +92,23 @@ def main() -> int:
     parser.add_argument("--reference", required=True, help="an artifact with a float32 variant")
     parser.add_argument("--model", nargs="*", default=[""], metavar="ARTIFACT")
     parser.add_argument("--candidates", type=int, nargs="+", default=[20, 50, 100])
-    parser.add_argument("--queries", type=int, help="take the first of each file only")
-    parser.add_argument("--timed", type=int, help="take the time of the first pools only")
+    parser.add_argument("--queries", type=int, help="use only the first N queries of each file")
+    parser.add_argument("--timed", type=int, help="time only the first N pools")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path())
-    asked = parser.parse_args()
-    print(f"# {machine.description()}; {asked.threads} threads")
-    systems = [System(f"{_name(asked.reference)} float32", FULL, _load(asked.reference, asked.threads, "float32"))]
-    for artifact in asked.model:
-        reranker = _load(artifact, asked.threads, "auto")
-        systems += [System(_name(artifact), plan, reranker) for plan in _plans(reranker)]
-    datasets = [read_dataset(path, limit=asked.queries) for path in asked.files]
-    sizes = sorted(asked.candidates)
-    times = [timed(systems, datasets[0].first(size), asked.timed) for size in sizes]
+    arguments = parser.parse_args()
+    print(f"# {machine.description()}; {arguments.threads} threads")
+    systems = [
+        PlannedSystem(f"{_name(arguments.reference)} float32", FULL, _load(arguments.reference, arguments.threads, "float32"))
+    ]
+    for artifact in arguments.model:
+        reranker = _load(artifact, arguments.threads, "auto")
+        systems += [PlannedSystem(_name(artifact), plan, reranker) for plan in _plans(reranker)]
+    datasets = [read_dataset(path, limit=arguments.queries) for path in arguments.files]
+    sizes = sorted(arguments.candidates)
+    times = [measure_times(systems, datasets[0].first(size), arguments.timed) for size in sizes]
     print("# times: done", file=sys.stderr, flush=True)
-    values = [measured(systems, dataset, sizes) for dataset in datasets]
+    values = [measure_quality(systems, dataset, sizes) for dataset in datasets]
     rows = []
     for number, size in enumerate(sizes):
         # A file whose pools are all smaller than the last size would count twice.
@@ -115,36 +117,36 @@ def main() -> int:
         found = {datasets[place].name: values[place][number] for place in larger}
         rows += [row(system, size, found, place, times[number]) for place, system in enumerate(systems)]
     print(table(rows))
-    asked.out.mkdir(parents=True, exist_ok=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     report = {
         "machine": machine.description(),
-        "threads": asked.threads,
+        "threads": arguments.threads,
         "files": [dataset.name for dataset in datasets],
         "rows": rows,
     }
-    (asked.out / "frontier.json").write_text(json.dumps(report, indent=1) + "\n")
-    plot(rows, asked.out / "frontier.png")
+    (arguments.out / "frontier.json").write_text(json.dumps(report, indent=1) + "\n")
+    plot(rows, arguments.out / "frontier.png")
     return 0
 
 
 class Times(NamedTuple):
-    """What `timed` found."""
+    """The results of `measure_times`."""
 
     seconds: list[list[float]]
-    """by system: of each pool"""
+    """by system, the seconds of each pool"""
     shuffled: list[float]
-    """by system: the mean measure with the candidates shuffled"""
+    """by system, the mean measure with the candidates shuffled"""
 
 
-def timed(systems: Sequence[System], dataset: Dataset, count: int | None) -> Times:
-    """Has every system rank the first `count` pools (None: all) as they are and then shuffled, and takes the time of the former."""
+def measure_times(systems: Sequence[PlannedSystem], dataset: Dataset, count: int | None) -> Times:
+    """Lets every system rank the first `count` pools (None: all), timed, and then the same pools shuffled."""
     pools = dataset.pools[:count]
     seconds: list[list[float]] = [[] for _ in systems]
     orders: list[list[NDArray[np.int64]]] = [[] for _ in systems]
     for system in systems:
         system.rank(pools[0].query, pools[0].documents)
     for number, pool in enumerate(pools):
-        mixed = np.random.default_rng([SEED, number]).permutation(len(pool.documents))
+        shuffle = np.random.default_rng([SEED, number]).permutation(len(pool.documents))
         for turn in range(len(systems)):
             place = (turn + number) % len(systems)
             began = time.perf_counter()
@@ -152,13 +154,13 @@ def timed(systems: Sequence[System], dataset: Dataset, count: int | None) -> Tim
             seconds[place].append(time.perf_counter() - began)
         for system, found in zip(systems, orders, strict=True):
             if system.plan != FULL:
-                found.append(mixed[system.rank(pool.query, [pool.documents[position] for position in mixed])])
+                found.append(shuffle[system.rank(pool.query, [pool.documents[position] for position in shuffle])])
     judge = _judge(replace(dataset, pools=pools))
     return Times(seconds, [float(judge.values(found)[MEASURE].mean()) if found else np.nan for found in orders])
 
 
-def measured(systems: Sequence[System], dataset: Dataset, sizes: Sequence[int]) -> list[list[NDArray[np.float64]]]:
-    """By size, then by system: the measure of each pool."""
+def measure_quality(systems: Sequence[PlannedSystem], dataset: Dataset, sizes: Sequence[int]) -> list[list[NDArray[np.float64]]]:
+    """By size and by system, the measure of each pool."""
     deepest = dataset.first(sizes[-1])
     logits: dict[int, list[dict[str, NDArray[np.float32]]]] = {}
     for system in systems:
@@ -176,33 +178,33 @@ def measured(systems: Sequence[System], dataset: Dataset, sizes: Sequence[int]) 
     return found
 
 
-def row(system: System, size: int, files: Mapping[str, Sequence[NDArray[np.float64]]], place: int, times: Times) -> dict:
-    """The figures of the system at `place` of all for pools of `size`; `files`: the measure of each pool, by file and system."""
+def row(system: PlannedSystem, size: int, files: Mapping[str, Sequence[NDArray[np.float64]]], place: int, times: Times) -> dict:
+    """The figures of the system at index `place` for pools of `size`; `files`: the measure of each pool, by file and system."""
     pairs = [(values[place], values[0]) for values in files.values()]
-    own, base = np.array(times.seconds[place]), np.array(times.seconds[0])
-    kept = times.shuffled[place] / float(next(iter(files.values()))[0][: len(own)].mean())
+    seconds, reference = np.array(times.seconds[place]), np.array(times.seconds[0])
+    shuffled_share = times.shuffled[place] / float(next(iter(files.values()))[0][: len(seconds)].mean())
     return {
         "model": system.name,
         "plan": system.plan,
         "candidates": size,
-        "p50_ms": 1000 * float(np.median(own)),
-        "p95_ms": 1000 * float(np.percentile(own, 95)),
-        "times_faster": float(np.median(base / own)),
+        "p50_ms": 1000 * float(np.median(seconds)),
+        "p95_ms": 1000 * float(np.percentile(seconds, 95)),
+        "times_faster": float(np.median(reference / seconds)),
         "ndcg": {name: float(values[place].mean()) for name, values in files.items()},
         "share": float(np.mean([found.mean() / best.mean() for found, best in pairs])),
         "interval": np.percentile(shares(pairs), [2.5, 97.5]).tolist(),
         "lowest_file": min(float(found.mean() - best.mean()) for found, best in pairs),
-        "shuffled_share": None if np.isnan(kept) else kept,
+        "shuffled_share": None if np.isnan(shuffled_share) else shuffled_share,
     }
 
 
 def shares(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> NDArray[np.float64]:
-    """float64[RESAMPLES]: the mean over files of a system's mean measure over the reference's, queries drawn again in each file."""
+    """float64[RESAMPLES]: bootstrap samples of the mean over files of a system's mean measure divided by the reference's."""
     generator = np.random.default_rng(SEED)
     found = []
-    for own, best in pairs:
-        drawn = generator.integers(0, len(own), (RESAMPLES, len(own)))
-        found.append(own[drawn].mean(axis=1) / best[drawn].mean(axis=1))
+    for values, best in pairs:
+        drawn = generator.integers(0, len(values), (RESAMPLES, len(values)))
+        found.append(values[drawn].mean(axis=1) / best[drawn].mean(axis=1))
     return np.mean(found, axis=0)
 
 
@@ -252,7 +254,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
 
 
 def _logits(reranker: Reranker, pool: CandidatePool) -> dict[str, NDArray[np.float32]]:
-    """float32[n] by graph: what each of the model's graphs says of each candidate."""
+    """float32[n] by graph: the logits of all candidates by each graph of the model."""
     found = {}
     for graph in reranker.artifact.manifest.graphs:
         values = np.empty(len(pool.documents), np.float32)
@@ -272,12 +274,12 @@ def _load(artifact: str, threads: int, precision: str) -> Reranker:
 
 
 def _plans(reranker: Reranker) -> list[str]:
-    """The first look alone, the built-in plans that the artifact has graphs for, and its own ("auto") if that is none of them."""
+    """The first look only, the built-in plans that the artifact has graphs for, and its own ("auto") if that is another plan."""
     manifest = reranker.artifact.manifest
     if all(graph.role != FIRST_LOOK for graph in manifest.graphs):
         return [FULL]
-    known = {str(plan) for plan in BUILT_IN.values()} | {*BUILT_IN, None}
-    return [FIRST_LOOK, *BUILT_IN, *([] if manifest.plan in known else ["auto"])]
+    built_in = {str(plan) for plan in BUILT_IN.values()} | {*BUILT_IN, None}
+    return [FIRST_LOOK, *BUILT_IN, *([] if manifest.plan in built_in else ["auto"])]
 
 
 def _name(artifact: str) -> str:

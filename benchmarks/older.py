@@ -1,4 +1,4 @@
-"""Runs a command as if the processor had no AVX-512, VNNI or AMX: gives the results of an AVX2 machine, and ratios of speed.
+"""Runs a command as if the processor had no AVX-512, VNNI or AMX: gives the results of an AVX2 machine, and its ratios of speed.
 
     python -m benchmarks.older python -m benchmarks --candidates 30
     python -m benchmarks.older resift verify

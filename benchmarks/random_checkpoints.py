@@ -1,6 +1,6 @@
-"""Checkpoints with random weights and the configurations of well-known rerankers: their real size, without their weights.
+"""Checkpoints with random weights and the configurations of well-known rerankers, and therefore their real sizes.
 
-Vocabularies hold the pieces of the built-in texts, learnt here, and then made-up pieces up to the real number.
+Vocabularies hold pieces learnt from the built-in texts, padded with made-up pieces to the real size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import resift_export
 
 TEXTS = Path(resift_export.__file__).parent / "data" / "calibration.jsonl"
-LEARNT = 6000
+LEARNT_PIECES = 6000
 BERT_LIKE = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 ROBERTA_LIKE = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
 BERT_PAIR = ("[CLS]", "[SEP]", "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1")
@@ -24,19 +24,19 @@ MODERNBERT_BASE = MODERNBERT | {"hidden_size": 768, "num_hidden_layers": 22, "nu
 
 
 class Kind(NamedTuple):
-    """A reranker whose size is taken."""
+    """The configuration of a reranker."""
 
     model: str
-    """transformers' name of the family, as in BertConfig"""
+    """transformers' name of the model family, such as Bert for BertConfig"""
     config: dict[str, Any]
-    """what differs from the family's defaults, as in the checkpoint's config.json"""
+    """settings that differ from the family's defaults, as in the checkpoint's config.json"""
     tokenizer: str
     """WordPiece, BPE or Unigram"""
     pair: tuple[str, str, str]
     """first and last special token, and the template of a pair"""
     max_length: int
     is_modular: bool = False
-    """whether a Pooling and two Dense layers of sentence-transformers 6 make the score, as in the ettin rerankers"""
+    """whether a Pooling and two Dense layers of sentence-transformers 6 compute the score, as in the ettin rerankers"""
 
 
 KINDS = {
@@ -59,9 +59,9 @@ KINDS = {
 
 
 def save(name: str, folder: Path, *, seed: int = 0) -> Path:
-    """Writes one of the `KINDS` into `folder`, unless it is there, and returns it.
+    """Writes one of the `KINDS` into `folder`, unless it exists, and returns the folder.
 
-    Weights are drawn wide enough (1 / sqrt(hidden size)) for logits to tell pairs apart.
+    Weights are drawn with the standard deviation 1 / sqrt(hidden size), so that the logits of pairs differ.
     """
     import torch
     import transformers
@@ -108,7 +108,7 @@ def _save_modular(folder: Path, model: Any, fast: Any, config: Any) -> None:
 
 
 def tokenizer(kind: Kind) -> Any:
-    """A tokenizer of that kind with the real number of tokens."""
+    """A tokenizer of that kind with the real vocabulary size."""
     import tokenizers
     from tokenizers import models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -118,19 +118,19 @@ def tokenizer(kind: Kind) -> Any:
     bare = tokenizers.Tokenizer(models.BPE())
     if kind.tokenizer == "WordPiece":
         bare.normalizer, bare.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-        learnt, _ = _learnt(bare)
-        pieces = _filled([*special.values(), *learnt, *(f"##{piece}" for piece in learnt)], size)
+        learnt, _ = _learn(bare)
+        pieces = _pad([*special.values(), *learnt, *(f"##{piece}" for piece in learnt)], size)
         bare.model = models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token=special["unk_token"])
     elif kind.tokenizer == "Unigram":
         bare.normalizer, bare.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
-        pieces = _filled([*special.values(), *_learnt(bare)[0]], size)
+        pieces = _pad([*special.values(), *_learn(bare)[0]], size)
         likelihoods = [(piece, -math.log(number)) for number, piece in enumerate(pieces, 1)]
         bare.model = models.Unigram(likelihoods, unk_id=pieces.index(special["unk_token"]), byte_fallback=False)
         bare.add_special_tokens(list(special.values()))
     else:
         bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        learnt, merges = _learnt(bare, pre_tokenizers.ByteLevel.alphabet())
-        pieces = _filled([*special.values(), *learnt], size)
+        learnt, merges = _learn(bare, pre_tokenizers.ByteLevel.alphabet())
+        pieces = _pad([*special.values(), *learnt], size)
         bare.model = models.BPE({piece: number for number, piece in enumerate(pieces)}, merges)
         bare.add_special_tokens(list(special.values()))
     first, last, pair = kind.pair
@@ -141,14 +141,14 @@ def tokenizer(kind: Kind) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=bare, model_max_length=kind.max_length, model_input_names=names, **roles)
 
 
-def _learnt(bare: Any, alphabet: list[str] | None = None) -> tuple[list[str], list[tuple[str, str]]]:
-    """Pieces of the built-in texts as `bare` splits them, by byte-pair encoding, and the merges that make them."""
+def _learn(bare: Any, alphabet: list[str] | None = None) -> tuple[list[str], list[tuple[str, str]]]:
+    """Pieces of the built-in texts, split as by `bare` and learnt by byte-pair encoding, and their merges."""
     import tokenizers
     from tokenizers import models, trainers
 
     learner = tokenizers.Tokenizer(models.BPE())
     learner.normalizer, learner.pre_tokenizer = bare.normalizer, bare.pre_tokenizer
-    trainer = trainers.BpeTrainer(vocab_size=LEARNT, initial_alphabet=alphabet or [], show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=LEARNT_PIECES, initial_alphabet=alphabet or [], show_progress=False)
     lines = [json.loads(line) for line in TEXTS.read_text().splitlines()]
     learner.train_from_iterator([text for line in lines for text in (line["query"], line["document"])], trainer)
     vocabulary = learner.get_vocab()
@@ -156,5 +156,5 @@ def _learnt(bare: Any, alphabet: list[str] | None = None) -> tuple[list[str], li
     return sorted(vocabulary, key=vocabulary.__getitem__), [tuple(merge) for merge in merges]
 
 
-def _filled(pieces: list[str], size: int) -> list[str]:
+def _pad(pieces: list[str], size: int) -> list[str]:
     return pieces + [f"<made-up-{number}>" for number in range(size - len(pieces))]

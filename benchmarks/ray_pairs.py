@@ -1,10 +1,11 @@
-"""A Ray of this machine against one process: the same pairs, a worker killed midway, the whole run killed and resumed.
+"""Compares a local Ray cluster with one process: on the same pairs, with a worker killed, with the whole run killed and resumed.
 
     pip install '.[ray]' && python -m benchmarks.ray_pairs [--pairs 20000] [--workers 2] [--model ARTIFACT]
 
-Writes Parquet of pools, ranks them in this process, then by `workers` actors of one CPU each; once more while one of them is
-killed by SIGKILL; and by `resift rerank --engine ray`, killed by SIGKILL when some of its files are written and run again. Every
-output is compared with this process's, bit by bit. The number of threads of this process is that of the workers.
+Writes Parquet of pools and ranks them in this process, then by `workers` actors of one CPU each, then again while one actor is
+killed by SIGKILL, and finally by `resift rerank --engine ray`, which is killed by SIGKILL when some of its files are written,
+and run again. Every output is compared with that of this process, bit by bit. This process has as many threads as
+there are workers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from benchmarks.__main__ import OWN
+from benchmarks.__main__ import GATE_POOLS
 from resift import Reranker, Settings, machine
 from resift.integrations.ray import rerank_parquet
 from resift.pools.reading import read_pools
@@ -33,7 +34,7 @@ from resift.pools.reading import read_pools
 SEED = 5
 CANDIDATES = 10
 WORDS = 40
-"""Words of a document."""
+"""Maximum number of words in a document."""
 POLL_SECONDS = 0.05
 
 
@@ -43,49 +44,49 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--parts", type=int, default=20)
     parser.add_argument("--model", default=None)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     print(machine.description())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "pools.parquet"
-        pools = write_pools(source, max(1, asked.pairs // CANDIDATES))
-        local, here = ranked_here(pools, asked.model, asked.workers)
+        pools = write_pools(source, max(1, arguments.pairs // CANDIDATES))
+        local, here = rank_here(pools, arguments.model, arguments.workers)
         pairs = sum(len(pool["documents"]) for pool in pools)
-        print(f"{pairs} pairs in one process, {asked.workers} threads: {here:.1f} s, {pairs / here:.0f} pairs/s")
-        ray.init(num_cpus=asked.workers, include_dashboard=False, object_store_memory=1 << 28, log_to_driver=False)
-        how = {"model": asked.model, "workers": asked.workers, "part_pools": max(1, len(pools) // asked.parts)}
+        print(f"{pairs} pairs in one process, {arguments.workers} threads: {here:.1f} s, {pairs / here:.0f} pairs/s")
+        ray.init(num_cpus=arguments.workers, include_dashboard=False, object_store_memory=1 << 28, log_to_driver=False)
+        options = {"model": arguments.model, "workers": arguments.workers, "part_pools": max(1, len(pools) // arguments.parts)}
         wrong = 0
         for kills in (0, 1):
             out = folder / f"ranked-{kills}"
-            killer = threading.Thread(target=kill_a_worker, args=(out, asked.parts // 2), daemon=True)
+            killer = threading.Thread(target=kill_a_worker, args=(out, arguments.parts // 2), daemon=True)
             began = time.perf_counter()
             if kills:
                 killer.start()
-            rerank_parquet(source, out, **how)
+            rerank_parquet(source, out, **options)
             seconds = time.perf_counter() - began
             if kills:
                 killer.join()
-            wrong += compared(f"{asked.workers} workers, {kills} killed", out, local)
+            wrong += count_differences(f"{arguments.workers} workers, {kills} killed", out, local)
             print(f"    {seconds:.1f} s, {pairs / seconds:.0f} pairs/s: {here / seconds:.2f} of one process's rate")
         ray.shutdown()
         out = folder / "ranked-resumed"
         command = [Path(sysconfig.get_path("scripts")) / "resift", "rerank", source, "-o", out, "--engine", "ray"]
-        command += ["--workers", str(asked.workers), *(["--model", asked.model] if asked.model else [])]
+        command += ["--workers", str(arguments.workers), *(["--model", arguments.model] if arguments.model else [])]
         kill_the_run(command, out, len(pools) // 500 // 2)
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        wrong += compared("the whole run killed and resumed", out, local)
+        wrong += count_differences("the whole run killed and resumed", out, local)
         return int(wrong > 0)
 
 
 def write_pools(path: Path, count: int) -> list[dict]:
     choose = random.Random(SEED)
-    own = list(read_pools(OWN))
-    words = " ".join(text for pool in own for text in pool.documents).split()
+    gate_pools = list(read_pools(GATE_POOLS))
+    words = " ".join(text for pool in gate_pools for text in pool.documents).split()
     pools = [
         {
             "qid": number,
-            "query": choose.choice(own).query,
+            "query": choose.choice(gate_pools).query,
             "documents": [" ".join(choose.choices(words, k=choose.randint(WORDS // 2, WORDS))) for _ in range(CANDIDATES)],
         }
         for number in range(count)
@@ -94,7 +95,7 @@ def write_pools(path: Path, count: int) -> list[dict]:
     return pools
 
 
-def ranked_here(pools: list[dict], model: str | None, threads: int) -> tuple[list, float]:
+def rank_here(pools: list[dict], model: str | None, threads: int) -> tuple[list, float]:
     """The rankings as (qid, [(index, logit), ...]), and the seconds they took."""
     with Reranker.load(model, settings=Settings(threads=threads)) as reranker:
         began = time.perf_counter()
@@ -104,19 +105,19 @@ def ranked_here(pools: list[dict], model: str | None, threads: int) -> tuple[lis
     return [(pool["qid"], [(result.index, result.logit) for result in ranking]) for pool, ranking in pairs], seconds
 
 
-def compared(what: str, out: Path, local: list) -> int:
-    """Prints what is missing, repeated or different, and returns how much that is."""
+def count_differences(what: str, out: Path, local: list) -> int:
+    """Prints how many rankings are missing, repeated or different, and returns the sum."""
     rows = [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
     found = [(row["qid"], [(result["index"], result["logit"]) for result in row["results"]]) for row in rows]
     qids = [qid for qid, _ in found]
     missing, repeated = len(local) - len(set(qids)), len(qids) - len(set(qids))
-    different = sum(wanted != got for wanted, got in zip(local, found, strict=False))
+    different = sum(expected != got for expected, got in zip(local, found, strict=False))
     print(f"{what}: {len(found)} pools; missing {missing}, repeated {repeated}, not equal to the bit {different}")
     return missing + repeated + different
 
 
 def kill_a_worker(out: Path, parts: int) -> None:
-    """Kills one actor of this process's Ray once so many parts are written."""
+    """Kills one actor of this process's Ray cluster once `parts` parts are written."""
     wait_for(out, parts)
     # The actors are children of the raylet, which is a child of this process.
     actor = next(pid for pid, (parent, line) in processes().items() if "ray::MapWorker" in line and is_below(parent))
@@ -140,7 +141,7 @@ def wait_for(out: Path, parts: int, process: subprocess.Popen | None = None) -> 
 
 
 def processes() -> dict[int, tuple[int, str]]:
-    """Each process's parent and command line."""
+    """Parent and command line of each process, by process id."""
     found = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,16 +1,16 @@
-"""Exports checkpoints of real sizes and runs them beside PyTorch: time, memory and speed, with random weights.
+"""Exports checkpoints of real sizes with random weights and compares them with PyTorch: time, memory and speed.
 
     pip install -e '.[export]' 'sentence-transformers>=6'
     python -m benchmarks.sizes [NAME ...] [--work FOLDER] [--rounds N] [--precision LIST] [--long N]
 
-NAMEs are those of random_checkpoints.py (default: all). Each checkpoint is written once to FOLDER. Its export is a process of its
-own, `resift export`, whose time and peak memory are taken; "x weights" is that peak over the size of the float32 weights. Memory
-mapped from files counts. --force is given, as random weights may rank too evenly for the gate: "tau" is what it found.
+NAMEs are those of random_checkpoints.py (default: all). Each checkpoint is written once to FOLDER. `resift export` runs in its own
+process, whose time and peak memory are measured; "times_weights" is that peak divided by the size of the float32 weights. Memory
+mapped from files counts. The export uses --force, as random weights may rank too evenly for the gate; "gate" holds its figures.
 
-Then the artifact is loaded by another process ("load", "loaded": memory after loading, "peak": while loading), and it and
-sentence-transformers score pairs of 95 and of 512 tokens in turn, each in its own process with all cores: pairs/s, the median
-of the rounds, and times faster, the median ratio, the least and the largest. Prints a row for each as soon as it is known, and
-writes FOLDER/sizes.json.
+Then another process loads the artifact ("seconds"; "loaded_mb": memory after loading; "peak_mb": while loading). After that, resift
+and sentence-transformers score pairs of 95 and of 512 tokens in turn, each in its own process with all cores: "pairs_s" is the
+median of the rounds, "times_faster" the median, the smallest and the largest ratio. Prints a row for each checkpoint as soon as
+it is measured, and writes FOLDER/sizes.json.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from resift import Reranker, machine
 from resift.pools.reading import read_pools
 
 LENGTHS = {95: 16, 512: 4}
-"""Tokens of a pair, and pairs of a round."""
+"""Number of pairs in a round, by the number of tokens in a pair."""
 MB = 1 << 20
 EXPORT = "from resift.cli.main import main; import sys; sys.exit(main())"
 MEMORY = """
-def megabytes(name):  # of this program alone: ru_maxrss may be that of the process that started it
+def megabytes(name):  # of this process only: ru_maxrss may be that of its parent
     return next(int(line.split()[1]) >> 10 for line in open("/proc/self/status") if line.startswith(name))
 """
 LOAD = f"""
@@ -76,18 +76,18 @@ def main() -> None:
     parser.add_argument(
         "--long", type=int, default=0, metavar="N", help="also score one pair, and N, of the model's longest length"
     )
-    asked = parser.parse_args()
-    asked.work.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
     print(f"# {machine.usable_cores()} cores, {', '.join(sorted(machine.instruction_sets())) or 'AVX2 or less'}", flush=True)
     rows = []
-    for name in asked.names or random_checkpoints.KINDS:
-        rows.append(measure(name, asked.work, rounds=asked.rounds, precision=asked.precision, long=asked.long))
+    for name in arguments.names or random_checkpoints.KINDS:
+        rows.append(measure(name, arguments.work, rounds=arguments.rounds, precision=arguments.precision, long=arguments.long))
         print(json.dumps(rows[-1]), flush=True)
-        (asked.work / "sizes.json").write_text(json.dumps(rows, indent=1))
+        (arguments.work / "sizes.json").write_text(json.dumps(rows, indent=1))
 
 
 def measure(name: str, work: Path, *, rounds: int, precision: str, long: int) -> dict[str, Any]:
-    """Everything about one checkpoint."""
+    """All figures of one checkpoint."""
     checkpoint = random_checkpoints.save(name, work / "checkpoints" / name)
     artifact = work / "artifacts" / name
     weights = sum(path.stat().st_size for path in checkpoint.rglob("*.safetensors"))
@@ -111,12 +111,12 @@ def measure(name: str, work: Path, *, rounds: int, precision: str, long: int) ->
 
 
 def child(code: str, *arguments: str | Path) -> str:
-    """What the code prints, in a process of its own."""
+    """Runs the code in a new process and returns its output."""
     return subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def export(checkpoint: Path, artifact: Path, precision: str) -> tuple[float, int]:
-    """Seconds and peak memory in bytes of the export's process."""
+    """Exports in a new process; returns its seconds and its peak memory in bytes."""
     command = [sys.executable, "-c", EXPORT, "export", str(checkpoint), str(artifact), "--force", "--overwrite"]
     artifact.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -128,7 +128,7 @@ def export(checkpoint: Path, artifact: Path, precision: str) -> tuple[float, int
 
 
 def speed(checkpoint: Path, artifact: Path, rounds: int) -> dict[str, Any]:
-    """Pairs per second of both, in turn, on pairs of the same length."""
+    """Pairs per second of both contenders, measured in turn on pairs of the same length."""
     here = [Contender(item.name, item.script, item.requirements, item.takes, sys.executable) for item in (RESIFT, PYTORCH)]
     threads = machine.usable_cores()
     found: dict[str, Any] = {}
@@ -151,7 +151,7 @@ def speed(checkpoint: Path, artifact: Path, rounds: int) -> dict[str, Any]:
 
 
 def pair_of(artifact: Path, tokens: int) -> tuple[str, str]:
-    """A query, and words of the built-in pools that make about so many tokens with it."""
+    """A query and a document of words from the built-in pools, of about `tokens` tokens together."""
     pools = list(read_pools(Path(resift_export.__file__).parent / "data" / "gate.jsonl"))
     query = pools[0].query
     words = " ".join(text for pool in pools for text in pool.documents).split()

@@ -1,9 +1,9 @@
-"""The walk of one rerank(): the functions of resift that run, the crossings from file to file, the objects made on the way.
+"""Counts what one rerank() does: the functions of resift that run, the calls from file to file, the objects that are created.
 
 python -m benchmarks.walk            # the totals
-python -m benchmarks.walk --calls    # each crossing, with how often it occurs
+python -m benchmarks.walk --calls    # each call from file to file, with its count
 
-One Reranker with one thread, which has run before, ranks three documents of two lengths. Functions count in all threads.
+A Reranker with one thread, warmed up, ranks three documents of two lengths. Functions are counted in all threads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DOCUMENTS = ["The moon pulls the oceans into two bulges.", "The visitors won by 
 
 
 class Walk:
-    """A profile function that counts what runs between `begin` and `end`."""
+    """A profile function that counts while `counts` is True."""
 
     def __init__(self) -> None:
         self.counts = False
@@ -40,8 +40,8 @@ class Walk:
             return
         code = frame.f_code
         if code.co_name in {"__init__", "__new__"}:
-            made = next(iter(frame.f_locals.values()), None)
-            kind = made if isinstance(made, type) else type(made)
+            instance = next(iter(frame.f_locals.values()), None)
+            kind = instance if isinstance(instance, type) else type(instance)
             if kind.__module__.startswith("resift."):
                 self.records[kind.__name__] += 1
         if not code.co_filename.startswith(ENGINE):
@@ -58,7 +58,7 @@ class Walk:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.walk", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--calls", action="store_true", help="list the crossings")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     walk = Walk()
     threading.setprofile(walk)
     sys.setprofile(walk)
@@ -76,7 +76,7 @@ def main() -> None:
     print(f"functions  {walk.functions.total()} calls of {len(walk.functions)} functions in {len(files)} files")
     print(f"crossings  {walk.crossings.total()} from file to file")
     print(f"objects    {', '.join(f'{name} x {count}' if count > 1 else name for name, count in walk.records.items())}")
-    if asked.calls:
+    if arguments.calls:
         for (start, end, function), count in walk.crossings.items():
             print(f"{count:3}  {start} -> {end}: {function}")
 

@@ -22,7 +22,7 @@ def test_percentiles_are_over_all_measurements(compare):
     # One slow measurement of three in a pool: the pool's median hides it, the 95th percentile of all twelve does not.
     seconds = [[0.1, 0.1, 0.9], [0.1, 0.1, 0.9], [0.1, 0.1, 0.1], [0.1, 0.1, 0.1]]
     scores = [np.array([1.0, 0.0])] * len(seconds)
-    found = {"a": compare.Measured(seconds, scores), "b": compare.Measured(seconds, scores)}
+    found = {"a": compare.Measurements(seconds, scores), "b": compare.Measurements(seconds, scores)}
     row = compare.row("a", found, "b", [CandidatePool("q", ["x", "y"], fields=[{}, {}])] * len(seconds))
     assert row["p50_ms"] == pytest.approx(100)
     assert row["p95_ms"] == pytest.approx(1000 * np.percentile(np.ravel(seconds), 95))
@@ -44,13 +44,13 @@ def test_a_share_is_of_the_means_and_its_interval_of_queries_drawn_for_both(monk
 def test_the_ranking_that_follows_from_logits_is_the_engines(monkeypatch, planned_artifact):
     monkeypatch.syspath_prepend(str(REPOSITORY))
     from benchmarks import frontier
-    from benchmarks.__main__ import OWN
+    from benchmarks.__main__ import GATE_POOLS
 
-    texts = [text for pool in list(read_pools(OWN))[:5] for text in pool.documents]
+    texts = [text for pool in list(read_pools(GATE_POOLS))[:5] for text in pool.documents]
     pool = CandidatePool("why are there two high tides a day", texts[:40], fields=[{}] * 40)
     with Reranker.load(planned_artifact) as reranker:
         logits = frontier._logits(reranker, pool)
         for plan in ("fast", "balanced", "full", "auto"):
-            system = frontier.System("embedded", plan, reranker)
+            system = frontier.PlannedSystem("embedded", plan, reranker)
             np.testing.assert_array_equal(system.order(logits)[: frontier.TOP], system.rank(pool.query, pool.documents))
         assert set(system.order(logits).tolist()) == set(range(40))

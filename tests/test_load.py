@@ -68,10 +68,10 @@ def test_the_warm_up_is_left_out(figures):
 
 
 @pytest.mark.parametrize(
-    ("value", "most", "holds"), [(2.0, True, True), (2.1, True, False), (1.9, False, False), (None, True, False)]
+    ("value", "at_most", "holds"), [(2.0, True, True), (2.1, True, False), (1.9, False, False), (None, True, False)]
 )
-def test_a_check_that_was_not_measured_does_not_hold(figures, value, most, holds):
-    assert figures.check("x", value, 2.0, most=most)["holds"] is holds
+def test_a_check_that_was_not_measured_does_not_hold(figures, value, at_most, holds):
+    assert figures.check("x", value, 2.0, at_most=at_most)["holds"] is holds
 
 
 def test_arrivals_at_two_rates_differ_in_their_scale_only(traffic):
@@ -84,8 +84,8 @@ def test_arrivals_at_two_rates_differ_in_their_scale_only(traffic):
 
 
 def test_the_mix_depends_on_its_seed_only(traffic):
-    mix = traffic.mixed(1)
-    assert mix == traffic.mixed(1) != traffic.mixed(2)
+    mix = traffic.mixed_requests(1)
+    assert mix == traffic.mixed_requests(1) != traffic.mixed_requests(2)
     assert {len(request.documents) for request in mix} == set(traffic.SIZES)
     words = [len(document.split()) for request in mix for document in request.documents]
     assert min(words) <= 10
@@ -96,9 +96,9 @@ def test_the_mix_depends_on_its_seed_only(traffic):
 
 @pytest.mark.parametrize("true", [0.07, 0.5, 0.83, 1.0, 2.9])
 def test_the_search_finds_a_rate_wherever_it_lies(true):
-    from benchmarks.load.ratio import Search
+    from benchmarks.load.ratio import RateSearch
 
-    search, tried = Search(0.8), []
+    search, tried = RateSearch(0.8), []
     for _ in range(12):
         tried.append(search.share)
         search.tell(holds=search.share <= true)
@@ -132,7 +132,9 @@ def test_a_load_is_open_requests_are_sent_before_the_last_ones_are_answered(traf
                 memory_mb=lambda: 1.0,
                 cpu_seconds=lambda: 0.0,
             )
-            return await open_loop(server, traffic.alike(1, documents=1, words=3, count=3), traffic.arrivals(1000, count, 1))
+            return await open_loop(
+                server, traffic.uniform_requests(1, documents=1, words=3, count=3), traffic.arrivals(1000, count, 1)
+            )
 
     load = asyncio.run(asyncio.wait_for(main(), 60))
     assert [each.status for each in load.outcomes] == [429] * count
@@ -149,7 +151,7 @@ def test_a_server_that_is_not_there_is_a_failure_and_no_exception(traffic):
         memory_mb=lambda: 0.0,
         cpu_seconds=lambda: 0.0,
     )
-    load = asyncio.run(open_loop(server, traffic.alike(1, documents=1, words=3), traffic.arrivals(1000, 5, 1)))
+    load = asyncio.run(open_loop(server, traffic.uniform_requests(1, documents=1, words=3), traffic.arrivals(1000, 5, 1)))
     assert [each.status for each in load.outcomes] == [0] * 5
     assert all("ConnectError" in each.error for each in load.outcomes)
     assert load.figures()["failed"] > 0

@@ -1,4 +1,4 @@
-"""The protocol of contenders: JSON Lines on standard input and output, each in its own process and environment.
+"""The protocol of contenders, each in its own process and environment: JSON Lines on standard input and output.
 
 {"query", "documents"} -> {"seconds", "scores"}; {} -> {"peak_mb", "versions"}. Uses only the standard library.
 """
@@ -23,7 +23,7 @@ def serve(load: Callable[[str, int], Scorer], packages: Sequence[str]) -> None:
     """Loads the model named on the command line and answers until standard input ends."""
     model, threads = sys.argv[1], int(sys.argv[2])
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # keeps what libraries print out of the answers
+    os.dup2(2, 1)  # so that output of libraries does not mix with the answers
     score = load(model, threads)
     for line in sys.stdin:
         request = json.loads(line)

@@ -1,4 +1,4 @@
-"""resift, int8."""
+"""Runs resift with int8."""
 
 from __future__ import annotations
 

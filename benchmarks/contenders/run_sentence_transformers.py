@@ -1,4 +1,4 @@
-"""sentence-transformers' CrossEncoder on PyTorch, float32, used as its documentation shows."""
+"""Runs sentence-transformers' CrossEncoder on PyTorch in float32, as its documentation shows."""
 
 from __future__ import annotations
 

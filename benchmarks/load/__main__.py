@@ -1,12 +1,12 @@
-"""Load on the server, one scenario a command.
+"""Runs a load test of the server: one scenario per command.
 
     python -m benchmarks.load capacity|overload|endurance|fairness|sigterm|disconnect [--seconds 10]
     python -m benchmarks.load compare [--rounds 3] [--infinity PYTHON]
     python -m benchmarks.load endurance --minutes 10
 
-Requests arrive as a Poisson process, whether or not the last ones were answered; latency counts from the time a request was
-due. Servers run as processes of their own, in virtual environments under .bench that the first run creates, or with --here in
-this one (pip install '.[serve]' fastapi sentence-transformers). infinity-emb needs an environment of its own with older
+Requests arrive as a Poisson process, whether or not the last ones were answered; latency counts from the time when a request
+was due. Servers run as separate processes, in virtual environments under .bench that the first run creates, or with --here in
+this one (pip install '.[serve]' fastapi sentence-transformers). infinity-emb needs a separate environment with older
 libraries: pip install 'infinity-emb[server,torch]==0.0.78' 'transformers<5' 'sentence-transformers<4' 'typer<0.13' 'click<8.2'
 
 Prints figures and checks, and writes OUT/load-SCENARIO.json. Exit code 1 if a check does not hold.
@@ -26,40 +26,40 @@ from benchmarks.__main__ import CHECKPOINT
 from benchmarks.compare import machine
 from benchmarks.load import endings, ratio, scenarios, servers, traffic
 
-ALONE = ("capacity", "overload", "endurance", "fairness", "sigterm", "disconnect")
+SERVER_SCENARIOS = ("capacity", "overload", "endurance", "fairness", "sigterm", "disconnect")
 
 
 def main() -> int:
-    asked = arguments()
-    resift = replace(servers.RESIFT, interpreter=sys.executable if asked.here else "")
+    arguments = parse_arguments()
+    resift = replace(servers.RESIFT, interpreter=sys.executable if arguments.here else "")
     resift.install()
-    requests = traffic.read(asked.pools) if asked.pools else traffic.mixed(asked.seed)
+    requests = traffic.read_requests(arguments.pools) if arguments.pools else traffic.mixed_requests(arguments.seed)
     sizes = [len(request.documents) for request in requests]
     print(f"# {len(requests)} requests of {min(sizes)} to {max(sizes)} documents, {sum(sizes) / len(sizes):.1f} on average")
-    asked.out.mkdir(parents=True, exist_ok=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if asked.scenario == "compare":
-            found = compared(asked, resift, requests, folder)
+        if arguments.scenario == "compare":
+            found = compare_servers(arguments, resift, requests, folder)
         else:
-            server = servers.resift(resift, folder, model=asked.model, threads=asked.threads, flags=asked.flag)
+            server = servers.resift(resift, folder, model=arguments.model, threads=arguments.threads, flags=arguments.flag)
             with servers.running(server):
-                found = alone(asked, server, requests)
-    settings = {key: str(value) for key, value in vars(asked).items()}
-    report = {"scenario": asked.scenario, "machine": machine(), "settings": settings, **found}
-    (asked.out / f"load-{asked.scenario}.json").write_text(json.dumps(report, indent=1))
+                found = run_scenario(arguments, server, requests)
+    settings = {key: str(value) for key, value in vars(arguments).items()}
+    report = {"scenario": arguments.scenario, "machine": machine(), "settings": settings, **found}
+    (arguments.out / f"load-{arguments.scenario}.json").write_text(json.dumps(report, indent=1))
     for check in found["checks"]:
         limit = next(f"{key} {check[key]}" for key in ("at most", "at least") if key in check)
         print(f"{'holds' if check['holds'] else 'DOES NOT HOLD':14} {check['check']}: {check['value']}, expected {limit}")
     return int(not all(check["holds"] for check in found["checks"]))
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("scenario", choices=[*ALONE, "compare"])
-    parser.add_argument("--seconds", type=float, default=10, help="length of each load but those of compare (default: %(default)s)")
+    parser.add_argument("scenario", choices=[*SERVER_SCENARIOS, "compare"])
+    parser.add_argument("--seconds", type=float, default=10, help="length of each load, except in compare (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=10, help="length of the endurance (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of overload and fairness (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of compare (default: %(default)s)")
@@ -69,7 +69,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pools", type=Path, help="candidate pools to ask for (default: a mix made from the built-in gate)")
     parser.add_argument("--model", default="", help="artifact (default: the embedded model)")
     parser.add_argument("--checkpoint", default=str(CHECKPOINT), help="the same weights for PyTorch (default: %(default)s)")
-    parser.add_argument("--infinity", metavar="PYTHON", help="interpreter of an environment with infinity-emb, to compare it, too")
+    parser.add_argument(
+        "--infinity", metavar="PYTHON", help="interpreter of an environment with infinity-emb, to include it in compare"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--flag", action="append", default=[], help="passed on to `resift serve`, as --flag=--log-level=error")
     parser.add_argument("--seed", type=int, default=7)
@@ -78,39 +80,45 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def alone(asked: argparse.Namespace, server: servers.Server, requests: list[traffic.Request]) -> dict[str, Any]:
-    """The figures and checks of a scenario that needs resift's server only."""
-    length: dict[str, Any] = {"seconds": asked.seconds, "seed": asked.seed}
-    match asked.scenario:
+def run_scenario(
+    arguments: argparse.Namespace, server: servers.ServerProcess, requests: list[traffic.LoadRequest]
+) -> dict[str, Any]:
+    """The figures and checks of a scenario that needs only resift's server."""
+    length: dict[str, Any] = {"seconds": arguments.seconds, "seed": arguments.seed}
+    match arguments.scenario:
         case "capacity":
             return scenarios.capacity(server, requests, **length)
         case "overload":
-            return scenarios.overload(server, requests, **length, repeats=asked.repeats)
+            return scenarios.overload(server, requests, **length, repeats=arguments.repeats)
         case "endurance":
-            return scenarios.endurance(server, requests, **length, minutes=asked.minutes)
+            return scenarios.endurance(server, requests, **length, minutes=arguments.minutes)
         case "fairness":
-            return scenarios.fairness(server, **length, repeats=asked.repeats)
+            return scenarios.fairness(server, **length, repeats=arguments.repeats)
         case "sigterm":
-            return endings.sigterm(server, requests, **length, model=asked.model)
+            return endings.sigterm(server, requests, **length, model=arguments.model)
         case _:
-            return endings.disconnect(server, seed=asked.seed)
+            return endings.disconnect(server, seed=arguments.seed)
 
 
-def compared(asked: argparse.Namespace, resift: servers.Contender, requests: list[traffic.Request], folder: Path) -> dict[str, Any]:
-    """The figures and checks of resift's server against others."""
+def compare_servers(
+    arguments: argparse.Namespace, resift: servers.Contender, requests: list[traffic.LoadRequest], folder: Path
+) -> dict[str, Any]:
+    """The figures and checks of resift's server compared with other servers."""
     fastapi = replace(servers.FASTAPI, interpreter=resift.interpreter)
     fastapi.install()
-    against = [
-        servers.resift(resift, folder, model=asked.model, threads=asked.threads, flags=asked.flag),
-        servers.fastapi(fastapi, folder, checkpoint=asked.checkpoint, threads=asked.threads),
+    running = [
+        servers.resift(resift, folder, model=arguments.model, threads=arguments.threads, flags=arguments.flag),
+        servers.fastapi(fastapi, folder, checkpoint=arguments.checkpoint, threads=arguments.threads),
     ]
-    if asked.infinity:
-        against.append(servers.infinity(asked.infinity, folder, checkpoint=asked.checkpoint, threads=asked.threads))
+    if arguments.infinity:
+        running.append(servers.infinity(arguments.infinity, folder, checkpoint=arguments.checkpoint, threads=arguments.threads))
     return ratio.compare(
-        against,
-        [(resift, asked.model), (fastapi, asked.checkpoint)],
+        running,
+        [(resift, arguments.model), (fastapi, arguments.checkpoint)],
         requests,
-        ratio.Effort(asked.threads, asked.rounds, asked.requests, asked.steps, asked.library_pools, asked.seed),
+        ratio.Effort(
+            arguments.threads, arguments.rounds, arguments.requests, arguments.steps, arguments.library_pools, arguments.seed
+        ),
     )
 
 

@@ -13,40 +13,40 @@ from benchmarks.load.figures import Load, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from benchmarks.load.servers import Server
-    from benchmarks.load.traffic import Request
+    from benchmarks.load.servers import ServerProcess
+    from benchmarks.load.traffic import LoadRequest
 
 TIMEOUT = 120.0
 SAMPLES_EVERY = 0.5
 PAUSE = 0.1
-"""Seconds after which a client whose request was refused asks again."""
+"""Seconds that a client waits after its request was refused."""
 HEADERS = {"content-type": "application/json"}
 
 
-def connected(server: Server) -> httpx.AsyncClient:
+def connect(server: ServerProcess) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     return httpx.AsyncClient(base_url=server.url, headers=HEADERS, timeout=TIMEOUT, limits=limits, trust_env=False)
 
 
 async def open_loop(
-    server: Server,
-    requests: Sequence[Request],
+    server: ServerProcess,
+    requests: Sequence[LoadRequest],
     times: Sequence[float],
     *,
     hopeless: Callable[[list[Outcome], float], bool] = lambda _outcomes, _now: False,
-    beside: Callable[[Load], Coroutine[None, None, None]] | None = None,
+    background: Callable[[Load], Coroutine[None, None, None]] | None = None,
 ) -> Load:
-    """Sends the requests in turn at `times`, seconds from now, whatever has been answered; waits for all answers.
+    """Sends the requests in turn at `times`, seconds from now, without waiting for answers; then waits for all answers.
 
-    Sends no more once it is `hopeless`. `beside` runs at the same time.
+    Stops sending once the load is `hopeless`. `background` runs at the same time.
     """
     outcomes: list[Outcome] = []
     load = Load(outcomes, float(times[-1]), 0.0)
-    async with connected(server) as client, asyncio.TaskGroup() as tasks:
+    async with connect(server) as client, asyncio.TaskGroup() as tasks:
         load.began = began = time.perf_counter()
         sampling = asyncio.create_task(_sample(server, load))
-        if beside:
-            tasks.create_task(beside(load))
+        if background:
+            tasks.create_task(background(load))
         cpu, server_cpu = time.process_time(), server.cpu_seconds()
         for place, due in enumerate(times):
             await asyncio.sleep(began + due - time.perf_counter())
@@ -58,14 +58,14 @@ async def open_loop(
             outcomes.append(outcome)
             tasks.create_task(_send(client, server.call(request), outcome, began))
         elapsed = time.perf_counter() - began
-        load.own_cpu = (time.process_time() - cpu) / elapsed
+        load.generator_cpu = (time.process_time() - cpu) / elapsed
         load.server_cpu = (server.cpu_seconds() - server_cpu) / elapsed
         sampling.cancel()
     return load
 
 
-async def closed_loop(server: Server, requests: Sequence[Request], seconds: float, clients: int) -> Load:
-    """`clients` that each send their next request once the last one was answered, or soon after it was refused."""
+async def closed_loop(server: ServerProcess, requests: Sequence[LoadRequest], seconds: float, clients: int) -> Load:
+    """Runs `clients` clients that each send the next request once the last one was answered, or soon after it was refused."""
     outcomes: list[Outcome] = []
     began, cpu, server_cpu = time.perf_counter(), time.process_time(), server.cpu_seconds()
 
@@ -80,11 +80,11 @@ async def closed_loop(server: Server, requests: Sequence[Request], seconds: floa
             if outcome.status != 200:
                 await asyncio.sleep(PAUSE)
 
-    async with connected(server) as client:
+    async with connect(server) as client:
         await asyncio.gather(*map(ask, range(clients)))
     elapsed = time.perf_counter() - began
-    used = (server.cpu_seconds() - server_cpu) / elapsed
-    return Load(outcomes, seconds, (time.process_time() - cpu) / elapsed, server_cpu=used)
+    cores = (server.cpu_seconds() - server_cpu) / elapsed
+    return Load(outcomes, seconds, (time.process_time() - cpu) / elapsed, server_cpu=cores)
 
 
 async def _send(client: httpx.AsyncClient, call: tuple[str, bytes], outcome: Outcome, began: float) -> None:
@@ -100,7 +100,7 @@ async def _send(client: httpx.AsyncClient, call: tuple[str, bytes], outcome: Out
     outcome.ended = time.perf_counter() - began
 
 
-async def _sample(server: Server, load: Load) -> None:
+async def _sample(server: ServerProcess, load: Load) -> None:
     while True:
         load.memory.append((round(time.perf_counter() - load.began, 1), round(server.memory_mb(), 1)))
         await asyncio.sleep(SAMPLES_EVERY)

@@ -1,4 +1,4 @@
-"""Figures of a load: latency counts from the time at which a request was due to be sent, not from when it was sent."""
+"""Figures of a load. Latency counts from the time when a request was due to be sent, not from when it was sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REJECTED = (429, 503)
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one request. Times are seconds from the start of the load."""
+    """The outcome of one request. Times are seconds from the start of the load."""
 
     request: int
     documents: int
@@ -22,7 +22,7 @@ class Outcome:
     sent: float = np.nan
     ended: float = np.inf
     status: int = 0
-    """0: there was no answer"""
+    """HTTP status; 0: there was no answer"""
     content: bytes = b""
     error: str = ""
 
@@ -39,22 +39,22 @@ class Outcome:
 
 @dataclass
 class Load:
-    """What became of all requests of a load."""
+    """The outcomes of all requests of a load."""
 
     outcomes: list[Outcome]
     seconds: float
-    """in which requests were sent"""
-    own_cpu: float
-    """share of one core that this process used"""
+    """length of the time in which requests were sent"""
+    generator_cpu: float
+    """cores that this process, the generator, used"""
     began: float = 0.0
-    """by time.perf_counter"""
+    """start of the load, by time.perf_counter"""
     memory: list[tuple[float, float]] = field(default_factory=list)
-    """of the server: seconds from the start, megabytes resident"""
+    """samples of the server: seconds from the start, resident megabytes"""
     server_cpu: float = 0.0
     """cores that the server used"""
 
     def figures(self) -> dict[str, Any]:
-        """Rates a second, latencies in milliseconds of the requests answered with 200."""
+        """Rates per second, and latencies in milliseconds of the requests answered with 200."""
         begin = WARM_UP * self.seconds
         due = [outcome for outcome in self.outcomes if outcome.scheduled >= begin]
         ended = [outcome for outcome in self.outcomes if begin <= outcome.ended <= self.seconds]
@@ -72,12 +72,12 @@ class Load:
             "rejected": sum(outcome.status in REJECTED for outcome in due),
             "failed": sum(outcome.status != 200 and outcome.status not in REJECTED for outcome in due),
             "sent_late_p95_ms": round(1000 * float(np.nanpercentile(late, 95)), 2) if late else None,
-            "generator_cpu": round(self.own_cpu, 3),
+            "generator_cpu": round(self.generator_cpu, 3),
             "server_cpu": round(self.server_cpu, 3),
         }
 
     def p95(self) -> float:
-        """Seconds, over all requests after the warm-up; one that was rejected or failed is infinitely late."""
+        """p95 of the latency in seconds over all requests after the warm-up; rejected and failed ones count as infinite."""
         latencies = [outcome.latency for outcome in self.outcomes if outcome.scheduled >= WARM_UP * self.seconds]
         return float(np.percentile(latencies, 95, method="higher"))
 
@@ -89,12 +89,12 @@ def percentiles(seconds: list[float]) -> dict[str, float | None]:
     return {f"p{rank}_ms": round(1000 * float(np.percentile(seconds, rank)), 1) for rank in (50, 95, 99)}
 
 
-def check(name: str, value: float | None, limit: float, *, most: bool = True) -> dict[str, Any]:
-    """A claim that is checked: `value` is at most, or else at least, `limit`."""
-    holds = value is not None and (value <= limit if most else value >= limit)
+def check(name: str, value: float | None, limit: float, *, at_most: bool = True) -> dict[str, Any]:
+    """The check that `value` is at most `limit`, or at least `limit` if not `at_most`."""
+    holds = value is not None and (value <= limit if at_most else value >= limit)
     return {
         "check": name,
         "value": None if value is None else round(value, 4),
-        "at most" if most else "at least": limit,
+        "at most" if at_most else "at least": limit,
         "holds": holds,
     }

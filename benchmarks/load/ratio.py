@@ -1,4 +1,4 @@
-"""Scenario compare: servers at equal p95, beside the ratio of the libraries in the same run."""
+"""Scenario compare: compares servers at equal p95, and their ratio with that of the libraries in the same run."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from benchmarks.load.servers import running
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.load.servers import Server
-    from benchmarks.load.traffic import Request
+    from benchmarks.load.servers import ServerProcess
+    from benchmarks.load.traffic import LoadRequest
 
-KEPT = 0.85
-"""Least share of the libraries' ratio that the servers keep."""
+MIN_RATIO = 0.85
+"""Minimum of the servers' ratio divided by the libraries' ratio."""
 LATENCY_FACTOR = 3.0
-"""The p95 that servers are held to, as a multiple of the slower library's p95 for one pool at a time."""
-FIRST, GROWTH = 0.8, 1.5
-"""The first rate tried, as a share of the library's pools a second, and what it is multiplied with until one is too much."""
+"""The limit of the servers' p95, as a multiple of the slower library's p95 for one pool at a time."""
+FIRST_SHARE, GROWTH = 0.8, 1.5
+"""The first rate tried, as a share of the library's pools per second, and the factor by which it grows until a rate is too high."""
 WARM_UP = 8
-"""Requests before the first load of a server; pools before those that a library is measured with."""
+"""Number of requests before the first load of a server, and of pools before a library is measured."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured."""
+    """How much to measure."""
 
     threads: int
     rounds: int
     requests: int
-    """of each load: the same ones for every server, however long they take it"""
+    """number of requests in each load; every server gets the same ones, however long it takes"""
     steps: int
-    """rates tried for each server and round"""
+    """number of rates tried for each server in each round"""
     library_pools: int
-    """pools that the libraries rank in each round"""
+    """number of pools that the libraries rank in each round"""
     seed: int
 
 
 def compare(
-    servers: Sequence[Server], libraries: Sequence[tuple[Contender, str]], requests: Sequence[Request], effort: Effort
+    servers: Sequence[ServerProcess], libraries: Sequence[tuple[Contender, str]], requests: Sequence[LoadRequest], effort: Effort
 ) -> dict[str, Any]:
-    """`servers`: resift's, FastAPI's, and others; `libraries`: resift's and sentence-transformers', with the models they load."""
+    """Compares `servers`: resift's, FastAPI's, then others; `libraries`: resift and sentence-transformers, with their models."""
     found = []
     for number in range(effort.rounds):
         library = _libraries(libraries, requests[: effort.library_pools], effort.threads)
@@ -65,23 +65,25 @@ def compare(
                     _Trial(server, requests[: effort.requests], effort.seed + number, limit), rate, effort.steps
                 )
         rates = [served[server.name]["documents_per_s"] for server in servers]
-        others = {server.name: _times(rates[0], other) for server, other in zip(servers[1:], rates[1:], strict=True)}
-        found.append({"library": library, "library_ratio": ratio, "p95_limit_s": limit, "servers": served, "ratios": others})
-        for name, times in others.items():
-            told = f"{times:.2f} times {name}" if times else f"against {name}: no figure, a server held no rate"
-            print(f"round {number + 1}: resift's server {told} at a p95 of {limit:.2f} s", flush=True)
+        ratios_by_name = {server.name: _times(rates[0], other) for server, other in zip(servers[1:], rates[1:], strict=True)}
+        found.append(
+            {"library": library, "library_ratio": ratio, "p95_limit_s": limit, "servers": served, "ratios": ratios_by_name}
+        )
+        for name, times in ratios_by_name.items():
+            description = f"{times:.2f} times {name}" if times else f"against {name}: no figure, a server held no rate"
+            print(f"round {number + 1}: resift's server {description} at a p95 of {limit:.2f} s", flush=True)
     fastapi = servers[1].name
     loads = [figures for each in found for figures in each["servers"].values() if "requests" in figures]
-    kept = [each["ratios"][fastapi] / each["library_ratio"] for each in found if each["ratios"][fastapi]]
-    median = statistics.median(kept) if len(kept) == len(found) else None
+    ratios = [each["ratios"][fastapi] / each["library_ratio"] for each in found if each["ratios"][fastapi]]
+    median = statistics.median(ratios) if len(ratios) == len(found) else None
     return {
         "rounds": found,
-        "checks": [check("ratio of servers / ratio of libraries", median, KEPT, most=False), *generator(loads)],
+        "checks": [check("ratio of servers / ratio of libraries", median, MIN_RATIO, at_most=False), *generator(loads)],
     }
 
 
-def _libraries(libraries: Sequence[tuple[Contender, str]], requests: Sequence[Request], threads: int) -> list[dict[str, Any]]:
-    """Pools a second and p95, one pool at a time, both libraries in turn."""
+def _libraries(libraries: Sequence[tuple[Contender, str]], requests: Sequence[LoadRequest], threads: int) -> list[dict[str, Any]]:
+    """Pools per second and p95 of both libraries, one pool at a time, in turn."""
     processes = [Process(contender, model, threads) for contender, model in libraries]
     seconds: list[list[float]] = [[] for _ in libraries]
     try:
@@ -99,8 +101,8 @@ def _libraries(libraries: Sequence[tuple[Contender, str]], requests: Sequence[Re
     ]
 
 
-class Search:
-    """The highest share that holds: grows or halves until it lies between two tried, then bisects."""
+class RateSearch:
+    """Searches the highest share that holds: grows or halves the share until the highest is enclosed, then bisects."""
 
     def __init__(self, first: float) -> None:
         self.share = first
@@ -108,7 +110,7 @@ class Search:
         self._fails: float | None = None
 
     def tell(self, *, holds: bool) -> None:
-        """Notes whether the share held, and chooses the next."""
+        """Notes whether the share held, and chooses the next one."""
         if holds:
             self._holds = self.share
         else:
@@ -123,19 +125,19 @@ class Search:
 
 @dataclass(frozen=True)
 class _Trial:
-    """Loads of one server that differ in their rate only."""
+    """Loads of one server that differ only in their rate."""
 
-    server: Server
-    requests: Sequence[Request]
+    server: ServerProcess
+    requests: Sequence[LoadRequest]
     seed: int
     limit: float
-    """seconds that the p95 may take"""
+    """limit of the p95 in seconds"""
 
     async def at(self, rate: float) -> Load:
         times = traffic.arrivals(rate, len(self.requests), self.seed)
 
         def hopeless(outcomes: list[Outcome], now: float) -> bool:
-            """Whether too many are late already for the p95 to hold."""
+            """Whether too many requests are late already for the p95 to hold."""
             late = sum(min(each.ended, now) - each.scheduled > self.limit or each.status not in (0, 200) for each in outcomes)
             return late > 0.05 * len(times)
 
@@ -143,9 +145,9 @@ class _Trial:
 
 
 def _highest(trial: _Trial, library: float, steps: int) -> dict[str, Any]:
-    """Figures of the highest rate tried whose p95, rejected requests counted as infinitely late, is within the limit."""
+    """Figures of the highest rate tried whose p95 is within the limit; rejected requests count as infinitely late."""
     asyncio.run(open_loop(trial.server, trial.requests, traffic.arrivals(library / 2, WARM_UP, trial.seed)))
-    best, search = {"documents_per_s": 0.0}, Search(FIRST)
+    best, search = {"documents_per_s": 0.0}, RateSearch(FIRST_SHARE)
     for _ in range(steps):
         load = asyncio.run(trial.at(search.share * library))
         holds, figures = load.p95() <= trial.limit, load.figures()
@@ -157,5 +159,5 @@ def _highest(trial: _Trial, library: float, steps: int) -> dict[str, Any]:
 
 
 def _times(rate: float, other: float) -> float | None:
-    """None if no rate tried held for one of them."""
+    """The ratio of two rates; None if no rate held for one of the servers."""
     return rate / other if rate and other else None

@@ -1,4 +1,4 @@
-"""Scenarios of resift's server alone: capacity, overload, endurance, fairness. Each returns its figures and checks."""
+"""Scenarios with only resift's server: capacity, overload, endurance, fairness. Each returns its figures and checks."""
 
 from __future__ import annotations
 
@@ -9,74 +9,77 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.load import traffic
-from benchmarks.load.client import PAUSE, closed_loop, connected, open_loop
+from benchmarks.load.client import PAUSE, closed_loop, connect, open_loop
 from benchmarks.load.figures import REJECTED, Load, check, percentiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.load.servers import Server
-    from benchmarks.load.traffic import Request
+    from benchmarks.load.servers import ServerProcess
+    from benchmarks.load.traffic import LoadRequest
 
 CLIENTS = 16
-"""Closed-loop clients that measure the capacity."""
+"""Number of closed-loop clients that measure the capacity."""
 LADDER = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5)
 """Offered rates as shares of the capacity."""
 LONG_WORDS = 300
-SENT_LATE_MS = 20
-"""Most by which requests may be sent after they were due."""
-BUSY = 0.1
-"""Most of a core that the generator may use: it takes the server's time on a small machine."""
+MAX_LATE_MS = 20
+"""Maximum delay between the time when a request is due and its sending."""
+MAX_GENERATOR_CPU = 0.1
+"""Maximum share of a core that the generator may use, as it takes time from the server on a small machine."""
 
 
-def capacity_of(server: Server, requests: Sequence[Request], seconds: float) -> dict[str, Any]:
+def capacity_of(server: ServerProcess, requests: Sequence[LoadRequest], seconds: float) -> dict[str, Any]:
     """The throughput of a server whose clients always wait for it."""
     return asyncio.run(closed_loop(server, requests, seconds, CLIENTS)).figures()
 
 
-def offered(server: Server, requests: Sequence[Request], rate: float, seconds: float, seed: int) -> Load:
+def run_load(server: ServerProcess, requests: Sequence[LoadRequest], rate: float, seconds: float, seed: int) -> Load:
+    """Sends requests at `rate` per second for `seconds`."""
     times = traffic.arrivals(rate, max(2, round(rate * seconds)), seed)
     return asyncio.run(open_loop(server, requests, times))
 
 
-def capacity(server: Server, requests: Sequence[Request], *, seconds: float, seed: int) -> dict[str, Any]:
+def capacity(server: ServerProcess, requests: Sequence[LoadRequest], *, seconds: float, seed: int) -> dict[str, Any]:
     """Throughput against latency at a ladder of rates."""
     full = capacity_of(server, requests, seconds)
     rungs = []
     for share in LADDER:
-        figures = offered(server, requests, share * full["goodput"], seconds, seed).figures()
+        figures = run_load(server, requests, share * full["goodput"], seconds, seed).figures()
         rungs.append({"share of capacity": share, **figures})
         print(line(f"{share:.2f} of capacity", figures), flush=True)
     return {"capacity": full, "ladder": rungs, "checks": generator(rungs)}
 
 
-def overload(server: Server, requests: Sequence[Request], *, seconds: float, seed: int, repeats: int) -> dict[str, Any]:
-    """Twice the capacity against half of it."""
+def overload(server: ServerProcess, requests: Sequence[LoadRequest], *, seconds: float, seed: int, repeats: int) -> dict[str, Any]:
+    """Compares a load of twice the capacity with a load of half the capacity."""
     rounds = []
     for number in range(repeats):
         full = capacity_of(server, requests, seconds)
-        half = offered(server, requests, 0.5 * full["goodput"], seconds, seed + number).figures()
-        twice = offered(server, requests, 2.0 * full["goodput"], seconds, seed + number).figures()
+        half = run_load(server, requests, 0.5 * full["goodput"], seconds, seed + number).figures()
+        twice = run_load(server, requests, 2.0 * full["goodput"], seconds, seed + number).figures()
         rounds.append({"capacity": full, "half": half, "twice": twice})
         for name, figures in rounds[-1].items():
             print(line(name, figures), flush=True)
     slower = statistics.median(found["twice"]["p95_ms"] / found["half"]["p95_ms"] for found in rounds)
-    kept = statistics.median(found["twice"]["documents_per_s"] / found["capacity"]["documents_per_s"] for found in rounds)
+    goodput = statistics.median(found["twice"]["documents_per_s"] / found["capacity"]["documents_per_s"] for found in rounds)
     return {
         "rounds": rounds,
         "checks": [
             check("p95 of answered requests, twice / half the capacity", slower, 3.0),
-            check("goodput in documents, at twice the capacity / the capacity", kept, 0.9, most=False),
+            check("goodput in documents, at twice the capacity / the capacity", goodput, 0.9, at_most=False),
             check("requests that failed", sum(found["twice"]["failed"] for found in rounds), 0),
             *generator([found[name] for found in rounds for name in ("half", "twice")]),
         ],
     }
 
 
-def endurance(server: Server, requests: Sequence[Request], *, seconds: float, minutes: float, seed: int) -> dict[str, Any]:
+def endurance(
+    server: ServerProcess, requests: Sequence[LoadRequest], *, seconds: float, minutes: float, seed: int
+) -> dict[str, Any]:
     """Memory over minutes at 0.8 of the capacity."""
     full = capacity_of(server, requests, seconds)
-    load = offered(server, requests, 0.8 * full["goodput"], 60 * minutes, seed)
+    load = run_load(server, requests, 0.8 * full["goodput"], 60 * minutes, seed)
     figures = load.figures()
     samples = [megabytes for _, megabytes in load.memory if megabytes]
     quarter = max(1, len(samples) // 4)
@@ -94,18 +97,18 @@ def endurance(server: Server, requests: Sequence[Request], *, seconds: float, mi
     }
 
 
-def fairness(server: Server, *, seconds: float, seed: int, repeats: int) -> dict[str, Any]:
-    """Small requests alone, and beside a client that asks for 1,000 long documents again and again."""
-    small = traffic.alike(seed, documents=10, words=60)
-    big = traffic.alike(seed, documents=1000, words=LONG_WORDS, count=1)[0]
+def fairness(server: ServerProcess, *, seconds: float, seed: int, repeats: int) -> dict[str, Any]:
+    """Small requests alone, and together with a client that sends 1,000 long documents again and again."""
+    small = traffic.uniform_requests(seed, documents=10, words=60)
+    big = traffic.uniform_requests(seed, documents=1000, words=LONG_WORDS, count=1)[0]
     rate = 0.2 * capacity_of(server, small, seconds)["goodput"]
     alone: list[float] = []
     beside: list[float] = []
     statuses: list[int] = []
     for number in range(repeats):
-        alone += latencies(offered(server, small, rate, seconds, seed + number))
+        alone += latencies(run_load(server, small, rate, seconds, seed + number))
         times = traffic.arrivals(rate, max(2, round(rate * seconds)), seed + number)
-        load, answered = asyncio.run(_beside(server, small, times, big))
+        load, answered = asyncio.run(_run_with_big_client(server, small, times, big))
         beside += latencies(load)
         statuses += answered
     figures = {"alone": percentiles(alone), "beside": percentiles(beside)}
@@ -119,7 +122,7 @@ def fairness(server: Server, *, seconds: float, seed: int, repeats: int) -> dict
         "big_statuses": statuses,
         "checks": [
             check("p95 of small requests, beside / alone", slower, 2.0),
-            check("small requests, answered beside / alone", len(beside) / len(alone), 1.0, most=False),
+            check("small requests, answered beside / alone", len(beside) / len(alone), 1.0, at_most=False),
             check("requests of 1,000 documents that were rejected", sum(status in REJECTED for status in statuses), 0),
         ],
     }
@@ -129,11 +132,14 @@ def latencies(load: Load) -> list[float]:
     return [outcome.latency for outcome in load.outcomes if outcome.status == 200]
 
 
-async def _beside(server: Server, small: Sequence[Request], times: Sequence[float], big: Request) -> tuple[Load, list[int]]:
+async def _run_with_big_client(
+    server: ServerProcess, small: Sequence[LoadRequest], times: Sequence[float], big: LoadRequest
+) -> tuple[Load, list[int]]:
+    """The load of small requests while a client sends the big one; also the statuses of the big ones."""
     statuses: list[int] = []
 
     async def ask() -> None:
-        async with connected(server) as client:
+        async with connect(server) as client:
             while True:
                 statuses.append((await client.post(server.path, content=big.cohere)).status_code)
                 if statuses[-1] != 200:
@@ -147,12 +153,10 @@ async def _beside(server: Server, small: Sequence[Request], times: Sequence[floa
 
 
 def generator(loads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Whether the figures are the server's, and not those of a generator that was too slow."""
+    """Checks that the generator was fast enough for the figures to be those of the server."""
     return [
-        check("the generator's own CPU, in cores", max(figures["generator_cpu"] for figures in loads), BUSY),
-        check(
-            "p95 of the ms by which requests were sent late", max(figures["sent_late_p95_ms"] for figures in loads), SENT_LATE_MS
-        ),
+        check("the generator's own CPU, in cores", max(figures["generator_cpu"] for figures in loads), MAX_GENERATOR_CPU),
+        check("p95 of the ms by which requests were sent late", max(figures["sent_late_p95_ms"] for figures in loads), MAX_LATE_MS),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The servers under load, each a process of its own on a free port."""
+"""The servers to test, each a separate process on a free port."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.compare import PYTORCH, REPOSITORY, Contender
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.load.traffic import Request
+    from benchmarks.load.traffic import LoadRequest
 
 RESIFT = Contender("resift-serve", "run_resift.py", (f"{REPOSITORY}[serve]",), "artifact")
 FASTAPI = Contender("fastapi", "run_sentence_transformers.py", (*PYTORCH.requirements, "fastapi", "uvicorn"), "checkpoint")
@@ -28,18 +28,18 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
-class Server:
-    """A running server."""
+class ServerProcess:
+    """A server and its process."""
 
     name: str
     command: list[str]
     url: str
     path: str
-    """of its rerank route"""
+    """path of its rerank route"""
     log: Path
-    """what it writes to standard output and error"""
+    """file for its standard output and error"""
     tei: bool = False
-    """whether it is asked for logits in the format of text-embeddings-inference, and not in Cohere's"""
+    """whether requests ask for logits in the format of text-embeddings-inference; otherwise they use Cohere's format"""
     ready: str = "/health"
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
@@ -58,8 +58,8 @@ class Server:
         self.process.kill()
         raise SystemExit(f"{self.name} did not get ready; {self.log} says why")
 
-    def call(self, request: Request) -> tuple[str, bytes]:
-        """Path and body."""
+    def call(self, request: LoadRequest) -> tuple[str, bytes]:
+        """Path and body for the request."""
         return ("/rerank", request.tei) if self.tei else (self.path, request.cohere)
 
     def stop(self) -> int:
@@ -79,7 +79,7 @@ class Server:
             return 0.0
 
     def cpu_seconds(self) -> float:
-        """Time of user and system, from https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html; 0 once it has ended."""
+        """User and system time, from https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html; 0 once it has ended."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -87,18 +87,18 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def metrics(self) -> dict[str, float]:
-        """The metrics of resift by name, the labels left out; those of several labels are added up."""
-        found: dict[str, float] = {}
+        """The metrics of resift by name, without labels; values of several labels are added up."""
+        totals: dict[str, float] = {}
         for line in httpx.get(f"{self.url}/metrics", trust_env=False).text.splitlines():
             if line.startswith("resift_"):
                 name, _, value = line.rpartition(" ")
-                found[name.partition("{")[0]] = found.get(name.partition("{")[0], 0.0) + float(value)
-        return found
+                totals[name.partition("{")[0]] = totals.get(name.partition("{")[0], 0.0) + float(value)
+        return totals
 
 
 @contextmanager
-def running(server: Server) -> Iterator[Server]:
-    """The server, started, and stopped at the end."""
+def running(server: ServerProcess) -> Iterator[ServerProcess]:
+    """Starts the server, and stops it at the end."""
     server.start()
     try:
         yield server
@@ -107,31 +107,31 @@ def running(server: Server) -> Iterator[Server]:
             server.stop()
 
 
-def resift(contender: Contender, folder: Path, *, model: str, threads: int, flags: list[str] | None = None) -> Server:
+def resift(contender: Contender, folder: Path, *, model: str, threads: int, flags: list[str] | None = None) -> ServerProcess:
     port = free_port()
     command = [contender.python.parent / "resift", "serve", "--port", port, "--threads", threads, *(flags or [])]
     command += ["--model", model] if model else []
-    return Server(
+    return ServerProcess(
         "resift", list(map(str, command)), f"http://127.0.0.1:{port}", "/v2/rerank", folder / "resift.log", ready="/ready"
     )
 
 
-def fastapi(contender: Contender, folder: Path, *, checkpoint: str, threads: int) -> Server:
+def fastapi(contender: Contender, folder: Path, *, checkpoint: str, threads: int) -> ServerProcess:
     port = free_port()
     folder_of_app = REPOSITORY / "benchmarks" / "load"
     command = [contender.python, "-m", "uvicorn", "--app-dir", folder_of_app, "fastapi_server:app", "--port", port]
     environment = {"CHECKPOINT": checkpoint, "THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     name, url = "sentence-transformers, FastAPI", f"http://127.0.0.1:{port}"
-    return Server(name, list(map(str, command)), url, "/v2/rerank", folder / "fastapi.log", environment=environment)
+    return ServerProcess(name, list(map(str, command)), url, "/v2/rerank", folder / "fastapi.log", environment=environment)
 
 
-def infinity(python: str, folder: Path, *, checkpoint: str, threads: int) -> Server:
+def infinity(python: str, folder: Path, *, checkpoint: str, threads: int) -> ServerProcess:
     port = free_port()
     command = [Path(python).parent / "infinity_emb", "v2", "--model-id", checkpoint, "--served-model-name", "bench"]
     command += ["--engine", "torch", "--device", "cpu", "--no-bettertransformer", "--host", "127.0.0.1", "--port", port]
     environment = {"OMP_NUM_THREADS": str(threads), "DO_NOT_TRACK": "1"}
     url = f"http://127.0.0.1:{port}"
-    return Server("infinity-emb", list(map(str, command)), url, "/rerank", folder / "infinity.log", environment=environment)
+    return ServerProcess("infinity-emb", list(map(str, command)), url, "/rerank", folder / "infinity.log", environment=environment)
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""What is asked, and when: a seeded mix of requests, and arrivals of a Poisson process."""
+"""Requests and their times: a seeded mix of requests, and arrivals of a Poisson process."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.__main__ import OWN
+from benchmarks.__main__ import GATE_POOLS
 from resift.pools.reading import read_pools
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SIZES, SHARES = (5, 10, 20, 30, 50), (20, 30, 25, 15, 10)
-"""Documents of a request, and how many of a hundred requests have so many."""
+"""Numbers of documents in a request, and how many of a hundred requests have each."""
 SNIPPETS, JOINED = 0.3, 0.15
-"""Shares of documents that are cut to a snippet, and that are three joined; the others are taken whole."""
+"""Shares of documents that are cut to a snippet, and that are joined with two others; the rest is unchanged."""
 SNIPPET_WORDS = (8, 30)
 COUNT = 128
-"""Different requests; a load repeats them."""
+"""Number of different requests; a load repeats them."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """One request, with its body in the formats that are sent."""
+class LoadRequest:
+    """One request, with its body in both formats."""
 
     query: str
     documents: list[str]
@@ -40,44 +40,44 @@ class Request:
         object.__setattr__(self, "tei", json.dumps(tei).encode())
 
 
-def read(path: Path) -> list[Request]:
-    """The pools of a file as they are."""
-    return [Request(pool.query, list(pool.documents)) for pool in read_pools(path) if pool.documents]
+def read_requests(path: Path) -> list[LoadRequest]:
+    """A request for each pool of a file, unchanged."""
+    return [LoadRequest(pool.query, list(pool.documents)) for pool in read_pools(path) if pool.documents]
 
 
-def mixed(seed: int, count: int = COUNT) -> list[Request]:
+def mixed_requests(seed: int, count: int = COUNT) -> list[LoadRequest]:
     """Requests of mixed sizes and lengths, from the pools of the export's built-in gate."""
     choose = random.Random(seed)
-    pools = list(read_pools(OWN))
+    pools = list(read_pools(GATE_POOLS))
     texts = [text for pool in pools for text in pool.documents]
     requests = []
     for size in choose.choices(SIZES, SHARES, k=count):
         pool = choose.choice(pools)
         documents = (pool.documents + choose.sample(texts, size))[:size]
-        requests.append(Request(pool.query, [_varied(document, texts, choose) for document in documents]))
+        requests.append(LoadRequest(pool.query, [_vary(document, texts, choose) for document in documents]))
     return requests
 
 
-def alike(seed: int, *, documents: int, words: int, count: int = COUNT) -> list[Request]:
-    """Requests of one size, whose documents have as many words each."""
+def uniform_requests(seed: int, *, documents: int, words: int, count: int = COUNT) -> list[LoadRequest]:
+    """Requests of one size, whose documents all have `words` words."""
     choose = random.Random(seed)
-    pools = list(read_pools(OWN))
+    pools = list(read_pools(GATE_POOLS))
     vocabulary = " ".join(text for pool in pools for text in pool.documents).split()
     return [
-        Request(choose.choice(pools).query, [" ".join(choose.choices(vocabulary, k=words)) for _ in range(documents)])
+        LoadRequest(choose.choice(pools).query, [" ".join(choose.choices(vocabulary, k=words)) for _ in range(documents)])
         for _ in range(count)
     ]
 
 
 def arrivals(rate: float, count: int, seed: int) -> np.ndarray:
-    """Seconds from the start, float64[count], of a Poisson process of `rate` a second.
+    """Arrival times, float64[count], in seconds from the start, of a Poisson process of `rate` per second.
 
-    Of one seed, the arrivals at two rates are the same but for their scale: two servers meet the same bursts.
+    With one seed, the arrivals at two rates differ only in their scale, so that two servers get the same bursts.
     """
     return np.random.default_rng(seed).exponential(1.0, count).cumsum() / rate
 
 
-def _varied(document: str, texts: list[str], choose: random.Random) -> str:
+def _vary(document: str, texts: list[str], choose: random.Random) -> str:
     drawn = choose.random()
     if drawn < SNIPPETS:
         return " ".join(document.split()[: choose.randint(*SNIPPET_WORDS)])

@@ -1,4 +1,4 @@
-"""The stages of one rerank call, each alone, with the embedded model and a pool of the built-in gate.
+"""Benchmarks each stage of one rerank call separately, with the embedded model and a pool of the built-in gate.
 
 python -m pytest -n0 benchmarks/stages --benchmark-save=before     # then, after a change, --benchmark-save=after
 pytest-benchmark compare 0001 0002                                 # two stored runs side by side
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import OWN, sized
+from benchmarks.__main__ import GATE_POOLS, pools_of_size
 from resift import Ranking, Reranker
 from resift.artifact.plans import Step
 from resift.pools.reading import read_pools
@@ -25,7 +25,7 @@ def reranker():
 
 @pytest.fixture(scope="module")
 def pool():
-    return sized(list(read_pools(OWN)), 30, 1)[0]
+    return pools_of_size(list(read_pools(GATE_POOLS)), 30, 1)[0]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resift.errors import ExtraError, InputError
-from resift.evaluate.systems import Checkpoint
+from resift.evaluate.systems import CheckpointSystem
 from resift.pools.reading import CandidatePool
 
 QUERY = "how do the tides of the sea work " * 10
@@ -33,7 +33,7 @@ def test_logits_are_those_of_the_toolchain_and_only_the_document_is_cut(installe
 
     folder = checkpoint_of("bert", labels)
     reference = checkpoint.load(str(folder))
-    scorer, found = scored(Checkpoint(folder))
+    scorer, found = scored(CheckpointSystem(folder))
     assert found.keys == pytest.approx(reference.reference(QUERY, DOCUMENTS), abs=1e-4)
     assert (scorer.kind, scorer.precision, scorer.name) == ("checkpoint", "float32", f"{folder.name} PyTorch")
     encoder = installed.CrossEncoder(str(folder), device="cpu")
@@ -42,19 +42,19 @@ def test_logits_are_those_of_the_toolchain_and_only_the_document_is_cut(installe
 
 
 def test_scores_are_on_the_checkpoints_scale(installed, checkpoint_of):
-    _, found = scored(Checkpoint(checkpoint_of("bert")))
+    _, found = scored(CheckpointSystem(checkpoint_of("bert")))
     assert found.scores == pytest.approx(1 / (1 + np.exp(-found.keys)), abs=1e-6)
 
 
 def test_a_shorter_limit(installed, checkpoint_of):
     pool, folder = CandidatePool("tides", DOCUMENTS, "q"), checkpoint_of("bert")
-    first, second = (scored(Checkpoint(folder, max_length=limit), pool)[1].keys for limit in (None, 48))
+    first, second = (scored(CheckpointSystem(folder, max_length=limit), pool)[1].keys for limit in (None, 48))
     assert np.isclose(first, second, atol=1e-4).tolist() == [False, True, True]
 
 
 def test_a_query_that_would_be_cut_is_refused_before_anything_is_scored(installed, checkpoint_of):
     with pytest.raises(InputError, match=r"query 'q' is \d+ tokens too long for the checkpoint"):
-        scored(Checkpoint(checkpoint_of("bert")), CandidatePool(QUERY * 5, DOCUMENTS, "q"))
+        scored(CheckpointSystem(checkpoint_of("bert")), CandidatePool(QUERY * 5, DOCUMENTS, "q"))
 
 
 @pytest.mark.parametrize("broken", ["missing", "empty", "pickle"])
@@ -66,13 +66,13 @@ def test_what_cannot_be_loaded(installed, checkpoint_of, tmp_path, broken):
         for path in checkpoint_of("bert").iterdir():
             (folder / path.name.replace("model.safetensors", "pytorch_model.bin")).write_bytes(path.read_bytes())
     with pytest.raises(InputError, match=r"cannot load the checkpoint .*expected a cross-encoder's folder with safetensors"):
-        scored(Checkpoint(folder))
+        scored(CheckpointSystem(folder))
 
 
 def test_without_sentence_transformers(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ExtraError, match="pip install 'sentence-transformers>=6'"):
-        scored(Checkpoint("anything"))
+        scored(CheckpointSystem("anything"))
 
 
 def test_an_older_sentence_transformers(installed, monkeypatch):
@@ -80,4 +80,4 @@ def test_an_older_sentence_transformers(installed, monkeypatch):
 
     monkeypatch.setattr(systems, "version", lambda name: "5.4.1")
     with pytest.raises(ExtraError, match=r"sentence-transformers is 5\.4\.1; expected 6 or newer"):
-        scored(Checkpoint("anything"))
+        scored(CheckpointSystem("anything"))

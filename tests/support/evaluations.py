@@ -23,7 +23,7 @@ def system(name, kind="artifact", *, number=40, quality=0.5, curve=(0.3, 0.45, 0
     """A system whose mean is `quality` and whose queries lie around it."""
     chance = random.Random(seed)
     values = [quality + 0.2 * (chance.random() - 0.5) for _ in range(number)]
-    return results.System(
+    return results.SystemResult(
         name=name,
         kind=kind,
         **{
@@ -49,8 +49,8 @@ def reranked(name="model int8", *, number=40, change=(0.2, 0.1, 0.3, 0.001), **m
         "pairs_per_second": 432.1,
         "precision": "int8",
         "source": "some/model",
-        "scores": results.Scores(edges=[-10, -5, 0, 5], relevant=[0, 2, 9], other=[20, 10, 1]),
-        "agreement": results.Agreement(reference="order given", tau=0.31, worst_tau=-0.2, overlap=0.47),
+        "scores": results.ScoreHistograms(edges=[-10, -5, 0, 5], relevant=[0, 2, 9], other=[20, 10, 1]),
+        "agreement": results.SystemAgreement(reference="order given", tau=0.31, worst_tau=-0.2, overlap=0.47),
         "seed": 1,
     }
     return system(name, number=number, **{**settings, **more})
@@ -60,7 +60,8 @@ def evaluation(*systems, number=40, **more):
     """An evaluation of the order given and `systems`, by default of one that is better; `more` replaces its fields."""
     compared = [given(number=number), *(systems or [reranked(number=number)])]
     asked = [
-        results.Query(qid=f"q{row}", query=f"question {row}", candidates=20, relevant=2, judged_relevant=3) for row in range(number)
+        results.QueryResult(qid=f"q{row}", query=f"question {row}", candidates=20, relevant=2, judged_relevant=3)
+        for row in range(number)
     ]
     before = [place(1, 1, label=1), place(2, 2)]
     after = [place(1, 2, score=4.5), place(2, 9, score=1.25)]
@@ -86,7 +87,7 @@ def evaluation(*systems, number=40, **more):
                 after=after,
             )
         ],
-        "lengths": results.Lengths(
+        "lengths": results.PairLengths(
             edges=[0, 256, 512, 768], counts=[5, 3, 2], max_length=512, pairs=10, pairs_cut=2, mean_share_cut=0.25
         ),
         "findings": [
@@ -108,13 +109,13 @@ def bare(number=3):
 
 def hostile():
     """An evaluation with markup, control characters and template syntax in every text."""
-    query = results.Query(qid=HOSTILE, query=HOSTILE, candidates=2, relevant=1, judged_relevant=1)
+    query = results.QueryResult(qid=HOSTILE, query=HOSTILE, candidates=2, relevant=1, judged_relevant=1)
     spots = [place(1, 1, label=1, score=0.5, text=HOSTILE, docid=HOSTILE)]
     regression = results.Regression(
         qid=HOSTILE, query=HOSTILE, system=HOSTILE, measure="nDCG@10", baseline=0.5, value=0.1, before=spots, after=spots
     )
     finding = results.Finding(name=HOSTILE, severity="warning", value=1, words=HOSTILE, advice=HOSTILE)
-    agreement = results.Agreement(reference=HOSTILE, tau=1, worst_tau=1, overlap=1)
+    agreement = results.SystemAgreement(reference=HOSTILE, tau=1, worst_tau=1, overlap=1)
     return evaluation(
         number=1,
         data=results.Data(name=HOSTILE, format="trec", pools=1, pairs=2, judgements=1, left_out={HOSTILE: 1}),

@@ -1,1 +1,1 @@
-"""The command line: one file per command, with `add` (its arguments) and `run` (its work; returns the exit code)."""
+"""The command line: one file per command, with `add` (declares its arguments) and `run` (runs it and returns the exit code)."""

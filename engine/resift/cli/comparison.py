@@ -1,4 +1,4 @@
-"""Comparison: an evaluation as lines for people."""
+"""The results of an evaluation as lines of text."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from resift.cli.streams import shorten
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resift.evaluate.results import Evaluation, System
+    from resift.evaluate.results import Evaluation, SystemResult
 
 NAME_COLUMNS = 40
 QUERY_COLUMNS = 60
 
 
-UNSCORED = {
+UNSCORED_NOTES = {
     False: "have no score; they rank last, in the order given",
-    True: "were not read in full; they rank by an earlier stage of the plan",
+    True: "were not scored by the full model; they rank by an earlier stage of the plan",
 }
-"""What is said of candidates without a score, by whether the system is an artifact."""
+"""How the printed comparison explains candidates without a score, by whether the system is an artifact."""
 
 
 def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
-    """Tables of the systems, their differences, agreement and pool sizes; then what was left out and found.
+    """Tables of the systems, their differences, agreement and pool sizes; then the queries left out and the findings.
 
-    With `per_query`, a table of the first measure's value for every query follows.
+    With `per_query`, a table with the first measure's value for every query follows.
     """
     data = evaluation.data
     blocks = [
@@ -36,7 +36,7 @@ def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
         _sizes(evaluation),
         [f"{count} queries left out: {reason}" for reason, count in data.left_out.items() if count],
         [
-            f"{system.name}: {system.unscored} candidates {UNSCORED[system.kind == 'artifact']}"
+            f"{system.name}: {system.unscored} candidates {UNSCORED_NOTES[system.kind == 'artifact']}"
             for system in evaluation.systems
             if system.unscored
         ],
@@ -66,10 +66,10 @@ def _differences(evaluation: Evaluation) -> list[str]:
         for system in evaluation.systems
         for name, found in system.differences.items()
     ]
-    return _table(rows, left=(0, 1)) if len(rows) > 1 else []
+    return _table(rows, left_aligned=(0, 1)) if len(rows) > 1 else []
 
 
-def _agreement(systems: Sequence[System]) -> list[str]:
+def _agreement(systems: Sequence[SystemResult]) -> list[str]:
     compared = [(system.name, system.agreement) for system in systems if system.agreement]
     if not compared:
         return []
@@ -95,19 +95,19 @@ def _queries(evaluation: Evaluation) -> list[str]:
     for number, query in enumerate(evaluation.queries):
         values = [f"{system.per_query[measure][number]:.4f}" for system in evaluation.systems]
         rows.append([_short(query.qid), *values, shorten(" ".join(query.query.split()), QUERY_COLUMNS)])
-    return _table(rows, left=(0, len(rows[0]) - 1))
+    return _table(rows, left_aligned=(0, len(rows[0]) - 1))
 
 
 def _short(name: str) -> str:
     return shorten(name, NAME_COLUMNS)
 
 
-def _table(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> list[str]:
-    """Columns of equal width two spaces apart; those in `left` begin, the others end, at one place."""
+def _table(rows: Sequence[Sequence[str]], *, left_aligned: Sequence[int] = (0,)) -> list[str]:
+    """The rows with aligned columns, two spaces apart; the columns in `left_aligned` align left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if number in left else cell.rjust(width)
+            cell.ljust(width) if number in left_aligned else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

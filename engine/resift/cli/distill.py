@@ -28,37 +28,38 @@ EPILOG = f"""examples:
   resift export ./student ./artifact
 
 Pools are {{"query", "documents"}} or {{"query", "candidates": [{{"text", "label"?}}]}} per line; labels are not needed.
-An interrupted or killed run goes on if the same command is given again. OUT always holds the student so far, with recipe.json.
+An interrupted or killed run continues if the same command is run again. OUT always holds the latest student, with recipe.json.
 A finished student is trained further with --from STUDENT and another OUT.
 
 {EXIT_CODES}"""
 
 
-class _Stop:
-    """Whether to go on: until a signal or a time. A second signal ends the process at once."""
+class _StopCondition:
+    """Tells when to stop: after a signal or a time limit. A second signal ends the process at once."""
 
     def __init__(self, minutes: float | None) -> None:
         self.signal: int | None = None
-        self._is_told = False
+        self._is_announced = False
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
 
-    def listen(self) -> None:
+    def catch_signals(self) -> None:
+        """Installs handlers that note a signal instead of ending the process."""
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
-            # What is ignored, as nohup has SIGHUP, stays so.
+            # A signal that is ignored, such as SIGHUP under nohup, stays ignored.
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._stop)
 
     def go_on(self) -> bool:
-        if self.signal is not None and not self._is_told:
-            self._is_told = True
-            complain("stopping: saves first; a second signal stops at once")
+        if self.signal is not None and not self._is_announced:
+            self._is_announced = True
+            complain("stopping once the state is saved; a second signal stops at once")
         return self.signal is None and (self._end is None or time.monotonic() < self._end)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:
             sys.exit(128 + number)
-        self.signal = number  # and no message here, as the signal may have come amid one
+        self.signal = number  # without a message, as the signal may have interrupted the writing of another one
 
 
 def add(commands: Commands) -> None:
@@ -84,44 +85,68 @@ def add(commands: Commands) -> None:
         "--revision", metavar="REV", help="a commit, tag or branch of a TEACHER on the hub; the commit is recorded"
     )
     command.add_argument(
-        "--from", dest="start", metavar="STUDENT", help="go on from this student of TEACHER (default: its own layers)"
+        "--from",
+        dest="start",
+        metavar="STUDENT",
+        help="continue from this student of TEACHER (default: start from TEACHER's layers)",
     )
-    chosen = command.add_mutually_exclusive_group()
-    chosen.add_argument(
+    layers = command.add_mutually_exclusive_group()
+    layers.add_argument(
         "--layers",
         type=int,
         metavar="N",
         help="layers, evenly spaced (default: all with --width, STUDENT's with --from, or 6)",
     )
-    chosen.add_argument("--keep", type=_numbers, metavar="I,J,K", help="the teacher's layers, from 0, whose outputs it learns")
+    layers.add_argument("--keep", type=_numbers, metavar="I,J,K", help="the teacher's layers, from 0, whose outputs it learns")
     command.add_argument(
         "--width",
         type=float,
         metavar="SHARE",
         help="share of its layers' operations to keep: heads and inner units are chosen and fitted before it is trained",
     )
-    made = command.add_argument_group("what is made")
-    made.add_argument("--pairs", type=int, default=100_000, metavar="N", help="pairs to train on (default: 100000; 0: fit only)")
-    made.add_argument("--batch", type=int, default=32, metavar="N", help="least pairs of a step (default: 32)")
-    made.add_argument("--max", type=int, default=8, metavar="N", help="most candidates of a query at each visit (default: 8)")
-    made.add_argument("--local", type=float, default=0.2, metavar="SHARE", help="share of --pairs layer by layer (default: 0.2)")
-    made.add_argument(
+    training = command.add_argument_group("training")
+    training.add_argument(
+        "--pairs", type=int, default=100_000, metavar="N", help="pairs to train on (default: 100000; 0: fit only)"
+    )
+    training.add_argument("--batch", type=int, default=32, metavar="N", help="minimum number of pairs in a step (default: 32)")
+    training.add_argument(
+        "--max", type=int, default=8, metavar="N", help="maximum number of candidates of a query in one step (default: 8)"
+    )
+    training.add_argument(
+        "--local", type=float, default=0.2, metavar="SHARE", help="share of --pairs that is trained layer by layer (default: 0.2)"
+    )
+    training.add_argument(
         "--decay", type=float, default=0.2, metavar="SHARE", help="share of --pairs, at the end, with a falling rate (default: 0.2)"
     )
-    made.add_argument("--lr", type=float, default=3e-4, metavar="RATE", help="learning rate (default: 0.0003)")
-    made.add_argument("--max-length", type=int, default=128, metavar="N", help="most tokens of a pair (default: 128)")
-    made.add_argument("--dev", type=float, default=0.02, metavar="SHARE", help="share of queries never trained on (default: 0.02)")
-    made.add_argument("--dev-pools", type=int, default=64, metavar="N", help="most of them that figures are of (default: 64)")
-    made.add_argument("--evaluate", type=int, default=10_000, metavar="N", help="pairs between two figures (default: 10000)")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
-    made.add_argument(
-        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of products (default: bfloat16 where it is fast)"
+    training.add_argument("--lr", type=float, default=3e-4, metavar="RATE", help="learning rate (default: 0.0003)")
+    training.add_argument(
+        "--max-length", type=int, default=128, metavar="N", help="maximum number of tokens in a pair (default: 128)"
     )
-    how = command.add_argument_group("how it runs")
-    how.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to train (default: auto)")
-    how.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: the usable physical cores)")
-    how.add_argument("--minutes", type=float, metavar="N", help="stop and save after this time; the same command goes on")
-    how.add_argument("--checkpoint-minutes", type=float, default=10.0, metavar="N", help="time between two states (default: 10)")
+    training.add_argument(
+        "--dev", type=float, default=0.02, metavar="SHARE", help="share of queries held out from training (default: 0.02)"
+    )
+    training.add_argument(
+        "--dev-pools", type=int, default=64, metavar="N", help="maximum number of held-out pools to evaluate on (default: 64)"
+    )
+    training.add_argument(
+        "--evaluate", type=int, default=10_000, metavar="N", help="pairs between two evaluations (default: 10000)"
+    )
+    training.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)")
+    training.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="type of matrix products (default: bfloat16 where it is fast)",
+    )
+    running = command.add_argument_group("execution")
+    running.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to train (default: auto)")
+    running.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: the usable physical cores)")
+    running.add_argument(
+        "--minutes", type=float, metavar="N", help="save and stop after this time; the same command continues later"
+    )
+    running.add_argument(
+        "--checkpoint-minutes", type=float, default=10.0, metavar="N", help="time between two saved states (default: 10)"
+    )
     command.set_defaults(run=run)
 
 
@@ -131,7 +156,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(","))
 
 
-def run(asked: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Trains, and prints the student's folder and its last figures."""
     try:
         from resift_export.distill.distillation import device_of, distill, fast_dtype
@@ -141,44 +166,44 @@ def run(asked: argparse.Namespace) -> int:
             f"distilling needs PyTorch and other packages that are not installed ({error}): pip install 'resift[train]'"
         ) from error
     for name in ("threads", "minutes", "checkpoint_minutes"):
-        value = getattr(asked, name)
+        value = getattr(arguments, name)
         if value is not None and not value > 0:
             raise InputError(f"--{name.replace('_', '-')} is {value}; expected a number above 0")
     show_messages()
     options = Options(
-        keep=asked.keep or (),
-        layers=asked.layers,
-        width=asked.width,
-        pairs=asked.pairs,
-        batch=asked.batch,
-        candidates=asked.max,
-        local=asked.local,
-        decay=asked.decay,
-        lr=asked.lr,
-        max_length=asked.max_length,
-        development=asked.dev,
-        development_pools=asked.dev_pools,
-        evaluate=asked.evaluate,
-        seed=asked.seed,
-        dtype=fast_dtype(device_of(asked.device)) if asked.dtype == "auto" else asked.dtype,
+        keep=arguments.keep or (),
+        layers=arguments.layers,
+        width=arguments.width,
+        pairs=arguments.pairs,
+        batch=arguments.batch,
+        candidates=arguments.max,
+        local=arguments.local,
+        decay=arguments.decay,
+        lr=arguments.lr,
+        max_length=arguments.max_length,
+        development=arguments.dev,
+        development_pools=arguments.dev_pools,
+        evaluate=arguments.evaluate,
+        seed=arguments.seed,
+        dtype=fast_dtype(device_of(arguments.device)) if arguments.dtype == "auto" else arguments.dtype,
     )
-    stop = _Stop(asked.minutes)
-    stop.listen()
+    stop = _StopCondition(arguments.minutes)
+    stop.catch_signals()
     recipe = distill(
-        asked.teacher,
-        asked.out,
-        asked.data,
+        arguments.teacher,
+        arguments.out,
+        arguments.data,
         options,
-        exclude=asked.exclude,
-        start=asked.start,
-        revision=asked.revision,
-        device=asked.device,
-        threads=asked.threads,
-        checkpoint_minutes=asked.checkpoint_minutes,
+        exclude=arguments.exclude,
+        start=arguments.start,
+        revision=arguments.revision,
+        device=arguments.device,
+        threads=arguments.threads,
+        checkpoint_minutes=arguments.checkpoint_minutes,
         go_on=stop.go_on,
     )
-    done = f"{path_text(asked.out)}  {recipe.pairs:,} of {recipe.options.pairs:,} pairs"
-    next_time = "goes on" if recipe.runs else "begins anew: the fit of --width is saved once it is whole"
+    done = f"{path_text(arguments.out)}  {recipe.pairs:,} of {recipe.options.pairs:,} pairs"
+    next_time = "continues" if recipe.runs else "starts again: the fit of --width is saved only once it is complete"
     lines = [f"{done}, {'finished' if recipe.finished else f'the same command {next_time}'}"]
     if recipe.curve:
         lines.append(recipe.curve[-1].summary())

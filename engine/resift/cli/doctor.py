@@ -9,7 +9,7 @@ from resift.cli.meter import Meter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
 from resift.cli.streams import write_json, write_lines
 from resift.errors import InputError
-from resift.evaluate.data.trec import qrels_beside, read_qrels
+from resift.evaluate.data.trec import find_qrels, read_qrels
 from resift.evaluate.doctor.diagnosis import diagnose
 from resift.files.names import path_text
 from resift.inputs import check_count
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from resift.cli.options import Commands
 
-POOLS = 200
-"""Pools examined unless asked otherwise: enough for every share that is reported, and minutes instead of hours."""
+DEFAULT_LIMIT = 200
+"""Number of pools to examine by default: enough to estimate every share that is reported, in minutes instead of hours."""
 
 EPILOG = f"""POOLS holds one candidate pool per line, as `resift rerank --pools` reads it. Labels are not needed, but let the doctor
 see more: the field "label" of candidates (0: not relevant), or TREC judgements (--qrels FILE, or NAME.qrels next to POOLS, NAME
@@ -49,7 +49,9 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("pools", metavar="POOLS", help="a file of candidate pools; - for standard input")
     command.add_argument("--model", metavar="MODEL", help="a folder, a hub id or an embedded model's name")
-    command.add_argument("--limit", type=int, metavar="N", default=POOLS, help=f"examine the first N pools (default: {POOLS})")
+    command.add_argument(
+        "--limit", type=int, metavar="N", default=DEFAULT_LIMIT, help=f"examine the first N pools (default: {DEFAULT_LIMIT})"
+    )
     command.add_argument("--qrels", metavar="FILE", help="TREC judgements (default: NAME.qrels next to POOLS, if there is one)")
     command.add_argument("--strict", action="store_true", help="exit with code 3 if there is a problem")
     command.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
@@ -57,26 +59,26 @@ def add(commands: Commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Scores the pools and prints the findings."""
-    check_count("limit", asked.limit)
-    file = asked.qrels or qrels_beside(asked.pools)
+    check_count("limit", arguments.limit)
+    file = arguments.qrels or find_qrels(arguments.pools)
     qrels = None if file is None else read_qrels(file)
-    read = list(islice(read_pools(asked.pools), asked.limit + 1))
-    pools = read[: asked.limit]
+    read = list(islice(read_pools(arguments.pools), arguments.limit + 1))
+    pools = read[: arguments.limit]
     pairs = sum(len(pool.documents) for pool in pools)
     if not pairs:
-        raise InputError(f"{asked.pools} holds {len(pools)} pools and no candidates; expected some to look at")
-    with Reranker.load(asked.model, settings=settings(asked)) as reranker, Meter() as meter:
+        raise InputError(f"{arguments.pools} holds {len(pools)} pools and no candidates; expected some to look at")
+    with Reranker.load(arguments.model, settings=settings(arguments)) as reranker, Meter() as meter:
         findings = diagnose(reranker, pools, qrels=qrels, progress=meter)
-    if asked.json:
+    if arguments.json:
         model = {"model": reranker.artifact.manifest.model, "precision": reranker.precision}
-        write_json({**model, "data": path_text(asked.pools), "pools": len(pools), "pairs": pairs, "findings": findings})
+        write_json({**model, "data": path_text(arguments.pools), "pools": len(pools), "pairs": pairs, "findings": findings})
     else:
         first = "the first " if len(read) > len(pools) else ""
         judged = "" if file is None else f", judged by {path_text(file)}"
-        lines = [f"{path_text(asked.pools)}: {first}{len(pools)} pools, {pairs} pairs{judged}"]
+        lines = [f"{path_text(arguments.pools)}: {first}{len(pools)} pools, {pairs} pairs{judged}"]
         for finding in findings:
             lines += ["", f"{finding.severity}: {finding.name}", f"  {finding.words}", f"  advice: {finding.advice}"]
         write_lines(lines if findings else [*lines, "nothing found"])
-    return CHECK if asked.strict and any(finding.severity == "problem" for finding in findings) else 0
+    return CHECK if arguments.strict and any(finding.severity == "problem" for finding in findings) else 0

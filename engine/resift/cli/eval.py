@@ -1,4 +1,4 @@
-"""`resift eval DATA`: how well models rank labelled data, beside the order given and each other. Needs the extra `eval`."""
+"""`resift eval DATA`: compares how well models rank labelled data with the order given. Needs the extra `eval`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
     command = commands.add_parser(
         "eval",
         help="measure models on labelled data",
-        description="Measure how well models rank labelled data: beside the order given and each other, with their latencies.",
+        description="Measure how well models rank labelled data, compared with the order given, and their latencies.",
         epilog=EPILOG,
         conflict_handler="resolve",  # --precision may be repeated here
     )
@@ -74,7 +74,7 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="another engine's scores: a TREC run, or JSON Lines as `resift rerank --pools` writes",
     )
-    group.add_argument("--baseline", metavar="NAME", help="the system that differences are against (default: order given)")
+    group.add_argument("--baseline", metavar="NAME", help="the system to compare the others with (default: order given)")
     group = command.add_argument_group("data")
     group.add_argument("--qrels", metavar="FILE", help="judgements: TREC's qrels, or BEIR's")
     group.add_argument("--split", metavar="NAME", help="the BEIR folder's judgements qrels/NAME.tsv (default: test)")
@@ -108,61 +108,71 @@ def add(commands: Commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> int:
-    """Reads, scores and compares; prints the comparison and writes the files asked for."""
+def run(arguments: argparse.Namespace) -> int:
+    """Reads, scores and compares; prints the comparison and writes the requested files."""
     from resift.evaluate.data.dataset import read_dataset
     from resift.evaluate.evaluation import evaluate
     from resift.evaluate.measures import MEASURES, parse_measures
     from resift.evaluate.report.write import write_report
 
-    json = None if asked.json in (None, "-") else Path(asked.json)
-    check_outputs([path for path in (asked.html, json) if path], _inputs(asked), overwrite=asked.overwrite, closed=closed)
-    check_count("--candidates", asked.candidates)
-    check_count("--limit", asked.limit)
-    measures = asked.measure or MEASURES
+    json = None if arguments.json in (None, "-") else Path(arguments.json)
+    check_outputs(
+        [path for path in (arguments.html, json) if path], _inputs(arguments), overwrite=arguments.overwrite, closed=closed
+    )
+    check_count("--candidates", arguments.candidates)
+    check_count("--limit", arguments.limit)
+    measures = arguments.measure or MEASURES
     parse_measures(measures)  # before the data is read
-    systems = _systems(asked)
-    dataset = read_dataset(asked.data, **_reading(asked))
+    systems = _systems(arguments)
+    dataset = read_dataset(arguments.data, **_reading(arguments))
     with Meter() as meter:
-        evaluation = evaluate(dataset, systems, measures=measures, baseline=asked.baseline, progress=meter)
+        evaluation = evaluate(dataset, systems, measures=measures, baseline=arguments.baseline, progress=meter)
     if json:
         write_whole(json, msgspec.json.encode(evaluation) + b"\n")
-    if asked.json == "-":
+    if arguments.json == "-":
         write_json(evaluation)
     else:
-        write_lines(comparison(evaluation, per_query=asked.per_query))
-    if asked.html:
-        write_report(evaluation, asked.html)
+        write_lines(comparison(evaluation, per_query=arguments.per_query))
+    if arguments.html:
+        write_report(evaluation, arguments.html)
     return 0
 
 
-def _systems(asked: argparse.Namespace) -> list[System]:
-    """What to compare with the order given."""
-    from resift.evaluate.systems import Artifact, Checkpoint, ScoresFile
+def _systems(arguments: argparse.Namespace) -> list[System]:
+    """The systems to compare with the order given."""
+    from resift.evaluate.systems import ArtifactSystem, CheckpointSystem, ScoresFile
 
-    engine = settings(argparse.Namespace(**{**vars(asked), "precision": None, "plan": None}))
-    engines = [replace(engine, precision=precision) for precision in dict.fromkeys(asked.precision or [])] or [engine]
-    engines = [replace(each, plan=plan) for each in engines for plan in dict.fromkeys(asked.plan or [engine.plan])]
-    models = dict.fromkeys(asked.model or ([] if asked.scores else [None]))
-    longest = None if engine.max_length == "auto" else engine.max_length
+    engine = settings(argparse.Namespace(**{**vars(arguments), "precision": None, "plan": None}))
+    engines = [replace(engine, precision=precision) for precision in dict.fromkeys(arguments.precision or [])] or [engine]
+    engines = [replace(each, plan=plan) for each in engines for plan in dict.fromkeys(arguments.plan or [engine.plan])]
+    models = dict.fromkeys(arguments.model or ([] if arguments.scores else [None]))
+    max_length = None if engine.max_length == "auto" else engine.max_length
     device = "cuda" if engine.provider == "cuda" else "cpu"
     return [
-        *(Artifact(model, each) for model in models for each in engines),
-        *(Checkpoint(source, max_length=longest, device=device) for source in dict.fromkeys(asked.checkpoint)),
-        *(ScoresFile(path) for path in dict.fromkeys(asked.scores)),
+        *(ArtifactSystem(model, each) for model in models for each in engines),
+        *(CheckpointSystem(source, max_length=max_length, device=device) for source in dict.fromkeys(arguments.checkpoint)),
+        *(ScoresFile(path) for path in dict.fromkeys(arguments.scores)),
     ]
 
 
-def _reading(asked: argparse.Namespace) -> dict[str, Any]:
+def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of `read_dataset` that were given."""
-    options = {name: getattr(asked, name) for name in ("qrels", "split", "retrieve", "texts", "queries", "limit")}
-    options |= {"run": asked.trec_run, "depth": asked.candidates}
+    options = {name: getattr(arguments, name) for name in ("qrels", "split", "retrieve", "texts", "queries", "limit")}
+    options |= {"run": arguments.trec_run, "depth": arguments.candidates}
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _inputs(asked: argparse.Namespace) -> list[Path]:
-    """Every file and folder that is read, but standard input."""
-    from resift.evaluate.data.trec import qrels_beside
+def _inputs(arguments: argparse.Namespace) -> list[Path]:
+    """Every file and folder that is read, except standard input."""
+    from resift.evaluate.data.trec import find_qrels
 
-    named = [asked.data, asked.qrels, asked.trec_run, asked.texts, asked.queries, *asked.scores, *asked.checkpoint]
-    return [Path(name) for name in (*named, qrels_beside(asked.data)) if name not in (None, "-")]
+    named = [
+        arguments.data,
+        arguments.qrels,
+        arguments.trec_run,
+        arguments.texts,
+        arguments.queries,
+        *arguments.scores,
+        *arguments.checkpoint,
+    ]
+    return [Path(name) for name in (*named, find_qrels(arguments.data)) if name not in (None, "-")]

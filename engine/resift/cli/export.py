@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from resift.cli.options import Commands
 
-EVALUATIONS = 100
-"""What a search may cost by default; a damaged product or two take about ten."""
+SEARCH_EVALUATIONS = 100
+"""Default limit of evaluations in a search; to find one or two damaged products takes about ten."""
 EPILOG = f"""examples:
   resift export ./my-cross-encoder ./my-artifact
   resift export cross-encoder/ms-marco-MiniLM-L6-v2 ./l6 --revision c5ee24c --precision int8,float32
@@ -52,13 +52,13 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--first-look",
         metavar="STUDENT",
-        help="add a cheaper model of the same tokenizer, a folder or a hub id, that decides which candidates a plan reads in full",
+        help="add a cheaper model of the same tokenizer, a folder or a hub id, that selects candidates for the full model",
     )
     command.add_argument(
-        "--plan", metavar="PLAN", help="what serves calls with a top_k that name no plan, such as balanced (default: full)"
+        "--plan", metavar="PLAN", help="plan of calls with a top_k that name no plan, such as balanced (default: full)"
     )
     command.add_argument(
-        "--keep", metavar="ARTIFACT", help="take over the full graphs of an earlier export to the bit, such as to add a first look"
+        "--keep", metavar="ARTIFACT", help="copy the full graphs of an earlier export unchanged, for example to add a first look"
     )
     command.add_argument("--revision", metavar="REV", help="a commit, tag or branch on the hub; the commit is recorded")
     command.add_argument(
@@ -74,20 +74,20 @@ def add(commands: Commands) -> None:
         metavar="N",
         type=int,
         nargs="?",
-        const=EVALUATIONS,
-        help=f"where the gate refuses int8, find the products to leave in float32, within N evaluations (default: {EVALUATIONS})",
+        const=SEARCH_EVALUATIONS,
+        help=f"if the gate refuses int8, find the products to leave in float32, in N evaluations (default: {SEARCH_EVALUATIONS})",
     )
     command.add_argument("--calibration", metavar="FILE", type=Path, help="your own calibration pairs (default: built in)")
     command.add_argument("--gate", metavar="FILE", type=Path, help="your own gate pools (default: built in)")
     command.add_argument(
         "--relevant-label",
         metavar="LABEL",
-        help="of a checkpoint with several labels, the name or number of the one that means relevant (default: the second of two)",
+        help="name or number of the label that means relevant, for a checkpoint with several labels (default: the second of two)",
     )
     command.add_argument(
         "--prompt-name",
         metavar="NAME",
-        help="of the checkpoint's prompts, the one to put before every query, '' for none (default: its default prompt)",
+        help="which of the checkpoint's prompts to put before every query, '' for none (default: its default prompt)",
     )
     command.add_argument("--tracer", choices=["torch", "optimum"], default="torch", help="how the graph is traced (default: torch)")
     command.add_argument("--name", metavar="ID", help="model id to record (default: the hub id or the folder's name)")
@@ -106,11 +106,11 @@ def add(commands: Commands) -> None:
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    """Exits with cleanup, as on Ctrl-C, and with the code that shells report for a process killed by the signal."""
+    """Exits with cleanup, as on Ctrl-C, and with the exit code that shells report for a process killed by this signal."""
     sys.exit(128 + number)
 
 
-def run(asked: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Converts, and prints the artifact's folder and size."""
     try:
         from resift_export.convert import convert
@@ -119,35 +119,35 @@ def run(asked: argparse.Namespace) -> int:
         raise ExtraError(
             f"exporting needs PyTorch and other packages that are not installed ({error}): pip install 'resift[export]'"
         ) from error
-    check_utf8(asked.name, "--name")
+    check_utf8(arguments.name, "--name")
     show_messages()
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)
     recipe = Recipe(
-        precisions=tuple(dict.fromkeys(asked.precision.split(","))),
-        vnni=asked.vnni,
-        tracer=asked.tracer,
-        calibration=asked.calibration,
-        gate=asked.gate,
-        attached=tuple(asked.attach),
-        search=asked.search,
-        relevant_label=asked.relevant_label,
-        prompt_name=asked.prompt_name,
+        precisions=tuple(dict.fromkeys(arguments.precision.split(","))),
+        vnni=arguments.vnni,
+        tracer=arguments.tracer,
+        calibration=arguments.calibration,
+        gate=arguments.gate,
+        attached=tuple(arguments.attach),
+        search=arguments.search,
+        relevant_label=arguments.relevant_label,
+        prompt_name=arguments.prompt_name,
     )
     with StageMeter() as meter:
         out = convert(
-            asked.checkpoint,
-            asked.out,
+            arguments.checkpoint,
+            arguments.out,
             recipe,
-            revision=asked.revision,
-            name=asked.name,
-            first_look=asked.first_look,
-            plan=asked.plan,
-            keep=asked.keep,
-            allow_pickle=asked.allow_pickle,
-            force=asked.force,
-            overwrite=asked.overwrite,
+            revision=arguments.revision,
+            name=arguments.name,
+            first_look=arguments.first_look,
+            plan=arguments.plan,
+            keep=arguments.keep,
+            allow_pickle=arguments.allow_pickle,
+            force=arguments.force,
+            overwrite=arguments.overwrite,
             report=meter,
         )
     write_lines([f"{path_text(out)}  {Artifact.open(out).size() / 1e6:.1f} MB"])

@@ -1,4 +1,4 @@
-"""`resift info [MODEL]`: what an artifact is and how this machine would run it."""
+"""`resift info [MODEL]`: shows what an artifact is and how this machine runs it."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def add(commands: Commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> int:
-    """Loads the artifact and prints what actually runs."""
-    with Reranker.load(asked.model, settings=settings(asked)) as reranker:
+def run(arguments: argparse.Namespace) -> int:
+    """Loads the artifact and prints the variant, provider and settings that run here."""
+    with Reranker.load(arguments.model, settings=settings(arguments)) as reranker:
         manifest = reranker.artifact.manifest
         certificate = Certificate.read(reranker.artifact)
         record = {
@@ -75,7 +75,7 @@ def run(asked: argparse.Namespace) -> int:
             "embedded_models": sorted(embedded()),
         }
     plain = msgspec.to_builtins(record)
-    if asked.json:
+    if arguments.json:
         write_json(plain)
     else:
         write_lines(lines(plain))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from resift.cli import distill, doctor, export, info, rerank, serve, tune, verify
 from resift.cli import eval as evaluation
 from resift.cli.options import CHECK, EXIT_CODES, FAULT, INTERRUPTED, Parser
-from resift.cli.streams import complain, lasting_messages
+from resift.cli.streams import complain, unfailing_stderr
 from resift.errors import ParityError, ResiftError
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def parser() -> Parser:
     return root
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    with lasting_messages():
-        asked = parser().parse_args(arguments)
+    with unfailing_stderr():
+        arguments = parser().parse_args(argv)
         try:
-            code: int = asked.run(asked)
+            code: int = arguments.run(arguments)
         except ParityError as error:
             return _fail(error, CHECK)
         except ResiftError as error:

@@ -1,4 +1,4 @@
-"""Messages: the log lines of long commands on standard error."""
+"""Log messages of long commands, on standard error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Visible(logging.Formatter):
 
 
 def show_messages() -> None:
-    """Shows what the toolchain says of its progress, and other libraries' warnings."""
+    """Shows the toolchain's progress messages and the warnings of other libraries."""
     messages = logging.StreamHandler(sys.stderr)
     messages.setFormatter(_Visible("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[messages])

@@ -1,4 +1,4 @@
-"""Meter: progress of a long run, as a bar on a terminal and as occasional lines elsewhere."""
+"""Progress of a long run: a bar on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Self
 
 BAR_SECONDS = 0.2
 LINE_SECONDS = 10.0
-"""Time between two lines if standard error is not a terminal."""
+"""Minimum time between two lines if standard error is not a terminal."""
 BAR = "{percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]"
 BAR_OF_UNKNOWN_LENGTH = "{postfix} [{elapsed}]"
 
 
-class _Progress:
-    """Writes to standard error, but no more often than people read: a bar on a terminal, lines elsewhere."""
+class _ThrottledMeter:
+    """Writes to standard error at a limited rate: a bar on a terminal, lines elsewhere."""
 
     def __enter__(self) -> Self:
-        self._begin = self._shown = time.monotonic()
+        self._begin = self._last_write = time.monotonic()
         self._bar: Any = None
         return self
 
@@ -26,23 +26,23 @@ class _Progress:
             self._bar.close()
 
     def _is_due(self, *, on_terminal: bool) -> bool:
-        """Whether it is time to write; if so, the next time is counted from now."""
+        """Whether enough time has passed since the last write; if so, this counts as the next write."""
         now = time.monotonic()
-        if now - self._shown < (BAR_SECONDS if on_terminal else LINE_SECONDS):
+        if now - self._last_write < (BAR_SECONDS if on_terminal else LINE_SECONDS):
             return False
-        self._shown = now
+        self._last_write = now
         return True
 
 
-class Meter(_Progress):
-    """Progress in pools; call it after each finished one."""
+class Meter(_ThrottledMeter):
+    """Progress in pools; to be called after each finished pool."""
 
     def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
         """`pools` and `pairs` so far; `share` of the work done, None if it is unknown."""
         on_terminal = sys.stderr.isatty()
         if not self._is_due(on_terminal=on_terminal):
             return
-        text = f"{pools} pools, {pairs} pairs, {pairs / max(self._shown - self._begin, 1e-9):.0f} pairs/s"
+        text = f"{pools} pools, {pairs} pairs, {pairs / max(self._last_write - self._begin, 1e-9):.0f} pairs/s"
         if on_terminal:
             self._draw(text, share)
         else:
@@ -52,14 +52,14 @@ class Meter(_Progress):
         from tqdm import tqdm
 
         if self._bar is None:
-            known = {"total": 1.0, "bar_format": BAR} if share is not None else {"bar_format": BAR_OF_UNKNOWN_LENGTH}
-            self._bar = tqdm(file=sys.stderr, **known)
+            options = {"total": 1.0, "bar_format": BAR} if share is not None else {"bar_format": BAR_OF_UNKNOWN_LENGTH}
+            self._bar = tqdm(file=sys.stderr, **options)
         self._bar.n = share or 0.0
         self._bar.set_postfix_str(text)
 
 
-class StageMeter(_Progress):
-    """Progress in stages, each counted anew, with an estimate of the time left; call it after each finished item."""
+class StageMeter(_ThrottledMeter):
+    """Progress in stages, each counted from 0, with an estimate of the remaining time; to be called after each finished item."""
 
     def __enter__(self) -> Self:
         self._stage, self._stage_begin = "", time.monotonic()
@@ -81,11 +81,11 @@ class StageMeter(_Progress):
                 _write(f"{stage}: {done} of {total}{self._estimate(done, total)}")
 
     def _estimate(self, done: int, total: int) -> str:
-        """How long the stage will take from here on, if its finished items tell."""
+        """An estimate of the stage's remaining time; empty before its first item is finished."""
         if not done:
             return ""
-        left = (time.monotonic() - self._stage_begin) * (total - done) / done
-        return f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
+        remaining = (time.monotonic() - self._stage_begin) * (total - done) / done
+        return f", about {remaining:.0f} s left" if remaining < 90 else f", about {remaining / 60:.0f} min left"
 
     def _draw(self, done: int, total: int) -> None:
         from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""Options: the parser, arguments and exit codes that the commands share."""
+"""The parser, arguments and exit codes that the commands share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_model(command: argparse.ArgumentParser, metavar: str) -> None:
-    """Adds the model to inspect, and how to print the result."""
+    """Adds the argument for the model to inspect, and --json."""
     command.add_argument(
         "model",
         metavar=metavar,
@@ -41,7 +41,7 @@ def add_model(command: argparse.ArgumentParser, metavar: str) -> None:
 
 
 def add_engine(command: argparse.ArgumentParser) -> None:
-    """Adds the options of how to run an artifact. An option that is not given is None, so that a file's setting stands."""
+    """Adds the options for running an artifact. An option that is not given is None and does not override the settings file."""
     group = command.add_argument_group("engine")
     group.add_argument(
         "--settings", metavar="FILE", type=Path, help="settings from a TOML file; options given here replace the file's"
@@ -51,9 +51,14 @@ def add_engine(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threads", type=int, metavar="N", help="batches at once, one thread each (default: the usable physical cores)"
     )
-    group.add_argument("--max-length", type=int, metavar="N", help="most tokens of a pair (default: the model's limit)")
     group.add_argument(
-        "--windows", type=int, metavar="N", help="read a document that is too long in up to N windows; the best counts (default: 1)"
+        "--max-length", type=int, metavar="N", help="maximum number of tokens in a pair (default: the model's limit)"
+    )
+    group.add_argument(
+        "--windows",
+        type=int,
+        metavar="N",
+        help="read a document that is too long in up to N windows; the best counts (default: 1)",
     )
 
 
@@ -65,11 +70,11 @@ def check_utf8(value: str | None, name: str) -> None:
         raise InputError(f"{name} is not UTF-8: {value!r}; expected UTF-8 text") from error
 
 
-def settings(asked: argparse.Namespace) -> Settings:
-    """Settings from the options of `add_engine` and --plan: the file's, field by field replaced by the options that were given.
+def settings(arguments: argparse.Namespace) -> Settings:
+    """The settings of the file of --settings, or the defaults, overridden by the options of `add_engine` and by --plan.
 
     Raises InputError if the file or a value cannot be used.
     """
     names = ("provider", "precision", "threads", "max_length", "windows", "plan")
-    given: dict[str, Any] = {name: getattr(asked, name) for name in names if getattr(asked, name, None) is not None}
-    return replace(Settings() if asked.settings is None else Settings.read(asked.settings), **given)
+    overrides: dict[str, Any] = {name: getattr(arguments, name) for name in names if getattr(arguments, name, None) is not None}
+    return replace(Settings() if arguments.settings is None else Settings.read(arguments.settings), **overrides)

@@ -42,10 +42,10 @@ file of pools or a folder of them, OUT a folder of ranked Parquet; both may be U
 
 {EXIT_CODES}"""
 
-LEAST_COLUMNS = 20
-"""Least width of a document's text in a table, however narrow the terminal."""
+MIN_TEXT_WIDTH = 20
+"""Minimum width of a document's text in a table, however narrow the terminal is."""
 SPACES = {code: " " for code in range(0x3001) if chr(code).isspace()}
-"""What str.split() takes for whitespace; U+3000 is the last."""
+"""Maps each character that str.split() treats as whitespace to a space; U+3000 is the last such character."""
 
 
 def add(commands: Commands) -> None:
@@ -63,14 +63,14 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--plan",
         metavar="PLAN",
-        help="how a pool is worked through: full, fast, balanced, or stages such as first-look:15,full (default: the model's own "
+        help="how a pool is ranked: full, fast, balanced, or stages such as first-look:15,full (default: the model's own "
         "plan with --top-k, otherwise full)",
     )
     command.add_argument(
         "--budget-ms",
         type=float,
         metavar="MS",
-        help="stop after so many milliseconds; what was not read in full by then follows without a score",
+        help="stop after MS milliseconds; documents that the full model has not scored by then follow without a score",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     group = command.add_argument_group("a file of pools")
@@ -88,32 +88,32 @@ def add(commands: Commands) -> None:
     command.set_defaults(run=run, usage_error=command.error)
 
 
-def run(asked: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Ranks a query's documents, or a file of pools."""
-    if asked.engine == "ray":
-        return _rank_on_ray(asked)
-    if asked.workers is not None:
-        asked.usage_error("--workers needs --engine ray; --threads is the number of batches at once in this process")
-    if (asked.query is None) == (asked.pools is None):
-        asked.usage_error("expected either QUERY or --pools POOLS")
-    if (asked.pools is None) != (asked.out is None):
-        asked.usage_error("--pools POOLS and --out OUT must be given together")
-    if asked.pools is not None and asked.budget_ms is not None:
-        asked.usage_error("--budget-ms is for QUERY: a file of pools must be ranked the same way when it is resumed; use --plan")
-    return _rank_documents(asked) if asked.pools is None else _rank_pools(asked)
+    if arguments.engine == "ray":
+        return _rank_on_ray(arguments)
+    if arguments.workers is not None:
+        arguments.usage_error("--workers needs --engine ray; --threads is the number of batches at once in this process")
+    if (arguments.query is None) == (arguments.pools is None):
+        arguments.usage_error("expected either QUERY or --pools POOLS")
+    if (arguments.pools is None) != (arguments.out is None):
+        arguments.usage_error("--pools POOLS and --out OUT must be given together")
+    if arguments.pools is not None and arguments.budget_ms is not None:
+        arguments.usage_error("--budget-ms is for QUERY: a file of pools must be ranked the same way when resumed; use --plan")
+    return _rank_documents(arguments) if arguments.pools is None else _rank_pools(arguments)
 
 
-def _rank_documents(asked: argparse.Namespace) -> int:
-    check_utf8(asked.query, "QUERY")
-    if asked.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
+def _rank_documents(arguments: argparse.Namespace) -> int:
+    check_utf8(arguments.query, "QUERY")
+    if arguments.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("no documents: name a FILE, or pipe documents in, one per line")
-    pool = read_documents(asked.file, asked.query)
-    how = settings(asked)
-    if how.plan == "auto" and asked.top_k is None and asked.budget_ms is None:
-        how = replace(how, plan="full")  # what such a call follows; named, no first look is loaded for it
-    with Reranker.load(asked.model, settings=how) as reranker:
-        ranking = reranker.rerank(pool.query, pool.documents, top_k=asked.top_k, budget_ms=asked.budget_ms)
-    if asked.json:
+    pool = read_documents(arguments.file, arguments.query)
+    how = settings(arguments)
+    if how.plan == "auto" and arguments.top_k is None and arguments.budget_ms is None:
+        how = replace(how, plan="full")  # the same plan for such a call; naming it avoids loading the first look
+    with Reranker.load(arguments.model, settings=how) as reranker:
+        ranking = reranker.rerank(pool.query, pool.documents, top_k=arguments.top_k, budget_ms=arguments.budget_ms)
+    if arguments.json:
         write_json(pool.ranked(ranking, with_documents=True))
     else:
         is_terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -121,44 +121,50 @@ def _rank_documents(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _rank_pools(asked: argparse.Namespace) -> int:
+def _rank_pools(arguments: argparse.Namespace) -> int:
     job = Job(
-        source=asked.pools,
-        out=Path(asked.out),
-        format=asked.format,
-        top_k=asked.top_k,
-        max_candidates=asked.max_candidates,
-        on_error=asked.on_error,
+        source=arguments.pools,
+        out=Path(arguments.out),
+        format=arguments.format,
+        top_k=arguments.top_k,
+        max_candidates=arguments.max_candidates,
+        on_error=arguments.on_error,
     )
-    with Reranker.load(asked.model, settings=settings(asked)) as reranker, Meter() as meter:
-        skipped = rerank_file(reranker, job, overwrite=asked.overwrite, progress=meter)
+    with Reranker.load(arguments.model, settings=settings(arguments)) as reranker, Meter() as meter:
+        skipped = rerank_file(reranker, job, overwrite=arguments.overwrite, progress=meter)
     if skipped:
         complain(f"{skipped} bad lines were skipped, see {job.errors}")
     return 0
 
 
-def _rank_on_ray(asked: argparse.Namespace) -> int:
-    if (asked.query is None) == (asked.pools is None) or asked.file != "-" or asked.out is None:
-        asked.usage_error("--engine ray needs one POOLS and --out OUT")
-    if asked.json or asked.overwrite or asked.format != "jsonl" or asked.on_error != "stop" or asked.budget_ms is not None:
-        asked.usage_error("--engine ray does not take --json, --format, --on-error, --overwrite or --budget-ms")
+def _rank_on_ray(arguments: argparse.Namespace) -> int:
+    if (arguments.query is None) == (arguments.pools is None) or arguments.file != "-" or arguments.out is None:
+        arguments.usage_error("--engine ray needs one POOLS and --out OUT")
+    if (
+        arguments.json
+        or arguments.overwrite
+        or arguments.format != "jsonl"
+        or arguments.on_error != "stop"
+        or arguments.budget_ms is not None
+    ):
+        arguments.usage_error("--engine ray does not take --json, --format, --on-error, --overwrite or --budget-ms")
     from resift.integrations.ray import rerank_parquet
 
     done = rerank_parquet(
-        asked.pools if asked.query is None else asked.query,
-        asked.out,
-        model=asked.model,
-        settings=settings(asked),
-        top_k=asked.top_k,
-        max_candidates=asked.max_candidates,
-        workers=asked.workers,
+        arguments.pools if arguments.query is None else arguments.query,
+        arguments.out,
+        model=arguments.model,
+        settings=settings(arguments),
+        top_k=arguments.top_k,
+        max_candidates=arguments.max_candidates,
+        workers=arguments.workers,
     )
     complain(f"ranked {done.pools} pools, {done.pairs} pairs; {done.resumed} of {done.parts} files were there already")
     return 0
 
 
 def one_line(text: str) -> str:
-    """The text with each run of whitespace as one space: " ".join(text.split()) in a small part of its memory."""
+    """The text with each run of whitespace as one space: like " ".join(text.split()), with far less memory."""
     flat = text.translate(SPACES)
     while "  " in flat:
         flat = flat.replace("  ", " ")
@@ -166,20 +172,20 @@ def one_line(text: str) -> str:
 
 
 def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[str]:
-    """Rank, score, input line (`numbers`, by document) and text, cut to `width` columns (None: not cut)."""
+    """Rank, score, input line (`numbers[i]` of document i) and text of each result, cut to `width` columns (None: not cut)."""
     rows = [f"{'rank':>4}  {'score':>8}  {'line':>5}  document"]
     for rank, result in enumerate(ranking, 1):
         text = one_line(result.document)
-        least = "at least " if result.tokens_cut_at_least else ""
-        cut = f"  ({least}{result.tokens_cut} tokens cut)" if result.tokens_cut or least else ""
+        at_least = "at least " if result.tokens_cut_at_least else ""
+        cut = f"  ({at_least}{result.tokens_cut} tokens cut)" if result.tokens_cut or at_least else ""
         score = "-" if result.score is None else f"{result.score:.3f}"
         start = f"{rank:>4}  {score:>8}  {numbers[result.index]:>5}  "
         if width is not None:
-            text = shorten(visible(text), max(LEAST_COLUMNS, width - len(start) - len(cut)))
+            text = shorten(visible(text), max(MIN_TEXT_WIDTH, width - len(start) - len(cut)))
         rows.append(f"{start}{text}{cut}")
-    if unread := sum(result.score is None for result in ranking):
+    if without_score := sum(result.score is None for result in ranking):
         rows.append(
-            f"{unread} of {len(ranking)} were not read in full and have no score: they rank by an earlier stage, or as given"
+            f"{without_score} of {len(ranking)} have no score from the full model: they rank by an earlier stage, or as given"
         )
     if ranking.query_tokens_cut:
         rows.append(f"the query was too long: its last {ranking.query_tokens_cut} tokens were cut")

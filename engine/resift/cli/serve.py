@@ -1,4 +1,4 @@
-"""`resift serve`: rerankers over HTTP."""
+"""`resift serve`: serves rerankers over HTTP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from resift.cli.options import Commands
 
 EPILOG = f"""Every setting may also be given in the environment, as RESIFT_SERVE_MAX_BODY_BYTES for --max-body-bytes, or in the
-file of --config, as max_body_bytes = 1000000. Flags go before the environment, and the environment before the file.
+file of --config, as max_body_bytes = 1000000. Flags override the environment, which overrides the file.
 
 examples:
   resift serve
@@ -23,7 +23,7 @@ examples:
   RESIFT_SERVE_API_KEY=... resift serve --host 0.0.0.0
 
 {EXIT_CODES}"""
-PARTS = ("h11", "prometheus_client", "starlette", "uvicorn")
+PACKAGES = ("h11", "prometheus_client", "starlette", "uvicorn")
 
 
 def add(commands: Commands) -> None:
@@ -38,14 +38,14 @@ def add(commands: Commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> int:
-    """Serves until a signal."""
-    config = Config.gather({name: value for name, value in vars(asked).items() if name != "run"})
+def run(arguments: argparse.Namespace) -> int:
+    """Serves until a signal arrives."""
+    config = Config.gather({name: value for name, value in vars(arguments).items() if name != "run"})
     try:
         from resift.serve.run import run as serve
     except ModuleNotFoundError as error:
-        part = (error.name or "").partition(".")[0]
-        if part not in PARTS:
+        package = (error.name or "").partition(".")[0]
+        if package not in PACKAGES:
             raise
-        raise ExtraError(f"`resift serve` needs {part}; install it with: pip install 'resift[serve]'") from error
+        raise ExtraError(f"`resift serve` needs {package}; install it with: pip install 'resift[serve]'") from error
     return serve(config)

@@ -1,4 +1,4 @@
-"""Streams: lines for people, JSON for programs, and standard streams that are closed or have lost their reader."""
+"""Standard streams: lines for people, JSON for programs, and streams that are closed or whose reader has gone."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 MESSAGE_LIMIT = 2000
-"""Most characters of a line on standard error, as messages can hold names and keys of any length."""
+"""Maximum number of characters in a line on standard error, as messages can contain names and keys of any length."""
 
 
-def shorten(text: str, room: int) -> str:
-    """`text` if it fits `room` terminal columns (1 or more), otherwise as much of it as fits with an ellipsis."""
-    used = end = 0
+def shorten(text: str, width: int) -> str:
+    """`text` if it fits into `width` terminal columns (1 or more), otherwise its beginning with an ellipsis."""
+    columns = end = 0
     for place, character in enumerate(text, 1):
-        used += _columns(character)
-        if used > room:
+        columns += _columns(character)
+        if columns > width:
             return text[:end] + "…"
-        if used < room:
+        if columns < width:
             end = place
     return text
 
@@ -44,7 +44,7 @@ def _columns(character: str) -> int:
 
 
 def write_lines(lines: Iterable[str]) -> None:
-    """Prints lines for people, made `visible` on a terminal or not; characters outside the encoding become ?.
+    """Prints lines for people, always made `visible`; characters outside the encoding become ?.
 
     Raises OutputError if standard output is closed or cannot be written.
     """
@@ -55,19 +55,19 @@ def write_lines(lines: Iterable[str]) -> None:
 
 
 def write_json(record: object) -> None:
-    r"""Prints one line of JSON in UTF-8, whatever the terminal's encoding; characters in UNSAFE are written as \uNNNN.
+    r"""Prints one line of JSON in UTF-8, whatever the terminal's encoding is; characters in UNSAFE are written as \uNNNN.
 
     Raises OutputError if standard output is closed or cannot be written.
     """
     text = msgspec.json.encode(record).decode()
     # These characters occur only within strings, where the escape means the same.
-    escaped = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    escaped = UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     with _standard_output() as output:
         output.buffer.write(f"{escaped}\n".encode())
 
 
 def complain(text: object) -> None:
-    """Writes `resift: ` and `text` as one line to standard error; a long text loses its middle, as the remedy is at its end."""
+    """Writes `resift: ` and `text` as one line to standard error; a long text is cut in the middle, as its end says what to do."""
     line = visible(" ".join(str(text).split()))
     if len(line) > MESSAGE_LIMIT:
         line = f"{line[: MESSAGE_LIMIT // 2]} … {line[-MESSAGE_LIMIT // 2 :]}"
@@ -98,8 +98,8 @@ def _drop(stream: IO[str]) -> None:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
-class _Lasting(io.FileIO):
-    """A file descriptor whose writes never fail: what cannot be written is dropped."""
+class _UnfailingFile(io.FileIO):
+    """A file whose writes never fail: content that cannot be written is dropped."""
 
     def write(self, content: ReadableBuffer) -> int:
         size = memoryview(content).nbytes
@@ -110,10 +110,10 @@ class _Lasting(io.FileIO):
 
 
 @contextmanager
-def lasting_messages() -> Iterator[None]:
-    """Keeps messages and progress bars from ending a run: inside, writes to standard error succeed even if it is closed or broken.
+def unfailing_stderr() -> Iterator[None]:
+    """Within the context, writes to standard error succeed even if it is closed or broken, so that no message ends a run.
 
-    Closed standard streams are opened on the null device, so that no file opened later takes their numbers.
+    Closed standard streams are opened on the null device, so that no file opened later gets their descriptors.
     """
     for number in range(3):
         try:
@@ -129,7 +129,7 @@ def lasting_messages() -> Iterator[None]:
     except OSError:  # a stream without a descriptor, such as a test's
         yield
         return
-    raw = _Lasting(number, "wb", closefd=False)
+    raw = _UnfailingFile(number, "wb", closefd=False)
     with (
         io.TextIOWrapper(
             io.BufferedWriter(raw), encoding=sys.stderr.encoding, errors=sys.stderr.errors, line_buffering=True

@@ -11,7 +11,7 @@ from resift.cli.meter import StageMeter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
 from resift.cli.streams import complain, write_json, write_lines
 from resift.errors import InputError
-from resift.evaluate.data.trec import qrels_beside, read_qrels
+from resift.evaluate.data.trec import find_qrels, read_qrels
 from resift.evaluate.tuning.plot import check_plot, draw
 from resift.evaluate.tuning.tune import CANDIDATES, check, tune
 from resift.evaluate.tuning.tunedfile import check_writer, encode_tuned, read_tuned
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from resift.pools.reading import CandidatePool
 
 EPILOG = f"""POOLS holds one candidate pool per line, as `resift rerank --pools` reads it, in your retriever's order. Its candidates
-may have a "label" (graded relevance), or there may be TREC judgements beside it, in NAME.qrels. Without either, quality is the
-agreement with the ranking of all candidates.
+may have a "label" (graded relevance), or there may be TREC judgements next to the file, in NAME.qrels. Without either, quality is
+the agreement with the ranking of all candidates.
 
 examples:
   resift tune pools.jsonl.gz --budget-ms 200 --out tuned.toml --plot tuned.svg
   resift tune pools.jsonl.gz --threads 1 --limit 50
   resift tune pools.jsonl.gz --check tuned.toml
 
-The file is for --settings of every command; how many candidates to ask of the retriever is for you to set.
+The file is for --settings of every command. The number of candidates is for you to set in your retriever.
 
 {EXIT_CODES}"""
 
@@ -56,9 +56,9 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("pools", metavar="POOLS", help="candidate pools; - for standard input")
     command.add_argument("--model", metavar="MODEL", help="a folder, a hub id or an embedded model's name")
-    command.add_argument("--budget-ms", type=float, metavar="MS", help="most milliseconds for a pool, for 95 %% of all calls")
+    command.add_argument("--budget-ms", type=float, metavar="MS", help="milliseconds that a pool may take, for 95 %% of all calls")
     command.add_argument(
-        "--qrels", metavar="FILE", type=Path, help="TREC judgements (default: NAME.qrels beside POOLS, if it is there)"
+        "--qrels", metavar="FILE", type=Path, help="TREC judgements (default: NAME.qrels next to POOLS, if it exists)"
     )
     command.add_argument(
         "--candidates", type=int, nargs="+", metavar="N", help="numbers of candidates to try (default: 5 10 20 30 50 100)"
@@ -66,46 +66,48 @@ def add(commands: Commands) -> None:
     command.add_argument("--limit", type=int, metavar="N", help="read only the first N pools")
     command.add_argument("--out", metavar="FILE", type=Path, help="write the settings here, as TOML")
     command.add_argument("--plot", metavar="FILE", type=Path, help="plot quality against latency: .svg, .png or .pdf")
-    command.add_argument("--overwrite", action="store_true", help="replace FILE of --out and --plot")
-    command.add_argument("--check", metavar="FILE", type=Path, help="only run FILE's settings and candidates against its budget")
+    command.add_argument("--overwrite", action="store_true", help="replace the files of --out and --plot")
+    command.add_argument(
+        "--check", metavar="FILE", type=Path, help="only check whether FILE's settings and candidates hold its budget"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     add_engine(command)
     command.set_defaults(run=run, usage_error=command.error)
 
 
-def run(asked: argparse.Namespace) -> int:
-    """Measures, prints and writes; or checks a file."""
-    check_count("--limit", asked.limit)
-    return _check(asked) if asked.check else _tune(asked)
+def run(arguments: argparse.Namespace) -> int:
+    """Measures, prints and writes the settings; or checks a file of settings."""
+    check_count("--limit", arguments.limit)
+    return _check(arguments) if arguments.check else _tune(arguments)
 
 
-def _tune(asked: argparse.Namespace) -> int:
-    outputs = [path for path in (asked.out, asked.plot) if path]
-    judgements = asked.qrels or qrels_beside(asked.pools)
-    inputs = [name for name in (asked.pools, judgements, asked.settings) if name]
-    check_outputs(outputs, inputs, overwrite=asked.overwrite, closed=closed)
-    if asked.out:
+def _tune(arguments: argparse.Namespace) -> int:
+    outputs = [path for path in (arguments.out, arguments.plot) if path]
+    judgements = arguments.qrels or find_qrels(arguments.pools)
+    inputs = [name for name in (arguments.pools, judgements, arguments.settings) if name]
+    check_outputs(outputs, inputs, overwrite=arguments.overwrite, closed=closed)
+    if arguments.out:
         check_writer()
-    kind = check_plot(asked.plot) if asked.plot else ""
+    kind = check_plot(arguments.plot) if arguments.plot else ""
     qrels = read_qrels(judgements) if judgements else None
-    fixed, pools = settings(asked), _pools(asked)
+    base_settings, pools = settings(arguments), _pools(arguments)
     with StageMeter() as meter:
         tuning = tune(
             pools,
-            asked.model,
+            arguments.model,
             qrels=qrels,
-            settings=fixed,
-            candidates=asked.candidates or CANDIDATES,
-            budget_ms=asked.budget_ms,
+            settings=base_settings,
+            candidates=arguments.candidates or CANDIDATES,
+            budget_ms=arguments.budget_ms,
             report=meter,
         )
     if tuning.chosen:
-        check_outputs(outputs, inputs, overwrite=asked.overwrite, closed=closed)  # again: the measurements took minutes
-    if tuning.chosen and asked.plot:
-        write_whole(asked.plot, draw(tuning, kind))
-    if tuning.chosen and asked.out:
-        write_whole(asked.out, encode_tuned(tuning))
-    if asked.json:
+        check_outputs(outputs, inputs, overwrite=arguments.overwrite, closed=closed)  # again: the measurements took minutes
+    if tuning.chosen and arguments.plot:
+        write_whole(arguments.plot, draw(tuning, kind))
+    if tuning.chosen and arguments.out:
+        write_whole(arguments.out, encode_tuned(tuning))
+    if arguments.json:
         write_json(tuning)
     else:
         write_lines(_lines(tuning))
@@ -120,24 +122,26 @@ def _tune(asked: argparse.Namespace) -> int:
     return CHECK
 
 
-def _check(asked: argparse.Namespace) -> int:
+def _check(arguments: argparse.Namespace) -> int:
     for name in ("settings", "out", "plot", "candidates", "qrels", "overwrite"):
-        if getattr(asked, name):
-            asked.usage_error(f"--check takes no --{name}: FILE says what to run")
-    tuned = read_tuned(asked.check)
-    budget_ms = tuned.budget_ms if asked.budget_ms is None else asked.budget_ms
+        if getattr(arguments, name):
+            arguments.usage_error(f"--check takes no --{name}: FILE says what to run")
+    tuned = read_tuned(arguments.check)
+    budget_ms = tuned.budget_ms if arguments.budget_ms is None else arguments.budget_ms
     if budget_ms is None:
-        raise InputError(f"{asked.check} names no budget; give one with --budget-ms")
-    model = Artifact.find(asked.model).manifest.model.id
+        raise InputError(f"{arguments.check} names no budget; give one with --budget-ms")
+    model = Artifact.find(arguments.model).manifest.model.id
     if tuned.model not in (None, model):
         raise InputError(
-            f"{asked.check} was measured with {tuned.model}, but the model here is {model}; name its artifact with --model"
+            f"{arguments.check} was measured with {tuned.model}, but the model here is {model}; name its artifact with --model"
         )
-    asked.settings = asked.check
-    fixed, pools = settings(asked), _pools(asked)
+    arguments.settings = arguments.check
+    base_settings, pools = settings(arguments), _pools(arguments)
     with StageMeter() as meter:
-        found = check(pools, asked.model, settings=fixed, candidates=tuned.candidates, budget_ms=budget_ms, report=meter)
-    if asked.json:
+        found = check(
+            pools, arguments.model, settings=base_settings, candidates=tuned.candidates, budget_ms=budget_ms, report=meter
+        )
+    if arguments.json:
         write_json(found)
     else:
         size = "all" if found.candidates is None else f"the first {found.candidates}"
@@ -147,16 +151,16 @@ def _check(asked: argparse.Namespace) -> int:
         write_lines([f"{calls}: {took}", within])
     if found.holds:
         return 0
-    complain(f"{asked.check} does not hold its budget: {found.share_within:.1%} of all calls took at most {budget_ms:g} ms")
+    complain(f"{arguments.check} does not hold its budget: {found.share_within:.1%} of all calls took at most {budget_ms:g} ms")
     return CHECK
 
 
-def _pools(asked: argparse.Namespace) -> list[CandidatePool]:
-    return list(islice(read_pools(asked.pools), asked.limit))
+def _pools(arguments: argparse.Namespace) -> list[CandidatePool]:
+    return list(islice(read_pools(arguments.pools), arguments.limit))
 
 
 def _lines(tuning: Tuning) -> list[str]:
-    """What was measured, and the frontier as a table."""
+    """The data and the machine, then the frontier as a table."""
     judged = f"{tuning.judged} of them have labels" if tuning.given is not None else NO_LABELS
     timed = f"{tuning.timed} were timed, {tuning.repeats} times each"
     left_out = f"; {tuning.left_out} of fewer than two candidates are left out" if tuning.left_out else ""
@@ -188,16 +192,16 @@ def _advice(tuning: Tuning) -> list[str]:
         return []
     point = tuning.chosen
     budget = "" if tuning.budget_ms is None else f" of {tuning.budget_ms:g} ms, held again with the model loaded anew"
-    said = [f"* chosen: {_words(point)}: p95 {point.latency_ms.p95:.1f} ms{budget}"]
+    lines = [f"* chosen: {_words(point)}: p95 {point.latency_ms.p95:.1f} ms{budget}"]
     best = max((other for other in tuning.points if other.fits), key=lambda other: other.quality)
     if best.quality > point.quality:
-        said.append(
+        lines.append(
             f"  {_words(best)} measured {best.quality - point.quality:.4f} better, which is within the noise of these pools"
         )
     if tuning.given is not None and point.quality <= tuning.given:
         within = "" if tuning.budget_ms is None else " within this budget"
-        said.append(f"  reranking buys nothing{within}: the order given has {tuning.measure} {tuning.given:.4f}")
-    return said
+        lines.append(f"  reranking buys nothing{within}: the order given has {tuning.measure} {tuning.given:.4f}")
+    return lines
 
 
 def _words(point: Point) -> str:

@@ -1,4 +1,4 @@
-"""`resift verify ARTIFACT`: recomputes the certificate on this machine."""
+"""`resift verify ARTIFACT`: recomputes the artifact's certificate on this machine."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def add(commands: Commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Scores, compares and prints; raises ParityError if a bound does not hold or is looser than the default."""
-    with Reranker.load(asked.model, settings=settings(asked)) as reranker:
+    with Reranker.load(arguments.model, settings=settings(arguments)) as reranker:
         artifact, file = reranker.artifact, reranker.variant.file
         certificate = Certificate.read(artifact)
         check_reference([np.array(pool.checkpoint) for pool in certificate.pools])
-        # All at once: pairs of one length share a batch, whichever pools they are from.
+        # All are submitted at once, so that pairs of one length share a batch, whichever pools they are from.
         answers = [reranker.submit(pool.query, pool.documents, plan="full") for pool in certificate.pools]
-        found = [answer.result().logits for answer in answers]
-        looks = _looks(reranker, certificate)
-    agreement = certificate.measure(found)
+        logits = [answer.result().logits for answer in answers]
+        first_looks = _first_looks(reranker, certificate)
+    agreement = certificate.measure(logits)
     at_export = certificate.agreement[file]
     recorded = [np.array(pool.variants[file]) for pool in certificate.pools]
-    moved = max(float(np.abs(now - then).max()) for now, then in zip(found, recorded, strict=True))
-    if asked.json:
+    largest_change = max(float(np.abs(here - before).max()) for here, before in zip(logits, recorded, strict=True))
+    if arguments.json:
         record = {
             "artifact": path_text(artifact.folder),
             "variant": file,
@@ -68,23 +68,25 @@ def run(asked: argparse.Namespace) -> int:
             "bounds": certificate.bounds,
             "agreement": agreement,
             "at_export": at_export,
-            "largest_change_since_export": moved,
+            "largest_change_since_export": largest_change,
             "search": certificate.search.get(file),
-            "first_looks": {name: {"kept": here, "at_export": certificate.first_looks[name]} for name, here in looks.items()},
+            "first_looks": {name: {"kept": here, "at_export": certificate.first_looks[name]} for name, here in first_looks.items()},
         }
         write_json(record)
     else:
         table = _table(certificate.bounds, agreement, at_export)
-        changed = f"largest change of a logit since export: {moved:.2g}"
-        searched = [certificate.search[file].summary()] if file in certificate.search else []
-        looked = [line for name, here in looks.items() for line in _look_table(name, here, certificate.first_looks[name])]
+        changed = f"largest change of a logit since export: {largest_change:.2g}"
+        search = [certificate.search[file].summary()] if file in certificate.search else []
+        look_tables = [
+            line for name, here in first_looks.items() for line in _first_look_table(name, here, certificate.first_looks[name])
+        ]
         against = f", against {certificate.reference}" if certificate.reference else ""
-        write_lines([f"{file} on {len(certificate.pools)} pools{against}", *table, changed, *searched, *looked])
-    for name, here in looks.items():
+        write_lines([f"{file} on {len(certificate.pools)} pools{against}", *table, changed, *search, *look_tables])
+    for name, here in first_looks.items():
         refuse_first_look(here, f"{artifact.folder} ({name})")
     refuse(agreement, certificate.bounds, f"{artifact.folder} ({file})")
     looser = certificate.bounds.looser(Bounds())
-    if looser and not asked.accept_bounds:
+    if looser and not arguments.accept_bounds:
         raise ParityError(
             f"{artifact.folder} is within its own bounds, but they are looser than those of `resift export`: {'; '.join(looser)}; "
             "to accept them, use --accept-bounds"
@@ -92,37 +94,37 @@ def run(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _looks(reranker: Reranker, certificate: Certificate) -> dict[str, list[Kept]]:
-    """What the first looks keep on this machine, by the file of the variant that runs here."""
-    found = {}
+def _first_looks(reranker: Reranker, certificate: Certificate) -> dict[str, list[Kept]]:
+    """The recall of the first looks on this machine, by the file of the variant that runs here."""
+    recalls = {}
     for graph in reranker.artifact.manifest.graphs:
         if graph.role == "first-look":
             plan = Plan([Stage(graph.name)])
             answers = [reranker.submit(pool.query, pool.documents, plan=plan) for pool in certificate.pools]
-            found[reranker.variant_of(graph.name).file] = certificate.kept([answer.result().logits for answer in answers])
-    return found
+            recalls[reranker.variant_of(graph.name).file] = certificate.kept([answer.result().logits for answer in answers])
+    return recalls
 
 
-def _look_table(file: str, now: list[Kept], then: list[Kept]) -> list[str]:
+def _first_look_table(file: str, here: list[Kept], at_export: list[Kept]) -> list[str]:
     lines = [
         f"{file}, a first look: share of the best documents among its first",
         f"{'':20} {'bound':>8} {'export':>8} {'here':>8}",
     ]
-    for here, before in zip(now, then, strict=True):
-        bound = f">= {LEAST_KEPT}" if here is now[-1] else ""
-        lines.append(f"{here.look:<20.0%} {bound:>8} {before.kept:>8.4f} {here.kept:>8.4f}")
+    for now, before in zip(here, at_export, strict=True):
+        bound = f">= {LEAST_KEPT}" if now is here[-1] else ""
+        lines.append(f"{now.look:<20.0%} {bound:>8} {before.kept:>8.4f} {now.kept:>8.4f}")
     return lines
 
 
-def _table(bounds: Bounds, now: Agreement, then: Agreement) -> list[str]:
+def _table(bounds: Bounds, here: Agreement, at_export: Agreement) -> list[str]:
     rows = [
-        ("mean top-10 overlap", f">= {bounds.overlap}", then.overlap, now.overlap),
-        ("mean Kendall tau", f">= {bounds.tau}", then.tau, now.tau),
-        ("worst pool's tau", f">= {bounds.worst_tau}", then.worst_tau, now.worst_tau),
-        ("p99 error / range", f"<= {bounds.error}", then.error, now.error),
+        ("mean top-10 overlap", f">= {bounds.overlap}", at_export.overlap, here.overlap),
+        ("mean Kendall tau", f">= {bounds.tau}", at_export.tau, here.tau),
+        ("worst pool's tau", f">= {bounds.worst_tau}", at_export.worst_tau, here.worst_tau),
+        ("p99 error / range", f"<= {bounds.error}", at_export.error, here.error),
     ]
-    if now.ndcg_drop is not None and then.ndcg_drop is not None:
-        rows.append(("drop of nDCG@10", f"<= {bounds.ndcg_drop}", then.ndcg_drop, now.ndcg_drop))
+    if here.ndcg_drop is not None and at_export.ndcg_drop is not None:
+        rows.append(("drop of nDCG@10", f"<= {bounds.ndcg_drop}", at_export.ndcg_drop, here.ndcg_drop))
     lines = [f"{'':20} {'bound':>8} {'export':>8} {'here':>8}"]
     lines += [f"{name:20} {bound:>8} {first:>8.4f} {second:>8.4f}" for name, bound, first, second in rows]
     return lines

@@ -1,12 +1,12 @@
 """Evaluation (extra: eval): labelled data in; measures, diagnosis, a report and tuned settings out.
 
-    from resift.evaluate import Artifact, evaluate, read_dataset
+    from resift.evaluate import ArtifactSystem, evaluate, read_dataset
 
-    evaluation = evaluate(read_dataset("pools.jsonl"), [Artifact(), Artifact("./my-artifact")])
+    evaluation = evaluate(read_dataset("pools.jsonl"), [ArtifactSystem(), ArtifactSystem("./my-artifact")])
     for system in evaluation.systems:
         print(system.name, system.measures["nDCG@10"], system.differences)
 
-Names are imported at their first use.
+Names are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from resift.evaluate.measures import MEASURES
     from resift.evaluate.report.write import write_report
     from resift.evaluate.results import Evaluation, Finding
-    from resift.evaluate.systems import Artifact, Checkpoint, Given, ScoresFile
+    from resift.evaluate.systems import ArtifactSystem, CheckpointSystem, GivenOrder, ScoresFile
     from resift.evaluate.tuning.records import Tuning
     from resift.evaluate.tuning.tune import tune
 
 __all__ = [
     "MEASURES",
-    "Artifact",
-    "Checkpoint",
+    "ArtifactSystem",
+    "CheckpointSystem",
     "Dataset",
     "Evaluation",
     "Finding",
-    "Given",
+    "GivenOrder",
     "ScoresFile",
     "Tuning",
     "diagnose",
@@ -49,7 +49,7 @@ _HOMES = {
     "measures": ("MEASURES",),
     "report.write": ("write_report",),
     "results": ("Evaluation", "Finding"),
-    "systems": ("Artifact", "Checkpoint", "Given", "ScoresFile"),
+    "systems": ("ArtifactSystem", "CheckpointSystem", "GivenOrder", "ScoresFile"),
     "tuning.records": ("Tuning",),
     "tuning.tune": ("tune",),
 }

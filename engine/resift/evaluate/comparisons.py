@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.evaluate.results import Agreement, Difference, Place, Regression
+from resift.evaluate.results import Difference, Place, Regression, SystemAgreement
 from resift.evaluate.significance import bootstrap_interval, randomization_test
 from resift.metrics import TOP, kendall_tau, top_overlap
 
 if TYPE_CHECKING:
     from resift.evaluate.data.dataset import Dataset
-    from resift.evaluate.runs import Run
+    from resift.evaluate.runs import SystemRun
 
-WORST = 5
-"""Regressions listed of each system."""
-BEST = 5
-"""Documents listed of each ranking."""
-SHOWN = 300
-"""Characters listed of a document."""
+REGRESSION_LIMIT = 5
+"""Maximum number of regressions listed for each system."""
+DOCUMENT_LIMIT = 5
+"""Maximum number of documents listed for each ranking."""
+TEXT_LIMIT = 300
+"""Maximum number of characters listed for a document."""
 
 
-def differences(baseline: Run, run: Run) -> dict[str, Difference]:
+def differences(baseline: SystemRun, run: SystemRun) -> dict[str, Difference]:
     """By measure: the mean of `run` minus that of `baseline`, its interval and its p-value."""
     every = np.stack([values - baseline.values[name] for name, values in run.values.items()], axis=1)
     columns = zip(every.mean(axis=0), *bootstrap_interval(every), randomization_test(every), strict=True)
@@ -32,11 +32,11 @@ def differences(baseline: Run, run: Run) -> dict[str, Difference]:
     }
 
 
-def agreement(reference: Run, run: Run) -> Agreement:
-    """How far `run` ranks every pool as `reference` does."""
+def agreement(reference: SystemRun, run: SystemRun) -> SystemAgreement:
+    """How well the rankings of `run` agree with those of `reference`."""
     pairs = list(zip(reference.keys, run.keys, strict=True))
     taus = [kendall_tau(*pair) for pair in pairs]
-    return Agreement(
+    return SystemAgreement(
         reference=reference.scorer.name,
         tau=float(np.mean(taus)),
         worst_tau=float(np.min(taus)),
@@ -44,11 +44,11 @@ def agreement(reference: Run, run: Run) -> Agreement:
     )
 
 
-def regressions(dataset: Dataset, measure: str, baseline: Run, run: Run) -> list[Regression]:
-    """The queries that `run` ranks worse than `baseline` by `measure`: the WORST of them, largest loss first."""
+def regressions(dataset: Dataset, measure: str, baseline: SystemRun, run: SystemRun) -> list[Regression]:
+    """The REGRESSION_LIMIT queries with the largest loss of `measure` from `baseline` to `run`, largest loss first."""
     before, after = baseline.values[measure], run.values[measure]
     change = after - before
-    worst = [int(number) for number in np.argsort(change, kind="stable")[:WORST] if change[number] < 0]
+    worst = [int(number) for number in np.argsort(change, kind="stable")[:REGRESSION_LIMIT] if change[number] < 0]
     return [
         Regression(
             qid=str(dataset.pools[number].qid),
@@ -64,10 +64,10 @@ def regressions(dataset: Dataset, measure: str, baseline: Run, run: Run) -> list
     ]
 
 
-def _best(dataset: Dataset, run: Run, number: int) -> list[Place]:
+def _best(dataset: Dataset, run: SystemRun, number: int) -> list[Place]:
     pool, scores = dataset.pools[number], run.scores[number]
     labels = dataset.labels(pool)
-    order = np.argsort(-run.keys[number], kind="stable")[:BEST].tolist()
+    order = np.argsort(-run.keys[number], kind="stable")[:DOCUMENT_LIMIT].tolist()
     return [
         Place(
             docid=str(pool.fields[position]["docid"]),
@@ -75,7 +75,7 @@ def _best(dataset: Dataset, run: Run, number: int) -> list[Place]:
             given_rank=position + 1,
             label=labels[position],
             score=None if scores is None or np.isnan(scores[position]) else float(scores[position]),
-            text=pool.documents[position][:SHOWN],
+            text=pool.documents[position][:TEXT_LIMIT],
         )
         for rank, position in enumerate(order, 1)
     ]

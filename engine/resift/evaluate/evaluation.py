@@ -1,4 +1,4 @@
-"""Evaluate: compares ways to order the same candidates, and returns all it found as one record."""
+"""Compares ways to order the same candidates, and returns all results as one record."""
 
 from __future__ import annotations
 
@@ -17,40 +17,39 @@ from resift.evaluate.comparisons import agreement, differences, regressions
 from resift.evaluate.doctor.diagnosis import diagnose
 from resift.evaluate.lengths import measure_lengths
 from resift.evaluate.measures import MEASURES, Judge
-from resift.evaluate.results import Data, Evaluation, Finding, Query, System
-from resift.evaluate.runs import Run, score_all
-from resift.evaluate.systems import Given
+from resift.evaluate.results import Data, Evaluation, Finding, QueryResult, SystemResult
+from resift.evaluate.runs import SystemRun, score_all
+from resift.evaluate.systems import GivenOrder
 from resift.files.names import path_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resift.evaluate import systems as compared
     from resift.evaluate.data.dataset import Dataset
-    from resift.evaluate.runs import Progress
-    from resift.evaluate.systems import Scorer
+    from resift.evaluate.systems import Scorer, System
+    from resift.pools.job import Progress
 
 SIZES = (5, 10, 20, 50, 100, 200, 500, 1000)
-"""Pool sizes of System.by_size and Evaluation.recall, below that of the largest pool, which comes last."""
+"""Pool sizes of SystemResult.by_size and Evaluation.recall; those below the largest pool are used, and then its own size."""
 LIBRARIES = ("resift", "numpy", "ir-measures", "pytrec-eval-terrier")
 
 
-def evaluate(  # noqa: PLR0913 - the data, the systems, and what is asked about them
+def evaluate(  # noqa: PLR0913 - the data, the systems, and the options of the comparison
     dataset: Dataset,
-    systems: Sequence[compared.System] = (),
+    systems: Sequence[System] = (),
     *,
     measures: Sequence[str] = MEASURES,
     baseline: str | None = None,
     reference: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Compares the order given with `systems` on the same pools, against all judgements of `dataset`.
+    """Compares the order given with `systems` on the same pools, by all judgements of `dataset`.
 
-    `measures` are ir-measures' names (https://ir-measur.es/en/latest/measures.html); the first is the one that regressions and
-    `by_size` are about. Differences are against the system named `baseline` (None: the order given); agreement is with the one
-    named `reference` (None: the first checkpoint, or else the first float32 artifact, or else the first artifact). Rankings count,
-    not scores: see `Judge`. Pools are scored and timed one by one, as `score_all` says. A pair's logit does not depend on its pool,
-    so what smaller pools would give is derived from the same scores.
+    `measures` are ir-measures' names (https://ir-measur.es/en/latest/measures.html); regressions and `by_size` use the
+    first. Differences are from the system named `baseline` (None: the order given); agreement is with the system named `reference`
+    (None: the first checkpoint, or else the first float32 artifact, or else the first artifact). Rankings are measured, not scores:
+    see `Judge`. Pools are scored and timed one by one: see `score_all`. A pair's logit does not depend on its pool, so the figures
+    for smaller pools are derived from the same scores.
 
     Raises InputError for a measure, a name or data that cannot be evaluated, ExtraError without the extra `eval`, and otherwise
     like the systems.
@@ -63,11 +62,11 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and what is asked about 
     docids = [[str(fields["docid"]) for fields in pool.fields] for pool in pools]
     judge = Judge(measures, qids, docids, dataset.qrels)
     with ExitStack() as stack:
-        scorers = [stack.enter_context(system.open(pools)) for system in (Given(), *systems)]
+        scorers = [stack.enter_context(system.open(pools)) for system in (GivenOrder(), *systems)]
         _check_names([scorer.name for scorer in scorers], baseline=baseline, reference=reference)
         artifacts = [scorer.reranker for scorer in scorers if scorer.reranker]
         for reranker in artifacts[:1]:
-            Certificate.read(reranker.artifact)  # diagnose does, and should not fail after hours of scoring
+            Certificate.read(reranker.artifact)  # diagnose reads it, and should not fail after hours of scoring
         runs = score_all(scorers, pools, progress)
         lengths, findings = None, list[Finding]()
         if artifacts:
@@ -76,8 +75,8 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and what is asked about 
             findings = diagnose(artifacts[0], pools, qrels=dataset.qrels, scored=scored)
     for run in runs:
         run.values = judge.values(run.orders())
-    against = _named(runs, baseline) or runs[0]
-    standard = _named(runs, reference) or _standard(runs)
+    baseline_run = _find_run(runs, baseline) or runs[0]
+    reference_run = _find_run(runs, reference) or _default_reference(runs)
     first = judge.names[0]
     sizes = _sizes(max(len(pool.documents) for pool in pools))
     labels = [np.array(dataset.labels(pool), np.int64) for pool in pools]
@@ -90,19 +89,19 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and what is asked about 
             judgements=sum(len(dataset.qrels[qid]) for qid in qids),
             left_out=dict(dataset.left_out),
         ),
-        baseline=against.scorer.name,
+        baseline=baseline_run.scorer.name,
         measures=judge.names,
         systems=[
-            System(
+            SystemResult(
                 name=run.scorer.name,
                 kind=run.scorer.kind,
                 source=run.scorer.source,
                 precision=run.scorer.precision,
                 measures={name: float(column.mean()) for name, column in run.values.items()},
-                differences={} if run is against else differences(against, run),
+                differences={} if run is baseline_run else differences(baseline_run, run),
                 per_query={name: column.tolist() for name, column in run.values.items()},
                 by_size={first: [float(judge.values(run.orders(size))[first].mean()) for size in sizes]},
-                agreement=None if standard is None or run is standard else agreement(standard, run),
+                agreement=None if reference_run is None or run is reference_run else agreement(reference_run, run),
                 latency_ms=run.latency,
                 pairs_per_second=run.pairs_per_second,
                 unscored=run.unscored,
@@ -113,7 +112,9 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and what is asked about 
         queries=_queries(dataset),
         sizes=sizes,
         recall=_recall(dataset, sizes),
-        regressions=[regression for run in runs if run is not against for regression in regressions(dataset, first, against, run)],
+        regressions=[
+            regression for run in runs if run is not baseline_run for regression in regressions(dataset, first, baseline_run, run)
+        ],
         lengths=lengths,
         findings=findings,
         machine=_machine(scorers),
@@ -122,33 +123,33 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and what is asked about 
     )
 
 
-def _check_names(names: Sequence[str], **asked: str | None) -> None:
+def _check_names(names: Sequence[str], **roles: str | None) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise InputError(f"two systems are named {twice[0]!r}; leave one out, or give them names")
-    for role, name in asked.items():
+        raise InputError(f"two systems are named {twice[0]!r}; leave one out, or give them different names")
+    for role, name in roles.items():
         if name is not None and name not in names:
             raise InputError(f"the {role} is {name!r}; expected one of the systems: {', '.join(map(repr, names))}")
 
 
-def _named(runs: Sequence[Run], name: str | None) -> Run | None:
+def _find_run(runs: Sequence[SystemRun], name: str | None) -> SystemRun | None:
     return next((run for run in runs if run.scorer.name == name), None)
 
 
-def _standard(runs: Sequence[Run]) -> Run | None:
-    """The run that agreement is measured against unless one is named: what is nearest to the checkpoint."""
-    ranked = {"checkpoint": 0, "float32": 1, "artifact": 2}
-    models = [run for run in runs if run.scorer.kind in ranked]
-    return min(models, key=lambda run: min(ranked[run.scorer.kind], ranked.get(str(run.scorer.precision), 2)), default=None)
+def _default_reference(runs: Sequence[SystemRun]) -> SystemRun | None:
+    """The run that agreement is measured with unless one is named: the one that is nearest to the checkpoint."""
+    preference = {"checkpoint": 0, "float32": 1, "artifact": 2}
+    models = [run for run in runs if run.scorer.kind in preference]
+    return min(models, key=lambda run: min(preference[run.scorer.kind], preference.get(str(run.scorer.precision), 2)), default=None)
 
 
 def _sizes(largest: int) -> list[int]:
     return [*(size for size in SIZES if size < largest), largest]
 
 
-def _queries(dataset: Dataset) -> list[Query]:
+def _queries(dataset: Dataset) -> list[QueryResult]:
     return [
-        Query(
+        QueryResult(
             qid=str(pool.qid),
             query=pool.query,
             candidates=len(pool.documents),
@@ -160,7 +161,7 @@ def _queries(dataset: Dataset) -> list[Query]:
 
 
 def _recall(dataset: Dataset, sizes: Sequence[int]) -> list[float]:
-    """The mean, over queries that have relevant documents, of the share of them among the first `sizes[i]` candidates given."""
+    """The mean over queries with relevant documents: the share of these that is among the first `sizes[i]` candidates as given."""
     shares = []
     for pool in dataset.pools:
         total = sum(label > 0 for label in dataset.qrels[str(pool.qid)].values())

@@ -1,4 +1,4 @@
-"""Lengths: how long the pairs are in a model's tokens, and what it cuts."""
+"""The lengths of pairs in a model's tokens, and how much of them is cut."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.evaluate.results import Lengths
+from resift.evaluate.results import PairLengths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
     from resift.reranker import Reranker
 
 BINS_TO_MAX_LENGTH = 16
-MOST_BINS = 64
+MAX_BINS = 64
 
 
-def measure_lengths(reranker: Reranker, pools: Sequence[CandidatePool], scored: Sequence[Scored]) -> Lengths:
+def measure_lengths(reranker: Reranker, pools: Sequence[CandidatePool], scored: Sequence[Scored]) -> PairLengths:
     """Tokens of the pairs, special tokens included, before they were cut; `scored` is what `reranker` returned for each pool.
 
-    Of a text longer than 100,000 characters they are a lower bound, and of the pairs of a query that was cut an upper bound if the
-    longer text is cut first. A bin includes its upper edge, and the longest pair that the
-    model reads is such an edge where it is a multiple of the bins' width.
+    The number is a lower bound for a text longer than 100,000 characters, and an upper bound for the pairs of a query that was cut
+    if the longer text is cut first. A bin includes its upper edge. The model's maximum length is such an edge if it is a multiple
+    of the bins' width.
     """
-    most = reranker.resolved.max_length
+    max_length = reranker.resolved.max_length
     tokenizer = reranker.tokenizer
     lengths, shares = [np.zeros(0, np.int64)], [np.zeros(0)]
     for pool, each in zip(pools, scored, strict=True):
         lengths.append(each.lengths.astype(np.int64) + each.tokens_cut + each.query_tokens_cut)
         shares.append(shares_lost(tokenizer, pool.query, each))
     every, lost = np.concatenate(lengths), np.concatenate(shares)
-    width = max(1, most // BINS_TO_MAX_LENGTH)
-    while width * MOST_BINS < every.max(initial=0):
+    width = max(1, max_length // BINS_TO_MAX_LENGTH)
+    while width * MAX_BINS < every.max(initial=0):
         width *= 2
     edges = np.arange(0, int(every.max(initial=0)) + width, width)
-    return Lengths(
+    return PairLengths(
         edges=edges.tolist(),
         counts=np.bincount(np.maximum(every - 1, 0) // width, minlength=len(edges) - 1).tolist(),
-        max_length=most,
+        max_length=max_length,
         pairs=len(every),
         pairs_cut=len(lost),
         mean_share_cut=float(lost.mean()) if len(lost) else 0.0,
@@ -51,7 +51,7 @@ def measure_lengths(reranker: Reranker, pools: Sequence[CandidatePool], scored: 
 
 
 def shares_lost(tokenizer: PairTokenizer, query: str, scored: Scored) -> NDArray[np.float64]:
-    """float64[m]: of each of the m documents that were cut, the share of its tokens that it lost."""
+    """float64[m]: for each of the m documents that were cut, the share of its tokens that it lost."""
     cut = scored.tokens_cut > 0
     if not cut.any():
         return np.zeros(0)

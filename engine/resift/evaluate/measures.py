@@ -1,4 +1,4 @@
-"""Measures: rankings and judgements to the values of ir-measures' measures, computed by trec_eval's own code."""
+"""Computes the measures of ir-measures from rankings and judgements, with trec_eval's own code."""
 
 from __future__ import annotations
 
@@ -17,12 +17,22 @@ if TYPE_CHECKING:
     """labels by query id and document id"""
 
 MEASURES = ("nDCG@10", "P@1", "RR@10", "AP", "R@10")
-"""What is measured unless something else is asked for."""
-LISTED = "https://ir-measur.es/en/latest/measures.html"
-MALFORMED = (ValueError, NameError, TypeError, AssertionError, LookupError, RecursionError, ArithmeticError, RuntimeError, OSError)
-"""What ir-measures and its providers raise for a measure that does not exist or that they cannot compute."""
-TRIAL: dict[str, dict[str, int]] = {"q": {"a": 0, "b": 1, "c": 2}}
-"""Judgements that a measure is tried on before anything is scored."""
+"""The default measures."""
+MEASURES_URL = "https://ir-measur.es/en/latest/measures.html"
+MEASURE_ERRORS = (
+    ValueError,
+    NameError,
+    TypeError,
+    AssertionError,
+    LookupError,
+    RecursionError,
+    ArithmeticError,
+    RuntimeError,
+    OSError,
+)
+"""Exceptions that ir-measures and its providers raise for a measure that does not exist or that they cannot compute."""
+TRIAL_QRELS: dict[str, dict[str, int]] = {"q": {"a": 0, "b": 1, "c": 2}}
+"""Judgements with which each measure is tried before anything is scored."""
 
 
 def parse_measures(names: Sequence[str]) -> list[Any]:
@@ -33,7 +43,7 @@ def parse_measures(names: Sequence[str]) -> list[Any]:
     """
     ir_measures = _ir_measures()
     if not names:
-        raise InputError(f"no measures; expected at least one of ir-measures' names, such as {MEASURES[0]}: {LISTED}")
+        raise InputError(f"no measures; expected at least one of ir-measures' names, such as {MEASURES[0]}: {MEASURES_URL}")
     measures = {}
     for name in names:
         try:
@@ -42,12 +52,12 @@ def parse_measures(names: Sequence[str]) -> list[Any]:
             cutoff = measure.params.get("cutoff", 1)
             if cutoff < 1:  # trec_eval ends the process
                 raise ValueError(f"cutoff {cutoff}")
-            ir_measures.evaluator([measure], TRIAL).calc_aggregate({"q": {"a": 1.0, "b": 0.0}})
-        except MALFORMED as error:
+            ir_measures.evaluator([measure], TRIAL_QRELS).calc_aggregate({"q": {"a": 1.0, "b": 0.0}})
+        except MEASURE_ERRORS as error:
             reason = f"{next(iter(str(error).splitlines()), '') or type(error).__name__:.200}"
             raise InputError(
                 f"measure {name!r:.200} cannot be computed ({reason}); expected a name of ir-measures, such as "
-                f"{', '.join(MEASURES)}: {LISTED}"
+                f"{', '.join(MEASURES)}: {MEASURES_URL}"
             ) from error
         measures[str(measure)] = measure
     return list(measures.values())
@@ -57,7 +67,7 @@ class Judge:
     """Measures rankings of the same queries' candidates against their judgements.
 
     trec_eval sorts by score and breaks ties by document id, whatever order it is given. Documents are therefore named by number
-    and scored by descending rank: what is measured is the ranking itself, and no id can be misread.
+    and scored by descending rank, so that the ranking itself is measured and no id can be misread.
     """
 
     def __init__(self, measures: Sequence[str], qids: Sequence[str], docids: Sequence[Sequence[str]], qrels: Judgements) -> None:
@@ -69,7 +79,7 @@ class Judge:
         self.names = [str(measure) for measure in self._measures]
         """the measures' names as ir-measures writes them"""
         self._numbers: list[list[str]] = []
-        judged: dict[str, dict[str, int]] = {}
+        qrels_by_number: dict[str, dict[str, int]] = {}
         for place, (qid, candidates) in enumerate(zip(qids, docids, strict=True)):
             labels = qrels.get(qid)
             if not labels:
@@ -78,14 +88,14 @@ class Judge:
             if len(set(candidates)) < len(candidates):
                 twice = next(docid for docid in candidates if candidates.count(docid) > 1)
                 raise InputError(f"query {qid!r} has the candidate {twice!r} twice; expected distinct document ids")
-            judged[str(place)] = {numbers[docid]: label for docid, label in labels.items()}
+            qrels_by_number[str(place)] = {numbers[docid]: label for docid, label in labels.items()}
             self._numbers.append([numbers[docid] for docid in candidates])
-        self._evaluator = _ir_measures().evaluator(self._measures, judged)
+        self._evaluator = _ir_measures().evaluator(self._measures, qrels_by_number)
 
     def values(self, orders: Sequence[NDArray[np.integer[Any]]]) -> dict[str, NDArray[np.float64]]:
         """By measure, float64[n]: its value for each query.
 
-        `orders[i]` holds positions in query i's candidates, best first; candidates that are left out are not retrieved.
+        `orders[i]` holds positions in query i's candidates, best first; candidates that it omits count as not retrieved.
         """
         runs = {
             str(place): {self._numbers[place][position]: -float(rank) for rank, position in enumerate(order.tolist())}

@@ -1,4 +1,4 @@
-"""Results: what an evaluation found, as frozen records; encoded with msgspec they are the JSON of `resift eval --json`."""
+"""The results of an evaluation as frozen records; encoded with msgspec they are the JSON of `resift eval --json`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Literal
 import msgspec
 
 
-class Record(msgspec.Struct, frozen=True):
+class ResultRecord(msgspec.Struct, frozen=True):
     """A frozen record; all its fields are JSON values."""
 
 
-class Difference(Record, frozen=True, kw_only=True):
+class Difference(ResultRecord, frozen=True, kw_only=True):
     """A system's mean of a measure minus the baseline's, over the same queries."""
 
     value: float
@@ -22,27 +22,27 @@ class Difference(Record, frozen=True, kw_only=True):
     """two-sided, of the paired randomization test"""
 
 
-class Latency(Record, frozen=True, kw_only=True):
-    """Milliseconds a pool takes, tokenization included."""
+class Latency(ResultRecord, frozen=True, kw_only=True):
+    """Milliseconds per pool, tokenization included."""
 
     p50: float
     p95: float
 
 
-class Agreement(Record, frozen=True, kw_only=True):
-    """How far a system's ranking of the same pools agrees with the reference system's."""
+class SystemAgreement(ResultRecord, frozen=True, kw_only=True):
+    """How well a system's rankings agree with those of the reference system on the same pools."""
 
     reference: str
-    """name of the system compared with"""
+    """name of the reference system"""
     tau: float
     """mean Kendall tau-b"""
     worst_tau: float
     overlap: float
-    """mean share of the reference's top 10 that the system has in its own"""
+    """mean share of the reference's top 10 that is in the system's top 10, too"""
 
 
-class Scores(Record, frozen=True, kw_only=True):
-    """Histograms of a system's scores: of relevant documents, and of all others."""
+class ScoreHistograms(ResultRecord, frozen=True, kw_only=True):
+    """Histograms of a system's scores, for relevant documents and for all others."""
 
     edges: list[float]
     """n + 1 edges of n bins"""
@@ -50,32 +50,32 @@ class Scores(Record, frozen=True, kw_only=True):
     other: list[int]
 
 
-class System(Record, frozen=True, kw_only=True):
-    """One way to order the candidates, and how good it is."""
+class SystemResult(ResultRecord, frozen=True, kw_only=True):
+    """The figures of one way to order the candidates."""
 
     name: str
     """unique within the evaluation"""
     kind: Literal["given", "artifact", "checkpoint", "scores"]
     source: str | None = None
-    """the artifact's, checkpoint's or file's name; None for the order given"""
+    """name of the artifact, checkpoint or file; None for the order given"""
     precision: str | None = None
     measures: dict[str, float]
     """means over the queries evaluated, by ir-measures' names"""
     differences: dict[str, Difference] = {}
-    """minus the baseline's; empty for the baseline itself"""
+    """differences from the baseline, by measure; empty for the baseline itself"""
     per_query: dict[str, list[float]]
-    """a value for each of Evaluation.queries"""
+    """by measure, a value for each of Evaluation.queries"""
     by_size: dict[str, list[float]] = {}
     """means when only the first Evaluation.sizes[i] candidates of each pool are ranked, by measure"""
-    agreement: Agreement | None = None
+    agreement: SystemAgreement | None = None
     latency_ms: Latency | None = None
     pairs_per_second: float | None = None
     unscored: int = 0
-    """candidates that a file of scores does not hold, which rank last, in the order given, or that a plan did not read in full"""
-    scores: Scores | None = None
+    """candidates without a score: not in a file of scores (they rank last, as given), or not scored by the full model"""
+    scores: ScoreHistograms | None = None
 
 
-class Query(Record, frozen=True, kw_only=True):
+class QueryResult(ResultRecord, frozen=True, kw_only=True):
     """An evaluated query."""
 
     qid: str
@@ -84,23 +84,24 @@ class Query(Record, frozen=True, kw_only=True):
     relevant: int
     """relevant documents in the pool"""
     judged_relevant: int
-    """relevant documents in all the judgements, in the pool or not"""
+    """relevant documents in all judgements, in the pool or not"""
 
 
-class Place(Record, frozen=True, kw_only=True):
+class Place(ResultRecord, frozen=True, kw_only=True):
     """A document in a ranking."""
 
     docid: str
     rank: int
     """from 1"""
     given_rank: int
+    """its rank in the order given"""
     label: int
     score: float | None
     text: str
-    """its beginning"""
+    """the beginning of its text"""
 
 
-class Regression(Record, frozen=True, kw_only=True):
+class Regression(ResultRecord, frozen=True, kw_only=True):
     """A query that a system ranks worse than the baseline does."""
 
     qid: str
@@ -112,11 +113,11 @@ class Regression(Record, frozen=True, kw_only=True):
     before: list[Place]
     """the baseline's best documents"""
     after: list[Place]
-    """the system's"""
+    """the system's best documents"""
 
 
-class Lengths(Record, frozen=True, kw_only=True):
-    """Tokens of pairs before they are cut, and what was cut, with the evaluated model's tokenizer."""
+class PairLengths(ResultRecord, frozen=True, kw_only=True):
+    """Tokens of pairs before they are cut, and how much was cut, by the evaluated model's tokenizer."""
 
     edges: list[int]
     """n + 1 edges of n bins, in tokens; a bin includes its upper edge"""
@@ -125,24 +126,24 @@ class Lengths(Record, frozen=True, kw_only=True):
     pairs: int
     pairs_cut: int
     mean_share_cut: float
-    """of the cut documents' tokens, the mean share lost; 0 if none is cut"""
+    """mean share of its tokens that a cut document lost; 0 if none is cut"""
 
 
-class Finding(Record, frozen=True, kw_only=True):
-    """One thing the doctor found: the number, and what to do about it."""
+class Finding(ResultRecord, frozen=True, kw_only=True):
+    """One finding of the doctor: its number, and what to do about it."""
 
     name: str
     """a short stable identifier, such as pairs-cut"""
     severity: Literal["problem", "warning", "note"]
     value: float
-    """the number the finding rests on"""
+    """the number that the finding is based on"""
     words: str
-    """what was found, with its number"""
+    """a description with the number"""
     advice: str
 
 
-class Data(Record, frozen=True, kw_only=True):
-    """The data evaluated."""
+class Data(ResultRecord, frozen=True, kw_only=True):
+    """The data of an evaluation."""
 
     name: str
     format: Literal["pools", "beir", "trec"]
@@ -153,22 +154,22 @@ class Data(Record, frozen=True, kw_only=True):
     """queries not evaluated, by reason"""
 
 
-class Evaluation(Record, frozen=True, kw_only=True):
-    """What `evaluate` returns."""
+class Evaluation(ResultRecord, frozen=True, kw_only=True):
+    """All results of an evaluation, as `evaluate` returns them."""
 
     data: Data
     baseline: str
-    """name of the system the differences are against"""
+    """name of the system that differences are from"""
     measures: list[str]
-    """ir-measures' names, the first being the one that regressions and curves are about"""
-    systems: list[System]
-    queries: list[Query]
+    """ir-measures' names; regressions and curves use the first"""
+    systems: list[SystemResult]
+    queries: list[QueryResult]
     sizes: list[int]
-    """pool sizes of `recall` and System.by_size"""
+    """pool sizes of `recall` and SystemResult.by_size"""
     recall: list[float]
-    """mean share of all judged relevant documents among the first `sizes[i]` candidates as given: the ceiling of any reranker"""
+    """mean share of all relevant documents that is among the first `sizes[i]` candidates as given: the ceiling of any reranker"""
     regressions: list[Regression]
-    lengths: Lengths | None = None
+    lengths: PairLengths | None = None
     findings: list[Finding] = []
     machine: str
     """processor, instruction sets and threads"""

@@ -1,14 +1,14 @@
-"""Runs: what each system makes of every pool, and how long it takes."""
+"""Runs every system on every pool, and measures how long each takes."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.evaluate.results import Latency, Scores
+from resift.evaluate.results import Latency, ScoreHistograms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,36 +16,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.evaluate.systems import Scorer
+    from resift.pools.job import Progress
     from resift.pools.reading import CandidatePool
     from resift.ranking import Scored
 
 BINS = 30
-"""of a histogram of scores"""
-
-
-class Progress(Protocol):
-    """Called after each pool that all systems have scored."""
-
-    def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
-        """`pools` so far, `pairs` so far (those of all models together), and the share of all pools."""
+"""Number of bins in a histogram of scores."""
 
 
 @dataclass(slots=True, eq=False)
-class Run:
-    """One system's columns for every pool, in the data's order."""
+class SystemRun:
+    """One system's results for every pool, in the data's order."""
 
     scorer: Scorer
     keys: list[NDArray[np.float64]] = field(default_factory=list)
     scores: list[NDArray[np.float64] | None] = field(default_factory=list)
     scored: list[Scored] = field(default_factory=list)
-    """what the engine returned for each pool, for an artifact"""
+    """the engine's result for each pool; empty unless the system is an artifact"""
     seconds: list[float] = field(default_factory=list)
-    """for each pool; empty if the system is not timed"""
+    """seconds for each pool; empty if the system is not timed"""
     values: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    """by measure, a value for each pool, once the rankings are measured"""
+    """by measure, a value for each pool; empty until the rankings are measured"""
 
     def add(self, pool: CandidatePool) -> None:
-        """Scores the pool, the next one of the data."""
+        """Scores the next pool of the data."""
         start = time.perf_counter()
         columns = self.scorer.score(pool)
         if self.scorer.is_timed:
@@ -61,7 +55,7 @@ class Run:
 
     @property
     def latency(self) -> Latency | None:
-        """Of one pool at a time; None if the system is not timed."""
+        """Latency of one pool at a time; None if the system is not timed."""
         if not self.seconds:
             return None
         p50, p95 = np.percentile(self.seconds, [50, 95]) * 1000
@@ -69,16 +63,16 @@ class Run:
 
     @property
     def pairs_per_second(self) -> float | None:
-        """Over all pools; None if the system is not timed."""
+        """Pairs per second over all pools; None if the system is not timed."""
         return sum(map(len, self.keys)) / sum(self.seconds) if self.seconds else None
 
     @property
     def unscored(self) -> int:
-        """Number of candidates without a score, of a system that has scores."""
+        """Number of candidates without a score; 0 for a system that has no scores at all."""
         return sum(int(np.isnan(scores).sum()) for scores in self.scores if scores is not None)
 
-    def histogram(self, labels: Sequence[NDArray[np.int64]]) -> Scores | None:
-        """Of the scores of candidates labelled above 0, and of all others; None without scores."""
+    def histogram(self, labels: Sequence[NDArray[np.int64]]) -> ScoreHistograms | None:
+        """Histograms of the scores of candidates labelled above 0, and of all others; None without scores."""
         pairs = [(scores, label) for scores, label in zip(self.scores, labels, strict=True) if scores is not None]
         if not pairs:
             return None
@@ -88,16 +82,17 @@ class Run:
             return None
         edges = np.histogram_bin_edges(scores[has_score], BINS)
         counts = [np.histogram(scores[has_score & which], edges)[0].tolist() for which in (relevant, ~relevant)]
-        return Scores(edges=edges.tolist(), relevant=counts[0], other=counts[1])
+        return ScoreHistograms(edges=edges.tolist(), relevant=counts[0], other=counts[1])
 
 
-def score_all(scorers: Sequence[Scorer], pools: Sequence[CandidatePool], progress: Progress | None = None) -> list[Run]:
-    """Every pool scored alone by one system after the other.
+def score_all(scorers: Sequence[Scorer], pools: Sequence[CandidatePool], progress: Progress | None = None) -> list[SystemRun]:
+    """Scores every pool alone by one system after the other.
 
-    The first system to score a pool changes from pool to pool: if the machine gets slower or faster meanwhile, it does so for all
-    of them. Each system scores the first pool once beforehand, untimed. Raises what the systems raise.
+    The first system to score a pool changes from pool to pool, so that a change of the machine's speed affects all systems alike.
+    Each system scores the first pool once beforehand, untimed. `progress` is called after each pool that all systems have scored,
+    with the pairs of all models together. Raises the exceptions of the systems.
     """
-    runs = [Run(scorer) for scorer in scorers]
+    runs = [SystemRun(scorer) for scorer in scorers]
     for scorer in scorers:
         if scorer.is_timed:
             scorer.score(pools[0])

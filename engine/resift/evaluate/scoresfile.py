@@ -1,4 +1,4 @@
-"""Scores that another engine gave to the same candidates, read from a file."""
+"""Reads a file of scores that another engine gave to the same candidates."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from resift.pools.reading import CandidatePool
 
-    Found = dict[int, tuple[tuple[float, ...], float]]
-    """by position of the candidate: what sorts it, lowest first, and its score (NaN: none)"""
+    PoolScores = dict[int, tuple[tuple[float, ...], float]]
+    """by position of the candidate: its sort key, lowest first, and its score (NaN: none)"""
 
-TREC = "'qid Q0 docid rank score tag'"
-JSON = '{"qid", "results": [{"docid" or "index", "score"}, ...]} as `resift rerank --pools` writes'
+RUN_LINE = "'qid Q0 docid rank score tag'"
+RANKED_POOL_LINE = '{"qid", "results": [{"docid" or "index", "score"}, ...]} as `resift rerank --pools` writes'
 
 
 def read_scores(
@@ -31,36 +31,38 @@ def read_scores(
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Keys and scores, float64[n] each, of every pool's candidates, by query id; see `resift.evaluate.systems.Columns`.
 
-    The file is a TREC run, whose documents rank by score and then by rank, or JSON Lines of ranked pools, best first; it may hold
+    The file is a TREC run, whose documents rank by score and then by rank, or JSON Lines of ranked pools, best first. It may hold
     other queries and documents, too. Candidates that it does not hold rank last, in the order given, with the score NaN.
     Raises InputError that names a line for anything else, and for a query of which the file holds no candidate.
     """
     places = {str(pool.qid): {str(fields["docid"]): place for place, fields in enumerate(pool.fields)} for pool in pools}
-    found: dict[str, Found] = {qid: {} for qid in places}
-    seen: set[str] = set()
+    scores: dict[str, PoolScores] = {qid: {} for qid in places}
+    seen_qids: set[str] = set()
     is_json: bool | None = None
     for number, line in read_lines(path):
         where = f"{os.fspath(path)}, line {number}"
         is_json = line.lstrip().startswith(b"{") if is_json is None else is_json
         if is_json:
-            _add_pool(decode_object(line, where), where, places, found, seen)
+            _add_pool(decode_object(line, where), where, places, scores, seen_qids)
         else:
-            _add_line(line, number, where, places, found)
-    for qid, scored in found.items():
-        if not scored:
+            _add_line(line, number, where, places, scores)
+    for qid, pool_scores in scores.items():
+        if not pool_scores:
             raise InputError(f"{os.fspath(path)} holds no candidate of query {qid!r}; expected scores of every query evaluated")
-    return {qid: _columns(scored, len(places[qid])) for qid, scored in found.items()}
+    return {qid: _columns(pool_scores, len(places[qid])) for qid, pool_scores in scores.items()}
 
 
-def _add_pool(row: dict[str, Any], where: str, places: dict[str, dict[str, int]], found: dict[str, Found], seen: set[str]) -> None:
+def _add_pool(
+    row: dict[str, Any], where: str, places: dict[str, dict[str, int]], scores: dict[str, PoolScores], seen_qids: set[str]
+) -> None:
     qid, results = row.get("qid"), row.get("results")
     if not isinstance(qid, str | int) or isinstance(qid, bool) or not isinstance(results, list):
-        raise InputError(f"{where}: expected {JSON}, or a TREC run ({TREC} a line)")
+        raise InputError(f"{where}: expected {RANKED_POOL_LINE}, or a TREC run ({RUN_LINE} a line)")
     if str(qid) not in places:
         return
-    if str(qid) in seen:
+    if str(qid) in seen_qids:
         raise InputError(f"{where}: query {str(qid)!r} again; expected each once")
-    seen.add(str(qid))
+    seen_qids.add(str(qid))
     for rank, result in enumerate(results):
         place = _place(result, places[str(qid)], f"{where}: results[{rank}]")
         if place is None:
@@ -68,7 +70,7 @@ def _add_pool(row: dict[str, Any], where: str, places: dict[str, dict[str, int]]
         score = result.get("score")
         if score is not None and (not isinstance(score, int | float) or isinstance(score, bool)):
             raise InputError(f"{where}: results[{rank}] has the score {score!r:.80}; expected a number or null")
-        _add(found[str(qid)], place, (rank,), math.nan if score is None else float(score), f"{where}: results[{rank}]")
+        _add(scores[str(qid)], place, (rank,), math.nan if score is None else float(score), f"{where}: results[{rank}]")
 
 
 def _place(result: Any, places: dict[str, int], where: str) -> int | None:
@@ -78,29 +80,29 @@ def _place(result: Any, places: dict[str, int], where: str) -> int | None:
         return places.get(str(docid))
     if docid is None and isinstance(index, int) and not isinstance(index, bool) and index >= 0:
         return index if index < len(places) else None
-    raise InputError(f"{where} has neither a 'docid' nor an 'index'; expected {JSON}")
+    raise InputError(f"{where} has neither a 'docid' nor an 'index'; expected {RANKED_POOL_LINE}")
 
 
-def _add_line(line: bytes, number: int, where: str, places: dict[str, dict[str, int]], found: dict[str, Found]) -> None:
+def _add_line(line: bytes, number: int, where: str, places: dict[str, dict[str, int]], scores: dict[str, PoolScores]) -> None:
     try:
         qid, docid, rank, score = run_line(line, where)
     except InputError as error:
-        raise InputError(f"{error}, or {JSON}") from error
+        raise InputError(f"{error}, or {RANKED_POOL_LINE}") from error
     place = places.get(qid, {}).get(docid)
     if place is not None:
-        _add(found[qid], place, (-score, rank, number), score, where)
+        _add(scores[qid], place, (-score, rank, number), score, where)
 
 
-def _add(scored: Found, place: int, key: tuple[float, ...], score: float, where: str) -> None:
-    if place in scored:
-        raise InputError(f"{where}: a document that this query already has; expected each once")
-    scored[place] = key, score
+def _add(pool_scores: PoolScores, place: int, key: tuple[float, ...], score: float, where: str) -> None:
+    if place in pool_scores:
+        raise InputError(f"{where}: this document occurs again for this query; expected each once")
+    pool_scores[place] = key, score
 
 
-def _columns(scored: Found, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    order = sorted(scored, key=lambda place: scored[place][0])
-    order += [place for place in range(size) if place not in scored]
+def _columns(pool_scores: PoolScores, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    order = sorted(pool_scores, key=lambda place: pool_scores[place][0])
+    order += [place for place in range(size) if place not in pool_scores]
     keys, scores = np.empty(size), np.full(size, np.nan)
     keys[order] = -np.arange(size)
-    scores[list(scored)] = [score for _, score in scored.values()]
+    scores[list(pool_scores)] = [score for _, score in pool_scores.values()]
     return keys, scores

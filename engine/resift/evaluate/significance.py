@@ -1,4 +1,4 @@
-"""Significance: how sure a difference of means over the same queries is."""
+"""Confidence intervals and significance tests for a difference of means over the same queries."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 RESAMPLES = 10_000
 SEED = 11
-EXACT = 13
-"""Most differences whose signs are flipped in all ways; 2**13 is the last power of two below RESAMPLES."""
-TOGETHER = 1 << 21
-"""Random numbers held at once."""
+EXACT_LIMIT = 13
+"""Maximum number of differences for which all sign assignments are tried; 2**13 is the last power of two below RESAMPLES."""
+CHUNK_NUMBERS = 1 << 21
+"""Maximum number of random numbers in memory at once."""
 ROUNDING = 1e-12
-"""Relative difference of two sums that are equal but for their order of addition."""
+"""Relative difference of two sums that differ only in their order of addition."""
 
 
 def bootstrap_interval(differences: NDArray[np.float64], *, seed: int = SEED) -> NDArray[np.float64]:
     """float64[2, m]: lower and upper ends of the 95 % intervals of the means of `differences`, float64[n, m], over n queries.
 
-    The paired bootstrap's percentile interval: queries are drawn n at a time with replacement, RESAMPLES times, the same for all m
-    columns (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, sections 6.2 and 13.3).
+    The paired bootstrap's percentile interval: queries are drawn n at a time with replacement, RESAMPLES times, with the same
+    draws for all m columns (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, sections 6.2 and 13.3).
     """
     queries = len(differences)
     generator = np.random.default_rng(seed)
@@ -43,12 +43,12 @@ def randomization_test(differences: NDArray[np.float64], *, seed: int = SEED) ->
     Fisher's paired randomization test (Smucker, Allan and Carterette 2007, doi:10.1145/1321440.1321528): if the two systems do not
     differ, each query's difference is as likely to have the other sign. Up to EXACT differences other than 0, p is the share of all
     sign assignments whose mean is at least as far from 0 as the one found; with more, it is (k + 1) / (RESAMPLES + 1), where k is
-    the number of random assignments that reach it (Phipson and Smyth 2010, doi:10.2202/1544-6115.1585).
+    the number of random assignments whose mean is as far from 0 (Phipson and Smyth 2010, doi:10.2202/1544-6115.1585).
     """
-    few = np.count_nonzero(differences, axis=0) <= EXACT
+    few = np.count_nonzero(differences, axis=0) <= EXACT_LIMIT
     values = np.empty(differences.shape[1])
-    values[few] = [_exact(column[column != 0]) for column in differences.T[few]]
-    values[~few] = _drawn(differences[:, ~few], seed)
+    values[few] = [_exact_p_value(column[column != 0]) for column in differences.T[few]]
+    values[~few] = _sampled_p_values(differences[:, ~few], seed)
     return values
 
 
@@ -58,28 +58,28 @@ def standard_error(differences: NDArray[np.float64], seed: int, resamples: int =
     return float(differences[rows].mean(axis=1).std())
 
 
-def _exact(differences: NDArray[np.float64]) -> float:
+def _exact_p_value(differences: NDArray[np.float64]) -> float:
     signs = 1.0 - 2.0 * (np.arange(1 << len(differences))[:, None] >> np.arange(len(differences)) & 1)
-    return float(np.mean(np.abs(signs @ differences) >= _least(differences)))
+    return float(np.mean(np.abs(signs @ differences) >= _thresholds(differences)))
 
 
-def _drawn(differences: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+def _sampled_p_values(differences: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     generator = np.random.default_rng(seed)
     reached = np.zeros(differences.shape[1])
     for size in _chunks(len(differences)):
         signs = 1.0 - 2.0 * generator.integers(0, 2, (size, len(differences)), np.int8)
-        reached += np.sum(np.abs(signs @ differences) >= _least(differences), axis=0)
+        reached += np.sum(np.abs(signs @ differences) >= _thresholds(differences), axis=0)
     return (reached + 1) / (RESAMPLES + 1)
 
 
-def _least(differences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The sums that reach those found, whose order of addition may differ."""
-    least: NDArray[np.float64] = np.abs(differences.sum(axis=0)) - ROUNDING * np.abs(differences).sum(axis=0)
-    return least
+def _thresholds(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64[m]: the absolute sums of the columns, lowered by ROUNDING, as their order of addition may differ."""
+    thresholds: NDArray[np.float64] = np.abs(differences.sum(axis=0)) - ROUNDING * np.abs(differences).sum(axis=0)
+    return thresholds
 
 
 def _chunks(queries: int) -> Iterator[int]:
-    """How many of RESAMPLES to draw at once."""
-    most = max(1, TOGETHER // queries)
-    for start in range(0, RESAMPLES, most):
-        yield min(most, RESAMPLES - start)
+    """Numbers of resamples to draw at once, which add up to RESAMPLES."""
+    chunk = max(1, CHUNK_NUMBERS // queries)
+    for start in range(0, RESAMPLES, chunk):
+        yield min(chunk, RESAMPLES - start)

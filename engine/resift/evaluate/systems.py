@@ -1,4 +1,4 @@
-"""Systems: the ways to order candidates that an evaluation compares. Each opens into a Scorer."""
+"""The systems that an evaluation compares: ways to order candidates. Opening a system gives its Scorer."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 
 class Columns(NamedTuple):
-    """A pool as one system orders it; columns in the order given."""
+    """One system's results for a pool; the arrays are in the order given."""
 
     keys: NDArray[np.float64]
-    """float64[n]: what the candidates are ranked by, highest first; equal ones keep the order given"""
+    """float64[n]: sort keys of the candidates, highest first; equal ones keep the order given"""
     scores: NDArray[np.float64] | None
     """float64[n]: the scores to show, NaN for a candidate without one; None if the system has no scores"""
     scored: Scored | None = None
-    """what the engine returned, for an artifact"""
+    """the engine's result, for an artifact"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,42 +52,42 @@ class Scorer:
     kind: Literal["given", "artifact", "checkpoint", "scores"]
     score: Callable[[CandidatePool], Columns]
     is_timed: bool = False
-    """whether `score` does the system's work, and not only looks it up"""
+    """whether `score` computes the scores; False if it only looks them up"""
     source: str | None = None
     precision: str | None = None
     reranker: Reranker | None = None
-    """an artifact's"""
+    """the reranker of an artifact"""
     versions: dict[str, str] = field(default_factory=dict)
-    """of the libraries that it runs on, by name"""
+    """versions of the libraries that it uses, by name"""
 
 
 class System(Protocol):
     """A way to order candidates."""
 
     def open(self, pools: Sequence[CandidatePool]) -> AbstractContextManager[Scorer]:
-        """Loads what is needed to score `pools`, and checks what can be checked before."""
+        """Loads everything that scoring `pools` needs, and checks in advance what can be checked."""
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class GivenOrder:
     """The order in which the data holds the candidates, such as a retriever's."""
 
     name: str = "order given"
 
     @contextmanager
     def open(self, pools: Sequence[CandidatePool]) -> Iterator[Scorer]:  # noqa: ARG002 - a System's
-        """Nothing to load."""
+        """Loads nothing."""
         yield Scorer(name=self.name, kind="given", score=_in_order)
 
 
 @dataclass(frozen=True, slots=True)
-class Artifact:
+class ArtifactSystem:
     """An artifact as `Reranker.load(source, settings=settings)` runs it."""
 
     source: str | os.PathLike[str] | None = None
     settings: Settings = field(default_factory=Settings)
     name: str | None = None
-    """None: the artifact's name, the precision that runs, and the plan of the settings unless "auto" """
+    """None: the artifact's name, the precision that runs, and the plan of the settings unless it is "auto" or "full" """
 
     @contextmanager
     def open(self, pools: Sequence[CandidatePool]) -> Iterator[Scorer]:  # noqa: ARG002 - a System's
@@ -114,17 +114,17 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class CheckpointSystem:
     """A checkpoint in PyTorch, float32, as sentence-transformers' CrossEncoder runs it; weights from safetensors only.
 
-    Too long a pair loses the end of its document, as in an artifact; by default sentence-transformers cuts the longer text. PyTorch
-    uses its own number of threads, which OMP_NUM_THREADS sets.
+    A pair that is too long loses the end of its document, as in an artifact; sentence-transformers' default is to cut the longer
+    text. PyTorch uses its own number of threads, which OMP_NUM_THREADS sets.
     """
 
     source: str | os.PathLike[str]
     """a folder or a hub id"""
     max_length: int | None = None
-    """most tokens of a pair; None: the checkpoint's limit"""
+    """maximum number of tokens in a pair; None: the checkpoint's limit"""
     device: str = "cpu"
     name: str | None = None
     """None: the checkpoint's name and "PyTorch" """
@@ -182,7 +182,7 @@ class Checkpoint:
         except MemoryError:
             raise
         except Exception as error:
-            # Of sentence-transformers, transformers, the hub's client or its HTTP library.
+            # Raised by sentence-transformers, transformers, the hub's client or its HTTP library.
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
                 f"sentence-transformers {found} cannot load the checkpoint {os.fspath(self.source)!r:.200}: {reason:.300}; "
@@ -200,7 +200,7 @@ class ScoresFile:
 
     @contextmanager
     def open(self, pools: Sequence[CandidatePool]) -> Iterator[Scorer]:
-        """Reads the file. Raises InputError that names its line, or the query that it has nothing for."""
+        """Reads the file. Raises InputError that names the line at fault, or a query without scores."""
         found = read_scores(self.path, pools)
         yield Scorer(
             name=self.name or path_text(Path(self.path).name),
@@ -219,7 +219,7 @@ def _columns(logits: NDArray[np.float32], scores: NDArray[np.float32]) -> Column
 
 
 def _wait(answer: Future[Scored]) -> Scored:
-    """The answer; an interruption drops the pairs that have not started."""
+    """The answer; if the wait is interrupted, pairs that have not started are dropped."""
     try:
         return answer.result()
     finally:
@@ -235,14 +235,14 @@ def _identity(logits: Any) -> Any:
 
 
 def _short(source: str | os.PathLike[str] | None) -> str:
-    """The name of an embedded model, a hub id, or a folder's own name."""
+    """The name of an embedded model, a hub id, or the last part of a folder's path."""
     if source is None:
         return DEFAULT
     return path_text(Path(os.path.realpath(source)).name) if os.path.isdir(source) else path_text(source)  # noqa: PTH112 - see Artifact.find
 
 
 def _check_queries(encoder: Any, pools: Sequence[CandidatePool], source: str) -> None:
-    """Raises InputError for a query that leaves its document less room than an artifact does: only an artifact cuts queries."""
+    """Raises InputError for a query so long that an artifact would cut it, as sentence-transformers would not."""
     try:
         content = encoder.tokenizer.backend_tokenizer.to_str().encode()
     except AttributeError as error:

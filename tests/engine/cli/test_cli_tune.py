@@ -298,7 +298,7 @@ def test_a_full_disk_leaves_what_was_there(tune, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said", "code"),
     [
-        (["--plot", "tuned.gif"], "'tuned.gif' is no plot's name; expected one that ends in .svg, .png, .pdf", 1),
+        (["--plot", "tuned.gif"], "'tuned.gif' is not the name of a plot; expected one that ends in .svg, .png, .pdf", 1),
         (["--budget-ms", "0"], "the budget is 0.0 ms; expected a number above 0", 1),
         (["--budget-ms", "nan"], "the budget is nan ms", 1),
         (["--limit", "0"], "--limit is 0; expected 1 or more", 1),

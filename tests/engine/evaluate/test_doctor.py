@@ -13,7 +13,7 @@ from resift import Reranker, Settings
 from resift.artifact.certificate import Certificate
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import InputError
-from resift.evaluate.data.judged import Judged
+from resift.evaluate.data.pool_judgements import PoolJudgements
 from resift.evaluate.doctor import checks
 from resift.evaluate.doctor.diagnosis import SEVERITIES, diagnose
 from resift.evaluate.doctor.evidence import Evidence
@@ -191,10 +191,10 @@ def test_saturated_scores_are_noted(reranker, factor, noted):
 
 def test_the_same_order_with_flat_logits_is_a_warning(reranker, gate):
     usual = np.median([np.std(each.variants[reranker.variant.file]) for each in gate])
-    level = GOOD / np.std(GOOD) * usual * checks.FLAT
+    level = GOOD / np.std(GOOD) * usual * checks.FLAT_RATIO
     finding = found(reranker, [pool()] * 3, [scored(level * 0.98)] * 3)["flat"]
     assert finding.severity == "warning"
-    assert finding.value == pytest.approx(usual * checks.FLAT * 0.98, rel=1e-4)
+    assert finding.value == pytest.approx(usual * checks.FLAT_RATIO * 0.98, rel=1e-4)
     assert "flat" not in found(reranker, [pool()] * 3, [scored(level * 1.02)] * 3)
     assert "flat" not in found(reranker, [pool(1)] * 3)
 
@@ -280,7 +280,7 @@ def test_without_labels_nothing_is_said_about_relevance(reranker):
 
 
 def test_missing_labels_and_labels_below_zero_count_as_zero():
-    judged = Judged.of(pool(4, labels=[None, 2, -2, 0]), None, "")
+    judged = PoolJudgements.of(pool(4, labels=[None, 2, -2, 0]), None, "")
     assert (judged.labels.tolist(), judged.ideal.tolist()) == ([0, 2, 0, 0], [2, 0, 0, 0])
 
 
@@ -306,7 +306,7 @@ graded = st.lists(st.integers(-1, 4), min_size=1, max_size=30)
 @given(graded, st.lists(st.integers(-1, 4), max_size=15), st.randoms(use_true_random=False))
 def test_ndcg_and_its_ceiling_are_those_of_trec_eval(labels, outside, random):
     qrels = {f"d{place}": label for place, label in enumerate(labels)} | {f"x{place}": label for place, label in enumerate(outside)}
-    judged = Judged.of(pool(len(labels), qid="q", labels=labels), {"q": qrels}, "")
+    judged = PoolJudgements.of(pool(len(labels), qid="q", labels=labels), {"q": qrels}, "")
     assert judged.has_relevant() == any(label > 0 for label in qrels.values())
     if not judged.has_relevant():
         return

@@ -13,7 +13,7 @@ import pytest
 import resift_export
 from resift import Settings
 from resift.errors import InputError
-from resift.evaluate import Artifact, Given, ScoresFile, evaluate, read_dataset
+from resift.evaluate import ArtifactSystem, GivenOrder, ScoresFile, evaluate, read_dataset
 from resift.evaluate.lengths import measure_lengths
 from resift.evaluate.results import Evaluation
 from resift.evaluate.systems import Columns, Scorer
@@ -34,7 +34,7 @@ def data():
 @pytest.fixture(scope="module")
 def both(data, artifact):
     """The order given against the tiny artifact's int8 and float32."""
-    return evaluate(data, [Artifact(artifact, Settings(precision=precision)) for precision in ("int8", "float32")])
+    return evaluate(data, [ArtifactSystem(artifact, Settings(precision=precision)) for precision in ("int8", "float32")])
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_only_models_are_timed(both):
 
 def test_smaller_pools_are_derived_as_if_they_had_been_scored(data, both, artifact):
     assert both.sizes == [5, 10]
-    five = evaluate(data.first(5), [Artifact(artifact, Settings(precision="int8"))])
+    five = evaluate(data.first(5), [ArtifactSystem(artifact, Settings(precision="int8"))])
     for whole, small in zip(both.systems[:2], five.systems, strict=True):
         assert whole.by_size["nDCG@10"] == [pytest.approx(small.measures["nDCG@10"]), pytest.approx(whole.measures["nDCG@10"])]
     assert both.recall[1] == 1
@@ -219,7 +219,7 @@ def test_histograms_hold_every_score():
 @pytest.mark.parametrize(
     ("systems", "options", "message"),
     [
-        ([Given()], {}, "two systems are named 'order given'"),
+        ([GivenOrder()], {}, "two systems are named 'order given'"),
         ([], {"baseline": "int8"}, "the baseline is 'int8'; expected one of the systems: 'order given'"),
         ([], {"reference": "torch"}, "the reference is 'torch'"),
         ([], {"measures": ["nDCG@0"]}, "measure 'nDCG@0'"),

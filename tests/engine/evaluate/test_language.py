@@ -46,7 +46,7 @@ def english():
 @pytest.mark.parametrize("texts", [SCIENCE, MEDICINE, CODE, WEB], ids=["science", "medicine", "code", "web"])
 def test_english_of_any_kind_is_known(english, texts):
     tokenizer, known = english
-    assert language.measure(tokenizer, texts).foreign(known).tolist() == [False] * len(texts)
+    assert language.measure(tokenizer, texts).foreign_mask(known).tolist() == [False] * len(texts)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_english_of_any_kind_is_known(english, texts):
 )
 def test_other_languages_are_foreign(english, text):
     tokenizer, known = english
-    assert language.measure(tokenizer, [text]).foreign(known).tolist() == [True]
+    assert language.measure(tokenizer, [text]).foreign_mask(known).tolist() == [True]
 
 
 @pytest.mark.parametrize("name", ["german", "chinese"])
@@ -96,7 +96,7 @@ def test_texts_with_hardly_any_letters_are_not_judged(english, text):
     pieces = language.measure(english[0], [text])
     assert len(pieces.tokens) == 0
     assert np.isnan(pieces.bytes_per_token())
-    assert pieces.foreign(4.0).tolist() == []
+    assert pieces.foreign_mask(4.0).tolist() == []
 
 
 def test_short_texts_of_a_pool_are_judged_together():
@@ -126,7 +126,7 @@ def test_figures_are_those_of_the_tokens(english):
 def test_a_sample_is_spread_over_all_texts(english, monkeypatch):
     monkeypatch.setattr(language, "SAMPLED_TEXTS", 10)
     half = ["the moon pulls the water of every ocean " * 2] * 50 + ["Притяжение Луны поднимает морскую воду " * 2] * 50
-    foreign = language.measure(english[0], half).foreign(english[1])
+    foreign = language.measure(english[0], half).foreign_mask(english[1])
     assert (len(foreign), foreign.sum()) == (10, 5)
 
 

@@ -75,7 +75,7 @@ CASES = {
     "without differences": lambda: evaluation(reranked(differences={})),
     "all equal": lambda: evaluation(reranked(quality=0.5, seed=0, change=(0, 0, 0, 1.0)), recall=[0.0, 0.0, 0.0]),
     "no length": lambda: evaluation(
-        lengths=results.Lengths(edges=[0, 1], counts=[0], max_length=512, pairs=0, pairs_cut=0, mean_share_cut=0)
+        lengths=results.PairLengths(edges=[0, 1], counts=[0], max_length=512, pairs=0, pairs_cut=0, mean_share_cut=0)
     ),
     "instant": lambda: evaluation(reranked(latency_ms=results.Latency(p50=0, p95=0))),
     "slow": lambda: evaluation(reranked(latency_ms=results.Latency(p50=0.02, p95=3e6))),
@@ -289,19 +289,25 @@ def test_matplotlib_is_left_as_it_was():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"baseline": "another"}, "the baseline 'another' is none of the evaluation's systems"),
+        ({"baseline": "another"}, "the baseline 'another' is not one of the evaluation's systems"),
         ({"measures": []}, "no measures"),
         ({"measures": ["nDCG@10", "RR"]}, "has no RR"),
         ({"measures": ["nDCG@10", "x" * 61]}, "a measure is called"),
         ({"measures": ["nDCG@10", "a\x00<b>"]}, r"a measure is called 'a\\x00<b>'; expected a name of ir-measures"),
         ({"recall": [0.1]}, "1 values of recall for 3 sizes"),
-        ({"systems": [given(), given()]}, "two systems of the evaluation have one name"),
+        ({"systems": [given(), given()]}, "two systems of the evaluation have the same name"),
         ({"systems": [given(), reranked(number=39)]}, "for 39 queries; expected 40"),
         ({"systems": [given(), reranked(curve=[0.1])]}, "at 1 sizes; expected 3"),
         ({"systems": [given(), reranked(quality=float("nan"))]}, r"measures.nDCG@10 is nan; expected a finite number"),
         ({"recall": [0.1, float("inf"), 0.3]}, r"recall.1 is inf"),
-        ({"systems": [given(), reranked(scores=results.Scores(edges=[0, 1], relevant=[1, 2], other=[1]))]}, "2 counts and 2 edges"),
-        ({"systems": [given(), reranked(scores=results.Scores(edges=[1, 0], relevant=[1], other=[1]))]}, "in rising order"),
+        (
+            {"systems": [given(), reranked(scores=results.ScoreHistograms(edges=[0, 1], relevant=[1, 2], other=[1]))]},
+            "2 counts and 2 edges",
+        ),
+        (
+            {"systems": [given(), reranked(scores=results.ScoreHistograms(edges=[1, 0], relevant=[1], other=[1]))]},
+            "in rising order",
+        ),
     ],
 )
 def test_an_evaluation_that_contradicts_itself_is_refused(change, words, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from resift.evaluate import results
 from resift.evaluate.report import formats
-from resift.evaluate.report.verdict import enough, rivals, standing, verdict
+from resift.evaluate.report.verdict import effect, rivals, sufficient_size, verdict
 from tests.support.evaluations import bare, evaluation, given, reranked, system
 
 SPACE, THIN, MINUS = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}", "\N{MINUS SIGN}"
@@ -48,7 +48,7 @@ def answers(found):
 )
 def test_the_verdict_follows_interval_and_test(change, kind, title, opening):
     found = verdict(evaluation(reranked(change=change)))
-    assert (found.standing, found.title) == (kind, title)
+    assert (found.effect, found.title) == (kind, title)
     assert found.answers[0][0] == "Rerank?"
     assert found.answers[0][1].startswith(opening)
 
@@ -96,19 +96,19 @@ def test_one_query_says_nothing_about_others():
 
 def test_without_a_difference_chance_is_not_ruled_out():
     found = evaluation(reranked(differences={}))
-    assert verdict(found).standing == "unclear"
+    assert verdict(found).effect == "unclear"
     assert "chance cannot be ruled out" in answers(found)["Rerank?"]
 
 
 def test_no_queries_no_verdict():
     found = verdict(evaluation(number=0))
-    assert (found.title, found.standing) == ("No query could be evaluated", None)
+    assert (found.title, found.effect) == ("No query could be evaluated", None)
     assert found.answers == [("Why?", "Queries left out: 2: no judgement.")]
 
 
 def test_one_order_alone():
     found = verdict(bare())
-    assert (found.title, found.standing) == ("order given: nDCG@10 0.500", None)
+    assert (found.title, found.effect) == ("order given: nDCG@10 0.500", None)
 
 
 def test_another_baseline_is_named():
@@ -141,7 +141,7 @@ def test_among_equals_the_faster_comes_first():
     ("curve", "words"),
     [
         ((0.4, 0.6, 0.602), "From the first 10 on, more candidates add less than 0.005 to nDCG@10."),
-        ((0.4, 0.6, 0.7), "nDCG@10 still rises at 20, the most tried: ask the retriever for more."),
+        ((0.4, 0.6, 0.7), "nDCG@10 still rises at 20, the largest number tried: ask the retriever for more."),
         ((0.4, 0.7, 0.6), "nDCG@10 is highest with the first 10 and lower with 20"),
         ((0.6, 0.6, 0.6), "From the first 5 on"),
     ],
@@ -155,7 +155,8 @@ def test_how_many_candidates(curve, words):
 
 def test_recall_within_judged_pools_is_qualified():
     asked = [
-        results.Query(qid=f"{row}", query="a question", candidates=row + 1, relevant=1, judged_relevant=1) for row in range(40)
+        results.QueryResult(qid=f"{row}", query="a question", candidates=row + 1, relevant=1, judged_relevant=1)
+        for row in range(40)
     ]
     text = answers(evaluation(queries=asked))["How many candidates?"]
     assert "Measured with 1 to 40, median 20.5 candidates a query." in text
@@ -165,14 +166,14 @@ def test_recall_within_judged_pools_is_qualified():
 
 
 def test_enough_is_the_smallest_size_near_the_best():
-    assert enough([1, 2, 3], [0.1, 0.5, 0.504]) == 2
-    assert enough([1, 2, 3], [0.5, 0.1, 0.2]) == 1
+    assert sufficient_size([1, 2, 3], [0.1, 0.5, 0.504]) == 2
+    assert sufficient_size([1, 2, 3], [0.5, 0.1, 0.2]) == 1
 
 
 def test_standing_needs_both():
-    assert standing(None) == "unclear"
-    assert standing(results.Difference(value=1, low=0.5, high=1, p_value=0.049)) == "better"
-    assert standing(results.Difference(value=1, low=0.0, high=1, p_value=0.01)) == "unclear"
+    assert effect(None) == "unclear"
+    assert effect(results.Difference(value=1, low=0.5, high=1, p_value=0.049)) == "better"
+    assert effect(results.Difference(value=1, low=0.0, high=1, p_value=0.01)) == "unclear"
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_compressed_file(read):
         (b"q Q0 a 1 high x\n", "line 1: the score is 'high'; expected a number"),
         (b"q Q0 a 1 nan x\n", "line 1: the score is 'nan'; expected a number"),
         (b"q Q0 a -inf 1 x\n", "line 1: the rank is '-inf'; expected an integer"),
-        (b"q Q0 a 1 1 x\nq Q0 a 2 1 x\n", "line 2: a document that this query already has"),
+        (b"q Q0 a 1 1 x\nq Q0 a 2 1 x\n", "line 2: this document occurs again for this query"),
         (b"q Q0 \xff 1 1 x\n", "line 1: .*UTF-8"),
         (b'{"qid": "q", "results": []}\n{"qid": "q", "results": []}\n', "line 2: query 'q' again"),
         (b'{"query": "?", "results": []}\n', 'line 1: expected {"qid", "results"'),
@@ -89,7 +89,7 @@ def test_a_compressed_file(read):
         (b'{"qid": "q", "results": [{"index": -1}]}\n', r"line 1: results\[0\] has neither"),
         (
             b'{"qid": "q", "results": [{"docid": "a"}, {"index": 0}]}\n',
-            r"line 1: results\[1\]: a document that this query already has",
+            r"line 1: results\[1\]: this document occurs again for this query",
         ),
         (b'{"qid": "q", "results": [{"docid": "a", "score": "1"}]}\n', r"line 1: results\[0\] has the score '1'"),
         (b'{"qid": "q", "results": [\n', "line 1: not JSON"),

@@ -30,7 +30,7 @@ def test_the_exact_test_equals_an_enumeration():
 def test_the_random_test_approximates_the_exact_one(monkeypatch):
     differences = np.random.default_rng(4).normal(0.3, 1, (13, 5))
     exact = randomization_test(differences)
-    monkeypatch.setattr(significance, "EXACT", 0)
+    monkeypatch.setattr(significance, "EXACT_LIMIT", 0)
     random = randomization_test(differences)
     assert random == pytest.approx(exact, abs=0.02)  # 4 standard errors of a share of 10,000
     assert (random != exact).all()
@@ -78,7 +78,7 @@ def test_one_query_tells_nothing():
 def test_what_is_drawn_at_once_changes_nothing(monkeypatch):
     differences = np.random.default_rng(7).normal(0.1, 1, (40, 2))
     whole = bootstrap_interval(differences), randomization_test(differences)
-    monkeypatch.setattr(significance, "TOGETHER", 4000)
+    monkeypatch.setattr(significance, "CHUNK_NUMBERS", 4000)
     parts = bootstrap_interval(differences), randomization_test(differences)
     assert parts[0] == pytest.approx(whole[0], abs=1e-12)
     assert parts[1].tolist() == whole[1].tolist()

@@ -10,11 +10,11 @@ import pytest
 import pytrec_eval
 
 from resift import InputError, Settings
-from resift.evaluate.data.judged import Judged
+from resift.evaluate.data.pool_judgements import PoolJudgements
 from resift.evaluate.significance import standard_error
 from resift.evaluate.tuning.choice import Goal, frontier, quantile, within_noise
-from resift.evaluate.tuning.quality import first_of, kept
-from resift.evaluate.tuning.timing import Bench, Trial, fastest, timed
+from resift.evaluate.tuning.quality import first_of, top_agreement
+from resift.evaluate.tuning.timing import Bench, Trial, fastest, time_trials
 from resift.evaluate.tuning.tune import REPEATS, TIMED_POOLS, tune, tune_on
 from resift.pools.reading import CandidatePool
 
@@ -183,7 +183,7 @@ def test_ndcg_is_trec_evals_for_a_part_of_the_pool_against_all_judgements():
         size = numbers.randint(1, 40)
         best = first_of(order, size)
         runs[each.qid] = {f"d{index}": float(-rank) for rank, index in enumerate(best)}
-        found.append(Judged.of(each, qrels, "").ndcg(best))
+        found.append(PoolJudgements.of(each, qrels, "").ndcg(best))
     measured = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(runs)
     assert found == pytest.approx([measured[qid]["ndcg_cut_10"] for qid in runs], abs=1e-9)
     assert len(set(found)) > 20
@@ -213,7 +213,7 @@ def test_a_label_that_is_no_integer_is_an_error_with_its_place():
     ],
 )
 def test_agreement_looks_at_the_better_half_of_a_small_pool(order, full, share):
-    assert kept(order, full) == share
+    assert top_agreement(order, full) == share
 
 
 # Noise
@@ -292,7 +292,7 @@ def test_a_point_far_over_the_budget_is_timed_once():
 def test_repeats_take_the_points_in_turn_from_either_end():
     machine = Machine()
     trials = [Trial(machine.settings("int8", threads, 256), 5) for threads in (1, 2)]
-    rows = timed(machine, trials, labelled_pools(1), repeats=2)
+    rows = time_trials(machine, trials, labelled_pools(1), repeats=2)
     assert [settings.threads for settings, _, _ in machine.calls] == [1, 2, 2, 1]
     assert [row.tolist() for row in rows] == [[[5.0], [5.0]], [[2.5], [2.5]]]
 

@@ -18,7 +18,7 @@ from resift import ArtifactError, InputError, Plan, ProviderError, Ranking, Rera
 from resift.artifact.folder import Artifact
 from resift.cli.main import main
 from resift.evaluate import tune
-from resift.evaluate.tuning.quality import kept
+from resift.evaluate.tuning.quality import top_agreement
 from resift.pools.collection import rerank_pools
 from resift.pools.job import Job, rerank_file
 from resift.pools.reading import CandidatePool
@@ -327,7 +327,7 @@ def test_the_command_line_follows_a_plan_and_json_says_who_read_what(planned, pl
     assert [item["score"] is None for item in found] == [False] * 4 + [True] * 2
     table = answered(resift("rerank", QUERY, *more, given=given)).splitlines()
     assert [line[:14] for line in table[5:7]] == ["   5         -", "   6         -"]
-    assert table[-1] == "2 of 6 were not read in full and have no score: they rank by an earlier stage, or as given"
+    assert table[-1] == "2 of 6 have no score from the full model: they rank by an earlier stage, or as given"
     settings = file(b'[settings]\nplan = "first-look:4,full"', "s.toml")
     by_file = resift("rerank", QUERY, "--model", planned_artifact, "--settings", settings, "--top-k", "6", given=given)
     assert answered(by_file).splitlines() == table
@@ -446,16 +446,16 @@ def test_without_labels_a_plan_is_tuned_against_the_full_ranking_and_at_each_siz
             [[result.index for result in planned.rerank(pool.query, documents, plan=by)] for pool in pools]
             for by, documents in ((plan, DOCUMENTS[:size]), ("full", DOCUMENTS))
         ]
-        assert point.quality == pytest.approx(np.mean([kept(*both) for both in zip(*orders, strict=True)]))
+        assert point.quality == pytest.approx(np.mean([top_agreement(*both) for both in zip(*orders, strict=True)]))
         assert point.quality < 1
 
 
 def test_an_evaluation_compares_plans_by_rank(planned_artifact, planned, source):
-    from resift.evaluate.systems import Artifact as System
+    from resift.evaluate.systems import ArtifactSystem
 
     pool = CandidatePool(QUERY, DOCUMENTS)
     for plan, name in (("full", ""), ("first-look:9,full", " first-look:9,full")):
-        with System(planned_artifact, Settings(plan=plan)).open([pool]) as scorer:
+        with ArtifactSystem(planned_artifact, Settings(plan=plan)).open([pool]) as scorer:
             columns = scorer.score(pool)
         ranking = planned.rerank(QUERY, DOCUMENTS, plan=plan)
         assert scorer.name == f"bert-planned int8{name}"

@@ -233,13 +233,13 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(source, pools, tmp_path, inte
         said = process.stderr.read().decode()
         assert process.stdout.read().decode().startswith(f"{out}  "), said
     assert process.returncode == 130
-    assert "resift: stopping: saves first" in said
+    assert "resift: stopping once the state is saved" in said
     assert "Traceback" not in said
     first = decode((out / "recipe.json").read_bytes())
     assert not first.finished
     done = resift(*command, "--minutes", "0.001")
     assert done.code == 0, done.err
-    assert "the same command goes on" in done.out
+    assert "the same command continues" in done.out
     assert f"resume    after {first.pairs:,} pairs" in done.err
     assert len(decode((out / "recipe.json").read_bytes()).runs) == 2
 
@@ -249,7 +249,7 @@ def test_the_command_says_that_a_fit_cut_short_begins_anew(source, pools, tmp_pa
         "distill", source, tmp_path / "student", "--data", pools, "--width", "0.5", "--max-length", "64", "--minutes", "0.00001"
     )
     assert done.code == 0, done.err
-    assert "0 of 100,000 pairs, the same command begins anew: the fit of --width is saved once it is whole" in done.out
+    assert "0 of 100,000 pairs, the same command starts again: the fit of --width is saved only once it is complete" in done.out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""BEIR's formats: a folder of corpus, queries and judgements; documents and queries one a line."""
+"""Reads BEIR's formats: a folder of corpus, queries and judgements, with one document or query per line."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The files of a collection's documents and queries; a name that ends in .gz is a gzip-compressed file's."""
+    """The files of a collection's documents and queries; a file whose name ends in .gz is gzip-compressed."""
 
     corpus: str | os.PathLike[str]
     queries: str | os.PathLike[str]
 
     @classmethod
     def find(cls, folder: Path) -> Texts | None:
-        """Those of a BEIR folder (https://github.com/beir-cellar/beir/wiki); None if it has no corpus or no queries."""
-        corpus, queries = _present(folder / "corpus.jsonl"), _present(folder / "queries.jsonl")
+        """The files of a BEIR folder (https://github.com/beir-cellar/beir/wiki); None if it has no corpus or no queries."""
+        corpus, queries = _existing(folder / "corpus.jsonl"), _existing(folder / "queries.jsonl")
         return None if corpus is None or queries is None else cls(corpus, queries)
 
 
-def read_corpus(path: str | os.PathLike[str], wanted: Container[str] | None = None) -> Iterator[tuple[str, str]]:
-    """The docid and text of every document, or of the `wanted` ones: {"_id" or "docid", "title"?, "text"} a line.
+def read_corpus(path: str | os.PathLike[str], docids: Container[str] | None = None) -> Iterator[tuple[str, str]]:
+    """The docid and text of every document, or of those in `docids`: {"_id" or "docid", "title"?, "text"} per line.
 
     A document's text is its title, a space and its text, as in BEIR's own baselines. Raises InputError that names file and line,
-    also for a docid found twice (among the wanted ones, as only their docids are kept).
+    also for a docid that occurs twice (among `docids`, as no other ids are remembered).
     """
-    seen = dict[str, int]()
+    lines_by_id = dict[str, int]()
     for number, line in read_lines(path):
         where = f"{os.fspath(path)}, line {number}"
         row = decode_object(line, where)
         docid = identifier(row.get("_id", row.get("docid")), where, "'_id' or 'docid'")
-        if wanted is not None and docid not in wanted:
+        if docids is not None and docid not in docids:
             continue
-        if docid in seen:
-            raise InputError(f"{where}: document {docid!r} again; it is in line {seen[docid]}; expected each once")
-        seen[docid] = number
+        if docid in lines_by_id:
+            raise InputError(f"{where}: document {docid!r} again; it is in line {lines_by_id[docid]}; expected each once")
+        lines_by_id[docid] = number
         title, text = row.get("title"), row.get("text")
         title = "" if title is None else title
         for name, value in (("title", title), ("text", text)):
@@ -53,25 +53,25 @@ def read_corpus(path: str | os.PathLike[str], wanted: Container[str] | None = No
 
 
 def read_queries(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
-    """The qid and text of every query: {"_id" or "qid", "text" or "query"} a line, or `qid query` separated by a tab.
+    """The qid and text of every query: {"_id" or "qid", "text" or "query"} per line, or `qid query` separated by a tab.
 
-    Raises InputError that names file and line, also for a qid found twice.
+    Raises InputError that names file and line, also for a qid that occurs twice.
     """
-    seen = dict[str, int]()
+    lines_by_id = dict[str, int]()
     is_json = False
     for number, line in read_lines(path):
         where = f"{os.fspath(path)}, line {number}"
-        is_json = is_json if seen else line.lstrip().startswith(b"{")
+        is_json = is_json if lines_by_id else line.lstrip().startswith(b"{")
         qid, text = _json_query(line, where) if is_json else _tsv_query(line, where)
-        if qid in seen:
-            raise InputError(f"{where}: query {qid!r} again; it is in line {seen[qid]}; expected each once")
-        seen[qid] = number
+        if qid in lines_by_id:
+            raise InputError(f"{where}: query {qid!r} again; it is in line {lines_by_id[qid]}; expected each once")
+        lines_by_id[qid] = number
         yield qid, text
 
 
 def find_judgements(folder: Path, split: str) -> Path:
-    """qrels/SPLIT.tsv of a BEIR folder. Raises InputError that names the splits there are."""
-    found = _present(folder / "qrels" / f"{split}.tsv")
+    """The file qrels/SPLIT.tsv of a BEIR folder. Raises InputError that names the splits that exist."""
+    found = _existing(folder / "qrels" / f"{split}.tsv")
     if found is None:
         splits = sorted({path.name.split(".tsv")[0] for path in (folder / "qrels").glob("*.tsv*")})
         there = f"expected one of its splits: {', '.join(splits)}" if splits else "name a file of judgements: qrels=FILE"
@@ -82,7 +82,7 @@ def find_judgements(folder: Path, split: str) -> Path:
 def identifier(value: object, where: str, name: str) -> str:
     """A qid or docid as text; 12 and "12" are the same. Raises InputError that begins with `where` for anything else.
 
-    A NUL is refused because trec_eval's ids end at one; so is a byte order mark, which joined files have between them.
+    A NUL is refused because trec_eval ends an id there; so is a byte order mark, which concatenated files can contain.
     """
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise InputError(f"{where}: {name} is {json_kind(value)}; expected a string or an integer")
@@ -107,6 +107,6 @@ def _tsv_query(line: bytes, where: str) -> tuple[str, str]:
     return identifier(qid, where, "the qid"), text
 
 
-def _present(path: Path) -> Path | None:
-    """The file, or else the file with .gz, whichever is there."""
+def _existing(path: Path) -> Path | None:
+    """The file if it exists, or else its .gz if that exists."""
     return next((found for found in (path, path.with_name(f"{path.name}.gz")) if found.is_file()), None)

@@ -1,4 +1,4 @@
-"""Datasets: queries with their candidates and judgements, from candidate pools, a BEIR folder or a TREC run."""
+"""Reads queries with their candidates and judgements from candidate pools, a BEIR folder or a TREC run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 from resift.errors import InputError
 from resift.evaluate.data.beir import Texts, find_judgements, read_corpus, read_queries
-from resift.evaluate.data.labelled import read_labelled
+from resift.evaluate.data.labelled_pools import read_labelled_pools
 from resift.evaluate.data.retrieve import bm25
-from resift.evaluate.data.selection import Selection
-from resift.evaluate.data.trec import RUN_COLUMNS, Qrels, columns, qrels_beside, read_qrels, read_run
+from resift.evaluate.data.selection import QuerySelection
+from resift.evaluate.data.trec import RUN_COLUMNS, Qrels, columns, find_qrels, read_qrels, read_run
 from resift.inputs import check_count
 from resift.pools.reading import CandidatePool, read_lines
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Format = Literal["pools", "beir", "trec"]
 
 DEPTH = 100
-"""Candidates of a pool made from a run or by retrieval, unless asked otherwise."""
+"""Default number of candidates in a pool that is made from a run or by retrieval."""
 FORMATS = (
     'candidate pools as JSON Lines ({"qid", "query", "candidates": [{"docid", "text", "label"}]} a line), '
     "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/test.tsv), or a TREC run ('qid Q0 docid rank score tag' a line)"
@@ -33,12 +33,12 @@ FORMATS = (
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Candidate pools, and the judgements to evaluate their rankings by."""
+    """Candidate pools, and the judgements by which their rankings are evaluated."""
 
     name: str
     format: Format
     pools: list[CandidatePool]
-    """of two candidates or more, in the data's order; `qid` is a str, and every candidate's fields have a "docid", a str"""
+    """pools of two candidates or more, in the data's order; `qid` is a str, and every candidate's fields have a "docid", a str"""
     qrels: Qrels
     """all judgements of the pools' queries, also of documents outside the pools: qrels[qid][docid] is a label of 0 or more"""
     left_out: dict[str, int]
@@ -55,7 +55,7 @@ class Dataset:
         return replace(self, pools=[pool.first(n) for pool in self.pools])
 
 
-def read_dataset(  # noqa: PLR0913 - each is an option of one format or two
+def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
     path: PathLike,
     *,
     qrels: PathLike | None = None,
@@ -67,33 +67,33 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one format or two
     depth: int | None = None,
     limit: int | None = None,
 ) -> Dataset:
-    """Labelled data in one of three formats, recognized by what is found at `path`.
+    """Reads labelled data in one of three formats, recognized by the contents of `path`.
 
     - Candidate pools (see `resift.pools`). Labels are the candidates' "label" (null or missing: not judged), or come from `qrels`,
-      or else from NAME.qrels next to the file if it is there (NAME: up to the first dot). With such a file, the field counts for
-      nothing, and qid and docid are required; without, a missing qid is the line's number, missing docids the positions from 0.
+      or else from NAME.qrels next to the file if it exists (NAME: up to the first dot). With such a file, the field is ignored,
+      and qid and docid are required; without one, a missing qid is the line's number, missing docids the positions from 0.
     - A BEIR folder: corpus.jsonl, queries.jsonl (each may end in .gz), and qrels/SPLIT.tsv (`split`, default "test") or `qrels`.
       Its pools come from the TREC run `run`, or by BM25 with retrieve="bm25".
     - A TREC run, with `qrels` (or NAME.qrels), `texts` (documents as in BEIR's corpus.jsonl) and `queries` (as in BEIR's
       queries.jsonl, or lines of qid, tab, query).
 
-    Candidates keep the order given; those of a run are sorted by score, then by rank. `depth` is the most candidates of a pool
-    (None: all of a pools file, otherwise DEPTH), and `limit` the most queries: reading ends at that many with a relevant document
-    judged. Evaluated texts are held in memory; all else is read as a stream.
+    Candidates keep the order given; those of a run are sorted by score, then by rank. `depth` is the maximum number of
+    candidates in a pool (None: all of a pools file, otherwise DEPTH), and `limit` that of queries: reading ends after so many
+    queries with a relevant document judged. Evaluated texts are kept in memory; everything else is read as a stream.
 
-    Which queries are left out, and why, is `Selection`'s: `left_out` counts them by reason. A query whose relevant documents are
-    all outside its pool stays: every ranking of it is worth 0, as in trec_eval.
+    `QuerySelection` says which queries are left out, and why; `left_out` counts them by reason. A query whose relevant documents
+    are all outside its pool stays: every ranking of it has the value 0, as in trec_eval.
 
-    Raises InputError that names file and line for bad data, an option that the format has no use for, and data of which no query
+    Raises InputError that names file and line for bad data, an option that the format does not use, and data without a query that
     can be evaluated; ExtraError if retrieve="bm25" lacks the extra `eval`.
     """
     check_count("depth", depth)
     check_count("limit", limit)
     source = os.fspath(path)
-    selection = Selection(source, limit)
-    of_beir, of_run = {"run": run, "retrieve": retrieve, "split": split}, {"texts": texts, "queries": queries}
+    selection = QuerySelection(source, limit)
+    beir_options, run_options = {"run": run, "retrieve": retrieve, "split": split}, {"texts": texts, "queries": queries}
     if source and Path(source).is_dir():
-        _refuse(f"{source} is a folder", of_run)
+        _refuse(f"{source} is a folder", run_options)
         found = Texts.find(Path(source))
         if found is None:
             raise InputError(f"{source} is a folder without corpus.jsonl or queries.jsonl; expected {FORMATS}")
@@ -109,17 +109,17 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one format or two
     if start is None:
         raise InputError(f"{source} holds no lines; expected {FORMATS}")
     lines = chain([start], lines)
-    judgements = qrels_beside(source) if qrels is None else qrels
+    judgements = find_qrels(source) if qrels is None else qrels
     if start[1].lstrip().startswith(b"{"):
-        _refuse(f"{source} holds JSON Lines, as candidate pools do", of_beir | of_run)
+        _refuse(f"{source} holds JSON Lines, as candidate pools do", beir_options | run_options)
         return _dataset(source, "pools", _labelled_pools(source, lines, judgements, selection, depth), selection)
     width = len(columns(start[1], f"{source}, line {start[0]}"))
     if width != RUN_COLUMNS:
         raise InputError(f"{source}, line {start[0]}: neither a JSON object nor 6 columns, but {width}; expected {FORMATS}")
-    _refuse(f"{source} is a TREC run", of_beir)
+    _refuse(f"{source} is a TREC run", beir_options)
     if judgements is None or texts is None or queries is None:
-        given = {"qrels": judgements, "texts": texts, "queries": queries}
-        missing = ", ".join(f"{name}=" for name, value in given.items() if value is None)
+        required = {"qrels": judgements, "texts": texts, "queries": queries}
+        missing = ", ".join(f"{name}=" for name, value in required.items() if value is None)
         raise InputError(f"{source} is a TREC run; its evaluation also needs the files {missing}")
     ranked = read_run(source, lines, depth or DEPTH)
     pools = _run_pools(source, ranked, read_qrels(judgements), selection, Texts(texts, queries))
@@ -127,7 +127,7 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one format or two
 
 
 def _check_makers(source: str, run: PathLike | None, retrieve: str | None) -> None:
-    """Raises InputError unless one of the two says where a BEIR folder's pools come from."""
+    """Raises InputError unless exactly one of the two options says where a BEIR folder's pools come from."""
     if retrieve not in (None, "bm25"):
         raise InputError(f"retrieve is {retrieve!r}; expected 'bm25'")
     if (run is None) == (retrieve is None):
@@ -136,16 +136,16 @@ def _check_makers(source: str, run: PathLike | None, retrieve: str | None) -> No
 
 
 def _labelled_pools(
-    source: str, lines: Iterable[tuple[int, bytes]], judgements: PathLike | None, selection: Selection, depth: int | None
+    source: str, lines: Iterable[tuple[int, bytes]], judgements: PathLike | None, selection: QuerySelection, depth: int | None
 ) -> Iterator[CandidatePool]:
     qrels = None if judgements is None else read_qrels(judgements)
-    for _, pool in selection.among(read_labelled(source, lines, qrels), qrels or ()):
+    for _, pool in selection.select(read_labelled_pools(source, lines, qrels), qrels or ()):
         yield pool.first(depth)
 
 
-def _retrieved_pools(texts: Texts, qrels: Qrels, selection: Selection, depth: int) -> Iterator[CandidatePool]:
-    asked = ((qid, qrels.get(qid, {}), query) for qid, query in read_queries(texts.queries))
-    queries = dict(selection.among(asked, qrels))
+def _retrieved_pools(texts: Texts, qrels: Qrels, selection: QuerySelection, depth: int) -> Iterator[CandidatePool]:
+    items = ((qid, qrels.get(qid, {}), query) for qid, query in read_queries(texts.queries))
+    queries = dict(selection.select(items, qrels))
     rankings = bm25(read_corpus(texts.corpus), queries, depth)
     documents = _documents(texts, rankings.values())
     for qid, docids in rankings.items():
@@ -153,9 +153,9 @@ def _retrieved_pools(texts: Texts, qrels: Qrels, selection: Selection, depth: in
 
 
 def _run_pools(
-    run: str, rankings: Iterable[tuple[str, dict[str, int]]], qrels: Qrels, selection: Selection, texts: Texts
+    run: str, rankings: Iterable[tuple[str, dict[str, int]]], qrels: Qrels, selection: QuerySelection, texts: Texts
 ) -> Iterator[CandidatePool]:
-    chosen = dict(selection.among(((qid, qrels.get(qid, {}), ranked) for qid, ranked in rankings), qrels))
+    chosen = dict(selection.select(((qid, qrels.get(qid, {}), ranked) for qid, ranked in rankings), qrels))
     queries = {qid: query for qid, query in read_queries(texts.queries) if qid in chosen}
     documents = _documents(texts, chosen.values())
     for qid, ranked in chosen.items():
@@ -177,22 +177,22 @@ def _documents(texts: Texts, rankings: Iterable[Iterable[str]]) -> dict[str, str
 
 def _pool(qid: str, query: str, docids: Iterable[str], texts: Mapping[str, str]) -> CandidatePool:
     fields = [{"docid": docid} for docid in docids]
-    return CandidatePool(query, [texts[own["docid"]] for own in fields], qid, fields)
+    return CandidatePool(query, [texts[candidate["docid"]] for candidate in fields], qid, fields)
 
 
-def _dataset(source: str, form: Format, pools: Iterable[CandidatePool], selection: Selection) -> Dataset:
-    kept, qrels = selection.keep(pools)
-    return Dataset(_name(source), form, kept, qrels, dict(selection.left_out))
+def _dataset(source: str, form: Format, pools: Iterable[CandidatePool], selection: QuerySelection) -> Dataset:
+    evaluated, qrels = selection.keep(pools)
+    return Dataset(_name(source), form, evaluated, qrels, dict(selection.left_out))
 
 
 def _name(source: str) -> str:
-    """The file's name up to the first dot, or the folder's."""
+    """The name of the file or folder up to the first dot."""
     path = Path(source)
     return path.name.split(".")[0] or path.resolve().name
 
 
-def _refuse(found: str, options: Mapping[str, object]) -> None:
-    """Raises InputError if one of the options is given."""
-    given = [f"{name}=" for name, value in options.items() if value is not None]
-    if given:
-        raise InputError(f"{found}; {', '.join(given)} cannot be used with it")
+def _refuse(description: str, options: Mapping[str, object]) -> None:
+    """Raises InputError if one of the options is given; `description` says what the data is."""
+    unusable = [f"{name}=" for name, value in options.items() if value is not None]
+    if unusable:
+        raise InputError(f"{description}; {', '.join(unusable)} cannot be used with it")

@@ -1,4 +1,4 @@
-"""Retrieval: candidates for queries from a corpus, where no retriever's run is at hand."""
+"""Retrieves candidates for queries from a corpus, for data without a retriever's run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def bm25(documents: Iterable[tuple[str, str]], queries: Mapping[str, str], depth
 
     By bm25s with its defaults (Lucene's variant, k1 = 1.5, b = 0.75) and its tokenizer: lower-cased words of two letters or more,
     without English stop words. Languages written without spaces therefore need another retriever. Documents with equal scores keep
-    the corpus's order, on every machine, and one without a word of the query is not found. The texts are read once and not kept:
-    what is kept is their token ids and the index, some 22 bytes a word of the corpus at its peak (200,000 documents of 80 words:
-    350 MB).
+    the corpus's order, on every machine; documents that share no word with the query are not retrieved. The texts are read once
+    and not kept in memory. Their token ids and the index take some 22 bytes per word of the corpus at the peak (200,000 documents
+    of 80 words: 350 MB).
 
     Raises ExtraError if bm25s is not installed, InputError if there is no document.
     """
@@ -43,18 +43,18 @@ def bm25(documents: Iterable[tuple[str, str]], queries: Mapping[str, str], depth
         return {qid: [] for qid in queries}
     index = bm25s.BM25()
     index.index(tokenized, show_progress=False)
-    found: dict[str, list[str]] = {}
+    rankings: dict[str, list[str]] = {}
     for qid, query in queries.items():
         (words,) = bm25s.tokenize(query, return_ids=False, show_progress=False)
         ids = index.get_tokens_ids(words)
-        found[qid] = [docids[place] for place in _best(index.get_scores_from_ids(ids), depth)]
-    return found
+        rankings[qid] = [docids[place] for place in _best(index.get_scores_from_ids(ids), depth)]
+    return rankings
 
 
 def _best(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
     """Positions of the `depth` highest scores above 0, best first, equal ones in order."""
     places = np.flatnonzero(scores > 0)
     if len(places) > depth:
-        least = np.partition(scores[places], -depth)[-depth]
-        places = places[scores[places] >= least]
+        lowest = np.partition(scores[places], -depth)[-depth]
+        places = places[scores[places] >= lowest]
     return places[np.argsort(-scores[places], kind="stable")][:depth]

@@ -1,4 +1,4 @@
-"""Selection: which queries are evaluated, and why the others are not."""
+"""Selects the queries to evaluate, and counts why the others are left out."""
 
 from __future__ import annotations
 
@@ -22,65 +22,66 @@ ONE_CANDIDATE = "one candidate"
 ONLY_JUDGED = "in the judgements only"
 
 
-class Selection:
-    """The queries of one dataset that are evaluated.
+class QuerySelection:
+    """Selects the queries of one dataset to evaluate, and counts the others by reason.
 
-    Left out are queries without a judgement, or without a relevant one: the ideal ranking's nDCG is 0 then (pytrec_eval's mean
-    would hold a 0 for every system; trec_eval 7 "ignored" them). So are queries with fewer than two candidates, as there is
-    nothing to rank, and those that are in the judgements only, as in trec_eval without -c.
+    Queries without a judgement, or without a relevant document, are left out, as their ideal ranking has the DCG 0 (pytrec_eval's
+    mean would hold a 0 for every system; trec_eval 7 "ignored" them). So are queries with fewer than two candidates, as there is
+    nothing to rank, and queries that are in the judgements only, as in trec_eval without -c.
     """
 
     def __init__(self, path: str, limit: int | None = None) -> None:
         self.left_out: Counter[str] = Counter()
         self._path, self._limit = path, limit
-        self._judged: Qrels = {}
+        self._qrels: Qrels = {}
         self._example: str | None = None
 
-    def among(
-        self, items: Iterable[tuple[str, Mapping[str, int], Item]], all_judged: Collection[str] = ()
+    def select(
+        self, items: Iterable[tuple[str, Mapping[str, int], Item]], judged_qids: Collection[str] = ()
     ) -> Iterator[tuple[str, Item]]:
-        """Of each query's qid, judgements and what belongs to it: those with a relevant document judged, up to the limit.
+        """Yields qid and item of the queries with a relevant document judged, up to the limit.
 
-        `all_judged` are the qids with judgements; those that never came up are counted, unless the limit ends the reading.
+        `items` are tuples of qid, judgements and an item that belongs to the query, such as its pool. Those of `judged_qids`, the
+        qids with judgements, that are not among the items are counted, unless the limit ends the reading.
         """
-        met: set[str] = set()
+        qids: set[str] = set()
         for qid, judged, item in items:
-            met.add(qid)
+            qids.add(qid)
             self._example = self._example or qid
             if isinstance(item, CandidatePool) and not item.documents:
                 self.left_out[NO_CANDIDATES] += 1
             elif max(judged.values(), default=0) == 0:
                 self.left_out[NONE_RELEVANT if judged else NOT_JUDGED] += 1
             else:
-                self._judged[qid] = dict(judged)
+                self._qrels[qid] = dict(judged)
                 yield qid, item
-                if len(self._judged) == self._limit:
+                if len(self._qrels) == self._limit:
                     return
-        only_judged = sum(qid not in met for qid in all_judged)
+        only_judged = sum(qid not in qids for qid in judged_qids)
         if only_judged:
             self.left_out[ONLY_JUDGED] = only_judged
 
     def keep(self, pools: Iterable[CandidatePool]) -> tuple[list[CandidatePool], Qrels]:
         """The pools with two candidates or more, and all the judgements of their queries.
 
-        Raises InputError if there is none, or if no candidate of any of them is judged: docids of another collection.
+        Raises InputError if there is none, or if no candidate of any of them is judged, as with docids of another collection.
         """
-        kept: list[CandidatePool] = []
+        evaluated: list[CandidatePool] = []
         for pool in pools:
             if len(pool.documents) > 1:
-                kept.append(pool)
+                evaluated.append(pool)
             else:
                 self.left_out[ONE_CANDIDATE if pool.documents else NO_CANDIDATES] += 1
-        qrels = {str(pool.qid): self._judged[str(pool.qid)] for pool in kept}
-        if not kept:
+        qrels = {str(pool.qid): self._qrels[str(pool.qid)] for pool in evaluated}
+        if not evaluated:
             raise InputError(f"{self._path}: no query can be evaluated: {self._reasons()}")
-        if not any(fields["docid"] in qrels[str(pool.qid)] for pool in kept for fields in pool.fields):
-            qid, docid = str(kept[0].qid), kept[0].fields[0]["docid"]
+        if not any(fields["docid"] in qrels[str(pool.qid)] for pool in evaluated for fields in pool.fields):
+            qid, docid = str(evaluated[0].qid), evaluated[0].fields[0]["docid"]
             raise InputError(
                 f"{self._path}: no candidate is judged, so no ranking is better than another; expected the judgements' docids: "
                 f"query {qid!r} has the candidate {docid!r}, but {next(iter(qrels[qid]))!r} is judged"
             )
-        return kept, qrels
+        return evaluated, qrels
 
     def _reasons(self) -> str:
         if not self.left_out:

@@ -1,4 +1,4 @@
-"""TREC's formats: runs, and relevance judgements (qrels), also as BEIR writes them."""
+"""Reads TREC's formats: runs, and relevance judgements (qrels), also as BEIR writes them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Qrels = dict[str, dict[str, int]]
 """qrels[qid][docid]: the label of each judged document, a relevance grade of 0 or more."""
 
 LABEL_LIMIT = 1_000_000
-"""Highest label: trec_eval's nDCG takes memory for every grade up to the highest."""
+"""Highest label allowed, as trec_eval's nDCG takes memory for every grade up to the highest."""
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 QRELS_FORM = (
     "expected 'qid 0 docid label' separated by spaces or tabs, or, as in BEIR, query-id, corpus-id, score separated by tabs"
 )
 RUN_FORM = "expected 'qid Q0 docid rank score tag' separated by spaces or tabs"
 HEADS = ("query-id", "query_id", "qid")
-"""What the header of BEIR's judgements begins with."""
+"""First columns that mark the header of BEIR's judgements."""
 BEIR_COLUMNS, QRELS_COLUMNS, RUN_COLUMNS = 3, 4, 6
 
 
@@ -34,19 +34,19 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
 
     Lines are `qid iteration docid label` (trec_eval's qrels), or BEIR's `query-id corpus-id score` separated by tabs, with or
     without a header. A label below 0, as TREC gives to junk, counts as 0: not relevant. Raises InputError that names the file,
-    and the line if one is at fault: labels that are not integers, and a document judged twice, which trec_eval refuses as well.
+    and the line if one is at fault, for labels that are not integers and for a document judged twice, which trec_eval refuses, too.
     """
     name, qrels = os.fspath(path), Qrels()
-    beir: bool | None = None
+    is_beir: bool | None = None
     for number, line in read_lines(path):
         where = f"{name}, line {number}"
-        if beir is None:
+        if is_beir is None:
             parts = decode_text(line, where).split("\t")
-            headed = parts[0] in HEADS
-            beir = len(parts) == BEIR_COLUMNS and (headed or len(columns(line, where)) != QRELS_COLUMNS)
-            if headed:
+            has_header = parts[0] in HEADS
+            is_beir = len(parts) == BEIR_COLUMNS and (has_header or len(columns(line, where)) != QRELS_COLUMNS)
+            if has_header:
                 continue
-        qid, docid, label = _judgement(line, where, beir=beir)
+        qid, docid, label = _judgement(line, where, is_beir=is_beir)
         judged = qrels.setdefault(qid, {})
         if docid in judged:
             raise InputError(f"{where}: document {docid!r} is judged again for query {qid!r}; expected each once")
@@ -56,8 +56,8 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
     return qrels
 
 
-def qrels_beside(pools: str | os.PathLike[str]) -> Path | None:
-    """The judgements of a file of pools, if they are there: NAME.qrels next to it, NAME being its name up to the first dot."""
+def find_qrels(pools: str | os.PathLike[str]) -> Path | None:
+    """The file NAME.qrels next to a file of pools, NAME being its name up to the first dot; None if there is none."""
     path = Path(pools)
     if not path.name or path.name == "-":
         return None
@@ -73,31 +73,31 @@ def checked_label(label: int, where: str) -> int:
 
 
 def read_run(path: str | os.PathLike[str], lines: Iterable[tuple[int, bytes]], depth: int) -> Iterator[tuple[str, dict[str, int]]]:
-    """Each query of a run, with its docids, best first, and the line that names each; from
-    the numbered lines of the file `path`; at most `depth` docids a query.
+    """Each query of a run, with its best `depth` docids, best first, and the number of the line that names each.
 
-    Documents are sorted by score, highest first, as trec_eval does; equal scores by rank, and equal ranks as the file has them
-    (trec_eval sorts equal scores by docid, which is no ranking). A query's lines must be together, so that only one query is
-    held at once. Raises InputError that names the line.
+    `lines` are the numbered lines of the file `path`. Documents are sorted by score, highest first, as in trec_eval; those with
+    equal scores by rank, and those with equal ranks in the file's order (trec_eval sorts equal scores by docid, which ignores the
+    run's ranking). A query's lines must be consecutive, so that only one query is in memory at once. Raises InputError that names
+    the line.
     """
-    name, asked, done = os.fspath(path), None, set[str]()
+    name, current, finished = os.fspath(path), None, set[str]()
     ranked: dict[str, tuple[float, int, int]] = {}
     for number, line in lines:
         where = f"{name}, line {number}"
         qid, docid, rank, score = run_line(line, where)
-        if qid != asked:
-            if asked is not None:
-                yield asked, _best_first(ranked, depth)
-                done.add(asked)
-            if qid in done:
+        if qid != current:
+            if current is not None:
+                yield current, _best_first(ranked, depth)
+                finished.add(current)
+            if qid in finished:
                 raise InputError(f"{where}: query {qid!r} again, after others; sort the run by query: sort -s -k1,1 {name}")
-            asked, ranked = qid, {}
+            current, ranked = qid, {}
         if docid in ranked:
             before = ranked[docid][2]
             raise InputError(f"{where}: document {docid!r} again for query {qid!r}; it is in line {before}; expected each once")
         ranked[docid] = (-score, rank, number)
-    if asked is not None:
-        yield asked, _best_first(ranked, depth)
+    if current is not None:
+        yield current, _best_first(ranked, depth)
 
 
 def run_line(line: bytes, where: str) -> tuple[str, str, int, float]:
@@ -110,14 +110,14 @@ def run_line(line: bytes, where: str) -> tuple[str, str, int, float]:
 
 
 def columns(line: bytes, where: str) -> list[str]:
-    """What ASCII white space separates, as in trec_eval. Raises InputError for a NUL or for what is not UTF-8."""
+    """The columns, separated by ASCII white space as in trec_eval. Raises InputError for a NUL or text that is not UTF-8."""
     decode_text(line, where)
     return [part.decode() for part in line.split()]
 
 
-def _judgement(line: bytes, where: str, *, beir: bool) -> tuple[str, str, int]:
-    found = decode_text(line, where).split("\t") if beir else columns(line, where)
-    if len(found) != (BEIR_COLUMNS if beir else QRELS_COLUMNS) or not all(found):
+def _judgement(line: bytes, where: str, *, is_beir: bool) -> tuple[str, str, int]:
+    found = decode_text(line, where).split("\t") if is_beir else columns(line, where)
+    if len(found) != (BEIR_COLUMNS if is_beir else QRELS_COLUMNS) or not all(found):
         raise InputError(f"{where}: {len(found)} columns; {QRELS_FORM}")
     return found[0], found[-2], _integer(found[-1].strip(), f"{where}: the label")
 

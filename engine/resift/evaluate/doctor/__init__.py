@@ -1,1 +1,1 @@
-"""The doctor: what stands in the way of good rankings."""
+"""The doctor: finds what stands in the way of good rankings."""

@@ -1,7 +1,7 @@
-"""Checks: each looks at one thing, and gives a Finding, or None where there is nothing to say.
+"""The doctor's checks: each examines one aspect and returns a Finding, or None if there is nothing to report.
 
-Next to each threshold stands what it separates. "Real pools" are pools of web search, trivia, science, medical and news questions,
-scored by the embedded model.
+The text below each threshold says what it separates. "Real pools" are pools of web search, trivia, science, medical and news
+questions, scored by the embedded model.
 """
 
 from __future__ import annotations
@@ -26,76 +26,76 @@ if TYPE_CHECKING:
 
     Severity = Literal["problem", "warning", "note"]
 
-NOTED, WORRYING, COMMON = 0.01, 0.1, 0.5
-"""Shares of pairs, documents or queries from which a finding is a note, a warning, a problem: below the first it is an accident of
-the data, from the last on most of the work is affected."""
+NOTE_SHARE, WARNING_SHARE, PROBLEM_SHARE = 0.01, 0.1, 0.5
+"""Shares of pairs, documents or queries from which a finding is a note, a warning or a problem: below the first it is an accident
+of the data, and above the last most of the data is affected."""
 FOREIGN_SHARE = 0.2
 """Share of foreign texts from which they are reported. In English corpora it is below 0.01 under the embedded tokenizer, and up to
 0.09 under byte-level and Unigram tokenizers learned on little text."""
 FEW_CANDIDATES = 10
-"""With fewer, a list of the best ten holds every candidate: reranking can only change their order."""
-GOOD_FIRST = 0.9
-"""P@1 of the order given above which nine of ten first places cannot get better."""
-LEAST_LABELLED = 10
-"""Fewest labelled queries for a statement about their mean; the bootstrap's intervals are too narrow for fewer."""
+"""Minimum size of a pool: with fewer candidates, the best ten are all of them, and reranking can only change their order."""
+GOOD_PRECISION = 0.9
+"""P@1 of the order given above which more than nine of ten first places cannot get better."""
+MIN_LABELLED = 10
+"""Minimum number of labelled queries for a statement about their mean; for fewer, the bootstrap's intervals are too narrow."""
 FULL_RECALL = 0.9
-"""Mean recall below which the pools' gaps are noted; ..."""
+"""Mean recall of the pools below which missing relevant documents are reported."""
 LOW_CEILING = 0.8
-"""... it is a warning if, besides, no order of the candidates has a higher nDCG@10 than this."""
-MATERIAL = 0.005
-"""Smallest loss of nDCG@10 that is reported when it may be chance; int8 alone moves it by 0.004."""
-SATURATED = 0.01
+"""Below this mean of the highest nDCG@10 that any order can reach, missing relevant documents are a warning, otherwise a note."""
+MATERIAL_LOSS = 0.005
+"""Smallest loss of nDCG@10 that is reported although it may be chance; int8 alone changes nDCG@10 by 0.004."""
+SATURATION_MARGIN = 0.01
 """A sigmoid score within this of 0 or 1 is saturated: a threshold in steps of 0.01 cannot reach it."""
 SATURATED_SHARE = 0.9
 """A share of saturated scores above this is reported. In real pools it is 0.4 to 0.8, as most candidates are clearly irrelevant."""
-FLAT = 0.2
+FLAT_RATIO = 0.2
 """Logits are flat if their standard deviation within pools is below this share of that in the gate pools; in real pools the share
 is 0.4 to 1."""
 
 
 def foreign_language(evidence: Evidence) -> Finding | None:
-    """Texts in another language than those of the artifact's gate pools; see `resift.evaluate.doctor.language`."""
-    known = language.measure(evidence.tokenizer, _texts(evidence.certificate.pools)).bytes_per_token()
+    """Reports texts in another language than the artifact's gate pools; see `resift.evaluate.doctor.language`."""
+    reference = language.measure(evidence.tokenizer, _texts(evidence.certificate.pools)).bytes_per_token()
     pieces = language.measure(evidence.tokenizer, _texts(evidence.pools))
-    foreign = pieces.foreign(known)
+    foreign = pieces.foreign_mask(reference)
     share = float(foreign.mean()) if len(foreign) else 0.0
-    if share < FOREIGN_SHARE or np.isnan(known):
+    if share < FOREIGN_SHARE or np.isnan(reference):
         return None
-    these = pieces.at(foreign)
+    these = pieces.select(foreign)
     return Finding(
         name="foreign-language",
-        severity="problem" if share >= COMMON else "warning",
+        severity="problem" if share >= PROBLEM_SHARE else "warning",
         value=share,
         words=f"{share:.0%} of {len(foreign)} texts examined look like another language than the model's: a token covers "
-        f"{these.bytes_per_token():.1f} bytes of their letters ({known:.1f} on the artifact's gate pools), and "
+        f"{these.bytes_per_token():.1f} bytes of their letters ({reference:.1f} on the artifact's gate pools), and "
         f"{these.unknown.mean():.0%} of their tokens are unknown",
         advice="use a model trained on this language, or a multilingual one; names, code and identifiers can look like this, too",
     )
 
 
 def pairs_cut(evidence: Evidence) -> Finding | None:
-    """Pairs longer than the model reads."""
+    """Reports pairs that are longer than the model reads."""
     cut = np.concatenate([each.tokens_cut for each in evidence.scored])
     share = float(np.mean(cut > 0))
-    if share < NOTED:
+    if share < NOTE_SHARE:
         return None
     pools = zip(evidence.pools, evidence.scored, strict=True)
     lost = [shares_lost(evidence.tokenizer, pool.query, each) for pool, each in pools]
-    least = "at least " if any(each.tokens_cut_at_least.any() for each in evidence.scored) else ""
-    now, most = evidence.reranker.resolved.max_length, evidence.reranker.artifact.manifest.pair.max_length
-    longer = f"raise --max-length ({now}) towards the model's limit of {most} tokens, or " if now < most else ""
+    at_least = "at least " if any(each.tokens_cut_at_least.any() for each in evidence.scored) else ""
+    length, limit = evidence.reranker.resolved.max_length, evidence.reranker.artifact.manifest.pair.max_length
+    longer = f"raise --max-length ({length}) towards the model's limit of {limit} tokens, or " if length < limit else ""
     return Finding(
         name="pairs-cut",
         severity=_severity(share),
         value=share,
-        words=f"{share:.1%} of the pairs are longer than {now} tokens; in the median, these lose {least}"
+        words=f"{share:.1%} of the pairs are longer than {length} tokens; in the median, these lose {at_least}"
         f"{np.median(cut[cut > 0]):.0f} tokens, {np.median(np.concatenate(lost)):.0%} of the document",
-        advice=f"{longer}split documents into smaller chunks and rank those: what is cut cannot make a document relevant",
+        advice=f"{longer}split documents into smaller chunks and rank those: text that is cut cannot make a document relevant",
     )
 
 
 def query_cut(evidence: Evidence) -> Finding | None:
-    """Queries longer than their share of a pair."""
+    """Reports queries that are longer than their share of a pair."""
     cut = np.array([each.query_tokens_cut for each in evidence.scored])
     share = float(np.mean(cut > 0))
     if not share:
@@ -111,15 +111,15 @@ def query_cut(evidence: Evidence) -> Finding | None:
 
 
 def few_candidates(evidence: Evidence) -> Finding | None:
-    """Pools so small that there is little to choose."""
+    """Reports pools with few candidates to choose from."""
     sizes = np.array([len(pool.documents) for pool in evidence.pools])
     median = float(np.median(sizes))
-    if median >= FEW_CANDIDATES and not np.mean(sizes < 2) >= WORRYING:
+    if median >= FEW_CANDIDATES and not np.mean(sizes < 2) >= WARNING_SHARE:
         return None
     single = f", and {np.count_nonzero(sizes < 2)} have fewer than two" if (sizes < 2).any() else ""
     return Finding(
         name="few-candidates",
-        severity="problem" if np.mean(sizes < 2) >= COMMON else "warning",
+        severity="problem" if np.mean(sizes < 2) >= PROBLEM_SHARE else "warning",
         value=median,
         words=f"half of the pools have {median:.0f} candidates or fewer{single}: reranking can only order what is there",
         advice="ask the retriever for more candidates, such as 30 to 100",
@@ -127,8 +127,8 @@ def few_candidates(evidence: Evidence) -> Finding | None:
 
 
 def recall_ceiling(evidence: Evidence) -> Finding | None:
-    """Relevant documents that the pools lack."""
-    judged = [each for each in evidence.judged if each is not None and each.has_relevant()]
+    """Reports relevant documents that are missing from the pools."""
+    judged = [each for each in evidence.judgements if each is not None and each.has_relevant()]
     if not judged:
         return None
     recall = float(np.mean([each.recall() for each in judged]))
@@ -147,10 +147,10 @@ def recall_ceiling(evidence: Evidence) -> Finding | None:
 
 
 def nothing_relevant(evidence: Evidence) -> Finding | None:
-    """Labelled queries without any relevant document."""
-    judged = [each for each in evidence.judged if each is not None]
+    """Reports labelled queries without any relevant document."""
+    judged = [each for each in evidence.judgements if each is not None]
     without = sum(not each.has_relevant() for each in judged)
-    if not judged or without / len(judged) < NOTED:
+    if not judged or without / len(judged) < NOTE_SHARE:
         return None
     return Finding(
         name="nothing-relevant",
@@ -162,12 +162,12 @@ def nothing_relevant(evidence: Evidence) -> Finding | None:
 
 
 def good_first(evidence: Evidence) -> Finding | None:
-    """An order given whose first places are right already."""
-    labelled = evidence.labelled()
-    if len(labelled) < LEAST_LABELLED:
+    """Reports an order given whose first documents are already relevant."""
+    labelled = evidence.labelled_pools()
+    if len(labelled) < MIN_LABELLED:
         return None
     precision = float(np.mean([judged.labels[0] > 0 for judged, _ in labelled]))
-    if precision <= GOOD_FIRST:
+    if precision <= GOOD_PRECISION:
         return None
     return Finding(
         name="good-first",
@@ -179,21 +179,21 @@ def good_first(evidence: Evidence) -> Finding | None:
 
 
 def given_better(evidence: Evidence) -> Finding | None:
-    """An order given that is better than the model's."""
-    labelled = evidence.labelled()
+    """Reports an order given that is better than the model's."""
+    labelled = evidence.labelled_pools()
     if not labelled:
         return None
     given = np.array([judged.ndcg() for judged, _ in labelled])
     ranked = np.array([judged.ndcg(np.argsort(-scored.logits, kind="stable")) for judged, scored in labelled])
     loss = float(np.mean(given - ranked))
-    if loss < MATERIAL:
+    if loss < MATERIAL_LOSS:
         return None
     low, high = bootstrap_interval((given - ranked)[:, None])[:, 0].tolist()
     figures = (
         f"nDCG@{TOP} is {given.mean():.4f} in the order given and {ranked.mean():.4f} in the model's: {loss:.4f} lost, "
         f"95 % interval [{low:.4f}, {high:.4f}], {len(labelled)} labelled queries"
     )
-    if low > 0 and len(labelled) >= LEAST_LABELLED:
+    if low > 0 and len(labelled) >= MIN_LABELLED:
         advice = "the model is wrong for these texts: use one trained on such data, or keep the order given"
         return Finding(name="given-better", severity="problem", value=loss, words=figures, advice=advice)
     return Finding(
@@ -205,61 +205,61 @@ def given_better(evidence: Evidence) -> Finding | None:
     )
 
 
-def saturated(evidence: Evidence) -> Finding | None:
-    """Scores so near to 0 and 1 that no threshold tells them apart."""
+def saturated_scores(evidence: Evidence) -> Finding | None:
+    """Reports scores so close to 0 and 1 that no threshold can separate them."""
     scores = activate(np.concatenate([each.logits for each in evidence.scored]), "sigmoid")
-    share = float(np.mean((scores < SATURATED) | (scores > 1 - SATURATED)))
+    share = float(np.mean((scores < SATURATION_MARGIN) | (scores > 1 - SATURATION_MARGIN)))
     if share <= SATURATED_SHARE:
         return None
     return Finding(
         name="saturated",
         severity="note",
         value=share,
-        words=f"{share:.0%} of the scores, as probabilities (sigmoid), are within {SATURATED} of 0 or 1",
+        words=f"{share:.0%} of the scores, as probabilities (sigmoid), are within {SATURATION_MARGIN} of 0 or 1",
         advice="set no threshold on such scores, but on the logits; the ranking goes by logits and is not affected",
     )
 
 
-def flat(evidence: Evidence) -> Finding | None:
-    """Logits that hardly differ within a pool, next to what the model shows on its gate pools."""
+def flat_logits(evidence: Evidence) -> Finding | None:
+    """Reports logits that hardly differ within a pool, compared with the model's logits on its gate pools."""
     spreads = [float(np.std(each.logits)) for each in evidence.scored if len(each.logits) > 1]
     if not spreads:
         return None
     file = evidence.reranker.variant.file
-    usual = float(np.median([np.std(pool.variants[file]) for pool in evidence.certificate.pools]))
+    reference = float(np.median([np.std(pool.variants[file]) for pool in evidence.certificate.pools]))
     spread = float(np.median(spreads))
-    if spread >= FLAT * usual:
+    if spread >= FLAT_RATIO * reference:
         return None
     return Finding(
         name="flat",
         severity="warning",
         value=spread,
         words=f"the logits within a pool hardly differ: their standard deviation is {spread:.2f} in the median, and "
-        f"{usual:.2f} on the artifact's gate pools",
+        f"{reference:.2f} on the artifact's gate pools",
         advice="look at some pools: either all candidates are equally relevant, or the model does not know this kind of text",
     )
 
 
 def duplicates(evidence: Evidence) -> Finding | None:
-    """Candidates that repeat another of their pool, but for case and white space."""
+    """Reports candidates that repeat another one of their pool, except for case and white space."""
     pairs = repeated = 0
     for pool in evidence.pools:
         texts = [" ".join(text.casefold().split()) for text in pool.documents]
         full = [text for text in texts if text]
         pairs, repeated = pairs + len(texts), repeated + len(full) - len(set(full))
-    if repeated / pairs < NOTED:
+    if repeated / pairs < NOTE_SHARE:
         return None
     return Finding(
         name="duplicates",
         severity=_severity(repeated / pairs),
         value=repeated / pairs,
-        words=f"{repeated / pairs:.1%} of the candidates repeat another one of their pool, but for case and white space",
+        words=f"{repeated / pairs:.1%} of the candidates repeat another one of their pool, except for case and white space",
         advice="remove them before ranking: they take the places of other documents in the results",
     )
 
 
 def empty_documents(evidence: Evidence) -> Finding | None:
-    """Candidates without text."""
+    """Reports candidates without text."""
     texts = [text for pool in evidence.pools for text in pool.documents]
     share = sum(not text or text.isspace() for text in texts) / len(texts)
     if not share:
@@ -283,25 +283,25 @@ CHECKS = (
     nothing_relevant,
     duplicates,
     empty_documents,
-    flat,
-    saturated,
+    flat_logits,
+    saturated_scores,
     good_first,
 )
-"""All checks; of findings equally grave, the first is told first."""
+"""All checks; findings of equal severity are reported in this order."""
 
 
 def _severity(share: float) -> Severity:
-    if share >= COMMON:
+    if share >= PROBLEM_SHARE:
         return "problem"
-    return "warning" if share >= WORRYING else "note"
+    return "warning" if share >= WARNING_SHARE else "note"
 
 
 def _texts(pools: Sequence[CandidatePool] | Sequence[Pool]) -> list[str]:
-    """Queries and documents; those of a pool that are too short to be judged count as one text."""
+    """The queries and documents of the pools; those of one pool that are too short to be examined are joined to one text."""
     texts: list[str] = []
     for pool in pools:
         short: list[str] = []
         for text in (pool.query, *pool.documents):
-            (short if len(text) < language.LEAST_BYTES else texts).append(text)
+            (short if len(text) < language.MIN_BYTES else texts).append(text)
         texts.append(" ".join(short))
     return texts

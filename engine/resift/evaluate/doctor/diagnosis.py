@@ -1,4 +1,4 @@
-"""Doctor: what stands in the way of good rankings, found from pools, their logits and, where there are any, their labels."""
+"""Finds what stands in the way of good rankings, from pools, their logits and, if there are any, their labels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from resift.evaluate.doctor.evidence import Evidence
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from resift.evaluate.doctor.evidence import Progress
     from resift.evaluate.results import Finding
+    from resift.pools.job import Progress
     from resift.pools.reading import CandidatePool
     from resift.ranking import Scored
     from resift.reranker import Reranker
 
 SEVERITIES = ("problem", "warning", "note")
-"""The order of findings. A problem makes rankings worse than they need be; a note says what to expect."""
+"""The order of findings. A problem makes rankings worse than they could be; a note says what to expect."""
 
 
 def diagnose(
@@ -29,12 +29,12 @@ def diagnose(
     scored: Sequence[Scored] | None = None,
     progress: Progress | None = None,
 ) -> list[Finding]:
-    """What stands in the way of good rankings of `pools` by `reranker`, the gravest findings first.
+    """Finds what stands in the way of good rankings of `pools` by `reranker`; the most severe findings come first.
 
     `qrels`: labels by qid and docid, both as text, also of documents outside the pools; without it, the candidates' field "label"
-    counts where there is one. Labels are optional: checks that need them are left out without.
-    `scored`: what `Reranker.submit` returned for each pool, if that is known; otherwise all pairs are scored here, in bounded
-    memory, and `progress` is told.
+    is used if there is one. Labels are optional: checks that need them are skipped without them.
+    `scored`: the results of `Reranker.submit` for each pool, if they exist already; otherwise all pairs are scored here, in bounded
+    memory, and `progress` is called after each pool.
 
     The checks and their thresholds are in `resift.evaluate.doctor.checks`. Raises InputError if there are no candidates, if a label
     cannot be read, or if `qrels` judges none of the queries, ArtifactError if the artifact's certificate cannot be read, and

@@ -1,1 +1,1 @@
-"""The report of an evaluation: one HTML file, its words and its figures."""
+"""The report of an evaluation: one HTML file with its texts and figures."""

@@ -1,4 +1,4 @@
-"""Axes: what the report's figures have in common."""
+"""Axes, marks and legends that the report's figures share."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from resift.evaluate.results import Evaluation, System
+    from resift.evaluate.results import Evaluation, SystemResult
 
 WIDTH = 400
-"""Points across a figure, the same for all: at the width of a phone, text of 12 points has 10 pixels."""
+"""Width of every figure in points: at the width of a phone, text of 12 points has 10 pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How a system is drawn: told apart by form as well as by color."""
+    """How a system is drawn: marks differ in form as well as in color."""
 
     color: str
     line: str
@@ -41,35 +41,35 @@ MARKS = (
 )
 
 
-def panels(heights: Sequence[int], *, share: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure of panels of these heights in points, above one another."""
+def panels(heights: Sequence[int], *, share_x: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure of panels of these heights in points, one above the other."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH / 72, (sum(heights) + 34) / 72), layout="constrained")
-    panels = figure.subplots(len(heights), 1, sharex=share, squeeze=False, height_ratios=heights)
+    panels = figure.subplots(len(heights), 1, sharex=share_x, squeeze=False, height_ratios=heights)
     return figure, list(panels[:, 0])
 
 
-def limits(axes: Axes, values: Sequence[float], *, least: float, vertical: bool = False) -> tuple[float, float]:
-    """Limits around the values, at least `least` apart."""
+def limits(axes: Axes, values: Sequence[float], *, min_span: float, vertical: bool = False) -> tuple[float, float]:
+    """Sets limits around the values, at least `min_span` apart, and returns them."""
     low, high = min(values), max(values)
-    room = max(high - low, least) * 0.15
-    middle, half = (low + high) / 2, max(high - low, least) / 2 + room
+    room = max(high - low, min_span) * 0.15
+    middle, half = (low + high) / 2, max(high - low, min_span) / 2 + room
     (axes.set_ylim if vertical else axes.set_xlim)(middle - half, middle + half)
     return middle - half, middle + half
 
 
-def log_ticks(axes: Axes, left: float, right: float) -> None:
-    """Limits of a logarithmic axis, and a few ticks on it, written out."""
+def log_ticks(axes: Axes, low: float, high: float) -> None:
+    """Sets the limits of a logarithmic axis, and a few ticks on it with plain numbers."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-    powers = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
-    ticks = [step * 10.0**power for power in powers for step in (1, 2, 5) if left <= step * 10.0**power <= right]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]
     if len(ticks) > 7:
-        ticks = [10.0**power for power in powers if left <= 10.0**power <= right]
+        ticks = [10.0**power for power in powers if low <= 10.0**power <= high]
     elif len(ticks) < 3:
-        ticks = [float(tick) for tick in MaxNLocator(4).tick_values(left, right) if left <= tick <= right]
-    axes.set_xlim(left, right)
+        ticks = [float(tick) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+    axes.set_xlim(low, high)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: axis(number)))
@@ -81,21 +81,21 @@ def marks(evaluation: Evaluation) -> dict[str, Mark]:
     return {evaluation.baseline: Mark(MUTED, ":", "X"), **{name: MARKS[number % len(MARKS)] for number, name in enumerate(names)}}
 
 
-def label(system: System) -> str:
+def label(system: SystemResult) -> str:
     """A system's name in a legend; matplotlib leaves out those that begin with an underscore."""
     name = brief(system.name, 44)
     return f"{SPACE}{name}" if name.startswith("_") else name
 
 
 def legend(axes: Axes) -> None:
-    """The systems' marks with their names, above the axes, one a line: names are long and never cover what is drawn."""
+    """Draws the systems' marks and names above the axes, one per line, as names are long and must not cover the plot."""
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=11.5, borderpad=0, handlelength=2, labelspacing=0.25
     )
 
 
-def plain(axes: Axes) -> None:
-    """Few numbers across, and on both axes written out, without offset or powers."""
+def format_axes(axes: Axes) -> None:
+    """Sets few ticks on the horizontal axis, and plain numbers on both axes, without offset or powers."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6))

@@ -1,4 +1,4 @@
-"""Figures: the report's figures, drawn by matplotlib, each with the words beside it and its alternative text."""
+"""The report's figures, drawn by matplotlib, each with its caption and alternative text."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from resift.evaluate.report.axes import label, legend, limits, log_ticks, marks, panels, plain
+from resift.evaluate.report.axes import format_axes, label, legend, limits, log_ticks, marks, panels
 from resift.evaluate.report.formats import SPACE, axis, brief, count, many, milliseconds, percent, signed, value
 from resift.evaluate.report.svg import FIRST, INK, LINE, MUTED, PAPER, SECOND, STYLE, inline
-from resift.evaluate.report.verdict import SAME, baseline, enough, gains, rivals
+from resift.evaluate.report.verdict import ROUNDING, baseline, gains, rivals, sufficient_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
 
-    from resift.evaluate.results import Evaluation, System
+    from resift.evaluate.results import Evaluation, SystemResult
 
 PANELS = 6
-"""Most systems whose scores are drawn."""
+"""Maximum number of systems whose scores are drawn."""
 STEPS = 500
-"""Most steps that the changes of queries are drawn with."""
+"""Maximum number of steps in the plot of the queries' changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def draw(evaluation: Evaluation) -> dict[str, Plot]:
 
 
 def quality(evaluation: Evaluation) -> Plot | None:
-    """Each system's mean with the interval of its difference, next to the baseline's mean."""
+    """Each system's mean with the interval of its difference from the baseline's mean."""
     measure, first, others = evaluation.measures[0], baseline(evaluation), rivals(evaluation)
     if not others:
         return None
@@ -52,7 +52,7 @@ def quality(evaluation: Evaluation) -> Plot | None:
     figure, (axes,) = panels([34 * (len(others) + 1) + 24])
     axes.vlines(start, -0.2, len(others) + 0.4, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
     behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
-    told, reach = [], [start]
+    descriptions, reach = [], [start]
     for row, system in enumerate([first, *others]):
         mean, difference = system.measures[measure], system.differences.get(measure)
         if difference:
@@ -64,8 +64,8 @@ def quality(evaluation: Evaluation) -> Plot | None:
         axes.text(1, row - 0.33, value(mean), ha="right", bbox=behind, transform=axes.get_yaxis_transform())
         reach.append(mean)
         interval = f" ({value(start + difference.low)} to {value(start + difference.high)})" if difference else ""
-        told.append(f"{brief(system.name)} {value(mean)}{interval}")
-    limits(axes, reach, least=0.02)
+        descriptions.append(f"{brief(system.name)} {value(mean)}{interval}")
+    limits(axes, reach, min_span=0.02)
     axes.set_ylim(len(others) + 0.4, -0.75)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -73,16 +73,16 @@ def quality(evaluation: Evaluation) -> Plot | None:
         f"Dots: mean {measure}. Bars: 95 % interval of the paired difference from {brief(first.name)}, whose mean is the dashed"
         " line; a bar that touches the line shows no measurable difference."
     )
-    return Plot(f"{measure} of each system", inline(figure, "quality", f"{measure}: {'; '.join(told)}."), caption)
+    return Plot(f"{measure} of each system", inline(figure, "quality", f"{measure}: {'; '.join(descriptions)}."), caption)
 
 
 def changes(evaluation: Evaluation) -> Plot | None:
-    """The best system's change of every query, sorted."""
+    """The best system's change for every query, sorted."""
     measure, others = evaluation.measures[0], rivals(evaluation)
     if not others or len(evaluation.queries) < 2:
         return None
     found = sorted(gains(evaluation, others[0]), reverse=True)
-    up, down = sum(change > SAME for change in found), sum(change < -SAME for change in found)
+    up, down = sum(change > ROUNDING for change in found), sum(change < -ROUNDING for change in found)
     figure, (axes,) = panels([170])
     steps = min(len(found), STEPS)
     drawn = [found[step * (len(found) - 1) // (steps - 1)] for step in range(steps)]
@@ -93,8 +93,8 @@ def changes(evaluation: Evaluation) -> Plot | None:
     axes.set_xlabel("queries, from most gained to most lost")
     axes.set_ylabel(f"change of {measure}")
     axes.set_xlim(0.4, len(found) + 0.6)
-    least = max(0.01, max(map(abs, found)) * 0.15)
-    axes.set_ylim(min(found[-1], -least) * 1.1, max(found[0], least) * 1.1)
+    margin = max(0.01, max(map(abs, found)) * 0.15)
+    axes.set_ylim(min(found[-1], -margin) * 1.1, max(found[0], margin) * 1.1)
     axes.text(0.98, 0.95, f"{count(up)} better, {count(down)} worse", ha="right", va="top", transform=axes.transAxes)
     alt = (
         f"Change of {measure} by query: {count(up)} of {count(len(found))} better, {count(down)} worse, from {signed(found[0])} to"
@@ -122,38 +122,38 @@ def latency(evaluation: Evaluation) -> Plot | None:
     for system in untimed:
         mark = drawn[system.name]
         axes.axhline(system.measures[measure], color=mark.color, linestyle=mark.line, linewidth=1.5, label=label(system))
-    limits(axes, [system.measures[measure] for system in evaluation.systems], least=0.05, vertical=True)
+    limits(axes, [system.measures[measure] for system in evaluation.systems], min_span=0.05, vertical=True)
     times = [time for _, found in timed for time in (found.p50, found.p95)]
     log_ticks(axes, min(times) / 1.5, max(times) * 1.5)
     legend(axes)
     axes.set_xlabel("milliseconds a pool")
     axes.set_ylabel(measure)
-    told = [
+    descriptions = [
         f"{brief(system.name)} {value(system.measures[measure])} at {milliseconds(found.p50)} (p95 {milliseconds(found.p95)})"
         for system, found in timed
     ]
-    told += [f"{brief(system.name)} {value(system.measures[measure])}, not timed" for system in untimed]
+    descriptions += [f"{brief(system.name)} {value(system.measures[measure])}, not timed" for system in untimed]
     across = " Lines all the way across: systems that were not timed." if untimed else ""
     caption = f"Marks: p50; lines reach to p95.{across} Higher and further left is better."
-    return Plot("Quality against latency", inline(figure, "latency", f"{measure} and latency: {'; '.join(told)}."), caption)
+    return Plot("Quality against latency", inline(figure, "latency", f"{measure} and latency: {'; '.join(descriptions)}."), caption)
 
 
 def sizes(evaluation: Evaluation) -> Plot | None:
-    """Recall of the pool, and the systems' quality when they rank only its beginning, by its size."""
+    """Recall of the pool, and the systems' quality when they rank only its first candidates, by their number."""
     measure, found = evaluation.measures[0], evaluation.sizes
     curves = [system for system in [*rivals(evaluation), baseline(evaluation)] if system.by_size.get(measure)]
     if len(found) < 2 or not (evaluation.recall or curves):
         return None
     figure, rows = panels([130] * bool(evaluation.recall) + [150 + 17 * len(curves)] * bool(curves))
-    told = []
+    descriptions = []
     if evaluation.recall:
         rows[0].fill_between(found, 0, evaluation.recall, color=LINE, linewidth=0)
         rows[0].plot(found, evaluation.recall, color=INK, linewidth=1.8, marker="o", markersize=3.5)
         rows[0].set_ylim(0, 1.02)
         rows[0].set_ylabel("recall of the pool")
-        told.append(_points("Recall of the pool", found, evaluation.recall))
+        descriptions.append(_points("Recall of the pool", found, evaluation.recall))
     if curves:
-        told.append(_curves(rows[-1], evaluation, curves))
+        descriptions.append(_curves(rows[-1], evaluation, curves))
     rows[-1].set_xlabel("first candidates, as given")
     rows[-1].set_xlim(0, found[-1] * 1.02)
     caption = (
@@ -162,20 +162,20 @@ def sizes(evaluation: Evaluation) -> Plot | None:
     if curves:
         below = "Below: " if caption else ""
         caption += f"{below}{measure} when only so many candidates are reranked (dotted: {brief(evaluation.baseline)})."
-    return Plot("How many candidates", inline(figure, "sizes", " ".join(told)), caption)
+    return Plot("How many candidates", inline(figure, "sizes", " ".join(descriptions)), caption)
 
 
-def _curves(axes: Axes, evaluation: Evaluation, curves: list[System]) -> str:
-    """Draws the systems' quality by size; returns it in words."""
-    measure, found, told, drawn = evaluation.measures[0], evaluation.sizes, [], marks(evaluation)
+def _curves(axes: Axes, evaluation: Evaluation, curves: list[SystemResult]) -> str:
+    """Draws the systems' quality by pool size; returns it in words."""
+    measure, found, descriptions, drawn = evaluation.measures[0], evaluation.sizes, [], marks(evaluation)
     for system in curves:
         values, mark = system.by_size[measure], drawn[system.name]
         marker = "" if system.name == evaluation.baseline else mark.marker
         style: dict[str, Any] = {"color": mark.color, "linestyle": mark.line, "linewidth": 1.8, "marker": marker, "markersize": 4}
         axes.plot(found, values, label=label(system), **style)
-        told.append(_points(f"{measure} of {brief(system.name)}", found, values))
+        descriptions.append(_points(f"{measure} of {brief(system.name)}", found, values))
     if curves[0].name != evaluation.baseline:
-        size = enough(found, curves[0].by_size[measure])
+        size = sufficient_size(found, curves[0].by_size[measure])
         axes.axvline(size, color=MUTED, linewidth=0.8)
         last = size > found[-1] / 2
         words = f"{SPACE}enough: {axis(size)}{SPACE}"
@@ -183,11 +183,11 @@ def _curves(axes: Axes, evaluation: Evaluation, curves: list[System]) -> str:
     axes.set_ylabel(measure)
     axes.margins(y=0.2)
     legend(axes)
-    return " ".join(told)
+    return " ".join(descriptions)
 
 
 def lengths(evaluation: Evaluation) -> Plot | None:
-    """Tokens of pairs, and where they are cut."""
+    """Histogram of the tokens of pairs, and the length at which they are cut."""
     found = evaluation.lengths
     if not found or not found.pairs:
         return None
@@ -202,23 +202,25 @@ def lengths(evaluation: Evaluation) -> Plot | None:
     axes.set_xlabel("tokens of a pair, before it is cut")
     axes.set_ylabel("pairs")
     axes.set_ylim(0, max(*found.counts, 1) * 1.15)
-    plain(axes)
+    format_axes(axes)
     share = f"{count(found.pairs_cut)} of {many(found.pairs, 'pair')} cut ({percent(found.pairs_cut / found.pairs)})"
     lost = f"; those lose {percent(found.mean_share_cut)} of their document's tokens on average" if found.pairs_cut else ""
     return Plot(
-        "Lengths", inline(figure, "lengths", f"Histogram of tokens a pair, cut at {found.max_length}: {share}."), f"{share}{lost}."
+        "Lengths",
+        inline(figure, "lengths", f"Histogram of tokens per pair, cut at {found.max_length}: {share}."),
+        f"{share}{lost}.",
     )
 
 
 def scores(evaluation: Evaluation) -> Plot | None:
-    """Scores of relevant documents and of all others."""
+    """Histograms of the scores of relevant documents and of all others."""
     scored = [(system, system.scores) for system in [*rivals(evaluation), baseline(evaluation)] if system.scores]
-    shown = [(system, found) for system, found in scored if found.relevant][:PANELS]
-    if not shown:
+    drawn_systems = [(system, found) for system, found in scored if found.relevant][:PANELS]
+    if not drawn_systems:
         return None
-    figure, rows = panels([105] * len(shown), share=False)
-    told = []
-    for axes, (system, found) in zip(rows, shown, strict=True):
+    figure, rows = panels([105] * len(drawn_systems), share_x=False)
+    descriptions = []
+    for axes, (system, found) in zip(rows, drawn_systems, strict=True):
         for counts, color, dashes in ((found.other, SECOND, (0, (4, 2))), (found.relevant, FIRST, "-")):
             total = sum(counts) or 1
             axes.stairs([number / total for number in counts], found.edges, color=color, linestyle=dashes, linewidth=1.8)
@@ -228,23 +230,23 @@ def scores(evaluation: Evaluation) -> Plot | None:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_title(brief(system.name), loc="left", fontsize=12)
-        plain(axes)
-        told.append(
+        format_axes(axes)
+        descriptions.append(
             f"{brief(system.name)}: relevant mostly {_mode(found.edges, found.relevant)}, others {_mode(found.edges, found.other)}"
         )
     rows[-1].set_xlabel("score")
     caption = "Solid and filled: documents judged relevant; dashed: all others; each by its share. Less overlap is better."
-    if len(scored) > len(shown):
-        caption += f" The first {len(shown)} of {len(scored)} systems."
-    return Plot("Scores", inline(figure, "scores", f"Scores. {'; '.join(told)}."), caption)
+    if len(scored) > len(drawn_systems):
+        caption += f" The first {len(drawn_systems)} of {len(scored)} systems."
+    return Plot("Scores", inline(figure, "scores", f"Scores. {'; '.join(descriptions)}."), caption)
 
 
-def _points(name: str, found: Sequence[int], values: Sequence[float]) -> str:
-    return f"{name}: {', '.join(f'{value(height, 3)} at {count(size)}' for size, height in zip(found, values, strict=True))}."
+def _points(name: str, pool_sizes: Sequence[int], values: Sequence[float]) -> str:
+    return f"{name}: {', '.join(f'{value(height, 3)} at {count(size)}' for size, height in zip(pool_sizes, values, strict=True))}."
 
 
 def _mode(edges: Sequence[float], counts: Sequence[int]) -> str:
-    """Where most of a histogram's mass is, in words."""
+    """The fullest bin of a histogram, in words."""
     if not sum(counts):
         return "none"
     fullest = max(range(len(counts)), key=counts.__getitem__)

@@ -1,4 +1,4 @@
-"""Numbers and texts as the report shows them."""
+"""Formats numbers and texts for the report."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ MEASURES = {
     r"R@(\d+)": "share of all relevant documents that are among the first {}",
     r"Success@(\d+)": "share of queries with a relevant document among the first {}",
 }
-"""What a measure says, by its name in ir-measures (https://ir-measur.es/en/latest/measures.html)."""
+"""Explanations of measures, by their names in ir-measures (https://ir-measur.es/en/latest/measures.html)."""
 
 
 def meaning(measure: str) -> str | None:
-    """What a measure says in plain words; None if this file has none for it."""
+    """A measure's explanation in plain words; None if MEASURES has none for it."""
     for pattern, words in MEASURES.items():
         if found := re.fullmatch(pattern, measure):
             return words.format(*found.groups())
@@ -39,7 +39,7 @@ def value(number: float, digits: int = 4) -> str:
 
 
 def signed(number: float) -> str:
-    """A difference with its sign: +0.0036; one that rounds to nothing is 0.0000."""
+    """A difference with its sign: +0.0036; a difference that rounds to zero is 0.0000."""
     text = f"{number:+.4f}"
     return "0.0000" if float(text) == 0 else text.replace("-", MINUS)
 
@@ -50,12 +50,12 @@ def interval(difference: Difference) -> str:
 
 
 def p_value(number: float) -> str:
-    """A p-value with its sign of comparison: p = 0.012."""
+    """A p-value with a comparison sign: p = 0.012."""
     return f"p{SPACE}<{SPACE}0.001" if number < 0.001 else f"p{SPACE}={SPACE}{number:.3f}"
 
 
 def milliseconds(number: float) -> str:
-    """A time of three significant digits or whole milliseconds, in seconds from 10 s on: 4.25 ms, 431 ms, 12.3 s."""
+    """A time with three significant digits or in whole milliseconds; from 10 s on, in seconds: 4.25 ms, 431 ms, 12.3 s."""
     if number >= 10_000:
         return f"{count(number / 1000) if number >= 1e6 else format(number / 1000, '.1f')}{THIN}s"
     digits = 0 if number >= 100 else 1 if number >= 10 else 2
@@ -63,7 +63,7 @@ def milliseconds(number: float) -> str:
 
 
 def count(number: float) -> str:
-    """A count with its thousands apart: 4,300."""
+    """A count with separated thousands: 4,300."""
     return f"{round(number):,}"
 
 
@@ -82,12 +82,12 @@ def percent(share: float) -> str:
 
 
 def axis(number: float) -> str:
-    """A number on an axis, as short as it can be: 0.5, 20, 1,000."""
+    """A number on an axis, as short as possible: 0.5, 20, 1,000."""
     return f"{number:,g}".replace("-", MINUS)
 
 
 def text(content: str, limit: int = 200) -> str:
-    r"""`content` as one line of at most `limit` characters; what could reorder or hide text is an escape such as \u202e."""
+    r"""`content` as one line of at most `limit` characters; what could reorder or hide text becomes an escape such as \u202e."""
     line = " ".join(content[: 2 * limit].split())
     if len(content) <= 2 * limit and len(line) <= limit:
         return visible(line)
@@ -101,8 +101,8 @@ def sentence(content: str) -> str:
 
 
 def brief(content: str, limit: int = 30) -> str:
-    """A name that fits a figure: what does not fit is left out of its middle, where names differ least."""
-    line = re.sub("[\ufffe\uffff]", "\ufffd", text(content, 1000))  # no characters of XML
+    """A name that fits into a figure; a long name is shortened in the middle, where names differ least."""
+    line = re.sub("[\ufffe\uffff]", "\ufffd", text(content, 1000))  # these are not allowed in XML
     if len(line) <= limit:
         return line
     return f"{line[: limit // 2]}…{line[-(limit - limit // 2 - 1) :]}"

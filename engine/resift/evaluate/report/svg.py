@@ -1,4 +1,4 @@
-"""SVG: a matplotlib figure as inline SVG that takes its colours and its font from the page."""
+"""Turns a matplotlib figure into inline SVG that takes its colours and its font from the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLORS = {
     "#000005": "var(--second)",
     "#000006": "var(--paper)",
 }
-"""What figures.py draws with, and the page's colour for it: the page has a light, a dark and a printed one."""
+"""The colours that figures.py draws with, and the page's variables for them, which differ in the light, dark and printed page."""
 INK, MUTED, LINE, FIRST, SECOND, PAPER = COLORS
 
 STYLE = {
@@ -45,12 +45,12 @@ STYLE = {
     "ytick.color": MUTED,
     "ytick.labelcolor": MUTED,
 }
-"""rcParams while a figure is drawn and written. DejaVu Sans, which matplotlib brings, is wide: what fits in it fits
+"""rcParams while a figure is drawn and written. DejaVu Sans, which comes with matplotlib, is wide: text that fits in it also fits
 in the page's font."""
 
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
-DROPPED = {"font-family", "font", "stroke-linejoin", "stroke-linecap"}
-"""Properties left to the page, or without effect at these sizes."""
+DROPPED_PROPERTIES = {"font-family", "font", "stroke-linejoin", "stroke-linecap"}
+"""Style properties that the page sets, or that have no effect at these sizes."""
 REFERENCE = re.compile(r"#([\w.-]+)")
 """A color or an id; matplotlib's ids are longer than six characters."""
 
@@ -59,7 +59,7 @@ def inline(figure: Figure, name: str, alt: str) -> str:
     """The figure as an `<svg role="img">` without style attributes, whose ids begin with `name`.
 
     Equal figures give equal bytes. Style attributes become presentation attributes, so that the page's Content-Security-Policy
-    need not allow inline styles.
+    does not have to allow inline styles.
     """
     import matplotlib as mpl
 
@@ -68,37 +68,41 @@ def inline(figure: Figure, name: str, alt: str) -> str:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page's fonts draw the text
         figure.savefig(file, format="svg", metadata={"Date": None})
     root = ET.fromstring(file.getvalue())  # noqa: S314 - matplotlib's own output
-    referred = {found for node in root.iter() for text in node.attrib.values() for found in REFERENCE.findall(text)}
+    referenced_ids = {found for node in root.iter() for text in node.attrib.values() for found in REFERENCE.findall(text)}
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in {f"{SVG}metadata", f"{SVG}style"}:
                 parent.remove(child)
     for node in root.iter():
-        _clean(node, name, referred)
+        _clean(node, name, referenced_ids)
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": alt, "xmlns": SVG[1:-1]}
     return ET.tostring(root, encoding="unicode")
 
 
-def _clean(node: ET.Element, name: str, referred: set[str]) -> None:
-    """Makes an element plain SVG of HTML: no namespaces, no style attributes, ids only where they are referred to."""
+def _clean(node: ET.Element, name: str, referenced_ids: set[str]) -> None:
+    """Makes an element plain SVG for HTML: without namespaces and style attributes, and without ids that nothing refers to."""
     node.tag = node.tag.removeprefix(SVG)
-    found = dict(node.attrib)
-    for declaration in found.pop("style", "").split(";"):
+    properties = dict(node.attrib)
+    for declaration in properties.pop("style", "").split(";"):
         key, _, setting = declaration.partition(":")
-        if key.strip() not in DROPPED | {""}:
-            found[key.strip()] = setting.strip()
-    if found.get("id") not in referred:
-        found.pop("id", None)
-    kept = {}
-    for key, setting in found.items():
-        kept[key.removeprefix(XLINK)] = setting if key in {"d", "id"} else REFERENCE.sub(lambda text: _renamed(text, name), setting)
-    if "id" in kept:
-        kept["id"] = f"{name}-{kept['id']}"
-    if "d" in kept:
-        kept["d"] = " ".join(kept["d"].split())
-    node.attrib = kept
+        if key.strip() not in DROPPED_PROPERTIES | {""}:
+            properties[key.strip()] = setting.strip()
+    if properties.get("id") not in referenced_ids:
+        properties.pop("id", None)
+    attributes = {}
+    for key, setting in properties.items():
+        is_literal = key in {"d", "id"}
+        attributes[key.removeprefix(XLINK)] = (
+            setting if is_literal else REFERENCE.sub(lambda match: _rewrite_reference(match, name), setting)
+        )
+    if "id" in attributes:
+        attributes["id"] = f"{name}-{attributes['id']}"
+    if "d" in attributes:
+        attributes["d"] = " ".join(attributes["d"].split())
+    node.attrib = attributes
     node.text, node.tail = (None if not text or text.isspace() else text for text in (node.text, node.tail))
 
 
-def _renamed(found: re.Match[str], name: str) -> str:
-    return COLORS[found[0]] if len(found[1]) == 6 else f"#{name}-{found[1]}"
+def _rewrite_reference(match: re.Match[str], name: str) -> str:
+    """The page's variable for a color, or an id with its prefix."""
+    return COLORS[match[0]] if len(match[1]) == 6 else f"#{name}-{match[1]}"

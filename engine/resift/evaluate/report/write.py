@@ -1,4 +1,4 @@
-"""Report: one HTML file from an evaluation, for whoever decides whether to rerank, with which model and how many candidates."""
+"""Writes the report of an evaluation, one HTML file for whoever decides whether and how to rerank."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-    from resift.evaluate.results import Evaluation, Place, Query, Regression, System
+    from resift.evaluate.results import Evaluation, Place, QueryResult, Regression, SystemResult
 
 ROWS = 1000
-"""Most queries in the table of queries."""
+"""Maximum number of queries in the table of queries."""
 NAME = re.compile(r"[\w@()., ='-]{1,60}")
 """A measure's name in ir-measures, such as P(rel=2)@10."""
 REGRESSIONS = 20
-"""Most regressions shown with their texts."""
+"""Maximum number of regressions shown with their texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A query in the table of queries."""
 
-    query: Query
+    query: QueryResult
     values: list[float]
-    """by the first measure, one of each system"""
+    """value of the first measure for each system"""
     change: float | None
     """the best system's value minus the baseline's; None if there is only the baseline"""
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """A place in a ranking, and where the same document is in the other."""
+class MovedPlace:
+    """A document in a ranking, and its rank in the other ranking."""
 
     place: Place
     move: str
@@ -55,8 +55,8 @@ class Moved:
 def write_report(evaluation: Evaluation, path: str | PathLike[str]) -> None:
     """Writes the report of `evaluation` to `path`, which is replaced once the report is complete.
 
-    The file loads nothing: its Content-Security-Policy allows its own style and its own sorting script and nothing else. Equal
-    evaluations give equal bytes. matplotlib's rcParams are changed while the figures are drawn, so draw nothing in other threads
+    The file loads nothing: its Content-Security-Policy allows only its own style and its own sorting script. Equal evaluations give
+    equal bytes. matplotlib's rcParams are changed while the figures are drawn, so do not use matplotlib in other threads
     meanwhile. Raises InputError if the evaluation contradicts itself, OutputError if the file cannot be written, ExtraError if
     jinja2 or matplotlib is missing.
     """
@@ -97,10 +97,10 @@ def check(evaluation: Evaluation) -> None:
     """Raises InputError if parts of the evaluation do not fit together, as in a file that was edited by hand."""
     names = [system.name for system in evaluation.systems]
     if len(set(names)) < len(names):
-        raise InputError("two systems of the evaluation have one name; expected a name of its own for each")
+        raise InputError("two systems of the evaluation have the same name; expected different names")
     if evaluation.baseline not in names:
         raise InputError(
-            f"the baseline {evaluation.baseline!r:.80} is none of the evaluation's systems; expected one of {names!r:.200}"
+            f"the baseline {evaluation.baseline!r:.80} is not one of the evaluation's systems; expected one of {names!r:.200}"
         )
     if not evaluation.measures:
         raise InputError("the evaluation has no measures; expected at least one")
@@ -115,8 +115,8 @@ def check(evaluation: Evaluation) -> None:
     _check_finite(msgspec.to_builtins(evaluation), "evaluation")
 
 
-def _check_system(system: System, evaluation: Evaluation) -> None:
-    """Raises InputError if a system lacks a measure, or has another number of values than there are queries or sizes."""
+def _check_system(system: SystemResult, evaluation: Evaluation) -> None:
+    """Raises InputError if a system lacks a measure, or its number of values is not that of queries or sizes."""
     name = f"system {system.name!r:.80}"
     for measure in evaluation.measures:
         if measure not in system.measures:
@@ -129,7 +129,7 @@ def _check_system(system: System, evaluation: Evaluation) -> None:
 
 
 def _check_histograms(evaluation: Evaluation) -> None:
-    """Raises InputError if a histogram has not one edge more than bins, or its edges do not rise."""
+    """Raises InputError unless a histogram has one edge more than bins, and rising edges."""
     histograms = [system.scores for system in evaluation.systems if system.scores]
     bins: list[tuple[Sequence[float], list[int]]] = [
         (found.edges, counts) for found in histograms for counts in (found.relevant, found.other)
@@ -153,39 +153,39 @@ def _check_finite(part: object, where: str) -> None:
 
 
 def _rows(evaluation: Evaluation) -> list[Row]:
-    """The queries that changed most, at most ROWS, most lost first."""
+    """The ROWS queries that changed most, largest loss first."""
     others, measure = rivals(evaluation), evaluation.measures[0]
     columns = [system.per_query[measure] for system in (baseline(evaluation), *others)]
     changed = gains(evaluation, others[0]) if others else [None] * len(evaluation.queries)
     values = zip(*columns, strict=True)
     rows = [Row(query, list(row), change) for query, row, change in zip(evaluation.queries, values, changed, strict=True)]
-    kept = sorted(rows, key=lambda row: -abs(row.change or 0))[:ROWS]
-    return sorted(kept, key=lambda row: row.change or 0)
+    most_changed = sorted(rows, key=lambda row: -abs(row.change or 0))[:ROWS]
+    return sorted(most_changed, key=lambda row: row.change or 0)
 
 
-def _sides(evaluation: Evaluation, regression: Regression) -> tuple[list[Moved], list[Moved]]:
-    """The rankings before and after, with each document's place in the other one."""
+def _sides(evaluation: Evaluation, regression: Regression) -> tuple[list[MovedPlace], list[MovedPlace]]:
+    """The rankings before and after, with each document's rank in the other one."""
     ranks_after = {place.docid: place.rank for place in regression.after}
     ranks_before = {place.docid: place.rank for place in regression.before}
-    given = baseline(evaluation).kind == "given"
-    before = [Moved(place, _move(place, ranks_after, regression.after, "now")) for place in regression.before]
+    is_order_given = baseline(evaluation).kind == "given"
+    before = [MovedPlace(place, _move(place, ranks_after, regression.after, "now")) for place in regression.before]
     after = []
     for place in regression.after:
-        known = {place.docid: place.given_rank} if given else ranks_before
-        after.append(Moved(place, _move(place, known, regression.before, "was")))
+        ranks = {place.docid: place.given_rank} if is_order_given else ranks_before
+        after.append(MovedPlace(place, _move(place, ranks, regression.before, "was")))
     return before, after
 
 
-def _move(place: Place, known: dict[str, int], shown: list[Place], when: str) -> str:
-    """Where a document is in the other ranking, in words."""
-    other = known.get(place.docid)
+def _move(place: Place, ranks: dict[str, int], ranking: list[Place], prefix: str) -> str:
+    """A document's rank in the other ranking, in words."""
+    other = ranks.get(place.docid)
     if other is None:
-        return f"{when} below {max((other.rank for other in shown), default=0)}"
-    return "same place" if other == place.rank else f"{when} {other}"
+        return f"{prefix} below {max((other.rank for other in ranking), default=0)}"
+    return "same place" if other == place.rank else f"{prefix} {other}"
 
 
 def _environment() -> Environment:
-    """Jinja's environment: everything is escaped, and a name that is missing is an error."""
+    """Jinja's environment: all values are escaped, and a missing name is an error."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -201,7 +201,7 @@ def _environment() -> Environment:
 
 
 def _file(name: str) -> str:
-    """A file of the page as it is; the Content-Security-Policy has its hash."""
+    """A file of the page, unchanged, as the Content-Security-Policy holds its hash."""
     return (files("resift.evaluate.report") / "page" / name).read_text("utf-8")
 
 

@@ -1,1 +1,1 @@
-"""Tuning: settings that suit a machine and a time budget, measured and chosen."""
+"""Tuning: measures a machine, and chooses settings for it and a time budget."""

@@ -1,4 +1,4 @@
-"""Choice: which of the measured points is best, within a budget or without one. Pure."""
+"""Chooses the best of the measured points, within a budget or without one. Pure functions."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MARGIN = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What is wanted of a point. Raises InputError for a value out of range."""
+    """The requirements of a point. Raises InputError for a value out of range."""
 
     budget_ms: float | None = None
-    """milliseconds a call of `rerank` may take; None for any time"""
+    """milliseconds that a call of `rerank` may take; None: any time"""
     share: float = SHARE
     """share of calls that must be within the budget"""
     seed: int = SEED
-    """of the bootstrap"""
+    """seed of the bootstrap"""
 
     def __post_init__(self) -> None:
         if self.budget_ms is not None and not (self.budget_ms > 0 and math.isfinite(self.budget_ms)):
@@ -41,7 +41,7 @@ class Goal:
             raise InputError(f"share is {self.share}; expected a number above 0 and at most 1")
 
     def fits(self, milliseconds: NDArray[np.float64]) -> bool:
-        """Whether the calls of each half of the repeats stay within the budget by MARGIN.
+        """Whether the calls of both halves of the repeats stay below the budget by MARGIN.
 
         `milliseconds`: float64[repeats, pools], two repeats or more.
         """
@@ -56,12 +56,12 @@ class Goal:
 
 
 def quantile(milliseconds: NDArray[np.float64], share: float) -> float:
-    """The least of the times that at least `share` of them do not exceed."""
+    """The smallest of the times that at least `share` of them do not exceed."""
     return float(np.quantile(milliseconds, share, method="inverted_cdf"))
 
 
 def frontier(latency: Sequence[float], quality: Sequence[float]) -> list[bool]:
-    """For each point, whether no other is at least as fast and as good, and one of the two strictly; of equal points, the first."""
+    """For each point, whether no other is at least as fast and as good, and better in one of both; of equal points, the first."""
     points = list(zip(latency, quality, strict=True))
     return [
         not any(
@@ -74,9 +74,9 @@ def frontier(latency: Sequence[float], quality: Sequence[float]) -> list[bool]:
 
 
 def within_noise(quality: NDArray[np.float64], allowed: Sequence[int], seed: int) -> list[int]:
-    """Those of the points `allowed` (one or more) whose mean quality is within one standard error of the best of them.
+    """The rows of `allowed` (one or more) whose mean quality is within one standard error of the best of them.
 
-    `quality`: float64[points, pools]. The error is that of the paired difference, by bootstrap over pools; to take the simplest
+    `quality`: float64[points, pools]. The error is that of the paired difference, by bootstrap over pools. Choosing the simplest
     model within one standard error of the best is the rule of Breiman et al. 1984, Classification and Regression Trees, 3.4.3.
     """
     best = max(allowed, key=lambda row: float(quality[row].mean()))

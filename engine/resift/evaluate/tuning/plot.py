@@ -20,7 +20,7 @@ MARKERS = {"int8": "o", "float32": "s"}
 
 
 def check_plot(path: Path) -> str:
-    """The format that the name's end asks for, before there is anything to plot.
+    """The format given by the ending of the file's name; called before there is anything to plot.
 
     Raises InputError if it is not one of FORMATS, and ExtraError if matplotlib is not installed.
     """
@@ -29,7 +29,7 @@ def check_plot(path: Path) -> str:
     found = path.suffix.removeprefix(".").lower()
     if found not in FORMATS:
         raise InputError(
-            f"{path.name!r:.100} is no plot's name; expected one that ends in {', '.join(f'.{name}' for name in FORMATS)}"
+            f"{path.name!r:.100} is not the name of a plot; expected one that ends in {', '.join(f'.{name}' for name in FORMATS)}"
         )
     return found
 
@@ -55,7 +55,7 @@ def draw(tuning: Tuning, kind: str) -> bytes:
     if tuning.given is not None:
         axes.axhline(tuning.given, linestyle=":", color="0.3", label="order given")
     axes.set_xlim(left=0)
-    axes.set_xlabel("milliseconds a pool: mark at p95, line from p50")
+    axes.set_xlabel("milliseconds per pool: mark at p95, line from p50")
     axes.set_ylabel(f"{tuning.measure}, mean of {tuning.judged} pools")
     axes.set_title("Quality against latency, by number of candidates", loc="left")
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Quality: the ranking of a pool's first candidates, and how much of the full ranking it keeps."""
+"""Quality without labels: how well the ranking of a pool's first candidates agrees with the full ranking."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def kept(order: Sequence[int], full: Sequence[int], top: int = TOP) -> float:
-    """Share of the best `top` of the full ranking that are among the best `top` of `order`; of n < 2 x top, the better half."""
+def top_agreement(order: Sequence[int], full: Sequence[int], top: int = TOP) -> float:
+    """The share of the full ranking's best `top` that is among the best `top` of `order`; the better half if n < 2 x top."""
     size = max(1, min(top, len(full) // 2))
     return len(set(order[:size]) & set(full[:size])) / size
 
 
 def first_of(order: Sequence[int], size: int) -> list[int]:
-    """The ranking of a pool's first `size` candidates, taken from the ranking of all: a logit depends on its pair alone."""
+    """The ranking of a pool's first `size` candidates, derived from the ranking of all, as a logit depends on its pair alone."""
     return [index for index in order if index < size]

@@ -1,31 +1,31 @@
-"""Tuning: what `tune` and `check` found, as frozen records; encoded with msgspec they are the JSON of `resift tune --json`."""
+"""The results of `tune` and `check` as frozen records; encoded with msgspec they are the JSON of `resift tune --json`."""
 
 from __future__ import annotations
 
-from resift.evaluate.results import Latency, Record
+from resift.evaluate.results import Latency, ResultRecord
 from resift.settings import Settings
 
 
-class Point(Record, frozen=True, kw_only=True):
-    """Settings and a number of candidates, how fast they are here and how well they rank."""
+class Point(ResultRecord, frozen=True, kw_only=True):
+    """Settings and a number of candidates, with their speed on this machine and the quality of their rankings."""
 
     settings: Settings
     candidates: int
-    """candidates of each pool that are read, the first as given"""
+    """number of candidates of each pool that are ranked, the first as given"""
     plan: str | None = None
     latency_ms: Latency
     quality: float
-    """mean of Tuning.measure over the pools judged"""
+    """mean of Tuning.measure over the judged pools"""
     share_within: float | None = None
-    """share of the timed calls within the budget; None without a budget"""
+    """share of the timed calls that were within the budget; None without a budget"""
     fits: bool
     """whether it holds the budget with choice.MARGIN in both halves of the repeats; True without a budget"""
     is_on_frontier: bool
     """whether no other point is as fast (p95) and as good"""
 
 
-class Tuning(Record, frozen=True, kw_only=True):
-    """What `tune` found."""
+class Tuning(ResultRecord, frozen=True, kw_only=True):
+    """The results of `tune`."""
 
     model: str
     machine: str
@@ -35,15 +35,15 @@ class Tuning(Record, frozen=True, kw_only=True):
     pools: int
     """pools of two or more candidates"""
     judged: int
-    """pools that quality is the mean of: with labels, those that have a relevant document"""
+    """number of pools in the mean quality: with labels, those that have a relevant document"""
     left_out: int
     """pools of fewer than two candidates, where there is nothing to rank"""
     timed: int
     """pools that were timed"""
     repeats: int
-    """times each was timed"""
+    """how often each was timed"""
     given: float | None
-    """nDCG@10 of the order given, all candidates; None without labels"""
+    """nDCG@10 of the order given, over all candidates; None without labels"""
     budget_ms: float | None
     share: float
     """share of calls that must be within the budget"""
@@ -55,10 +55,10 @@ class Tuning(Record, frozen=True, kw_only=True):
     created: str
     """ISO 8601, UTC"""
     version: str
-    """of resift"""
+    """version of resift"""
 
 
-class Check(Record, frozen=True, kw_only=True):
+class Check(ResultRecord, frozen=True, kw_only=True):
     """Whether settings hold a budget."""
 
     settings: Settings
@@ -70,5 +70,5 @@ class Check(Record, frozen=True, kw_only=True):
     share_within: float
     """share of the calls that were within the budget"""
     share: float
-    """share that has to be"""
+    """share of calls that must be within the budget"""
     holds: bool

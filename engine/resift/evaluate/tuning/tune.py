@@ -1,4 +1,4 @@
-"""Tune: measures this machine and finds the settings and the number of candidates that rank best within a time budget."""
+"""Measures this machine and finds the settings and the number of candidates that rank best within a time budget."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 
 from resift import machine
 from resift.errors import InputError
-from resift.evaluate.data.judged import Judged
+from resift.evaluate.data.pool_judgements import PoolJudgements
 from resift.evaluate.results import Latency
 from resift.evaluate.tuning.choice import SEED, SHARE, Goal, frontier, quantile, within_noise
-from resift.evaluate.tuning.quality import first_of, kept
+from resift.evaluate.tuning.quality import first_of, top_agreement
 from resift.evaluate.tuning.records import Check, Point, Tuning
-from resift.evaluate.tuning.timing import Bench, Trial, fastest, share_within, timed
+from resift.evaluate.tuning.timing import Bench, Trial, fastest, share_within, time_trials
 from resift.inputs import check_count
 from resift.metrics import TOP
 from resift.settings import Settings
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.evaluate.data.trec import Qrels
-    from resift.evaluate.tuning.timing import Progress
+    from resift.evaluate.tuning.timing import StageProgress
     from resift.pools.reading import CandidatePool
 
 CANDIDATES = (5, 10, 20, 30, 50, 100)
 TIMED_POOLS = 40
-"""Most pools that are timed, spread evenly over all; quality is measured on every pool."""
+"""Maximum number of pools that are timed, spread evenly over all; quality is measured on every pool."""
 SEARCH_POOLS = 8
 SEARCH_CANDIDATES = 30
 REPEATS = 4
@@ -51,18 +51,18 @@ def tune(  # noqa: PLR0913 - each is an option of `resift tune`
     budget_ms: float | None = None,
     share: float = SHARE,
     seed: int = SEED,
-    report: Progress | None = None,
+    report: StageProgress | None = None,
 ) -> Tuning:
     """Measures the artifact `source` on this machine and chooses the point that ranks best within the budget.
 
-    `pools`: as your retriever returns them, best first, the more and the longer the better. Quality is nDCG@10 against `qrels`
-    ({qid: {docid: label}}), or against the candidates' own "label"; without labels, agreement with the full ranking.
-    `settings`: what is fixed, the plan included ("auto" reads in full); its threads are the most that are tried. `candidates`:
-    numbers of candidates to try. `budget_ms`: milliseconds that a call of `rerank` may take, for `share` of all calls. `seed`: of
-    the bootstrap. `report(stage, done, total)` is called as the work goes on.
+    `pools`: pools as your retriever returns them, best first; more and larger pools give better results. Quality is nDCG@10 by
+    `qrels` ({qid: {docid: label}}), or by the candidates' own "label"; without labels, agreement with the full ranking.
+    `settings`: fixed settings, the plan included ("auto": the full model scores all candidates); its threads are the maximum to
+    try. `candidates`: numbers of candidates to try. `budget_ms`: milliseconds that a call of `rerank` may take, for `share` of all
+    calls. `seed`: seed of the bootstrap. `report(stage, done, total)` is called as the work goes on.
 
-    Of the points within noise of the best (`within_noise`), the fastest is taken. With a budget, it must then hold it once
-    more, with the model loaded anew. Raises InputError if nothing can be measured, and otherwise like `Reranker.load`.
+    Of the points within noise of the best (`within_noise`), the fastest is chosen. With a budget, it must then hold the budget once
+    more, with the model loaded again. Raises InputError if nothing can be measured, and otherwise like `Reranker.load`.
     """
     goal = Goal(budget_ms=budget_ms, share=share, seed=seed)
     with Bench(source, settings or Settings(), report) as bench:
@@ -77,9 +77,9 @@ def check(  # noqa: PLR0913 - each is an option of `resift tune --check`
     candidates: int | None = None,
     budget_ms: float,
     share: float = SHARE,
-    report: Progress | None = None,
+    report: StageProgress | None = None,
 ) -> Check:
-    """Times `settings` on the pools that `tune` would time, each cut to its first `candidates` (None: all), against a budget.
+    """Checks whether `settings` hold a budget on the pools that `tune` would time, cut to their first `candidates` (None: all).
 
     Raises like `tune`.
     """
@@ -88,7 +88,7 @@ def check(  # noqa: PLR0913 - each is an option of `resift tune --check`
     chosen = [pool.first(candidates) for pool in _spread(_rankable(list(pools)), TIMED_POOLS)]
     with Bench(source, settings, report) as bench:
         trial = Trial(settings, max(len(pool.documents) for pool in chosen))
-        found = timed(bench, [trial], chosen, repeats=CONFIRMING_REPEATS)[0]
+        found = time_trials(bench, [trial], chosen, repeats=CONFIRMING_REPEATS)[0]
     return Check(
         settings=settings,
         candidates=candidates,
@@ -110,18 +110,18 @@ def tune_on(
     candidates: Sequence[int] = CANDIDATES,
     goal: Goal | None = None,
 ) -> Tuning:
-    """`tune` on an opened Bench."""
+    """`tune` with an open Bench."""
     goal = goal or Goal()
     if not candidates:
         raise InputError("no numbers of candidates to try; expected one or more")
     for number in candidates:
         check_count("candidates", number)
     rankable = _rankable(pools)
-    known = [Judged.of(pool, qrels, f"pool {number} (qid {pool.qid!r})") for number, pool in enumerate(rankable, 1)]
-    judged = [each if each and each.has_relevant() else None for each in known]
+    labelled = [PoolJudgements.of(pool, qrels, f"pool {number} (qid {pool.qid!r})") for number, pool in enumerate(rankable, 1)]
+    judgements = [each if each and each.has_relevant() else None for each in labelled]
     cut = [pool.first(max(candidates)) for pool in rankable]
     sizes = _sizes(cut, candidates)
-    measure, quality = _quality(bench, cut, judged, sizes)
+    measure, quality = _quality(bench, cut, judgements, sizes)
     timed_pools = _spread(cut, TIMED_POOLS)
     searched = [pool.first(SEARCH_CANDIDATES) for pool in _spread(timed_pools, SEARCH_POOLS)]
     trials = [
@@ -129,8 +129,8 @@ def tune_on(
         for settings in [fastest(bench, precision, searched) for precision in bench.precisions]
         for size in sizes
     ]
-    took = timed(bench, trials, timed_pools, repeats=REPEATS, budget_ms=goal.budget_ms)
-    points = _points(trials, took, quality.mean(axis=1).tolist(), goal)
+    milliseconds = time_trials(bench, trials, timed_pools, repeats=REPEATS, budget_ms=goal.budget_ms)
+    points = _points(trials, milliseconds, quality.mean(axis=1).tolist(), goal)
     row = _choose(bench, points, quality, timed_pools, goal)
     return Tuning(
         model=bench.model,
@@ -141,7 +141,7 @@ def tune_on(
         left_out=len(pools) - len(rankable),
         timed=len(timed_pools),
         repeats=REPEATS,
-        given=_given(cut, judged),
+        given=_order_given_ndcg(cut, judgements),
         budget_ms=goal.budget_ms,
         share=goal.share,
         points=points,
@@ -160,31 +160,31 @@ def _rankable(pools: Sequence[CandidatePool]) -> list[CandidatePool]:
 
 
 def _sizes(pools: Sequence[CandidatePool], candidates: Sequence[int]) -> list[int]:
-    """The numbers of candidates to try: those below the largest pool's, and that one."""
+    """The numbers of candidates to try: those below the size of the largest pool, and that size if a number reaches it."""
     largest = max(len(pool.documents) for pool in pools)
     return sorted({min(size, largest) for size in candidates})
 
 
-def _spread(pools: Sequence[CandidatePool], most: int) -> list[CandidatePool]:
-    """At most `most` of the pools, spread evenly."""
-    places = np.linspace(0, len(pools) - 1, min(len(pools), most)).round().astype(int)
+def _spread(pools: Sequence[CandidatePool], limit: int) -> list[CandidatePool]:
+    """At most `limit` of the pools, spread evenly."""
+    places = np.linspace(0, len(pools) - 1, min(len(pools), limit)).round().astype(int)
     return [pools[place] for place in places.tolist()]
 
 
 def _quality(
     bench: Bench,
     pools: Sequence[CandidatePool],
-    judged: Sequence[Judged | None],
+    judgements: Sequence[PoolJudgements | None],
     sizes: Sequence[int],
 ) -> tuple[str, NDArray[np.float64]]:
-    """The measure, and its values float64[precisions x sizes, pools judged]."""
+    """The measure, and its values, float64[precisions x sizes, judged pools]."""
     every = [
         _orders(bench, bench.settings(precision, bench.threads[-1], bench.token_budget), pools, sizes)
         for precision in bench.precisions
     ]
-    if any(judged):
+    if any(judgements):
         rows = [
-            [known.ndcg(order) for order, known in zip(found[size], judged, strict=True) if known]
+            [each.ndcg(order) for order, each in zip(found[size], judgements, strict=True) if each]
             for found in every
             for size in sizes
         ]
@@ -192,25 +192,25 @@ def _quality(
     full = every[-1][sizes[-1]]
     if bench.follows_plan:
         exact = bench.settings(bench.precisions[-1], bench.threads[-1], bench.token_budget)
-        full = _ranked(bench, replace(exact, plan="full"), pools, "ranking in full")
+        full = _rank(bench, replace(exact, plan="full"), pools, "ranking in full")
     return f"agreement@{TOP}", np.array(
-        [[kept(*both) for both in zip(found[size], full, strict=True)] for found in every for size in sizes]
+        [[top_agreement(*both) for both in zip(found[size], full, strict=True)] for found in every for size in sizes]
     )
 
 
 def _orders(bench: Bench, settings: Settings, pools: Sequence[CandidatePool], sizes: Sequence[int]) -> dict[int, list[list[int]]]:
     """The ranking of each pool's first candidates, by their number.
 
-    Read in full, they are ranked as among all; a plan may keep others of them.
+    Without a plan, they are ranked as among all candidates; with a plan, the pool's size affects which candidates a stage retains.
     """
     stage = f"ranking, {settings.precision}"
     if bench.follows_plan:
-        return {size: _ranked(bench, settings, [pool.first(size) for pool in pools], f"{stage}, {size}") for size in sizes}
-    found = _ranked(bench, settings, pools, stage)
+        return {size: _rank(bench, settings, [pool.first(size) for pool in pools], f"{stage}, {size}") for size in sizes}
+    found = _rank(bench, settings, pools, stage)
     return {size: [first_of(order, size) for order in found] for size in sizes}
 
 
-def _ranked(bench: Bench, settings: Settings, pools: Sequence[CandidatePool], stage: str) -> list[list[int]]:
+def _rank(bench: Bench, settings: Settings, pools: Sequence[CandidatePool], stage: str) -> list[list[int]]:
     found = []
     for order in bench.orders(settings, pools):
         found.append(order)
@@ -218,14 +218,16 @@ def _ranked(bench: Bench, settings: Settings, pools: Sequence[CandidatePool], st
     return found
 
 
-def _given(pools: Sequence[CandidatePool], judged: Sequence[Judged | None]) -> float | None:
+def _order_given_ndcg(pools: Sequence[CandidatePool], judgements: Sequence[PoolJudgements | None]) -> float | None:
     """Mean nDCG@10 of the order given; None without labels."""
-    values = [known.ndcg(range(len(pool.documents))) for pool, known in zip(pools, judged, strict=True) if known]
+    values = [each.ndcg(range(len(pool.documents))) for pool, each in zip(pools, judgements, strict=True) if each]
     return float(np.mean(values)) if values else None
 
 
-def _points(trials: Sequence[Trial], took: Sequence[NDArray[np.float64]], quality: Sequence[float], goal: Goal) -> list[Point]:
-    latencies = [_latency(rows) for rows in took]
+def _points(
+    trials: Sequence[Trial], milliseconds: Sequence[NDArray[np.float64]], quality: Sequence[float], goal: Goal
+) -> list[Point]:
+    latencies = [_latency(rows) for rows in milliseconds]
     best = frontier([latency.p95 for latency in latencies], quality)
     return [
         Point(
@@ -237,7 +239,7 @@ def _points(trials: Sequence[Trial], took: Sequence[NDArray[np.float64]], qualit
             fits=len(rows) == REPEATS and goal.fits(rows),
             is_on_frontier=is_best,
         )
-        for trial, rows, latency, mean, is_best in zip(trials, took, latencies, quality, best, strict=True)
+        for trial, rows, latency, mean, is_best in zip(trials, milliseconds, latencies, quality, best, strict=True)
     ]
 
 
@@ -248,9 +250,9 @@ def _latency(milliseconds: NDArray[np.float64]) -> Latency:
 def _choose(
     bench: Bench, points: list[Point], quality: NDArray[np.float64], pools: Sequence[CandidatePool], goal: Goal
 ) -> int | None:
-    """The row of the best point that fits; with a budget, it must hold it once more. None if no point does.
+    """The row of the best point that fits; with a budget, it must hold the budget once more. None if no point does.
 
-    Points that do not are marked so in `points`.
+    Points that do not hold it again are marked in `points`.
     """
     allowed = [row for row, point in enumerate(points) if point.fits]
     while allowed:
@@ -259,7 +261,7 @@ def _choose(
             return row
         bench.close()
         trial = Trial(points[row].settings, points[row].candidates)
-        if goal.holds(timed(bench, [trial], pools, repeats=CONFIRMING_REPEATS)[0]):
+        if goal.holds(time_trials(bench, [trial], pools, repeats=CONFIRMING_REPEATS)[0]):
             return row
         points[row] = msgspec.structs.replace(points[row], fits=False)
         allowed = [other for other in allowed if points[other].latency_ms.p95 < points[row].latency_ms.p95]

@@ -1,4 +1,4 @@
-"""The settings file that `resift tune` writes: TOML that `Settings.read` takes, with the advice and the figures it came from."""
+"""The settings file that `resift tune` writes: TOML for `Settings.read`, with the advice and its figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAD = "# Written by `resift tune`. [retrieval] and [measured] are for the reade
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
-    """What a settings file says beside its settings."""
+    """The settings of a file with its advice and budget."""
 
     settings: Settings
     candidates: int | None
@@ -29,7 +29,7 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_writer() -> None:
-    """Raises ExtraError if TOML cannot be written, before there is anything to write."""
+    """Raises ExtraError if TOML cannot be written; called before there is anything to write."""
     if find_spec("tomli_w") is None:
         raise ExtraError("writing TOML needs tomli-w, which is not installed: pip install 'resift[eval]'")
 
@@ -42,7 +42,7 @@ def encode_tuned(tuning: Tuning) -> bytes:
     point = tuning.chosen
     if point is None:
         raise InputError(f"no point holds the budget of {tuning.budget_ms} ms, so there are no settings to write")
-    measured = {
+    figures = {
         "model": tuning.model,
         "machine": tuning.machine,
         "p50_ms": round(point.latency_ms.p50, 3),
@@ -59,20 +59,20 @@ def encode_tuned(tuning: Tuning) -> bytes:
     tables = {
         "settings": {name: value for name, value in asdict(point.settings).items() if value != "auto"},
         "retrieval": {"candidates": point.candidates},
-        "measured": {name: value for name, value in measured.items() if value is not None},
+        "measured": {name: value for name, value in figures.items() if value is not None},
     }
     return f"{HEAD}{tomli_w.dumps(tables)}".encode()
 
 
 def read_tuned(path: str | os.PathLike[str]) -> Advice:
-    """Settings with the advice of [retrieval] and what [measured] says of them, None where it is left out.
+    """The settings, with the number of candidates of [retrieval] and the budget and model of [measured]; None if missing.
 
     Raises InputError that names the file if it is not such a file.
     """
     tables = read_tables(path)
     try:
         advice = msgspec.convert(tables.get("retrieval", {}), _Retrieval)
-        figures = msgspec.convert(tables.get("measured", {}), _Measured)
+        figures = msgspec.convert(tables.get("measured", {}), _Figures)
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}; expected [retrieval] and [measured] as `resift tune` writes them") from error
     return Advice(settings=Settings.read(path), candidates=advice.candidates, budget_ms=figures.budget_ms, model=figures.model)
@@ -82,6 +82,6 @@ class _Retrieval(msgspec.Struct):
     candidates: int | None = None
 
 
-class _Measured(msgspec.Struct):
+class _Figures(msgspec.Struct):
     budget_ms: float | None = None
     model: str | None = None

@@ -1,4 +1,4 @@
-"""Judged: what is known about the relevance of a pool's candidates."""
+"""The judgements of a pool: how relevant its candidates are known to be."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """The labels of a pool: relevance grades, 0 for a candidate that is not relevant or not judged."""
+class PoolJudgements:
+    """The labels of a pool's candidates: relevance grades, 0 for a candidate that is not relevant or not judged."""
 
     labels: NDArray[np.int64]
-    """int64[n]: of the candidates, in the order given"""
+    """int64[n]: labels of the candidates, in the order given"""
     ideal: NDArray[np.int64]
-    """all labels of the query, highest first, also of documents that the pool lacks"""
+    """int64[m]: all labels of the query, highest first, also of documents that are not in the pool"""
 
     @classmethod
-    def of(cls, pool: CandidatePool, qrels: Mapping[str, Mapping[str, int]] | None, where: str) -> Judged | None:
-        """From the query's judgements in `qrels`, or else its candidates' field "label"; None if neither is there.
+    def of(cls, pool: CandidatePool, qrels: Mapping[str, Mapping[str, int]] | None, where: str) -> PoolJudgements | None:
+        """Takes the query's judgements in `qrels`, or else its candidates' field "label"; None if there is neither.
 
-        A "label" that is missing or null counts as 0 if another candidate of the pool has one. Raises InputError, which begins with
-        `where`, for a label that is not an integer, and for a candidate without docid whose query is in `qrels`.
+        A "label" that is missing or null counts as 0 if another candidate of the pool has one. Raises InputError that begins with
+        `where` for a label that is not an integer, and for a candidate without docid whose query is in `qrels`.
         """
         if qrels is not None:
             found = qrels.get(str(pool.qid))
             if found is None:
                 return None
-            lacking = [place for place, fields in enumerate(pool.fields or [{}] * len(pool.documents)) if "docid" not in fields]
-            if lacking:
-                raise InputError(
-                    f"{where}: candidates[{lacking[0]}] has no 'docid'; expected the one that the judgements name it by"
-                )
+            without_docid = [
+                place for place, fields in enumerate(pool.fields or [{}] * len(pool.documents)) if "docid" not in fields
+            ]
+            if without_docid:
+                raise InputError(f"{where}: candidates[{without_docid[0]}] has no 'docid'; expected the id that the judgements use")
             return cls._from([found.get(str(fields["docid"]), 0) for fields in pool.fields], [*found.values()])
         labels = [fields.get("label") for fields in pool.fields]
         if all(label is None for label in labels):
@@ -50,12 +50,12 @@ class Judged:
         for place, label in enumerate(labels):
             if label is not None and type(label) is not int:
                 raise InputError(f"{where}: candidates[{place}] has the label {label!r:.80}; expected an integer")
-        known = [label or 0 for label in labels]
-        return cls._from(known, known)
+        grades = [label or 0 for label in labels]
+        return cls._from(grades, grades)
 
     @classmethod
-    def _from(cls, labels: list[int], every: list[int]) -> Judged:
-        """Labels below 0, as TREC gives to junk, count as 0."""
+    def _from(cls, labels: list[int], every: list[int]) -> PoolJudgements:
+        """Labels below 0, which TREC gives to junk, count as 0."""
         return cls(np.maximum(np.array(labels, np.int64), 0), np.sort(np.maximum(np.array(every, np.int64), 0))[::-1])
 
     def has_relevant(self) -> bool:
@@ -63,7 +63,7 @@ class Judged:
         return bool(self.ideal.any())
 
     def recall(self) -> float:
-        """Share of the relevant documents that the pool holds."""
+        """The share of the relevant documents that the pool holds."""
         return float(np.count_nonzero(self.labels) / np.count_nonzero(self.ideal))
 
     def ndcg(self, order: Sequence[int] | NDArray[np.intp] | None = None) -> float:

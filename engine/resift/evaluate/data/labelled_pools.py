@@ -1,4 +1,4 @@
-"""Labelled pools: candidate pools with ids and labels, checked line by line."""
+"""Reads labelled pools: candidate pools with ids and labels, checked line by line."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
     from resift.pools.reading import CandidatePool
 
 
-def read_labelled(
+def read_labelled_pools(
     name: str, lines: Iterable[tuple[int, bytes]], qrels: Qrels | None
 ) -> Iterator[tuple[str, Mapping[str, int], CandidatePool]]:
-    """The qid, judgements and pool of each numbered line of the file `name`; the pools have a str as qid and as every docid.
+    """The qid, judgements and pool of each numbered line of the file `name`; qid and docids in the pools are str.
 
     Judgements are those of `qrels`, or else the candidates' "label" (null or missing: not judged). Without `qrels`, a missing
     qid is the line's number, and missing docids are the positions, from 0. Raises InputError that names file and line.
     """
-    before: dict[str, int] = {}
+    lines_by_qid: dict[str, int] = {}
     for number, line in lines:
         where = f"{name}, line {number}"
         pool = decode_pool(line, where)
-        made = str(number) if qrels is None and pool.qid is None else None
-        qid = made or identifier(pool.qid, where, "'qid'")
-        if qid in before:
-            raise InputError(f"{where}: qid {qid!r} again; it is in line {before[qid]}; expected each once")
-        before[qid] = number
-        docids = _docids(pool, where, required=qrels is not None)
+        generated = str(number) if qrels is None and pool.qid is None else None
+        qid = generated or identifier(pool.qid, where, "'qid'")
+        if qid in lines_by_qid:
+            raise InputError(f"{where}: qid {qid!r} again; it is in line {lines_by_qid[qid]}; expected each once")
+        lines_by_qid[qid] = number
+        docids = _docids(pool, where, is_required=qrels is not None)
         judged = _labels(pool, docids, where) if qrels is None else qrels.get(qid, {})
         fields: list[dict[str, Any]] = pool.fields or [{} for _ in docids]
-        given = [{**own, "docid": docid} for own, docid in zip(fields, docids, strict=True)]
-        yield qid, judged, replace(pool, qid=qid, fields=given)
+        with_docids = [{**candidate, "docid": docid} for candidate, docid in zip(fields, docids, strict=True)]
+        yield qid, judged, replace(pool, qid=qid, fields=with_docids)
 
 
-def _docids(pool: CandidatePool, where: str, *, required: bool) -> list[str]:
-    """The docid of each candidate, or, where none has one and none is required, its position from 0."""
-    if not required and all(fields.get("docid") is None for fields in pool.fields):
+def _docids(pool: CandidatePool, where: str, *, is_required: bool) -> list[str]:
+    """The docid of each candidate, or, if no candidate has one and none is required, its position from 0."""
+    if not is_required and all(fields.get("docid") is None for fields in pool.fields):
         return [str(position) for position in range(len(pool.documents))]
     if not pool.fields and pool.documents:
         raise InputError(f"{where}: 'documents' have no ids for the judgements to name; expected 'candidates' with a 'docid'")
