@@ -153,7 +153,7 @@ def test_a_loaded_ranker_is_pickled_with_its_adapter(reranker, loads):
 def test_a_child_forked_while_a_model_loads_can_load(artifact):
     used, unused = Adapter(model=artifact), Adapter(model=artifact, settings=Settings(threads=1))
     expected = used._load().logits(QUERY, TEXTS).tolist()
-    with adapters._loading.held():
+    with adapters._loading.hold():
         assert in_child(lambda: [each._load().logits(QUERY, TEXTS).tolist() for each in (used, unused)]) == [expected] * 2
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.artifact.agreement import Agreement, Bounds, check_reference, refuse
-from resift.artifact.certificate import LEAST_KEPT, Certificate, Kept, refuse_first_look
+from resift.artifact.certificate import MIN_RECALL, Certificate, FirstLookRecall, refuse_first_look
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
 from resift.cli.streams import write_json, write_lines
 from resift.errors import ParityError
@@ -92,24 +92,26 @@ def run(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _looks(reranker: Reranker, certificate: Certificate) -> dict[str, list[Kept]]:
+def _looks(reranker: Reranker, certificate: Certificate) -> dict[str, list[FirstLookRecall]]:
     """What the first looks keep on this machine, by the file of the variant that runs here."""
     found = {}
     for graph in reranker.artifact.manifest.graphs:
         if graph.role == "first-look":
             plan = Plan([Stage(graph.name)])
             answers = [reranker.submit(pool.query, pool.documents, plan=plan) for pool in certificate.pools]
-            found[reranker.variant_of(graph.name).file] = certificate.kept([answer.result().logits for answer in answers])
+            found[reranker.variant_of(graph.name).file] = certificate.measure_first_look(
+                [answer.result().logits for answer in answers]
+            )
     return found
 
 
-def _look_table(file: str, now: list[Kept], then: list[Kept]) -> list[str]:
+def _look_table(file: str, now: list[FirstLookRecall], then: list[FirstLookRecall]) -> list[str]:
     lines = [
         f"{file}, a first look: share of the best documents among its first",
         f"{'':20} {'bound':>8} {'export':>8} {'here':>8}",
     ]
     for here, before in zip(now, then, strict=True):
-        bound = f">= {LEAST_KEPT}" if here is now[-1] else ""
+        bound = f">= {MIN_RECALL}" if here is now[-1] else ""
         lines.append(f"{here.look:<20.0%} {bound:>8} {before.kept:>8.4f} {here.kept:>8.4f}")
     return lines
 

@@ -103,7 +103,7 @@ _loading = Lock()
 
 def _shared(source: str | Path | None, settings: Settings) -> Reranker:
     artifact = Artifact.find(source)
-    with _loading.held():
+    with _loading.hold():
         return _open(artifact.folder.resolve(), artifact.links_into, artifact.fingerprint(), settings)
 
 

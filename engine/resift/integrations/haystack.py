@@ -124,7 +124,7 @@ class ResiftRanker:
 
     def close(self) -> None:
         """Frees the model that `warm_up` loaded; a later run loads it again. A Reranker that was given stays open."""
-        with _loading.held():
+        with _loading.hold():
             loaded, self._loaded = self._loaded, self._given
         if loaded is not None and loaded is not self._given:
             loaded.close()
@@ -195,7 +195,7 @@ class ResiftRanker:
     def _reranker(self) -> Reranker:
         loaded = self._loaded
         if loaded is None:
-            with _loading.held():
+            with _loading.hold():
                 loaded = self._loaded = self._loaded or Reranker.load(self.model, settings=self.settings)
         return loaded
 
