@@ -30,7 +30,7 @@ class Encodings:
     at_least: NDArray[np.bool_]
     """bool[d]: whether tokens_cut is a lower bound, as the document was too long to be counted in full"""
     query_tokens_cut: int
-    """tokens dropped at the end of the query; a lower bound if it has more than COUNTED characters"""
+    """tokens dropped at the end of the query; a lower bound if it has more than SHORT_TEXT_CHARACTERS characters"""
     offsets: NDArray[np.int64] = field(init=False)
     """int64[n + 1]: row i has the tokens from offsets[i] up to offsets[i + 1]"""
     firsts: NDArray[np.int64] = field(init=False)

@@ -71,7 +71,7 @@ class Bench:
             self.precisions = (asked.precision,)
         self.follows_plan = str(first.plan_for()) != str(first.plan_for("full"))
         """whether calls of `rerank` are not read in full"""
-        most = first.resolved.threads if providers.POLICIES[self.provider].side_by_side else 1
+        most = first.resolved.threads if providers.POLICIES[self.provider].is_concurrent else 1
         self.threads = [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
         """numbers of threads to try: powers of two, and the most allowed"""
 
