@@ -63,7 +63,7 @@ class Bench:
         offered = {
             variant.precision
             for variant in self.artifact.manifest.full.variants
-            if instruction_sets.issuperset(variant.instruction_sets) and variant.precision in providers.SUITED[self.provider]
+            if instruction_sets.issuperset(variant.instruction_sets) and variant.precision in providers.PRECISIONS[self.provider]
         }
         self.precisions: tuple[Precision, ...] = tuple(kind for kind in PRECISIONS if kind in offered)
         """the precisions to try, the most exact last"""
