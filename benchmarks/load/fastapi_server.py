@@ -15,7 +15,7 @@ model = CrossEncoder(os.environ["CHECKPOINT"], device="cpu")
 app = FastAPI()
 
 
-class RerankRequest(BaseModel):
+class RerankBody(BaseModel):
     query: str
     documents: list[str]
     top_n: int | None = None
@@ -27,7 +27,7 @@ def health():
 
 
 @app.post("/v2/rerank")
-def rerank(body: RerankRequest):
+def rerank(body: RerankBody):
     scores = model.predict([(body.query, document) for document in body.documents], show_progress_bar=False)
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     return {"results": [{"index": index, "relevance_score": float(scores[index])} for index in order[: body.top_n]]}
