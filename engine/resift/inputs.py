@@ -75,8 +75,8 @@ def _column(values: Sequence[Any], name: str, of: str) -> list[Any]:
 
     It is iterated, not indexed: a pandas Series looks [0] up in its index, which need not start at 0.
     """
-    refused = isinstance(values, str | bytes | bytearray | Mapping | AbstractSet)
-    if refused or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
+    is_unsuitable = isinstance(values, str | bytes | bytearray | Mapping | AbstractSet)
+    if is_unsuitable or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
         raise TypeError(f"{name} is {type(values).__name__}; expected a list of {of}")
     dimensions = getattr(values, "ndim", 1)
     if dimensions != 1:

@@ -67,7 +67,7 @@ def rerank_frame(  # noqa: PLR0913 - the columns, the model, the form of the res
     `frame`: a pandas or Polars DataFrame or a pyarrow Table. It is not changed; a pandas index is kept.
     `query`, `document`: the columns of text. `by`: the column that tells queries apart (None: their text does). A query's rows
     need not be adjacent.
-    `model`: what `Reranker.load` takes (None: the embedded model), loaded for this call; or a `reranker` that is loaded already.
+    `model`: the source for `Reranker.load` (None: the embedded model), loaded for this call; or a `reranker`, loaded already.
     `top_k`: the number of each query's best rows to keep (None: all). `plan`: as for `Reranker.rerank`.
     `sort`: False keeps the rows in their order; True puts each query's rows together, best first, queries in the order of their
     first rows.

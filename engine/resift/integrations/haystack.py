@@ -164,7 +164,7 @@ class ResiftRanker:
         scale_score: bool | None = None,
         score_threshold: float | None = None,
     ) -> dict[str, list[Document]]:
-        """Returns {"documents": copies of the best documents with their new scores, best first}; equal logits keep the order given.
+        """Returns {"documents": copies of the best documents with their new scores, best first}; equal logits keep their order.
 
         `top_k`, `scale_score` and `score_threshold`: None means the constructor's. Of documents with the same id the one with the
         highest score is ranked, as in Haystack's rankers. A document without content counts as empty. Raises InputError and

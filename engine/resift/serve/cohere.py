@@ -85,7 +85,7 @@ class V2Request(Extensions, kw_only=True):
     documents: Annotated[list[str], msgspec.Meta(min_length=1)]
     top_n: Count | None = None
     max_tokens_per_doc: Count | None = None
-    """each document is cut to so many tokens, or to what the model takes if that is less"""
+    """each document is cut to this many tokens, or to as many as the model takes if that is less"""
     priority: int | None = None
     """accepted, but all requests have the same priority"""
     relevant_spans: None = None

@@ -76,7 +76,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         variables = {PREFIX + name.upper(): name for name in (*cls.__struct_fields__, FILE)}
         for variable, text in environment.items():
             if variable.startswith(PREFIX) and variable not in variables:
-                raise InputError(f"{variable} is no setting; expected one of {', '.join(sorted(variables))}")
+                raise InputError(f"{variable} is not a setting; expected one of {', '.join(sorted(variables))}")
             if variable in variables and variables[variable] != FILE:
                 values[variables[variable]] = _convert(variables[variable], text, source=variable)
         for name, value in flags.items():

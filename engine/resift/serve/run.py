@@ -59,7 +59,7 @@ class GracefulServer(uvicorn.Server):
         self._stop_by = time.monotonic() + self._service.config.shutdown_seconds
 
     async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn every 0.1 s; True ends the server. Raises what the warm-up raised."""
+        """Called by uvicorn every 0.1 s; True ends the server. Raises any error of the warm-up."""
         if self._warm_up_task is not None and self._warm_up_task.done():
             self._warm_up_task.result()
         if self._stop_by is not None and not self.should_exit:

@@ -55,7 +55,7 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
             raise InputError(f"{name} is a setting of Ray Serve; expected it in its http_options or deployment options")
         if name != "config" and name not in Config.__struct_fields__:
             allowed = [field for field in (*SCALE, *Config.__struct_fields__) if field not in RAY_SETTINGS]
-            raise InputError(f"{name!r:.200} is no setting; expected one of {', '.join(allowed)}")
+            raise InputError(f"{name!r:.200} is not a setting; expected one of {', '.join(allowed)}")
     config = Config.gather(flags)
     if not (config.api_key or config.no_auth):
         raise InputError(f"Ray Serve may listen for other machines: set {PREFIX}API_KEY, or pass no_auth=true")
