@@ -1,4 +1,4 @@
-"""resift: reranks what a retriever found, with a cross-encoder, on onnxruntime, tokenizers and numpy alone."""
+"""resift: reranks the documents that a retriever found, with a cross-encoder, on onnxruntime, tokenizers and numpy alone."""
 
 from resift.errors import (
     ArtifactError,

@@ -3,7 +3,7 @@
     ResiftError
     ├── ArtifactError          an artifact is missing, damaged, newer than this resift, or inconsistent
     ├── InputError             a query, document, pool or setting that cannot be used (also a ValueError)
-    ├── ProviderError          the execution provider asked for cannot run this artifact here
+    ├── ProviderError          the requested execution provider cannot run this artifact here
     ├── InferenceError         onnxruntime failed while running a batch
     ├── LogitsError            the model returned NaN or infinity
     ├── OverloadedError        too much work is waiting already
@@ -32,7 +32,7 @@ class InputError(ResiftError, ValueError):
 
 
 class ProviderError(ResiftError):
-    """The execution provider asked for cannot run this artifact on this machine."""
+    """The requested execution provider cannot run this artifact on this machine."""
 
 
 class InferenceError(ResiftError):
@@ -44,7 +44,7 @@ class OverloadedError(ResiftError):
 
 
 class LogitsError(ResiftError):
-    """The model returned NaN or infinity, so there is nothing to rank on."""
+    """The model returned NaN or infinity, by which documents cannot be ranked."""
 
 
 class ClosedError(ResiftError):

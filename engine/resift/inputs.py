@@ -1,4 +1,4 @@
-"""Inputs: what callers pass in, checked and read once, by position, into new lists."""
+"""Inputs: the arguments of callers, checked and read once, by position, into new lists."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class Candidates(NamedTuple):
 
 
 def read_candidates(query: str, documents: Sequence[str]) -> Candidates:
-    """A query and its documents. Raises TypeError that names what is not a str."""
+    """A query and its documents. Raises TypeError that names the argument that is not a str."""
     if not isinstance(query, str):
         raise TypeError(f"query is {type(query).__name__}; expected str")
     return Candidates(query, _texts(documents, "documents"))
 
 
 def read_pools(queries: Sequence[str], pools: Sequence[Sequence[str]]) -> list[Candidates]:
-    """Each query and its pool. Raises TypeError like `read_candidates`, and InputError if their numbers differ."""
-    asked, given = _texts(queries, "queries"), _column(pools, "pools", "lists of str")
-    if len(asked) != len(given):
-        raise InputError(f"{len(asked)} queries and {len(given)} pools; expected one pool for each query")
-    names = ["documents"] if len(given) == 1 else [f"pools[{number}]" for number in range(len(given))]
-    return [Candidates(query, _texts(pool, name)) for query, pool, name in zip(asked, given, names, strict=True)]
+    """Each query with its pool. Raises TypeError like `read_candidates`, and InputError if their numbers differ."""
+    query_list, pool_list = _texts(queries, "queries"), _column(pools, "pools", "lists of str")
+    if len(query_list) != len(pool_list):
+        raise InputError(f"{len(query_list)} queries and {len(pool_list)} pools; expected one pool for each query")
+    names = ["documents"] if len(pool_list) == 1 else [f"pools[{number}]" for number in range(len(pool_list))]
+    return [Candidates(query, _texts(pool, name)) for query, pool, name in zip(query_list, pool_list, names, strict=True)]
 
 
 def read_pairs(pairs: Iterable[tuple[str, str]]) -> list[Pair]:
-    """Any iterable of pairs as a list. Raises TypeError that names what is not a pair of str."""
+    """Any iterable of pairs as a list. Raises TypeError that names the item that is not a pair of str."""
     if isinstance(pairs, str):
         raise TypeError("pairs is a str; expected (query, document) tuples")
     rows: list[Pair] = []
@@ -57,17 +57,17 @@ def read_pairs(pairs: Iterable[tuple[str, str]]) -> list[Pair]:
 
 
 def runs(pairs: Iterable[Pair]) -> list[Candidates]:
-    """Consecutive pairs of one query as its candidates."""
+    """The candidates of each run of consecutive pairs with the same query."""
     return [Candidates(query, [document for _, document in run]) for query, run in groupby(pairs, key=itemgetter(0))]
 
 
 def _texts(texts: Sequence[str], name: str) -> list[str]:
-    """The texts as a list. Raises TypeError that names what is not a str."""
-    found: list[str] = _column(texts, name, "str")
-    for position, text in enumerate(found):
+    """The texts as a list. Raises TypeError that names the item that is not a str."""
+    column: list[str] = _column(texts, name, "str")
+    for position, text in enumerate(column):
         if not isinstance(text, str):
             raise TypeError(f"{name}[{position}] is {type(text).__name__}; expected str")
-    return found
+    return column
 
 
 def _column(values: Sequence[Any], name: str, of: str) -> list[Any]:
@@ -75,8 +75,8 @@ def _column(values: Sequence[Any], name: str, of: str) -> list[Any]:
 
     It is iterated, not indexed: a pandas Series looks [0] up in its index, which need not start at 0.
     """
-    refused = isinstance(values, str | bytes | bytearray | Mapping | AbstractSet)
-    if refused or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
+    is_unsuitable = isinstance(values, str | bytes | bytearray | Mapping | AbstractSet)
+    if is_unsuitable or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
         raise TypeError(f"{name} is {type(values).__name__}; expected a list of {of}")
     dimensions = getattr(values, "ndim", 1)
     if dimensions != 1:
@@ -85,7 +85,7 @@ def _column(values: Sequence[Any], name: str, of: str) -> list[Any]:
 
 
 def check_count(name: str, value: object) -> None:
-    """Raises TypeError unless `value` is an int or None, and InputError if it is below 1. `name` is the parameter's."""
+    """Raises TypeError unless `value` is an int or None, and InputError if it is below 1. `name`: the parameter's name."""
     if value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool):

@@ -77,7 +77,7 @@ def _limit(folder: Path) -> float:
 
 @functools.cache
 def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Those of INSTRUCTION_SETS that this processor has; empty where the system does not say."""
+    """The members of INSTRUCTION_SETS that this processor has; empty where the system does not say."""
     try:
         text = cpuinfo.read_text()
     except OSError:
@@ -98,5 +98,5 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def description() -> str:
-    """The processor, its usable cores and its instruction sets in one line, for figures that were measured on it."""
+    """The processor, its usable cores and its instruction sets in one line, to go with figures that were measured on it."""
     return f"{processor()}, {usable_cores()} usable cores, {' '.join(sorted(instruction_sets()))}"

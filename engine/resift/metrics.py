@@ -1,4 +1,4 @@
-"""Metrics of rankings: Kendall's tau, the overlap of the best, nDCG. Pure numpy."""
+"""Metrics of rankings: Kendall's tau, the overlap of the top documents, nDCG. Pure numpy."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def top_overlap(first: NDArray[np.floating], second: NDArray[np.floating], top: 
 def ndcg(labels: Sequence[int], scores: NDArray[np.floating], top: int = TOP, *, judged: Sequence[int] | None = None) -> float:
     """nDCG@top, gain = label and discount log2(rank + 1), like trec_eval's ndcg_cut; 0 without relevant documents.
 
-    `judged`: all labels of the query, whose best order is the ideal (None: `labels`, those of the documents ranked).
+    `judged`: all labels of the query, whose best order is the ideal (None: `labels`, the labels of the ranked documents).
     """
     gains = np.asarray(labels, np.float64)
     ideal = np.sort(np.asarray(labels if judged is None else judged, np.float64))[::-1]
-    best = _discounted(ideal[:top])
-    return _discounted(gains[np.argsort(-scores, kind="stable")][:top]) / best if best else 0.0
+    best = _dcg(ideal[:top])
+    return _dcg(gains[np.argsort(-scores, kind="stable")][:top]) / best if best else 0.0
 
 
-def _discounted(gains: NDArray[np.float64]) -> float:
+def _dcg(gains: NDArray[np.float64]) -> float:
     return float(gains @ (1 / np.log2(np.arange(2, len(gains) + 2))))

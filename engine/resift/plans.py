@@ -1,4 +1,4 @@
-"""Plans: which graphs read a pool, and how many candidates each passes on. What a caller says, whatever the artifact."""
+"""Plans: cascades of graphs that score a pool, as callers state them, whatever the artifact."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ if TYPE_CHECKING:
 FULL, FIRST_LOOK = "full", "first-look"
 """The roles of graphs."""
 FAST_KEEP = 10
-"""Candidates that `fast` reads in full."""
+"""Candidates that the full model scores with `fast`."""
 BALANCED_KEEP = 20
-"""Candidates that `balanced` reads in full: with the embedded first look, the fewest within 1 % of nDCG@10 (its model's card)."""
-MOST_STAGES = 8
+"""Candidates that the full model scores with `balanced`: with the embedded first look, the smallest number that stays within 1 %
+of nDCG@10 (see its model card)."""
+MAX_STAGES = 8
 LARGEST_KEEP = 1 << 31
 NAME = re.compile("[a-z0-9][a-z0-9-]{0,39}")
-"""A role's or a graph's name."""
-EXPECTED = "expected 'auto', 'full', 'fast', 'balanced', or stages such as 'first-look:15,full'"
+"""The name of a role or of a graph."""
+EXPECTED_FORMS = "expected 'auto', 'full', 'fast', 'balanced', or stages such as 'first-look:15,full'"
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One graph's turn. Raises InputError for a value out of range and TypeError for one of the wrong type."""
+    """One stage of a cascade: a graph, and how many candidates it passes on.
+
+    Raises InputError for a value out of range and TypeError for one of the wrong type.
+    """
 
     graph: str
-    """a role (full or first-look, of which the artifact's first graph is meant) or the name of one of the artifact's graphs"""
+    """the name of one of the artifact's graphs, or a role (full or first-look), which stands for its first graph of that role"""
     keep: int | float | None = None
-    """candidates that the next stage reads, the best by this graph: a number (int), or a share of those that this stage read (float
-    between 0 and 1, rounded up); None in the last stage alone"""
+    """how many candidates, the best by this graph, the next stage scores: a number (int), or a share of those that this stage
+    scored (float between 0 and 1, rounded up); None in the last stage alone"""
 
     def __post_init__(self) -> None:
         if not isinstance(self.graph, str):
@@ -56,33 +60,33 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a pool is worked through: its stages, first to last, each with a graph of its own.
+    """A cascade: the stages of a pool, first to last, each with a different graph.
 
         Plan([Stage("first-look", keep=15), Stage("full")])
 
-    Every candidate is read in the first stage, and the best that a stage keeps in the next. What a later stage read ranks above
-    what it did not, and within a stage the graph's logits decide. As text, which `Plan.parse` reads: first-look:15,full.
-    Raises InputError for stages that do not make a plan and TypeError for anything else.
+    The first stage scores every candidate, and each later stage the best that the stage before it keeps. Candidates that reach a
+    later stage rank above those that do not, and within a stage the graph's logits decide. As text, which `Plan.parse` reads:
+    first-look:15,full. Raises InputError for stages that do not make a plan and TypeError for anything else.
     """
 
     stages: tuple[Stage, ...]
 
     def __init__(self, stages: Iterable[Stage]) -> None:
-        given = (stages,) if isinstance(stages, Stage) else tuple(stages)
-        for stage in given:
+        stages = (stages,) if isinstance(stages, Stage) else tuple(stages)
+        for stage in stages:
             if not isinstance(stage, Stage):
                 raise TypeError(f"a plan holds {type(stage).__name__}; expected only Stage objects")
-        if not 1 <= len(given) <= MOST_STAGES:
-            raise InputError(f"a plan of {len(given)} stages; expected 1 to {MOST_STAGES}")
-        names = [stage.graph for stage in given]
+        if not 1 <= len(stages) <= MAX_STAGES:
+            raise InputError(f"a plan of {len(stages)} stages; expected 1 to {MAX_STAGES}")
+        names = [stage.graph for stage in stages]
         if len(set(names)) < len(names):
             raise InputError(f"a plan reads with {', '.join(names)}; expected each graph once")
-        for stage in given[:-1]:
+        for stage in stages[:-1]:
             if stage.keep is None:
                 raise InputError(f"a plan's stage {stage.graph} does not say how many it keeps; expected that of all but the last")
-        if given[-1].keep is not None:
-            raise InputError(f"a plan's last stage keeps {given[-1].keep}; expected None, as no stage follows")
-        object.__setattr__(self, "stages", given)
+        if stages[-1].keep is not None:
+            raise InputError(f"a plan's last stage keeps {stages[-1].keep}; expected None, as no stage follows")
+        object.__setattr__(self, "stages", stages)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -95,14 +99,14 @@ class Plan:
         try:
             return cls([_stage(part) for part in text.split(",")])
         except InputError as error:
-            raise InputError(f"the plan {text!r:.100} cannot be used: {error}; {EXPECTED}") from error
+            raise InputError(f"the plan {text!r:.100} cannot be used: {error}; {EXPECTED_FORMS}") from error
 
     def __str__(self) -> str:
         return ",".join(map(str, self.stages))
 
 
 def as_plan(value: object, name: str) -> Plan:
-    """A plan that a caller gave, as an object or as text. Raises TypeError and InputError that say `name`."""
+    """A plan from an object or from text. Raises TypeError for another type, naming the argument, and InputError."""
     if isinstance(value, Plan):
         return value
     if not isinstance(value, str):
@@ -128,4 +132,4 @@ BUILT_IN = {
     "balanced": Plan([Stage(FIRST_LOOK, keep=BALANCED_KEEP), Stage(FULL)]),
     "full": Plan([Stage(FULL)]),
 }
-"""The plans by name. `full` is the plain rerank."""
+"""The built-in plans by name. `full` scores every candidate with the full graph alone."""

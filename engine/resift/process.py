@@ -1,7 +1,7 @@
-"""The process: what begins anew in a forked child, and what ends before the interpreter does. One hook each.
+"""The process: one hook resets objects in a forked child, and another closes objects before the interpreter ends.
 
 Only the thread that forks goes on in the child: other threads, the locks that they hold, onnxruntime's sessions and the thread
-pools of libraries stay with the parent (https://docs.python.org/3/library/os.html#os.register_at_fork). At the end, a daemon thread
+pools of libraries stay with the parent (https://docs.python.org/3/library/os.html#os.register_at_fork). At exit, a daemon thread
 that is still in native code while the interpreter shuts down can crash the process.
 """
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class Renewable(Protocol):
-    """What holds something that a forked child cannot use."""
+    """An object that holds something a forked child cannot use."""
 
     def begin_anew(self) -> None:
-        """Drops it. Called in the child before any other code of resift."""
+        """Drops what the child cannot use. Called in the child before any other code of resift."""
 
 
 class Closable(Protocol):
-    """What has threads."""
+    """An object that has threads."""
 
     def close(self) -> None:
-        """Tells them to end."""
+        """Tells the threads to end."""
 
     def join(self) -> None:
-        """Waits until they have ended."""
+        """Waits until the threads have ended."""
 
 
 class Lock:
@@ -43,12 +43,12 @@ class Lock:
         renew_in_children(self)
 
     def begin_anew(self) -> None:
-        """Makes it free."""
+        """Replaces the lock by a free one."""
         self._lock = threading.Lock()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Holds it during the block."""
+    def hold(self) -> Iterator[None]:
+        """Holds the lock during the block."""
         with self._lock:
             yield
 

@@ -70,7 +70,7 @@ class Reranker:
         providers.check_version(manifest.onnxruntime[0])
         sessions.open(self.graph.name)
         self._plans = Plans(manifest.graphs, artifact.plan(), self.settings.plan)
-        for graph in self._plans.usual():  # a call with a deadline has no time for it
+        for graph in self._plans.default_graphs():  # a call with a deadline has no time for it
             sessions.open(graph.name)
         self._calls = Submission(manifest, self.tokenizer, sessions, self.resolved)
         self._workers = self._calls.workers

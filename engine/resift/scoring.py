@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
 
 def relevance(logits: NDArray[np.float32], rule: Relevance, *, positions: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-    """float32[n], what pairs are ranked on, from logits float32[n, labels].
+    """The relevance that pairs are ranked on, float32[n], from logits float32[n, labels].
 
     "logit" (one label): the logit itself; "log-odds" (two labels): the second logit minus the first, whose sigmoid is the
-    second softmax probability. Raises LogitsError for NaN or infinity, which names the document by its row, or by `positions`,
-    int64[n], if given.
+    second softmax probability. Raises LogitsError for NaN or infinity; it names the document by its row, or by the row's entry in
+    `positions`, int64[n].
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        ranked = np.ascontiguousarray(logits[:, 0] if rule == "logit" else logits[:, 1] - logits[:, 0])
-    if not np.isfinite(ranked).all():
-        bad = int(np.flatnonzero(~np.isfinite(ranked))[0])
-        named = bad if positions is None else int(positions[bad])
+        values = np.ascontiguousarray(logits[:, 0] if rule == "logit" else logits[:, 1] - logits[:, 0])
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values))[0])
+        document = row if positions is None else int(positions[row])
         raise LogitsError(
-            f"the model returned {logits[bad].tolist()} for document {named}; expected finite logits: "
+            f"the model returned {logits[row].tolist()} for document {document}; expected finite logits: "
             "check the artifact on this machine with `resift verify`"
         )
-    return ranked
+    return values
 
 
 def activate(logits: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
-    """Scores, float32 of the same shape, on the scale the model declares."""
+    """Scores, float32 of the same shape, on the scale that the model declares."""
     if activation == "identity":
         return logits
     with np.errstate(under="ignore"):
-        falling = np.exp(-np.abs(logits.astype(np.float64)))
-        return (np.where(logits >= 0, 1.0, falling) / (1.0 + falling)).astype(np.float32)
+        decay = np.exp(-np.abs(logits.astype(np.float64)))
+        return (np.where(logits >= 0, 1.0, decay) / (1.0 + decay)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Settings: what the caller asked for; "auto" is resolved into a second object once an artifact is open."""
+"""Settings: the choices of the caller. "auto" is resolved into a second object once an artifact is open."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TABLE = "settings"
 OTHER_TABLES = ("retrieval", "measured")
 """Further tables of a settings file, which `Settings.read` does not read."""
 FILE_LIMIT = 1 << 16
-"""Most bytes of a settings file; `resift tune` writes less than 1 kB."""
+"""Maximum size of a settings file in bytes; `resift tune` writes less than 1 kB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +43,22 @@ class Settings:
     max_length: int | Auto = "auto"
     """Tokens of a pair, special tokens included; auto: the model's own limit, which is also the largest value."""
     waiting_tokens: int | Auto = "auto"
-    """Most tokens that wait to run; a call beyond them raises OverloadedError, unless none wait; auto: any number."""
+    """Maximum number of tokens that wait to run; a call that would exceed it raises OverloadedError, unless no tokens wait;
+    auto: no limit."""
     waiting_seconds: float | Auto = "auto"
-    """Longest predicted wait of a call, or as long as it runs itself if that is more; a call beyond it raises OverloadedError;
-    auto: any time."""
+    """Maximum predicted wait of a call, or the predicted time that the call itself runs if that is more; a call that would wait
+    longer raises OverloadedError; auto: no limit."""
     precision: Precision | Auto = "auto"
     """Precision of the graphs to run; auto: the fastest one the artifact has for this machine."""
     plan: Plan | str = "auto"
-    """How pools are worked through: a Plan, which becomes text, a built-in name (full, fast, balanced) or stages such as
+    """The cascade that scores a pool: a Plan, which becomes text, a built-in name (full, fast, balanced) or stages such as
     "first-look:15,full"; auto: the artifact's own plan for calls with a top_k, if it has one, and otherwise full."""
     truncation: Truncation | Auto = "auto"
-    """What is cut of a pair that is too long. auto: only_second, the document, so that documents of a query are read with the same
-    query. longest_first: the longer of the two texts, as sentence-transformers does."""
+    """Which text of a pair that is too long is cut. auto: only_second, the document, so that all documents of a query are scored
+    with the same query. longest_first: the longer of the two texts, as sentence-transformers does."""
     windows: int | Auto = "auto"
-    """Most windows in which a document is read that is too long for its pair, and of which the best counts; auto: 1, its end is
-    cut. Each window is a pair of its own with the whole query and takes as long as one."""
+    """Maximum number of windows in which a document too long for its pair is read; the best window's logit counts. auto: 1, and
+    the end of the document is cut. Each window makes a pair with the whole query and takes as long as any other pair."""
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
@@ -69,12 +70,12 @@ class Settings:
             if not 1 <= value <= largest:
                 raise InputError(f"Settings.{name} is {value}; expected 1 to {largest}, or 'auto'")
         _check_seconds("waiting_seconds", self.waiting_seconds)
-        for name, known in (("provider", PROVIDERS), ("precision", PRECISIONS), ("truncation", TRUNCATIONS)):
+        for name, choices in (("provider", PROVIDERS), ("precision", PRECISIONS), ("truncation", TRUNCATIONS)):
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a str")
-            if value not in ("auto", *known):
-                raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(known)}")
+            if value not in ("auto", *choices):
+                raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(choices)}")
         if self.truncation == "longest_first" and self.windows not in ("auto", 1):
             raise InputError(
                 f"Settings.windows is {self.windows} but Settings.truncation is 'longest_first', which may cut the query of a long "
@@ -97,19 +98,19 @@ class Settings:
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """Settings from a TOML file (https://toml.io/en/v1.0.0), such as `resift tune` writes.
 
-        Its table [settings] holds fields of this class; a field left out stays "auto". The file may also have the tables
-        [retrieval] and [measured]: how many candidates to ask of the retriever, and what was measured. They are for the reader
-        and are not applied. Raises InputError that names the file for anything else.
+        Its table [settings] holds fields of this class; a missing field stays "auto". The file may also have the tables
+        [retrieval] and [measured]: how many candidates to request from the retriever, and the measurements. They are for the
+        reader and are not applied. Raises InputError that names the file for anything else.
         """
         tables = read_tables(path)
-        found = tables.get(TABLE)
-        if not isinstance(found, dict):
+        values = tables.get(TABLE)
+        if not isinstance(values, dict):
             raise InputError(f"{path} has no table [{TABLE}]; expected one with any of {', '.join(_names())}")
-        unknown = found.keys() - set(_names())
+        unknown = values.keys() - set(_names())
         if unknown:
             raise InputError(f"{path}: [{TABLE}] has {', '.join(map(repr, sorted(unknown)))}; expected only {', '.join(_names())}")
         try:
-            return cls(**found)
+            return cls(**values)
         except (InputError, TypeError) as error:
             raise InputError(f"{path}: {error}") from error
 
@@ -132,11 +133,11 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, object]:
         raise InputError(f"{path} is not UTF-8 at byte {error.start}; expected a settings file in TOML") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not TOML: {error}; expected a settings file with a table [{TABLE}]") from error
-    known = (TABLE, *OTHER_TABLES)
-    unknown = [name for name in tables if name not in known]
+    allowed = (TABLE, *OTHER_TABLES)
+    unknown = [name for name in tables if name not in allowed]
     if unknown:
         raise InputError(
-            f"{path} has {', '.join(map(repr, unknown))}; expected only the tables {', '.join(f'[{name}]' for name in known)}"
+            f"{path} has {', '.join(map(repr, unknown))}; expected only the tables {', '.join(f'[{name}]' for name in allowed)}"
         )
     return tables
 
@@ -156,7 +157,7 @@ def _check_seconds(name: str, value: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSettings:
-    """Settings without "auto": what this process runs with."""
+    """Settings without "auto": the values that this process runs with."""
 
     threads: int
     token_budget: int
@@ -172,7 +173,7 @@ class ResolvedSettings:
 def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: int) -> ResolvedSettings:
     """Fills in "auto" from the machine's `cores`, the provider's `token_budget` and the model's own `max_length` (both in tokens).
 
-    Raises InputError if more tokens are asked for than the model takes.
+    Raises InputError if `settings.max_length` is more than the model takes.
     """
     if settings.max_length != "auto" and settings.max_length > max_length:
         raise InputError(

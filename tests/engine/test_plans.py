@@ -24,10 +24,10 @@ SMALL = graph("first-look", operations=25)
 TINY = graph("tiny", operations=5)
 
 
-def steps(text, rows, *graphs, least=1):
+def steps(text, rows, *graphs, min_keep=1):
     """(graph, keep) of each step."""
     plan = resolve_plan(Plan.parse(text), graphs or (FULL, SMALL, TINY))
-    return [(step.graph, step.keep) for step in type(plan)(plan.plan, plan.graphs, least).steps(rows)]
+    return [(step.graph, step.keep) for step in type(plan)(plan.plan, plan.graphs, min_keep).steps(rows)]
 
 
 def test_a_plan_is_a_value():
@@ -184,16 +184,16 @@ def test_each_stage_of_several_has_to_pay():
 
 
 def test_a_plan_nobody_asked_for_keeps_as_many_as_are_asked_for():
-    assert steps("first-look:10,full", 100, least=30) == [("first-look", 30), ("full", None)]
-    assert steps("first-look:10,full", 100, least=3) == [("first-look", 10), ("full", None)]
-    assert steps("first-look:10,full", 100, least=75) == [("full", None)]
-    assert steps("tiny:20,first-look:10,full", 100, least=30) == [("tiny", 30), ("full", None)]
+    assert steps("first-look:10,full", 100, min_keep=30) == [("first-look", 30), ("full", None)]
+    assert steps("first-look:10,full", 100, min_keep=3) == [("first-look", 10), ("full", None)]
+    assert steps("first-look:10,full", 100, min_keep=75) == [("full", None)]
+    assert steps("tiny:20,first-look:10,full", 100, min_keep=30) == [("tiny", 30), ("full", None)]
 
 
 @given(st.integers(0, 300), KEEPS, KEEPS, st.integers(1, 300))
 def test_steps_narrow_down_and_cost_less_than_the_full_graph(rows, first, second, least):
     plan = Plan([Stage("tiny", first), Stage("first-look", second), Stage("full")])
-    found = steps(str(plan), rows, least=least)
+    found = steps(str(plan), rows, min_keep=least)
     assert found[-1] == ("full", None)
     operations, left = 0, rows
     for name, keep in found:

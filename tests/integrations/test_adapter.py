@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from resift import Reranker, Settings
 from resift.integrations import adapter as adapters
-from resift.integrations.adapter import KEPT, Adapter
+from resift.integrations.adapter import CACHE_SIZE, Adapter
 from tests.conftest import edit
 from tests.support.forks import beside_threads, can_fork, in_child
 
@@ -113,10 +113,10 @@ def test_a_folder_that_was_exported_again_is_loaded_again(copy, loads):
 
 
 def test_a_few_stay_loaded_for_adapters_to_come_and_the_rest_go_with_their_adapters(artifact, loads):
-    asked = [Settings(token_budget=4096 + n) for n in range(KEPT + 2)]
+    asked = [Settings(token_budget=4096 + n) for n in range(CACHE_SIZE + 2)]
     engines = [weakref.ref(Adapter(model=artifact, settings=settings)._load()) for settings in asked]
     gc.collect()
-    assert [engine() is not None for engine in engines] == [False, False, *[True] * KEPT]
+    assert [engine() is not None for engine in engines] == [False, False, *[True] * CACHE_SIZE]
     held = Adapter(model=artifact, settings=asked[0])
     engine = weakref.ref(held._load())
     for settings in asked[1:]:
@@ -138,7 +138,7 @@ def test_a_loaded_ranker_is_serialized_as_its_folder_and_settings(artifact):
         again = Adapter.model_validate_json(given.model_dump_json())
         assert again.model == str(loaded.artifact.folder)
         assert again._load().settings == Settings(threads=1)
-        with pytest.raises(ValidationError, match=r"give them to Reranker\.load"):
+        with pytest.raises(ValidationError, match=r"pass them to Reranker\.load"):
             Adapter(model=loaded, settings=Settings(threads=2))
 
 
@@ -153,7 +153,7 @@ def test_a_loaded_ranker_is_pickled_with_its_adapter(reranker, loads):
 def test_a_child_forked_while_a_model_loads_can_load(artifact):
     used, unused = Adapter(model=artifact), Adapter(model=artifact, settings=Settings(threads=1))
     expected = used._load().logits(QUERY, TEXTS).tolist()
-    with adapters._loading.held():
+    with adapters._loading.hold():
         assert in_child(lambda: [each._load().logits(QUERY, TEXTS).tolist() for each in (used, unused)]) == [expected] * 2
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from resift import ArtifactError, ExtraError, InputError, Ranking, Reranker
 from resift.integrations import frames
-from resift.integrations.frames import ADDED, rerank_frame
+from resift.integrations.frames import ADDED_COLUMNS, rerank_frame
 from tests.support import tiny
 
 TEXTS = tiny.texts()
@@ -68,10 +68,10 @@ def test_rows_and_columns_stay_in_order_and_the_cells_are_the_rerankers(kind, re
     ranked = rerank_frame(frame, reranker=reranker)
     assert type(ranked) is type(frame)
     found = rows_of(ranked)
-    assert list(found) == [*data, *ADDED]
+    assert list(found) == [*data, *ADDED_COLUMNS]
     assert {name: found[name] for name in data} == before == rows_of(frame)
     cells = expected(data, reranker)
-    assert list(zip(*(found[name] for name in ADDED), strict=True)) == [cells[row] for row in range(len(UNSORTED))]
+    assert list(zip(*(found[name] for name in ADDED_COLUMNS), strict=True)) == [cells[row] for row in range(len(UNSORTED))]
 
 
 def test_sorted_each_query_is_together_best_first(kind, reranker):
@@ -98,7 +98,7 @@ def test_top_k_keeps_the_best_rows_of_each_query_in_their_order(kind, reranker, 
 def test_types_of_the_added_columns_are_the_same_for_no_rows_and_for_some(kind, reranker):
     for qids in ([], ["tides"], UNSORTED):
         ranked = rerank_frame(kind(columns(qids)), reranker=reranker)
-        types = [str(ranked[name].type if kind is pa.table else ranked[name].dtype).lower() for name in ADDED]
+        types = [str(ranked[name].type if kind is pa.table else ranked[name].dtype).lower() for name in ADDED_COLUMNS]
         real = "float" if kind is pa.table else "float32"
         assert types == ["int32", real, real, "int32", "int32"]
         assert len(ranked) == len(qids)
@@ -218,7 +218,7 @@ def test_without_query_ids_the_text_tells_queries_apart(kind, reranker):
     data = columns(UNSORTED)
     without = kind({name: values for name, values in data.items() if name != "qid"})
     found, want = rerank_frame(without, by=None, reranker=reranker), rerank_frame(kind(data), reranker=reranker)
-    assert {name: rows_of(found)[name] for name in ADDED} == {name: rows_of(want)[name] for name in ADDED}
+    assert {name: rows_of(found)[name] for name in ADDED_COLUMNS} == {name: rows_of(want)[name] for name in ADDED_COLUMNS}
     by_query = rerank_frame(kind(data), by="query", reranker=reranker)
     assert rows_of(by_query) == rows_of(want)
 
@@ -371,7 +371,7 @@ def test_all_three_agree_with_the_reranker_on_any_rows(reranker, qids, top_k, so
     for kind in KINDS.values():
         found = rows_of(rerank_frame(kind(data), reranker=reranker, top_k=top_k, sort=sort))
         assert list(found["note"]) == [f"row {row}" for row in order]
-        assert list(zip(*(found[name] for name in ADDED), strict=True)) == [cells[row] for row in order]
+        assert list(zip(*(found[name] for name in ADDED_COLUMNS), strict=True)) == [cells[row] for row in order]
         assert np.isfinite(found["logit"]).all()
 
 

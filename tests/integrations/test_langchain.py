@@ -18,7 +18,7 @@ from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from resift import ArtifactError, InputError, Reranker, Settings
-from resift.integrations.langchain import ResiftCrossEncoder, ResiftReranker, falling
+from resift.integrations.langchain import ResiftCrossEncoder, ResiftReranker, distinct_scores
 from resift.ranking import RankedDocument, Ranking
 
 QUERY = "why are there two high tides a day"
@@ -154,7 +154,7 @@ def test_a_threshold_of_zero_is_a_threshold():
         return Ranking(tuple(RankedDocument(n, value, value, "", 0) for n, value in enumerate(values)))
 
     documents = [Document(text) for text in "abc"]
-    kept = ResiftReranker(score_threshold=0)._ranked(documents, logits(1.0, 0.0, -1.0))
+    kept = ResiftReranker(score_threshold=0)._select(documents, logits(1.0, 0.0, -1.0))
     assert [document.page_content for document in kept] == ["a", "b"]
 
 
@@ -248,7 +248,7 @@ def test_the_cross_encoder_scores_pairs_of_several_queries_in_their_order(artifa
 
 def test_scores_fall_where_logits_do_even_if_a_sigmoid_is_saturated():
     rows = [(1.0, 22.0), (1.0, 21.0), (1.0, 21.0), (1.0, 20.0), (0.5, 0.0), (0.5, 0.0), (0.0, -200.0), (0.0, -300.0)]
-    scores = falling(Ranking(tuple(RankedDocument(n, score, logit, "", 0) for n, (score, logit) in enumerate(rows))))
+    scores = distinct_scores(Ranking(tuple(RankedDocument(n, score, logit, "", 0) for n, (score, logit) in enumerate(rows))))
     for place in range(1, len(rows)):
         assert (scores[place] == scores[place - 1]) is (rows[place] == rows[place - 1])
     assert scores == sorted(scores, reverse=True)
@@ -284,7 +284,7 @@ def test_a_pickle_and_a_dump_do_not_carry_the_model(artifact):
     assert len(pickle.dumps(used)) < 2000
     assert used == ResiftReranker(model=artifact)
     assert set(used.model_dump()) == {"model", "settings", "top_n", "plan", "budget_ms", "score_threshold"}
-    assert "_held" not in repr(used)
+    assert "_loaded" not in repr(used)
 
 
 def test_what_a_budget_leaves_unread_follows_with_falling_numbers_unless_there_is_a_threshold(reranker, documents):

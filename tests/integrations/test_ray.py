@@ -278,11 +278,11 @@ def folder(tmp_path):
 
 def test_a_part_that_was_cut_off_is_not_done(folder, tmp_path):
     folder.write(PART, pa.table({"a": [1, 2]}))
-    assert folder.done([PART]) == {PART.name}
+    assert folder.finished_parts([PART]) == {PART.name}
     path = tmp_path / "out" / PART.name
     for size in (0, 10, path.stat().st_size - 1):
         os.truncate(path, size)
-        assert folder.done([PART]) == set()
+        assert folder.finished_parts([PART]) == set()
         with pytest.raises(OutputError, match=r"1 of 1 parts are not in .*all machines share"):
             folder.finish([PART])
         folder.write(PART, pa.table({"a": [1, 2]}))
@@ -290,7 +290,7 @@ def test_a_part_that_was_cut_off_is_not_done(folder, tmp_path):
 
 def test_a_part_with_other_rows_is_not_done(folder):
     folder.write(PART, pa.table({"a": [1]}))
-    assert folder.done([PART]) == set()
+    assert folder.finished_parts([PART]) == set()
 
 
 def test_out_of_another_job_is_refused(folder, tmp_path):
@@ -303,13 +303,13 @@ def test_a_part_of_another_job_is_refused(folder, tmp_path):
     other = OutFolder(str(tmp_path / "out"), JOB | {"model": "other"})  # began at the same moment, and lost
     other.write(PART, pa.table({"a": [1, 2]}))
     with pytest.raises(OutputError, match="written by another job"):
-        folder.done([PART])
+        folder.finished_parts([PART])
 
 
 def test_files_of_someone_else_are_refused(folder, tmp_path):
     (tmp_path / "out" / "mine.parquet").write_bytes(b"")
     with pytest.raises(OutputError, match=r"mine\.parquet, which is not of this job"):
-        folder.done([PART])
+        folder.finished_parts([PART])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_bytes(b"")
     with pytest.raises(OutputError, match=r"holds mine.txt and no _job.json"):
@@ -331,9 +331,9 @@ def test_sources_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b'{"query": "a", "documents": []}')
     with pytest.raises(InputError, match=r"a\.parquet cannot be read as Parquet"):
         find_sources(str(tmp_path))
-    with pytest.raises(InputError, match="is no place for Parquet files"):
+    with pytest.raises(InputError, match="is not a location of Parquet files"):
         find_sources("nowhere://a/b")
-    with pytest.raises(InputError, match="is no place for Parquet files"):
+    with pytest.raises(InputError, match="is not a location of Parquet files"):
         find_sources("a\0b")
 
 
@@ -390,7 +390,7 @@ def killed():
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_worker_that_is_killed_leaves_no_gap_and_no_duplicate(embedded, source, tmp_path, monkeypatch, moment):
-    monkeypatch.setattr(data, "_ranked", partial(data._ranked, actor=killed()))
+    monkeypatch.setattr(data, "_run_actors", partial(data._run_actors, actor=killed()))
     out, waiting = tmp_path / "ranked", tmp_path / f"ranked.{moment}"
     waiting.touch()
     done = rerank_parquet(source, out, workers=2, part_pools=4)
@@ -415,8 +415,8 @@ def test_a_part_that_kills_its_workers_is_given_up_and_the_others_stay(embedded,
     out = tmp_path / "ranked"
     with monkeypatch.context() as patch:
         patch.setattr(data, "RETRIES", 1)
-        patch.setattr(data, "_ranked", partial(data._ranked, actor=deadly()))
-        with pytest.raises(InferenceError, match=r"Ray gave a part up .*finished parts are kept") as caught:
+        patch.setattr(data, "_run_actors", partial(data._run_actors, actor=deadly()))
+        with pytest.raises(InferenceError, match=r"Ray gave up a part .*finished parts are kept") as caught:
             rerank_parquet(source, out, workers=1, part_pools=16)
     assert "\n" not in str(caught.value)
     assert not (out / "_SUCCESS").exists()

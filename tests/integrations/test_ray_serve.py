@@ -76,7 +76,7 @@ def test_the_number_of_replicas_follows_the_load_between_its_bounds(client):
 
 REFUSED = {
     "no key": ({}, "set RESIFT_SERVE_API_KEY, or pass no_auth=true"),
-    "unknown": ({"api_key": "k", "modle": "x"}, "'modle' is no setting; expected one of min_replicas, max_replicas, model"),
+    "unknown": ({"api_key": "k", "modle": "x"}, "'modle' is not a setting; expected one of min_replicas, max_replicas, model"),
     "Serve's own": ({"api_key": "k", "port": 1}, "port is a setting of Ray Serve"),
     "no replicas": ({"api_key": "k", "min_replicas": 0}, "min_replicas is 0; expected"),
     "not a number": ({"api_key": "k", "max_replicas": "many"}, "max_replicas is 'many'"),

@@ -10,7 +10,7 @@ import httpx
 
 from resift.serve.config import Config
 from resift.serve.models import Models
-from resift.serve.run import server
+from resift.serve.run import build_server
 from resift.serve.service import Service
 
 JSON = {"content-type": "application/json"}
@@ -59,7 +59,7 @@ def serving(rerankers, names=(), *, strict=False, **settings):
     service = Service(config, Models(rerankers, dict(names), strict=strict))
     # The socket listens before the server runs, so that a client's connection waits and no test has to.
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        running = server(config, service)
+        running = build_server(config, service)
         thread = threading.Thread(target=running.run, args=([listening],))
         thread.start()
         served = Served(service, running, listening.getsockname()[1])

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEAST_GATE_POOLS = 30
-"""Fewest pools that make a comparison meaningful."""
+"""The minimum of pools that make a comparison meaningful."""
 ROUNDING = 1e-6
 """Relative and absolute difference allowed between two libraries' means of the same figures."""
 
 
 class Measure(NamedTuple):
-    """What one field of Bounds limits."""
+    """A figure that one field of Bounds limits."""
 
     field: str
     words: str
     unit: str = ""
     is_upper: bool = False
-    """whether the bound is the largest value allowed; otherwise it is the least"""
+    """whether the bound is a maximum; otherwise it is a minimum"""
 
     def holds(self, value: float, bound: float) -> bool:
         """Whether `value` is within `bound`; NaN never is."""
@@ -53,32 +53,32 @@ class Bounds(Strict, frozen=True):
     """Bounds on an artifact's agreement with its checkpoint; the defaults are those of `resift export`."""
 
     overlap: float = 0.95
-    """least mean share of the checkpoint's top 10 (the top half of pools below 20) that the artifact keeps"""
+    """minimum of the mean share of the checkpoint's top 10 (the top half of pools below 20) that is in the artifact's top 10"""
     tau: float = 0.95
-    """least mean Kendall tau-b"""
+    """minimum of the mean Kendall tau-b"""
     worst_tau: float = 0.85
-    """least Kendall tau-b of a single pool"""
+    """minimum of the Kendall tau-b of a single pool"""
     error: float = 0.05
-    """largest 99th percentile of |logit - checkpoint's|, as a share of the checkpoint's range of logits"""
+    """maximum of the 99th percentile of |logit - checkpoint's|, as a share of the checkpoint's range of logits"""
     ndcg_drop: float = 0.02
-    """largest drop of mean nDCG@10 below the checkpoint's; holds where no pool is labelled, and for certificates that lack it.
+    """maximum drop of mean nDCG@10 below the checkpoint's; it holds where no pool is labelled, and for certificates that lack it.
 
     On the built-in gate the embedded model's drop has a standard error of 0.0015 (40 graded pools). The bound also lets one pool
-    of the smallest gate swap its first two documents, of which one alone is relevant: (1 - 1 / log2(3)) / 30 = 0.012.
+    of the smallest gate swap its first two documents, of which only one is relevant: (1 - 1 / log2(3)) / 30 = 0.012.
     """
 
     def looser(self, than: Bounds) -> list[str]:
         """A phrase for each bound that is looser than that of `than`."""
         pairs = [(measure, getattr(self, measure.field), getattr(than, measure.field)) for measure in MEASURES]
         return [
-            f"{measure.words} {measure.limit(own)} instead of {other}"
-            for measure, own, other in pairs
-            if not measure.holds(own, other)
+            f"{measure.words} {measure.limit(bound)} instead of {reference}"
+            for measure, bound, reference in pairs
+            if not measure.holds(bound, reference)
         ]
 
 
 class Agreement(Strict, frozen=True):
-    """The measured values of what Bounds limits, and the effect on labelled rankings."""
+    """The measured values of the figures that Bounds limits, and nDCG on labelled pools."""
 
     overlap: float
     tau: float
@@ -114,7 +114,7 @@ class Agreement(Strict, frozen=True):
         return True
 
     def violations(self, bounds: Bounds) -> list[str]:
-        """One sentence for each bound that does not hold; one on labelled pools holds without any."""
+        """One phrase for each bound that does not hold; a bound on labelled pools holds if there are none."""
         pairs = [(measure, getattr(self, measure.field), getattr(bounds, measure.field)) for measure in MEASURES]
         return [
             f"{measure.words} is {value:.4f}{measure.unit}; expected {measure.limit(bound)}"
@@ -134,37 +134,37 @@ class Pool(Strict, frozen=True):
 
 def check_reference(checkpoint: Sequence[NDArray[np.floating]]) -> None:
     """Raises ParityError unless the checkpoint's logits tell documents apart in enough pools for a meaningful comparison."""
-    telling = sum(len(logits) > 1 and float(np.ptp(logits)) > ROUNDING * float(np.abs(logits).max()) for logits in checkpoint)
-    if telling < LEAST_GATE_POOLS:
+    usable = sum(len(logits) > 1 and float(np.ptp(logits)) > ROUNDING * float(np.abs(logits).max()) for logits in checkpoint)
+    if usable < LEAST_GATE_POOLS:
         raise ParityError(
-            f"the checkpoint's logits differ within {telling} of {len(checkpoint)} pools; expected at least {LEAST_GATE_POOLS}: "
+            f"the checkpoint's logits differ within {usable} of {len(checkpoint)} pools; expected at least {LEAST_GATE_POOLS}: "
             "where all logits of a pool are equal there is no ranking to compare with"
         )
 
 
 def refuse(agreement: Agreement, bounds: Bounds, what: str) -> None:
-    """Raises ParityError that lists every bound `agreement` violates."""
+    """Raises ParityError that lists every bound that `agreement` violates, if any. `what` names the graph."""
     if violations := agreement.violations(bounds):
         raise ParityError(f"{what} does not rank like its checkpoint: {'; '.join(violations)}")
 
 
-def measure(pools: Sequence[Pool], checkpoint: Sequence[NDArray[np.floating]], found: Sequence[NDArray[np.floating]]) -> Agreement:
-    """Compares relevance logits `found` with the checkpoint's, pool by pool."""
-    every_reference, every_found = np.concatenate(checkpoint).astype(np.float64), np.concatenate(found).astype(np.float64)
-    errors = np.abs(every_found - every_reference)
-    taus = [kendall_tau(*pair) for pair in zip(checkpoint, found, strict=True)]
+def measure(pools: Sequence[Pool], checkpoint: Sequence[NDArray[np.floating]], logits: Sequence[NDArray[np.floating]]) -> Agreement:
+    """Compares an artifact's relevance `logits` with the `checkpoint`'s, pool by pool."""
+    reference, measured = np.concatenate(checkpoint).astype(np.float64), np.concatenate(logits).astype(np.float64)
+    errors = np.abs(measured - reference)
+    taus = [kendall_tau(*pair) for pair in zip(checkpoint, logits, strict=True)]
     labels = [pool.labels for pool in pools]
     return Agreement(
-        overlap=float(np.mean([top_overlap(*pair) for pair in zip(checkpoint, found, strict=True)])),
+        overlap=float(np.mean([top_overlap(*pair) for pair in zip(checkpoint, logits, strict=True)])),
         tau=float(np.mean(taus)),
         worst_tau=float(np.min(taus)),
-        error=float(np.percentile(errors, 99) / max(float(np.ptp(every_reference)), np.finfo(np.float32).tiny)),
+        error=float(np.percentile(errors, 99) / max(float(np.ptp(reference)), np.finfo(np.float32).tiny)),
         largest_error=float(errors.max()),
-        ndcg=_mean_ndcg(labels, found),
+        ndcg=_mean_ndcg(labels, logits),
         checkpoint_ndcg=_mean_ndcg(labels, checkpoint),
     )
 
 
 def _mean_ndcg(labels: Sequence[Sequence[int] | None], scores: Sequence[NDArray[np.floating]]) -> float | None:
-    known = [ndcg(label, score) for label, score in zip(labels, scores, strict=True) if label is not None]
-    return float(np.mean(known)) if known else None
+    values = [ndcg(label, score) for label, score in zip(labels, scores, strict=True) if label is not None]
+    return float(np.mean(values)) if values else None

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from resift.artifact.folder import Artifact
 
 LOOKS = (0.2, 0.3, 0.4, 0.5)
-"""Shares of a pool for which a first look is certified: the best 10, 15, 20 and 25 of 50."""
+"""Shares of a pool for which the recall of a first look is certified: its best 10, 15, 20 and 25 of 50."""
 BEST = 5
-"""A first look is certified by the full ranking's top 10, of pools below 50 by the best 1/BEST."""
-LEAST_KEPT = 0.8
-"""Least share of those that a first look has among its best half; chance gives 0.5."""
+"""The recall is that of the full ranking's top 10, or of the best 1/BEST in pools below 50 documents."""
+MIN_RECALL = 0.8
+"""The minimum recall of a first look's best half; chance gives 0.5."""
 
 
-class Kept(Strict, frozen=True):
-    """What a first look that keeps a share of each pool keeps of the documents that matter."""
+class FirstLookRecall(Strict, frozen=True):
+    """The recall of a first look that keeps a share of each pool."""
 
     look: Annotated[float, msgspec.Meta(gt=0, lt=1)]
-    """share of each pool's documents, rounded up, that are the first look's best"""
+    """the share of each pool's documents that the first look keeps, rounded up"""
     kept: float
-    """mean share of the checkpoint's top 10 (of pools below 50 the best fifth) that is among them"""
+    """the recall: the mean share of the checkpoint's top 10 (in pools below 50, of its best fifth) that is among them"""
 
 
 class CertifiedPool(Pool, frozen=True, kw_only=True):
@@ -43,24 +43,24 @@ class CertifiedPool(Pool, frozen=True, kw_only=True):
 
     checkpoint: list[float]
     variants: dict[GraphFile, list[float]]
-    """by variant file"""
+    """relevance logits, by variant file"""
 
     def __post_init__(self) -> None:
         columns = {"documents": self.documents, "labels": self.labels, "logits of the checkpoint": self.checkpoint}
         columns |= {f"logits of {file}": logits for file, logits in self.variants.items()}
         lengths = {name: len(column) for name, column in columns.items() if column is not None}
         if 0 in lengths.values() or len(set(lengths.values())) > 1:
-            found = ", ".join(f"{length} {name}" for name, length in lengths.items())
-            raise ValueError(f"pool {self.qid} has {found}; expected the same number of each, at least one")
+            counts = ", ".join(f"{length} {name}" for name, length in lengths.items())
+            raise ValueError(f"pool {self.qid} has {counts}; expected the same number of each, at least one")
         if not np.isfinite([*self.checkpoint, *(logit for logits in self.variants.values() for logit in logits)]).all():
             raise ValueError(f"pool {self.qid} has logits that are NaN or infinite")
 
 
-class Search(Strict, frozen=True):
-    """What `resift export --search` left in float32 in an int8 graph that the gate had refused, and how it found this."""
+class SearchRecord(Strict, frozen=True):
+    """Which products `resift export --search` kept in float32 in an int8 graph that the gate had refused, and the search's cost."""
 
     float32: Annotated[list[str], msgspec.Meta(min_length=1)]
-    """the products left, by the names of their weights in the checkpoint"""
+    """the products in float32, by the names of their weights in the checkpoint"""
     share: Annotated[float, msgspec.Meta(ge=0)]
     """their share of the operations per token"""
     most_share: Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -68,9 +68,9 @@ class Search(Strict, frozen=True):
     """graphs ranked on the calibration pairs"""
     most_evaluations: Positive
     gates: Positive
-    """graphs shown to the gate after the first was refused; the last passed"""
+    """graphs that the gate tested after it had refused the first; the last one passed"""
     before: Agreement
-    """on the gate's pools, with every product in int8; the certificate's own agreement is that after the search"""
+    """the agreement on the gate's pools with every product in int8; the certificate's own agreement is that after the search"""
 
     def __post_init__(self) -> None:
         if len(set(self.float32)) < len(self.float32):
@@ -82,7 +82,7 @@ class Search(Strict, frozen=True):
             )
 
     def summary(self) -> str:
-        """One line: what is in float32, and what it was before."""
+        """One line for a log: the products in float32, and the agreement without them."""
         return (
             f"left in float32 by the search at export ({self.share:.1%} of the operations, {self.evaluations} evaluations): "
             f"{', '.join(self.float32)}; with every product in int8: {self.before.summary()}"
@@ -94,14 +94,14 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
 
     bounds: Bounds
     agreement: dict[GraphFile, Agreement]
-    """of the full graph's variants"""
+    """the agreement of each of the full graph's variants"""
     pools: list[CertifiedPool]
-    search: dict[GraphFile, Search] = msgspec.field(default_factory=dict)
-    """by the variant files that needed one"""
-    first_looks: dict[GraphFile, list[Kept]] = msgspec.field(default_factory=dict)
-    """of the variants of first-look graphs, for each of LOOKS"""
+    search: dict[GraphFile, SearchRecord] = msgspec.field(default_factory=dict)
+    """the search of each variant that needed one"""
+    first_looks: dict[GraphFile, list[FirstLookRecall]] = msgspec.field(default_factory=dict)
+    """the recall of each variant of a first-look graph, for each of LOOKS"""
     reference: str = ""
-    """what gave the checkpoint's logits, with its version; empty in certificates of exports that did not record it"""
+    """the library that computed the checkpoint's logits, with its version; empty if the export did not record it"""
 
     @classmethod
     def read(cls, artifact: Artifact) -> Certificate:
@@ -112,14 +112,14 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
         looks = {variant.file for graph in artifact.manifest.graphs if graph.role == "first-look" for variant in graph.variants}
         if not certificate.pools:
             raise ArtifactError(f"{name} holds no pools; expected those of the gate: export the artifact again")
-        for found, expected, where in [
+        for listed, expected, where in [
             (certificate.agreement.keys(), files, "agreement"),
             (certificate.first_looks.keys(), looks, "first_looks"),
             *((pool.variants.keys(), files | looks, f"pool {pool.qid}") for pool in certificate.pools),
         ]:
-            if found != expected:
+            if listed != expected:
                 raise ArtifactError(
-                    f"{name} lists {', '.join(sorted(found)) or 'no variant'} in {where}, but the manifest lists "
+                    f"{name} lists {', '.join(sorted(listed)) or 'no variant'} in {where}, but the manifest lists "
                     f"{', '.join(sorted(expected)) or 'none'}: export the artifact again"
                 )
         for file, stated in certificate.agreement.items():
@@ -131,10 +131,10 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
                     "Export the artifact again"
                 )
         for file, claimed in certificate.first_looks.items():
-            own = certificate.kept([np.array(pool.variants[file]) for pool in certificate.pools])
-            if len(claimed) != len(own) or not all(map(_is_same_look, claimed, own)):
+            recalls = certificate.measure_first_look([np.array(pool.variants[file]) for pool in certificate.pools])
+            if len(claimed) != len(recalls) or not all(map(_is_same_look, claimed, recalls)):
                 raise ArtifactError(
-                    f"{name} states for {file}: {look_summary(claimed)}; but its own logits give: {look_summary(own)}. "
+                    f"{name} states for {file}: {look_summary(claimed)}; but its own logits give: {look_summary(recalls)}. "
                     "Export the artifact again"
                 )
         for file, search in certificate.search.items():
@@ -145,41 +145,42 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
                 )
         return certificate
 
-    def measure(self, found: Sequence[NDArray[np.floating]]) -> Agreement:
-        """The agreement of relevance logits `found`, one array per pool, with the checkpoint's."""
-        return measure(self.pools, [np.array(pool.checkpoint) for pool in self.pools], found)
+    def measure(self, logits: Sequence[NDArray[np.floating]]) -> Agreement:
+        """The agreement of relevance `logits`, one array per pool, with the checkpoint's."""
+        return measure(self.pools, [np.array(pool.checkpoint) for pool in self.pools], logits)
 
-    def kept(self, found: Sequence[NDArray[np.floating]]) -> list[Kept]:
-        """What a first look keeps, by its relevance logits `found`, one array per pool."""
-        return measure_first_look([np.array(pool.checkpoint) for pool in self.pools], found)
-
-
-def measure_first_look(checkpoint: Sequence[NDArray[np.floating]], found: Sequence[NDArray[np.floating]]) -> list[Kept]:
-    """What a first look with relevance logits `found` keeps of the checkpoint's best, pool by pool, for each of LOOKS."""
-    pairs = list(zip(checkpoint, found, strict=True))
-    return [Kept(look=look, kept=float(np.mean([kept_of(*pair, look) for pair in pairs]))) for look in LOOKS]
+    def measure_first_look(self, logits: Sequence[NDArray[np.floating]]) -> list[FirstLookRecall]:
+        """The recall of a first look, for each of LOOKS, from its relevance `logits`, one array per pool."""
+        return measure_first_look([np.array(pool.checkpoint) for pool in self.pools], logits)
 
 
-def kept_of(full: NDArray[np.floating], first: NDArray[np.floating], look: float) -> float:
+def measure_first_look(checkpoint: Sequence[NDArray[np.floating]], logits: Sequence[NDArray[np.floating]]) -> list[FirstLookRecall]:
+    """The recall of a first look, for each of LOOKS, from its relevance `logits` and the checkpoint's, one array per pool each."""
+    pairs = list(zip(checkpoint, logits, strict=True))
+    return [FirstLookRecall(look=look, kept=float(np.mean([first_look_recall(*pair, look) for pair in pairs]))) for look in LOOKS]
+
+
+def first_look_recall(full: NDArray[np.floating], first: NDArray[np.floating], look: float) -> float:
     """Share of the best 10 by `full` (of n < 50, the best fifth) that are in the best share `look` by `first`, both rounded up."""
     size = min(TOP, -(-len(full) // BEST))
     best = set(np.argsort(-full, kind="stable")[:size].tolist())
     return len(best & set(np.argsort(-first, kind="stable")[: share_of(len(first), look)].tolist())) / size
 
 
-def look_summary(kept: Sequence[Kept]) -> str:
+def look_summary(recalls: Sequence[FirstLookRecall]) -> str:
     """One line for a log."""
-    return ", ".join(f"{each.kept:.4f} of the best in the first {each.look:.0%}" for each in kept)
+    return ", ".join(f"{recall.kept:.4f} of the best in the first {recall.look:.0%}" for recall in recalls)
 
 
-def refuse_first_look(kept: Sequence[Kept], what: str) -> None:
-    """Raises ParityError if a first look keeps less than LEAST_KEPT in the largest of LOOKS."""
-    if not kept[-1].kept >= LEAST_KEPT:
+def refuse_first_look(recalls: Sequence[FirstLookRecall], what: str) -> None:
+    """Raises ParityError if the recall of a first look is below MIN_RECALL for the largest of LOOKS."""
+    largest = recalls[-1]
+    if not largest.kept >= MIN_RECALL:
         raise ParityError(
-            f"{what} is no first look for its model: its best {kept[-1].look:.0%} of a pool hold {kept[-1].kept:.4f} of the best "
-            f"documents; expected at least {LEAST_KEPT}"
+            f"{what} is no first look for its model: its best {largest.look:.0%} of a pool hold {largest.kept:.4f} of the best "
+            f"documents; expected at least {MIN_RECALL}"
         )
 
 
-def _is_same_look(first: Kept, second: Kept) -> bool:
+def _is_same_look(first: FirstLookRecall, second: FirstLookRecall) -> bool:
     return first.look == second.look and math.isclose(first.kept, second.kept, abs_tol=ROUNDING)

@@ -1,4 +1,4 @@
-"""Artifact: a folder that the runtime loads. Opening it checks it; nothing in it is executed, and nothing outside it is read."""
+"""Artifact: the folder that the runtime loads. Opening it checks it; nothing in it is executed, and nothing outside it is read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from resift.artifact import hub
-from resift.artifact.external_weights import outside
-from resift.artifact.graph_check import Beside, check_graph
-from resift.artifact.manifest import BESIDE, CARD, MANIFEST, Manifest, Variant, decode_manifest
+from resift.artifact.external_weights import externalize_weights
+from resift.artifact.graph_check import WeightsFile, check_graph
+from resift.artifact.manifest import CARD, MANIFEST, WEIGHTS_SUFFIX, Manifest, Variant, decode_manifest
 from resift.artifact.plans import ResolvedPlan, resolve_plan
 from resift.errors import ArtifactError, InputError
 from resift.plans import Plan
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 
 MANIFEST_LIMIT = 1 << 20
 """Bytes; a manifest has about 3 kB."""
-EMBEDDED = "resift_models"
+EMBEDDED_PACKAGE = "resift_models"
 DEFAULT = "ms-marco-minilm-l12"
 
 
 MAPPED_BYTES = 1 << 26
-"""Least size in bytes of a graph's file whose weights are mapped from there; a smaller one is read, and may be changed later on."""
+"""Weights are mapped from a graph's file of this many bytes or more; a smaller file is read whole, and may change afterwards."""
 
 
 class GraphOnDisk(NamedTuple):
-    """A checked graph whose weights onnxruntime maps from a file: from that of the graph itself, or from the one beside it."""
+    """A checked graph whose weights onnxruntime maps from a file: the graph's own, or another in the same folder."""
 
     path: Path
     weights: Path
-    marks: tuple[tuple[int, ...], ...]
-    """of both files before they were checked: a file that is written or replaced gets others"""
+    file_states: tuple[tuple[int, ...], ...]
+    """the state of both files before they were checked; it differs once a file has been written or replaced"""
     content: bytes | None = None
-    """the graph less its weights; None: onnxruntime reads it from `path`"""
+    """the graph without its weights; None: onnxruntime reads it from `path`"""
 
     @classmethod
     def of(cls, path: Path, weights: Path) -> GraphOnDisk:
         """The graph as its files are now. Raises ArtifactError if they cannot be read."""
-        return cls(path, weights, _marks(path, weights))
+        return cls(path, weights, _file_states(path, weights))
 
     def check_unchanged(self) -> None:
-        """Raises ArtifactError if what onnxruntime has read since may not be what was checked."""
-        if _marks(self.path, self.weights) != self.marks:
+        """Raises ArtifactError if a file has changed since the check, so that onnxruntime may have read something else."""
+        if _file_states(self.path, self.weights) != self.file_states:
             raise ArtifactError(f"{self.path} or its weights were changed while they were being loaded; load the artifact again")
 
 
@@ -56,7 +56,7 @@ class GraphOnDisk(NamedTuple):
 class Artifact:
     """An opened folder in which every file has the size its manifest states; hashes are checked as files are read.
 
-    Only the card may be edited or left out: it is written for people, and nothing here reads it.
+    Only the card may be edited or missing: it is written for people, and nothing here reads it.
     """
 
     folder: Path
@@ -98,7 +98,10 @@ class Artifact:
         return artifact
 
     def plan(self) -> ResolvedPlan | None:
-        """The plan of calls with a top_k that name none; None: full. Raises ArtifactError unless it ends with the full graph."""
+        """The plan of calls with a top_k and no plan of their own; None: full.
+
+        Raises ArtifactError unless it ends with the full graph.
+        """
         text = self.manifest.plan
         if text is None:
             return None
@@ -115,53 +118,56 @@ class Artifact:
     def read(self, name: str) -> bytes:
         """The content of one of its files. Raises ArtifactError unless its SHA-256 is the manifest's."""
         content = _read(self.folder / name, self.manifest.files[name].size)
-        self._compare(name, hashlib.sha256(content).hexdigest())
+        self._check_digest(name, hashlib.sha256(content).hexdigest())
         return content
 
     def _check_hash(self, name: str) -> None:
         """Like `read`, without keeping the content in memory."""
         try:
             with (self.folder / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise ArtifactError(f"{self.folder / name} cannot be read: {error.strerror}") from error
-        self._compare(name, found)
+        self._check_digest(name, digest)
 
-    def _compare(self, name: str, found: str) -> None:
+    def _check_digest(self, name: str, digest: str) -> None:
         expected = self.manifest.files[name].sha256
-        if found != expected:
+        if digest != expected:
             raise ArtifactError(
-                f"{self.folder / name} has SHA-256 {found[:12]}…, but its manifest says {expected[:12]}…: "
+                f"{self.folder / name} has SHA-256 {digest[:12]}…, but its manifest says {expected[:12]}…: "
                 "the file was changed or damaged; copy or export the artifact again"
             )
 
     def read_graph(self, variant: Variant, *, can_map: bool = False) -> bytes | GraphOnDisk:
-        """The variant's graph, or where it is if its weights are in another file, or large and `can_map`.
+        """The variant's graph: as a GraphOnDisk if its weights are in another file, or if it is large and `can_map`.
 
         Raises ArtifactError if `check_graph` refuses it.
         """
-        path, beside = self.folder / variant.file, variant.weights or f"{variant.file}{BESIDE}"
-        if beside not in self.manifest.files:
+        path, weights = self.folder / variant.file, variant.weights or f"{variant.file}{WEIGHTS_SUFFIX}"
+        if weights not in self.manifest.files:
             if can_map and self.manifest.files[variant.file].size >= MAPPED_BYTES:
                 return self._map(variant.file)
             graph = self.read(variant.file)
             check_graph(graph, str(path))
             return graph
-        on_disk = GraphOnDisk.of(path, self.folder / beside)
-        check_graph(self.read(variant.file), str(path), Beside(beside, self.manifest.files[beside].size))
-        self._check_hash(beside)
+        on_disk = GraphOnDisk.of(path, self.folder / weights)
+        check_graph(self.read(variant.file), str(path), WeightsFile(weights, self.manifest.files[weights].size))
+        self._check_hash(weights)
         return on_disk
 
     def _map(self, name: str) -> GraphOnDisk:
-        """The graph of a file, its large weights still there. Reads the file once, for its hash, and keeps none of it in memory."""
+        """The graph of a file, without its large weights, which stay there.
+
+        Reads the file once, for its hash, and keeps none of it in memory.
+        """
         path = Path(os.path.realpath(self.folder / name))
         on_disk = GraphOnDisk.of(path, path)
         self._check_hash(name)
         with path.open("rb") as file:
-            # Closed with the last view of it, not before: an error's traceback may hold one.
+            # The map is closed with the last view of it, not before: an error's traceback may hold a view.
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         check_graph(view, str(path))
-        return on_disk._replace(content=outside(view, path.name))
+        return on_disk._replace(content=externalize_weights(view, path.name))
 
     def fingerprint(self) -> str:
         """SHA-256 of the manifest, which holds the hashes of all files: the same for every copy of an artifact."""
@@ -191,12 +197,12 @@ class Artifact:
             raise ArtifactError(f"{self.folder} holds {', '.join(sorted(extra))}, which its manifest does not list; remove it")
 
 
-def _marks(*paths: Path) -> tuple[tuple[int, ...], ...]:
+def _file_states(*paths: Path) -> tuple[tuple[int, ...], ...]:
     try:
-        found = [path.stat() for path in paths]
+        states = [path.stat() for path in paths]
     except OSError as error:
         raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found)
+    return tuple((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for state in states)
 
 
 def _check_link(path: Path, *roots: Path | None) -> None:
@@ -210,13 +216,13 @@ def _check_link(path: Path, *roots: Path | None) -> None:
 
 
 def closed(folder: Path) -> str | None:
-    """Why no file may be added to a folder: because it is an artifact's. None if it is not."""
+    """Why no file may be added to the folder: it is an artifact's. None if it is not."""
     return "would be part of an artifact, which holds only what its manifest lists" if (folder / MANIFEST).is_file() else None
 
 
 def embedded() -> Mapping[str, Path]:
     """Folders of the models installed with the engine, by name."""
-    root = Path(str(files(EMBEDDED)))
+    root = Path(str(files(EMBEDDED_PACKAGE)))
     return {folder.name: folder for folder in root.iterdir() if (folder / MANIFEST).is_file()}
 
 

@@ -21,13 +21,13 @@ def download(source: str) -> tuple[Path, Path]:
 
     Raises ArtifactError like `snapshot`.
     """
-    found = HUB_ID.match(source)
-    assert found is not None
-    folder = snapshot(found["id"], found["revision"])
+    match = HUB_ID.match(source)
+    assert match is not None
+    folder = snapshot(match["id"], match["revision"])
     return folder, folder.parents[1]
 
 
-def snapshot(  # noqa: PLR0913 - what the hub's client is asked, by name
+def snapshot(  # noqa: PLR0913 - the arguments of the hub's client, by name
     repository: str,
     revision: str | None,
     *,
@@ -44,21 +44,20 @@ def snapshot(  # noqa: PLR0913 - what the hub's client is asked, by name
     """
     from huggingface_hub import snapshot_download
 
-    asked = None if files is None else list(files)
     try:
         return Path(
             snapshot_download(
                 repository,
                 revision=revision,
-                allow_patterns=asked,
+                allow_patterns=None if files is None else list(files),
                 cache_dir=None if cache is None else Path(cache),
                 token=token,
                 local_files_only=local_files_only,
             )
         )
     except Exception as error:
-        # No network, offline and not cached, no such model or revision, no access, a connection that breaks, answers that are no
-        # hub's. Some are errors of the client's HTTP library, which is another one in each of its major versions.
+        # No network, offline and not cached, no such model or revision, no access, a connection that breaks, answers of a server
+        # that is not a hub. Some are errors of the client's HTTP library, which differs between the client's major versions.
         name = repository if revision is None else f"{repository}@{revision}"
         reason = next(iter(str(error).splitlines()), "no reason given")
         raise ArtifactError(

@@ -1,4 +1,4 @@
-"""Manifest: what manifest.json may say, format 2. Every unknown field is an error."""
+"""Manifest: the fields of manifest.json, format 2. Every unknown field is an error."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 CERTIFICATE = "certificate.json"
 CARD = "README.md"
-BESIDE = ".data"
-"""What the name of a graph's file is followed by in that of the file with its weights, if it does not hold them itself."""
+WEIGHTS_SUFFIX = ".data"
+"""The suffix that a graph's file name gets in the name of the file with its weights, if the graph's file does not hold them."""
 
 Activation = Literal["identity", "sigmoid"]
 Relevance = Literal["logit", "log-odds"]
 RELEVANCE: dict[int, Relevance] = {1: "logit", 2: "log-odds"}
-"""What pairs are ranked on, by number of labels."""
+"""How logits become the relevance that pairs are ranked on, by number of labels."""
 Role = Literal["full", "first-look"]
 Input = Literal["input_ids", "token_type_ids"]
 INPUTS: tuple[Input, ...] = ("input_ids", "token_type_ids")
@@ -59,7 +59,7 @@ class FileEntry(Strict, frozen=True):
 
 
 class Model(Strict, frozen=True):
-    """The checkpoint it was made from."""
+    """The checkpoint that the artifact was made from."""
 
     id: str
     """its hub id, or its folder's name"""
@@ -72,17 +72,17 @@ class Pair(Strict, frozen=True, omit_defaults=True):
     """How two texts are joined into one row."""
 
     template: list[str]
-    """token:segment around an empty query and an empty document"""
+    """the special tokens around an empty query and an empty document, token:segment each"""
     vocabulary: Positive
-    """number of token ids the model has embeddings for"""
+    """number of token ids that the model has embeddings for"""
     max_length: Positive
     """tokens, special tokens included"""
     prompt: Annotated[str, msgspec.Meta(max_length=10_000)] = ""
-    """put before every query, as the checkpoint declares; empty: nothing is"""
+    """text that the checkpoint declares to be put before every query; empty: none"""
 
 
 class Signature(Strict, frozen=True):
-    """What a graph reads and returns: the names and types by which it is traced, fed and checked at load."""
+    """A graph's inputs and outputs: their names and types at export, at every run, and for the check when it is loaded."""
 
     inputs: dict[Input, Literal["int64"]]
     """the type of each input, [b, width]"""
@@ -96,7 +96,7 @@ class Signature(Strict, frozen=True):
 
     @classmethod
     def of(cls, *, labels: int, segment_ids: bool) -> Self:
-        """The signature of a graph with `labels` labels that reads segment ids or does not."""
+        """The signature of a graph with `labels` labels. `segment_ids`: whether it reads segment ids."""
         names = INPUTS if segment_ids else INPUTS[:1]
         return cls(inputs=dict.fromkeys(names, "int64"), outputs={OUTPUT: "float32"}, labels=labels)
 
@@ -105,9 +105,9 @@ class Signature(Strict, frozen=True):
         """Whether the graph reads segment ids."""
         return "token_type_ids" in self.inputs
 
-    def feed(self, given: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-        """The `given` inputs, int64[b, width] each, that the graph reads."""
-        return {name: given[name] for name in self.inputs}
+    def feed(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+        """Those of the `inputs`, int64[b, width] each, that the graph reads."""
+        return {name: inputs[name] for name in self.inputs}
 
 
 class Variant(Strict, frozen=True, omit_defaults=True):
@@ -117,9 +117,9 @@ class Variant(Strict, frozen=True, omit_defaults=True):
     """variants may share a file, to name alternatives such as avx512_vnni or avx_vnni"""
     precision: Precision
     instruction_sets: list[str]
-    """the machine must have all of them; empty: runs everywhere"""
+    """the machine must have all of them; empty: it runs everywhere"""
     weights: FileName | None = None
-    """another graph's file, or that of its weights, where those weights are that both have, such as the table of embeddings"""
+    """the file that holds weights shared with another graph, such as the table of embeddings: that graph's, or its weights' file"""
 
 
 class Graph(Strict, frozen=True):
@@ -127,13 +127,13 @@ class Graph(Strict, frozen=True):
 
     name: Name
     role: Role
-    """full: what the ranking means; first-look: a cheaper model of the same tokenizer that decides who is read in full"""
+    """full: defines the ranking; first-look: a cheaper model with the same tokenizer that selects documents for the full model"""
     layers: Positive
     operations: Annotated[int, msgspec.Meta(ge=1)]
     """per token: multiplications and additions in products with constant weights, whatever their precision"""
     signature: Signature
     relevance: Relevance
-    """how logits become what pairs are ranked on"""
+    """how logits become the relevance that pairs are ranked on"""
     activation: Activation
     """from relevance to score"""
     variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]
@@ -158,21 +158,21 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
     recipe: dict[str, str | int | float | bool | list[str] | None]
     """the choices of the export, for information"""
     forced: bool
-    """whether it was written although it failed the gate"""
+    """whether the artifact was written although it failed the gate"""
     versions: dict[str, str]
-    """of the libraries used at export"""
+    """versions of the libraries at export"""
     onnxruntime: Annotated[list[Version], msgspec.Meta(min_length=2, max_length=2)]
-    """oldest and newest version it was tested with; the oldest is required"""
+    """the oldest and the newest version that the artifact was tested with; the oldest is required"""
     plan: str | None = None
-    """the plan, as text, of calls with a top_k that ask for none; None: full"""
+    """the plan, as text, of calls with a top_k and no plan of their own; None: full"""
 
     def __post_init__(self) -> None:
         names = [graph.name for graph in self.graphs]
         if len(set(names)) < len(names):
             raise ValueError(f"graphs are named {', '.join(names)}; expected distinct names")
-        firsts: dict[str, str] = {}
+        first_names: dict[str, str] = {}
         for graph in self.graphs:
-            first = firsts.setdefault(graph.role, graph.name)
+            first = first_names.setdefault(graph.role, graph.name)
             if graph.name in get_args(Role) and (graph.name != graph.role or graph.name != first):
                 raise ValueError(
                     f"a graph of the role {graph.role} is named {graph.name}; expected that of the first {graph.name} graph"
@@ -184,8 +184,8 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
         missing = {TOKENIZER, CERTIFICATE, *(variant.file for _, variant in variants)} - self.files.keys()
         if missing:
             raise ValueError(f"its files lack {', '.join(sorted(missing))}")
-        lenders = {variant.weights for _, variant in variants} - {None}
-        if unknown := lenders - self.files.keys():
+        weight_files = {variant.weights for _, variant in variants} - {None}
+        if unknown := weight_files - self.files.keys():
             raise ValueError(f"graphs read weights from {', '.join(sorted(map(str, unknown)))}, which its files lack")
         uses = {(variant.file, name, variant.precision) for name, variant in variants}
         if len(uses) > len({file for file, _, _ in uses}):
@@ -198,7 +198,7 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
 
     @property
     def full(self) -> Graph:
-        """The graph whose ranking is the artifact's."""
+        """The graph of the role full, which defines the artifact's ranking."""
         return next(graph for graph in self.graphs if graph.role == "full")
 
 
@@ -208,17 +208,20 @@ class _Format(msgspec.Struct):
 
 def decode_manifest(content: bytes) -> Manifest:
     """A manifest from its JSON. Raises ArtifactError for another format, an unknown field or a value out of range."""
-    found = decode(content, _Format, MANIFEST).format
-    if found != FORMAT:
+    version = decode(content, _Format, MANIFEST).format
+    if version != FORMAT:
         raise ArtifactError(
-            f"{MANIFEST} has format {found}; this resift reads format {FORMAT}: "
-            f"{'install a newer resift' if found > FORMAT else 'export the artifact again'}"
+            f"{MANIFEST} has format {version}; this resift reads format {FORMAT}: "
+            f"{'install a newer resift' if version > FORMAT else 'export the artifact again'}"
         )
     return decode(content, Manifest, MANIFEST)
 
 
 def decode(content: bytes, kind: type[T], name: str) -> T:
-    """A `kind` from the JSON content of the artifact's file `name`. Raises ArtifactError that says what is wrong with it."""
+    """An object of type `kind` from the JSON content of the artifact's file `name`.
+
+    Raises ArtifactError that says what is wrong with it.
+    """
     try:
         return decode_json(content, kind)
     except ValueError as error:

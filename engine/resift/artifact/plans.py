@@ -1,4 +1,4 @@
-"""The plans of an artifact: which of its graphs read a call. The one place that decides it; pure arithmetic."""
+"""The plans of an artifact: the one place that decides which of its graphs score a call. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from resift.plans import Plan
 
 ROUNDING = 1e-9
-LEAST_SAVED = 0.2
-"""Share of the operations of which a stage must save more to run. What is not counted, such as normalization, does not shrink with
-them: the embedded first look has 0.23 of the operations and takes 0.36 of the time."""
+MIN_SAVED_SHARE = 0.2
+"""A stage runs only if it saves more than this share of the operations. Work that is not counted, such as normalization, does not
+shrink with them: the embedded first look has 0.23 of the operations and takes 0.36 of the time."""
 
 
 class Step(NamedTuple):
@@ -28,9 +28,9 @@ class Step(NamedTuple):
     graph: str
     """the graph's name"""
     rule: Relevance
-    """how its logits become what candidates are ranked on"""
+    """how its logits become the relevance that candidates are ranked on"""
     keep: int | None = None
-    """rows that the next step reads; not looked at in the last step"""
+    """rows that the next step reads; ignored in the last step"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,67 +40,70 @@ class ResolvedPlan:
     plan: Plan
     graphs: tuple[Graph, ...]
     """of each stage"""
-    least: int = 1
-    """candidates that every stage keeps at least"""
+    min_keep: int = 1
+    """the minimum of candidates that every stage keeps"""
     keeps_all: bool = False
-    """whether stages only say in which order the next one reads, for as long as there is time"""
+    """whether stages keep all candidates and only decide in which order the next stage scores them, until the deadline"""
 
     def steps(self, rows: int) -> tuple[Step, ...]:
         """The steps of a call of `rows` distinct pairs.
 
-        A stage is left out where it would not pay: where reading `rows` by its graph and those that it keeps by the next saves
-        LEAST_SAVED of the operations that reading all of them by the next takes, or less. With `keeps_all`, no stage is left out.
+        A stage is skipped where it would not pay. Its cost is that of scoring all `rows` by its graph, and those that it keeps by
+        the next graph; this must save more than MIN_SAVED_SHARE of the operations of scoring all `rows` by the next graph. With
+        `keeps_all`, no stage is skipped.
         """
         if self.keeps_all:
             return tuple(Step(graph.name, graph.relevance, rows) for graph in self.graphs)
-        found = []
+        steps = []
         for stage, graph, after in zip(self.plan.stages, self.graphs, self.graphs[1:], strict=False):
             assert stage.keep is not None
-            asked = share_of(rows, stage.keep) if isinstance(stage.keep, float) else stage.keep
-            keep = min(rows, max(asked, self.least))
-            if graph.operations * rows + after.operations * keep < (1 - LEAST_SAVED) * after.operations * rows:
-                found.append(Step(graph.name, graph.relevance, keep))
+            stage_keep = share_of(rows, stage.keep) if isinstance(stage.keep, float) else stage.keep
+            keep = min(rows, max(stage_keep, self.min_keep))
+            if graph.operations * rows + after.operations * keep < (1 - MIN_SAVED_SHARE) * after.operations * rows:
+                steps.append(Step(graph.name, graph.relevance, keep))
                 rows = keep
-        return (*found, Step(self.graphs[-1].name, self.graphs[-1].relevance))
+        return (*steps, Step(self.graphs[-1].name, self.graphs[-1].relevance))
 
     def __str__(self) -> str:
-        """The plan as text with the names of its graphs: the same for all ways to say what keeps the same candidates."""
+        """The plan as text with the names of its graphs: equal for all plans that keep the same candidates."""
         stages = zip(self.graphs, self.plan.stages, strict=True)
-        return ",".join(graph.name if stage.keep is None else f"{graph.name}:{self._kept(stage.keep)}" for graph, stage in stages)
+        return ",".join(
+            graph.name if stage.keep is None else f"{graph.name}:{self._keep_text(stage.keep)}" for graph, stage in stages
+        )
 
-    def _kept(self, keep: float) -> str:
+    def _keep_text(self, keep: float) -> str:
         if isinstance(keep, int):
-            return str(max(keep, self.least))
-        return str(keep) if self.least == 1 else f"{keep} and at least {self.least}"
+            return str(max(keep, self.min_keep))
+        return str(keep) if self.min_keep == 1 else f"{keep} and at least {self.min_keep}"
 
 
 class Plans:
     """The choice between an artifact's plans, for one Reranker."""
 
-    def __init__(self, graphs: Sequence[Graph], own: ResolvedPlan | None, asked: Plan | str) -> None:
-        """`own`: the artifact's own plan, if it has one; `asked`: that of the Settings, "auto" or one for every call."""
+    def __init__(self, graphs: Sequence[Graph], manifest_plan: ResolvedPlan | None, default: Plan | str) -> None:
+        """`manifest_plan`: the artifact's own plan, if it has one. `default`: the plan of the Settings, "auto" or any other."""
         self.full = resolve_plan(BUILT_IN["full"], graphs)
         """the full graph alone"""
         self._graphs = graphs
-        self._own = own
-        self._asked = asked
+        self._manifest_plan = manifest_plan
+        self._default = default
 
     def choose(self, plan: Plan | str | None = None, *, top_k: int | None = None, is_timed: bool = False) -> ResolvedPlan:
-        """What a call follows that asks for `plan` (None: that of the Settings) and the best `top_k` (None: all).
+        """The plan of a call, from its `plan` (None: that of the Settings) and its `top_k` (None: all documents).
 
-        With "auto", a call with a deadline (`is_timed`) reads in the order that the artifact's own plan finds, and one that asks
-        for the best alone follows that plan and gets them all from the full graph; others read with the full graph alone.
-        Raises TypeError for another type, and InputError for a plan that the artifact has no graphs for.
+        With "auto", a call with a deadline (`is_timed`) scores all documents in the order that the artifact's own plan finds. A
+        call with a `top_k` follows that plan, and the full graph scores every document that it returns. Any other call uses the
+        full graph alone. Raises TypeError for another type, and InputError for a plan that the artifact has no graphs for.
         """
-        asked = self._asked if plan is None else plan
-        if asked != "auto":
-            return resolve_plan(as_plan(asked, "plan"), self._graphs)
-        if self._own is None or (top_k is None and not is_timed):
+        plan = self._default if plan is None else plan
+        if plan != "auto":
+            return resolve_plan(as_plan(plan, "plan"), self._graphs)
+        if self._manifest_plan is None or (top_k is None and not is_timed):
             return self.full
-        return replace(self._own, keeps_all=True) if is_timed else replace(self._own, least=top_k or 1)
+        return replace(self._manifest_plan, keeps_all=True) if is_timed else replace(self._manifest_plan, min_keep=top_k or 1)
 
-    def usual(self) -> tuple[Graph, ...]:
-        """The graphs of calls that ask for no plan. Raises like `choose`."""
+    def default_graphs(self) -> tuple[Graph, ...]:
+        """The graphs of calls that name no plan. Raises like `choose`."""
         return self.choose(top_k=1).graphs
 
 
@@ -110,21 +113,21 @@ def share_of(rows: int, share: float) -> int:
 
 
 def resolve_plan(plan: Plan, graphs: Sequence[Graph]) -> ResolvedPlan:
-    """The plan with the graphs that its stages name or whose role they give, the first of that role.
+    """The plan with its graphs: of each stage, the first graph of the role that it names, or else the graph of that name.
 
     Raises InputError if there is none, if two stages mean the same graph, or if a stage's graph costs as much as the next.
     """
-    found = tuple(_graph(stage.graph, plan, graphs) for stage in plan.stages)
-    names = [graph.name for graph in found]
+    plan_graphs = tuple(_graph(stage.graph, plan, graphs) for stage in plan.stages)
+    names = [graph.name for graph in plan_graphs]
     if len(set(names)) < len(names):
         raise InputError(f"the plan {plan} reads with the graphs {', '.join(names)}; expected each graph once")
-    for graph, after in pairwise(found):
+    for graph, after in pairwise(plan_graphs):
         if graph.operations >= after.operations:
             raise InputError(
                 f"the plan {plan} reads with {graph.name} before {after.name}, which costs no more ({graph.operations} and "
                 f"{after.operations} operations a token); expected cheaper graphs first"
             )
-    return ResolvedPlan(plan, found)
+    return ResolvedPlan(plan, plan_graphs)
 
 
 def _graph(name: str, plan: Plan, graphs: Sequence[Graph]) -> Graph:

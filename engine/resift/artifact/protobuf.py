@@ -1,6 +1,6 @@
-"""protobuf: the fields of a serialized message, and how a field is written.
+"""protobuf: decodes the fields of a serialized message, and encodes a field.
 
-https://protobuf.dev/programming-guides/encoding/. What no writer produces is refused rather than interpreted.
+https://protobuf.dev/programming-guides/encoding/. An encoding that no writer produces is refused rather than interpreted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LONGEST_VARINT = 10
 
 
 class DamagedError(ValueError):
-    """The bytes are no message, or none that a writer produces."""
+    """The bytes are not a message, or not one that a writer produces."""
 
 
 class Field(NamedTuple):
@@ -32,7 +32,7 @@ class Field(NamedTuple):
 
 
 def fields(message: memoryview) -> Iterator[Field]:
-    """The fields of a message, in its order. Raises DamagedError at what is none."""
+    """The fields of a message, in its order. Raises DamagedError at bytes that are not a field."""
     at, end = 0, len(message)
     while at < end:
         start = at
@@ -56,8 +56,8 @@ def fields(message: memoryview) -> Iterator[Field]:
         yield Field(tag >> 3, value, start, at)
 
 
-def written(number: int, content: bytes | int) -> bytes:
-    """A field: an integer, or the bytes of a string or an inner message."""
+def encode_field(number: int, content: bytes | int) -> bytes:
+    """A serialized field: `content` is an integer, or the bytes of a string or an inner message."""
     if isinstance(content, int):
         return _as_varint(number << 3 | VARINT) + _as_varint(content)
     return _as_varint(number << 3 | BYTES) + _as_varint(len(content)) + content

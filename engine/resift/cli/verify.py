@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.artifact.agreement import Agreement, Bounds, check_reference, refuse
-from resift.artifact.certificate import LEAST_KEPT, Certificate, Kept, refuse_first_look
+from resift.artifact.certificate import MIN_RECALL, Certificate, FirstLookRecall, refuse_first_look
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
 from resift.cli.streams import write_json, write_lines
 from resift.errors import ParityError
@@ -94,24 +94,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _first_looks(reranker: Reranker, certificate: Certificate) -> dict[str, list[Kept]]:
+def _first_looks(reranker: Reranker, certificate: Certificate) -> dict[str, list[FirstLookRecall]]:
     """The recall of the first looks on this machine, by the file of the variant that runs here."""
     recalls = {}
     for graph in reranker.artifact.manifest.graphs:
         if graph.role == "first-look":
             plan = Plan([Stage(graph.name)])
             answers = [reranker.submit(pool.query, pool.documents, plan=plan) for pool in certificate.pools]
-            recalls[reranker.variant_of(graph.name).file] = certificate.kept([answer.result().logits for answer in answers])
+            recalls[reranker.variant_of(graph.name).file] = certificate.measure_first_look(
+                [answer.result().logits for answer in answers]
+            )
     return recalls
 
 
-def _first_look_table(file: str, here: list[Kept], at_export: list[Kept]) -> list[str]:
+def _first_look_table(file: str, here: list[FirstLookRecall], at_export: list[FirstLookRecall]) -> list[str]:
     lines = [
         f"{file}, a first look: share of the best documents among its first",
         f"{'':20} {'bound':>8} {'export':>8} {'here':>8}",
     ]
     for now, before in zip(here, at_export, strict=True):
-        bound = f">= {LEAST_KEPT}" if now is here[-1] else ""
+        bound = f">= {MIN_RECALL}" if now is here[-1] else ""
         lines.append(f"{now.look:<20.0%} {bound:>8} {before.kept:>8.4f} {now.kept:>8.4f}")
     return lines
 

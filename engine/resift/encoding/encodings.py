@@ -30,7 +30,7 @@ class Encodings:
     tokens_cut_at_least: NDArray[np.bool_]
     """bool[d]: whether `tokens_cut` is a lower bound, because the document was too long to be counted in full"""
     query_tokens_cut: int
-    """tokens dropped at the end of the query; a lower bound if it has more than COUNTED characters"""
+    """tokens dropped at the end of the query; a lower bound if it has more than SHORT_TEXT_CHARACTERS characters"""
     token_offsets: NDArray[np.int64] = field(init=False)
     """int64[n + 1]: row i has the tokens from token_offsets[i] up to token_offsets[i + 1]"""
     row_offsets: NDArray[np.int64] = field(init=False)

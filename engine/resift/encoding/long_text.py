@@ -1,9 +1,9 @@
-"""Seams: places where a text can be cut without changing the tokens before them. Pure.
+"""Seams: positions at which a text can be cut without changing the tokens before them. Pure.
 
-A seam lies between two letters or digits and a single space, as in "tides| rise". The tokens before it do not depend on
-what follows if (1) the normalizer maps each side independently, (2) no added token spans the space, and (3) the
-pre-tokenizer splits there, as models see one split at a time. `seam_spaces` decides this from tokenizer.json, and only for
-components whose source (https://github.com/huggingface/tokenizers) proves it.
+A seam lies before a single space between two words, as in "tides| rise". The tokens before it do not depend on the text after it
+if (1) the normalizer maps each side independently, (2) no added token spans the space, and (3) the pre-tokenizer splits there, as
+models see one split at a time. `seam_spaces` decides this from tokenizer.json, and only for components whose source
+(https://github.com/huggingface/tokenizers) proves it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NORMALIZERS = frozenset(
     ["BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Prepend", "Strip", "StripAccents"]
 )
-"""Normalizers that map each character, or each run ending before a space, independently, or change only the ends of a text."""
+"""Normalizers that map each character, or each run that ends before a space, independently, or change only the ends of a text."""
 
 WORDS = frozenset(
     [
@@ -27,7 +27,7 @@ WORDS = frozenset(
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ]
 )
-SEARCHED = 10_000
+SEARCH_CHARACTERS = 10_000
 """Number of characters before the limit that are searched for a seam."""
 
 
@@ -36,8 +36,8 @@ def seam_spaces(normalizer: dict[str, Any] | None, pre_tokenizer: dict[str, Any]
 
     `normalizer` and `pre_tokenizer` are as in tokenizer.json; `added_tokens` are the tokens' contents, raw and normalized.
     """
-    spanning = any(re.search(r"\s", content) and re.search(r"\S", content) for content in added_tokens)
-    if spanning or not all(map(_maps_sides_alone, _components(normalizer, "normalizers"))):
+    spans_words = any(re.search(r"\s", content) and re.search(r"\S", content) for content in added_tokens)
+    if spans_words or not all(map(_maps_sides_independently, _components(normalizer, "normalizers"))):
         return ""
     for component in _components(pre_tokenizer, "pretokenizers"):
         if component["type"] not in ("Digits", "Punctuation"):  # these split elsewhere and leave spaces alone
@@ -46,18 +46,19 @@ def seam_spaces(normalizer: dict[str, Any] | None, pre_tokenizer: dict[str, Any]
 
 
 def last_seam(text: str, limit: int, spaces: str, normalize: Callable[[str], str]) -> int | None:
-    """The last position up to `limit` at which `text` can be cut; None if the last SEARCHED characters have none.
+    """The last position up to `limit` at which `text` can be cut; None if the last SEARCH_CHARACTERS characters have none.
 
-    `spaces` is what `seam_spaces` returned. A seam counts only if `normalize` leaves one of them between the two words.
+    `spaces` is the result of `seam_spaces`. A seam counts only if the text that `normalize` returns has one of these spaces between
+    the two words.
     """
     if not spaces:
         return None
-    start = max(0, limit - SEARCHED)
-    found = re.finditer(rf"[^\W_]{{2}}[{spaces}](?=[^\W_]{{2}})", text[start : limit + 3])
-    for match in reversed(list(found)):
-        place = start + match.start() + 2
-        if re.fullmatch(rf"\S+[{spaces}]\S+", normalize(text[place - 2 : place + 3])):
-            return place
+    start = max(0, limit - SEARCH_CHARACTERS)
+    candidates = re.finditer(rf"[^\W_]{{2}}[{spaces}](?=[^\W_]{{2}})", text[start : limit + 3])
+    for match in reversed(list(candidates)):
+        position = start + match.start() + 2
+        if re.fullmatch(rf"\S+[{spaces}]\S+", normalize(text[position - 2 : position + 3])):
+            return position
     return None
 
 
@@ -69,7 +70,7 @@ def _components(component: dict[str, Any] | None, name: str) -> list[dict[str, A
     return [inner for item in component[name] for inner in _components(item, name)]
 
 
-def _maps_sides_alone(normalizer: dict[str, Any]) -> bool:
+def _maps_sides_independently(normalizer: dict[str, Any]) -> bool:
     if normalizer["type"] != "Replace":
         return normalizer["type"] in NORMALIZERS
     pattern = normalizer["pattern"]

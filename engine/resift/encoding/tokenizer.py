@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from resift.settings import Truncation
 
 DOCUMENT_SHARE = 4
-"""A query may take all but 1/DOCUMENT_SHARE of a pair's room; the rest of a longer one is cut."""
+"""A query may take all but 1/DOCUMENT_SHARE of a pair's room; a longer query is cut."""
 SOURCE_BYTES = 1 << 28
-"""Largest tokenizer.json; one with a million tokens has about 64 MB."""
-COUNTED = 100_000
-"""Longest text, in characters, whose tokens are all counted."""
-LONGER = (200_000, 400_000)
-"""Characters that are encoded of a longer text that cannot be cut at a seam."""
-FURTHER = 16
-"""So many more characters are encoded, if need be, for each token by which several windows read more of a document than one."""
+"""Maximum size of tokenizer.json in bytes; one with a million tokens has about 64 MB."""
+SHORT_TEXT_CHARACTERS = 100_000
+"""All tokens of a text of up to this many characters are counted."""
+LONG_TEXT_LIMITS = (200_000, 400_000)
+"""How many characters of a longer text are encoded, first and then, if it cannot be cut at a seam."""
+CHARACTERS_PER_WINDOW_TOKEN = 16
+"""This many more characters may be encoded for each token that several windows read of a document beyond the first window's."""
 PROBE = "a \uff21\ufb01 e\u0301 \u6771\u4eac \U0001f30a \ue000\uffff"
-"""Encoded at load as a test: characters that normalizers map, and some that few vocabularies have."""
+"""A text that is encoded at load as a test: characters that normalizers map, and some that few vocabularies have."""
 PART_CHARACTERS = 100_000
 """`PairTokenizer.parts` yields after this many characters per usable core (0.1 s to 0.3 s), ..."""
 PART_DOCUMENTS = 256
@@ -52,10 +52,10 @@ class PairTokenizer:
     (https://huggingface.co/docs/tokenizers/components#postprocessors). The one difference is a query so long that it would
     leave the document less than a quarter of the room: only_second fails on it; here its end is cut and reported.
 
-    A text of more than COUNTED characters is first cut at a seam (see seams.py), which does not change the tokens kept and
-    makes the number of tokens cut a lower bound. If it has no seam there, or too few tokens before it, its first LONGER[0]
-    characters are encoded, then LONGER[1] if those give too few tokens; for several windows, then twice as many each time, up to
-    what FURTHER allows.
+    A text of more than SHORT_TEXT_CHARACTERS characters is first cut at a seam (see long_text.py). This does not change the tokens
+    that the pair keeps, and makes the number of tokens cut a lower bound. If the text has no seam there, or too few tokens before
+    it, its first LONG_TEXT_LIMITS[0] characters are encoded, then LONG_TEXT_LIMITS[1] if those give too few tokens; for several
+    windows, then twice as many each time, up to the limit that follows from CHARACTERS_PER_WINDOW_TOKEN.
 
     Any str can be encoded; a lone surrogate, which has no UTF-8 form, is read as U+FFFD.
     """
@@ -63,9 +63,9 @@ class PairTokenizer:
     def __init__(self, source: bytes, max_length: int, *, prompt: str = "", truncation: Truncation = "only_second") -> None:
         """Reads `source`, the content of a tokenizer.json, for pairs of at most `max_length` tokens.
 
-        `prompt` is put before every query and counts as part of it. `truncation`: what is cut of a longer pair, see
+        `prompt` is put before every query and counts as part of it. `truncation`: which text of a longer pair is cut, see
         Settings.truncation. Raises ArtifactError if `source` cannot be read or used for pairs, and InputError if `max_length`
-        leaves no room for the prompt and two texts.
+        has no room for the prompt and two texts.
         """
         from tokenizers import Tokenizer
 
@@ -75,7 +75,7 @@ class PairTokenizer:
         self._truncation = truncation
         with _refusing("tokenizer.json cannot be read"):
             self._tokenizer = Tokenizer.from_buffer(source)
-            # Set only here: threads share the tokenizer, and changing these while it is in use fails with "Already borrowed".
+            # Only here: threads share the tokenizer, and changing these options while it is in use fails with "Already borrowed".
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
             self._seam_spaces = self._find_seam_spaces()
@@ -94,7 +94,7 @@ class PairTokenizer:
         with _refusing("tokenizer.json cannot encode a pair"):
             self._template = self._read_template()
             self.vocabulary = 1 + max(self._largest_id(), *self._empty.ids, -1)
-            """The largest token id that it can produce, plus one: the embeddings a model must have."""
+            """The largest token id that it can produce, plus one: the number of embeddings that a model must have."""
         if self._template.special.tolist() != [self._empty.ids, self._empty.type_ids]:
             raise ArtifactError("tokenizer.json joins empty texts differently from others; export the artifact again")
         if self.vocabulary > np.iinfo(np.int32).max:
@@ -107,7 +107,7 @@ class PairTokenizer:
 
     @cached_property
     def unknown(self) -> int | None:
-        """The id of the token that stands for what the vocabulary lacks, such as [UNK]; None if there is no such token."""
+        """The id of the token that stands for text outside the vocabulary, such as [UNK]; None if there is no such token."""
         model = json.loads(self._tokenizer.model.__getstate__())
         if "unk_id" in model:  # Unigram
             return cast("int | None", model["unk_id"])
@@ -123,23 +123,23 @@ class PairTokenizer:
         parts = list(self.parts(query, documents))
         return Encodings.join(parts or [self._join(self._encode_query(query), [], self._room)])
 
-    def around(self, query: str) -> int:
-        """Tokens of a pair of `query` beside those of its document, if the document was cut: the query's and the special ones.
+    def overhead(self, query: str) -> int:
+        """Tokens of the query and special tokens in a pair of `query` whose document was cut.
 
-        With longest_first, the document is taken for the longer text: a longer query keeps one more if the room is odd.
+        With longest_first, the document is assumed to be the longer text: a longer query keeps one token more if the room is odd.
         """
         text = self._encode_query(query)
         longer = max(text.tokens, self._room)
-        kept = len(text.ids) if self._truncation == "only_second" else longest_first(text.tokens, longer, self._room)[0]
-        return self._special + kept
+        query_tokens = len(text.ids) if self._truncation == "only_second" else longest_first(text.tokens, longer, self._room)[0]
+        return self._special + query_tokens
 
     def parts(
         self, query: str, documents: Sequence[str], *, document_tokens: int | None = None, windows: int = 1
     ) -> Iterator[Encodings]:
         """`encode` in steps: yields the encodings of consecutive documents, a bounded amount of text at a time.
 
-        `document_tokens`: most tokens to keep of a document; None: what the pair has room for. `windows`: most windows in which
-        a document is read that is too long for its pair, each a row; more than 1 with "only_second" alone.
+        `document_tokens`: maximum number of tokens to keep of a document; None: as many as the pair has room for. `windows`:
+        maximum number of windows, a row each, in which a document too long for its pair is read; above 1 only with "only_second".
 
         A caller can stop between two parts; PART_CHARACTERS and PART_DOCUMENTS keep each below a second. Without documents there
         are no parts.
@@ -147,32 +147,34 @@ class PairTokenizer:
         assert windows == 1 or self._truncation == "only_second", "Settings refuses it"
         if not documents:
             return
-        start, characters, enough = 0, 0, PART_CHARACTERS * self._cores
+        start, characters, part_characters = 0, 0, PART_CHARACTERS * self._cores
         encoded_query = self._encode_query(query)
         extent = self._extent(encoded_query, document_tokens, windows)
         for end, document in enumerate(documents, 1):
             characters += min(len(document), extent.characters)
-            if characters >= enough or end - start == PART_DOCUMENTS or end == len(documents):
+            if characters >= part_characters or end - start == PART_DOCUMENTS or end == len(documents):
                 yield self._encode_pairs(encoded_query, documents[start:end], extent)
                 start, characters = end, 0
 
     def _encode_query(self, query: str) -> _Text:
-        """The prompt and the query, cut to the most tokens that they may keep."""
+        """The prompt and the query, cut to the number of tokens that they may have."""
         share = self._room // DOCUMENT_SHARE if self._truncation == "only_second" else 0
         room = self._room - share
         return self._encode_texts([self._prompt + query], _Extent(room, room))[0]
 
     def _extent(self, query: _Text, document_tokens: int | None, windows: int) -> _Extent:
         room = self._room - len(query.ids) if self._truncation == "only_second" else self._room
-        most = reach(room, windows)
-        return _Extent(room, most if document_tokens is None else min(most, document_tokens), limited=document_tokens is not None)
+        tokens = reach(room, windows)
+        if document_tokens is None:
+            return _Extent(room, tokens)
+        return _Extent(room, min(tokens, document_tokens), is_limited=True)
 
     def _encode_pairs(self, query: _Text, documents: Sequence[str], extent: _Extent) -> Encodings:
         texts = self._encode_texts(documents, extent)
         if self._truncation == "only_second":
             return self._join(query, texts, extent.room)
-        kept = [longest_first(query.tokens, len(text.ids) if extent.limited else text.tokens, self._room) for text in texts]
-        runs = groupby(zip(texts, kept, strict=True), key=lambda item: item[1][0])
+        lengths = [longest_first(query.tokens, len(text.ids) if extent.is_limited else text.tokens, self._room) for text in texts]
+        runs = groupby(zip(texts, lengths, strict=True), key=lambda item: item[1][0])
         return Encodings.join(
             [self._join(query.first(head), [text.first(tail) for text, (_, tail) in run], self._room) for head, run in runs]
         )
@@ -185,11 +187,11 @@ class PairTokenizer:
             for start, end in ([(0, len(text.ids))] if len(text.ids) <= room else spans(len(text.ids), room))
         ]
         ids, segment_ids = self._template.join(query.ids, [tokens[start:end] for tokens, start, end in windows])
-        around = self._special + len(query.ids)
+        overhead = self._special + len(query.ids)
         return Encodings(
             ids=ids,
             segment_ids=segment_ids,
-            lengths=np.array([around + end - start for _, start, end in windows], np.int32),
+            lengths=np.array([overhead + end - start for _, start, end in windows], np.int32),
             window_starts=np.array([start for _, start, _ in windows], np.int32),
             tokens_cut=np.array([text.tokens_cut for text in texts], np.int32),
             tokens_cut_at_least=np.array([text.at_least for text in texts], np.bool_),
@@ -198,27 +200,27 @@ class PairTokenizer:
 
     def _encode_texts(self, texts: Sequence[str], extent: _Extent) -> list[_Text]:
         """The first `extent.tokens` tokens of each text."""
-        short = [place for place, text in enumerate(texts) if len(text) <= COUNTED]
-        encodings = dict(zip(short, self._encode_whole([texts[place] for place in short]), strict=True))
+        short = [index for index, text in enumerate(texts) if len(text) <= SHORT_TEXT_CHARACTERS]
+        encodings = dict(zip(short, self._encode_whole([texts[index] for index in short]), strict=True))
         return [
-            _Text.cut(encodings[place], extent.tokens) if place in encodings else self._encode_long(text, extent)
-            for place, text in enumerate(texts)
+            _Text.of(encodings[index], extent.tokens) if index in encodings else self._encode_long(text, extent)
+            for index, text in enumerate(texts)
         ]
 
     def _encode_long(self, text: str, extent: _Extent) -> _Text:
         for limit in extent.limits():
             seam = last_seam(text, limit, self._seam_spaces, self._normalize) if limit < len(text) else None
-            if seam is None and limit == COUNTED:
+            if seam is None and limit == SHORT_TEXT_CHARACTERS:
                 continue
             [encoding] = self._encode_whole([text[: seam or limit]])
             if len(encoding) >= extent.tokens or limit >= len(text):
                 break
-        return _Text.cut(encoding, extent.tokens, at_least=limit < len(text))
+        return _Text.of(encoding, extent.tokens, at_least=limit < len(text))
 
     def _encode_whole(self, texts: Sequence[str]) -> list[Encoding]:
         readable = [_encodable(text) for text in texts]
         with _refusing("tokenizer.json cannot encode a text"):
-            if process.is_forked:  # it lacks the library's thread pool, for which a batch would wait forever
+            if process.is_forked:  # the child lacks the library's thread pool, for which a batch would wait forever
                 return [self._tokenizer.encode(text, add_special_tokens=False) for text in readable]
             return self._tokenizer.encode_batch_fast(readable, add_special_tokens=False)
 
@@ -241,7 +243,7 @@ class PairTokenizer:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def _read_template(self) -> PairTemplate:
-        """Derives the template from the pair of a text with itself; any text that has tokens will do."""
+        """The template, from the pair of a text with itself; any text that has tokens will do."""
         added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
         for text in ("a", *added):
             if self._encode_whole([text])[0].ids:
@@ -251,43 +253,45 @@ class PairTokenizer:
 
 
 class _Extent(NamedTuple):
-    """How much is read of a text."""
+    """How much of a text is read."""
 
     room: int
-    """tokens of it in a row"""
+    """its tokens in one row"""
     tokens: int
-    """tokens of it in all its rows"""
-    limited: bool = False
-    """whether the caller said how many"""
+    """its tokens in all its rows"""
+    is_limited: bool = False
+    """whether the caller limited the number of tokens"""
 
     @property
     def characters(self) -> int:
-        """Most characters that are encoded of it."""
-        return LONGER[-1] + FURTHER * max(0, self.tokens - self.room)
+        """The maximum number of its characters that are encoded."""
+        return LONG_TEXT_LIMITS[-1] + CHARACTERS_PER_WINDOW_TOKEN * max(0, self.tokens - self.room)
 
     def limits(self) -> Iterator[int]:
-        """How many characters of a long text to encode, and how many if those give too few tokens, and so on."""
-        yield from (COUNTED, *LONGER)
-        limit = LONGER[-1]
+        """How many characters of a long text to encode: first, then if those give too few tokens, and so on."""
+        yield from (SHORT_TEXT_CHARACTERS, *LONG_TEXT_LIMITS)
+        limit = LONG_TEXT_LIMITS[-1]
         while limit < self.characters:
             limit = min(2 * limit, self.characters)
             yield limit
 
 
 class _Text(NamedTuple):
-    """The tokens kept of a text."""
+    """The tokens of a text, after its end was cut."""
 
     ids: list[int]
     tokens_cut: int
     at_least: bool
+    """whether `tokens_cut` is a lower bound"""
 
     @property
     def tokens(self) -> int:
-        """Tokens before it was cut; a lower bound of a text that was not counted in full."""
+        """Tokens before it was cut; a lower bound for a text whose tokens were not all counted."""
         return len(self.ids) + self.tokens_cut
 
     @classmethod
-    def cut(cls, encoding: Encoding, room: int, *, at_least: bool = False) -> _Text:
+    def of(cls, encoding: Encoding, room: int, *, at_least: bool = False) -> _Text:
+        """The first `room` tokens of `encoding`."""
         return cls(encoding.ids[:room], max(0, len(encoding) - room), at_least)
 
     def first(self, count: int) -> _Text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def longest_first(query: int, document: int, room: int) -> tuple[int, int]:
-    """Tokens kept of two texts of `query` and `document` tokens that share `room` tokens.
+    """How many tokens two texts of `query` and `document` tokens keep that share `room` tokens.
 
     The longer text is cut, down to the length of the shorter one if need be; then both are, the document getting the odd token, or
     the query if it is the longer. This is the rule of the tokenizers library
@@ -13,5 +13,5 @@ def longest_first(query: int, document: int, room: int) -> tuple[int, int]:
     if query + document <= room:
         return query, document
     shorter = min(query, document)
-    kept = (shorter, room - shorter) if 2 * shorter <= room else (room // 2, room - room // 2)
-    return kept if query <= document else kept[::-1]
+    lengths = (shorter, room - shorter) if 2 * shorter <= room else (room // 2, room - room // 2)
+    return lengths if query <= document else lengths[::-1]

@@ -56,4 +56,4 @@ def shares_lost(tokenizer: PairTokenizer, query: str, scored: Scored) -> NDArray
     if not cut.any():
         return np.zeros(0)
     lost = scored.tokens_cut[cut].astype(np.float64)
-    return lost / (scored.lengths[cut] - tokenizer.around(query) + lost)
+    return lost / (scored.lengths[cut] - tokenizer.overhead(query) + lost)

@@ -1,1 +1,1 @@
-"""Files of any kind: their names, texts that are safe to show, locks, JSON, and outputs written whole."""
+"""Files of any kind: their names, text that is safe to show, locks, JSON, and outputs that appear only once they are complete."""

@@ -1,4 +1,4 @@
-"""jsonfile: JSON from files and lines, and what is wrong with it, in the same words with every version of msgspec."""
+"""JSON decoding, with error messages that are the same for every version of msgspec."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 Decoded = TypeVar("Decoded")
 NESTING_LIMIT = 100
-"""Most levels of lists and objects (RFC 8259, section 9, allows a limit): what is accepted can be written again."""
+"""Maximum number of levels of lists and objects (RFC 8259, section 9, allows a limit): any accepted value can be written again."""
 TOO_DEEP = f"nested deeper than {NESTING_LIMIT} levels"
 ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
-"""An escape in JSON: a pair of surrogates, a lone one, or any other."""
+"""An escape in JSON: a pair of surrogates, a lone surrogate, or any other."""
 
 
 @overload
@@ -26,9 +26,9 @@ def decode_json(content: bytes) -> Any: ...
 @overload
 def decode_json(content: bytes, kind: type[Decoded]) -> Decoded: ...
 def decode_json(content: bytes, kind: Any = object) -> Any:
-    """A `kind` from JSON; of a name that an object holds twice, the last value counts.
+    """An object of type `kind` from JSON. If a JSON object holds a name twice, the last value counts.
 
-    Raises ValueError that says what is wrong if the content is not JSON in UTF-8, is nested too deeply, or is no `kind`.
+    Raises ValueError that says what is wrong if the content is not JSON in UTF-8, is nested too deeply, or is not a `kind`.
     """
     try:
         decoded = msgspec.json.decode(content, type=kind)
@@ -37,7 +37,7 @@ def decode_json(content: bytes, kind: Any = object) -> Any:
     except RecursionError as error:
         raise ValueError(TOO_DEEP) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        # What is not UTF-8 is a UnicodeDecodeError up to msgspec 0.22 and a DecodeError since; neither says where it is.
+        # Invalid UTF-8 is a UnicodeDecodeError up to msgspec 0.22 and a DecodeError since; neither says at which byte.
         raise ValueError(_fault(content) or str(error)) from error
     if content.count(b"[") + content.count(b"{") > NESTING_LIMIT and _depth(decoded) > NESTING_LIMIT:
         raise ValueError(TOO_DEEP)
@@ -45,7 +45,7 @@ def decode_json(content: bytes, kind: Any = object) -> Any:
 
 
 def _fault(content: bytes) -> str | None:
-    """What msgspec does not say of content that is not JSON; None if it says all."""
+    """The fault in content that is not JSON, where msgspec's message does not say it; None where it does."""
     if b"\0" in content:
         return f"a NUL at byte {content.index(0)} (for UTF-16: iconv -f UTF-16 -t UTF-8)"
     try:

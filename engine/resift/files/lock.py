@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 if sys.platform == "win32":
     import msvcrt
 
-    BEYOND = (1 << 31) - 1
-    """The byte that is locked: Windows makes locked bytes unreadable, so it lies beyond the content. The C runtime's positions have
-    31 bits."""
+    LOCKED_BYTE = (1 << 31) - 1
+    """Position of the byte that is locked: Windows makes locked bytes unreadable, so it lies beyond the content. The C runtime's
+    positions have 31 bits."""
 
     def _lock(file: FileIO) -> None:
-        file.seek(BEYOND)
+        file.seek(LOCKED_BYTE)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 else:
     import fcntl
@@ -32,11 +32,11 @@ else:
 
 
 def hold(path: Path) -> FileIO:
-    """Opens `path` for reading and appending, creating it if missing, and locks it until it is closed or the process ends.
+    """Opens `path` for reading and appending, creating it if it is missing, and locks it until it is closed or the process ends.
 
-    The holder may delete the file while holding it: a process that opened it in the meantime notices that `path` names another
-    file, or none, and starts over. Raises OutputError if another process holds the file or the file system has no locks, and
-    OSError if the file cannot be opened.
+    The holder may delete the file while holding the lock: a process that opened the file in the meantime notices that `path` names
+    another file, or none, and starts over. Raises OutputError if another process holds the lock or the file system has no locks,
+    and OSError if the file cannot be opened.
     """
     while True:
         file = path.open("a+b", buffering=0)
@@ -59,15 +59,15 @@ def hold(path: Path) -> FileIO:
 
 
 def delete(file: FileIO, path: Path) -> None:
-    """Deletes the held file, unless `path` names another file by now, and releases the lock."""
-    is_own = is_at(file, path)
+    """Deletes the locked file, unless `path` names another file by now, and releases the lock."""
+    is_unchanged = is_at(file, path)
     if sys.platform == "win32":  # an open file cannot be deleted there: it stays if another process has opened it meanwhile
         file.close()
         with suppress(PermissionError):
-            if is_own:
+            if is_unchanged:
                 path.unlink(missing_ok=True)
     else:
-        if is_own:
+        if is_unchanged:
             path.unlink(missing_ok=True)
         file.close()
 
@@ -81,7 +81,7 @@ def is_at(file: FileIO, path: Path) -> bool:
 
 
 def _forget(file: FileIO, path: Path) -> None:
-    """Closes a file that cannot be locked and deletes it if it is empty, as this process has then just created it."""
+    """Closes a file that cannot be locked. Deletes it if it is empty, as this process has then just created it."""
     is_empty = not os.fstat(file.fileno()).st_size
     file.close()
     if is_empty:

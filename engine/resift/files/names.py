@@ -1,4 +1,7 @@
-"""Names of files: whether a file can have one, and as text. What opens files says the former with a ValueError, if at all."""
+"""Names of files: whether a file can have a name, and a name as text.
+
+Functions that open files report an impossible name with a ValueError, if at all.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 
 
 def is_file_name(path: str | os.PathLike[str]) -> bool:
-    """Whether a file can have that name: not empty, no null character, nothing that the file system's encoding cannot hold."""
+    """Whether a file can have that name: not empty, without null characters, and only characters of the file system's encoding."""
     try:
         encoded = os.fsencode(path)
     except UnicodeEncodeError:

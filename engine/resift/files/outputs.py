@@ -1,4 +1,4 @@
-"""Outputs: files that a command writes whole at its end, checked before it begins."""
+"""Outputs: files that a command writes at its end, each complete or not at all, and that are checked before it begins."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def check_outputs(
 ) -> None:
     """Raises OutputError if one of `outputs` cannot be written, is one of `inputs` or a file in one of them, or is named twice.
 
-    `closed` says why no file may be added to a folder, or None. Without `overwrite`, none may exist yet. A file is created next to
-    each and removed again; nothing else is changed.
+    `closed` returns why no file may be added to a folder, or None if one may. Without `overwrite`, no output may exist yet. A file
+    is created next to each output and removed again; nothing else is changed.
     """
-    read = [file for source in inputs for file in _files(Path(source))]
+    input_files = [file for source in inputs for file in _files(Path(source))]
     targets = [_target(path) for path in outputs]
     for number, (path, target) in enumerate(zip(outputs, targets, strict=True)):
         name = path_text(path)
@@ -37,11 +37,11 @@ def check_outputs(
         try:
             if os.path.lexists(target) and not target.is_file():
                 raise OutputError(f"{name} is not a regular file; name another one")
-            if target.exists() and any(target.samefile(file) for file in read):
+            if target.exists() and any(target.samefile(file) for file in input_files):
                 raise OutputError(f"{name} is also an input; name another file")
             if target.exists() and not overwrite:
                 raise OutputError(f"{name} already exists; choose another name, or use --overwrite")
-            trial = _beside(target)
+            trial = _partial_path(target)
             trial.open("xb").close()
             trial.unlink()
         except OSError as error:
@@ -49,7 +49,7 @@ def check_outputs(
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file that appears once it is complete; an earlier one is replaced then. Of a symbolic link, the target is written.
+    """Writes a file that appears once it is complete, and then replaces an earlier one. A symbolic link's target is written.
 
     Raises OutputError if it cannot be written, or is something other than a regular file.
     """
@@ -57,7 +57,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     name = path_text(Path(path))
     if os.path.lexists(target) and not target.is_file():
         raise OutputError(f"{name} is not a regular file; choose another name")
-    partial = _beside(target)
+    partial = _partial_path(target)
     try:
         with partial.open("xb") as file:
             file.write(content)
@@ -75,8 +75,8 @@ def _target(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _beside(target: Path) -> Path:
-    """The name a file has until it is complete; short enough wherever the target's own name is."""
+def _partial_path(target: Path) -> Path:
+    """The path of an output until it is complete; its name is short enough wherever the target's own name is."""
     return target.with_name(f".{target.name[:50]}.{os.getpid()}.partial")
 
 

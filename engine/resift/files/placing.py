@@ -1,7 +1,7 @@
-"""Placing: files and folders that appear whole at their place, whatever ends the process or the machine.
+"""Placing: files and folders that appear at their place only when they are complete, even if the process or the machine stops.
 
-What is moved is on the disk before it is renamed, and the rename is on the disk before anything relies on it. Without the first, a
-power cut can leave a file of the right name without its content; without the second, it can leave no file
+The content is on the disk before the file is renamed, and the rename is on the disk before anything relies on it. Without the
+first, a power cut can leave a file of the right name without its content; without the second, it can leave no file
 (https://man7.org/linux/man-pages/man2/fsync.2.html).
 """
 
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-NO_FOLDERS = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
-"""Errors of systems and file systems that cannot have a folder written to the disk."""
+NO_FOLDER_SYNC = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
+"""Errors of systems and file systems that cannot write a folder to the disk."""
 
 
 def place(fresh: Path, target: Path) -> None:
-    """Moves a file, or a folder with its files, to `target`, in place of a file that is there. Raises OSError."""
+    """Moves a file, or a folder with its files, to `target`, replacing a file that is there. Raises OSError."""
     for path in sorted(fresh.rglob("*")) if fresh.is_dir() else [fresh]:
         if path.is_file():
             flush(path)
@@ -35,7 +35,7 @@ def flush(path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    if sys.platform == "win32":  # where folders cannot be opened
+    if sys.platform == "win32":  # folders cannot be opened there
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -44,5 +44,5 @@ def _flush_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in NO_FOLDERS:
+        if error.errno not in NO_FOLDER_SYNC:
             raise

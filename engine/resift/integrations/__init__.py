@@ -1,1 +1,1 @@
-"""Adapters: one file a framework, each with an extra of its own."""
+"""Adapters to frameworks: one file or folder per framework, each with its own extra."""

@@ -1,4 +1,4 @@
-"""Frames: (query id, query, document) rows of pandas, Polars or Arrow, reranked in one call (extra: frames)."""
+"""Frames: reranks the (query id, query, document) rows of a pandas, Polars or Arrow frame in one call (extra: frames)."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ if TYPE_CHECKING:
     from resift.plans import Plan
     from resift.ranking import Ranking
 
-ADDED = {"rank": np.int32, "score": np.float32, "logit": np.float32, "tokens_cut": np.int32, "query_tokens_cut": np.int32}
+ADDED_COLUMNS = {"rank": np.int32, "score": np.float32, "logit": np.float32, "tokens_cut": np.int32, "query_tokens_cut": np.int32}
 """The columns that are added, and their types."""
 ROWS = 1024
-"""Rows that are checked at a time: their texts are in memory as Python objects."""
+"""Number of rows that are checked at a time: their texts are in memory as Python objects."""
 
 
-class Query(NamedTuple):
-    """A query and the places of its rows, int64[n], ascending from 0."""
+class QueryRows(NamedTuple):
+    """A query and the positions of its rows."""
 
     text: str
     rows: NDArray[np.int64]
+    """int64[n]: positions in the frame, from 0, ascending"""
 
 
 def rerank_frame(  # noqa: PLR0913 - the columns, the model, the form of the result
@@ -56,25 +57,26 @@ def rerank_frame(  # noqa: PLR0913 - the columns, the model, the form of the res
     sort: bool = False,
     prefix: str = "",
 ) -> IntoDataFrameT:
-    """Reranks each query's rows; returns a frame of the same type with the rows, the columns and five columns more.
+    """Reranks each query's rows; returns a frame of the same type with the rows, their columns and five more columns.
 
     - rank: int32, from 1 within a query; rows of equal logits rank in their order
-    - score, logit: float32, as in RankedDocument; NaN where a plan left a document without one
+    - score, logit: float32, as in RankedDocument; NaN where the plan gave a document none
     - tokens_cut, query_tokens_cut: int32, tokens cut from the end of the document and of the query; a lower bound for a text of
       more than 100,000 characters
 
     `frame`: a pandas or Polars DataFrame or a pyarrow Table. It is not changed; a pandas index is kept.
     `query`, `document`: the columns of text. `by`: the column that tells queries apart (None: their text does). A query's rows
     need not be adjacent.
-    `model`: what `Reranker.load` takes (None: the embedded model), loaded for this call; or a `reranker` that is loaded already.
-    `top_k`: keeps each query's best rows only (None: all). `plan`: as for `Reranker.rerank`.
+    `model`: the source for `Reranker.load` (None: the embedded model), loaded for this call; or a `reranker`, loaded already.
+    `top_k`: the number of each query's best rows to keep (None: all). `plan`: as for `Reranker.rerank`.
     `sort`: False keeps the rows in their order; True puts each query's rows together, best first, queries in the order of their
     first rows.
-    `prefix`: begins the names of the added columns.
+    `prefix`: the beginning of the names of the added columns.
 
-    All rows are checked before the model is loaded. Then the pools are ranked as a stream: few of them at once are in memory
-    outside the frame. Raises InputError for a missing column, a name that is taken, a null, or a query id with two queries;
-    TypeError for a lazy frame, or a cell or an argument of the wrong type; otherwise like `Reranker.load` and `Reranker.rerank`.
+    All rows are checked before the model is loaded. Then the pools are ranked as a stream: only a few of them are copied into
+    memory at once. Raises InputError for a missing column, a name that the frame already has, a null, or a query id with two
+    queries; TypeError for a lazy frame, or a cell or an argument of the wrong type; otherwise like `Reranker.load` and
+    `Reranker.rerank`.
     """
     check_count("top_k", top_k)
     if model is not None and reranker is not None:
@@ -82,29 +84,29 @@ def rerank_frame(  # noqa: PLR0913 - the columns, the model, the form of the res
     if reranker is not None and not isinstance(reranker, Reranker):
         raise TypeError(f"reranker is {type(reranker).__name__}; expected a Reranker: give a folder or a hub id as model")
     table = _read(frame)
-    added = [prefix + name for name in ADDED]
-    _check_names(table.columns, [query, document, *([] if by is None else [by])], added)
+    new_names = [prefix + name for name in ADDED_COLUMNS]
+    _check_names(table.columns, [query, document, *([] if by is None else [by])], new_names)
     queries = _queries(table, query, by)
     for _ in _texts(table, document):
-        pass  # read for its errors only
+        pass  # only for the errors that it raises
     documents = table.get_column(document)
     pools = (CandidatePool(text, _take(documents, rows)) for text, rows in queries)
 
-    columns = [np.zeros(len(table), kind) for kind in ADDED.values()]
+    columns = [np.zeros(len(table), kind) for kind in ADDED_COLUMNS.values()]
     best_first = [np.empty(0, np.int64)]
     if queries:
         with Reranker.load(model) if reranker is None else nullcontext(reranker) as loaded:
             for (_, rows), (_, ranking) in zip(queries, rerank_pools(loaded, pools, top_k=top_k, plan=plan), strict=True):
-                places = rows[[result.index for result in ranking]]
-                best_first.append(places)
+                positions = rows[[result.index for result in ranking]]
+                best_first.append(positions)
                 for column, cells in zip(columns, _cells(ranking), strict=True):
-                    column[places] = cells
+                    column[positions] = cells
     order = np.concatenate(best_first)
     if not sort:
         order.sort()
     if sort or len(order) < len(table):
         table = table[order]
-    ranked: IntoDataFrameT = _with_columns(table, {name: column[order] for name, column in zip(added, columns, strict=True)})
+    ranked: IntoDataFrameT = _with_columns(table, {name: column[order] for name, column in zip(new_names, columns, strict=True)})
     return ranked
 
 
@@ -122,23 +124,23 @@ def _read(frame: Any) -> nw.DataFrame[Any]:
     return table
 
 
-def _check_names(found: list[str], needed: list[str], added: list[str]) -> None:
-    for name in needed:
-        if name not in found:
+def _check_names(columns: list[str], required: list[str], new: list[str]) -> None:
+    for name in required:
+        if name not in columns:
             raise InputError(
-                f"the frame has no column {name!r}, only {', '.join(map(repr, found)) or 'none'}; name its columns with query, "
+                f"the frame has no column {name!r}, only {', '.join(map(repr, columns)) or 'none'}; name its columns with query, "
                 "document and by (by=None: queries are told apart by their text)"
             )
-    taken = [name for name in added if name in found]
-    if taken:
+    conflicts = [name for name in new if name in columns]
+    if conflicts:
         raise InputError(
-            f"the frame has {', '.join(map(repr, taken))} already, the name of a column to be added; "
+            f"the frame has {', '.join(map(repr, conflicts))} already, the name of a column to be added; "
             "give those a prefix, such as prefix='rerank_'"
         )
 
 
-def _queries(table: nw.DataFrame[Any], query: str, by: str | None) -> list[Query]:
-    """The queries in the order of their first rows. Raises InputError if a query id has two."""
+def _queries(table: nw.DataFrame[Any], query: str, by: str | None) -> list[QueryRows]:
+    """The queries in the order of their first rows. Raises InputError if a query id has two queries."""
     texts: dict[Hashable, str] = {}
     rows: dict[Hashable, array[int]] = {}
     keys = _texts(table, query) if by is None else _keys(table, by)
@@ -149,7 +151,7 @@ def _queries(table: nw.DataFrame[Any], query: str, by: str | None) -> list[Query
                 "counted from 0; expected one query for each"
             )
         rows.setdefault(key, array("q")).append(row)
-    return [Query(texts[key], np.array(rows[key], np.int64)) for key in texts]
+    return [QueryRows(texts[key], np.array(rows[key], np.int64)) for key in texts]
 
 
 def _keys(table: nw.DataFrame[Any], by: str) -> Iterator[Hashable]:
@@ -190,7 +192,7 @@ def _missing(name: str, row: int) -> str:
 
 
 def _take(column: nw.Series[Any], rows: NDArray[np.int64]) -> list[str]:
-    """The values in `rows`, by slices of adjacent rows: they copy nothing, and Arrow can slice types that it cannot take from."""
+    """The values in `rows`, by slices of adjacent rows: they copy nothing, and Arrow can slice types that it cannot index."""
     runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
     return [value for run in runs for value in column[int(run[0]) : int(run[-1]) + 1].to_list()]
 

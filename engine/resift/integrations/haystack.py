@@ -22,12 +22,12 @@ except ImportError as error:
     raise ExtraError("resift.integrations.haystack needs haystack-ai: pip install 'resift[haystack]'", name="haystack") from error
 
 _loading = Lock()
-"""Held while a model is loaded: threads that share a ranker load it once."""
+"""The lock while a model is loaded, so that threads that share a ranker load it once."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Selection:
-    """Which documents of a ranking are returned, and on which scale their scores are."""
+class ResultSelection:
+    """Which documents of a ranking are returned, and the scale of their scores."""
 
     top_k: int | None
     scale_score: bool
@@ -43,20 +43,20 @@ class Selection:
         if threshold is not None and math.isnan(threshold):
             raise InputError("score_threshold is NaN; expected a number, or None for any score")
 
-    def changed(self, **given: Any) -> "Selection":
-        """With the values that are not None in place of its own."""
-        return dataclasses.replace(self, **{name: value for name, value in given.items() if value is not None})
+    def with_overrides(self, **overrides: Any) -> "ResultSelection":
+        """A copy with those of the `overrides` that are not None."""
+        return dataclasses.replace(self, **{name: value for name, value in overrides.items() if value is not None})
 
-    def of(self, documents: list[Document], ranking: Ranking) -> list[Document]:
-        """Copies of the best `documents`, which were ranked in this order, with their scores."""
+    def apply(self, documents: list[Document], ranking: Ranking) -> list[Document]:
+        """Copies of the best `documents`, best first, with their scores. `ranking`: of the documents in this order."""
         logits = np.array([result.logit for result in ranking if result.score is not None], np.float32)
         scores: list[float] = activate(logits, "sigmoid" if self.scale_score else "identity").tolist()
         if self.score_threshold is None:
             scores = decreasing([*scores, *[None] * (len(ranking) - len(scores))], minimum=0.0 if self.scale_score else None)
-        ranked = zip(ranking, scores, strict=False)  # with a threshold, those without a score are left out
-        least = -math.inf if self.score_threshold is None else self.score_threshold
-        kept = [dataclasses.replace(documents[result.index], score=score) for result, score in ranked if score >= least]
-        return kept[: self.top_k]
+        ranked = zip(ranking, scores, strict=False)  # with a threshold, documents without a score are dropped
+        threshold = -math.inf if self.score_threshold is None else self.score_threshold
+        results = [dataclasses.replace(documents[result.index], score=score) for result, score in ranked if score >= threshold]
+        return results[: self.top_k]
 
 
 @component
@@ -70,7 +70,7 @@ class ResiftRanker:
     if it trusts the modules named there: `Pipeline.loads(text, allowed_modules=["resift.integrations.haystack"])`.
     """
 
-    def __init__(  # noqa: PLR0913 - Haystack's own names
+    def __init__(  # noqa: PLR0913 - the parameters of Haystack's rankers
         self,
         *,
         model: str | os.PathLike[str] | None = None,
@@ -84,22 +84,22 @@ class ResiftRanker:
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
     ) -> None:
-        """`model`: what `Reranker.load` takes (None: the embedded model); `warm_up` loads it, with `settings`.
+        """`model`: the source for `Reranker.load` (None: the embedded model); `warm_up` loads it, with `settings`.
 
-        `reranker`: one that is loaded already, in place of both; a ranker with one cannot be written to YAML.
-        `top_k`: the most documents to return (None: all).
+        `reranker`: a loaded one, instead of both; a ranker with a loaded Reranker cannot be written to YAML.
+        `top_k`: the maximum number of documents to return (None: all).
         `scale_score`: True gives the sigmoid of the logit, in [0, 1], False the logit itself. The order is the same.
-        `score_threshold`: the least score, on that scale, of a document returned (None: any).
-        `plan`, `budget_ms`: as for `Reranker.rerank`; what they leave without a score follows with numbers that decrease below the
-        last score, or is left out if there is a threshold.
+        `score_threshold`: the minimum score, on that scale, of a returned document (None: any).
+        `plan`, `budget_ms`: as for `Reranker.rerank`. Documents that have no score because of them follow with numbers that
+        decrease below the last score, or are dropped if there is a threshold.
         `meta_fields_to_embed`: meta fields whose values the model reads before the content, joined by `embedding_separator`.
         Raises InputError and TypeError for values that cannot be used.
         """
         if reranker is not None and (model is not None or settings is not None):
-            raise InputError("a reranker is given beside model or settings; expected either")
+            raise InputError("a reranker was passed with model or settings; expected either a reranker or those")
         if reranker is not None and not isinstance(reranker, Reranker):
             raise TypeError(f"reranker is {type(reranker).__name__}; expected a Reranker: give a folder or a hub id as model")
-        self._selection = Selection(top_k, scale_score, score_threshold)
+        self._selection = ResultSelection(top_k, scale_score, score_threshold)
         if isinstance(meta_fields_to_embed, str):
             raise TypeError(f"meta_fields_to_embed is the str {meta_fields_to_embed!r}; expected a list of field names")
         self.model = None if model is None else os.fspath(model)
@@ -110,7 +110,7 @@ class ResiftRanker:
         self.budget_ms = budget_ms
         self.meta_fields_to_embed = list(meta_fields_to_embed or [])
         self.embedding_separator = embedding_separator
-        self._given = reranker
+        self._caller_reranker = reranker
         self._loaded = reranker
 
     def warm_up(self) -> None:
@@ -123,15 +123,15 @@ class ResiftRanker:
             await asyncio.to_thread(self._reranker)
 
     def close(self) -> None:
-        """Frees the model that `warm_up` loaded; a later run loads it again. A Reranker that was given stays open."""
-        with _loading.held():
-            loaded, self._loaded = self._loaded, self._given
-        if loaded is not None and loaded is not self._given:
+        """Frees the model that `warm_up` loaded; a later run loads it again. A Reranker of the caller's stays open."""
+        with _loading.hold():
+            loaded, self._loaded = self._loaded, self._caller_reranker
+        if loaded is not None and loaded is not self._caller_reranker:
             loaded.close()
 
     def to_dict(self) -> dict[str, Any]:
         """The component as a dictionary, for YAML. Raises InputError if it was made with a loaded Reranker."""
-        if self._given is not None:
+        if self._caller_reranker is not None:
             raise InputError("a ResiftRanker made with a loaded reranker cannot be serialized; make it with model and settings")
         data: dict[str, Any] = default_to_dict(
             self,
@@ -151,8 +151,8 @@ class ResiftRanker:
         parameters = dict(data.get("init_parameters", {}))
         if parameters.get("settings") is not None:
             parameters["settings"] = Settings(**parameters["settings"])
-        made: Self = default_from_dict(cls, {**data, "init_parameters": parameters})
-        return made
+        ranker: Self = default_from_dict(cls, {**data, "init_parameters": parameters})
+        return ranker
 
     @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
     def run(
@@ -164,15 +164,16 @@ class ResiftRanker:
         scale_score: bool | None = None,
         score_threshold: float | None = None,
     ) -> dict[str, list[Document]]:
-        """Returns {"documents": copies of the best documents with their new scores, best first}; equal logits keep the order given.
+        """Returns {"documents": copies of the best documents with their new scores, best first}; equal logits keep their order.
 
         `top_k`, `scale_score` and `score_threshold`: None means the constructor's. Of documents with the same id the one with the
         highest score is ranked, as in Haystack's rankers. A document without content counts as empty. Raises InputError and
         TypeError for values that cannot be used, and otherwise like `Reranker.rerank`.
         """
-        selection = self._selection.changed(top_k=top_k, scale_score=scale_score, score_threshold=score_threshold)
+        selection = self._selection.with_overrides(top_k=top_k, scale_score=scale_score, score_threshold=score_threshold)
         unique = _unique(documents)
-        return {"documents": selection.of(unique, self._reranker().rerank(query, self._texts(unique), **self._asked(selection)))}
+        ranking = self._reranker().rerank(query, self._texts(unique), **self._rerank_options(selection))
+        return {"documents": selection.apply(unique, ranking)}
 
     @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
     async def run_async(
@@ -185,26 +186,27 @@ class ResiftRanker:
         score_threshold: float | None = None,
     ) -> dict[str, list[Document]]:
         """`run` for asyncio, without blocking the event loop; cancelling it drops the pairs that have not started."""
-        selection = self._selection.changed(top_k=top_k, scale_score=scale_score, score_threshold=score_threshold)
+        selection = self._selection.with_overrides(top_k=top_k, scale_score=scale_score, score_threshold=score_threshold)
         unique = _unique(documents)
         reranker = self._loaded
         if reranker is None:
             reranker = await asyncio.to_thread(self._reranker)
-        return {"documents": selection.of(unique, await reranker.arerank(query, self._texts(unique), **self._asked(selection)))}
+        ranking = await reranker.arerank(query, self._texts(unique), **self._rerank_options(selection))
+        return {"documents": selection.apply(unique, ranking)}
 
     def _reranker(self) -> Reranker:
         loaded = self._loaded
         if loaded is None:
-            with _loading.held():
+            with _loading.hold():
                 loaded = self._loaded = self._loaded or Reranker.load(self.model, settings=self.settings)
         return loaded
 
-    def _asked(self, selection: Selection) -> dict[str, Any]:
+    def _rerank_options(self, selection: ResultSelection) -> dict[str, Any]:
         """The keyword arguments of `Reranker.rerank`."""
         return {"top_k": selection.top_k, "plan": self.plan, "budget_ms": self.budget_ms}
 
     def _texts(self, documents: list[Document]) -> list[str]:
-        """What the model reads of each document: the values of its meta fields, then its content."""
+        """The text of each document for the model: the values of its meta fields, then its content."""
         texts = []
         for document in documents:
             fields = (document.meta.get(name) for name in self.meta_fields_to_embed)
@@ -214,7 +216,7 @@ class ResiftRanker:
 
 
 def _unique(documents: list[Document]) -> list[Document]:
-    """Of documents with the same id the one with the highest score, in the place of the first."""
+    """The documents without duplicates: of those with the same id the one with the highest score, at the first one's position."""
     best: dict[str, Document] = {}
     for position, document in enumerate(documents):
         if not isinstance(document, Document):

@@ -1,6 +1,6 @@
 """LangChain (extra: langchain): a document compressor and a cross-encoder, on langchain-core alone.
 
-Reranking what a retriever finds, by the retriever of langchain-classic:
+To rerank the documents of a retriever, with langchain-classic:
 
     ContextualCompressionRetriever(base_retriever=retriever, base_compressor=ResiftReranker(top_n=5))
 """
@@ -39,20 +39,20 @@ RELEVANCE_SCORE = "relevance_score"
 
 
 class ResiftReranker(RankingAdapter, BaseDocumentCompressor):  # type: ignore[misc] # langchain-core is optional
-    """Reranks what a retriever found, for ContextualCompressionRetriever or a chain.
+    """Reranks the documents that a retriever found, for ContextualCompressionRetriever or a chain.
 
         ResiftReranker(top_n=5)
         ResiftReranker(model="./my-artifact", settings=Settings(threads=2), score_threshold=0.5)
 
     Returns copies of the best documents, best first, in the order of `Reranker.rerank`, each with its score in
-    `metadata["relevance_score"]`, on the scale the model declares (the embedded model's are logits).
+    `metadata["relevance_score"]`, on the scale that the model declares (the embedded model's scores are logits).
     """
 
     top_n: int | None = Field(default=3, ge=1)
-    """Most documents to return; None: all."""
+    """Maximum number of documents; None: all."""
     score_threshold: float | None = Field(default=None, allow_inf_nan=False)
-    """Documents with a lower score, or that a plan or a budget left without one, are left out. Without a threshold, the latter
-    follow with numbers that decrease below the last score."""
+    """Documents with a lower score, or with none because of a plan or a budget, are dropped. Without a threshold, documents without
+    a score follow with numbers that decrease below the last score."""
 
     def compress_documents(
         self,
@@ -61,8 +61,8 @@ class ResiftReranker(RankingAdapter, BaseDocumentCompressor):  # type: ignore[mi
         callbacks: Callbacks | None = None,  # noqa: ARG002 - there is no callback for rerankers
     ) -> list[Document]:
         """The best of `documents`, which are not changed. Raises like `Reranker.load` and `Reranker.rerank`."""
-        ranking = self._load().rerank(query, _texts(documents), **self._asked())
-        return self._ranked(documents, ranking)
+        ranking = self._load().rerank(query, _texts(documents), **self._rerank_options())
+        return self._select(documents, ranking)
 
     async def acompress_documents(
         self,
@@ -71,16 +71,16 @@ class ResiftReranker(RankingAdapter, BaseDocumentCompressor):  # type: ignore[mi
         callbacks: Callbacks | None = None,  # noqa: ARG002
     ) -> list[Document]:
         """`compress_documents` for asyncio; cancelling it drops the pairs that have not started."""
-        ranking = await (await self._aload()).arerank(query, _texts(documents), **self._asked())
-        return self._ranked(documents, ranking)
+        ranking = await (await self._aload()).arerank(query, _texts(documents), **self._rerank_options())
+        return self._select(documents, ranking)
 
-    def _ranked(self, documents: Sequence[Document], ranking: Ranking) -> list[Document]:
+    def _select(self, documents: Sequence[Document], ranking: Ranking) -> list[Document]:
         scores = decreasing([result.score for result in ranking])
-        least = self.score_threshold
+        threshold = self.score_threshold
         return [
-            _scored(documents[result.index], score)
+            _with_score(documents[result.index], score)
             for result, score in zip(ranking, scores, strict=True)
-            if least is None or (result.score is not None and result.score >= least)
+            if threshold is None or (result.score is not None and result.score >= threshold)
         ]
 
 
@@ -93,7 +93,7 @@ class ResiftCrossEncoder(Adapter, BaseCrossEncoder):  # type: ignore[misc] # lan
     """
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        """The scores of (query, document) pairs, in their order, on the scale the model declares.
+        """The scores of (query, document) pairs, in their order, on the scale that the model declares.
 
         Sorting the documents of a query by them gives the order of `Reranker.rerank`: where a sigmoid rounds different logits to
         one number, the lower one gets the next smaller float. Raises TypeError for anything but pairs of str, and otherwise like
@@ -106,19 +106,19 @@ class ResiftCrossEncoder(Adapter, BaseCrossEncoder):  # type: ignore[misc] # lan
         pools = [[pairs[position][1] for position in pool] for pool in positions.values()]
         scores = [0.0] * len(pairs)
         for pool, ranking in zip(positions.values(), self._load().rerank_many(list(positions), pools, plan="full"), strict=True):
-            for result, score in zip(ranking, falling(ranking), strict=True):
+            for result, score in zip(ranking, distinct_scores(ranking), strict=True):
                 scores[pool[result.index]] = score
         return scores
 
 
-def falling(ranking: Ranking) -> list[float]:
+def distinct_scores(ranking: Ranking) -> list[float]:
     """The scores of a ranking, best first, equal only where the logits are."""
     scores: list[float] = []
-    for place, result in enumerate(ranking):
+    for position, result in enumerate(ranking):
         score = result.score
-        assert score is not None  # each was read in full
+        assert score is not None  # the full model scored each document
         if scores and score >= scores[-1]:
-            score = scores[-1] if result.logit == ranking[place - 1].logit else nextafter(scores[-1], -inf)
+            score = scores[-1] if result.logit == ranking[position - 1].logit else nextafter(scores[-1], -inf)
         scores.append(score)
     return scores
 
@@ -127,5 +127,5 @@ def _texts(documents: Sequence[Document]) -> list[str]:
     return [document.page_content for document in documents]
 
 
-def _scored(document: Document, score: float) -> Document:
+def _with_score(document: Document, score: float) -> Document:
     return document.model_copy(update={"metadata": {**document.metadata, RELEVANCE_SCORE: score}})

@@ -1,6 +1,6 @@
 """LlamaIndex (extra: llamaindex): a node postprocessor, on llama-index-core alone.
 
-Reranking what a query engine retrieves:
+To rerank the nodes of a query engine:
 
     index.as_query_engine(similarity_top_k=30, node_postprocessors=[ResiftRerank(top_n=5)])
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from resift.reranker import Reranker
 
 RETRIEVAL_SCORE = "retrieval_score"
-"""The key of a node's metadata that holds the score it was retrieved with, as in LlamaIndex's own rerankers."""
+"""The key of a node's metadata that holds the retriever's score, as in LlamaIndex's own rerankers."""
 
 _dispatcher = get_dispatcher(__name__)
 
@@ -48,53 +48,57 @@ class ResiftRerank(RankingAdapter, BaseNodePostprocessor):  # type: ignore[misc]
         ResiftRerank(top_n=5)
         ResiftRerank(model="./my-artifact", settings=Settings(threads=2), keep_retrieval_score=False)
 
-    Returns the best nodes, best first, in the order of `Reranker.rerank`, with its scores, on the scale the model declares (the
-    embedded model's are logits). A node is read as it is embedded, with its metadata, as LlamaIndex's own rerankers read it.
+    Returns the best nodes, best first, in the order of `Reranker.rerank`, with its scores, on the scale that the model declares
+    (the embedded model's scores are logits). The model reads a node as it is embedded, with its metadata, as in LlamaIndex's own
+    rerankers.
     """
 
     top_n: int | None = Field(default=2, ge=1)
-    """Most nodes to return; None: all."""
+    """Maximum number of nodes; None: all."""
     keep_retrieval_score: bool = True
-    """Whether the score a node was retrieved with is kept in `metadata["retrieval_score"]`, which neither the language model nor
-    the embedding model is shown."""
+    """Whether `metadata["retrieval_score"]` holds the retriever's score of a node; neither the language model nor the embedding
+    model reads this key."""
 
     @model_validator(mode="before")  # type: ignore[untyped-decorator] # pydantic comes with llama-index-core
     @classmethod
     def _without_class_name(cls, fields: Any) -> Any:
-        """LlamaIndex adds a class_name to what it serializes, and only `from_dict` takes it off again."""
+        """Removes the class_name that LlamaIndex adds when it serializes, and that only `from_dict` removes."""
         return {name: value for name, value in fields.items() if name != "class_name"} if isinstance(fields, dict) else fields
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex serializes it under."""
+        """The name under which LlamaIndex serializes it."""
         return "ResiftRerank"
 
     def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
         """The best of `nodes`, which are not changed. Raises InputError without a query, and otherwise like `Reranker.rerank`."""
         query = _query(query_bundle)
         reranker = self._load()
-        with self._reported(nodes, query, reranker) as ranked:
-            ranking = reranker.rerank(query.query_str, _texts(nodes), **self._asked())
-            ranked.extend(self._ranked(nodes, ranking))
+        with self._report_events(nodes, query, reranker) as ranked:
+            ranking = reranker.rerank(query.query_str, _texts(nodes), **self._rerank_options())
+            ranked.extend(self._with_scores(nodes, ranking))
         return ranked
 
     async def _apostprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
         """`_postprocess_nodes` for asyncio; cancelling it drops the pairs that have not started."""
         query = _query(query_bundle)
         reranker = await self._aload()
-        with self._reported(nodes, query, reranker) as ranked:
-            ranking = await reranker.arerank(query.query_str, _texts(nodes), **self._asked())
-            ranked.extend(self._ranked(nodes, ranking))
+        with self._report_events(nodes, query, reranker) as ranked:
+            ranking = await reranker.arerank(query.query_str, _texts(nodes), **self._rerank_options())
+            ranked.extend(self._with_scores(nodes, ranking))
         return ranked
 
-    def _ranked(self, nodes: list[NodeWithScore], ranking: Ranking) -> list[NodeWithScore]:
+    def _with_scores(self, nodes: list[NodeWithScore], ranking: Ranking) -> list[NodeWithScore]:
         keep = self.keep_retrieval_score
         scores = decreasing([result.score for result in ranking])
-        return [_scored(nodes[result.index], score, keep=keep) for result, score in zip(ranking, scores, strict=True)]
+        return [_with_score(nodes[result.index], score, keep=keep) for result, score in zip(ranking, scores, strict=True)]
 
     @contextmanager
-    def _reported(self, nodes: list[NodeWithScore], query: QueryBundle, reranker: Reranker) -> Iterator[list[NodeWithScore]]:
-        """Tells LlamaIndex's dispatcher and callbacks of a reranking, and at its end of the nodes in the list it gives."""
+    def _report_events(self, nodes: list[NodeWithScore], query: QueryBundle, reranker: Reranker) -> Iterator[list[NodeWithScore]]:
+        """Reports a reranking to LlamaIndex's dispatcher and callbacks.
+
+        The caller fills the list that is yielded with the ranked nodes; they are reported at the end.
+        """
         name = reranker.artifact.manifest.model.id
         top_n = len(nodes) if self.top_n is None else self.top_n
         ranked: list[NodeWithScore] = []
@@ -121,14 +125,15 @@ def _texts(nodes: list[NodeWithScore]) -> list[str]:
     return [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
 
 
-def _scored(found: NodeWithScore, score: float, *, keep: bool) -> NodeWithScore:
-    node = found.node
+def _with_score(retrieved: NodeWithScore, score: float, *, keep: bool) -> NodeWithScore:
+    """A copy with the new score. `keep`: whether its metadata get the retriever's score."""
+    node = retrieved.node
     if keep:
         node = node.model_copy(
             update={
-                "metadata": {**node.metadata, RETRIEVAL_SCORE: found.score},
+                "metadata": {**node.metadata, RETRIEVAL_SCORE: retrieved.score},
                 "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, RETRIEVAL_SCORE],
                 "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, RETRIEVAL_SCORE],
             }
         )
-    return found.model_copy(update={"node": node, "score": score})
+    return retrieved.model_copy(update={"node": node, "score": score})

@@ -1,4 +1,4 @@
-"""Files of candidate pools: read and ranked, one pool after another in bounded memory, or as a job that resumes."""
+"""Files of candidate pools: read them, and rank them one after another in bounded memory, or as a job that resumes."""
 
 from resift.pools.collection import rerank_pools
 from resift.pools.job import Job, rerank_file

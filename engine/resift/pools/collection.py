@@ -1,4 +1,4 @@
-"""Whole collections: any number of pools in, rankings out, in order and in bounded memory."""
+"""Whole collections: rankings for any number of pools, in order and in bounded memory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 WINDOW_PAIRS = 512
 """Pairs submitted ahead of the oldest ranking not yet yielded: enough to fill batches of one length, few enough to bound memory."""
 WINDOW_CHARACTERS = 2_000_000
-"""Characters of text held at once, unless one pool is longer."""
+"""Maximum number of characters of text in memory at once, unless one pool is longer."""
 
 
 def rerank_pools(
     reranker: Reranker, pools: Iterable[CandidatePool], *, top_k: int | None = None, plan: Plan | str | None = None
 ) -> Iterator[tuple[CandidatePool, Ranking]]:
-    """Yields each pool with its Ranking, in order, holding only as many pools at once as batch well together.
+    """Yields each pool with its Ranking, in order. Only as many pools are in memory at once as batch well together.
 
     An error raised by `pools` is raised after the pools before it have been yielded. Raises like `Reranker.rerank`.
     """
@@ -38,7 +38,7 @@ def rerank_pools(
 def score_pools(
     reranker: Reranker, pools: Iterable[CandidatePool], *, top_k: int | None = None, plan: Plan | str | None = None
 ) -> Iterator[tuple[CandidatePool, Scored]]:
-    """`rerank_pools`, but yields what `Reranker.submit` returns in place of the Ranking."""
+    """Like `rerank_pools`, but yields each pool with its Scored, the result of `Reranker.submit`, instead of the Ranking."""
     source, failure, more = iter(pools), None, True
     window: deque[tuple[CandidatePool, Future[Scored], int]] = deque()
     pairs = characters = 0

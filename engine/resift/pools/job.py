@@ -31,7 +31,7 @@ class Progress(Protocol):
     """Called after each pool that is written."""
 
     def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
-        """`pools` and `pairs` so far in this run; `share` of the input read, None if unknown."""
+        """`pools` and `pairs` in this run so far; `share` of the input that was read, None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +41,17 @@ class Job:
     source: str
     """JSON Lines of pools, gzip if it ends in .gz, - for standard input"""
     out: Path
-    """appears when complete: until then its lines are in OUT.partial, from which the same job resumes; if it is a symbolic link,
-    its target is written"""
+    """the output, which appears when it is complete: until then its lines are in OUT.partial, from which the same job resumes; if
+    it is a symbolic link, its target is written"""
     format: Literal["jsonl", "trec"] = "jsonl"
     top_k: int | None = None
-    """results kept of each pool, 1 or more; None: all"""
+    """results written of each pool, 1 or more; None: all"""
     max_candidates: int | None = None
     """candidates read of each pool, 1 or more; None: all"""
     on_error: Literal["stop", "skip"] = "stop"
     """skip: bad lines go to OUT.errors.jsonl with the reason"""
     plan: Plan | str | None = None
-    """how pools are worked through, as for `Reranker.plan_for`; None: that of the Reranker's settings"""
+    """the cascade for each pool, as for `Reranker.plan_for`; None: that of the Reranker's settings"""
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not isinstance(self.out, Path):
@@ -68,7 +68,7 @@ class Job:
 
     @property
     def errors(self) -> Path:
-        """The file of bad lines, in place once OUT is complete."""
+        """The file of bad lines; it appears when OUT is complete."""
         return OutFiles.of(self.out).errors
 
 
@@ -76,9 +76,10 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
     """Ranks every pool of a file and returns the number of lines skipped.
 
     After any interruption, even a kill, the same call resumes after the last complete pool. With `overwrite`, an earlier OUT
-    stays until the new one is complete, and work on another job or input is dropped. Raises InputError that names a bad line or
-    says why the input cannot be read. Raises OutputError if OUT exists or cannot be a file of its own, if a file cannot be
-    written, if another process is writing it, or if another job or input was started there. A refused call changes nothing.
+    stays until the new one is complete, and unfinished work on another job or input is deleted. Raises InputError that names a bad
+    line or says why the input cannot be read. Raises OutputError if OUT exists, if it is also the input or no regular file, if a
+    file cannot be written, if another process is writing it, or if another job or input was started there. A refused call changes
+    nothing.
     """
     files = OutFiles.of(job.out)
     files.check(job.source)
@@ -90,9 +91,9 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
             )
         files.check_errors()
         with closing(_Reader(job, files)) as reader:
-            todo = journal.resume(_settings(reranker, job), iter(reader), overwrite=overwrite)
+            remaining = journal.resume(_settings(reranker, job), iter(reader), overwrite=overwrite)
             pools = pairs = 0
-            for pool, ranking in rerank_pools(reranker, todo, top_k=job.top_k, plan=job.plan):
+            for pool, ranking in rerank_pools(reranker, remaining, top_k=job.top_k, plan=job.plan):
                 journal.add(pool, _encode(job, pool, ranking))
                 pools, pairs = pools + 1, pairs + len(pool.documents)
                 if progress:
@@ -102,7 +103,7 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
 
 
 def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
-    """What the lines of OUT depend on besides the pools."""
+    """The model and settings that the lines of OUT depend on, besides the pools."""
     plan = str(reranker.plan_for(job.plan, top_k=job.top_k))
     return {
         "model": reranker.artifact.fingerprint(),
@@ -113,9 +114,9 @@ def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
         "format": job.format,
         "top_k": job.top_k,
         "max_candidates": job.max_candidates,
-        # None for the full graph alone, as in a journal from before there were plans.
+        # None for the full graph alone, as in journals that were written before plans existed.
         "plan": None if plan == str(reranker.plan_for("full")) else plan,
-        # None for one, as in a journal from before there were windows.
+        # None for one window, as in journals that were written before windows existed.
         "windows": None if reranker.resolved.windows == 1 else reranker.resolved.windows,
     }
 
@@ -127,23 +128,23 @@ class _Reader:
     """
 
     def __init__(self, job: Job, files: OutFiles) -> None:
-        """Reads the first line. Raises InputError if it cannot."""
+        """Reads the first line. Raises InputError if it cannot be read."""
         self.lines = Lines(job.source)
         self.skipped = 0
         self._job = job
         self._errors = files.partial_errors
-        self._others = iter(self.lines)
-        first = next(self._others, None)
-        self._numbered = itertools.chain([first], self._others) if first else self._others
+        self._open_lines = iter(self.lines)
+        first = next(self._open_lines, None)
+        self._numbered_lines = itertools.chain([first], self._open_lines) if first else self._open_lines
 
     def close(self) -> None:
-        """Closes the input, which may not have been read to its end."""
-        self._others.close()
+        """Closes the input, even if it was not read to its end."""
+        self._open_lines.close()
 
     def __iter__(self) -> Iterator[CandidatePool]:
         with writing(self._errors):
             self._errors.unlink(missing_ok=True)
-        for number, line in self._numbered:
+        for number, line in self._numbered_lines:
             where = f"{self._job.source}, line {number}"
             try:
                 pool = decode_pool(line, where)

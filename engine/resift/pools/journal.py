@@ -1,4 +1,4 @@
-"""Journal: which job it is and which pools are done, so that the job can resume."""
+"""Journal: the file that records a job and its finished pools, so that the job can resume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgspec
 from resift.errors import OutputError
 from resift.files import lock
 from resift.files.json_decoding import decode_json
-from resift.pools.outfiles import opened, size_of, writing
+from resift.pools.outfiles import open_or_empty, size_of, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from resift.pools.reading import CandidatePool
 
 MAGIC = b'{"resift_job":1,'
-DONE = b'["done"]\n'
+DONE_LINE = b'["done"]\n'
 LINE_LIMIT = 1 << 12
-"""Most bytes of a line of the journal."""
+"""Maximum size of a line of the journal in bytes."""
 BLOCK = 1 << 20
-"""Bytes of the partial file read at once."""
+"""Bytes of the partial file that are read at once."""
 DIGEST_BYTES = 12
 
 
@@ -46,19 +46,19 @@ class Entry(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=
 
 
 class Journal:
-    """OUT.job.jsonl: the job in the first line, an Entry in a line for each pool, and a last line when all are done.
+    """OUT.job.jsonl: the job in the first line, an Entry in a line for each finished pool, and a last line when all are done.
 
     An open Journal holds the job's lock. A pool's entry is written just before its lines, both unbuffered, so after a kill at
-    any byte the partial file is a prefix of what the journal describes: an incomplete entry or pool is cut off and ranked again.
-    Nothing is synced to disk before the job is done, so a power cut may cost the pools of the last seconds: from the first byte
-    that was lost or zeroed, everything is cut off and ranked again.
+    any byte the partial file is a prefix of the bytes that the journal describes: an incomplete entry or pool is cut off and ranked
+    again. Nothing is synced to disk before the job is done, so a power cut may cost the pools of the last seconds: from the first
+    byte that was lost or zeroed, everything is cut off and ranked again.
 
-    A file beside OUT belongs to a job only if the journal has a first line; otherwise it is the user's and is never touched.
-    Leaving before the first pool is done leaves no files behind.
+    A file next to OUT belongs to a job only if the journal has a first line; otherwise it is the user's and is never touched.
+    A Journal that is closed before the first pool is done leaves no files behind.
     """
 
     def __init__(self, files: OutFiles) -> None:
-        """Takes the lock. Raises OutputError if another process holds it, or the file is not a journal."""
+        """Acquires the lock. Raises OutputError if another process holds it, or the file is not a journal."""
         self.files = files
         with writing(files.journal):
             self._file = lock.hold(files.journal)
@@ -94,13 +94,13 @@ class Journal:
         return self.was_done and not self.files.partial.exists() and (self.files.packed.exists() or self.files.out.exists())
 
     def resume(self, job: dict[str, Any], pools: Iterator[CandidatePool], *, overwrite: bool) -> Iterator[CandidatePool]:
-        """Starts the job, or skips the pools that are done; returns the others.
+        """Starts the job, or skips the pools that are done; returns the remaining pools.
 
-        With `overwrite`, work on another job or input is dropped; without, it raises OutputError.
+        With `overwrite`, unfinished work on another job or input is deleted; without it, such work raises OutputError.
         """
         if self._job is None:
-            if found := [path for path in self.files.work if size_of(path)]:
-                raise OutputError(f"{found[0]} exists without the journal of its job: move it away, or choose another OUT")
+            if orphans := [path for path in self.files.work if size_of(path)]:
+                raise OutputError(f"{orphans[0]} exists without the journal of its job: move it away, or choose another OUT")
             self._start(job)
         elif (self._is_blank() and not self.was_done) or (overwrite and (self._job != job or self.is_whole)):
             self._start(job)
@@ -109,7 +109,7 @@ class Journal:
             if self.is_whole:
                 self._check_whole(pools)
                 return iter(())
-            pools = self._pass_over(pools, overwrite=overwrite)
+            pools = self._skip_finished(pools, overwrite=overwrite)
         with writing(self.files.partial):
             self._partial = self.files.partial.open("ab", buffering=0)
         return pools
@@ -124,7 +124,7 @@ class Journal:
             _write(self._partial, lines)
 
     def finish(self, *, overwrite: bool) -> None:
-        """Records that all pools are done, moves OUT into place and deletes the journal.
+        """Records that all pools are done, moves OUT to its place and deletes the journal.
 
         Raises OutputError if the job's files were deleted meanwhile or, without `overwrite`, OUT was created meanwhile.
         """
@@ -137,7 +137,7 @@ class Journal:
             if not overwrite:
                 self.files.check_absent(self.files.out, *([] if self.was_done else [self.files.errors]))
             with writing(self.files.journal):
-                _write(self._file, DONE)
+                _write(self._file, DONE_LINE)
                 os.fsync(self._file.fileno())
             self.was_done = True
         self.files.place()
@@ -155,29 +155,29 @@ class Journal:
                 del job["resift_job"]
                 return job, len(line) + 1
         except ValueError as error:
-            raise self._foreign(self.files.journal) from error
+            raise self._foreign_file(self.files.journal) from error
         if not newline and len(head) < LINE_LIMIT and (head.startswith(MAGIC) or MAGIC.startswith(head)):
             return None, 0
-        raise self._foreign(self.files.journal)
+        raise self._foreign_file(self.files.journal)
 
     def _ends_with_done(self) -> bool:
         size = self._file.seek(0, os.SEEK_END)
-        if self._job is None or size < self._begin + len(DONE):
+        if self._job is None or size < self._begin + len(DONE_LINE):
             return False
-        self._file.seek(size - len(DONE) - 1)
-        return self._file.read() == b"\n" + DONE
+        self._file.seek(size - len(DONE_LINE) - 1)
+        return self._file.read() == b"\n" + DONE_LINE
 
     def _is_blank(self) -> bool:
-        """Whether no pool is done. A partial file without an entry was not written by this job, and so does not count as blank."""
+        """Whether no pool is done. A partial file without an entry was not written by this job, so it does not count as blank."""
         size = size_of(self.files.partial)
         _, first = next(self._entries(), (0, None))
         return size < first.size if first else not size
 
     def _entries(self) -> Iterator[tuple[int, Entry]]:
-        """The end offset of each entry, and the entry, up to the first incomplete one."""
+        """Each entry with the offset of its end, up to the first incomplete entry."""
         if self._job is None:
             return
-        with opened(self.files.journal) as file:
+        with open_or_empty(self.files.journal) as file:
             end = file.seek(self._begin)
             while (line := file.readline(LINE_LIMIT)).endswith(b"\n"):
                 end += len(line)
@@ -188,7 +188,7 @@ class Journal:
                 yield end, entry
 
     def _start(self, job: dict[str, Any]) -> None:
-        """Starts anew. The files of an earlier job are deleted while the journal's first line still claims them."""
+        """Starts from the beginning. The files of an earlier job are deleted while the journal's first line still claims them."""
         with writing(self.files.journal):
             self._file.truncate(self._begin)
         self.was_done = False
@@ -212,62 +212,66 @@ class Journal:
                 "repeat that command to resume it, or use --overwrite to start over"
             )
 
-    def _pass_over(self, pools: Iterator[CandidatePool], *, overwrite: bool) -> Iterator[CandidatePool]:
-        """Skips the pools that are done, cuts off what is incomplete or not of this input, and returns the other pools."""
+    def _skip_finished(self, pools: Iterator[CandidatePool], *, overwrite: bool) -> Iterator[CandidatePool]:
+        """Skips the pools that are done and returns the remaining ones.
+
+        Entries and lines that are incomplete, or that belong to another input, are cut off.
+        """
         if self._is_foreign() and not overwrite:
-            raise self._foreign(self.files.partial)
+            raise self._foreign_file(self.files.partial)
         entries = self._entries()
         end, size = self._begin, 0
-        rest: Iterator[CandidatePool] = iter(())
-        with opened(self.files.partial) as partial:
+        remaining: Iterator[CandidatePool] = iter(())
+        with open_or_empty(self.files.partial) as partial:
             for number, pool in enumerate(pools, 1):
-                after, entry = next(entries, (0, None))
+                entry_end, entry = next(entries, (0, None))
                 is_same = entry is not None and entry.digest == _digest(pool)
                 if entry and not is_same and not overwrite:
-                    raise self._changed(f"pool {number}, about {pool.query[:60]!r}, is not the one that was ranked")
+                    raise self._changed_input(f"pool {number}, about {pool.query[:60]!r}, is not the one that was ranked")
                 if not (entry and is_same and _is_next(partial, entry)):
-                    rest = itertools.chain([pool], pools)
+                    remaining = itertools.chain([pool], pools)
                     break
-                end, size = after, size + entry.size
+                end, size = entry_end, size + entry.size
             else:
                 if next(entries, None) and not overwrite:
-                    raise self._changed("it has fewer pools than were ranked")
+                    raise self._changed_input("it has fewer pools than were ranked")
         if size_of(self.files.partial) > size:
             with writing(self.files.partial):
                 os.truncate(self.files.partial, size)
         with writing(self.files.journal):
             self._file.truncate(end)
-        return rest
+        return remaining
 
     def _check_whole(self, pools: Iterator[CandidatePool]) -> None:
-        """Raises OutputError unless `pools` match the entries and OUT, or the packed file, holds their bytes."""
+        """Raises OutputError unless `pools` match the entries, and OUT, or the packed file, holds the bytes of the entries."""
         ready = self.files.packed if self.files.packed.exists() else self.files.out
         try:
             with gzip.open(ready) if self.files.out.suffix == ".gz" else ready.open("rb") as file:
-                for number, (pool, found) in enumerate(itertools.zip_longest(pools, self._entries()), 1):
-                    if not pool or not found:
-                        raise self._changed(f"it has {'fewer' if found else 'more'} pools than were ranked")
-                    if found[1].digest != _digest(pool):
-                        raise self._changed(f"pool {number}, about {pool.query[:60]!r}, is not the one that was ranked")
-                    if not _is_next(file, found[1]):
-                        raise self._foreign(ready)
+                for number, (pool, item) in enumerate(itertools.zip_longest(pools, self._entries()), 1):
+                    if not pool or not item:
+                        raise self._changed_input(f"it has {'fewer' if item else 'more'} pools than were ranked")
+                    _, entry = item
+                    if entry.digest != _digest(pool):
+                        raise self._changed_input(f"pool {number}, about {pool.query[:60]!r}, is not the one that was ranked")
+                    if not _is_next(file, entry):
+                        raise self._foreign_file(ready)
                 if file.read(1):
-                    raise self._foreign(ready)
+                    raise self._foreign_file(ready)
         except (OSError, EOFError, zlib.error) as error:
-            raise self._foreign(ready) from error
+            raise self._foreign_file(ready) from error
 
     def _is_foreign(self) -> bool:
         """Whether the partial file does not even begin with the journal's first pool."""
-        with opened(self.files.partial) as partial:
+        with open_or_empty(self.files.partial) as partial:
             _, first = next(self._entries(), (0, None))
             return not self._is_blank() and not (first and _is_next(partial, first))
 
-    def _foreign(self, path: Path) -> OutputError:
+    def _foreign_file(self, path: Path) -> OutputError:
         return OutputError(f"{path} does not hold what a job of this resift wrote: move it away, or choose another OUT")
 
-    def _changed(self, how: str) -> OutputError:
+    def _changed_input(self, difference: str) -> OutputError:
         return OutputError(
-            f"the input has changed since {self.files.journal} was started: {how}; "
+            f"the input has changed since {self.files.journal} was started: {difference}; "
             "repeat the command with the old input, or use --overwrite to rank the changed pool and all after it again"
         )
 
@@ -282,20 +286,20 @@ def _digest(pool: CandidatePool) -> str:
 
 
 def _is_next(file: BufferedIOBase, entry: Entry) -> bool:
-    """Reads the entry's bytes from the file and returns whether they match."""
-    left, checksum = entry.size, 0
-    while left:
-        block = file.read(min(left, BLOCK))
+    """Reads the entry's bytes from the file and returns whether they match its checksum."""
+    remaining, checksum = entry.size, 0
+    while remaining:
+        block = file.read(min(remaining, BLOCK))
         if not block:
             return False
         checksum = zlib.crc32(block, checksum)
-        left -= len(block)
+        remaining -= len(block)
     return checksum == entry.checksum
 
 
 def _write(file: FileIO, content: bytes) -> int:
     """Writes all of `content`, in several writes if need be, and returns its length."""
-    left = memoryview(content)
-    while left:
-        left = left[file.write(left) :]
+    remaining = memoryview(content)
+    while remaining:
+        remaining = remaining[file.write(remaining) :]
     return len(content)

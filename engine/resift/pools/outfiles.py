@@ -1,4 +1,4 @@
-"""OutFiles: OUT and the files beside it, and what may not be one of them."""
+"""OutFiles: OUT and the job's other files next to it, and the check that none of them is a file of the user."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import BufferedIOBase
 
-GO_ON = "finished work is kept: fix this and run the same command again to resume"
+HOW_TO_RESUME = "finished work is kept: fix this and run the same command again to resume"
 ROW_LIMIT = 1 << 16
-"""Bytes read of a bad line's row to recognize it."""
+"""Bytes that are read of the first row in a file of bad lines, to recognize it."""
 
 
 @contextmanager
@@ -32,10 +32,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}; {GO_ON}") from error
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; {HOW_TO_RESUME}") from error
 
 
-def opened(path: Path) -> BufferedIOBase:
+def open_or_empty(path: Path) -> BufferedIOBase:
     """Opens a file for reading; a missing one reads as empty. Raises OutputError if it cannot be read."""
     try:
         return path.open("rb")
@@ -52,7 +52,7 @@ def size_of(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class OutFiles:
-    """The paths of one OUT; if it is a symbolic link, those of its target, and the link stays."""
+    """The paths of a job's files. If OUT is a symbolic link, they are those of its target, and the link stays."""
 
     out: Path
 
@@ -63,51 +63,51 @@ class OutFiles:
 
     @property
     def errors(self) -> Path:
-        """Bad lines of the input that OUT was made from, {"line", "reason", "content"} each."""
-        return self._beside(".errors.jsonl")
+        """The bad lines of the input of OUT, {"line", "reason", "content"} each."""
+        return self._with_suffix(".errors.jsonl")
 
     @property
     def journal(self) -> Path:
-        """The job and the finished pools; it carries the lock."""
-        return self._beside(".job.jsonl")
+        """The job and its finished pools; this file is the one that is locked."""
+        return self._with_suffix(".job.jsonl")
 
     @property
     def partial(self) -> Path:
         """Finished lines of OUT, never compressed."""
-        return self._beside(".partial")
+        return self._with_suffix(".partial")
 
     @property
     def partial_errors(self) -> Path:
-        """Bad lines found in this run."""
-        return self._beside(".errors.partial")
+        """The bad lines of this run."""
+        return self._with_suffix(".errors.partial")
 
     @property
     def packed(self) -> Path:
         """The partial file compressed, for an OUT that ends in .gz."""
-        return self._beside(".packed")
+        return self._with_suffix(".packed")
 
     @property
     def work(self) -> tuple[Path, Path, Path]:
         """The files that belong to an unfinished job's journal."""
         return self.partial, self.partial_errors, self.packed
 
-    def _beside(self, suffix: str) -> Path:
+    def _with_suffix(self, suffix: str) -> Path:
         return self.out.with_name(self.out.name + suffix)
 
     def check(self, source: str) -> None:
-        """Checks every path, changes nothing, and raises OutputError if one is not a regular file of its own, or is `source`."""
+        """Raises OutputError if a path is `source`, has a second name or is not a regular file. Changes nothing."""
         if not self.out.name:
             raise OutputError(f"OUT is {self.out}, a folder; expected a file name")
-        read = _stat_of_source(source)
+        source_stat = _stat_of_source(source)
         for path in (self.out, self.errors, self.journal, *self.work):
-            found = _stat(path)
-            if found is None:
+            path_stat = _stat(path)
+            if path_stat is None:
                 continue
-            if not stat.S_ISREG(found.st_mode):
-                raise OutputError(f"{path} is {_kind(found.st_mode)}; expected a regular file or nothing: choose another OUT")
-            if read and os.path.samestat(found, read):
+            if not stat.S_ISREG(path_stat.st_mode):
+                raise OutputError(f"{path} is {_kind(path_stat.st_mode)}; expected a regular file or nothing: choose another OUT")
+            if source_stat and os.path.samestat(path_stat, source_stat):
                 raise OutputError(f"{path}, which this job would write, is also its input {source}: choose another OUT")
-            if path not in {self.out, self.errors} and found.st_nlink > 1:
+            if path not in {self.out, self.errors} and path_stat.st_nlink > 1:
                 raise OutputError(f"{path} has a second name (a hard link), whose content would change too: remove one of them")
         if not self.out.parent.is_dir():
             raise OutputError(f"{self.out.parent} is not a folder; create it, or choose another OUT")
@@ -120,15 +120,15 @@ class OutFiles:
 
     def check_errors(self) -> None:
         """Raises OutputError if OUT.errors.jsonl exists and does not begin with a bad line of a job."""
-        with opened(self.errors) as file:
+        with open_or_empty(self.errors) as file:
             row = file.readline(ROW_LIMIT)
         if row and not (row.startswith(b'{"line":') and b'"reason":' in row):
             raise OutputError(f"{self.errors} would be replaced, but was not written by a job: move it away, or choose another OUT")
 
     def place(self) -> None:
-        """Moves the bad lines and OUT into place. If it is interrupted anywhere, it can be run again from the start.
+        """Moves the bad lines and OUT to their places. After an interruption anywhere, it can be run again from the start.
 
-        OUT is in place once there is neither a partial nor a packed file.
+        OUT is complete once there is neither a partial nor a packed file.
         """
         with writing(self.errors):
             if self.partial_errors.exists():
@@ -147,7 +147,7 @@ class OutFiles:
     def _pack(self) -> None:
         """Compresses the partial file, then deletes it: without a partial file, the packed one is complete."""
         try:
-            with opened(self.partial) as plain, writing(self.packed):
+            with open_or_empty(self.partial) as plain, writing(self.packed):
                 with self.packed.open("wb") as raw, gzip.GzipFile(str(self.packed), "wb", fileobj=raw) as file:
                     shutil.copyfileobj(plain, file, 1 << 20)
                 flush(self.packed)
@@ -170,7 +170,7 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def _stat_of_source(source: str) -> os.stat_result | None:
-    """None if the source is missing or has no descriptor; reading it reports that."""
+    """The stat of the source; None if it is missing or has no descriptor, which is reported when it is read."""
     try:
         return os.fstat(sys.stdin.fileno()) if source == "-" else Path(source).stat()
     except (OSError, ValueError, AttributeError):

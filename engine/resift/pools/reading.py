@@ -1,4 +1,7 @@
-"""Pools: candidate pools and documents as files, in JSON Lines or plain lines, gzip by name, - for standard input."""
+"""Reading: candidate pools and documents from files of JSON Lines or plain lines.
+
+A file whose name ends in .gz is compressed with gzip; - is standard input.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
     from resift.ranking import Ranking
 
 LINE_LIMIT = 1 << 28
-"""Most bytes of one line; a longer one means another kind of file."""
-OTHER_KINDS = (
+"""Maximum size of one line in bytes; a longer line means another kind of file."""
+UNSUPPORTED_FORMATS = (
     (rb"\xff\xfe\0\0|\0\0\xfe\xff|[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]", "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8"),
     (rb"\xff\xfe|\xfe\xff|[\t\n\r -~]\0|\0[\t\n\r -~]", "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8"),
     (rb"\x1f\x8b", "compressed with gzip; give it a name that ends in .gz, or unpack it: gzip -dc"),
@@ -34,7 +37,8 @@ OTHER_KINDS = (
     (rb"PK\x03\x04", "a zip archive (or a format based on it, such as docx); unpack it and pass a text file"),
     (rb"PAR1\x15", "a parquet file; write its rows as JSON Lines first, or rank them with --engine ray"),
 )
-"""First bytes of files that are not UTF-8 text (without a byte order mark as in RFC 4627, section 3), what they are, what to do."""
+"""First bytes of files that are not UTF-8 text (without a byte order mark as in RFC 4627, section 3); what they are, and what to
+do with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,10 @@ class CandidatePool:
     fields: list[dict[str, Any]] = field(default_factory=list)
     """each candidate's fields other than its text, in order; empty for plain documents"""
     lines: list[int] = field(default_factory=list, compare=False)
-    """the line, from 1, that each document was read from, if each has a line of its own; otherwise empty"""
+    """the number, from 1, of each document's line, if each has its own line; otherwise empty"""
 
     def first(self, size: int | None) -> CandidatePool:
-        """The pool with its first `size` candidates only (None: all)."""
+        """The pool with its first `size` candidates (None: all)."""
         if size is None:
             return self
         return replace(self, documents=self.documents[:size], fields=self.fields[:size], lines=self.lines[:size])
@@ -58,21 +62,21 @@ class CandidatePool:
     def ranked(self, ranking: Ranking, *, with_documents: bool = False) -> dict[str, Any]:
         """The ranked pool as a JSON object: {"qid"?, "query", "results": [...]}, best first; a score or logit may be null.
 
-        A candidate's own fields are kept. One whose name is taken by a result field, such as a retriever's score, becomes
-        given_NAME, or given_given_NAME if the candidate has a given_NAME as well, and so on: nothing is lost.
+        A candidate keeps its own fields. A field with the name of a result field, such as a retriever's score, becomes given_NAME,
+        or given_given_NAME if the candidate has a given_NAME as well, and so on: nothing is lost.
         """
         results = []
         for result in ranking:
-            own: dict[str, Any] = {"index": result.index, "score": result.score, "logit": result.logit}
-            own |= {"scored_by": result.scored_by, "tokens_cut": result.tokens_cut}
+            row: dict[str, Any] = {"index": result.index, "score": result.score, "logit": result.logit}
+            row |= {"scored_by": result.scored_by, "tokens_cut": result.tokens_cut}
             if result.tokens_cut_at_least:
-                own["tokens_cut_at_least"] = True
+                row["tokens_cut_at_least"] = True
             if ranking.windowed:
-                own |= {"windows": result.windows, "window": result.window}
+                row |= {"windows": result.windows, "window": result.window}
             if with_documents:
-                own["document"] = result.document
-            given = self.fields[result.index] if self.fields else {}
-            results.append({free_name(name, own, given): value for name, value in given.items()} | own)
+                row["document"] = result.document
+            fields = self.fields[result.index] if self.fields else {}
+            results.append({free_name(name, row, fields): value for name, value in fields.items()} | row)
         head: dict[str, Any] = {} if self.qid is None else {"qid": self.qid}
         if ranking.query_tokens_cut:
             head["query_tokens_cut"] = ranking.query_tokens_cut
@@ -82,7 +86,7 @@ class CandidatePool:
 def read_pools(path: str | os.PathLike[str]) -> Iterator[CandidatePool]:
     """The pools of a JSON Lines file, one per line; blank lines are skipped.
 
-    Raises InputError that names the file and line for anything else.
+    Raises InputError that names the file and the line for anything else.
     """
     for number, line in read_lines(path):
         yield decode_pool(line, f"{os.fspath(path)}, line {number}")
@@ -125,7 +129,7 @@ def decode_object(line: bytes, where: str) -> dict[str, Any]:
 
 
 def decode_text(line: bytes, where: str) -> str:
-    """One line of text, without its end. Raises InputError that begins with `where` for a NUL or for what is not UTF-8."""
+    """One line of text, without its end. Raises InputError that begins with `where` for a NUL or invalid UTF-8."""
     if b"\0" in line:
         raise InputError(f"{where}: a NUL at byte {line.index(0)}; expected UTF-8 text (for UTF-16: iconv -f UTF-16 -t UTF-8)")
     try:
@@ -135,7 +139,7 @@ def decode_text(line: bytes, where: str) -> str:
 
 
 def json_kind(value: object) -> str:
-    """What a decoded JSON value is, for a message."""
+    """The kind of a decoded JSON value, for a message."""
     names = {type(None): "missing or null", dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
     return names.get(type(value), "a number")
 
@@ -166,7 +170,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
 
 
 class Lines:
-    """The lines of a file or of standard input, and the share read so far."""
+    """The lines of a file or of standard input, and the share that has been read so far."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._name = os.fspath(path)
@@ -175,7 +179,7 @@ class Lines:
     def __iter__(self) -> Generator[tuple[int, bytes], None, None]:
         """Number (from 1) and content of every line that is not blank. Raises InputError if the file cannot be read."""
         try:
-            with self._opened() as file:
+            with self._open() as file:
                 number = 0
                 while line := file.readline(LINE_LIMIT + 1):
                     number += 1
@@ -199,12 +203,12 @@ class Lines:
         return min(1.0, self._raw.tell() / size) if size else 1.0
 
     def _check_kind(self, start: bytes) -> None:
-        for pattern, kind in OTHER_KINDS:
+        for pattern, kind in UNSUPPORTED_FORMATS:
             if re.match(pattern, start):
                 raise InputError(f"{self._name} is {kind}")
 
     @contextmanager
-    def _opened(self) -> Iterator[IO[bytes]]:
+    def _open(self) -> Iterator[IO[bytes]]:
         if not is_file_name(self._name):
             raise InputError(f"{self._name!r} is not a file name; expected one, or - for standard input")
         if self._name == "-":
@@ -225,17 +229,20 @@ class Lines:
                 self._raw = None
 
 
-def free_name(name: str, taken: Container[str], given: Container[str]) -> str:
-    """The name; if it is `taken`, the first of given_NAME, given_given_NAME, ... that `given` does not hold."""
-    if name in taken:
+def free_name(name: str, result_fields: Container[str], candidate_fields: Container[str]) -> str:
+    """The name that a candidate's field `name` has in a result.
+
+    If it is one of `result_fields`, it becomes the first of given_NAME, given_given_NAME, ... that is not in `candidate_fields`.
+    """
+    if name in result_fields:
         name = f"given_{name}"
-        while name in given:
+        while name in candidate_fields:
             name = f"given_{name}"
     return name
 
 
 def _candidate(item: object, where: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(item, dict) or not isinstance(item.get("text"), str):
-        found = json_kind(item) if not isinstance(item, dict) else f"an object whose 'text' is {json_kind(item.get('text'))}"
-        raise InputError(f'{where}: {found}; expected {{"text": "...", ...}}')
+        kind = json_kind(item) if not isinstance(item, dict) else f"an object whose 'text' is {json_kind(item.get('text'))}"
+        raise InputError(f'{where}: {kind}; expected {{"text": "...", ...}}')
     return item["text"], {name: value for name, value in item.items() if name != "text"}

@@ -1,4 +1,4 @@
-"""Providers: the choice of execution provider and variant, and each provider's policy."""
+"""Execution providers: the choice of one and of a graph's variant, and each provider's policy."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from resift.settings import Auto, Precision, Provider
 
 ORT_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-SUITED: dict[Provider, tuple[Precision, ...]] = {"cpu": ("int8", "float32"), "cuda": ("float32",)}
-"""The precisions a provider runs, fastest first: the int8 operators have kernels for the CPU only."""
+PRECISIONS: dict[Provider, tuple[Precision, ...]] = {"cpu": ("int8", "float32"), "cuda": ("float32",)}
+"""The precisions that a provider runs, fastest first: the int8 operators have kernels for the CPU only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,17 @@ class Policy:
     token_budget: int
     """largest rows x width of one batch, unless Settings set it"""
     step: int
-    """lengths are rounded up to a multiple of this to give their bucket; 1: a bucket is one length and nothing is padded"""
-    side_by_side: bool
+    """a bucket is a length rounded up to a multiple of this; 1: a bucket is one length and nothing is padded"""
+    is_concurrent: bool
     """whether batches run concurrently, one thread each; otherwise one batch at a time has the whole provider"""
 
     def buckets(self, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
-        """int32[n]: the buckets of rows of those lengths, in tokens: the widths they run at."""
+        """int32[n]: the buckets of rows of those lengths: the widths that the rows run at, in tokens."""
         return -(-lengths // self.step) * self.step
 
     def workers(self, threads: int) -> int:
         """Number of batches that run at once when Settings allow `threads`."""
-        return threads if self.side_by_side else 1
+        return threads if self.is_concurrent else 1
 
     def options(self) -> Any:
         """The onnxruntime SessionOptions."""
@@ -63,9 +63,9 @@ OLDEST_THAT_MAPS = "1.21.0"
 """The first onnxruntime whose session.WEIGHTS_FOLDER is observed to work."""
 POLICIES: dict[Provider, Policy] = {
     # Batches that fit a core's cache are fastest (budgets of 1 to 4096 tried on AVX-512 with VNNI) and spread best over cores.
-    "cpu": Policy("cpu", token_budget=256, step=1, side_by_side=True),
+    "cpu": Policy("cpu", token_budget=256, step=1, is_concurrent=True),
     # A GPU needs large batches (not measured yet). Lengths are not mixed there either, as graphs read no attention mask.
-    "cuda": Policy("cuda", token_budget=4096, step=1, side_by_side=False),
+    "cuda": Policy("cuda", token_budget=4096, step=1, is_concurrent=False),
 }
 
 
@@ -90,15 +90,15 @@ def available() -> list[str]:
 
 def check_version(oldest: str) -> None:
     """Raises ProviderError if the installed onnxruntime is older than `oldest`, x.y.z."""
-    found = runtime().__version__
-    if _numbers(found) < _numbers(oldest):
+    installed = runtime().__version__
+    if _numbers(installed) < _numbers(oldest):
         raise ProviderError(
-            f"onnxruntime {found} is installed, but this artifact needs {oldest} or newer: pip install -U onnxruntime"
+            f"onnxruntime {installed} is installed, but this artifact needs {oldest} or newer: pip install -U onnxruntime"
         )
 
 
 def can_map() -> bool:
-    """Whether the installed onnxruntime maps weights of a graph that it is given as bytes."""
+    """Whether the installed onnxruntime maps the weights of a graph that it receives as bytes."""
     return _numbers(runtime().__version__) >= _numbers(OLDEST_THAT_MAPS)
 
 
@@ -107,33 +107,33 @@ def _numbers(version: str) -> list[int]:
 
 
 def choose(
-    asked: Provider | Auto, precision: Precision | Auto, *, available: Sequence[str], variants: Sequence[Variant]
+    requested: Provider | Auto, precision: Precision | Auto, *, available: Sequence[str], variants: Sequence[Variant]
 ) -> tuple[Provider, Variant]:
     """The provider and the variant to run.
 
     `available`: onnxruntime's names of its providers. `variants`: those whose instruction sets this machine has, best first.
     Provider "auto" is CUDA if it is available and has a variant to run, otherwise the CPU; precision "auto" is the provider's
-    fastest. The first variant of that precision is taken. Raises ProviderError if the request cannot be met.
+    fastest. The first variant of that precision is chosen. Raises ProviderError if the request cannot be met.
     """
-    wanted: list[Provider] = ["cuda", "cpu"] if asked == "auto" else [asked]
+    preferences: list[Provider] = ["cuda", "cpu"] if requested == "auto" else [requested]
     reasons = []
-    for provider in wanted:
+    for provider in preferences:
         if ORT_NAMES[provider] not in available:
             reasons.append(
                 f"the installed onnxruntime has no {ORT_NAMES[provider]} (it has {', '.join(available)}): "
                 f"{'install onnxruntime-gpu instead' if provider == 'cuda' else 'reinstall onnxruntime'}"
             )
             continue
-        suited = [kind for kind in SUITED[provider] if precision in ("auto", kind)]
-        if not suited:
-            reasons.append(f"{provider} does not run {precision}; ask for {' or '.join(SUITED[provider])}, or another provider")
+        precisions = [kind for kind in PRECISIONS[provider] if precision in ("auto", kind)]
+        if not precisions:
+            reasons.append(f"{provider} does not run {precision}; ask for {' or '.join(PRECISIONS[provider])}, or another provider")
             continue
-        fastest_first = [variant for kind in suited for variant in variants if variant.precision == kind]
+        fastest_first = [variant for kind in precisions for variant in variants if variant.precision == kind]
         if fastest_first:
             return provider, fastest_first[0]
-        offered = dict.fromkeys(variant.precision for variant in variants)
+        offered = ", ".join(dict.fromkeys(variant.precision for variant in variants)) or "no graph"
         reasons.append(
-            f"{provider} needs {' or '.join(suited)}, but this artifact has {', '.join(offered) or 'no graph'} for this machine: "
+            f"{provider} needs {' or '.join(precisions)}, but this artifact has {offered} for this machine: "
             "export the checkpoint again with --precision int8,float32"
         )
     raise ProviderError("; ".join(reasons))

@@ -26,18 +26,18 @@ ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 """onnxruntime's names of a signature's types."""
 
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-"""onnxruntime's name of the option that says where the weights are of a graph given as bytes."""
+"""onnxruntime's option for the folder with the external weights of a graph that it receives as bytes."""
 
 
 class Session:
-    """Runs batches of one graph, which it opens at its first use. Any number of threads may use it at once.
+    """Runs batches of one graph, which is opened at the first use. Any number of threads may use a Session at once.
 
     A forked child reopens the graph at its first run: onnxruntime's threads do not survive a fork, and a run on the parent's
     session would wait for them forever.
     """
 
     def __init__(self, read_graph: Callable[[], bytes | GraphOnDisk], signature: Signature, policy: Policy) -> None:
-        """`read_graph` returns the ONNX graph, or where it is; it must have that signature."""
+        """`read_graph` returns the ONNX graph or its location on disk; the graph must have that signature."""
         self._read_graph = read_graph
         self._signature = signature
         self._policy = policy
@@ -47,7 +47,7 @@ class Session:
         renew_in_children(self)
 
     def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Logits float32[b, labels] of inputs int64[b, width]; inputs that the graph does not read are left out.
+        """Logits float32[b, labels] of inputs int64[b, width]; inputs that the graph does not read are ignored.
 
         Raises InferenceError if onnxruntime fails, ArtifactError if the logits have another shape, and like `open`.
         """
@@ -146,5 +146,5 @@ def _failures() -> tuple[type[Exception], ...]:
     """The exceptions that onnxruntime defines, and the built-in ones that its binding raises (std::exception, out of memory)."""
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-    own = [kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    return (*own, RuntimeError, MemoryError, ValueError)
+    defined = [kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*defined, RuntimeError, MemoryError, ValueError)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Sessions:
-    """One Session a graph, all on the provider that suits the full graph. Any number of threads may use it at once."""
+    """One Session per graph, all on the provider of the full graph. Any number of threads may use a Sessions object at once."""
 
     def __init__(self, artifact: Artifact, settings: Settings) -> None:
         """Chooses the provider and the full graph's variant. Raises ProviderError if the settings cannot be met."""
@@ -38,14 +38,14 @@ class Sessions:
         self.policy = providers.POLICIES[self.provider]
 
     def variant(self, graph: str) -> Variant:
-        """The graph's variant on this machine. Raises ProviderError if it has none of the precision asked for."""
+        """The graph's variant on this machine. Raises ProviderError if it has none of the requested precision."""
         if graph not in self._variants:
             variants = _runnable(self._graphs[graph])
             try:
-                _, found = providers.choose(self.provider, self._precision, available=providers.available(), variants=variants)
+                _, variant = providers.choose(self.provider, self._precision, available=providers.available(), variants=variants)
             except ProviderError as error:
                 raise ProviderError(f"the graph {graph} cannot run: {error}; or use the plan full") from error
-            self._variants[graph] = found
+            self._variants[graph] = variant
         return self._variants[graph]
 
     def open(self, graph: str) -> None:
@@ -53,7 +53,7 @@ class Sessions:
         self._session(graph).open()
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """The logits of a graph, float32[b, labels], of inputs int64[b, width] by name. Raises like `Session.run`."""
+        """The logits of a graph, float32[b, labels], for inputs int64[b, width] by name. Raises like `Session.run`."""
         return self._session(graph).run(inputs)
 
     def close(self) -> None:
@@ -62,15 +62,15 @@ class Sessions:
             session.close()
 
     def _session(self, graph: str) -> Session:
-        found = self._sessions.get(graph)
-        if found is None:
+        session = self._sessions.get(graph)
+        if session is None:
             read = partial(self._artifact.read_graph, self.variant(graph), can_map=providers.can_map())
-            # Of two threads that come here at once, both get the first one's.
-            found = self._sessions.setdefault(graph, Session(read, self._graphs[graph].signature, self.policy))
-        return found
+            # If two threads come here at once, both get the Session of the first one.
+            session = self._sessions.setdefault(graph, Session(read, self._graphs[graph].signature, self.policy))
+        return session
 
 
 def _runnable(graph: Graph) -> list[Variant]:
     """The variants that this machine has the instruction sets for, best first."""
-    here = machine.instruction_sets()
-    return [variant for variant in graph.variants if here.issuperset(variant.instruction_sets)]
+    available = machine.instruction_sets()
+    return [variant for variant in graph.variants if available.issuperset(variant.instruction_sets)]

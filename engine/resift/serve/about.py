@@ -1,4 +1,4 @@
-"""About: the routes that tell about the server: its health, models, metrics and documentation."""
+"""About: the routes that describe the server: its health, models, metrics and documentation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class About:
         self._document = openapi.document(APIS, version("resift"), service.config)
 
     def routes(self) -> list[Route]:
-        """The routes, one method each."""
+        """The routes; each is answered by one method."""
         paths = {
             "/health": self.health,
             "/ready": self.ready,
@@ -47,13 +47,13 @@ class About:
         return as_json({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        """Whether the models are warm and requests are let in."""
-        if self._service.ready:
+        """Whether the models are warm and requests are accepted."""
+        if self._service.is_ready:
             return as_json({"status": "ready"})
         return as_json({"error": "unhealthy", "error_type": "Unhealthy"}, 503)
 
     async def info(self, request: Request) -> Response:
-        """What is served, in the fields of text-embeddings-inference for the first model, and all models' names."""
+        """The first model in the fields of text-embeddings-inference, and the names of all models."""
         return self._refusal(request) or as_json(self._info())
 
     async def metrics(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Access: every request gets an id, a line in the log and its place in the metrics."""
+"""Access: gives every request an id and a line in the log, and counts it in the metrics."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ if TYPE_CHECKING:
 
 ID_HEADER = "x-request-id"
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-"""Ids of clients that are passed on; others are replaced."""
-GONE = 499
-"""The status that logs and metrics show for a client that went away before its answer; nginx uses it."""
+"""A client's id that matches is used for its request; any other is replaced."""
+CLIENT_CLOSED = 499
+"""The status in logs and metrics for a client that went away before its answer, as in nginx."""
 PROBES = ("/health", "/ready", "/metrics")
-"""Asked every few seconds by machines: logged at level debug, unless they fail."""
+"""Paths that machines request every few seconds: they are logged at level debug, unless they fail."""
 
 
 @dataclass(slots=True)
-class Record:
-    """What is noted about one request while it is answered."""
+class RequestRecord:
+    """The record of one request while it is answered."""
 
     id: str
     api: str = "other"
     """name of the Api, for metrics"""
-    status: int = GONE
+    status: int = CLIENT_CLOSED
     fields: dict[str, Any] = field(default_factory=dict)
-    """for its line in the log"""
+    """further fields for its line in the log"""
 
     @classmethod
-    def of(cls, scope: Scope) -> Record:
+    def of(cls, scope: Scope) -> RequestRecord:
         """The record of the request that `scope` belongs to."""
-        record: Record = scope["resift.record"]
+        record: RequestRecord = scope["resift.record"]
         return record
 
 
 class Access:
-    """ASGI middleware."""
+    """ASGI middleware that records every request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the app, and notes what became of the request."""
+        """Runs the app, then logs and counts the request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(ID_HEADER, "")
-        record = scope["resift.record"] = Record(given if ID.fullmatch(given) else uuid.uuid4().hex)
+        client_id = Headers(scope=scope).get(ID_HEADER, "")
+        record = scope["resift.record"] = RequestRecord(client_id if ID.fullmatch(client_id) else uuid.uuid4().hex)
 
-        async def sending(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 MutableHeaders(scope=message)[ID_HEADER] = record.id
@@ -68,10 +68,10 @@ class Access:
 
         began = time.perf_counter()
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - began
-            self._metrics.request(record.api, record.status, seconds)
+            self._metrics.count_request(record.api, record.status, seconds)
             path = scope["path"][:200]
             is_probe = scope["path"] in PROBES and record.status < 400
             log(

@@ -1,4 +1,4 @@
-"""Admission: what may come in, decided before work is spent on it. Pure: no clock, no network."""
+"""Admission: decides which requests are accepted, before work is spent on them. Pure: no clock, no network."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from resift.serve.config import Config
-    from resift.serve.request import Request
+    from resift.serve.request import RankingRequest
 
 OVERLOADED = "Model is overloaded"
-"""how text-embeddings-inference begins it"""
+"""the beginning of text-embeddings-inference's message"""
 STOPPING = "the server is shutting down"
 
 
 class Admission:
-    """Counts the requests in progress and the characters that wait for tokenization. For one thread."""
+    """Counts the requests in progress and the characters that wait for tokenization. Only one thread may use it."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self.requests = 0
-        """in progress"""
+        """the number of requests in progress"""
         self.characters = 0
-        """of requests that are not tokenized yet"""
-        self.stopping = False
-        """whether no more requests are let in"""
+        """the characters of requests that are not tokenized yet"""
+        self.is_stopping = False
+        """whether new requests are refused because the server stops"""
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Counts a request while it is in progress. Raises Refusal if there are too many, or if the server stops."""
-        if self.stopping:
+        """Counts a request while it is in progress. Raises Refusal if there are too many requests, or if the server stops."""
+        if self.is_stopping:
             raise Refusal("stopping", STOPPING, retry_after=1)
         if self.requests >= self._config.max_concurrent_requests:
             raise Refusal("busy", f"{OVERLOADED}: {self.requests} requests are in progress; try again later", retry_after=1)
@@ -45,10 +45,10 @@ class Admission:
             self.requests -= 1
 
     @contextmanager
-    def text(self, request: Request, seconds: float) -> Iterator[None]:
-        """Counts a request's characters while they wait. If none wait, any request may.
+    def text(self, request: RankingRequest, seconds: float) -> Iterator[None]:
+        """Counts a request's characters while they wait. If no other characters wait, there is no limit on their number.
 
-        `seconds`: predicted until the waiting work has run. Raises Refusal for a request that is too large, or if too many
+        `seconds`: the predicted time until the waiting work has run. Raises Refusal for a request that is too large, or if too many
         characters would wait.
         """
         if len(request.documents) > self._config.max_client_batch_size:

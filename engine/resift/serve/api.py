@@ -1,4 +1,4 @@
-"""Api: how one HTTP format is read into a Request, and answers and refusals are written in it."""
+"""Api: one HTTP format. It reads a body into a RankingRequest, and writes a RankingResult or a Refusal."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from resift.ranking import RankedDocument
-    from resift.serve.request import Answer, Reason, Request
+    from resift.serve.request import RankingRequest, RankingResult, Reason
 
 Milliseconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Extensions(msgspec.Struct, kw_only=True):
-    """Fields of resift's own, which every format takes."""
+    """Fields that resift adds to every format."""
 
     return_tokens_cut: bool = False
     """each result says how many of its tokens were cut"""
     plan: str | None = None
-    """how the documents are worked through: full, fast, balanced, or stages such as first-look:15,full"""
+    """the cascade that scores the documents: full, fast, balanced, or stages such as first-look:15,full"""
     budget_ms: Milliseconds | None = None
-    """milliseconds, from when the body was read, after which the answer is what was read by then"""
+    """milliseconds, from when the body was read, after which the ranking is returned with the scores that exist by then"""
 
-    def marks(self, result: RankedDocument) -> dict[str, Any]:
-        """A result's own fields of these extensions; None where they were not asked for, or no graph read it."""
+    def result_fields(self, result: RankedDocument) -> dict[str, Any]:
+        """The values of the extensions' fields in a result; None if they were not requested, or if no graph scored it."""
         names_graph = self.plan is not None or self.budget_ms is not None
         return {
             "tokens_cut": result.tokens_cut if self.return_tokens_cut else None,
@@ -39,21 +39,21 @@ class Extensions(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
-    """One HTTP format. `body`, `reply` and `error` are types that msgspec decodes and encodes, and OpenAPI describes."""
+    """One HTTP format. msgspec decodes and encodes the types `body`, `reply` and `error`, and OpenAPI describes them."""
 
     name: str
-    """in metrics and logs"""
+    """its name in metrics and logs"""
     path: str
     summary: str
     body: type[msgspec.Struct]
     reply: Any
     error: type[msgspec.Struct]
-    read: Callable[[Any], Request]
-    """from a `body`; raises Refusal"""
-    write: Callable[[Any, Answer], Any]
-    """from the `body` and its answer to a `reply`"""
+    read: Callable[[Any], RankingRequest]
+    """makes the request from a `body`; raises Refusal"""
+    write: Callable[[Any, RankingResult], Any]
+    """makes the `reply` from the `body` and the result"""
     refuse: Callable[[Refusal, str], Any]
-    """from a refusal and the request's id to an `error`"""
+    """makes the `error` from a refusal and the request's id"""
     statuses: Mapping[Reason, int]
     example: dict[str, Any]
     """a body that works"""
@@ -63,9 +63,9 @@ class Api:
         object.__setattr__(self, "_decoder", msgspec.json.Decoder(self.body))
 
     def decode(self, content: bytes) -> Any:
-        """A `body` from JSON. Of a key that occurs twice the last counts. Raises Refusal."""
+        """A `body` from JSON. If a key occurs twice, the last value counts. Raises Refusal."""
         try:
-            content.decode()  # msgspec does not look into strings that it skips
+            content.decode()  # msgspec does not check strings that it skips
             return self._decoder.decode(content)
         except UnicodeDecodeError as error:
             raise Refusal("syntax", f"the body is not UTF-8: byte {error.object[error.start]:#x} at {error.start}") from error

@@ -1,4 +1,4 @@
-"""The table of APIs: one route each, all over one Request."""
+"""The table of APIs: each has a route, and all are read into a RankingRequest."""
 
 from resift.serve import cohere, tei
 

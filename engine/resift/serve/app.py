@@ -1,4 +1,4 @@
-"""The ASGI app: a route for each API, and those that tell about the server."""
+"""The ASGI app: a route for each API, and routes that describe the server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from resift.serve.about import About, as_json
-from resift.serve.access import Access, Record
+from resift.serve.access import Access, RequestRecord
 from resift.serve.apis import APIS
 from resift.serve.endpoint import Endpoint
 from resift.serve.page.routes import routes as page_routes
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def build(service: Service, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
-    """The app over a service. Whoever runs it calls `service.warm_up`, or `lifespan` does: /ready tells when that is done."""
+    """The app of a service. The caller, or `lifespan`, must run `service.warm_up`: /ready tells when that is done."""
     return Starlette(
         routes=[
             *(Route(api.path, Endpoint(api, service), methods=["POST"]) for api in APIS),
@@ -37,8 +37,8 @@ def build(service: Service, lifespan: Lifespan[Starlette] | None = None) -> Star
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
-    """Answers a path or method that has no route, in a shape that clients of any API find their field in."""
+    """Answers a path or method that has no route, with the error fields of all APIs."""
     status = getattr(error, "status_code", 404)
     text = f"no route {request.url.path!r:.200}" if status == 404 else f"{request.method} is not allowed here"
-    content = {"id": Record.of(request.scope).id, "error": text, "message": text, "detail": text}
+    content = {"id": RequestRecord.of(request.scope).id, "error": text, "message": text, "detail": text}
     return as_json(content, status, getattr(error, "headers", None))

@@ -1,7 +1,7 @@
-"""The formats of Cohere: v2, and v1 in union with Jina's, as both are POST /v1/rerank.
+"""The formats of Cohere: v2, and v1 combined with Jina's, as both are POST /v1/rerank.
 
 https://docs.cohere.com/v2/reference/rerank, https://docs.cohere.com/v1/reference/rerank, https://jina.ai/reranker
-Unknown fields are ignored, as they do.
+Unknown fields are ignored, as those servers do.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from resift.serve.api import Api, Extensions, check_query
-from resift.serve.request import Reason, Refusal, Request
+from resift.serve.request import RankingRequest, Reason, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from resift.serve.request import Answer
+    from resift.serve.request import RankingResult
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -49,13 +49,13 @@ class ApiVersion(msgspec.Struct):
 
 
 class Tokens(msgspec.Struct):
-    """What was read."""
+    """The tokens that were read."""
 
     input_tokens: int
 
 
 class Meta(msgspec.Struct, omit_defaults=True):
-    """About an answer."""
+    """Facts about an answer."""
 
     api_version: ApiVersion
     tokens: Tokens
@@ -63,7 +63,7 @@ class Meta(msgspec.Struct, omit_defaults=True):
 
 
 class Usage(msgspec.Struct):
-    """What was read, as Jina says it."""
+    """The tokens that were read, in Jina's fields."""
 
     total_tokens: int
     prompt_tokens: int
@@ -85,7 +85,7 @@ class V2Request(Extensions, kw_only=True):
     documents: Annotated[list[str], msgspec.Meta(min_length=1)]
     top_n: Count | None = None
     max_tokens_per_doc: Count | None = None
-    """each document is cut to so many tokens, or to what the model takes if that is less"""
+    """each document is cut to this many tokens, or to as many as the model takes if that is less"""
     priority: int | None = None
     """accepted, but all requests have the same priority"""
     relevant_spans: None = None
@@ -116,7 +116,7 @@ class V2Result(msgspec.Struct, omit_defaults=True):
     """the sigmoid of the logit, in [0, 1]"""
     tokens_cut: int | None = None
     scored_by: str | None = None
-    """with a plan or a budget, the graph that read it last; absent where none did"""
+    """with a plan or a budget, the last graph that scored it; absent if none did"""
 
 
 class V1Result(V2Result, omit_defaults=True):
@@ -143,17 +143,17 @@ class V1Response(msgspec.Struct):
     meta: Meta
 
 
-def _read_v2(body: V2Request) -> Request:
+def _read_v2(body: V2Request) -> RankingRequest:
     return _request(body, body.documents)
 
 
-def _read_v1(body: V1Request) -> Request:
-    return _request(body, [_text(document, place, body.rank_fields) for place, document in enumerate(body.documents)])
+def _read_v1(body: V1Request) -> RankingRequest:
+    return _request(body, [_text(document, position, body.rank_fields) for position, document in enumerate(body.documents)])
 
 
-def _request(body: V1Request | V2Request, documents: list[str]) -> Request:
+def _request(body: V1Request | V2Request, documents: list[str]) -> RankingRequest:
     check_query(body.query)
-    return Request(
+    return RankingRequest(
         model=body.model,
         query=body.query,
         documents=documents,
@@ -164,34 +164,36 @@ def _request(body: V1Request | V2Request, documents: list[str]) -> Request:
     )
 
 
-def _text(document: str | Fields, place: int, rank_fields: list[str] | None) -> str:
+def _text(document: str | Fields, position: int, rank_fields: list[str] | None) -> str:
     if isinstance(document, str):
         return document
     names = rank_fields or ["text"]
     texts = [document[name] for name in names if name in document]
     if not texts:
-        raise Refusal("invalid", f"documents[{place}] has no field {' or '.join(names)}; expected a string or an object with text")
+        raise Refusal(
+            "invalid", f"documents[{position}] has no field {' or '.join(names)}; expected a string or an object with text"
+        )
     for name, text in zip((name for name in names if name in document), texts, strict=True):
         if not isinstance(text, str):
-            raise Refusal("invalid", f"documents[{place}].{name} is {type(text).__name__}; expected a string")
+            raise Refusal("invalid", f"documents[{position}].{name} is {type(text).__name__}; expected a string")
     return "\n".join(texts)
 
 
-def _write_v2(body: V2Request, answer: Answer) -> V2Response:
+def _write_v2(body: V2Request, answer: RankingResult) -> V2Response:
     results = [
-        V2Result(index=result.index, relevance_score=score, **body.marks(result))
+        V2Result(index=result.index, relevance_score=score, **body.result_fields(result))
         for result, score in zip(answer.ranking, answer.relevance, strict=True)
     ]
     return V2Response(answer.id, results, _meta("2", answer))
 
 
-def _write_v1(body: V1Request, answer: Answer) -> V1Response:
+def _write_v1(body: V1Request, answer: RankingResult) -> V1Response:
     results = [
         V1Result(
             index=result.index,
             relevance_score=score,
             document=_fields(body.documents[result.index]) if body.return_documents else None,
-            **body.marks(result),
+            **body.result_fields(result),
         )
         for result, score in zip(answer.ranking, answer.relevance, strict=True)
     ]
@@ -202,10 +204,10 @@ def _fields(document: str | Fields) -> Fields:
     return {"text": document} if isinstance(document, str) else document
 
 
-def _meta(version: str, answer: Answer) -> Meta:
+def _meta(version: str, answer: RankingResult) -> Meta:
     warnings = []
-    if answer.cut:
-        warnings.append(f"{answer.cut} documents were too long and were cut at their end")
+    if answer.documents_cut:
+        warnings.append(f"{answer.documents_cut} documents were too long and were cut at their end")
     if answer.ranking.query_tokens_cut:
         warnings.append(f"the query was too long and its last {answer.ranking.query_tokens_cut} tokens were cut")
     return Meta(ApiVersion(version), Tokens(answer.tokens), warnings)

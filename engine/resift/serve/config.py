@@ -1,6 +1,6 @@
-"""Config: every setting of the server, defined once; flags, the environment and a TOML file are read by it.
+"""Config: every setting of the server, defined once, and read from flags, the environment and a TOML file.
 
-A flag goes before RESIFT_SERVE_NAME in the environment, which goes before the key `name` of the file.
+A flag overrides RESIFT_SERVE_NAME in the environment, which overrides the key `name` of the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "RESIFT_SERVE_"
 FILE = "config"
-"""the one setting that the file itself cannot have"""
+"""the one setting that the file cannot have, as it names the file"""
 Meta = msgspec.Meta
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -65,7 +65,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @classmethod
     def gather(cls, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Self:
-        """The settings from `flags` (those given, by field name, and `config`), the environment and the TOML file.
+        """The settings from `flags` (the values by field name, and `config`), the environment and the TOML file.
 
         Raises InputError that names the flag, variable or key, and OSError if the file cannot be read.
         """
@@ -73,21 +73,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         path = flags.get(FILE) or environment.get(PREFIX + FILE.upper())
         if path:
             values.update(_from_file(Path(path)))
-        known = {PREFIX + name.upper(): name for name in (*cls.__struct_fields__, FILE)}
+        variables = {PREFIX + name.upper(): name for name in (*cls.__struct_fields__, FILE)}
         for variable, text in environment.items():
-            if variable.startswith(PREFIX) and variable not in known:
-                raise InputError(f"{variable} is no setting; expected one of {', '.join(sorted(known))}")
-            if variable in known and known[variable] != FILE:
-                values[known[variable]] = _convert(known[variable], text, source=variable)
-        for name, given in flags.items():
+            if variable.startswith(PREFIX) and variable not in variables:
+                raise InputError(f"{variable} is not a setting; expected one of {', '.join(sorted(variables))}")
+            if variable in variables and variables[variable] != FILE:
+                values[variables[variable]] = _convert(variables[variable], text, source=variable)
+        for name, value in flags.items():
             if name != FILE:
-                values[name] = _convert(name, given, source=flag(name))
+                values[name] = _convert(name, value, source=flag(name))
         config = cls(**values)
         config.check()
         return config
 
     def check(self) -> None:
-        """Raises InputError for settings that do not go together."""
+        """Raises InputError for settings that contradict each other."""
         if not (self.api_key or self.no_auth or _is_loopback(self.host)):
             raise InputError(
                 f"--host {self.host} can be reached from other machines; set {PREFIX}API_KEY, "
@@ -101,8 +101,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise InputError(f"--alias is {alias!r}; expected NAME=MODEL")
 
     def engine(self) -> Settings:
-        """How the engine runs: the file's settings, replaced by those given here. Raises InputError if they cannot be used."""
-        given = {
+        """The engine's settings: those of the settings file, overridden by those set here.
+
+        Raises InputError if they cannot be used.
+        """
+        overrides = {
             "provider": self.provider,
             "precision": self.precision,
             "threads": self.threads,
@@ -112,8 +115,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "waiting_tokens": self.max_waiting_tokens,
             "waiting_seconds": self.max_waiting_seconds,
         }
-        read = Settings.read(self.settings) if self.settings else Settings()
-        return replace(read, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        settings = Settings.read(self.settings) if self.settings else Settings()
+        return replace(settings, **{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
 
 
 def flag(name: str) -> str:
@@ -122,41 +125,41 @@ def flag(name: str) -> str:
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
-    """Adds a flag for each setting. Flags that are not given leave no attribute, so that the environment and the file count."""
+    """Adds a flag for each setting. A missing flag sets no attribute, so that the environment and the file are used."""
     import argparse
 
     command.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="a TOML file of these settings")
-    for found in msgspec.structs.fields(Config):
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _described(found)}
-        if isinstance(found.default, bool):
-            options["action"] = "store_true" if found.name.startswith("no_") else argparse.BooleanOptionalAction
-        elif isinstance(found.default_factory, type):
-            options |= {"action": "append", "metavar": found.name.upper()}
+    for setting in msgspec.structs.fields(Config):
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help_text(setting)}
+        if isinstance(setting.default, bool):
+            options["action"] = "store_true" if setting.name.startswith("no_") else argparse.BooleanOptionalAction
+        elif isinstance(setting.default_factory, type):
+            options |= {"action": "append", "metavar": setting.name.upper()}
         else:
-            options["metavar"] = "N" if isinstance(found.default, int | float) else "VALUE"
-        command.add_argument(flag(found.name), **options)
+            options["metavar"] = "N" if isinstance(setting.default, int | float) else "VALUE"
+        command.add_argument(flag(setting.name), **options)
 
 
-def _described(found: msgspec.structs.FieldInfo) -> str:
-    [meta] = [meta for meta in _metas(found.type) if meta.description]
-    plain = isinstance(found.default, bool) or found.default in (None, "", msgspec.NODEFAULT)
-    return meta.description if plain else f"{meta.description} (default: {found.default})"
+def _help_text(setting: msgspec.structs.FieldInfo) -> str:
+    [meta] = [meta for meta in _metas(setting.type) if meta.description]
+    hides_default = isinstance(setting.default, bool) or setting.default in (None, "", msgspec.NODEFAULT)
+    return meta.description if hides_default else f"{meta.description} (default: {setting.default})"
 
 
-def _metas(annotated: Any) -> Iterator[Any]:
-    yield from getattr(annotated, "__metadata__", ())
+def _metas(annotation: Any) -> Iterator[Any]:
+    yield from getattr(annotation, "__metadata__", ())
 
 
 def _convert(name: str, value: Any, *, source: str, strict: bool = False) -> Any:
-    """The value of a setting; texts of flags and variables become numbers, and a variable's list is separated by commas."""
-    [found] = [found for found in msgspec.structs.fields(Config) if found.name == name]
-    if isinstance(value, str) and found.default_factory is not msgspec.NODEFAULT and not strict:
+    """The value of a setting. Text from flags and variables becomes numbers; a list in a variable is separated by commas."""
+    [setting] = [setting for setting in msgspec.structs.fields(Config) if setting.name == name]
+    if isinstance(value, str) and setting.default_factory is not msgspec.NODEFAULT and not strict:
         value = [part.strip() for part in value.split(",") if part.strip()]
     try:
-        return msgspec.convert(value, found.type, strict=strict)
+        return msgspec.convert(value, setting.type, strict=strict)
     except msgspec.ValidationError as error:
-        shown = "" if name == "api_key" else f" is {value!r}"
-        raise InputError(f"{source}{shown}: {error}") from error
+        value_text = "" if name == "api_key" else f" is {value!r}"
+        raise InputError(f"{source}{value_text}: {error}") from error
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Limits of the transport: a request's body is read within bytes and time."""
+"""Limits of the transport: a request's body is read up to a number of bytes and within a time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from resift.serve.request import Refusal
 if TYPE_CHECKING:
     from starlette.types import Receive
 
-DRAINED = 1 << 26
-"""Most bytes of a body that are read only to be dropped."""
+DRAIN_LIMIT = 1 << 26
+"""Maximum number of bytes of a body that are read only to be discarded."""
 
 
-class Disconnected(Exception):  # noqa: N818 - no error
+class ClientDisconnected(Exception):  # noqa: N818 - it is not an error
     """The client went away."""
 
 
@@ -23,42 +23,42 @@ class Body:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self.ended = False
+        self.is_complete = False
         """whether all of it has been read"""
 
-    async def read(self, *, length: int | None, most: int, seconds: float) -> bytes:
-        """All of it, if it has at most `most` bytes and arrives within `seconds`. `length`: the bytes announced, if they are.
+    async def read(self, *, length: int | None, limit: int, seconds: float) -> bytes:
+        """All of it, if it has at most `limit` bytes and arrives within `seconds`. `length`: the announced bytes, if known.
 
-        Raises Refusal and Disconnected.
+        Raises Refusal and ClientDisconnected.
         """
-        if length is not None and length > most:
-            raise Refusal("body size", f"the body has {length} bytes; expected at most {most}")
+        if length is not None and length > limit:
+            raise Refusal("body size", f"the body has {length} bytes; expected at most {limit}")
         size, parts = 0, []
         try:
             async with asyncio.timeout(seconds):
-                while not self.ended:
+                while not self.is_complete:
                     parts.append(await self._next())
                     size += len(parts[-1])
-                    if size > most:
-                        raise Refusal("body size", f"the body has more than {most} bytes")
+                    if size > limit:
+                        raise Refusal("body size", f"the body has more than {limit} bytes")
         except TimeoutError as error:
             raise Refusal("slow", f"the body did not arrive within {seconds:g} seconds") from error
         return b"".join(parts)
 
     async def drain(self, seconds: float) -> None:
-        """Reads the rest and drops it: if the server closed with bytes unread, the client might never see its refusal.
+        """Reads and discards the rest: if the server closed the connection earlier, the client might never see its refusal.
 
-        Gives up after DRAINED bytes or `seconds`. Raises Disconnected.
+        Gives up after DRAIN_LIMIT bytes or `seconds`. Raises ClientDisconnected.
         """
-        dropped = 0
+        discarded = 0
         try:
             async with asyncio.timeout(seconds):
-                while not self.ended and dropped < DRAINED:
-                    dropped += len(await self._next())
+                while not self.is_complete and discarded < DRAIN_LIMIT:
+                    discarded += len(await self._next())
         except TimeoutError:
             return
 
-    async def disconnected(self) -> None:
+    async def wait_for_disconnect(self) -> None:
         """Waits, once the body has been read, until the client goes away."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
@@ -66,7 +66,7 @@ class Body:
     async def _next(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            raise Disconnected
-        self.ended = not message.get("more_body", False)
+            raise ClientDisconnected
+        self.is_complete = not message.get("more_body", False)
         part: bytes = message.get("body", b"")
         return part

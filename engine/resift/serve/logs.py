@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on standard error. Texts of requests are left out unless asked for."""
+"""Logs: one JSON object per line on standard error. Texts of requests are logged only if the settings say so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, in a registry of their own."""
+"""Metrics for Prometheus, in a separate registry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = tuple(float(2**power) for power in range(11))
 
 
 class Metrics:
-    """What is counted. Batches are counted on the engine's threads, the rest on the event loop."""
+    """The server's metrics. Batches are counted on the engine's threads, all else on the event loop."""
 
     def __init__(self, models: Models, admission: Admission) -> None:
         self._registry = registry = CollectorRegistry()
@@ -45,32 +45,32 @@ class Metrics:
             "resift_queue_seconds", "Time from tokenized to the first row running", buckets=SECONDS, registry=registry
         )
         self._documents = Histogram("resift_request_documents", "Documents of a request", buckets=ROWS, registry=registry)
-        self._cut = Counter("resift_tokens_cut", "Tokens cut from documents that were too long", registry=registry)
+        self._tokens_cut = Counter("resift_tokens_cut", "Tokens cut from documents that were too long", registry=registry)
         self._run = Histogram("resift_run_seconds", "Time to run a batch", buckets=SECONDS, registry=registry)
         self._tokens = Histogram("resift_batch_tokens", "Tokens of a batch", buckets=TOKENS, registry=registry)
         self._rows = Histogram("resift_batch_rows", "Rows of a batch", buckets=ROWS, registry=registry)
         for reranker in models.rerankers.values():
             reranker.observe(self._batch)
 
-    def request(self, api: str, status: int, seconds: float) -> None:
+    def count_request(self, api: str, status: int, seconds: float) -> None:
         """Counts an answered request."""
         self._requests.labels(api, str(status)).inc()
         self._seconds.labels(api).observe(seconds)
 
-    def rejected(self, reason: str) -> None:
+    def count_refusal(self, reason: str) -> None:
         """Counts a refusal."""
         self._rejected.labels(reason).inc()
 
-    def disconnected(self) -> None:
+    def count_disconnect(self) -> None:
         """Counts a client that went away."""
         self._disconnected.inc()
 
-    def scored(self, scored: Scored, tokenized: float) -> None:
-        """Counts what the engine said about a request; `tokenized`: seconds to tokenize it."""
-        self._tokenize.observe(tokenized)
+    def count_result(self, scored: Scored, tokenize_seconds: float) -> None:
+        """Counts the engine's result for a request, and the seconds that it took to tokenize it."""
+        self._tokenize.observe(tokenize_seconds)
         self._wait.observe(scored.waited)
         self._documents.observe(len(scored.logits))
-        self._cut.inc(int(scored.tokens_cut.sum()))
+        self._tokens_cut.inc(int(scored.tokens_cut.sum()))
 
     def text(self) -> bytes:
         """All metrics in the text format of Prometheus."""
@@ -83,13 +83,13 @@ class Metrics:
 
 
 class _Queues(Collector):
-    """Reads the schedulers' own numbers when it is asked."""
+    """Reads the schedulers' numbers whenever the metrics are collected."""
 
     def __init__(self, models: Models) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        """One family a number, labelled by model."""
+        """One metric family per number, labelled by model."""
         rows = GaugeMetricFamily("resift_waiting_rows", "Rows that wait to run", labels=["model"])
         tokens = GaugeMetricFamily("resift_waiting_tokens", "Tokens that wait to run", labels=["model"])
         dropped = CounterMetricFamily("resift_dropped_rows", "Rows whose request ended before they ran", labels=["model"])

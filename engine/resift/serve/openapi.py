@@ -57,23 +57,23 @@ def document(apis: Iterable[Api], version: str, config: Config) -> dict[str, Any
     for path, summary in ABOUT.items():
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary}}}}
     paths["/ready"]["get"]["responses"]["503"] = {"description": "Not yet, or not any more"}
-    found: dict[str, Any] = {
+    specification: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "resift", "version": version, "description": "Rerankers on CPU, in the formats clients already speak."},
         "paths": paths,
         "components": {"schemas": components},
     }
     if config.api_key:
-        found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        found["security"] = [{"key": []}]
-    return found
+        specification["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        specification["security"] = [{"key": []}]
+    return specification
 
 
 def _operation(api: Api, body: Any, reply: Any, error: Any) -> dict[str, Any]:
     reasons: dict[int, list[str]] = {}
     for reason, status in api.statuses.items():
         reasons.setdefault(status, []).append(REFUSALS[reason])
-    refused = {
+    refusals = {
         str(status): {"description": "; ".join(texts), "content": {"application/json": {"schema": error}}}
         for status, texts in sorted(reasons.items())
     }
@@ -83,25 +83,27 @@ def _operation(api: Api, body: Any, reply: Any, error: Any) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"application/json": {"schema": body, "example": api.example}}},
         "responses": {
             "200": {"description": "The ranking, best first", "content": {"application/json": {"schema": reply}}},
-            **refused,
+            **refusals,
         },
     }
 
 
-def page(described: Mapping[str, Any]) -> tuple[str, str]:
+def page(specification: Mapping[str, Any]) -> tuple[str, str]:
     """The document as HTML, and the SHA-256 of its style in base64, for a content-security policy."""
     sections = [
-        _section(path, method, operation) for path, methods in described["paths"].items() for method, operation in methods.items()
+        _section(path, method, operation)
+        for path, methods in specification["paths"].items()
+        for method, operation in methods.items()
     ]
     schemas = [
         f'<h3 id="{html.escape(name)}">{html.escape(name)}</h3>{_code(schema)}'
-        for name, schema in described["components"]["schemas"].items()
+        for name, schema in specification["components"]["schemas"].items()
     ]
-    title = f"{described['info']['title']} {described['info']['version']}"
+    title = f"{specification['info']['title']} {specification['info']['version']}"
     text = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>"
-        f'<p>{html.escape(described["info"]["description"])} This page as <a href="/openapi.json">OpenAPI</a>.</p>'
+        f'<p>{html.escape(specification["info"]["description"])} This page as <a href="/openapi.json">OpenAPI</a>.</p>'
         f"{''.join(sections)}<h2>Types</h2>{''.join(schemas)}</html>"
     )
     return text, base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     import asyncio
 
 
-def limited(seconds: float) -> type[H11Protocol]:
+def header_timeout_protocol(seconds: float) -> type[H11Protocol]:
     """A protocol that closes a connection whose next request's headers take longer than `seconds` to arrive."""
 
-    class Limited(H11Protocol):
+    class HeaderTimeoutProtocol(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -37,4 +37,4 @@ def limited(seconds: float) -> type[H11Protocol]:
                 self._timer.cancel()
                 self._timer = None
 
-    return Limited
+    return HeaderTimeoutProtocol

@@ -1,4 +1,4 @@
-"""The one request all APIs are read into, what it is answered with, and why it may be refused."""
+"""The request that every API is read into, its result, and the reasons for which it may be refused."""
 
 from __future__ import annotations
 
@@ -27,60 +27,61 @@ Reason = Literal[
 ]
 
 
-class Refusal(Exception):  # noqa: N818 - no error of the server
-    """A request that is not answered; each API words it in its own status and shape."""
+class Refusal(Exception):  # noqa: N818 - it is not an error of the server
+    """The refusal of a request; each API writes it with its own status and fields."""
 
     def __init__(self, reason: Reason, message: str, *, retry_after: int | None = None) -> None:
-        """`retry_after`: seconds after which it is worth asking again."""
+        """`retry_after`: seconds after which the client may try again."""
         super().__init__(message)
         self.reason: Reason = reason
         self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What a client asks, whatever API it speaks."""
+class RankingRequest:
+    """A client's request, the same for every API."""
 
     model: str | None
     query: str
     documents: list[str]
     top_n: int | None = None
     document_tokens: int | None = None
-    """most tokens read of a document; None: what the model takes"""
+    """maximum number of tokens read of a document; None: as many as the model takes"""
     truncate: bool = True
     """False: a pair that is too long is refused, not cut"""
     plan: str | None = None
-    """how the documents are worked through; None: as the engine's settings say"""
+    """the cascade that scores the documents; None: that of the engine's settings"""
     budget_ms: float | None = None
-    """milliseconds after which the answer is what was read by then; None: it waits for all"""
+    """milliseconds after which the ranking is returned with the scores that exist by then; None: once all documents are scored"""
 
     @property
     def characters(self) -> int:
-        """Of the query and all documents."""
+        """Characters of the query and all documents."""
         return len(self.query) + sum(map(len, self.documents))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the engine found."""
+class RankingResult:
+    """The engine's result for a request."""
 
     id: str
-    """of the request"""
+    """id of the request"""
     model: str
     """the true name of the model that ranked"""
     ranking: Ranking
     """best first, cut to `top_n`"""
     relevance: list[float]
-    """for each result of the ranking: the sigmoid of its logit, in [0, 1]; below the last one read in full, decreasing numbers"""
+    """for each result of the ranking: the sigmoid of its logit, in [0, 1]; decreasing numbers for results that the full model did
+    not score"""
     logits: list[float]
-    """for each result of the ranking: its logit; below the last one read in full, decreasing numbers"""
+    """for each result of the ranking: its logit; decreasing numbers for results that the full model did not score"""
     tokens: int
-    """read, over all pairs"""
-    cut: int
-    """documents of the request that were cut"""
-    tokenized: float
-    """seconds from admission until all pairs were tokenized"""
-    waited: float
-    """seconds the pairs waited for a worker"""
-    ran: float
-    """seconds from then until all had run"""
+    """tokens that were read, over all pairs"""
+    documents_cut: int
+    """number of the request's documents that were cut"""
+    tokenize_seconds: float
+    """time from admission until all pairs were tokenized"""
+    queue_seconds: float
+    """time that the pairs waited for a worker"""
+    run_seconds: float
+    """time from then until all pairs had run"""

@@ -1,4 +1,4 @@
-"""Run: uvicorn around the app, and how it ends."""
+"""Run: serves the app with uvicorn, and shuts it down."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from resift.errors import InputError
 from resift.serve import logs
 from resift.serve.app import build
 from resift.serve.models import Models
-from resift.serve.protocol import limited
+from resift.serve.protocol import header_timeout_protocol
 from resift.serve.service import Service
 
 if TYPE_CHECKING:
@@ -31,26 +31,26 @@ BACKLOG = 2048
 HEAD_BYTES = 1 << 16
 """Largest head of a request."""
 LAST_SECONDS = 2
-"""For the last answers to be written, once the time for shutting down is over."""
+"""Time to write the last answers, once the time for shutting down is over."""
 
 
-class Server(uvicorn.Server):
-    """Goes on listening, and refusing, until the accepted requests have finished; a second signal ends it at once."""
+class GracefulServer(uvicorn.Server):
+    """A server that refuses new requests after a signal, until the accepted ones have finished; a second signal ends it at once."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
         self._stop_by: float | None = None
-        self._deaf = False
-        self._warming: asyncio.Task[None] | None = None
+        self._has_stopped_listening = False
+        self._warm_up_task: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begins to listen, and to warm the models up: /ready tells when that is done."""
+        """Begins to listen and to warm up the models; /ready tells when that is done."""
         await super().startup(sockets)
-        self._warming = asyncio.create_task(self._service.warm_up())
+        self._warm_up_task = asyncio.create_task(self._service.warm_up())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Begins to shut down; at the second signal, ends."""
+        """Begins to shut down; the second signal ends the server at once."""
         if self._stop_by is not None:
             self.force_exit = True
             self.should_exit = True
@@ -59,23 +59,23 @@ class Server(uvicorn.Server):
         self._stop_by = time.monotonic() + self._service.config.shutdown_seconds
 
     async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn every 0.1 s; True ends the server. Raises what the warm-up raised."""
-        if self._warming is not None and self._warming.done():
-            self._warming.result()
+        """Called by uvicorn every 0.1 s; True ends the server. Raises any error of the warm-up."""
+        if self._warm_up_task is not None and self._warm_up_task.done():
+            self._warm_up_task.result()
         if self._stop_by is not None and not self.should_exit:
             late = time.monotonic() >= self._stop_by
             if late:
                 self._service.end()
             if late or not self._service.admission.requests:
-                self.should_exit = late or self._deaf
+                self.should_exit = late or self._has_stopped_listening
                 self._stop_listening()
         return await super().on_tick(counter)
 
     def _stop_listening(self) -> None:
-        """Takes no more connections. Those taken have until the next tick to be read and refused."""
+        """Accepts no more connections. Open ones have until the next tick to be read and refused."""
         for listener in self.servers:
             listener.close()
-        self._deaf = True
+        self._has_stopped_listening = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -91,14 +91,14 @@ class Server(uvicorn.Server):
                 signal.signal(sig, handler)
 
 
-def server(config: Config, service: Service) -> Server:
-    """The server of a service, which may run in any thread."""
-    return Server(
+def build_server(config: Config, service: Service) -> GracefulServer:
+    """The server of a service; it may run in any thread."""
+    return GracefulServer(
         uvicorn.Config(
             build(service),
             host=config.host,
             port=config.port,
-            http=limited(config.header_seconds),
+            http=header_timeout_protocol(config.header_seconds),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -114,7 +114,7 @@ def server(config: Config, service: Service) -> Server:
 
 
 def listen(config: Config) -> socket.socket:
-    """A socket that listens on the host and port. Raises InputError if that cannot be."""
+    """A socket that listens on the host and port. Raises InputError if it cannot listen there."""
     try:
         [(family, *_, address), *_] = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
@@ -125,13 +125,13 @@ def listen(config: Config) -> socket.socket:
 def run(config: Config) -> int:
     """Loads the models and serves until a signal; 0 if all accepted requests were answered, otherwise 1.
 
-    Raises InputError if it cannot listen, and what loading and warming up the models raise.
+    Raises InputError if it cannot listen, and any error of loading and warming up the models.
     """
     logs.configure(config.log_level)
     models = Models.load(config)
     try:
         service = Service(config, models)
-        running = server(config, service)
+        running = build_server(config, service)
         with listen(config) as listening:
             logs.log("listening", host=config.host, port=listening.getsockname()[1], models=list(models.rerankers))
             running.run([listening])

@@ -1,8 +1,8 @@
-"""The format of text-embeddings-inference (TEI): its errors, words and limits included.
+"""The format of text-embeddings-inference (TEI), with its errors, messages and limits.
 
-https://huggingface.github.io/text-embeddings-inference/ and its router/src/http/server.rs. Unknown fields are ignored, as it does.
-Where it answers with plain text (a body that is no JSON, or of another type), the status is the same, and the body is its error
-object.
+https://huggingface.github.io/text-embeddings-inference/ and its router/src/http/server.rs. Unknown fields are ignored, as TEI does.
+Where TEI answers with plain text (the body is not JSON, or of another type), the status here is the same, and the body is TEI's
+error object.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 
 from resift.serve.api import Api, Extensions
-from resift.serve.request import Reason, Refusal, Request
+from resift.serve.request import RankingRequest, Reason, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from resift.serve.request import Answer
+    from resift.serve.request import RankingResult
 
 ErrorType = Literal["Empty", "Validation", "Tokenizer", "Backend", "Overloaded", "Unhealthy"]
 Direction = Literal["Right", "right", "Left", "left"]
@@ -59,10 +59,10 @@ class RerankRequest(Extensions, kw_only=True):
     truncation_direction: Direction = "Right"
     """the end that is cut; this server cuts on the right only"""
     raw_scores: bool = False
-    """true: scores are logits; otherwise their sigmoids"""
+    """true: scores are logits; otherwise the sigmoids of the logits"""
     return_text: bool = False
     model: str | None = None
-    """an extension: which of several models"""
+    """an extension: which of several models ranks"""
 
 
 class Rank(msgspec.Struct, omit_defaults=True):
@@ -73,7 +73,7 @@ class Rank(msgspec.Struct, omit_defaults=True):
     text: str | None = None
     tokens_cut: int | None = None
     scored_by: str | None = None
-    """with a plan or a budget, the graph that read it last; absent where none did"""
+    """with a plan or a budget, the last graph that scored it; absent if none did"""
 
 
 class ErrorResponse(msgspec.Struct):
@@ -83,14 +83,14 @@ class ErrorResponse(msgspec.Struct):
     error_type: ErrorType
 
 
-def _read(body: RerankRequest) -> Request:
+def _read(body: RerankRequest) -> RankingRequest:
     if not body.texts:
         raise Refusal("empty", "`texts` cannot be empty")
     if body.truncation_direction.lower() == "left" and body.truncate is not False:
         raise Refusal("invalid", "`truncation_direction` is Left, but this server cuts a text at its end only; expected Right")
     if not body.query and "" in body.texts:
         raise Refusal("length", "Input validation error: `inputs` cannot be empty")
-    return Request(
+    return RankingRequest(
         model=body.model,
         query=body.query,
         documents=body.texts,
@@ -100,13 +100,13 @@ def _read(body: RerankRequest) -> Request:
     )
 
 
-def _write(body: RerankRequest, answer: Answer) -> list[Rank]:
+def _write(body: RerankRequest, answer: RankingResult) -> list[Rank]:
     return [
         Rank(
             result.index,
             logit if body.raw_scores else score,
             body.texts[result.index] if body.return_text else None,
-            **body.marks(result),
+            **body.result_fields(result),
         )
         for result, score, logit in zip(answer.ranking, answer.relevance, answer.logits, strict=True)
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
-from resift.artifact.manifest import BESIDE
+from resift.artifact.manifest import WEIGHTS_SUFFIX
 from resift.errors import ExportError
 from resift_export.build.write import Written
 from resift_export.graph.edit import oldest_onnxruntime
@@ -51,7 +51,7 @@ def kept_graphs(artifact: Artifact, folder: Path) -> dict[str, Written]:
     files = artifact.manifest.files
     for variant in artifact.manifest.full.variants:
         artifact.read_graph(variant)
-        names = [name for name in (variant.file, f"{variant.file}{BESIDE}") if name in files]
+        names = [name for name in (variant.file, f"{variant.file}{WEIGHTS_SUFFIX}") if name in files]
         try:
             for name in names:
                 shutil.copyfile(artifact.folder / name, folder / name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 import onnxruntime
 
-from resift.artifact.manifest import BESIDE
+from resift.artifact.manifest import WEIGHTS_SUFFIX
 from resift.errors import ExportError
 from resift.machine import usable_cores
 from resift_export.graph.edit import SMALLEST_WEIGHTS, serialize
@@ -77,7 +77,7 @@ def _inside(model: ir.Model) -> ir.Model:
 
 def save_outside(model: ir.Model, path: Path) -> Path:
     """Writes the graph to `path` and its weights to a file beside it, whose path is returned."""
-    beside = path.with_name(f"{path.name}{BESIDE}")
+    beside = path.with_name(f"{path.name}{WEIGHTS_SUFFIX}")
     ir.save(
         model,
         path,

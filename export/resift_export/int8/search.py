@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from resift.artifact.agreement import MEASURES, Pool, measure
-from resift.artifact.certificate import Search
+from resift.artifact.certificate import SearchRecord
 from resift.errors import ParityError
 from resift.scoring import relevance
 from resift_export.graph.edit import lower_opset
@@ -135,9 +135,9 @@ class Sensitivity:
         found = shortest(order, lambda left: self.drift(left) <= aim)
         return pruned(found, lambda left: self._evaluations < self._budget and self.drift(left) <= aim)
 
-    def record(self, left: Collection[str], before: Agreement, gates: int, names: Mapping[str, str]) -> Search:
+    def record(self, left: Collection[str], before: Agreement, gates: int, names: Mapping[str, str]) -> SearchRecord:
         """What the certificate says of this search; `names` are those of the products' weights."""
-        return Search(
+        return SearchRecord(
             float32=[names[product.name] for product in self._products if product.name in left],
             share=self.share(left),
             most_share=MOST_SHARE,
@@ -243,7 +243,7 @@ def search(
     `sensitivities` are those of the int8 files; the first `certificate` is that of `models`, `gate` makes another, and `names`
     are those of the products' weights. Raises ParityError if there is no such graph, or it is not found.
     """
-    found: dict[str, Search] = {}
+    found: dict[str, SearchRecord] = {}
     for file, sensitivity in sensitivities.items():
         before, gates, left = certificate.agreement[file], 0, frozenset[str]()
         while certificate.agreement[file].violations(certificate.bounds):

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from resift import ArtifactError, ParityError
 from resift.artifact.agreement import Agreement, Bounds, Pool, measure, refuse
 from resift.artifact.certificate import (
-    LEAST_KEPT,
     LOOKS,
+    MIN_RECALL,
     Certificate,
     CertifiedPool,
-    Kept,
-    kept_of,
+    FirstLookRecall,
+    first_look_recall,
     measure_first_look,
     refuse_first_look,
 )
@@ -436,7 +436,7 @@ def test_a_first_look_is_measured_by_the_best_that_it_keeps(size, look, kept):
         # Those of the best that are not found go to the end, where no share up to a half reaches them.
         first = full.copy()
         first[found:best] -= 100
-        assert kept_of(full, first, look) == share
+        assert first_look_recall(full, first, look) == share
 
 
 def look_certificate(**changes):
@@ -481,8 +481,8 @@ def test_a_certificate_without_a_first_look_says_nothing_of_one():
     assert b"first_looks" not in msgspec.json.encode(msgspec.convert(certificate(), Certificate))
 
 
-@pytest.mark.parametrize(("kept", "refused"), [(LEAST_KEPT, False), (LEAST_KEPT - 1e-9, True), (math.nan, True)])
+@pytest.mark.parametrize(("kept", "refused"), [(MIN_RECALL, False), (MIN_RECALL - 1e-9, True), (math.nan, True)])
 def test_a_first_look_that_loses_the_best_is_refused(kept, refused):
-    looks = [Kept(look=0.2, kept=0.0), Kept(look=0.5, kept=kept)]
+    looks = [FirstLookRecall(look=0.2, kept=0.0), FirstLookRecall(look=0.5, kept=kept)]
     with pytest.raises(ParityError, match="student is no first look") if refused else contextlib.nullcontext():
         refuse_first_look(looks, "student")

@@ -1,4 +1,4 @@
-"""outside: weights that onnxruntime maps from the file of their graph."""
+"""external_weights: weights that onnxruntime maps from the file of their graph."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from onnx import TensorProto
 
 from resift import Reranker
-from resift.artifact import external_weights as outsides
-from resift.artifact.external_weights import outside
+from resift.artifact import external_weights
+from resift.artifact.external_weights import externalize_weights
 from resift.artifact.folder import Artifact, GraphOnDisk
-from resift.artifact.graph_check import Beside, check_graph
-from resift.artifact.protobuf import written
+from resift.artifact.graph_check import WeightsFile, check_graph
+from resift.artifact.protobuf import encode_field
 from resift.errors import ArtifactError
 from resift.runtime import providers
 from tests.support import graphs
@@ -29,7 +29,7 @@ LEAST = 64
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch):
     """Small tensors of small files count as large."""
-    monkeypatch.setattr(outsides, "SMALLEST", LEAST)
+    monkeypatch.setattr(external_weights, "SMALLEST", LEAST)
     monkeypatch.setattr("resift.artifact.folder.MAPPED_BYTES", 1)
 
 
@@ -41,7 +41,7 @@ def weights(name="table", length=40, **changes):
 
 
 def mapped(content: bytes) -> onnx.ModelProto:
-    return onnx.ModelProto.FromString(outside(memoryview(content), "model.onnx"))
+    return onnx.ModelProto.FromString(externalize_weights(memoryview(content), "model.onnx"))
 
 
 def test_a_large_tensor_is_said_to_be_where_it_is_in_the_file():
@@ -60,7 +60,7 @@ def test_a_large_tensor_is_said_to_be_where_it_is_in_the_file():
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
     assert after == before
-    check_graph(outside(memoryview(content), "model.onnx"), "model.onnx", Beside("model.onnx", len(content)))
+    check_graph(externalize_weights(memoryview(content), "model.onnx"), "model.onnx", WeightsFile("model.onnx", len(content)))
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_other_tensors_stay_as_they_are(tensor):
 
 
 def test_a_tensor_with_its_bytes_twice_stays_as_it_is():
-    twice = weights().SerializeToString() + written(9, bytes(160))
-    assert outsides._tensor(memoryview(twice), 0, "model.onnx") == twice
+    twice = weights().SerializeToString() + encode_field(9, bytes(160))
+    assert external_weights._tensor(memoryview(twice), 0, "model.onnx") == twice
 
 
 def test_logits_are_the_same_to_the_bit(artifact, monkeypatch):

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from resift import ArtifactError, Reranker
 from resift.artifact.folder import Artifact, embedded
-from resift.artifact.graph_check import CONTRIB_OPERATORS, FIELD_LIMIT, Beside, check_graph
+from resift.artifact.graph_check import CONTRIB_OPERATORS, FIELD_LIMIT, WeightsFile, check_graph
 from tests.support import graphs
 
 GRAPH = "model.int8.onnx"
@@ -126,7 +126,7 @@ def twice(key: str, value: str) -> onnx.ModelProto:
     return model
 
 
-BESIDE = Beside("model.onnx.data", 4112)
+WEIGHTS_FILE = WeightsFile("model.onnx.data", 4112)
 OUTSIDE_OF_IT = "reads weights outside the 4112 bytes of model.onnx.data"
 REFUSED_BESIDE = {
     "another file": (beside(location="../secret"), "reads weights from another file, '../secret'"),
@@ -135,10 +135,10 @@ REFUSED_BESIDE = {
     "before its beginning": (beside(offset="-1"), OUTSIDE_OF_IT),
     "a number in other digits": (beside(offset="٣"), OUTSIDE_OF_IT),
     "a number beyond 64 bits": (beside(offset="9" * 30), OUTSIDE_OF_IT),
-    "no length": (beside(length=None), "says of weights 'location, offset'"),
-    "more than a place": (beside(checksum="0"), "says of weights 'checksum, length, location, offset'"),
+    "no length": (beside(length=None), "locates weights by 'location, offset'"),
+    "more than a place": (beside(checksum="0"), "locates weights by 'checksum, length, location, offset'"),
     "two places": (twice("location", "../secret"), "is not an ONNX file, or is damaged"),
-    "no place": (graphs.model(initializers=[located(TensorProto.EXTERNAL)]), "says of weights ''"),
+    "no place": (graphs.model(initializers=[located(TensorProto.EXTERNAL)]), "locates weights by ''"),
     "in an attribute": (with_attribute(t=next(t for t in beside().graph.initializer if t.external_data), type=4), ELSEWHERE),
 }
 
@@ -146,13 +146,13 @@ REFUSED_BESIDE = {
 @pytest.mark.parametrize(("model", "message"), REFUSED_BESIDE.values(), ids=REFUSED_BESIDE)
 def test_weights_may_be_in_the_file_beside_the_graph_alone(model, message):
     with pytest.raises(ArtifactError) as caught:
-        check_graph(model.SerializeToString(), "model.onnx", BESIDE)
+        check_graph(model.SerializeToString(), "model.onnx", WEIGHTS_FILE)
     assert message in str(caught.value)
 
 
 def test_weights_in_the_file_beside_the_graph_are_accepted_where_there_is_one():
-    check_graph(beside().SerializeToString(), "model.onnx", BESIDE)
-    check_graph(graphs.model().SerializeToString(), "model.onnx", BESIDE)
+    check_graph(beside().SerializeToString(), "model.onnx", WEIGHTS_FILE)
+    check_graph(graphs.model().SerializeToString(), "model.onnx", WEIGHTS_FILE)
     with pytest.raises(ArtifactError, match=ELSEWHERE):
         check_graph(beside().SerializeToString(), "model.onnx")
 

@@ -177,7 +177,7 @@ def test_a_long_text_keeps_the_tokens_that_the_whole_text_has(kind, query, docum
     _, ours, _ = kind
     expected = ours.encode(query, documents)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "COUNTED", counted)
+        patch.setattr(pairs, "SHORT_TEXT_CHARACTERS", counted)
         found = ours.encode(query, documents)
     assert found.ids.tolist() == expected.ids.tolist()
     assert found.segment_ids.tolist() == expected.segment_ids.tolist()

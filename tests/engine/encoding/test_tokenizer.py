@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import TOKENIZER
 from resift.encoding import tokenizer as pairs
-from resift.encoding.tokenizer import COUNTED, PART_CHARACTERS, PairTokenizer
+from resift.encoding.tokenizer import PART_CHARACTERS, SHORT_TEXT_CHARACTERS, PairTokenizer
 from resift.errors import ArtifactError, InputError
 from tests.support import tiny
 from tests.support.forks import can_fork
@@ -83,11 +83,11 @@ def test_pairs_are_encoded_as_the_tokenizer_itself_does_with_longest_first(fast,
 
 @pytest.mark.parametrize("query", ["tides", "tides " * 6, "tides " * 40])
 @pytest.mark.parametrize("truncation", ["only_second", "longest_first"])
-def test_what_is_around_a_document_that_was_cut(fast, query, truncation):
+def test_overhead_is_what_a_pair_has_besides_a_document_that_was_cut(fast, query, truncation):
     tokenizer = PairTokenizer(fast.backend_tokenizer.to_str().encode(), MAX_LENGTH, truncation=truncation)
     encodings = tokenizer.encode(query, ["water " * 200])
     whole = len(fast(["water " * 200], add_special_tokens=False)["input_ids"][0])
-    assert tokenizer.around(query) == MAX_LENGTH - (whole - encodings.tokens_cut[0])
+    assert tokenizer.overhead(query) == MAX_LENGTH - (whole - encodings.tokens_cut[0])
 
 
 def test_with_longest_first_a_document_is_cut_to_its_own_limit_before(fast):
@@ -220,7 +220,7 @@ from resift.artifact.folder import Artifact
 from resift.artifact.manifest import TOKENIZER
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import TOKENIZER
-from resift.encoding.tokenizer import COUNTED, PART_CHARACTERS, PairTokenizer
+from resift.encoding.tokenizer import SHORT_TEXT_CHARACTERS, PART_CHARACTERS, PairTokenizer
 ours = PairTokenizer(Artifact.find(None).read(TOKENIZER), 512)
 """
 """How the processes below begin. Artifact.find reads no graph."""
@@ -311,7 +311,7 @@ def test_an_interrupt_is_seen_between_two_parts_and_a_part_is_bounded(monkeypatc
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(given) == 40
-    assert max(given) <= PART_CHARACTERS * tokenizer._cores + COUNTED
+    assert max(given) <= PART_CHARACTERS * tokenizer._cores + SHORT_TEXT_CHARACTERS
 
 
 def test_no_room_for_two_texts_is_refused(fast):

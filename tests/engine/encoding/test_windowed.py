@@ -35,7 +35,7 @@ def words(reranker):
 @pytest.fixture(scope="module")
 def room(cut):
     """Tokens of a document that a pair of QUERY has room for."""
-    return MAX_LENGTH - cut.tokenizer.around(QUERY)
+    return MAX_LENGTH - cut.tokenizer.overhead(QUERY)
 
 
 @pytest.fixture(scope="module")

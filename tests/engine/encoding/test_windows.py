@@ -94,10 +94,10 @@ def encoded(tokenizer, query, documents, windows, **more):
     query=st.sampled_from(["", QUERY, "tides " * 30]), documents=st.lists(DOCUMENT, min_size=1, max_size=4), most=st.integers(1, 9)
 )
 def test_a_window_is_the_whole_query_with_a_slice_of_the_documents_own_tokens(fast, ours, query, documents, most):
-    found, around = encoded(ours, query, documents, most), ours.around(query)
+    found, around = encoded(ours, query, documents, most), ours.overhead(query)
     room, plain = MAX_LENGTH - around, ours.encode(query, documents)
     frame = ours.encode(query, [""]).row(0)[0].tolist()
-    head = around - ours._template.after.shape[1]
+    head = around - ours._template.suffix.shape[1]
     assert found.query_tokens_cut == plain.query_tokens_cut
     for number, document in enumerate(documents):
         tokens = fast([document], add_special_tokens=False)["input_ids"][0]
@@ -125,11 +125,11 @@ def test_one_window_is_the_pair_as_it_was(ours):
 
 
 def test_a_limit_of_the_documents_tokens_is_for_all_its_windows(ours):
-    room = MAX_LENGTH - ours.around(QUERY)
+    room = MAX_LENGTH - ours.overhead(QUERY)
     whole = encoded(ours, QUERY, ["water " * 200], 8)
     for tokens in (1, room, room + 1, 2 * room):
         found = encoded(ours, QUERY, ["water " * 200], 8, document_tokens=tokens)
-        assert found.pair_lengths.tolist() == [ours.around(QUERY) + tokens]
+        assert found.pair_lengths.tolist() == [ours.overhead(QUERY) + tokens]
         assert len(found) == len(spans(tokens, room))
         assert found.tokens_cut[0] == whole.tokens_cut[0] + whole.pair_lengths[0] - found.pair_lengths[0]
 
@@ -145,7 +145,7 @@ def sizes(monkeypatch):
 def test_of_a_very_long_text_as_much_is_encoded_as_its_windows_read(sizes):
     longer = PairTokenizer(tiny.backend("bert").to_str().encode(), 4096)
     text = "the water " * 5_000_000  # 50 MB
-    room = 4096 - longer.around(QUERY)
+    room = 4096 - longer.overhead(QUERY)
     tokens = (longer.encode("", ["the water"]).lengths[0] - 3) / 10
     limits = {}
     for windows in (1, 8, 16, 64):
@@ -154,7 +154,7 @@ def test_of_a_very_long_text_as_much_is_encoded_as_its_windows_read(sizes):
         most = reach(room, windows)
         limits[windows] = next(limit for limit in (100_000, 200_000, 400_000, 800_000) if limit * tokens > most + 10)
         assert (len(found), found.tokens_cut_at_least.tolist()) == (windows, [True])
-        assert found.pair_lengths[0] == longer.around(QUERY) + most
+        assert found.pair_lengths[0] == longer.overhead(QUERY) + most
         assert limits[windows] - 20 <= max(sizes) <= limits[windows]
     assert (limits[1], limits[64]) == (100_000, 800_000)
     part = text[:150_000]  # which 64 windows read to its end
@@ -165,12 +165,12 @@ def test_of_a_very_long_text_as_much_is_encoded_as_its_windows_read(sizes):
 
 def test_a_text_with_few_tokens_is_encoded_to_a_bound(sizes):
     ours = PairTokenizer(tiny.backend("bert").to_str().encode(), MAX_LENGTH)
-    room = MAX_LENGTH - ours.around(QUERY)
+    room = MAX_LENGTH - ours.overhead(QUERY)
     for windows in (1, 5):
         sizes.clear()
         found = encoded(ours, QUERY, [" " * 50_000_000], windows)
-        assert (found.lengths.tolist(), found.tokens_cut_at_least.tolist()) == ([ours.around(QUERY)], [True])
-        assert max(sizes) == pairs.LONGER[-1] + pairs.FURTHER * (reach(room, windows) - room)
+        assert (found.lengths.tolist(), found.tokens_cut_at_least.tolist()) == ([ours.overhead(QUERY)], [True])
+        assert max(sizes) == pairs.LONG_TEXT_LIMITS[-1] + pairs.CHARACTERS_PER_WINDOW_TOKEN * (reach(room, windows) - room)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/status")

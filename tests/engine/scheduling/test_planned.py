@@ -398,7 +398,7 @@ def test_a_job_that_follows_the_artifacts_own_plan_resumes_with_what_keeps_the_s
     ],
 )
 def test_a_plan_as_text_says_what_it_keeps(planned, plan, least, text):
-    assert str(replace(planned.plan_for(plan), least=least)) == text
+    assert str(replace(planned.plan_for(plan), min_keep=least)) == text
 
 
 @pytest.mark.parametrize("plan", ["first-look:0,full", "Fast"])
@@ -430,7 +430,7 @@ def test_verify_reads_in_full_whatever_plan_the_settings_name(planned_artifact, 
 
 
 def test_verify_fails_where_the_first_look_loses_the_best(planned_artifact, monkeypatch, capsys):
-    monkeypatch.setattr("resift.artifact.certificate.LEAST_KEPT", 1.01)
+    monkeypatch.setattr("resift.artifact.certificate.MIN_RECALL", 1.01)
     assert main(["verify", str(planned_artifact), "--accept-bounds"]) == 3
     assert "(first-look.int8.onnx) is no first look for its model" in capsys.readouterr().err
 

@@ -92,7 +92,7 @@ def test_a_switch_can_be_turned_off_again():
         (["--host", "0.0.0.0", "--api-key", ""], {}, "can be reached from other machines"),
         (["--api-key", "clé"], {}, "printable ASCII"),
         ([], {"RESIFT_SERVE_PORT": "x"}, "RESIFT_SERVE_PORT is 'x'"),
-        ([], {"RESIFT_SERVE_PROT": "1"}, "RESIFT_SERVE_PROT is no setting; expected one of RESIFT_SERVE_ALIAS"),
+        ([], {"RESIFT_SERVE_PROT": "1"}, "RESIFT_SERVE_PROT is not a setting; expected one of RESIFT_SERVE_ALIAS"),
         ([], {"RESIFT_SERVE_STRICT_MODEL": "perhaps"}, "RESIFT_SERVE_STRICT_MODEL is 'perhaps'"),
     ],
 )

@@ -106,7 +106,7 @@ def test_more_characters_than_may_wait_are_429(one_at_a_time, monkeypatch, threa
         return parts(*arguments, **more)
 
     with serving({"tiny": one_at_a_time}, max_waiting_characters=3000) as served:
-        until(lambda: served.service.ready)
+        until(lambda: served.service.is_ready)
         monkeypatch.setattr(type(one_at_a_time.tokenizer), "parts", held)
         first = threads.submit(served.post, "/rerank", body("/rerank"))
         until(begun.is_set)
@@ -128,7 +128,7 @@ def test_past_the_deadline_a_request_is_given_up_and_its_rows_are_dropped(one_at
         opened.set()
         until(lambda: served.metric("resift_waiting_rows", model="tiny") == 0)
         until(lambda: served.metric("resift_dropped_rows_total", model="tiny") == 3 * len(DOCUMENTS))
-        until(lambda: served.service.ready)
+        until(lambda: served.service.is_ready)
         assert sum(rows) == 3  # the warm-up's own
 
 
@@ -144,7 +144,7 @@ def test_the_rows_of_a_client_that_goes_away_leave_the_queue(one_at_a_time, gate
             until(lambda: one_at_a_time._workers._new)
         until(lambda: served.service.admission.requests == 0)
         opened.set()
-        until(lambda: served.service.ready)
+        until(lambda: served.service.is_ready)
         # A request is counted when it has ended, which is after what its client saw.
         until(lambda: served.metric("resift_requests_total", api="tei", status="499") == 1)
         assert served.metric("resift_disconnected_total") == 1
@@ -158,13 +158,13 @@ def test_ready_says_when_the_models_are_warm(one_at_a_time, gate):
         until(begun.is_set)
         assert (served.client.get("/ready").status_code, served.client.get("/health").status_code) == (503, 200)
         opened.set()
-        until(lambda: served.service.ready)
+        until(lambda: served.service.is_ready)
         assert served.client.get("/ready").json() == {"status": "ready"}
 
 
 def test_the_first_look_is_warm_as_well(planned_artifact):
     with Reranker.load(planned_artifact) as fresh, serving({"tiny": fresh}) as served:
-        until(lambda: served.service.ready)
+        until(lambda: served.service.is_ready)
         assert all(fresh._workers._scheduler.pace.knows(graph) for graph in ("full", "first-look"))
 
 
@@ -216,7 +216,7 @@ def test_metrics_count_what_was_done(reranker):
     from prometheus_client.parser import text_string_to_metric_families
 
     with serving({"tiny": reranker}) as served:
-        until(lambda: served.service.ready)
+        until(lambda: served.service.is_ready)
         before = {name: served.metric(name) for name in ("resift_batch_rows_sum", "resift_batch_tokens_sum")}
         reply = served.post("/v1/rerank", {"query": QUERY, "documents": [*DOCUMENTS, "tide " * 500], "return_tokens_cut": True})
         cut = sum(result["tokens_cut"] for result in reply.json()["results"])
@@ -278,7 +278,7 @@ def test_a_model_that_cannot_run_ends_the_server(one_at_a_time, monkeypatch):
     from resift.runtime.session import Session
     from resift.serve.config import Config
     from resift.serve.models import Models
-    from resift.serve.run import server
+    from resift.serve.run import build_server
     from resift.serve.service import Service
 
     def fail(self, batch):
@@ -286,7 +286,7 @@ def test_a_model_that_cannot_run_ends_the_server(one_at_a_time, monkeypatch):
 
     monkeypatch.setattr(Session, "run", fail)
     config = Config(port=0)
-    running = server(config, Service(config, Models({"tiny": one_at_a_time}, {})))
+    running = build_server(config, Service(config, Models({"tiny": one_at_a_time}, {})))
     with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(InferenceError, match="no memory"):
         running.run([listening])
 

@@ -12,7 +12,7 @@ import pytest
 
 from resift import ArtifactError, ExportError, InputError, ParityError, Reranker, Settings
 from resift.artifact.agreement import Bounds, measure
-from resift.artifact.certificate import Certificate, Kept
+from resift.artifact.certificate import Certificate, FirstLookRecall
 from resift.artifact.folder import Artifact
 from resift.cli.main import main
 from resift_export.build.first_look import check_plan, check_student, file_of_look
@@ -218,7 +218,7 @@ def test_the_gate_judges_the_first_look_beside_the_full_graph(loaded):
             bounds=Bounds(),
             agreement={"model.int8.onnx": agreement},
             pools=[],
-            first_looks={"first-look.int8.onnx": [Kept(look=0.5, kept=kept)]},
+            first_looks={"first-look.int8.onnx": [FirstLookRecall(look=0.5, kept=kept)]},
         )
         faults = _faults(certificate, bert, bert)
         assert [type(fault) for fault in faults] == ([] if said is None else [ParityError])

@@ -63,7 +63,7 @@ class Bench:
         offered = {
             variant.precision
             for variant in self.artifact.manifest.full.variants
-            if instruction_sets.issuperset(variant.instruction_sets) and variant.precision in providers.SUITED[self.provider]
+            if instruction_sets.issuperset(variant.instruction_sets) and variant.precision in providers.PRECISIONS[self.provider]
         }
         self.precisions: tuple[Precision, ...] = tuple(kind for kind in PRECISIONS if kind in offered)
         """the precisions to try, the most exact last"""
@@ -71,7 +71,7 @@ class Bench:
             self.precisions = (base_settings.precision,)
         self.follows_plan = str(first.plan_for()) != str(first.plan_for("full"))
         """whether calls of `rerank` follow a plan other than full"""
-        max_threads = first.resolved.threads if providers.POLICIES[self.provider].side_by_side else 1
+        max_threads = first.resolved.threads if providers.POLICIES[self.provider].is_concurrent else 1
         self.threads = [*(1 << power for power in range(max_threads.bit_length()) if 1 << power < max_threads), max_threads]
         """numbers of threads to try: powers of two, and the maximum"""
 

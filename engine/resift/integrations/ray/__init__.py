@@ -1,9 +1,9 @@
-"""Past one machine: Parquet of pools ranked by actors of Ray Data, and (in `serve`) the server on Ray Serve. Extra: ray."""
+"""Ray: ranks Parquet files of pools with actors of Ray Data, and (in `serve`) runs the server on Ray Serve. Extra: ray."""
 
 from resift.errors import ExtraError
 
 try:
-    import pyarrow.parquet  # noqa: F401 - only whether it is there
+    import pyarrow.parquet  # noqa: F401 - checks that it is installed
     import ray.data  # noqa: F401
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] in {"resift", "resift_models"}:

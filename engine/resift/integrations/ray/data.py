@@ -1,4 +1,4 @@
-"""Ray Data: an actor pool that ranks Parquet of pools, part by part."""
+"""Ray Data: a pool of actors that ranks Parquet files of candidate pools, part by part."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PART_POOLS = 500
-"""Pools of a part: what a killed worker does again, and what the others wait for at the end."""
+"""Pools of a part: as many are ranked again after a worker was killed, and as many may remain for the last worker at the end."""
 OBJECT_STORE_BYTES = 1 << 28
-"""For a Ray of our own: only names of parts go through the object store."""
+"""Size of the object store if this process starts Ray: only the names of parts go through it."""
 RETRIES = 5
-"""Times that a part is begun again after its worker died. Ray Data's own default is for ever, even if the part is what kills it."""
+"""How often a part is restarted after its worker died. Ray Data retries forever by default, even if the part kills the worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """What `rerank_parquet` did."""
+    """The counts of `rerank_parquet`."""
 
     parts: int
     """files in OUT"""
     resumed: int
-    """of these, already there"""
+    """files that were complete before this call"""
     pools: int
-    """ranked by this call"""
+    """pools that this call ranked"""
     pairs: int
-    """scored by this call"""
+    """pairs that this call scored"""
 
 
 class RankPools:
-    """Ranks tables of pools, for `map_batches` of a data set of your own; one Reranker an actor, a thread for each of its CPUs.
+    """Ranks tables of pools, for `map_batches` of your own data set; each actor has a Reranker, with a thread for each of its CPUs.
 
         pools = ray.data.read_parquet("pools/")
         ranked = pools.map_batches(RankPools, batch_format="pyarrow", batch_size=64, concurrency=4, num_cpus=2)
 
-    Columns as for `rerank_parquet`. What fails in an actor is raised by Ray, as one of its own errors.
+    The columns are those of `rerank_parquet`. Ray raises an error of an actor as one of its own errors.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class RankPools:
         top_k: int | None = None,
         max_candidates: int | None = None,
     ) -> None:
-        """`model` and `settings` as for `Reranker.load`. Raises what that raises."""
+        """`model` and `settings`: as for `Reranker.load`. Raises like `Reranker.load`."""
         self._reranker = _load(model, settings or Settings())
         self._top_k = top_k
         self._max_candidates = max_candidates
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table ranked. Raises InputError for a row that is no pool, and otherwise like `Reranker.rerank`."""
+        """The ranked table. Raises InputError for a row that is not a pool, and otherwise like `Reranker.rerank`."""
         batches = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
         ranked = rank_batches(self._reranker, batches, "the batch", top_k=self._top_k, max_candidates=self._max_candidates)
         return pa.Table.from_batches([batch for batch, _ in ranked])
 
 
-def rerank_parquet(  # noqa: PLR0913 - what, where to, with which model, how
+def rerank_parquet(  # noqa: PLR0913 - input, output, model and options
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
@@ -86,90 +86,90 @@ def rerank_parquet(  # noqa: PLR0913 - what, where to, with which model, how
     workers: int | None = None,
     part_pools: int = PART_POOLS,
 ) -> Ranked:
-    """Ranks Parquet of pools into the folder `out` on a Ray cluster. The same call resumes after any interruption.
+    """Ranks Parquet files of pools into the folder `out` on a Ray cluster. The same call resumes after any interruption.
 
     `source`: a Parquet file, or a folder of them, with a pool in each row: `query`, and `documents`, a list of strings, or
     `candidates`, a list of structs with `text` and any other fields. `out` gets a Parquet file for every `part_pools` rows, with
-    `results` in place of the pool (see `resift.integrations.ray.table.rank_batches`); read in the order of their names, they
+    `results` in place of the pool (see `resift.integrations.ray.table.rank_batches`); in the order of their names, these files
     have the rows of `source` in order. Both may be URIs that pyarrow knows, such as s3://bucket/folder, and must be on storage
     that all machines share.
 
     `workers`: actors, each with a Reranker and `settings.threads` CPUs ("auto": 1); None: as many as the cluster has room for
     now, so a cluster that grows on demand needs a number. With provider "cuda" each takes a GPU; "auto" is the CPU. If Ray is
-    not initialized, the cluster at RAY_ADDRESS is joined ("auto": the one of this machine), or else one is started here,
-    without usage statistics, and shut down at the end.
+    not initialized, this process joins the cluster at RAY_ADDRESS ("auto": the one of this machine), or else starts one here,
+    without usage statistics, and shuts it down at the end.
 
-    A part whose worker died is ranked again, at most 5 times. On an int8 graph and CPUs with the same instruction sets the output
-    is equal to the bit, whoever ranked what. Raises InputError for input that cannot be read, OutputError if `out` holds anything
-    but this job's work or cannot be written, ArtifactError if a machine would run another model or variant than the others,
-    InferenceError if Ray gives a part up, and otherwise like `Reranker.load` and `Reranker.rerank`.
+    A part whose worker died is ranked again, at most 5 times. With an int8 graph and CPUs of the same instruction sets the output
+    is equal to the bit, whichever machine ranked a part. Raises InputError for input that cannot be read, OutputError if `out`
+    holds anything but this job's work or cannot be written, ArtifactError if a machine would run another model or variant than the
+    other machines, InferenceError if Ray gives up a part, and otherwise like `Reranker.load` and `Reranker.rerank`.
     """
     for name, count in (("top_k", top_k), ("max_candidates", max_candidates), ("workers", workers), ("part_pools", part_pools)):
         check_count(name, count)
     source, out = os.fspath(source), os.fspath(out)
     _check_apart(source, out)
-    asked = settings or Settings()
-    asked = replace(
-        asked,
-        threads=1 if asked.threads == "auto" else asked.threads,
-        provider="cpu" if asked.provider == "auto" else asked.provider,
+    settings = settings or Settings()
+    settings = replace(
+        settings,
+        threads=1 if settings.threads == "auto" else settings.threads,
+        provider="cpu" if settings.provider == "auto" else settings.provider,
     )
     model = str(Path(model).absolute()) if model and os.path.isdir(model) else model  # noqa: PTH112 - as in Artifact.find
     sources = find_sources(source)
     parts = split(sources, part_pools)
-    with _cluster(asked):
-        runs = _identity_of_a_worker(model, asked, top_k)
+    with _cluster(settings):
+        identity = _identity_of_a_worker(model, settings, top_k)
         inputs = {f"input {file.name}": f"{file.size} bytes, {file.rows} rows, modified {file.modified}" for file in sources}
-        job = {"top_k": top_k, "max_candidates": max_candidates, "part_pools": part_pools} | runs | inputs
+        job = {"top_k": top_k, "max_candidates": max_candidates, "part_pools": part_pools} | identity | inputs
         folder = OutFolder(out, job)
         folder.begin()
-        done = folder.done(parts)
-        todo = [asdict(part) for part in parts if part.name not in done]
+        finished = folder.finished_parts(parts)
+        remaining = [asdict(part) for part in parts if part.name not in finished]
         pools = pairs = 0
-        if todo:
-            task = _Task(out, job, model, asked, runs)
-            for row in _ranked(task, todo, workers):
+        if remaining:
+            task = _Task(out, job, model, settings, identity)
+            for row in _run_actors(task, remaining, workers):
                 pools, pairs = pools + row["pools"], pairs + row["pairs"]
         folder.finish(parts)
-    return Ranked(len(parts), len(done), pools, pairs)
+    return Ranked(len(parts), len(finished), pools, pairs)
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What an actor has to know."""
+    """The arguments of an actor."""
 
     out: str
     job: dict[str, Any]
     model: str | None
     settings: Settings
-    runs: dict[str, Any]
-    """what every actor must run: `_identity` of the first"""
+    identity: dict[str, Any]
+    """the `_identity` of the first Reranker, which every actor's must equal"""
 
 
 class _RankParts:
-    """An actor. A ResiftError becomes a row: as an exception, Ray would pass on its traceback in place of it."""
+    """An actor. It returns a ResiftError as a row, because Ray would pass on the traceback of an exception in place of it."""
 
     def __init__(self, task: _Task) -> None:
         self._task = task
         self._folder = OutFolder(task.out, task.job)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Ranks and writes a part; tells how much that was, or what failed."""
+        """Ranks and writes a part; returns the counts of its pools and pairs, or the error."""
         [row] = rows.to_pylist()
-        told = {"pools": 0, "pairs": 0, "error": "", "message": ""}
+        report = {"pools": 0, "pairs": 0, "error": "", "message": ""}
         try:
-            told |= self._rank(Part(**row))
+            report |= self._rank(Part(**row))
         except ResiftError as error:
-            told |= {"error": type(error).__name__, "message": str(error)}
-        return pa.Table.from_pylist([told])
+            report |= {"error": type(error).__name__, "message": str(error)}
+        return pa.Table.from_pylist([report])
 
     @cached_property
     def _reranker(self) -> Reranker:
         reranker = _load(self._task.model, self._task.settings)
         for name, value in _identity(reranker, self._task.job["top_k"]).items():
-            if value != self._task.runs[name]:
+            if value != self._task.identity[name]:
                 raise ArtifactError(
-                    f"on {ray.util.get_node_ip_address()}, {name} is {value!r}, but {self._task.runs[name]!r} elsewhere in the "
+                    f"on {ray.util.get_node_ip_address()}, {name} is {value!r}, but {self._task.identity[name]!r} elsewhere in the "
                     "cluster: give all machines the same model, and the precision and provider in the settings"
                 )
         return reranker
@@ -190,13 +190,13 @@ class _RankParts:
         return {"pools": part.stop - part.start, "pairs": sum(pairs for _, pairs in ranked)}
 
 
-def _ranked(
-    task: _Task, todo: list[dict[str, Any]], workers: int | None, actor: type[_RankParts] = _RankParts
+def _run_actors(
+    task: _Task, parts: list[dict[str, Any]], workers: int | None, actor: type[_RankParts] = _RankParts
 ) -> Iterator[dict[str, Any]]:
-    """Yields what became of each part. Raises the ResiftError of the first that failed, which ends the others."""
-    # One part a block and one block at a time to an actor: nothing waits behind a slow part while another actor is idle.
-    size = min(workers or _room(task.settings), len(todo))
-    done = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
+    """Yields the report on each part. Raises the ResiftError of the first part that fails, which ends the others."""
+    # Each block is one part and each actor gets one block at a time: no part waits behind a slow one while another actor is idle.
+    size = min(workers or _room(task.settings), len(parts))
+    reports = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
         actor,
         batch_size=1,
         batch_format="pyarrow",
@@ -207,13 +207,13 @@ def _ranked(
         max_task_retries=RETRIES,
     )
     try:
-        for row in done.iter_rows():
+        for row in reports.iter_rows():
             if row["error"]:
                 raise getattr(errors, row["error"])(row["message"])
             yield row
     except ray.exceptions.RayError as error:
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise InferenceError(f"Ray gave a part up ({reason}); finished parts are kept: run the same again to resume") from error
+        raise InferenceError(f"Ray gave up a part ({reason}); finished parts are kept: run the same again to resume") from error
 
 
 def _load(model: str | None, settings: Settings) -> Reranker:
@@ -224,9 +224,9 @@ def _load(model: str | None, settings: Settings) -> Reranker:
 
 
 def _identity(reranker: Reranker, top_k: int | None) -> dict[str, Any]:
-    """What a ranking of the best `top_k` depends on besides the pool.
+    """The model and settings that a ranking of the best `top_k` depends on, besides the pool.
 
-    Windows are named where they are on, as parts from before there were any do not.
+    It names windows only if they are on, because parts that were written before windows existed do not name them.
     """
     windows = {} if reranker.resolved.windows == 1 else {"windows": reranker.resolved.windows}
     return windows | {
@@ -240,26 +240,26 @@ def _identity(reranker: Reranker, top_k: int | None) -> dict[str, Any]:
 
 
 def _identity_of_a_worker(model: str | None, settings: Settings, top_k: int | None) -> dict[str, Any]:
-    """Loads the model where it will run: this machine may be none of those."""
+    """The `_identity` of the model, loaded on a worker, because this machine may not be one of them."""
 
     def load() -> dict[str, Any]:
         with _load(model, settings) as reranker:
             return _identity(reranker, top_k)
 
     try:
-        found: dict[str, Any] = ray.get(ray.remote(num_cpus=settings.threads, num_gpus=_gpus(settings))(load).remote())
+        identity: dict[str, Any] = ray.get(ray.remote(num_cpus=settings.threads, num_gpus=_gpus(settings))(load).remote())
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ResiftError):
             raise error.cause from None
         raise
-    return found
+    return identity
 
 
 def _room(settings: Settings) -> int:
-    """Actors that the machines of the cluster have CPUs and GPUs for now, at least 1."""
+    """The number of actors for which the machines of the cluster have CPUs and GPUs now, at least 1."""
     needs = {"CPU": settings.threads, "GPU": _gpus(settings)}
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return max(1, sum(min(int(has.get(name, 0) // need) for name, need in needs.items() if need) for has in machines))
+    return max(1, sum(min(int(machine.get(name, 0) // need) for name, need in needs.items() if need) for machine in machines))
 
 
 def _gpus(settings: Settings) -> int:
@@ -268,7 +268,7 @@ def _gpus(settings: Settings) -> int:
 
 @contextmanager
 def _cluster(settings: Settings) -> Iterator[None]:
-    """The cluster that this process or RAY_ADDRESS names, or one of our own with room for a worker."""
+    """Joins the cluster of this process or of RAY_ADDRESS, or starts one with room for a worker."""
     if ray.is_initialized():
         yield
         return
@@ -294,7 +294,7 @@ def _cluster(settings: Settings) -> Iterator[None]:
 
 
 def _check_apart(source: str, out: str) -> None:
-    """Raises InputError if what is written would be read."""
-    (reads, read), (writes, written) = locate(source), locate(out)
-    if reads == writes and (read == written or written.startswith(f"{read.rstrip('/')}/")):
-        raise InputError(f"{out} is in {source}, which is read: choose an OUT outside")
+    """Raises InputError if `out` is `source` or in it, so that written files would be read."""
+    (source_system, source_path), (out_system, out_path) = locate(source), locate(out)
+    if source_system == out_system and (source_path == out_path or out_path.startswith(f"{source_path.rstrip('/')}/")):
+        raise InputError(f"{out} is in {source}, which is read: choose an OUT outside it")

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 SCALE = {"min_replicas": 1, "max_replicas": 8}
-"""Replicas at least and at most, unless given."""
-OF_RAY = ("host", "port", "header_seconds", "keep_alive_seconds", "shutdown_seconds")
-"""Settings of `resift serve` that are Ray Serve's business: its http_options and graceful_shutdown_timeout_s."""
+"""The default minimum and maximum of replicas."""
+RAY_SETTINGS = ("host", "port", "header_seconds", "keep_alive_seconds", "shutdown_seconds")
+"""Settings of `resift serve` that Ray Serve has instead, as http_options and graceful_shutdown_timeout_s."""
 
 
 def application(arguments: Mapping[str, Any]) -> serve.Application:
@@ -41,29 +41,31 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
     also read from the environment here. A replica takes `threads` CPUs (default: 1) and a GPU with provider "cuda". For
     Serve's other options: `deployment(config).options(...).bind()`.
 
-    Raises InputError for what is no setting or cannot be used. As Serve may listen for other machines, it asks for `api_key`
-    or `no_auth`.
+    Raises InputError for a name that is not a setting, or a value that cannot be used. As Serve may listen for other machines,
+    `api_key` or `no_auth` is required.
     """
-    given = dict(arguments)
-    scale = {name: _replicas(name, given.pop(name, default)) for name, default in SCALE.items()}
+    flags = dict(arguments)
+    scale = {name: _replicas(name, flags.pop(name, default)) for name, default in SCALE.items()}
     if scale["min_replicas"] > scale["max_replicas"]:
-        raise InputError(f"min_replicas is {scale['min_replicas']} and max_replicas {scale['max_replicas']}; expected no more")
-    for name in given:
-        if name in OF_RAY:
+        raise InputError(
+            f"min_replicas is {scale['min_replicas']} and max_replicas {scale['max_replicas']}; expected the first to be no larger"
+        )
+    for name in flags:
+        if name in RAY_SETTINGS:
             raise InputError(f"{name} is a setting of Ray Serve; expected it in its http_options or deployment options")
         if name != "config" and name not in Config.__struct_fields__:
-            known = [known for known in (*SCALE, *Config.__struct_fields__) if known not in OF_RAY]
-            raise InputError(f"{name!r:.200} is no setting; expected one of {', '.join(known)}")
-    config = Config.gather(given)
+            allowed = [field for field in (*SCALE, *Config.__struct_fields__) if field not in RAY_SETTINGS]
+            raise InputError(f"{name!r:.200} is not a setting; expected one of {', '.join(allowed)}")
+    config = Config.gather(flags)
     if not (config.api_key or config.no_auth):
         raise InputError(f"Ray Serve may listen for other machines: set {PREFIX}API_KEY, or pass no_auth=true")
     return deployment(config, **scale).bind()
 
 
 def deployment(config: Config, *, min_replicas: int = 1, max_replicas: int = 8) -> serve.Deployment:
-    """The deployment of an app for `config`, to be changed by its `options`. Its host, port and times of connections are not used.
+    """The deployment of an app for `config`; its `options` can be changed. The host, port and times of connections are not used.
 
-    A replica is ready once its models have run. It takes up to `max_concurrent_requests` at once, so that it answers 429 itself
+    A replica is ready once its models have run. It accepts up to `max_concurrent_requests` at once, so that it answers 429 itself
     as `resift serve` does, while Serve starts further replicas.
     """
     engine = config.engine()
@@ -82,7 +84,7 @@ def deployment(config: Config, *, min_replicas: int = 1, max_replicas: int = 8) 
 
 
 def _app(config: Config, threads: int) -> Starlette:
-    """Runs in the replica."""
+    """The app of a replica, in whose process this runs."""
     import msgspec
 
     logs.configure(config.log_level)

@@ -1,4 +1,4 @@
-"""Table: pools as Arrow record batches, a row each, and the same rows ranked."""
+"""Table: pools in Arrow record batches, one row each, and the ranked rows."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 QUERY, TEXT, RESULTS, QUERY_TOKENS_CUT = "query", "text", "results", "query_tokens_cut"
 POOL = ("documents", "candidates")
-"""A pool's texts are in one of these columns: list<string>, or list<struct<text: string, ...>>."""
-OWN = {
+"""The column with a pool's texts is one of these: list<string>, or list<struct<text: string, ...>>."""
+RESULT_FIELDS = {
     "index": pa.int32(),
     "score": pa.float32(),
     "logit": pa.float32(),
@@ -29,37 +29,37 @@ OWN = {
     "tokens_cut": pa.int32(),
     "tokens_cut_at_least": pa.bool_(),
 }
-"""The fields of a result that resift fills in: those of a RankedDocument, without its text, ..."""
-WINDOWED = {"windows": pa.int32(), "window": pa.int32()}
-"""... and these where documents are read in windows."""
+"""The fields of a result that resift adds: those of a RankedDocument, without its text."""
+WINDOW_FIELDS = {"windows": pa.int32(), "window": pa.int32()}
+"""The fields that resift adds as well where documents are read in windows."""
 
 
 def check_columns(schema: pa.Schema, where: str) -> None:
     """Raises InputError that begins with `where` unless the columns hold pools.
 
-    Expected are `query`, a string, and either `documents`, a list of strings, or `candidates`, a list of structs that have a
-    string `text`. Other columns and fields may be of any type.
+    The columns must be `query`, a string, and either `documents`, a list of strings, or `candidates`, a list of structs that have
+    a string `text`. Other columns and fields may be of any type.
     """
     _check_distinct(schema.names, f"{where}: the column")
-    found = [name for name in POOL if name in schema.names]
-    if QUERY not in schema.names or len(found) != 1:
+    pool_columns = [name for name in POOL if name in schema.names]
+    if QUERY not in schema.names or len(pool_columns) != 1:
         names = ", ".join(schema.names) or "none"
         raise InputError(f"{where}: expected the column 'query' and either 'documents' or 'candidates'; found {names}")
     if not _is_text(schema.field(QUERY).type):
         raise InputError(f"{where}: 'query' is {schema.field(QUERY).type}; expected string")
-    column = schema.field(found[0]).type
+    column = schema.field(pool_columns[0]).type
     item = column.value_type if _is_list(column) else None
-    if found[0] == "documents":
+    if pool_columns[0] == "documents":
         if item is None or not _is_text(item):
             raise InputError(f"{where}: 'documents' is {column}; expected list<string>")
         return
-    fields = [item.field(place) for place in range(item.num_fields)] if item is not None and pa.types.is_struct(item) else []
+    fields = [item.field(index) for index in range(item.num_fields)] if item is not None and pa.types.is_struct(item) else []
     if not any(field.name == TEXT and _is_text(field.type) for field in fields):
         raise InputError(f"{where}: 'candidates' is {column}; expected list<struct<text: string, ...>>")
     _check_distinct([field.name for field in fields], f"{where}: the candidates' field")
 
 
-def rank_batches(  # noqa: PLR0913 - what to rank, what to call it, how
+def rank_batches(  # noqa: PLR0913 - input, its name in messages, and options
     reranker: Reranker,
     batches: Iterable[pa.RecordBatch],
     where: str,
@@ -68,20 +68,20 @@ def rank_batches(  # noqa: PLR0913 - what to rank, what to call it, how
     top_k: int | None = None,
     max_candidates: int | None = None,
 ) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """Yields each batch ranked, and how many pairs were scored for it.
+    """Yields each ranked batch, and the number of pairs that were scored for it.
 
-    In place of `documents` or `candidates`, a ranked row has `query_tokens_cut` and `results`, best first: the candidate's own
-    fields except its text, those of `OWN` and, with windows, of `WINDOWED`, as in `CandidatePool.ranked`. Other columns stay as
-    they are; one that is named like a new column becomes given_NAME. `first` numbers the first row, for messages that begin with
-    `where`. `max_candidates`: candidates read of each pool; None: all. Raises InputError for a row that is no pool, and otherwise
-    like `Reranker.rerank`.
+    In place of `documents` or `candidates`, a ranked row has `query_tokens_cut` and `results`, best first. A result has the
+    candidate's own fields except its text, those of `RESULT_FIELDS` and, with windows, those of `WINDOW_FIELDS`, as in
+    `CandidatePool.ranked`. Other columns stay as they are; a column with the name of a new one becomes given_NAME. `first` is the
+    number of the first row, for messages, which begin with `where`. `max_candidates`: candidates read of each pool; None: all.
+    Raises InputError for a row that is not a pool, and otherwise like `Reranker.rerank`.
     """
     ahead, behind = tee(batches)  # rerank_pools reads pools ahead of the one that it yields
-    ranked = rerank_pools(reranker, _pools(ahead, where, first, max_candidates), top_k=top_k)
-    own = OWN if reranker.resolved.windows == 1 else OWN | WINDOWED
+    ranked_pools = rerank_pools(reranker, _pools(ahead, where, first, max_candidates), top_k=top_k)
+    fields = RESULT_FIELDS if reranker.resolved.windows == 1 else RESULT_FIELDS | WINDOW_FIELDS
     for batch in behind:
-        done = list(islice(ranked, batch.num_rows))
-        yield _ranked(batch, [ranking for _, ranking in done], own), sum(len(pool.documents) for pool, _ in done)
+        rows = list(islice(ranked_pools, batch.num_rows))
+        yield _ranked_batch(batch, [ranking for _, ranking in rows], fields), sum(len(pool.documents) for pool, _ in rows)
 
 
 def _pools(batches: Iterable[pa.RecordBatch], where: str, first: int, size: int | None) -> Iterator[CandidatePool]:
@@ -101,13 +101,13 @@ def _pools(batches: Iterable[pa.RecordBatch], where: str, first: int, size: int 
         first += batch.num_rows
 
 
-def _ranked(batch: pa.RecordBatch, rankings: Sequence[Ranking], fields: Mapping[str, pa.DataType]) -> pa.RecordBatch:
-    given = {name: batch.column(name) for name in batch.schema.names if name not in POOL}
+def _ranked_batch(batch: pa.RecordBatch, rankings: Sequence[Ranking], fields: Mapping[str, pa.DataType]) -> pa.RecordBatch:
+    other = {name: batch.column(name) for name in batch.schema.names if name not in POOL}
     new = {
         QUERY_TOKENS_CUT: pa.array([ranking.query_tokens_cut for ranking in rankings], pa.int32()),
         RESULTS: _results(_lists(batch), rankings, fields),
     }
-    columns = {free_name(name, new, given): column for name, column in given.items()} | new
+    columns = {free_name(name, new, other): column for name, column in other.items()} | new
     return pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
 
 
@@ -115,13 +115,13 @@ def _results(lists: pa.LargeListArray, rankings: Sequence[Ranking], fields: Mapp
     """A list<struct> with an item for each ranked document and its `fields`; the candidates' own fields keep their types."""
     counts = np.array([len(ranking) for ranking in rankings], np.int64)
     rows = [result for ranking in rankings for result in ranking]
-    own = {name: pa.array([getattr(row, name) for row in rows], type=kind) for name, kind in fields.items()}
-    given = {}
+    new = {name: pa.array([getattr(row, name) for row in rows], type=kind) for name, kind in fields.items()}
+    other = {}
     if pa.types.is_struct(lists.type.value_type):
         starts = np.repeat(lists.offsets.to_numpy()[:-1], counts)
-        places = pa.array(starts + np.array([row.index for row in rows], np.int64))
-        given = {name: values.take(places) for name, values in _fields(lists.values).items() if name != TEXT}
-    columns = {free_name(name, own, given): values for name, values in given.items()} | own
+        positions = pa.array(starts + np.array([row.index for row in rows], np.int64))
+        other = {name: values.take(positions) for name, values in _fields(lists.values).items() if name != TEXT}
+    columns = {free_name(name, new, other): values for name, values in other.items()} | new
     items = pa.StructArray.from_arrays(list(columns.values()), names=list(columns))
     return pa.ListArray.from_arrays(pa.array(np.concatenate(([0], np.cumsum(counts))), pa.int32()), items)
 
@@ -132,7 +132,7 @@ def _lists(batch: pa.RecordBatch) -> pa.LargeListArray:
 
 
 def _texts(values: pa.Array) -> pa.LargeStringArray:
-    """The texts of documents or candidates; of a candidate that is null, null."""
+    """The texts of documents or candidates; null for a candidate that is null."""
     texts = _fields(values)[TEXT] if pa.types.is_struct(values.type) else values
     return texts.cast(pa.large_string())
 
@@ -151,6 +151,6 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _check_distinct(names: Sequence[str], what: str) -> None:
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise InputError(f"{what} {twice[0]!r} is there {names.count(twice[0])} times; expected distinct names")
+    duplicates = [name for name in names if names.count(name) > 1]
+    if duplicates:
+        raise InputError(f"{what} {duplicates[0]!r} is there {names.count(duplicates[0])} times; expected distinct names")

@@ -1,4 +1,4 @@
-"""sentence-transformers (no extra): a drop-in for its CrossEncoder, and artifacts of checkpoints made at their first use."""
+"""sentence-transformers (no extra): a drop-in for its CrossEncoder, which exports a checkpoint at its first use."""
 
 from resift.integrations.sentence_transformers.cross_encoder import CrossEncoder
 

@@ -1,4 +1,4 @@
-"""What the arguments of sentence-transformers' CrossEncoder ask of the engine, and what it does not have."""
+"""Arguments: translates those of sentence-transformers' CrossEncoder into Settings, and refuses those that resift lacks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 BACKENDS = ("torch", "onnx")
-"""Values of `backend` that are accepted; resift runs on onnxruntime whichever is given."""
+"""Values of `backend` that are accepted; resift runs on onnxruntime with either."""
 POSITIONAL = ("num_labels", "max_length", "activation_fn", "device")
-"""Arguments of the constructor that older versions took by position, after the model's name."""
+"""Arguments of the constructor that older versions accepted by position, after the model's name."""
 REASONS = {
     "it is for training: train with sentence-transformers, then load the checkpoint here": (
         *("fit", "old_fit", "train", "gradient_checkpointing_enable", "smart_batching_collate", "smart_batching_collate_text_only"),
@@ -51,7 +51,7 @@ ABSENT = {name: reason for reason, names in REASONS.items() for name in names}
 
 
 def renamed(**names: str) -> Callable[[F], F]:
-    """Lets a function take keyword arguments by old names; `names` maps each to the new one, or to "" if it has no effect."""
+    """Lets a function accept keyword arguments by old names. `names` maps each to the new name, or to "" if it has no effect."""
 
     def decorate(function: F) -> F:
         @wraps(function)
@@ -72,7 +72,7 @@ def renamed(**names: str) -> Callable[[F], F]:
 
 
 def positional(function: F) -> F:
-    """Lets a constructor take the arguments POSITIONAL by position, as versions before 5.4 did."""
+    """Lets a constructor accept the arguments POSITIONAL by position, as versions before 5.4 did."""
 
     @wraps(function)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -89,35 +89,38 @@ def positional(function: F) -> F:
 def settings_of(
     device: object, backend: str, max_length: int | None, model_kwargs: Mapping[str, Any], processor_kwargs: Mapping[str, Any]
 ) -> Settings:
-    """The engine's settings; the longer text is cut first, as sentence-transformers does. Raises InputError for what it lacks."""
+    """The engine's settings; the longer text is cut first, as sentence-transformers does.
+
+    Raises InputError for arguments that the engine cannot honour.
+    """
     if backend not in BACKENDS:
         raise InputError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}: resift runs on onnxruntime")
     model, processor = dict(model_kwargs), dict(processor_kwargs)
     provider, precision = provider_of(device), _precision(model)
-    asked = model.pop("provider", None)
-    if asked is not None:
-        found = {name: key for key, name in ORT_NAMES.items()}.get(asked)
-        if found is None or provider not in ("auto", found):
+    ort_name = model.pop("provider", None)
+    if ort_name is not None:
+        named_provider = {name: key for key, name in ORT_NAMES.items()}.get(ort_name)
+        if named_provider is None or provider not in ("auto", named_provider):
             raise InputError(
-                f"model_kwargs has the provider {asked!r} (device: {device}); expected {' or '.join(ORT_NAMES.values())}"
+                f"model_kwargs has the provider {ort_name!r} (device: {device}); expected {' or '.join(ORT_NAMES.values())}"
             )
-        provider = found
-    most = processor.pop("model_max_length", None) if max_length is None else max_length
+        provider = named_provider
+    max_length = processor.pop("model_max_length", None) if max_length is None else max_length
     if not model.pop("use_safetensors", True):
         raise InputError("model_kwargs has use_safetensors False, but weights are read from safetensors only; leave it out")
-    model.pop("export", None)  # a checkpoint is exported when it has to be
+    model.pop("export", None)  # a checkpoint is exported whenever that is necessary
     refuse_options("model_kwargs", model)
     refuse_options("processor_kwargs", processor)
     return Settings(
         provider=provider,
         precision=precision,
-        max_length="auto" if most is None else most,
+        max_length="auto" if max_length is None else max_length,
         truncation="longest_first",
     )
 
 
 def provider_of(device: object) -> Provider | Auto:
-    """The execution provider of a PyTorch device, given as str or torch.device. Raises InputError for any other."""
+    """The execution provider of a PyTorch device, a str or a torch.device. Raises InputError for any other device."""
     if device is None:
         return "auto"
     if isinstance(device, list | tuple):
@@ -133,7 +136,7 @@ def provider_of(device: object) -> Provider | Auto:
 
 
 def refuse_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raises InputError that names the `options` left, if any."""
+    """Raises InputError that names the remaining `options`, if any."""
     if options:
         raise InputError(f"{name} has {', '.join(map(repr, options))}, which resift has no use for; leave it out")
 
@@ -150,7 +153,7 @@ def _precision(model_kwargs: dict[str, Any]) -> Precision | Auto:
 
 
 def read(inputs: Any) -> tuple[list[Pair], bool]:
-    """The pairs, and whether they are a single one that was not in a list. Raises TypeError for anything but pairs of str."""
+    """The pairs, and whether `inputs` is a single pair instead of a list. Raises TypeError for anything but pairs of str."""
     rows = inputs.tolist() if isinstance(inputs, np.ndarray) else inputs
     datasets = sys.modules.get("datasets")
     lists = (list, tuple) if datasets is None else (list, tuple, datasets.Column)

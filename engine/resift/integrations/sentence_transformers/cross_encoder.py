@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from resift.artifact.folder import DEFAULT, embedded
 from resift.errors import InputError, ParityError
 from resift.inputs import read_candidates, runs
-from resift.integrations.sentence_transformers import arguments, exported
+from resift.integrations.sentence_transformers import arguments, export_cache
 from resift.integrations.sentence_transformers import scores as scoring
 from resift.integrations.sentence_transformers.outputs import outputs_of
 from resift.reranker import Reranker
@@ -86,7 +86,7 @@ class CrossEncoder:
         None: the hub client's cache. `model_kwargs={"dtype": "float32"}` asks for float32 instead of int8. No code of a checkpoint
         is run, whatever `trust_remote_code` allows.
 
-        Raises InputError for arguments that resift has no use for, and like `exported.find` and `Reranker.load`.
+        Raises InputError for arguments that resift has no use for, and like `export_cache.find` and `Reranker.load`.
         """
         for name, value in (
             ("modules", modules),
@@ -100,7 +100,7 @@ class CrossEncoder:
         labels = declared if num_labels is None else num_labels
         arguments.refuse_options("config_kwargs", config)
         settings = arguments.settings_of(device, backend, max_length, model_kwargs or {}, processor_kwargs or {})
-        source = exported.Source(
+        source = export_cache.ModelSource(
             name=_name(model_name_or_path),
             revision=revision,
             cache=cache_folder or os.getenv("SENTENCE_TRANSFORMERS_HOME"),
@@ -313,12 +313,12 @@ def _name(source: str | os.PathLike[str] | None) -> str:
     return RENAMED.get(name, name)
 
 
-def _artifact(source: exported.Source, settings: Settings) -> Artifact:
+def _artifact(source: export_cache.ModelSource, settings: Settings) -> Artifact:
     precision = settings.precision
     if precision == "auto":
         precision = "float32" if settings.provider == "cuda" else "int8"
     try:
-        return exported.find(source, precision)
+        return export_cache.find(source, precision)
     except ParityError as error:
         raise ParityError(f'{error}; or load it in float32: model_kwargs={{"dtype": "float32"}}') from error
 

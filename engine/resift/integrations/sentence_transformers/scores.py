@@ -1,4 +1,4 @@
-"""Logits to what sentence-transformers' CrossEncoder returns: activations, softmax, arrays and tensors."""
+"""Scores: turns logits into the return values of sentence-transformers' CrossEncoder, with activations and softmax."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Identity:
-    """Logits as scores; stands for torch.nn.Identity()."""
+    """The logits as scores; stands for torch.nn.Identity()."""
 
     def __call__(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits."""
@@ -37,7 +37,7 @@ class Sigmoid(Identity):
 
 
 class Card:
-    """Where sentence-transformers' evaluators write their figures, for a model card that is not written."""
+    """Receives the figures that sentence-transformers' evaluators write into a model card; no card is written."""
 
     def __init__(self) -> None:
         self.figures: list[Mapping[str, Any]] = []
@@ -51,8 +51,8 @@ def scores_of(outputs: NDArray[np.float32], activation: Callable[..., Any], *, s
     """Scores [n], or [n, labels] of a model with several labels, from its outputs float32[n, labels].
 
     `activation` receives the outputs as a torch.Tensor if torch has been imported, as functions written for sentence-transformers
-    expect, and otherwise, or if it is a numpy ufunc, as an array; it is not called if there are none. Scores have the type that it
-    returns. Raises InputError if it returns another number of rows.
+    expect, and otherwise, or if it is a numpy ufunc, as an array; it is not called if there are no outputs. Scores have the type
+    that it returns. Raises InputError if it returns another number of rows.
     """
     if not len(outputs):
         return np.empty(0, np.float32)
@@ -84,5 +84,5 @@ def import_torch() -> Any:
     except ImportError as error:
         raise ExtraError(
             f"convert_to_tensor, and convert_to_numpy=False, give torch.Tensors, and torch cannot be imported ({error}): "
-            "pip install torch, or take the numpy array that is given without them"
+            "pip install torch, or use the numpy array that is returned without them"
         ) from error

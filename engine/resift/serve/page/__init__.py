@@ -1,1 +1,1 @@
-"""The page at /, on which people try the server out: index.html, page.css and page.js, with no build step."""
+"""The page at /, on which people try out the server: index.html, page.css and page.js, with no build step."""

@@ -1,4 +1,4 @@
-"""Routes of the page: its files as they are, read once, and the headers that let it load and ask nothing but this server."""
+"""Routes of the page: its files, read once, and headers that allow it to load and request only from this server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ASSETS = {
     "snippets.js": "text/javascript",
 }
 KEY = b'data-key="none"'
-"""in index.html; the page asks for a key where it says "required" instead"""
+"""the attribute in index.html that is "required" instead if the page must ask for a key"""
 
 
 def routes(config: Config) -> list[Route]:
@@ -51,8 +51,8 @@ def _route(path: str, content: bytes, media_type: str) -> Route:
     headers = {**HEADERS, "etag": etag}
 
     async def answer(request: Request) -> Response:
-        known = request.headers.get("if-none-match", "")
-        if etag in (tag.strip().removeprefix("W/") for tag in known.split(",")):
+        cached_tags = request.headers.get("if-none-match", "")
+        if etag in (tag.strip().removeprefix("W/") for tag in cached_tags.split(",")):
             return Response(status_code=304, headers=headers)
         return Response(content, media_type=media_type, headers=headers)
 

@@ -1,9 +1,9 @@
-"""Exported: artifacts of checkpoints, made once and kept in the user's cache.
+"""Export cache: artifacts of checkpoints, exported once into the user's cache.
 
-They lie in the hub client's cache of assets, beside the checkpoints themselves: HF_HOME/assets/resift/exported/NAME/KEY, where KEY
+They are in the hub client's cache of assets, next to the checkpoints themselves: HF_HOME/assets/resift/exported/NAME/KEY, where KEY
 hashes the checkpoint's commit (or the content of its files), the options of the export and resift's version. One process exports
-while others wait. An export is written next to its place and renamed, so a killed one leaves no half artifact, and the next export
-removes what it left. Nothing else is ever removed: any folder there may be deleted.
+while others wait. An export is written next to its destination and then renamed, so a killed one leaves no incomplete artifact, and
+the next export removes its temporary files. Nothing else is ever removed; users may delete any folder there.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
-"""What an export reads of a checkpoint, at any depth."""
+"""The files of a checkpoint that an export reads, at any depth."""
 MODULES = "[0-9]*_*"
 """Folders in which sentence-transformers keeps the modules of a checkpoint, such as 1_Pooling."""
 EVALUATIONS = 100
-"""What a search for products to leave in float32 may cost where the gate refuses int8, as in `resift export --search`."""
+"""The maximum cost of a search for products to keep in float32 where the gate refuses int8, as in `resift export --search`."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where a model comes from, and how the hub is asked for it."""
+class ModelSource:
+    """The folder or hub id of a model, and the options for its download."""
 
     name: str
     """a folder, or a hub id"""
     revision: str | None = None
-    """of a hub id: a commit, tag or branch"""
+    """the commit, tag or branch of a hub id"""
     cache: str | os.PathLike[str] | None = None
     """the folder for downloads and exports; None: the hub client's own"""
     token: bool | str | None = None
@@ -60,10 +60,10 @@ class Source:
         )
 
 
-def find(source: Source, precision: Precision) -> Artifact:
-    """The artifact of `source`: itself if it is one, otherwise exported from the checkpoint at this first use.
+def find(source: ModelSource, precision: Precision) -> Artifact:
+    """The artifact of `source`: the source itself if it is an artifact, otherwise exported from the checkpoint at its first use.
 
-    The id of the checkpoint of an embedded model is that model, if it has the precision and no other revision is asked for.
+    The id of an embedded model's checkpoint means the embedded model, if it has the precision and `source` names no other revision.
     Raises ArtifactError if there is neither an artifact nor a checkpoint, ExtraError if a checkpoint has to be exported and the
     extra `export` is not installed, OutputError if the cache cannot be written, and ExportError or ParityError like
     `resift export`.
@@ -74,22 +74,22 @@ def find(source: Source, precision: Precision) -> Artifact:
             return Artifact.open(folder)
         _check_config(folder, source.name)
         name = Path(os.path.realpath(folder)).name
-        return _kept(source, name, _digest(folder), precision, lambda: folder)
-    known = None if source.revision not in (None, "main") else _embedded(source.name, precision)
-    if known is not None:
-        return known
+        return _find_or_export(source, name, _digest(folder), precision, lambda: folder)
+    embedded_model = None if source.revision not in (None, "main") else _find_embedded(source.name, precision)
+    if embedded_model is not None:
+        return embedded_model
     if not re.fullmatch(hub.HUB_ID, source.name) or "@" in source.name:
         raise ArtifactError(f"no model {source.name!r:.200}: expected a folder, an artifact or a checkpoint, or a hub id org/name")
-    about = source.download(source.revision, (MANIFEST, CERTIFICATE, CONFIG))
-    commit = about.name
-    if (about / MANIFEST).is_file() and (about / CERTIFICATE).is_file():
+    metadata = source.download(source.revision, (MANIFEST, CERTIFICATE, CONFIG))
+    commit = metadata.name
+    if (metadata / MANIFEST).is_file() and (metadata / CERTIFICATE).is_file():
         folder = source.download(commit, None)
         return Artifact.open(folder, links_into=folder.parents[1])
-    _check_config(about, source.name)
-    return _kept(source, source.name, commit, precision, lambda: source.download(commit, FILES))
+    _check_config(metadata, source.name)
+    return _find_or_export(source, source.name, commit, precision, lambda: source.download(commit, FILES))
 
 
-def _embedded(name: str, precision: Precision) -> Artifact | None:
+def _find_embedded(name: str, precision: Precision) -> Artifact | None:
     """The embedded model that was made from the checkpoint `name`."""
     for folder in embedded().values():
         artifact = Artifact.open(folder)
@@ -118,20 +118,20 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _kept(source: Source, name: str, content: str, precision: Precision, fetch: Callable[[], Path]) -> Artifact:
-    """The artifact in the cache, made if it is missing from the checkpoint whose folder `fetch` returns.
+def _find_or_export(source: ModelSource, name: str, content: str, precision: Precision, fetch: Callable[[], Path]) -> Artifact:
+    """The artifact in the cache. If it is missing, it is exported from the checkpoint whose folder `fetch` returns.
 
     `content` identifies the checkpoint: a commit, or a digest of its files.
     """
     options = {"precision": precision, "search": EVALUATIONS}
     key = json.dumps({"checkpoint": content, "options": options, "resift": version("resift")}, sort_keys=True)
-    place = _shelf(source, name) / hashlib.sha256(key.encode()).hexdigest()[:16]
-    if not place.exists():
-        _export(source, name, place, precision, fetch)
-    return Artifact.open(place)
+    destination = _cache_folder(source, name) / hashlib.sha256(key.encode()).hexdigest()[:16]
+    if not destination.exists():
+        _export(source, name, destination, precision, fetch)
+    return Artifact.open(destination)
 
 
-def _shelf(source: Source, name: str) -> Path:
+def _cache_folder(source: ModelSource, name: str) -> Path:
     """The folder of the checkpoint's artifacts in the cache. Raises OutputError if it cannot be created."""
     from huggingface_hub import cached_assets_path
 
@@ -145,7 +145,7 @@ def _shelf(source: Source, name: str) -> Path:
         ) from error
 
 
-def _export(source: Source, name: str, place: Path, precision: Precision, fetch: Callable[[], Path]) -> None:
+def _export(source: ModelSource, name: str, destination: Path, precision: Precision, fetch: Callable[[], Path]) -> None:
     try:
         from filelock import FileLock
 
@@ -157,12 +157,14 @@ def _export(source: Source, name: str, place: Path, precision: Precision, fetch:
             f"({error}): pip install 'resift[export]'; or run `resift export {source.name} OUT` where they are, and load OUT here"
         ) from error
     try:
-        held = FileLock(f"{place}.lock").acquire()
+        lock = FileLock(f"{destination}.lock").acquire()
     except OSError as error:
-        raise OutputError(f"{place}.lock cannot be written: {error.strerror or error}; set HF_HOME to another folder") from error
-    with held:
-        if place.exists():  # another process made it meanwhile
+        raise OutputError(
+            f"{destination}.lock cannot be written: {error.strerror or error}; set HF_HOME to another folder"
+        ) from error
+    with lock:
+        if destination.exists():  # another process exported it meanwhile
             return
-        log.warning("exporting %s once, to %s; this may take minutes", name, place)
+        log.warning("exporting %s once, to %s; this may take minutes", name, destination)
         recipe = Recipe(precisions=(precision,), search=EVALUATIONS if precision == "int8" else None)
-        convert(str(fetch()), place, recipe, name=name)
+        convert(str(fetch()), destination, recipe, name=name)
