@@ -1,4 +1,4 @@
-"""Artifacts published on a model hub, kept in the hub client's own cache."""
+"""Hub: repositories of a model hub, with artifacts or checkpoints, downloaded into the hub client's own cache."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def snapshot(  # noqa: PLR0913 - the arguments of the hub's client, by name
     (https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables). Raises ArtifactError on failure.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
     try:
         return Path(
@@ -55,12 +56,19 @@ def snapshot(  # noqa: PLR0913 - the arguments of the hub's client, by name
                 local_files_only=local_files_only,
             )
         )
+    except HFValidationError as error:
+        raise ArtifactError(f"{repository!r:.200} is neither a folder nor a hub id such as org/name") from error
+    except RevisionNotFoundError as error:
+        raise ArtifactError(
+            f"{repository} has no revision {revision!r:.80} on the hub; "
+            "expected a commit, tag or branch of it, or none for the latest"
+        ) from error
     except Exception as error:
-        # No network, offline and not cached, no such model or revision, no access, a connection that breaks, answers of a server
-        # that is not a hub. Some are errors of the client's HTTP library, which differs between the client's major versions.
+        # No network, offline and not cached, no such model, no access, a connection that breaks, answers of a server that is not a
+        # hub. Some are errors of the client's HTTP library, which differs between the client's major versions.
         name = repository if revision is None else f"{repository}@{revision}"
         reason = next(iter(str(error).splitlines()), "no reason given")
         raise ArtifactError(
-            f"{name!r:.200} is neither a folder nor an embedded model, and cannot be downloaded from the hub "
-            f"({type(error).__name__}: {reason:.300}); check the id, the revision, the network and your access"
+            f"{name!r:.200} is not a folder and cannot be downloaded from the hub ({type(error).__name__}: {reason:.300}); "
+            "check the id, the revision, the network and your access"
         ) from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from resift.errors import ExportError
+from resift.artifact import hub
+from resift.errors import ArtifactError, ExportError
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "*/pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -18,28 +19,11 @@ def folder_of(source: str) -> Path | None:
 
 
 def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str]:
-    """The downloaded folder of a hub id at `revision` (None: the latest), and its commit."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
-
-    patterns = [*TEXTS, *WEIGHTS, *(PICKLED_WEIGHTS if allow_pickle else ())]
+    """Downloads a hub id at `revision` (None: the latest) and returns the folder and its commit. Raises ExportError."""
     try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except HFValidationError as error:
-        raise ExportError(f"{source!r:.200} is neither a folder nor a hub id such as org/name") from error
-    except RevisionNotFoundError as error:
-        raise ExportError(
-            f"{source} has no revision {revision!r:.80} on the hub; expected a commit, tag or branch of it, or no --revision for "
-            "the latest"
-        ) from error
-    except Exception as error:
-        # No network, offline mode, no such model or revision, no access, a connection that breaks, answers that are no hub's. Some
-        # are errors of the client's HTTP library, which is another one in each of its major versions.
-        raise ExportError(
-            f"{source!r:.200} is not a folder and could not be downloaded from the hub "
-            f"({type(error).__name__}: {first_line(error)}); "
-            "name a checkpoint folder, or check the connection, the id, the revision and your access"
-        ) from error
+        folder = hub.snapshot(source, revision, files=[*TEXTS, *WEIGHTS, *(PICKLED_WEIGHTS if allow_pickle else ())])
+    except ArtifactError as error:
+        raise ExportError(str(error)) from error
     return folder, folder.name
 
 

@@ -61,16 +61,22 @@ def test_offline_takes_what_is_cached_and_says_so_when_nothing_is(load, hub):
     assert len(hub.asked) == asked
 
 
-@pytest.mark.parametrize("source", ["org/nothing", "org/tiny@no-such-revision"])
-def test_what_the_hub_does_not_have_is_named(load, source):
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("org/nothing", "'org/nothing' is not a folder and cannot be downloaded from the hub (RepositoryNotFoundError"),
+        ("org/tiny@no-such", "org/tiny has no revision 'no-such' on the hub; expected a commit, tag or branch of it"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_named(load, source, message):
     failed = load(source)
     assert failed.returncode == 1
-    assert f"ArtifactError: '{source}' is neither a folder nor an embedded model" in failed.stderr
+    assert f"ArtifactError: {message}" in failed.stderr
 
 
 def test_no_network_is_an_error_that_says_so(load):
     failed = load("org/tiny", HF_ENDPOINT="http://127.0.0.1:9")
-    assert "ArtifactError: 'org/tiny' is neither" in failed.stderr
+    assert "ArtifactError: 'org/tiny' is not a folder" in failed.stderr
 
 
 @pytest.mark.parametrize(
@@ -81,7 +87,7 @@ def test_no_network_is_an_error_that_says_so(load):
 def test_a_hub_that_breaks_off_or_is_none_is_named(load, hub, part, fault):
     hub.faults[part] = fault
     failed = load("org/tiny")
-    assert "ArtifactError: 'org/tiny' is neither a folder nor an embedded model, and cannot be downloaded" in failed.stderr
+    assert "ArtifactError: 'org/tiny' is not a folder and cannot be downloaded" in failed.stderr
     hub.faults.clear()
     assert load("org/tiny").stdout.startswith(COMMITS["main"])
 

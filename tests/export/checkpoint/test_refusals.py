@@ -129,6 +129,6 @@ def test_a_revision_that_is_not_there(monkeypatch):
         raise RevisionNotFoundError("404 Client Error.", response=httpx.Response(404, request=httpx.Request("GET", "https://hub")))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    said = r"^org/reranker has no revision 'v9' on the hub; expected a commit, tag or branch of it, or no --revision for the latest"
+    said = r"^org/reranker has no revision 'v9' on the hub; expected a commit, tag or branch of it, or none for the latest"
     with pytest.raises(ExportError, match=said):
         checkpoint.load("org/reranker", revision="v9")
