@@ -284,8 +284,8 @@ def test_folder_that_cannot_be_put_in_place_costs_no_artifact(cheap, monkeypatch
         raise OSError(errno.EIO, "Input/output error", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr("resift_export.build.staging.put", broken)
-        with pytest.raises(ExportError, match="cannot write .*out: Input/output error"):
+        patch.setattr("resift_export.build.staging.place", broken)
+        with pytest.raises(ExportError, match=r"cannot write .*out: Input/output error"):
             convert(source, home / "out", recipe, overwrite=True)
     assert [path.name for path in home.iterdir()] == ["out"]
     assert files(home / "out") == before

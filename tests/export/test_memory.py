@@ -11,7 +11,7 @@ import pytest
 
 from resift_export.checkpoint import load as checkpoint
 from resift_export.graph.trace import trace
-from resift_export.memory import give_back, unload
+from resift_export.memory import trim_heap, unload
 
 PAGES = 512
 CONTENT = bytes(range(256)) * (PAGES * mmap.PAGESIZE // 256)
@@ -67,5 +67,5 @@ def test_a_released_checkpoint_is_not_in_memory(source, tmp_path):
 def test_elsewhere_than_on_linux_nothing_is_called(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr("resift_export.memory.ctypes.CDLL", None)
-    give_back()
+    trim_heap()
     unload({0})

@@ -49,7 +49,7 @@ class _Stop:
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._stop)
 
-    def go_on(self) -> bool:
+    def should_continue(self) -> bool:
         if self.signal is not None and not self._is_told:
             self._is_told = True
             complain("stopping: saves first; a second signal stops at once")
@@ -175,11 +175,11 @@ def run(asked: argparse.Namespace) -> int:
         device=asked.device,
         threads=asked.threads,
         checkpoint_minutes=asked.checkpoint_minutes,
-        go_on=stop.go_on,
+        should_continue=stop.should_continue,
     )
     done = f"{path_text(asked.out)}  {recipe.pairs:,} of {recipe.options.pairs:,} pairs"
     next_time = "goes on" if recipe.runs else "begins anew: the fit of --width is saved once it is whole"
-    lines = [f"{done}, {'finished' if recipe.finished else f'the same command {next_time}'}"]
+    lines = [f"{done}, {'finished' if recipe.is_finished else f'the same command {next_time}'}"]
     if recipe.curve:
         lines.append(recipe.curve[-1].summary())
     write_lines(lines)

@@ -1,4 +1,4 @@
-"""source: the folder of a checkpoint's files, or the one they are downloaded into from a hub."""
+"""source: the folder that holds a checkpoint's files, downloaded from a hub if necessary."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
 
 
 def folder_of(source: str) -> Path | None:
-    """The folder that `source` names; None if there is none, in which case it can only be a hub id."""
+    """The folder that `source` names; None if there is no such folder, in which case `source` can only be a hub id."""
     return Path(source) if os.path.isdir(source) else None  # noqa: PTH112 - Path.is_dir raises if a name is too long
 
 
 def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str]:
-    """The downloaded folder of a hub id at `revision` (None: the latest), and its commit."""
+    """Downloads a hub id at `revision` (None: the latest) and returns the folder and its commit. Raises ExportError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
@@ -33,8 +33,8 @@ def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[
             "the latest"
         ) from error
     except Exception as error:
-        # No network, offline mode, no such model or revision, no access, a connection that breaks, answers that are no hub's. Some
-        # are errors of the client's HTTP library, which is another one in each of its major versions.
+        # No network, offline mode, no such model or revision, no access, a broken connection, or answers that do not come from a
+        # hub. Some of these are errors of the client's HTTP library, which differs between the client's major versions.
         raise ExportError(
             f"{source!r:.200} is not a folder and could not be downloaded from the hub "
             f"({type(error).__name__}: {first_line(error)}); "

@@ -15,7 +15,7 @@ from resift.artifact.agreement import Bounds, measure
 from resift.artifact.certificate import Certificate, Kept
 from resift.artifact.folder import Artifact
 from resift.cli.main import main
-from resift_export.build.first_look import check_plan, check_student, file_of_look
+from resift_export.build.first_look import check_plan, check_student, first_look_file
 from resift_export.checkpoint import load as checkpoints
 from resift_export.convert import _faults, convert
 from resift_export.distill.student import student_of
@@ -97,7 +97,7 @@ def test_a_first_look_reads_the_weights_that_the_full_graph_holds(built, home, s
     student_of(teacher.model, (4,)).save_pretrained(student)
     artifacts = {}
     for least, name in ((1 << 30, "apart"), (1000, "sharing")):
-        monkeypatch.setattr(weights, "SHARED_BYTES", least)
+        monkeypatch.setattr(weights, "MIN_SHARED_BYTES", least)
         artifacts[name] = Artifact.open(convert(str(deeper), home / name, recipe, first_look=str(student), force=True))
     apart, sharing = (artifact.manifest.graphs[1].variants for artifact in artifacts.values())
     assert [variant.weights for variant in apart] == [None, None]
@@ -138,7 +138,7 @@ def test_a_first_look_is_added_to_an_artifact_whose_scores_stay(built, checkpoin
     assert later.manifest.recipe["kept"] == earlier.fingerprint()
     assert "kept" not in earlier.manifest.recipe
     assert list(Certificate.read(later).agreement) == ["model.int8.onnx", "model.float32.onnx"]
-    with pytest.raises(ExportError, match="has the layers 5, but this export 2; expected an artifact of the same checkpoint"):
+    with pytest.raises(ExportError, match="has the layers 5, but this export has 2; expected an artifact of the same checkpoint"):
         convert(student, home / "other", both, keep=str(home / "earlier"))
     with pytest.raises(ExportError, match="has the variants"):
         convert(deeper, home / "other", Recipe(gate=small_gate, bounds=loose), keep=str(home / "earlier"))
@@ -148,7 +148,7 @@ def test_a_first_look_is_added_to_an_artifact_whose_scores_stay(built, checkpoin
 
 
 def test_files_of_a_first_look():
-    assert file_of_look("model.int8-vnni.onnx") == "first-look.int8-vnni.onnx"
+    assert first_look_file("model.int8-vnni.onnx") == "first-look.int8-vnni.onnx"
 
 
 def test_a_student_of_another_tokenizer_is_refused(loaded):
@@ -159,7 +159,9 @@ def test_a_student_of_another_tokenizer_is_refused(loaded):
 
 def test_a_student_that_reads_less_is_refused(loaded):
     bert = loaded("bert")
-    with pytest.raises(ExportError, match="reads 64 tokens of a pair and bert-1 192; expected a first look that reads as many"):
+    with pytest.raises(
+        ExportError, match="reads 64 tokens of a pair and bert-1 192; expected a first look that reads at least as many"
+    ):
         check_student(dataclasses.replace(bert, max_length=64), bert)
     check_student(bert, dataclasses.replace(bert, max_length=64))
 
@@ -176,18 +178,18 @@ def test_a_student_that_is_no_cheaper_is_refused_and_nothing_is_written(source, 
     [
         ("fast", False, "the plan fast needs a first look; add --first-look STUDENT"),
         ("first-look", True, "expected full at the end"),
-        ("other:3,full", True, "expected full at the end, after first-look or nothing"),
+        ("other:3,full", True, "expected full at the end, after first-look or alone"),
         ("first-look:3", True, "cannot be used: a plan's last stage keeps 3"),
     ],
 )
-def test_a_default_plan_that_the_artifact_cannot_follow_is_refused(plan, has_look, said):
+def test_a_default_plan_that_the_artifact_cannot_follow_is_refused(plan, has_first_look, said):
     with pytest.raises(InputError, match=said):
-        check_plan(plan, has_look=has_look)
+        check_plan(plan, has_first_look=has_first_look)
 
 
 def test_plans_that_can_be_followed():
-    for plan, has_look in ((None, False), ("full", False), ("fast", True), ("first-look:0.3,full", True)):
-        check_plan(plan, has_look=has_look)
+    for plan, has_first_look in ((None, False), ("full", False), ("fast", True), ("first-look:0.3,full", True)):
+        check_plan(plan, has_first_look=has_first_look)
 
 
 def test_a_plan_is_refused_before_anything_is_loaded(home, capsys):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from resift.errors import ExportError, OutputError
-from resift_export.build.staging import aside
-from resift_export.distill.state import Home
+from resift_export.build.staging import staged
+from resift_export.distill.state import Workspace
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks and signals of Unix")
 
@@ -25,7 +25,7 @@ def fill(folder, text, version=2):
 
 
 def put(out, text, *, overwrite=False, sources=(), meanwhile=lambda: None):
-    with aside(out, overwrite=overwrite, sources=sources) as (folder, _):
+    with staged(out, overwrite=overwrite, sources=sources) as (folder, _):
         fill(folder, text)
         meanwhile()
 
@@ -46,7 +46,7 @@ def out(home):
 
 
 def test_a_new_folder_takes_its_place_when_it_is_whole(home):
-    with aside(home / "deeper" / "out", overwrite=False) as (folder, _):
+    with staged(home / "deeper" / "out", overwrite=False) as (folder, _):
         assert not (home / "deeper" / "out").exists()
         fill(folder, "new")
     assert names(home / "deeper") == ["out"]
@@ -103,10 +103,10 @@ def test_a_folder_that_holds_anything_else_is_not_replaced(home, out, change, sa
 
 @pytest.mark.parametrize("name", ["a\0", "\ud800"])
 def test_what_no_folder_can_be_called_is_refused(name):
-    with pytest.raises(ExportError, match="not a folder name"), aside(Path(name), overwrite=False):
+    with pytest.raises(ExportError, match="not a folder name"), staged(Path(name), overwrite=False):
         pass
     with pytest.raises(OutputError, match="not a folder name"):
-        Home(Path(name))
+        Workspace(Path(name))
 
 
 def test_what_is_put_into_the_folder_meanwhile_is_kept(home, out):
@@ -197,7 +197,7 @@ def test_a_name_that_is_too_long_is_one_clear_error(home, name):
 
 
 def test_two_exports_to_one_place_do_not_meet(home, out):
-    with aside(out, overwrite=True) as (folder, _):
+    with staged(out, overwrite=True) as (folder, _):
         fill(folder, "first")
         with pytest.raises(ExportError, match=r"another process is writing this OUT .*out\.export.*wait for it"):
             put(out, "second", overwrite=True)
@@ -211,8 +211,8 @@ STEPS = """
 import json, os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[3])
 from tests.export.build.test_staging import fill
-from resift_export.build.staging import aside
-from resift_export.distill.state import Home
+from resift_export.build.staging import staged
+from resift_export.distill.state import Workspace
 home, how = pathlib.Path(sys.argv[1]), sys.argv[2]
 EVENTS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "open"}
 step = 0
@@ -220,7 +220,7 @@ while True:
     step += 1
     place = home / str(step)
     place.mkdir()
-    with aside(place / "out", overwrite=False) as (folder, _):
+    with staged(place / "out", overwrite=False) as (folder, _):
         fill(folder, "old")
     child = os.fork()
     if not child:
@@ -235,7 +235,7 @@ while True:
                     raise KeyboardInterrupt
         sys.addaudithook(count)
         try:
-            with aside(place / "out", overwrite=True) as (folder, _):
+            with staged(place / "out", overwrite=True) as (folder, _):
                 fill(folder, "new")
         except KeyboardInterrupt:
             os._exit(1)

@@ -240,7 +240,7 @@ def test_without_sentence_transformers(saved, monkeypatch, found):
     else:
         monkeypatch.setattr("resift_export.checkpoint.sentence_transformers.version", lambda name: "5.4.1")
     plain = checkpoint.load(str(saved("plain")))
-    assert plain.referee.startswith("transformers ")
+    assert plain.reference_name.startswith("transformers ")
     expected = predicted_elsewhere(saved("plain"))
     np.testing.assert_allclose(plain.reference(QUERY, DOCUMENTS), expected, rtol=0, atol=TOLERANCE)
     with pytest.raises(ExtraError, match=r"Transformer, Pooling, Dense, Dense.*pip install 'sentence-transformers>=6'"):

@@ -9,7 +9,7 @@ import torch
 
 from resift_export.checkpoint import load as checkpoint
 from resift_export.checkpoint.layers import head_size, keep_heads, layers_of, parts_of
-from resift_export.graph.attention import FEWEST_BLOCKS, UNLIMITED, reach_of
+from resift_export.graph.attention import MIN_BLOCKS, UNLIMITED, reach_of
 from resift_export.graph.edit import LOW_OPSET, OLDEST_FOR_BIAS, lower_opset, oldest_onnxruntime, serialize
 from resift_export.graph.optimize import optimize
 from resift_export.graph.trace import trace
@@ -17,7 +17,7 @@ from tests.support import tiny
 
 REACH = 8
 """of the tiny ModernBERT: half its local_attention"""
-WIDTHS = [*range(1, 4 * FEWEST_BLOCKS), *range(4 * REACH - 3, 4 * REACH + 12), 63, 64, 65, 100, 127, 128, 129, 190, tiny.MAX_LENGTH]
+WIDTHS = [*range(1, 4 * MIN_BLOCKS), *range(4 * REACH - 3, 4 * REACH + 12), 63, 64, 65, 100, 127, 128, 129, 190, tiny.MAX_LENGTH]
 
 
 def near(width, reach, shape=(2, 1)):

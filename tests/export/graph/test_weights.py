@@ -21,7 +21,7 @@ from resift_export.graph import edit as graph
 from resift_export.graph import weights
 from resift_export.graph.edit import lower_opset
 from resift_export.graph.optimize import optimize
-from resift_export.graph.weights import on_disk, open_session
+from resift_export.graph.weights import map_weights, open_session
 from resift_export.recipe import Recipe
 from tests.support import tiny
 from tests.support.jobs import files
@@ -43,7 +43,7 @@ def outside(built, source, trace_of_source, small_gate):
             patch.setitem(TRACERS, "torch", lambda loaded: trace_of_source.clone())
             patch.setattr(ranges, "CLIPS", (1.0,))
             patch.setattr(ranges, "MIGRATIONS", (0.0,))
-            patch.setattr(weights, "MOST_INSIDE", 100_000)
+            patch.setattr(weights, "MAX_INLINE_BYTES", 100_000)
             patch.setattr(weights, "SMALLEST_WEIGHTS", 1024)
             convert(source, folder, Recipe(gate=small_gate, precisions=("int8", "float32"), bounds=ANYTHING))
 
@@ -175,9 +175,9 @@ def test_attached_files_cannot_pass_for_weights(tmp_path, name):
 @pytest.mark.parametrize("most", [0, 1 << 40], ids=["written beside", "written inside"])
 def test_sessions_see_the_same_values_wherever_weights_are(trace_of_source, tmp_path, monkeypatch, most):
     model = optimize(trace_of_source.clone(), tiny.MAX_LENGTH)
-    monkeypatch.setattr(weights, "MOST_INSIDE", most)
+    monkeypatch.setattr(weights, "MAX_INLINE_BYTES", most)
     monkeypatch.setattr(weights, "SMALLEST_WEIGHTS", 1024)
-    mapped = on_disk(model, tmp_path)
+    mapped = map_weights(model, tmp_path)
     large = [value.const_value for value in mapped.graph.initializers.values() if value.const_value.nbytes >= 1024]
     assert large
     assert all(isinstance(tensor, ir.ExternalTensor) for tensor in large)
@@ -190,7 +190,7 @@ def test_sessions_see_the_same_values_wherever_weights_are(trace_of_source, tmp_
 
 def test_weights_in_use_are_written_inside(trace_of_source, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "SMALLEST_WEIGHTS", 1024)
-    mapped = on_disk(optimize(trace_of_source.clone(), tiny.MAX_LENGTH), tmp_path)
+    mapped = map_weights(optimize(trace_of_source.clone(), tiny.MAX_LENGTH), tmp_path)
     used = {name: value.const_value.numpy() for name, value in mapped.graph.initializers.items()}
     assert weights.save(mapped, tmp_path / "whole.onnx") == [tmp_path / "whole.onnx"]
     whole = onnx.load(tmp_path / "whole.onnx", load_external_data=False)
@@ -205,7 +205,7 @@ def test_a_full_disk_is_one_clear_error(trace_of_source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ir, "save", full)
     with pytest.raises(ExportError, match=r"cannot write the float32 weights .*: No space left on device"):
-        on_disk(trace_of_source.clone(), tmp_path)
+        map_weights(trace_of_source.clone(), tmp_path)
 
 
 def test_opset_is_lowered_without_a_look_at_weights(trace_of_source, monkeypatch):

@@ -147,7 +147,7 @@ def test_chosen_range_clips_a_lone_outlier():
 
 def exhaustive(activations, weights):
     """The least error of all ranges, each over all activations."""
-    kinds = [ranges._Smoothed.of(activations, weights, migration, WEIGHT_LEVELS) for migration in ranges.MIGRATIONS]
+    kinds = [ranges._SmoothedWeights.of(activations, weights, migration, WEIGHT_LEVELS) for migration in ranges.MIGRATIONS]
     return min(int8_error(found, activations, weights) for kind in kinds for found in kind.ranges(ranges.CLIPS))
 
 
@@ -172,13 +172,13 @@ def test_ranges_dropped_early_are_not_missed(kind, seed):
 
 
 def test_most_ranges_are_dropped_by_a_part_of_the_activations(monkeypatch):
-    multiplied, errors = [], ranges._Smoothed.errors
+    multiplied, errors = [], ranges._SmoothedWeights.errors
 
     def counted(self, tried, activations, exact):
         multiplied.append(len(activations))
         return errors(self, tried, activations, exact)
 
-    monkeypatch.setattr(ranges._Smoothed, "errors", counted)
+    monkeypatch.setattr(ranges._SmoothedWeights, "errors", counted)
     random = np.random.default_rng(0)
     choose_range(random.normal(size=(2048, 24)).astype(np.float32), random.normal(size=(24, 40)).astype(np.float32))
     assert len(multiplied) > len(ranges.CLIPS) * len(ranges.MIGRATIONS)

@@ -25,7 +25,7 @@ from resift_export.graph.trace import TRACERS, trace
 from resift_export.int8 import ranges as choosing
 from resift_export.int8 import search as searching
 from resift_export.int8.products import products
-from resift_export.int8.search import Sensitivity, pruned, shortest, strain, weight_names
+from resift_export.int8.search import Sensitivity, allowance_used, prune, shortest_prefix, weight_names
 from resift_export.recipe import VNNI, VNNI_FILE, Recipe
 from tests.support.jobs import files
 
@@ -157,7 +157,7 @@ def test_pruning_that_is_cut_short_keeps_what_was_found(quick, shifted, home, sm
 
 
 def test_share_that_does_not_suffice(quick, monkeypatch, shifted, home, small_gate):
-    monkeypatch.setattr(searching, "MOST_SHARE", 0.09)
+    monkeypatch.setattr(searching, "MAX_SHARE", 0.09)
     # Graphs with more in float32, by which drift was measured, are not what it names as the best.
     said = r"with at most 9% of the operations in float32: the best graph, with \d+ of 13 products \([0-8]\.\d% of the operations\)"
     with pytest.raises(ParityError, match=said):
@@ -187,7 +187,7 @@ def test_an_interrupted_search_leaves_nothing(quick, monkeypatch, shifted, home,
 
 def test_a_choice_that_the_gate_refuses_is_made_stricter(quick, monkeypatch, shifted, home, small_gate):
     # Far more drift is allowed than the gate's first answer says: what is chosen then is refused again.
-    monkeypatch.setattr(searching, "PARTS", (1.0,))
+    monkeypatch.setattr(searching, "TARGET_SHARES", (1.0,))
     asked, choose = [], Sensitivity.choose
 
     def heard(self, target):
@@ -242,24 +242,24 @@ def test_what_is_needed_is_found_in_any_order(needed, size):
         asked.append(len(left))
         return {str(number) for number in needed} <= set(left)
 
-    found = shortest(order, is_enough)
+    found = shortest_prefix(order, is_enough)
     assert found == order[: max(needed) + 1]
     assert len(asked) <= 12
-    assert pruned(found, is_enough) == {str(number) for number in needed}
+    assert prune(found, is_enough) == {str(number) for number in needed}
 
 
 def test_nothing_is_enough():
-    assert shortest([], lambda left: False) == []
-    assert shortest(["a", "b", "c"], lambda left: False) == []
+    assert shortest_prefix([], lambda left: False) == []
+    assert shortest_prefix(["a", "b", "c"], lambda left: False) == []
 
 
 def test_strain_is_the_largest_share_of_an_allowance(artifact):
     agreement = Certificate.read(Artifact.open(artifact)).agreement[INT8]
     agreement = msgspec.structs.replace(agreement, overlap=0.98, tau=0.96, worst_tau=1.0, error=0.03, ndcg=0.5, checkpoint_ndcg=0.5)
-    assert strain(agreement, Bounds()) == pytest.approx(0.8)
-    assert strain(agreement, Bounds(), ("error",)) == pytest.approx(0.6)
-    assert strain(msgspec.structs.replace(agreement, ndcg=0.47), Bounds()) == pytest.approx(1.5)
-    assert strain(agreement, Bounds(tau=1.0)) > 1e9
+    assert allowance_used(agreement, Bounds()) == pytest.approx(0.8)
+    assert allowance_used(agreement, Bounds(), ("error",)) == pytest.approx(0.6)
+    assert allowance_used(msgspec.structs.replace(agreement, ndcg=0.47), Bounds()) == pytest.approx(1.5)
+    assert allowance_used(agreement, Bounds(tau=1.0)) > 1e9
 
 
 def test_weights_are_named_as_in_the_checkpoint(trace_of_source, source):
