@@ -127,7 +127,7 @@ def test_bad_gate_line_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "found"),
+    ("rows", "message"),
     [
         (pools(LEAST_GATE_POOLS - 1), r"29 pools of 10 documents or more \(of 29 in all\)"),
         (pools(LEAST_GATE_POOLS, documents=MIN_GATE_DOCUMENTS - 1), r"0 pools of 10 documents or more \(of 30 in all\)"),
@@ -135,8 +135,8 @@ def test_bad_gate_line_is_named(tmp_path):
         ([], r"0 pools of 10 documents or more \(of 0 in all\)"),
     ],
 )
-def test_gate_too_small_to_tell_anything(tmp_path, rows, found):
-    with pytest.raises(InputError, match=rf"gate\.jsonl has {found}; expected at least 30"):
+def test_gate_too_small_to_tell_anything(tmp_path, rows, message):
+    with pytest.raises(InputError, match=rf"gate\.jsonl has {message}; expected at least 30"):
         Recipe(gate=lines(tmp_path / "gate.jsonl", rows)).gate_pools()
 
 

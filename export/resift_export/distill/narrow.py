@@ -165,10 +165,8 @@ def _fit(  # noqa: PLR0913 - the student, what it learns from, and when it ends
         for skipped in skipped_layers:
             teacher_states = [run_layer(skipped, states, batch) for states, batch in zip(teacher_states, batches, strict=True)]
         teacher_layer, next_layer, is_last = layers_of(teacher)[number], number + 1, number == keep[-1]
-        attention_sums, output_sums = (
-            _SumRecorder(teacher_layer, parts.attention_norm),
-            _SumRecorder(teacher_layer, parts.output_norm),
-        )
+        attention_sums = _SumRecorder(teacher_layer, parts.attention_norm)
+        output_sums = _SumRecorder(teacher_layer, parts.output_norm)
         teacher_states = [run_layer(teacher_layer, states, batch) for states, batch in zip(teacher_states, batches, strict=True)]
         target_sums = attention_sums.take()
         if skipped_layers or size.heads * components < linear(layer, parts.attention_output).in_features:
@@ -231,16 +229,16 @@ class _Moments:
             # Groups of more than one unit are few: the moments are inverted again for each of them.
             steps = min(REMOVALS_AT_ONCE, len(numbers) - remaining_count) if group == 1 else 1
             is_retained = torch.ones(len(numbers), dtype=torch.bool, device=numbers.device)
-            for number, cost in (
-                _remove_units(inverse, weights, is_retained, steps)
-                if group == 1
-                else _remove_group(inverse, weights, is_retained, group)
-            ):
+            if group == 1:
+                removals = _remove_units(inverse, weights, is_retained, steps)
+            else:
+                removals = _remove_group(inverse, weights, is_retained, group)
+            for number, cost in removals:
                 yield int(numbers[number]), cost
             numbers = numbers[is_retained]
 
     def retained_units(self, group: int, count: int) -> torch.Tensor:
-        """int64[stay * group]: the units that stay, in order."""
+        """int64[count * group]: the units of the `count` groups that remain, in order."""
         removed = {number for number, _ in self.removal_order(group, count)}
         numbers = [number for number in range(self.size // group) if number not in removed]
         return units_of(torch.tensor(numbers, device=self.units.device), group)

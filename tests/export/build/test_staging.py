@@ -1,4 +1,4 @@
-"""aside: what may be replaced, and that an interruption at any moment leaves one complete artifact that the user can see."""
+"""staging: which folders may be replaced; after an interruption at any moment, the user sees one complete artifact."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks and signals of Un
 
 
 def fill(folder, text, version=2):
-    """As much of an artifact as these tests need."""
+    """Writes those files of an artifact that these tests need."""
     (folder / "a.onnx").write_text(text)
     (folder / "manifest.json").write_text(json.dumps({"format": version, "files": {"a.onnx": {}, "README.md": {}}}))
 
@@ -91,11 +91,11 @@ MINE = {
 }
 
 
-@pytest.mark.parametrize(("change", "said"), MINE.values(), ids=MINE)
-def test_a_folder_that_holds_anything_else_is_not_replaced(home, out, change, said):
+@pytest.mark.parametrize(("change", "message"), MINE.values(), ids=MINE)
+def test_a_folder_that_holds_anything_else_is_not_replaced(home, out, change, message):
     change(out)
     before = sorted(path.relative_to(out) for path in out.rglob("*"))
-    with pytest.raises(ExportError, match=f"already exists and is not a plain artifact: .*{said}; move it away"):
+    with pytest.raises(ExportError, match=f"already exists and is not a plain artifact: .*{message}; move it away"):
         put(out, "new", overwrite=True)
     assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
     assert names(home) == ["out"]
@@ -224,12 +224,12 @@ while True:
         fill(folder, "old")
     child = os.fork()
     if not child:
-        left = step
+        remaining = step
         def count(event, arguments):
-            global left
+            global remaining
             if event in EVENTS:
-                left -= 1
-                if left == 0:
+                remaining -= 1
+                if remaining == 0:
                     if how == "SIGKILL":
                         os.kill(os.getpid(), signal.SIGKILL)
                     raise KeyboardInterrupt
@@ -252,19 +252,19 @@ def test_an_interruption_at_any_step_leaves_one_whole_artifact_in_sight(home, ho
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 8
-    seen = set()
+    outcomes = set()
     for place in home.iterdir():
-        left = {name: text_of(place / name) for name in ("out", "out.replaced") if (place / name).exists()}
-        seen.add(tuple(sorted(left.items())))
-        for name in left:
+        artifacts = {name: text_of(place / name) for name in ("out", "out.replaced") if (place / name).exists()}
+        outcomes.add(tuple(sorted(artifacts.items())))
+        for name in artifacts:
             assert names(place / name) == ["a.onnx", "manifest.json"]
         put(place / "out", "newer", overwrite=True)
         assert (names(place), text_of(place / "out")) == (["out"], "newer")
     replacing = {(("out.replaced", "old"),), (("out", "new"), ("out.replaced", "old"))}
-    assert seen >= {(("out", "old"),), (("out", "new"),)}
+    assert outcomes >= {(("out", "old"),), (("out", "new"),)}
     # An interrupt during cleanup itself may leave the old artifact next to the new one, but never OUT without an artifact.
-    assert seen & replacing == (replacing if how == "SIGKILL" else {(("out", "new"), ("out.replaced", "old"))})
-    assert seen <= {(("out", "old"),), (("out", "new"),)} | replacing
+    assert outcomes & replacing == (replacing if how == "SIGKILL" else {(("out", "new"), ("out.replaced", "old"))})
+    assert outcomes <= {(("out", "old"),), (("out", "new"),)} | replacing
 
 
 def test_after_a_kill_an_export_that_may_not_overwrite_puts_the_old_one_back(home, out):

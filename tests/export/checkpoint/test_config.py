@@ -1,4 +1,4 @@
-"""Declared: what sentence-transformers' files say counts where CrossEncoder lets it count, and nothing else does."""
+"""config: files of sentence-transformers count exactly where they count for CrossEncoder."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def test_activation_of_config_sentence_transformers_comes_first_where_modules_js
     assert read_config(folder(config, settings, modules=None)).activation(1) == "sigmoid"
 
 
-def test_an_activation_that_is_not_torchs_is_passed_over_with_a_warning(folder, caplog):
-    declared = read_config(folder({"sbert_ce_default_activation_function": IDENTITY}, {"activation_fn": "modeling_mine.Sharp"}))
+def test_an_activation_that_is_not_torchs_is_ignored_with_a_warning(folder, caplog):
+    config = read_config(folder({"sbert_ce_default_activation_function": IDENTITY}, {"activation_fn": "modeling_mine.Sharp"}))
     with caplog.at_level(logging.WARNING):
-        assert declared.activation(1) == "identity"
+        assert config.activation(1) == "identity"
     assert "modeling_mine.Sharp, which is not torch's: ignored" in caplog.text
 
 
@@ -99,14 +99,14 @@ def test_the_default_prompt(folder, settings, expected):
 
 
 def test_a_prompt_by_name(folder):
-    declared = read_config(folder({}, {"prompts": {"search": "find: ", "ask": "answer: "}, "default_prompt_name": "search"}))
-    assert [declared.prompt(name) for name in (None, "ask", "search", "")] == ["find: ", "answer: ", "find: ", ""]
+    config = read_config(folder({}, {"prompts": {"search": "find: ", "ask": "answer: "}, "default_prompt_name": "search"}))
+    assert [config.prompt(name) for name in (None, "ask", "search", "")] == ["find: ", "answer: ", "find: ", ""]
     with pytest.raises(ExportError, match="has no prompt 'other'; expected one of search, ask"):
-        declared.prompt("other")
+        config.prompt("other")
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"prompts": {"a": "x"}, "default_prompt_name": "b"}, "has no prompt 'b'; expected one of a"),
         ({"default_prompt_name": "b"}, r"expected one of \(none\)"),
@@ -115,8 +115,8 @@ def test_a_prompt_by_name(folder):
         ({"prompts": {"b": "x\ud800"}, "default_prompt_name": "b"}, "half of a surrogate pair"),
     ],
 )
-def test_a_prompt_that_cannot_be_applied(folder, settings, said):
-    with pytest.raises(ExportError, match=said):
+def test_a_prompt_that_cannot_be_applied(folder, settings, message):
+    with pytest.raises(ExportError, match=message):
         read_config(folder({}, settings)).prompt()
 
 
@@ -153,7 +153,7 @@ def test_which_checkpoints_are_modular(folder):
 
 
 @pytest.mark.parametrize(
-    ("modules", "said"),
+    ("modules", "message"),
     [
         ([*CLASSIFIER, step(1, "Router")], "has Router as module 1; expected a Transformer first"),
         ([step(0, "Pooling")], "has Pooling as module 0"),
@@ -170,8 +170,8 @@ def test_which_checkpoints_are_modular(folder):
         ({}, "expected a list"),
     ],
 )
-def test_modules_that_are_refused(folder, modules, said):
-    with pytest.raises(ExportError, match=said):
+def test_modules_that_are_refused(folder, modules, message):
+    with pytest.raises(ExportError, match=message):
         read_config(folder({}, {}, modules=modules))
 
 
@@ -188,11 +188,11 @@ def test_a_dense_whose_activation_is_no_class_of_torch_nn(folder, activation):
 
 def test_a_decoder_with_yes_and_no_logits_is_refused(folder):
     config = {"architectures": ["Qwen3ForCausalLM"]}
-    declared = read_config(
+    checkpoint_config = read_config(
         folder(config, {}, modules=[*CLASSIFIER, step(1, "LogitScore")], transformer={"transformer_task": "text-generation"})
     )
     with pytest.raises(ExportError, match=r"^qwen is a generative model \(Qwen3ForCausalLM\).*yes and no.*use an encoder"):
-        check_kind(declared, "qwen")
+        check_kind(checkpoint_config, "qwen")
 
 
 def test_a_chat_template_of_the_transformer_module_is_refused(folder):

@@ -1,4 +1,4 @@
-"""Layers of fewer heads and inner units, saved at their family's shape and left out again."""
+"""Layers of fewer heads and inner units are saved in their family's shape and are compact again after loading."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def whole(request, checkpoint_of):
 
 
 def narrowed(model, sizes):
-    """A copy whose layers keep their last heads and units."""
+    """A copy whose layers retain only their last heads and units."""
     student = student_of(model, range(len(layers_of(model))))
     parts, each = parts_of(student), head_size(student)
     for layer, size in zip(layers_of(student), sizes, strict=True):
@@ -77,7 +77,7 @@ def test_zeros_anywhere_are_left_out(whole):
 
 
 def test_one_head_and_one_unit_stay(whole):
-    """As no linear map has no inputs."""
+    """A linear map cannot have no inputs."""
     parts = parts_of(whole)
     student = student_of(whole, [0, 1])
     with torch.no_grad():

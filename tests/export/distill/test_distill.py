@@ -1,4 +1,4 @@
-"""Distillation: every family learns and exports, nothing of the development split is trained on, and a recipe makes it again."""
+"""Distillation: every family learns and exports, development pools are not trained on, and a recipe makes the student again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from resift_export.recipe import Recipe
 from tests.support import tiny
 
 FAMILIES = ("bert", "electra", "distilbert", "roberta", "xlm-roberta")
-OTHERS = {
+REFUSED_FAMILIES = {
     "albert": "all its layers are one",
     "mpnet": "position bias",
     "deberta-v2": "relative positions",
@@ -69,18 +69,18 @@ def pools(tmp_path_factory):
     return path
 
 
-def distilled(source, out, pools, **more):
-    known = {
+def distilled(source, out, pools, **options):
+    arguments = {
         "threads": 1,
         "device": "cpu",
-        **{name: more.pop(name) for name in ("exclude", "start", "should_continue") if name in more},
+        **{name: options.pop(name) for name in ("exclude", "start", "should_continue") if name in options},
     }
-    return distill(str(source), out, [pools], Options(**(OPTIONS | more)), **known)
+    return distill(str(source), out, [pools], Options(**(OPTIONS | options)), **arguments)
 
 
 def learns(recipe) -> bool:
-    """Whether it comes nearer to the teacher's hidden states, of which the loss is made. Logits of unseen pairs may do otherwise:
-    960 pairs are few, and what a tiny teacher gives hangs on its random weights."""
+    """Whether the student approaches the teacher's hidden states, which determine the loss. Logits of unseen pairs may not improve:
+    960 pairs are few, and the outputs of a tiny teacher depend on its random weights."""
     first, *_, last = (figures.train_hidden for figures in recipe.curve[1:])
     return last < 0.8 * first
 
@@ -96,8 +96,8 @@ def test_a_student_of_every_family_learns_and_exports(family, checkpoint_of, poo
     assert type(student.model) is type(teacher.model)
     assert (student.activation, student.max_length) == (teacher.activation, teacher.max_length)
     assert student.tokenizer_json() == teacher.tokenizer_json()
-    own = student.model.base_model.embeddings.state_dict()
-    assert all(torch.equal(own[name], value) for name, value in teacher.model.base_model.embeddings.state_dict().items())
+    embeddings = student.model.base_model.embeddings.state_dict()
+    assert all(torch.equal(embeddings[name], value) for name, value in teacher.model.base_model.embeddings.state_dict().items())
     convert(str(tmp_path / "student"), tmp_path / "artifact", Recipe(precisions=("float32",), gate=small_gate))
     documents = tiny.texts()[1:30:3]
     with Reranker.load(tmp_path / "artifact", settings=Settings(precision="float32")) as reranker:
@@ -111,7 +111,7 @@ def test_a_student_of_two_labels(checkpoint_of, pools, tmp_path):
     assert checkpoint.load(str(tmp_path / "student")).signature.labels == 2
 
 
-@pytest.mark.parametrize(("family", "reason"), OTHERS.items())
+@pytest.mark.parametrize(("family", "reason"), REFUSED_FAMILIES.items())
 def test_other_families_are_refused_with_the_reason(family, reason, checkpoint_of, pools, tmp_path):
     with pytest.raises(ExportError, match=f"a {family} model cannot be distilled: .*{reason}.*expected one of bert, electra"):
         distilled(checkpoint_of(family), tmp_path / "student", pools)
@@ -148,21 +148,21 @@ def batches_of(teacher, query="how do tides work"):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_apart_are_the_layers_together(family, attention, checkpoint_of):
-    """With the teacher's own inputs, a copy of all its layers gives its own outputs, padding or not."""
+    """For the teacher's own inputs, a copy of all its layers computes the teacher's outputs, with padding and without."""
     teacher = checkpoint.load(str(checkpoint_of(family)))
     teacher.model.set_attn_implementation(attention)
     copy = student_of(teacher.model, range(teacher.layers))
-    seen = set()
+    has_no_mask = set()
     for batch in batches_of(teacher):
         with torch.no_grad():
             outputs = run(teacher.model, batch)
             found = run_layers(copy, batch, outputs.hidden_states[:-1])
-            moved = run_layers(copy, batch, outputs.hidden_states[1:])
+            shifted = run_layers(copy, batch, outputs.hidden_states[1:])
         assert len(outputs.hidden_states) == teacher.layers + 1
         assert float(squared_errors(found, outputs.hidden_states[1:], batch, [1.0] * teacher.layers)) < 1e-9
-        assert float(squared_errors(moved, outputs.hidden_states[1:], batch, [1.0] * teacher.layers)) > 1e-3
-        seen.add(batch.mask is None)
-    assert False in seen
+        assert float(squared_errors(shifted, outputs.hidden_states[1:], batch, [1.0] * teacher.layers)) > 1e-3
+        has_no_mask.add(batch.mask is None)
+    assert False in has_no_mask
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -177,9 +177,9 @@ def test_padding_changes_no_logit(family, checkpoint_of):
     for number in range(len(encodings)):
         ids, segments = encodings.row(number)
         row = {"input_ids": ids, "token_type_ids": segments}
-        alone = {name: torch.tensor(row[name][None].astype(np.int64)) for name in teacher.signature.inputs}
+        inputs = {name: torch.tensor(row[name][None].astype(np.int64)) for name in teacher.signature.inputs}
         with torch.no_grad():
-            assert float(teacher.model(**alone).logits) == pytest.approx(float(found[number]), abs=1e-4)
+            assert float(teacher.model(**inputs).logits) == pytest.approx(float(found[number]), abs=1e-4)
 
 
 def test_errors_count_tokens_and_no_padding(checkpoint_of):
@@ -202,8 +202,8 @@ def test_only_layers_and_head_are_trained(checkpoint_of):
 def test_a_student_starts_as_the_kept_layers(checkpoint_of):
     teacher = checkpoint.load(str(checkpoint_of("bert"))).model
     student = student_of(teacher, [1])
-    own, other = layers_of(student)[0].state_dict(), layers_of(teacher)[1].state_dict()
-    assert all(torch.equal(own[name], other[name]) for name in other)
+    student_layer, teacher_layer = layers_of(student)[0].state_dict(), layers_of(teacher)[1].state_dict()
+    assert all(torch.equal(student_layer[name], teacher_layer[name]) for name in teacher_layer)
     assert len(layers_of(teacher)) == 2
 
 
@@ -232,7 +232,7 @@ class TestData:
         assert len(split.train) + len(split.development) + split.unused + split.excluded == 602
 
     def test_the_split_is_the_querys_alone(self, files):
-        """Another file or order moves no query from one side to the other."""
+        """Another file or another order moves no query from one side to the other."""
         both = {
             key_of(pool.query) for pool in read_split(files[0], [], Options(development=0.3, development_pools=1000)).development
         }
@@ -245,9 +245,9 @@ class TestData:
 
     def test_excluded_queries_are_nowhere(self, files):
         split = read_split(files[0], [files[1]], Options(development=0.3))
-        left = {key_of(pool.query) for pool in (*split.train, *split.development)}
-        assert left
-        assert not left & {f"what is number {number}" for number in range(0, 300, 3)}
+        queries = {key_of(pool.query) for pool in (*split.train, *split.development)}
+        assert queries
+        assert not queries & {f"what is number {number}" for number in range(0, 300, 3)}
         assert split.excluded == 200
         assert [(file.name, file.rows) for file in split.exclusions] == [("third.jsonl", 100)]
 
@@ -298,16 +298,16 @@ class TestData:
 
 class TestOptions:
     @pytest.mark.parametrize(
-        "given",
+        "options",
         [
             {"layers": 0}, {"pairs": 0}, {"batch": -1}, {"local": 1.1}, {"decay": -0.1}, {"lr": 0.0}, {"lr": float("nan")},
             {"development": 0.0}, {"development": 1.0}, {"keep": (3, 1)}, {"keep": (-1,)}, {"keep": (1, 1)}, {"evaluate": 0},
             {"local": float("nan")},
         ],
     )  # fmt: skip
-    def test_a_value_out_of_range(self, given):
-        with pytest.raises(InputError, match=f"{next(iter(given))} is .*; expected"):
-            Options(**given)
+    def test_a_value_out_of_range(self, options):
+        with pytest.raises(InputError, match=f"{next(iter(options))} is .*; expected"):
+            Options(**options)
 
     def test_layers_are_evenly_spaced_and_end_with_the_last(self):
         assert evenly_spaced(6, 12) == (1, 3, 5, 7, 9, 11)
@@ -320,7 +320,7 @@ class TestOptions:
                 assert found[-1] == teacher - 1
 
     @pytest.mark.parametrize(
-        ("given", "said"),
+        ("options", "message"),
         [
             ({"layers": 12}, "layers is 12, but the teacher has 12; expected 1 to 11"),
             ({"keep": (1, 5)}, "keep ends with layer 5; expected the teacher's last, 11"),
@@ -328,9 +328,9 @@ class TestOptions:
             ({"keep": tuple(range(12))}, "keep names all 12 layers"),
         ],
     )
-    def test_layers_the_teacher_lacks(self, given, said):
-        with pytest.raises(InputError, match=said):
-            Options(**given).retained_layers(12)
+    def test_layers_the_teacher_lacks(self, options, message):
+        with pytest.raises(InputError, match=message):
+            Options(**options).retained_layers(12)
 
     def test_the_rate_rises_stays_and_falls(self):
         options = Options(pairs=100_000, lr=1.0, decay=0.2, batch=32)
@@ -391,12 +391,12 @@ def test_another_seed_is_another_student(source, pools, tmp_path):
 
 
 def test_development_queries_are_never_encoded_while_training(source, pools, tmp_path, monkeypatch):
-    drawn = []
-    at = Draws.at
-    monkeypatch.setattr(Draws, "at", lambda self, position: drawn.append(at(self, position)[0]) or at(self, position))
+    queries = []
+    draw = Draws.at
+    monkeypatch.setattr(Draws, "at", lambda self, position: queries.append(draw(self, position)[0]) or draw(self, position))
     distilled(source, tmp_path / "student", pools, exclude=[])
-    assert len(drawn) == 120
-    assert {hash_fraction(key_of(query)) < 0.2 for query in drawn} == {False}
+    assert len(queries) == 120
+    assert {hash_fraction(key_of(query)) < 0.2 for query in queries} == {False}
 
 
 def test_a_query_longer_than_the_limit(source, tmp_path, pools):

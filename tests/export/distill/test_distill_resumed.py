@@ -1,4 +1,4 @@
-"""A distillation that is killed, stopped or asked for otherwise: the same command gives the weights of an unbroken run."""
+"""Distillations that are killed or stopped: the same command makes the weights of an unbroken run; other options are refused."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from resift_export.distill.distillation import distill
 from resift_export.distill.options import Options
 
 source, out, pools, options, place, count = sys.argv[1:]
-left = int(count)
+remaining = int(count)
 
 def killing(owner, name, *, after):
     function = getattr(owner, name)
     def counted(*arguments, **more):
-        global left
-        left -= 1
-        result = function(*arguments, **more) if left or after else None
-        if not left:
+        global remaining
+        remaining -= 1
+        result = function(*arguments, **more) if remaining or after else None
+        if not remaining:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
     setattr(owner, name, counted)
@@ -86,20 +86,20 @@ def unbroken(source, pools, tmp_path_factory):
 
 
 def is_whole(out, unbroken):
-    """The student is the unbroken one to the bit, its recipe tells the same story, and nothing else is left."""
+    """Asserts that the student equals the unbroken one to the bit, with a recipe that agrees, and that no other file remains."""
     names = {path.name for path in unbroken.iterdir()}
     assert {path.name for path in out.iterdir()} == names
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     for name in names - {"recipe.json"}:
         assert (out / name).read_bytes() == (unbroken / name).read_bytes(), name
-    made, other = (decode_recipe((folder / "recipe.json").read_bytes()) for folder in (out, unbroken))
-    assert made.curve == other.curve
-    assert (made.pairs, made.steps, made.position) == (other.pairs, other.steps, other.position)
-    assert made.runs[0].first_pair == 0
-    assert [run.last_pair for run in made.runs][:-1] == [run.first_pair for run in made.runs][1:]
+    resumed, expected = (decode_recipe((folder / "recipe.json").read_bytes()) for folder in (out, unbroken))
+    assert resumed.curve == expected.curve
+    assert (resumed.pairs, resumed.steps, resumed.position) == (expected.pairs, expected.steps, expected.position)
+    assert resumed.runs[0].first_pair == 0
+    assert [run.last_pair for run in resumed.runs][:-1] == [run.first_pair for run in resumed.runs][1:]
 
 
-# A step is 32 pairs: the second kill is in the phase from end to end. The fourth file replaced is of the first student placed.
+# A step is 32 pairs: the second kill is in the phase from end to end. The fourth replaced file belongs to the first student.
 @pytest.mark.parametrize("kills", [[("step", 3), ("step", 4)], [("written", 4), ("unwritten", 3)], [("placed", 4), ("placed", 40)]])
 def test_killed_and_resumed_it_is_the_same_to_the_bit(kills, source, pools, unbroken, tmp_path):
     out = tmp_path / "student"
@@ -115,11 +115,11 @@ def test_killed_and_resumed_it_is_the_same_to_the_bit(kills, source, pools, unbr
 
 
 def test_stopped_anywhere_it_goes_on(source, pools, unbroken, tmp_path):
-    """Each run is stopped after some batches more: while the teacher scores, while figures are measured, and between steps."""
+    """Each run is stopped a few batches later: while the teacher scores, while figures are measured, and between steps."""
     out = tmp_path / "student"
     for run in range(1, 100):
-        left = iter(range(2 * run))
-        recipe = distilled(source, out, pools, should_continue=lambda left=left: next(left, None) is not None)
+        budget = iter(range(2 * run))
+        recipe = distilled(source, out, pools, should_continue=lambda budget=budget: next(budget, None) is not None)
         if recipe.is_finished and not (tmp_path / "student.distill").exists():
             break
         assert (out / "model.safetensors").is_file()
@@ -151,7 +151,7 @@ def begun(source, pools, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"lr": 0.1}, "lr 0.0003 instead of 0.1"),
         ({"pairs": 640, "seed": 3}, "pairs 320 instead of 640; seed 0 instead of 3"),
@@ -159,10 +159,10 @@ def begun(source, pools, tmp_path):
     ],
 )
 @pytest.mark.parametrize("state", ["begun", "finished"])
-def test_other_options_are_refused(state, more, said, source, pools, unbroken, request):
+def test_other_options_are_refused(state, more, message, source, pools, unbroken, request):
     out = request.getfixturevalue("begun") if state == "begun" else unbroken
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(OutputError, match=f"{out} was begun with {said}; use the same choices, or choose another OUT"):
+    with pytest.raises(OutputError, match=f"{out} was begun with {message}; use the same choices, or choose another OUT"):
         distilled(source, out, pools, **more)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
@@ -239,11 +239,11 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(source, pools, tmp_path, inte
                 break
         assert b"figures" in before, before.decode()
         process.send_signal(signal.SIGINT)
-        said = process.stderr.read().decode()
-        assert process.stdout.read().decode().startswith(f"{out}  "), said
+        errors = process.stderr.read().decode()
+        assert process.stdout.read().decode().startswith(f"{out}  "), errors
     assert process.returncode == 130
-    assert "resift: stopping: saves first" in said
-    assert "Traceback" not in said
+    assert "resift: stopping: saves first" in errors
+    assert "Traceback" not in errors
     first = decode_recipe((out / "recipe.json").read_bytes())
     assert not first.is_finished
     done = resift(*command, "--minutes", "0.001")
@@ -263,7 +263,7 @@ def test_the_command_says_that_a_fit_cut_short_begins_anew(source, pools, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said", "code"),
+    ("arguments", "message", "code"),
     [
         (["--keep", "1,x"], "expected the numbers of layers, such as 1,3,5; found '1,x'", 2),
         (["--keep", "1", "--layers", "1"], "not allowed with argument", 2),
@@ -274,10 +274,10 @@ def test_the_command_says_that_a_fit_cut_short_begins_anew(source, pools, tmp_pa
         (["--keep", "1", "--from", "no such folder"], "is neither a folder nor a hub id", 1),
     ],
 )
-def test_bad_command_lines(arguments, said, code, source, pools, tmp_path):
+def test_bad_command_lines(arguments, message, code, source, pools, tmp_path):
     done = resift("distill", source, tmp_path / "student", "--data", pools, *arguments, HF_HUB_OFFLINE="1")
     assert (done.code, done.out) == (code, "")
-    assert said in done.err
+    assert message in done.err
     assert "Traceback" not in done.err
     assert list(tmp_path.iterdir()) == []
 
