@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from resift.artifact.agreement import Pool
     from resift_export.checkpoint.load import Checkpoint
 
-TOKENS = 2048
+LONG_PAIR_TOKENS = 2048
 """About how many tokens of long pairs are added to the gate; at least one pair of full length."""
 MAX_DOUBLINGS = 14
 """Limit on doubling the text of a pool's documents; documents with hardly any tokens reach it."""
@@ -25,7 +25,7 @@ def with_long_pairs(pools: Sequence[Pool], checkpoint: Checkpoint) -> list[Pool]
     The added document begins with the pool's first document and therefore has its label.
     """
     tokenizer = checkpoint.pair_tokenizer()
-    count = max(1, TOKENS // checkpoint.max_length)
+    count = max(1, LONG_PAIR_TOKENS // checkpoint.max_length)
     extended_pools = []
     for pool in pools[:count]:
         for times in (2**power for power in range(MAX_DOUBLINGS)):

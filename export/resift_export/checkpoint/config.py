@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoi
 KNOWN_MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 WEIGHTED_MODULES = ("Dense", "LayerNorm")
 DENSE_ACTIVATION = re.compile(r"torch\.nn\.(modules\.(activation|linear)\.)?[A-Z]\w*")
-INSTEAD = "use an encoder with a scoring head, such as BAAI/bge-reranker-v2-m3 or Alibaba-NLP/gte-reranker-modernbert-base"
+ALTERNATIVES = "use an encoder with a scoring head, such as BAAI/bge-reranker-v2-m3 or Alibaba-NLP/gte-reranker-modernbert-base"
 
 log = logging.getLogger(__name__)
 
@@ -180,10 +180,12 @@ def check_kind(config: CheckpointConfig, source: str) -> None:
     if is_decoder or config.reads_messages or any(module.kind == "LogitScore" for module in config.modules):
         raise ExportError(
             f"{source} is a generative model ({architecture:.80}), which scores a pair by the logits of its next token, such as "
-            f"yes and no, after a chat template; resift runs encoders, which are many times faster on a CPU: {INSTEAD}"
+            f"yes and no, after a chat template; resift runs encoders, which are many times faster on a CPU: {ALTERNATIVES}"
         )
     if not config.is_modular and kind is not None and kind[0] != "ForSequenceClassification":
-        raise ExportError(f"{source} is a {architecture:.80}; expected a cross-encoder, a ...ForSequenceClassification: {INSTEAD}")
+        raise ExportError(
+            f"{source} is a {architecture:.80}; expected a cross-encoder, a ...ForSequenceClassification: {ALTERNATIVES}"
+        )
 
 
 def foreign_code(source: str, what: str) -> ExportError:

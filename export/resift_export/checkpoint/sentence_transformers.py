@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from resift_export.checkpoint.config import CheckpointConfig
 
-OLDEST = 6
+OLDEST_VERSION = 6
 """The first major version of sentence-transformers whose predict has an option that says which text to cut."""
-FAILURES = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError)
+LOADING_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError)
 """What sentence-transformers raises for files it cannot read."""
-BATCH = 16
+BATCH_SIZE = 16
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ def load(folder: Path, config: CheckpointConfig, model: Any, unused_weights: Col
         installed_version = version("sentence-transformers")
     except ImportError:
         installed_version = "not installed"
-    if installed_version == "not installed" or int(installed_version.split(".")[0]) < OLDEST:
+    if installed_version == "not installed" or int(installed_version.split(".")[0]) < OLDEST_VERSION:
         if config.is_modular:
             kinds = ", ".join(module.kind for module in config.modules)
             raise ExtraError(
                 f"{folder} consists of modules of sentence-transformers ({kinds}), which is needed to load them, but it is "
-                f"{installed_version}: pip install 'sentence-transformers>={OLDEST}'"
+                f"{installed_version}: pip install 'sentence-transformers>={OLDEST_VERSION}'"
             )
         return None
     try:
@@ -61,10 +61,10 @@ def load(folder: Path, config: CheckpointConfig, model: Any, unused_weights: Col
                 model_kwargs={"use_safetensors": safetensors, "dtype": torch.float32},
             )
         encoder.set_keep_in_fp32_modules([])  # all modules are in float32
-    except FAILURES as error:
+    except LOADING_ERRORS as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ExportError(f"sentence-transformers {installed_version} cannot load {folder}: {reason:.300}") from error
-    _share(encoder, model, unused_weights, folder)
+    _share_weights(encoder, model, unused_weights, folder)
     return encoder.eval()
 
 
@@ -74,7 +74,7 @@ def predict(encoder: Any, pairs: Sequence[tuple[str, str]], max_length: int) -> 
         warnings.simplefilter("ignore")
         outputs = encoder.predict(
             list(pairs),
-            batch_size=BATCH,
+            batch_size=BATCH_SIZE,
             activation_fn=torch.nn.Identity(),
             processing_kwargs={"text": {"truncation": "only_second", "max_length": max_length}},
             show_progress_bar=False,
@@ -87,7 +87,7 @@ def reference_name() -> str:
     return f"CrossEncoder.predict of sentence-transformers {version('sentence-transformers')}"
 
 
-def _share(encoder: Any, model: Any, unused_weights: Collection[str], folder: Path) -> None:
+def _share_weights(encoder: Any, model: Any, unused_weights: Collection[str], folder: Path) -> None:
     """Replaces the encoder's model by `model`. Raises ExportError unless both have the same weights."""
     expected, found = model.state_dict(), encoder[0].model.state_dict()
     differing = expected.keys() ^ found.keys() or {

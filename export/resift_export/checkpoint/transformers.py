@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from tokenizers import normalizers
 
 from resift.errors import ExportError
-from resift_export.checkpoint.config import INSTEAD, foreign_code
+from resift_export.checkpoint.config import ALTERNATIVES, foreign_code
 from resift_export.checkpoint.source import first_line
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def load_model(folder: Path, config: CheckpointConfig, *, safetensors: bool) -> 
     if missing := missing - unused_weights:
         raise ExportError(
             f"{folder} lacks the weights {', '.join(sorted(missing)[:5])}{' …' if len(missing) > 5 else ''} of "
-            f"{type(model).__name__}; expected a trained sequence classifier (not an embedding model): {INSTEAD}"
+            f"{type(model).__name__}; expected a trained sequence classifier (not an embedding model): {ALTERNATIVES}"
         )
     # transformers 5 lists the sizes with each name
     if mismatched := sorted(found if isinstance(found, str) else found[0] for found in loading_info["mismatched_keys"]):

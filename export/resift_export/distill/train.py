@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from resift_export.distill.recipe import DistillRecipe
     from resift_export.distill.state import State
 
-CLIP = 1.0
+MAX_GRADIENT_NORM = 1.0
 """Largest norm of a step's gradient."""
 WEIGHT_DECAY = 0.01
 """Weight decay of matrices; biases and norms have none."""
@@ -120,7 +120,7 @@ class Trainer:
             raise ExportError(f"the loss after {recipe.pairs:,} pairs is not finite; expected it to fall: try a lower --lr")
         for group in self._optimizer.param_groups:
             group["lr"] = options.rate(recipe.pairs)
-        torch.nn.utils.clip_grad_norm_(self._weights.values(), CLIP)
+        torch.nn.utils.clip_grad_norm_(self._weights.values(), MAX_GRADIENT_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.recipe = msgspec.structs.replace(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CONTRIB = "com.microsoft"
 """Domain of onnxruntime's own operators."""
-BIAS = 5
+BIAS_INPUT = 5
 """Index of the input of a MultiHeadAttention that is added to its attention scores."""
 LOW_OPSET = 20
 """The first opset with Gelu. Between it and 23 the operators used here only gained data types, so their meaning is the same."""
@@ -49,7 +49,7 @@ def oldest_onnxruntime(model: ir.Model) -> str:
     if model.opset_imports[""] > LOW_OPSET:
         return OLDEST_FOR_ATTENTION
     attention = (node for node in model.graph if (node.domain, node.op_type) == (CONTRIB, "MultiHeadAttention"))
-    has_bias = any(len(node.inputs) > BIAS and node.inputs[BIAS] is not None for node in attention)
+    has_bias = any(len(node.inputs) > BIAS_INPUT and node.inputs[BIAS_INPUT] is not None for node in attention)
     return OLDEST_FOR_BIAS if has_bias else OLDEST_ONNXRUNTIME
 
 

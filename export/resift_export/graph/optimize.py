@@ -11,7 +11,7 @@ from resift_export.graph.probe import values_at_widths
 
 ROWWISE = frozenset({"Add", "Sub", "Mul", "Div", "Gelu", "Tanh", "Relu", "Erf", "Sigmoid", "LayerNormalization", "Cast"})
 """Operators whose output at a token depends only on that token (LayerNormalization: over the last axis)."""
-EDGE = 1e-4
+EDGE_MARGIN = 1e-4
 """Amount that is subtracted from a logarithm before it is rounded up. It is larger than the error of float32 and of any library's
 log, and smaller than the 3e-3 between an edge and the nearest distance with 256 buckets and 512 positions, as in DeBERTa-v3."""
 
@@ -90,7 +90,7 @@ def _stabilize_buckets(model: ir.Model) -> None:
     pairs of full length get different logits (make_log_bucket_position in transformers' modeling_deberta_v2.py).
     """
     for node in [node for node in model.graph if node.op_type == "Ceil" and _comes_from(node, "Log")]:
-        edge = constant(model, f"{node.outputs[0].name}_edge", np.array(EDGE, np.float32))
+        edge = constant(model, f"{node.outputs[0].name}_edge", np.array(EDGE_MARGIN, np.float32))
         node.replace_input_with(0, insert(model, node, "Sub", [node.inputs[0], edge], f"{node.outputs[0].name}_settled"))
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WIDTHS = (1, 2, 3, 31, 127)
 """Widths at which a value is evaluated, in addition to the model's max length."""
-BATCH = 2
+BATCH_SIZE = 2
 
 
 def values_at_widths(model: ir.Model, value: ir.Value, max_length: int) -> Iterator[np.ndarray | None]:
@@ -38,5 +38,5 @@ def values_at_widths(model: ir.Model, value: ir.Value, max_length: int) -> Itera
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(probe, Path(folder))
     for width in sorted({*(width for width in WIDTHS if width < max_length), max_length}, reverse=True):
-        feed = {item.name: np.full((BATCH, width), 5, np.int64) for item in session.get_inputs()}
+        feed = {item.name: np.full((BATCH_SIZE, width), 5, np.int64) for item in session.get_inputs()}
         yield cast("np.ndarray", session.run(None, feed)[0])

@@ -31,7 +31,7 @@ OPSET = 23
 MAX_FOLDED_BYTES = 1 << 28
 """Largest constant, in bytes, that is computed from other constants at export and not with every batch. With its own limits of 8
 and 256 kB, the optimizer kept the projections of DeBERTa-v3's relative positions: 1.2 billion operations per layer and batch."""
-EXAMPLE = (2, 8)
+EXAMPLE_SHAPE = (2, 8)
 """Batch size and width of the example that is traced; both stay dynamic in the graph."""
 
 
@@ -41,7 +41,7 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
     names = tuple(inputs)
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     example = tuple(
-        torch.full(EXAMPLE, 5 if name == "input_ids" else 0, dtype=getattr(torch, kind)) for name, kind in inputs.items()
+        torch.full(EXAMPLE_SHAPE, 5 if name == "input_ids" else 0, dtype=getattr(torch, kind)) for name, kind in inputs.items()
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -76,9 +76,9 @@ def choose_range(activations: np.ndarray, weights: np.ndarray, levels: int = WEI
     exact = activations @ weights
     order = np.argsort(-np.square(activations).sum(axis=1), kind="stable")
     for rows, limit in ROUNDS:
-        best = np.argsort(_errors(candidates, activations, exact, *_part(order, rows)), kind="stable")[:limit]
+        best = np.argsort(_errors(candidates, activations, exact, *_subset(order, rows)), kind="stable")[:limit]
         candidates = [candidates[number] for number in sorted({0, *best.tolist()})]
-    return candidates[int(np.argmin(_errors(candidates, activations, exact, *_part(order, len(order)))))][1]
+    return candidates[int(np.argmin(_errors(candidates, activations, exact, *_subset(order, len(order)))))][1]
 
 
 def noise(product: Product, activations: np.ndarray, activation_range: Range, levels: int = WEIGHT_LEVELS) -> float:
@@ -140,7 +140,7 @@ class _SmoothedWeights:
         return np.square(product - exact).sum(axis=1)  # type: ignore[no-any-return]
 
 
-def _part(order: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _subset(order: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """At most `rows` of the vectors in `order`, which begins with the farthest, and the number of vectors each represents.
 
     The farthest represent themselves; the others are sampled at even steps and represent the vectors between them.

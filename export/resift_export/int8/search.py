@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 MAX_SHARE = 0.25
 """Largest share of the operations per token that may stay in float32: with more, int8 saves little."""
-PAIRS = 256
+MAX_PAIRS = 256
 """Maximum number of pairs ranked in an evaluation, sampled evenly from the calibration set."""
 TARGET_SHARES = (0.6, 0.9)
 """Shares of the allowed drift that a choice may use, tried in this order. The first is the share of the gate's allowance that the
@@ -84,7 +84,7 @@ class Sensitivity:
         """
         self._model, self._samples, self._ranges, self._levels = model, samples, ranges, levels
         rows = list(feeds)
-        self._feeds = rows if len(rows) <= PAIRS else [rows[at] for at in np.linspace(0, len(rows) - 1, PAIRS).astype(int)]
+        self._feeds = rows if len(rows) <= MAX_PAIRS else [rows[at] for at in np.linspace(0, len(rows) - 1, MAX_PAIRS).astype(int)]
         self._rule, self._bounds, self._budget = rule, bounds, budget
         self._scratch, self._report = scratch, report
         self._products = products(model)

@@ -27,7 +27,7 @@ for folder in sys.argv[2:]:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.write(2, b"code %d\\n" % code)
 """
-INSTEAD = "use an encoder with a scoring head, such as BAAI/bge-reranker-v2-m3"
+ALTERNATIVES = "use an encoder with a scoring head, such as BAAI/bge-reranker-v2-m3"
 GPT = {"n_embd": 64, "n_layer": 1, "n_head": 2, "vocab_size": tiny.VOCABULARY, "bos_token_id": 1, "eos_token_id": 1}
 LLAMA = {**tiny.SIZE, "vocab_size": tiny.VOCABULARY, "num_hidden_layers": 1}
 LLAMA.pop("initializer_range")
@@ -62,19 +62,19 @@ def wider(folder):
 MISTAKES = {
     "bi-encoder": (
         model(lambda: transformers.BertModel(tiny.config("bert"))),
-        rf"lacks the weights classifier\.bias, classifier\.weight .*expected a trained sequence classifier .*: {INSTEAD}",
+        rf"lacks the weights classifier\.bias, classifier\.weight .*expected a trained sequence classifier .*: {ALTERNATIVES}",
     ),
     "gpt": (
         model(lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT))),
-        rf"is a generative model \(GPT2LMHeadModel\).*: {INSTEAD}",
+        rf"is a generative model \(GPT2LMHeadModel\).*: {ALTERNATIVES}",
     ),
     "llama": (
         model(lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA))),
-        rf"is a generative model \(LlamaForCausalLM\).*: {INSTEAD}",
+        rf"is a generative model \(LlamaForCausalLM\).*: {ALTERNATIVES}",
     ),
     "token-classifier": (
         model(lambda: transformers.BertForTokenClassification(tiny.config("bert"))),
-        rf"is a BertForTokenClassification; expected a cross-encoder, a \.\.\.ForSequenceClassification: {INSTEAD}",
+        rf"is a BertForTokenClassification; expected a cross-encoder, a \.\.\.ForSequenceClassification: {ALTERNATIVES}",
     ),
     "no-tokenizer": (without_tokenizer, r"has no tokenizer; expected one of tokenizer\.json, .*: save the model's own tokenizer"),
     "pickle": (pickle_only, r"has no safetensors weights \(found: .*pytorch_model\.bin.*; save it .*--allow-pickle"),
