@@ -34,9 +34,9 @@ def versions(path: Path) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, _, version in lines if version}
 
 
-def listed(names: list[str], others: Iterable[str]) -> str:
-    """Names of tests, each once with the number of its cases; a file's name alone if none of its tests is among the `others`."""
-    files = {name.partition("::")[0] for name in others}
+def listed(names: list[str], excluded: Iterable[str]) -> str:
+    """Names of tests, each once with the number of its cases; a file's name alone if none of its tests is among the `excluded`."""
+    files = {name.partition("::")[0] for name in excluded}
     counts: dict[str, int] = defaultdict(int)
     for name in names:
         file = name.partition("::")[0]
@@ -60,8 +60,8 @@ def main(before: str, after: str) -> int:
     if missing := [name for name, (outcome, _) in ran.items() if outcome != "skipped" and name.partition("[")[0] not in tests]:
         changed["not run", ""] = missing
     for (outcome, reason), names in sorted(changed.items()):
-        others = (ran.keys() | runs.keys()) - set(names)
-        print(f"{outcome:8} {len(names)}{f': {reason}' if reason else ''}\n{listed(names, others)}")
+        excluded = (ran.keys() | runs.keys()) - set(names)
+        print(f"{outcome:8} {len(names)}{f': {reason}' if reason else ''}\n{listed(names, excluded)}")
     counts = {kind: sum(outcome == kind for outcome, _ in runs.values()) for kind in ("passed", "skipped", "failed")}
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()), f"of which {len(common)} ran before")
     return int(not common or any(outcome == "failed" for outcome, _ in changed))

@@ -15,25 +15,25 @@ from resift.artifact.certificate import Certificate, look_summary, refuse_first_
 from resift.artifact.folder import Artifact
 from resift.errors import InputError, ParityError
 from resift.plans import FIRST_LOOK
-from resift_export.build.first_look import check_cheaper, check_plan, check_student, file_of_look
+from resift_export.build.first_look import check_cheaper, check_plan, check_student, first_look_file
 from resift_export.build.gate import certify, check_runnable, references_of
 from resift_export.build.long_pairs import with_long_pairs
-from resift_export.build.reuse import check_kept, kept_graphs
-from resift_export.build.staging import aside
-from resift_export.build.write import FirstLook, write, write_graphs, write_looks
+from resift_export.build.reuse import check_reusable, copy_graphs
+from resift_export.build.staging import staged
+from resift_export.build.write import FirstLook, write, write_first_look, write_graphs
 from resift_export.checkpoint import load as checkpoints
 from resift_export.checkpoint.source import folder_of
 from resift_export.graph.edit import lower_opset
 from resift_export.graph.optimize import optimize
 from resift_export.graph.trace import TRACERS
-from resift_export.graph.weights import on_disk
+from resift_export.graph.weights import map_weights
 from resift_export.int8.calibration import operations_of, sample
 from resift_export.int8.levels import VNNI_LEVELS, WEIGHT_LEVELS
 from resift_export.int8.products import products
 from resift_export.int8.quantize import quantize
 from resift_export.int8.ranges import choose_ranges
 from resift_export.int8.search import Sensitivity, search, weight_names
-from resift_export.progress import unreported
+from resift_export.progress import no_report
 from resift_export.recipe import VNNI_FILE, file_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from resift_export.build.write import Written
+    from resift_export.build.write import GraphFiles
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.int8.ranges import Range
     from resift_export.progress import Report
@@ -69,7 +69,7 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     allow_pickle: bool = False,
     force: bool = False,
     overwrite: bool = False,
-    report: Report = unreported,
+    report: Report = no_report,
 ) -> Path:
     """Turns the checkpoint `source` (folder or hub id) into a verified artifact at `out`, and returns `out`.
 
@@ -83,12 +83,12 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     does not rank as its checkpoint does or the first look loses too much of the best, and `force` is not set.
     """
     _check_search(recipe, force=force, keep=keep)
-    check_plan(plan, has_look=first_look is not None)
+    check_plan(plan, has_first_look=first_look is not None)
     check_runnable(recipe.variants())
     transformers_logging.disable_progress_bar()  # it would draw bars of its own
     earlier = None if keep is None else Artifact.find(keep)
     sources = [folder_of(each) for each in (source, first_look) if each is not None] + ([] if earlier is None else [earlier.folder])
-    with aside(out, overwrite=overwrite, sources=[each for each in sources if each is not None]) as (folder, scratch):
+    with staged(out, overwrite=overwrite, sources=[each for each in sources if each is not None]) as (folder, scratch):
         pairs, pools = recipe.calibration_pairs(), recipe.gate_pools()
         log.info("load      %s", source)
         checkpoint = checkpoints.load(
@@ -106,27 +106,27 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
             traced = _Traced.of(checkpoint, recipe, scratch / "full")
             operations = traced.operations
         else:
-            check_kept(earlier, checkpoint, recipe)
+            check_reusable(earlier, checkpoint, recipe)
             operations = earlier.manifest.full.operations
         traced_look = None if student is None else _traced_look(student, checkpoint, operations, recipe, scratch)
-        log.info("reference %d pools with %s", len(pools), checkpoint.referee)
+        log.info("reference %d pools with %s", len(pools), checkpoint.reference_name)
         references = references_of(checkpoint, pools, report)
         names = weight_names(traced.model, checkpoint.parameters()) if traced is not None and recipe.search is not None else {}
         checkpoint.release()
         full = None if traced is None else _Draft.of(traced, recipe, pairs, report)
         models = {} if full is None else full.models
         look_models = {} if traced_look is None else _look_models(traced_look, recipe, pairs, report)
-        log.info("verify    on %d pools, against %s", len(pools), checkpoint.referee)
-        graphs: dict[str, Written] = {}
-        looks: dict[str, Written] = {}
+        log.info("verify    on %d pools, against %s", len(pools), checkpoint.reference_name)
+        graphs: dict[str, GraphFiles] = {}
+        looks: dict[str, GraphFiles] = {}
         look = None if traced_look is None else FirstLook(traced_look.checkpoint, looks, traced_look.operations)
 
         def gate() -> Certificate:
-            graphs.update(write_graphs(folder, models) if earlier is None else kept_graphs(earlier, folder))
-            looks.update(write_looks(folder, look_models, graphs))
+            graphs.update(write_graphs(folder, models) if earlier is None else copy_graphs(earlier, folder))
+            looks.update(write_first_look(folder, look_models, graphs))
             plain = Certificate(bounds=recipe.bounds, agreement={}, pools=[])
-            draft = write(folder, checkpoint, recipe, graphs, plain, operations=operations, forced=force, first_look=look)
-            certificate = replace(certify(draft, references, pools, recipe.bounds, report), reference=checkpoint.referee)
+            draft = write(folder, checkpoint, recipe, graphs, plain, operations=operations, is_forced=force, first_look=look)
+            certificate = replace(certify(draft, references, pools, recipe.bounds, report), reference=checkpoint.reference_name)
             for file, agreement in certificate.agreement.items():
                 log.info("          %s: %s", file, agreement.summary())
             for file, kept in certificate.first_looks.items():
@@ -162,10 +162,10 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
             graphs,
             certificate,
             operations=operations,
-            forced=bool(faults),
+            is_forced=bool(faults),
             first_look=look,
             plan=plan,
-            kept=None if earlier is None else earlier.fingerprint(),
+            reused_from=None if earlier is None else earlier.fingerprint(),
         )
     return out
 
@@ -211,7 +211,7 @@ class _Traced(NamedTuple):
         expected = TRACE_SECONDS + TRACE_SECONDS_PER_LAYER * checkpoint.layers
         log.info("trace     %s with %s, about %d s", checkpoint.architecture, recipe.tracer, expected)
         scratch.mkdir()
-        model = on_disk(optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length), scratch)
+        model = map_weights(optimize(TRACERS[recipe.tracer](checkpoint), checkpoint.max_length), scratch)
         return cls(checkpoint, model, operations_of(model, scratch), scratch)
 
 
@@ -264,7 +264,7 @@ def _look_models(traced: _Traced, recipe: Recipe, pairs: Sequence[CalibrationPai
     def of_look(step: str, done: int, total: int) -> None:
         report(f"first look: {step}", done, total)
 
-    return {file_of_look(file): model for file, model in _Draft.of(traced, recipe, pairs, of_look).models.items()}
+    return {first_look_file(file): model for file, model in _Draft.of(traced, recipe, pairs, of_look).models.items()}
 
 
 def _levels(recipe: Recipe) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Progress of an export, told to whoever waits for it."""
+"""Progress of an export, reported to the caller."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Report = Callable[[str, int, int], None]
-"""Called with a step's name, how many of its parts are done and how many there are: at its beginning and after each part."""
+"""Called with a step's name, the number of its parts that are done and their total: at its beginning and after each part."""
 
 
-def unreported(step: str, done: int, total: int) -> None:
-    """Tells nobody."""
+def no_report(step: str, done: int, total: int) -> None:
+    """Reports nothing."""
 
 
-def reported(step: str, items: Sequence[Item], report: Report) -> Iterator[Item]:
-    """The items, each a part of the step, which is done once the next is asked for."""
+def track(step: str, items: Sequence[Item], report: Report) -> Iterator[Item]:
+    """Yields the items, each a part of the step, and reports each as done when the next is requested."""
     for done, item in enumerate(items):
         report(step, done, len(items))
         yield item

@@ -21,19 +21,19 @@ from resift.settings import PRECISIONS, Precision
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LEAST_CALIBRATION_PAIRS = 32
-LEAST_GATE_DOCUMENTS = 10
-LEAST_EVALUATIONS = 3
-"""Of a search: the float32 graph, the int8 graph, and one in between."""
-RESERVED = frozenset({MANIFEST, TOKENIZER, CERTIFICATE})
+MIN_CALIBRATION_PAIRS = 32
+MIN_GATE_DOCUMENTS = 10
+MIN_EVALUATIONS = 3
+"""Evaluations of a search: the float32 graph, the int8 graph, and one in between."""
+RESERVED_NAMES = frozenset({MANIFEST, TOKENIZER, CERTIFICATE})
 FILE_NAME = re.compile(FILE_NAME_PATTERN)
 VNNI = ("avx512_vnni", "avx_vnni")
-"""Instruction sets that sum int8 products in 32 bits, by their Linux names; any one of them is enough."""
+"""Linux names of the instruction sets that sum int8 products in 32 bits; a processor needs one of them."""
 VNNI_FILE = "model.int8-vnni.onnx"
 
 
 class CalibrationPair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A pair whose activations set the scales."""
+    """A pair of the calibration set, whose activations set the scales."""
 
     query: str
     document: str
@@ -41,7 +41,7 @@ class CalibrationPair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What to make from a checkpoint. Raises InputError for an unknown value."""
+    """The choices of an export. Raises InputError for an unknown value."""
 
     precisions: Sequence[Precision] = ("int8",)
     vnni: bool = False
@@ -55,11 +55,11 @@ class Recipe:
     """files to include in the artifact; a README.md becomes the beginning of its card"""
     bounds: Bounds = field(default_factory=Bounds)
     relevant_label: str | None = None
-    """of a head with several labels, the name or number of the one that means relevant; None: it has one label, or (no, yes)"""
+    """the name or number of the label that means relevant, for a head with several; None: the head has one label, or (no, yes)"""
     prompt_name: str | None = None
-    """of the checkpoint's prompts, the one to put before every query; empty: none; None: its default"""
+    """the checkpoint's prompt to put before every query; empty: none; None: its default"""
     search: int | None = None
-    """evaluations that each int8 file may cost in which the gate refuses: products are then left in float32; None: no search"""
+    """evaluations allowed for each int8 file that the gate refuses, to find products to leave in float32; None: no search"""
 
     def __post_init__(self) -> None:
         if self.tracer not in ("torch", "optimum"):
@@ -73,14 +73,14 @@ class Recipe:
             raise InputError("--vnni needs the int8 precision; add int8 to --precision, or leave out --vnni")
         if self.search is not None and "int8" not in self.precisions:
             raise InputError("--search needs the int8 precision; add int8 to --precision, or leave out --search")
-        if self.search is not None and self.search < LEAST_EVALUATIONS:
-            raise InputError(f"--search allows {self.search} evaluations; expected {LEAST_EVALUATIONS} or more")
+        if self.search is not None and self.search < MIN_EVALUATIONS:
+            raise InputError(f"--search allows {self.search} evaluations; expected {MIN_EVALUATIONS} or more")
 
     def variants(self) -> list[Variant]:
         """The variants the artifact will hold, best first."""
-        special = [Variant(file=VNNI_FILE, precision="int8", instruction_sets=[name]) for name in VNNI if self.vnni]
-        asked = [precision for precision in PRECISIONS if precision in self.precisions]
-        return special + [Variant(file=file_of(name), precision=name, instruction_sets=[]) for name in asked]
+        vnni_variants = [Variant(file=VNNI_FILE, precision="int8", instruction_sets=[name]) for name in VNNI if self.vnni]
+        precisions = [precision for precision in PRECISIONS if precision in self.precisions]
+        return vnni_variants + [Variant(file=file_of(name), precision=name, instruction_sets=[]) for name in precisions]
 
     def calibration_pairs(self) -> list[CalibrationPair]:
         """The calibration set. Raises InputError, which names the line, for a bad line."""
@@ -92,8 +92,8 @@ class Recipe:
                 pairs.append(msgspec.convert(decode_object(line, where), CalibrationPair))
             except msgspec.ValidationError as error:
                 raise InputError(f'{where}: {error}; expected {{"query": "...", "document": "..."}}') from error
-        if len(pairs) < LEAST_CALIBRATION_PAIRS:
-            raise InputError(f"{path} has {len(pairs)} pairs; expected {LEAST_CALIBRATION_PAIRS} or more, preferably a hundred")
+        if len(pairs) < MIN_CALIBRATION_PAIRS:
+            raise InputError(f"{path} has {len(pairs)} pairs; expected {MIN_CALIBRATION_PAIRS} or more, preferably a hundred")
         return pairs
 
     def gate_pools(self) -> list[Pool]:
@@ -102,19 +102,19 @@ class Recipe:
         pools = [_gate_pool(pool, number) for number, pool in enumerate(read_pools(path), 1)]
         if empty := [pool.qid for pool in pools if not pool.documents]:
             raise InputError(f"{path} has pools without documents, the first with qid {empty[0]}; remove them")
-        large = [pool for pool in pools if len(pool.documents) >= LEAST_GATE_DOCUMENTS]
+        large = [pool for pool in pools if len(pool.documents) >= MIN_GATE_DOCUMENTS]
         if len(large) < LEAST_GATE_POOLS:
             raise InputError(
-                f"{path} has {len(large)} pools of {LEAST_GATE_DOCUMENTS} documents or more (of {len(pools)} in all); "
+                f"{path} has {len(large)} pools of {MIN_GATE_DOCUMENTS} documents or more (of {len(pools)} in all); "
                 f"expected at least {LEAST_GATE_POOLS}"
             )
         return pools
 
     def attached_files(self) -> dict[str, bytes]:
-        """Contents of the attached files by name. Raises InputError for one that is unreadable or whose name cannot be used."""
+        """Contents of the attached files by name. Raises InputError if one cannot be read or its name cannot be used."""
         contents: dict[str, bytes] = {}
         for path in self.attached:
-            if not FILE_NAME.match(path.name) or path.name in RESERVED or ".onnx" in path.suffixes or path.name in contents:
+            if not FILE_NAME.match(path.name) or path.name in RESERVED_NAMES or ".onnx" in path.suffixes or path.name in contents:
                 raise InputError(
                     f"cannot attach {path}: its name is taken or has characters other than A-Z a-z 0-9 _ . -; rename the file"
                 )
@@ -135,20 +135,20 @@ class Recipe:
         }
         if self.search is not None:
             record["search"] = self.search
-        chosen_names = {"relevant_label": self.relevant_label, "prompt_name": self.prompt_name}
-        record.update({key: path_text(value) for key, value in chosen_names.items() if value is not None})
-        for name, chosen, built_in in (
+        head_options = {"relevant_label": self.relevant_label, "prompt_name": self.prompt_name}
+        record.update({key: path_text(value) for key, value in head_options.items() if value is not None})
+        for name, own_path, built_in in (
             ("calibration", self.calibration, "calibration.jsonl"),
             ("gate", self.gate, "gate.jsonl"),
         ):
-            path = chosen or _built_in(built_in)
-            record[name] = path_text(path.name) if chosen else f"built-in {built_in}"
+            path = own_path or _built_in(built_in)
+            record[name] = path_text(path.name) if own_path else f"built-in {built_in}"
             record[f"{name}_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         return record
 
 
 def file_of(precision: Precision) -> str:
-    """File of the precision's variant that runs on any processor."""
+    """The file of the precision's variant that runs on any processor."""
     return f"model.{precision}.onnx"
 
 
@@ -158,10 +158,10 @@ def _built_in(name: str) -> Path:
 
 def _gate_pool(pool: CandidatePool, number: int) -> Pool:
     labels = [fields.get("label") for fields in pool.fields]
-    known = [label for label in labels if isinstance(label, int) and label >= 0]
+    grades = [label for label in labels if isinstance(label, int) and label >= 0]
     return Pool(
         qid=str(pool.qid if pool.qid is not None else number),
         query=pool.query,
         documents=pool.documents,
-        labels=known if known and len(known) == len(pool.documents) else None,
+        labels=grades if grades and len(grades) == len(pool.documents) else None,
     )

@@ -83,7 +83,7 @@ def test_certificate_says_what_users_will_see(cheap, source, home, small_gate):
     assert certificate.measure(found) == certificate.agreement["model.int8.onnx"]
     pool = certificate.pools[7]
     assert pool.variants["model.int8.onnx"] == found[7].tolist()
-    # In other batches, PyTorch rounds otherwise.
+    # In other batches, PyTorch rounds differently.
     assert pool.checkpoint == pytest.approx(loaded.reference(pool.query, pool.documents).tolist(), abs=1e-5)
 
 
@@ -98,19 +98,19 @@ def tree(folder):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         pytest.param(lambda out: out.write_text("mine"), "is not a folder", id="file"),
         pytest.param(Path.mkdir, "choose another folder, or use --overwrite", id="empty folder"),
         pytest.param(filled, "choose another folder, or use --overwrite", id="folder"),
     ],
 )
-def test_existing_out_is_refused(monkeypatch, source, home, make, said):
+def test_existing_out_is_refused(monkeypatch, source, home, make, message):
     monkeypatch.setattr("resift_export.convert.checkpoints.load", no_loading)
     out = home / "out"
     make(out)
     before = tree(home)
-    with pytest.raises(ExportError, match=rf"already exists.*{said}"):
+    with pytest.raises(ExportError, match=rf"already exists.*{message}"):
         convert(source, out, Recipe())
     with pytest.raises(ExportError, match=r"already exists and is not a (folder|plain artifact)"):
         convert(source, out, Recipe(), overwrite=True)
@@ -144,11 +144,11 @@ BOUNDS = {
 @pytest.mark.parametrize("name", BOUNDS)
 def test_each_bound_refuses_a_damaged_graph(cheap, monkeypatch, source, home, small_gate, name):
     monkeypatch.setattr(pipeline, "quantize", damaged(coarse))
-    only = {field: getattr(Bounds() if field == name else ANYTHING, field) for field in BOUNDS}
+    bounds = {field: getattr(Bounds() if field == name else ANYTHING, field) for field in BOUNDS}
     with pytest.raises(
         ParityError, match=rf"bert-1 in model\.int8\.onnx does not rank like its checkpoint: {BOUNDS[name]}"
     ) as caught:
-        convert(source, home / "out", Recipe(gate=small_gate, bounds=Bounds(**only)))
+        convert(source, home / "out", Recipe(gate=small_gate, bounds=Bounds(**bounds)))
     assert [text for text in BOUNDS.values() if text in str(caught.value)] == [BOUNDS[name]]
     assert list(home.iterdir()) == []
 
@@ -203,20 +203,20 @@ def test_full_disk_leaves_nothing(cheap, monkeypatch, source, home, small_gate, 
     out = home / "out"
     recipe = Recipe(gate=small_gate, precisions=("float32",))
     before = files(convert(source, out, recipe)) if overwrite else None
-    written, write_bytes = [], Path.write_bytes
+    written_paths, write_bytes = [], Path.write_bytes
 
     def full(path, content):
-        if len(written) == 3:
+        if len(written_paths) == 3:
             write_bytes(path, content[:10])
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        written.append(path)
+        written_paths.append(path)
         return write_bytes(path, content)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(ExportError, match=r"cannot write .*: No space left on device"):
             convert(source, out, recipe, overwrite=overwrite)
-    assert len(written) == 3
+    assert len(written_paths) == 3
     if overwrite:
         assert files(out) == before
         assert [path.name for path in home.iterdir()] == ["out"]
@@ -253,11 +253,11 @@ STEPS = ["reference", "calibrate", "ranges of model.int8.onnx", "quantize model.
 
 
 def test_every_step_that_takes_long_tells_its_progress(cheap, source, home, small_gate):
-    told = []
-    convert(source, home / "out", Recipe(gate=small_gate, bounds=ANYTHING), report=lambda *progress: told.append(progress))
-    assert list(dict.fromkeys(step for step, _, _ in told)) == STEPS
+    reports = []
+    convert(source, home / "out", Recipe(gate=small_gate, bounds=ANYTHING), report=lambda *progress: reports.append(progress))
+    assert list(dict.fromkeys(step for step, _, _ in reports)) == STEPS
     for step in STEPS:
-        counts = [(done, total) for name, done, total in told if name == step]
+        counts = [(done, total) for name, done, total in reports if name == step]
         assert counts == [(done, counts[-1][1]) for done in range(counts[-1][1] + 1)]
         assert len(counts) > 10
 
@@ -284,7 +284,7 @@ def test_folder_that_cannot_be_put_in_place_costs_no_artifact(cheap, monkeypatch
         raise OSError(errno.EIO, "Input/output error", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr("resift_export.build.staging.put", broken)
+        patch.setattr("resift_export.build.staging.place", broken)
         with pytest.raises(ExportError, match=r"cannot write .*out: Input/output error"):
             convert(source, home / "out", recipe, overwrite=True)
     assert [path.name for path in home.iterdir()] == ["out"]

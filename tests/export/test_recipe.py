@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from resift.errors import InputError, ResiftError
-from resift_export.recipe import LEAST_CALIBRATION_PAIRS, LEAST_GATE_DOCUMENTS, LEAST_GATE_POOLS, Recipe
+from resift_export.recipe import LEAST_GATE_POOLS, MIN_CALIBRATION_PAIRS, MIN_GATE_DOCUMENTS, Recipe
 
 
 def lines(path, rows):
@@ -23,7 +23,7 @@ def pairs(count):
     return [{"query": f"query {number}", "document": f"document {number}"} for number in range(count)]
 
 
-def pools(count, documents=LEAST_GATE_DOCUMENTS):
+def pools(count, documents=MIN_GATE_DOCUMENTS):
     return [
         {"query": f"query {pool}", "documents": [f"document {pool} {row}" for row in range(documents)]} for pool in range(count)
     ]
@@ -45,7 +45,7 @@ def test_built_in_gate_can_tell_rankings_apart():
     assert len(found) >= LEAST_GATE_POOLS
     assert len({pool.qid for pool in found}) == len({pool.query for pool in found}) == len(found)
     for pool in found:
-        assert len(pool.documents) >= LEAST_GATE_DOCUMENTS
+        assert len(pool.documents) >= MIN_GATE_DOCUMENTS
         assert len(set(pool.documents)) == len(pool.documents)
         assert pool.labels is not None
         assert len(pool.labels) == len(pool.documents)
@@ -62,9 +62,9 @@ def test_gate_shares_no_text_with_calibration():
 
 
 def test_own_calibration_file(tmp_path):
-    path = lines(tmp_path / "own.jsonl", ["", *pairs(LEAST_CALIBRATION_PAIRS)])
+    path = lines(tmp_path / "own.jsonl", ["", *pairs(MIN_CALIBRATION_PAIRS)])
     found = Recipe(calibration=path).calibration_pairs()
-    assert [(pair.query, pair.document) for pair in found] == [tuple(row.values()) for row in pairs(LEAST_CALIBRATION_PAIRS)]
+    assert [(pair.query, pair.document) for pair in found] == [tuple(row.values()) for row in pairs(MIN_CALIBRATION_PAIRS)]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_calibration_line_that_is_not_utf_8_is_named(tmp_path):
 
 
 def test_too_few_calibration_pairs(tmp_path):
-    path = lines(tmp_path / "own.jsonl", pairs(LEAST_CALIBRATION_PAIRS - 1))
+    path = lines(tmp_path / "own.jsonl", pairs(MIN_CALIBRATION_PAIRS - 1))
     with pytest.raises(InputError, match=r"own\.jsonl has 31 pairs; expected 32 or more"):
         Recipe(calibration=path).calibration_pairs()
 
@@ -127,16 +127,16 @@ def test_bad_gate_line_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "found"),
+    ("rows", "message"),
     [
         (pools(LEAST_GATE_POOLS - 1), r"29 pools of 10 documents or more \(of 29 in all\)"),
-        (pools(LEAST_GATE_POOLS, documents=LEAST_GATE_DOCUMENTS - 1), r"0 pools of 10 documents or more \(of 30 in all\)"),
+        (pools(LEAST_GATE_POOLS, documents=MIN_GATE_DOCUMENTS - 1), r"0 pools of 10 documents or more \(of 30 in all\)"),
         ([*pools(29), *pools(20, documents=9)], r"29 pools of 10 documents or more \(of 49 in all\)"),
         ([], r"0 pools of 10 documents or more \(of 0 in all\)"),
     ],
 )
-def test_gate_too_small_to_tell_anything(tmp_path, rows, found):
-    with pytest.raises(InputError, match=rf"gate\.jsonl has {found}; expected at least 30"):
+def test_gate_too_small_to_tell_anything(tmp_path, rows, message):
+    with pytest.raises(InputError, match=rf"gate\.jsonl has {message}; expected at least 30"):
         Recipe(gate=lines(tmp_path / "gate.jsonl", rows)).gate_pools()
 
 

@@ -147,8 +147,8 @@ import shutil, sys, time
 from types import SimpleNamespace
 checkpoint, artifact, cache, hold = sys.argv[1:]
 def convert(folder, out, recipe, **more):
-    from resift_export.build.staging import aside
-    with aside(out, overwrite=False) as (fresh, _):
+    from resift_export.build.staging import staged
+    with staged(out, overwrite=False) as (fresh, _):
         shutil.copytree(artifact, fresh, dirs_exist_ok=True)
         print("exported", flush=True)
         while hold == "hold":

@@ -50,7 +50,7 @@ class _StopCondition:
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._stop)
 
-    def go_on(self) -> bool:
+    def should_continue(self) -> bool:
         if self.signal is not None and not self._is_announced:
             self._is_announced = True
             complain("stopping once the state is saved; a second signal stops at once")
@@ -200,11 +200,11 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         threads=arguments.threads,
         checkpoint_minutes=arguments.checkpoint_minutes,
-        go_on=stop.go_on,
+        should_continue=stop.should_continue,
     )
     done = f"{path_text(arguments.out)}  {recipe.pairs:,} of {recipe.options.pairs:,} pairs"
     next_time = "continues" if recipe.runs else "starts again: the fit of --width is saved only once it is complete"
-    lines = [f"{done}, {'finished' if recipe.finished else f'the same command {next_time}'}"]
+    lines = [f"{done}, {'finished' if recipe.is_finished else f'the same command {next_time}'}"]
     if recipe.curve:
         lines.append(recipe.curve[-1].summary())
     write_lines(lines)

@@ -1,1 +1,1 @@
-"""The build of an artifact: the gate, the first look, what an earlier artifact gives, and the folder as it is written."""
+"""The build of an artifact: the gate, the first look, graphs reused from an earlier artifact, and the writing of its folder."""

@@ -1,4 +1,4 @@
-"""certify: scores the gate's pools with the checkpoint and with each variant of the artifact."""
+"""gate: scores the gate's pools with the checkpoint and with each variant of the artifact."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from resift.errors import ExportError
 from resift.machine import instruction_sets
 from resift.reranker import Reranker
 from resift.settings import Settings
-from resift_export.memory import give_back
-from resift_export.progress import reported, unreported
+from resift_export.memory import trim_heap
+from resift_export.progress import no_report, track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 
 
 def check_runnable(variants: Sequence[Variant]) -> None:
-    """Raises ExportError if this machine cannot run, and therefore cannot certify, a file of `variants`."""
-    here = instruction_sets()
-    found = ", ".join(sorted(here)) or "neither"
-    runnable = {variant.file for variant in variants if here.issuperset(variant.instruction_sets)}
+    """Raises ExportError if this machine cannot run, and therefore cannot certify, the file of one of the `variants`."""
+    supported = instruction_sets()
+    features = ", ".join(sorted(supported)) or "neither"
+    runnable = {variant.file for variant in variants if supported.issuperset(variant.instruction_sets)}
     for variant in variants:
         if variant.file not in runnable:
-            needed = [" and ".join(other.instruction_sets) for other in variants if other.file == variant.file]
+            required = [" and ".join(other.instruction_sets) for other in variants if other.file == variant.file]
             raise ExportError(
-                f"{variant.file} needs a processor with {' or '.join(needed)}, but this one has {found}, so it cannot be "
+                f"{variant.file} needs a processor with {' or '.join(required)}, but this one has {features}, so it cannot be "
                 "verified here; export on a machine that has one of them, or leave out --vnni"
             )
 
 
-def references_of(checkpoint: Checkpoint, pools: Sequence[Pool], report: Report = unreported) -> list[NDArray[np.float32]]:
-    """The checkpoint's relevance logits float32[documents] of each pool, by PyTorch.
+def references_of(checkpoint: Checkpoint, pools: Sequence[Pool], report: Report = no_report) -> list[NDArray[np.float32]]:
+    """The checkpoint's relevance logits float32[documents] of each pool, computed by PyTorch.
 
-    Raises ParityError if the checkpoint itself does not rank, even when the export is forced.
+    Raises ParityError if the checkpoint itself does not rank, even in a forced export.
     """
     references = checkpoint.references([(pool.query, pool.documents) for pool in pools], report)
     check_reference(references)
@@ -58,28 +58,32 @@ def certify(
     references: Sequence[NDArray[np.float32]],
     pools: Sequence[Pool],
     bounds: Bounds,
-    report: Report = unreported,
+    report: Report = no_report,
 ) -> Certificate:
-    """The certificate of a written artifact: the files users will run, compared with the checkpoint's `references_of` the pools."""
-    found: dict[str, list[NDArray[np.float32]]] = {}
-    looks = set()
+    """The certificate of a written artifact: compares the files that users will run with the checkpoint's `references`."""
+    logits_by_file: dict[str, list[NDArray[np.float32]]] = {}
+    first_look_files = set()
     for graph in artifact.manifest.graphs:
         for variant in graph.variants:
-            if variant.file in found:
+            if variant.file in logits_by_file:
                 continue
             settings = Settings(provider="cpu", precision=variant.precision)
-            with Reranker(_only(artifact, graph, variant.file), settings=settings) as reranker:
-                # All at once: pairs of one length share a batch, whichever pools they are from.
-                answers = [reranker.submit(pool.query, pool.documents) for pool in pools]
-                step = reported(f"verify {variant.file}", answers, report)
-                found[variant.file] = [answer.result().logits for answer in step]
-            give_back()
+            with Reranker(_with_single_variant(artifact, graph, variant.file), settings=settings) as reranker:
+                # All pools are submitted at once, so that pairs of one length share a batch across pools.
+                futures = [reranker.submit(pool.query, pool.documents) for pool in pools]
+                finished_futures = track(f"verify {variant.file}", futures, report)
+                logits_by_file[variant.file] = [future.result().logits for future in finished_futures]
+            trim_heap()
             if graph.role == "first-look":
-                looks.add(variant.file)
+                first_look_files.add(variant.file)
     return Certificate(
         bounds=bounds,
-        agreement={file: measure(pools, references, logits) for file, logits in found.items() if file not in looks},
-        first_looks={file: measure_first_look(references, logits) for file, logits in found.items() if file in looks},
+        agreement={
+            file: measure(pools, references, logits) for file, logits in logits_by_file.items() if file not in first_look_files
+        },
+        first_looks={
+            file: measure_first_look(references, logits) for file, logits in logits_by_file.items() if file in first_look_files
+        },
         pools=[
             CertifiedPool(
                 qid=pool.qid,
@@ -87,15 +91,15 @@ def certify(
                 documents=pool.documents,
                 labels=pool.labels,
                 checkpoint=references[number].tolist(),
-                variants={file: logits[number].tolist() for file, logits in found.items()},
+                variants={file: logits[number].tolist() for file, logits in logits_by_file.items()},
             )
             for number, pool in enumerate(pools)
         ],
     )
 
 
-def _only(artifact: Artifact, graph: Graph, file: str) -> Artifact:
-    """The artifact with only that file's variants of the graph, as its full graph, so that this file is what runs."""
+def _with_single_variant(artifact: Artifact, graph: Graph, file: str) -> Artifact:
+    """The artifact with `file`'s variants of the graph as its only graph, in the role full, so that this file runs."""
     variants = [variant for variant in graph.variants if variant.file == file]
-    only = msgspec.structs.replace(graph, name="full", role="full", variants=variants)
-    return replace(artifact, manifest=msgspec.structs.replace(artifact.manifest, graphs=[only], plan=None))
+    graph_alone = msgspec.structs.replace(graph, name="full", role="full", variants=variants)
+    return replace(artifact, manifest=msgspec.structs.replace(artifact.manifest, graphs=[graph_alone], plan=None))

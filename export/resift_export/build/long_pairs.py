@@ -1,4 +1,4 @@
-"""longpairs: pairs longer than the model reads for the gate, so that it sees the last position and how a document is cut."""
+"""long_pairs: adds pairs that the model has to cut to the gate, so that it covers the last position and truncation."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     from resift.artifact.agreement import Pool
     from resift_export.checkpoint.load import Checkpoint
 
-TOKENS = 2048
-"""About how many tokens of long pairs the gate gains; at least one pair of full length."""
-MOST_DOUBLINGS = 14
-"""Of a pool's documents: enough unless they have hardly any tokens."""
+LONG_PAIR_TOKENS = 2048
+"""About how many tokens of long pairs are added to the gate; at least one pair of full length."""
+MAX_DOUBLINGS = 14
+"""Limit on doubling the text of a pool's documents; documents with hardly any tokens reach it."""
 
 
 def with_long_pairs(pools: Sequence[Pool], checkpoint: Checkpoint) -> list[Pool]:
-    """The pools, of which the first ones have one more document: all of their own, in turn, until the model cannot read more.
+    """The pools, with one more document in each of the first ones: the pool's documents, repeated until the pair has to be cut.
 
-    It begins with the pool's first document, and so has that one's label.
+    The added document begins with the pool's first document and therefore has its label.
     """
     tokenizer = checkpoint.pair_tokenizer()
-    count = max(1, TOKENS // checkpoint.max_length)
-    longer = []
+    count = max(1, LONG_PAIR_TOKENS // checkpoint.max_length)
+    extended_pools = []
     for pool in pools[:count]:
-        for times in (2**power for power in range(MOST_DOUBLINGS)):
-            long = " ".join(islice(cycle(pool.documents), times * len(pool.documents)))
-            if tokenizer.encode(pool.query, [long]).tokens_cut[0]:
+        for times in (2**power for power in range(MAX_DOUBLINGS)):
+            document = " ".join(islice(cycle(pool.documents), times * len(pool.documents)))
+            if tokenizer.encode(pool.query, [document]).tokens_cut[0]:
                 break
         labels = None if pool.labels is None else [*pool.labels, pool.labels[0]]
-        longer.append(msgspec.structs.replace(pool, documents=[*pool.documents, long], labels=labels))
-    return [*longer, *pools[count:]]
+        extended_pools.append(msgspec.structs.replace(pool, documents=[*pool.documents, document], labels=labels))
+    return [*extended_pools, *pools[count:]]

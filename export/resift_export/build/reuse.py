@@ -1,4 +1,4 @@
-"""kept: the full graphs of an earlier artifact of the same checkpoint, taken over to the bit, so that scores stay as they were."""
+"""reuse: copies the full graphs of an earlier artifact of the same checkpoint, so that its scores stay equal to the bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from resift.artifact.manifest import WEIGHTS_SUFFIX
 from resift.errors import ExportError
-from resift_export.build.write import Written
+from resift_export.build.write import GraphFiles
 from resift_export.graph.edit import oldest_onnxruntime
 
 if TYPE_CHECKING:
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
     from resift_export.recipe import Recipe
 
 
-def check_kept(artifact: Artifact, checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """Raises ExportError unless the artifact's full graph can be one of this checkpoint, in the recipe's variants."""
-    own, pair = artifact.manifest.full, artifact.manifest.pair
+def check_reusable(artifact: Artifact, checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Raises ExportError unless the artifact's full graph can be this checkpoint's and has the recipe's variants."""
+    full, pair = artifact.manifest.full, artifact.manifest.pair
     compared = {
-        "layers": (own.layers, checkpoint.layers),
-        "labels and inputs": (own.signature, checkpoint.signature),
-        "relevance": (own.relevance, checkpoint.relevance),
-        "activation": (own.activation, checkpoint.activation),
+        "layers": (full.layers, checkpoint.layers),
+        "labels and inputs": (full.signature, checkpoint.signature),
+        "relevance": (full.relevance, checkpoint.relevance),
+        "activation": (full.activation, checkpoint.activation),
         "vocabulary": (pair.vocabulary, checkpoint.vocabulary),
         "max_length": (pair.max_length, checkpoint.max_length),
         "prompt": (pair.prompt, checkpoint.prompt),
-        "variants": ([variant.file for variant in own.variants], [variant.file for variant in recipe.variants()]),
+        "variants": ([variant.file for variant in full.variants], [variant.file for variant in recipe.variants()]),
     }
-    for what, (found, expected) in compared.items():
+    for name, (found, expected) in compared.items():
         if found != expected:
             raise ExportError(
-                f"{artifact.folder} has the {what} {found}, but this export {expected}; expected an artifact of the same "
+                f"{artifact.folder} has the {name} {found}, but this export has {expected}; expected an artifact of the same "
                 "checkpoint, exported with the same --precision and --vnni"
             )
 
 
-def kept_graphs(artifact: Artifact, folder: Path) -> dict[str, Written]:
+def copy_graphs(artifact: Artifact, folder: Path) -> dict[str, GraphFiles]:
     """Copies the artifact's full graphs into `folder`, and returns them by file.
 
-    Raises ArtifactError if one is not what the manifest says, and ExportError if they cannot be written.
+    Raises ArtifactError if one differs from the manifest's entry, and ExportError if they cannot be written.
     """
-    found = {}
+    graphs = {}
     files = artifact.manifest.files
     for variant in artifact.manifest.full.variants:
         artifact.read_graph(variant)
@@ -59,5 +59,5 @@ def kept_graphs(artifact: Artifact, folder: Path) -> dict[str, Written]:
             raise ExportError(f"cannot write {folder}: {error.strerror}") from error
         model = onnx.load(folder / variant.file, load_external_data=False)
         oldest = oldest_onnxruntime(ir.from_proto(model))
-        found[variant.file] = Written({name: files[name] for name in names}, oldest)
-    return found
+        graphs[variant.file] = GraphFiles({name: files[name] for name in names}, oldest)
+    return graphs

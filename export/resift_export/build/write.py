@@ -14,9 +14,9 @@ from resift.artifact.certificate import look_summary
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, FileEntry, Graph, Manifest, Model, Pair
 from resift.errors import ExportError
-from resift_export.build.first_look import file_of_look
+from resift_export.build.first_look import first_look_file
 from resift_export.graph.edit import oldest_onnxruntime
-from resift_export.graph.weights import save, save_sharing
+from resift_export.graph.weights import save, save_with_shared_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,53 +33,53 @@ NEWEST_ONNXRUNTIME = "1.32.0"
 """The newest version with which artifacts were tested."""
 
 
-class Written(NamedTuple):
-    """A graph in the artifact's folder."""
+class GraphFiles(NamedTuple):
+    """The files of a graph in the artifact's folder."""
 
     files: dict[str, FileEntry]
-    """its file, and that of its weights if it does not hold them itself"""
-    oldest: str
-    """version of onnxruntime that runs it, x.y.z"""
-    lender: str | None = None
+    """the graph's file, and the file of its weights if the graph's file does not hold them"""
+    min_onnxruntime: str
+    """oldest version of onnxruntime that runs the graph, x.y.z"""
+    weights_file: str | None = None
     """another graph's file that holds some of its weights"""
 
 
 class FirstLook(NamedTuple):
-    """The graph that decides who is read in full."""
+    """The graph that decides which documents the full model scores."""
 
     checkpoint: Checkpoint
-    graphs: Mapping[str, Written]
+    graphs: Mapping[str, GraphFiles]
     """by file"""
     operations: int
     """per token"""
 
 
-def write_graphs(folder: Path, models: Mapping[str, ir.Model]) -> dict[str, Written]:
-    """Writes the models, by file, into `folder`. Raises ExportError if it cannot."""
+def write_graphs(folder: Path, models: Mapping[str, ir.Model]) -> dict[str, GraphFiles]:
+    """Writes the models, by file, into `folder`. Raises ExportError if they cannot be written."""
     try:
         return {file: _write_graph(folder / file, model) for file, model in models.items()}
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
 
 
-def write_looks(folder: Path, models: Mapping[str, ir.Model], graphs: Mapping[str, Written]) -> dict[str, Written]:
-    """Writes a first look's models, by file, into `folder`, less the weights that its full `graphs` hold there already.
+def write_first_look(folder: Path, models: Mapping[str, ir.Model], graphs: Mapping[str, GraphFiles]) -> dict[str, GraphFiles]:
+    """Writes a first look's models, by file, into `folder`, without the weights that the full `graphs` already hold there.
 
-    Raises ExportError if it cannot.
+    Raises ExportError if they cannot be written.
     """
-    lenders = {file_of_look(file): [*written.files][-1] for file, written in graphs.items()}
+    weights_files = {first_look_file(file): [*graph_files.files][-1] for file, graph_files in graphs.items()}
     try:
-        return {file: _write_graph(folder / file, model, lenders[file]) for file, model in models.items()}
+        return {file: _write_graph(folder / file, model, weights_files[file]) for file, model in models.items()}
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
 
 
-def _write_graph(path: Path, model: ir.Model, lender: str | None = None) -> Written:
-    """`lender`: a file there that may hold some of its weights."""
-    oldest = oldest_onnxruntime(model)
-    if lender is not None and save_sharing(model, path, path.with_name(lender)):
-        return Written({path.name: _entry(path)}, oldest, lender)
-    return Written({path.name: _entry(path) for path in save(model, path)}, oldest)
+def _write_graph(path: Path, model: ir.Model, weights_file: str | None = None) -> GraphFiles:
+    """Writes one graph. `weights_file`: a file of the same folder that may hold some of its weights."""
+    min_onnxruntime = oldest_onnxruntime(model)
+    if weights_file is not None and save_with_shared_weights(model, path, path.with_name(weights_file)):
+        return GraphFiles({path.name: _entry(path)}, min_onnxruntime, weights_file)
+    return GraphFiles({path.name: _entry(path) for path in save(model, path)}, min_onnxruntime)
 
 
 def _entry(path: Path) -> FileEntry:
@@ -91,30 +91,34 @@ def write(  # noqa: PLR0913 - everything the artifact holds
     folder: Path,
     checkpoint: Checkpoint,
     recipe: Recipe,
-    graphs: Mapping[str, Written],
+    graphs: Mapping[str, GraphFiles],
     certificate: Certificate,
     *,
     operations: int,
-    forced: bool,
+    is_forced: bool,
     first_look: FirstLook | None = None,
     plan: str | None = None,
-    kept: str | None = None,
+    reused_from: str | None = None,
 ) -> Artifact:
-    """Writes every file of the artifact but its graphs into `folder`, its manifest last, and opens it.
+    """Writes every file of the artifact except its graphs into `folder`, its manifest last, and opens the artifact.
 
-    `graphs`: what `write_graphs` wrote, the recipe's variants by file. `operations`: operations per token, for the manifest.
-    `plan`: as text, what serves calls with a top_k that name none. `kept`: the fingerprint of the artifact that `graphs` are of.
+    `graphs`: the result of `write_graphs`, the recipe's variants by file. `operations`: operations per token, for the manifest.
+    `plan`: the plan, as text, of calls that have a top_k and name no plan. `reused_from`: the fingerprint of the artifact that
+    `graphs` were copied from.
     """
-    every = {**graphs, **(first_look.graphs if first_look else {})}
+    all_graphs = {**graphs, **(first_look.graphs if first_look else {})}
     attached = recipe.attached_files()
     about = attached.pop(CARD, b"").decode()
     contents = {
         TOKENIZER: checkpoint.tokenizer_json(),
         CERTIFICATE: msgspec.json.format(msgspec.json.encode(certificate), indent=1),
-        CARD: card(checkpoint, recipe, certificate, about).encode(),
+        CARD: render_card(checkpoint, recipe, certificate, about).encode(),
         **attached,
     }
-    oldest = max((written.oldest for written in every.values()), key=lambda found: [int(part) for part in found.split(".")])
+    min_onnxruntime = max(
+        (graph_files.min_onnxruntime for graph_files in all_graphs.values()),
+        key=lambda text: [int(part) for part in text.split(".")],
+    )
     manifest = Manifest(
         format=FORMAT,
         model=Model(
@@ -130,14 +134,16 @@ def write(  # noqa: PLR0913 - everything the artifact holds
         ),
         graphs=[
             _graph("full", checkpoint, operations, recipe.variants()),
-            *([] if first_look is None else [_look(first_look, recipe)]),
+            *([] if first_look is None else [_first_look_graph(first_look, recipe)]),
         ],
         files={name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in contents.items()}
-        | {name: entry for written in every.values() for name, entry in written.files.items()},
-        recipe=recipe.record() | ({} if first_look is None else _record(first_look.checkpoint)) | ({"kept": kept} if kept else {}),
-        forced=forced,
+        | {name: entry for graph_files in all_graphs.values() for name, entry in graph_files.files.items()},
+        recipe=recipe.record()
+        | ({} if first_look is None else _first_look_record(first_look.checkpoint))
+        | ({"kept": reused_from} if reused_from else {}),
+        forced=is_forced,
         versions={name: version(name) for name in LIBRARIES},
-        onnxruntime=[oldest, NEWEST_ONNXRUNTIME],
+        onnxruntime=[min_onnxruntime, NEWEST_ONNXRUNTIME],
         plan=plan,
     )
     contents[MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
@@ -162,27 +168,31 @@ def _graph(role: Role, checkpoint: Checkpoint, operations: int, variants: list[V
     )
 
 
-def _look(look: FirstLook, recipe: Recipe) -> Graph:
-    files = [(variant, file_of_look(variant.file)) for variant in recipe.variants()]
-    variants = [msgspec.structs.replace(variant, file=file, weights=look.graphs[file].lender) for variant, file in files]
-    return _graph("first-look", look.checkpoint, look.operations, variants)
+def _first_look_graph(first_look: FirstLook, recipe: Recipe) -> Graph:
+    files = [(variant, first_look_file(variant.file)) for variant in recipe.variants()]
+    variants = [
+        msgspec.structs.replace(variant, file=file, weights=first_look.graphs[file].weights_file) for variant, file in files
+    ]
+    return _graph("first-look", first_look.checkpoint, first_look.operations, variants)
 
 
-def _record(student: Checkpoint) -> dict[str, str | int | float | bool | list[str] | None]:
-    """What the manifest records of the student among the choices of the export."""
+def _first_look_record(student: Checkpoint) -> dict[str, str | int | float | bool | list[str] | None]:
+    """The choices of the export that the manifest records for the student."""
     return {"first_look": student.id, "first_look_revision": student.revision}
 
 
-def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about: str) -> str:
-    """The model card: `about`, which describes the checkpoint, then how the artifact was made and what was measured."""
+def render_card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about: str) -> str:
+    """The model card: `about`, which describes the checkpoint, then how the artifact was made and its measurements."""
     columns = "| {0} | {1} | {2.overlap:.4f} | {2.tau:.4f} | {2.worst_tau:.4f} | {2.error:.2%} | {2.largest_error:.3f} | "
     rows = "\n".join(
-        columns.format(file, _processors(recipe, file), found)
-        + (f"{found.ndcg:.4f} ({found.checkpoint_ndcg:.4f}) |" if found.ndcg is not None else "no labels |")
-        for file, found in certificate.agreement.items()
+        columns.format(file, _processors(recipe, file), agreement)
+        + (f"{agreement.ndcg:.4f} ({agreement.checkpoint_ndcg:.4f}) |" if agreement.ndcg is not None else "no labels |")
+        for file, agreement in certificate.agreement.items()
     )
-    searched = "".join(f"\n{file}: {found.summary()}.\n" for file, found in certificate.search.items())
-    looks = "".join(f"\n{file}, the first look of plans: {look_summary(kept)}.\n" for file, kept in certificate.first_looks.items())
+    search_notes = "".join(f"\n{file}: {record.summary()}.\n" for file, record in certificate.search.items())
+    first_look_notes = "".join(
+        f"\n{file}, the first look of plans: {look_summary(recalls)}.\n" for file, recalls in certificate.first_looks.items()
+    )
     template = (Path(str(files("resift_export"))) / "data" / "card.md").read_text()
     return template.format(
         about=about.strip() or f"# {checkpoint.id}\n\nThe licence and the training data are those of the checkpoint.",
@@ -197,12 +207,12 @@ def card(checkpoint: Checkpoint, recipe: Recipe, certificate: Certificate, about
         tracer=recipe.tracer,
         pools=len(certificate.pools),
         rows=rows,
-        searched=searched + looks,
+        searched=search_notes + first_look_notes,
         bounds=certificate.bounds,
     )
 
 
 def _processors(recipe: Recipe, file: str) -> str:
-    """The processors that run a file, as the card names them."""
-    needed = [" and ".join(variant.instruction_sets) for variant in recipe.variants() if variant.file == file]
-    return " or ".join(needed) or "any"
+    """The processors that can run a file, as the card names them."""
+    names = [" and ".join(variant.instruction_sets) for variant in recipe.variants() if variant.file == file]
+    return " or ".join(names) or "any"

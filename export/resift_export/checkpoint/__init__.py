@@ -1,1 +1,1 @@
-"""The checkpoint: trained weights, tokenizer and configuration, loaded without running its code; the reference of parity."""
+"""The checkpoint: trained weights, tokenizer and configuration, loaded without running its code. It is the reference of parity."""

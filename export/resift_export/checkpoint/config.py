@@ -1,9 +1,9 @@
-"""declared: what the files beside a checkpoint's weights say about it, read as sentence-transformers' CrossEncoder reads them.
+"""config: the configuration files beside a checkpoint's weights, read as sentence-transformers' CrossEncoder reads them.
 
 Source: cross_encoder/model.py, base/model.py and base/modules/transformer.py of sentence-transformers 6.2
 (https://github.com/UKPLab/sentence-transformers).
-config_sentence_transformers.json and the modules' own files count only where modules.json is there and the former names a
-CrossEncoder; otherwise config.json alone counts. Nothing here runs anything.
+config_sentence_transformers.json and the modules' own files count only if modules.json exists and the former names a CrossEncoder;
+otherwise only config.json counts. Reading them runs no code of the checkpoint.
 """
 
 from __future__ import annotations
@@ -27,52 +27,53 @@ CONFIG, MODULES, SETTINGS = "config.json", "modules.json", "config_sentence_tran
 TRANSFORMER_FILES = tuple(
     f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Names under which the settings of a Transformer module are looked for, in this order."""
+"""File names of the settings of a Transformer module; the first file that exists is read."""
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "sigmoid"}
-"""torch's activation by class name; the softmax of two labels is the sigmoid of their log-odds."""
+"""By class name of torch's activation; the softmax of two labels is the sigmoid of their log-odds."""
 KNOWN_MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 WEIGHTED_MODULES = ("Dense", "LayerNorm")
 DENSE_ACTIVATION = re.compile(r"torch\.nn\.(modules\.(activation|linear)\.)?[A-Z]\w*")
-INSTEAD = "use an encoder with a scoring head, such as BAAI/bge-reranker-v2-m3 or Alibaba-NLP/gte-reranker-modernbert-base"
+ALTERNATIVES = "use an encoder with a scoring head, such as BAAI/bge-reranker-v2-m3 or Alibaba-NLP/gte-reranker-modernbert-base"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Module:
-    """A step of a CrossEncoder."""
+    """A module of a CrossEncoder."""
 
     kind: str
     """the name of its class"""
     path: str
-    """its folder inside the checkpoint's; empty: the checkpoint's own"""
+    """its folder inside the checkpoint's folder; empty: the checkpoint's folder itself"""
 
 
 @dataclass(frozen=True)
-class Declared:
-    """What a checkpoint's files say."""
+class CheckpointConfig:
+    """The contents of a checkpoint's configuration files."""
 
-    config: Mapping[str, Any]
+    model_config: Mapping[str, Any]
     """config.json"""
     modules: tuple[Module, ...] = ()
     """in order; empty without modules.json"""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """config_sentence_transformers.json, where it counts"""
+    """config_sentence_transformers.json, if it counts"""
     transformer: Mapping[str, Any] = field(default_factory=dict)
-    """the settings of the Transformer module, where they count"""
+    """the settings of the Transformer module, if they count"""
 
     @property
     def is_modular(self) -> bool:
-        """Whether the score comes from more than the sequence classifier in the checkpoint's folder."""
+        """Whether other modules than the sequence classifier in the checkpoint's folder contribute to the score."""
         return len(self.modules) > 1 or self._task not in ("sequence-classification", None)
 
-    def prompt(self, asked: str | None = None) -> str:
-        """What is put before every query; empty: nothing.
+    def prompt(self, prompt_name: str | None = None) -> str:
+        """The text before every query; empty: none.
 
-        `asked`: the name of one of the prompts, "" for none; None: the default. Raises ExportError if there is none of that name.
+        `prompt_name`: the name of one of the prompts, "" for none; None: the default. Raises ExportError if no prompt is so named.
         """
-        prompts, name = self.settings.get("prompts") or {}, self.settings.get("default_prompt_name") if asked is None else asked
-        if name is None or asked == "":
+        prompts = self.settings.get("prompts") or {}
+        name = self.settings.get("default_prompt_name") if prompt_name is None else prompt_name
+        if name is None or prompt_name == "":
             return ""
         if not isinstance(prompts, dict) or not isinstance(name, str) or not isinstance(prompts.get(name), str | None):
             raise ExportError(
@@ -87,26 +88,28 @@ class Declared:
 
     @property
     def max_length(self) -> int | None:
-        """The longest pair that the Transformer module's settings allow, in tokens; None: they do not say."""
-        found = [
+        """The longest pair that the Transformer module's settings allow, in tokens; None: they set no limit."""
+        limits = [
             self.transformer.get("max_seq_length"),
-            *(_part(self.transformer, name).get("model_max_length") for name in ("processor_kwargs", "tokenizer_args")),
-            *(_part(_part(self.transformer, "processing_kwargs"), name).get("max_length") for name in ("text", "common")),
+            *(_section(self.transformer, name).get("model_max_length") for name in ("processor_kwargs", "tokenizer_args")),
+            *(_section(_section(self.transformer, "processing_kwargs"), name).get("max_length") for name in ("text", "common")),
         ]
-        stated = [length for length in found if length is not None]
-        if bad := [length for length in stated if not isinstance(length, int) or isinstance(length, bool) or length < 1]:
-            raise ExportError(f"the settings of the Transformer module limit pairs to {bad[0]!r:.80}; expected a number of tokens")
-        return min(stated, default=None)
+        lengths = [length for length in limits if length is not None]
+        if invalid := [length for length in lengths if not isinstance(length, int) or isinstance(length, bool) or length < 1]:
+            raise ExportError(
+                f"the settings of the Transformer module limit pairs to {invalid[0]!r:.80}; expected a number of tokens"
+            )
+        return min(lengths, default=None)
 
     @property
     def is_lower_case(self) -> bool:
-        """Whether texts are put in lower case before the tokenizer's own normalization."""
+        """Whether texts are converted to lower case before the tokenizer's own normalization."""
         return bool(self.transformer.get("do_lower_case", False))
 
     @property
     def reads_messages(self) -> bool:
-        """Whether the Transformer module's settings make it join a pair by a chat template."""
-        return "message" in _part(self.transformer, "modality_config")
+        """Whether the Transformer module's settings say that it joins a pair by a chat template."""
+        return "message" in _section(self.transformer, "modality_config")
 
     @property
     def _task(self) -> str | None:
@@ -116,89 +119,95 @@ class Declared:
         return str(self.transformer.get("transformer_task", "feature-extraction"))
 
     def activation(self, labels: int) -> Activation:
-        """How a pair's relevance becomes its score. Raises like `scale`."""
+        """The function that turns a pair's relevance into its score. Raises the same errors as `scale`."""
         return ACTIVATIONS[self.scale(labels)]
 
     def scale(self, labels: int) -> str:
-        """The activation, of ACTIVATIONS, by which CrossEncoder turns this checkpoint's logits into scores.
+        """The activation, one of ACTIVATIONS, by which CrossEncoder turns this checkpoint's logits into scores.
 
-        Raises ExportError for one that is not supported.
+        Raises ExportError if the activation is not supported.
 
-        It is the first of these that is there: activation_fn in config_sentence_transformers.json, activation_fn under
+        The first of these that is present counts: activation_fn in config_sentence_transformers.json, activation_fn under
         sentence_transformers in config.json, sbert_ce_default_activation_function in config.json, Sigmoid for one label and
-        Identity for more. A class outside torch would be the checkpoint's own code: it is passed over, as by CrossEncoder, with
-        a warning.
+        Identity for more. A class outside torch would be the checkpoint's own code: it is ignored with a warning, and CrossEncoder
+        ignores it too.
         """
-        for name, declared in self._activations():
-            if not str(declared).startswith("torch."):
-                log.warning("warning   %s declares the activation %s, which is not torch's: passed over", name, f"{declared!s:.80}")
+        for name, activation in self._activations():
+            if not str(activation).startswith("torch."):
+                log.warning("warning   %s declares the activation %s, which is not torch's: ignored", name, f"{activation!s:.80}")
                 continue
-            kind = str(declared).rsplit(".", 1)[-1]
+            kind = str(activation).rsplit(".", 1)[-1]
             if kind not in ACTIVATIONS or (kind == "Softmax" and labels == 1):
                 raise ExportError(
-                    f"{name} declares the activation {declared!s:.80} for {labels} label{'s' if labels > 1 else ''}; "
+                    f"{name} declares the activation {activation!s:.80} for {labels} label{'s' if labels > 1 else ''}; "
                     f"expected one of {', '.join(ACTIVATIONS)} (Softmax for two labels or more)"
                 )
             return kind
         return "Sigmoid" if labels == 1 else "Identity"
 
     def _activations(self) -> Iterator[tuple[str, object]]:
-        """Where an activation is declared, and which; the first one counts."""
+        """Each file that declares an activation, and the activation; the first one counts."""
         if self.settings.get("activation_fn") is not None:
             yield SETTINGS, self.settings["activation_fn"]
-        own = _part(self.config, "sentence_transformers", CONFIG)
-        declared = own["activation_fn"] if "activation_fn" in own else self.config.get("sbert_ce_default_activation_function")
-        if declared is not None:
-            yield CONFIG, declared
+        model_settings = _section(self.model_config, "sentence_transformers", CONFIG)
+        activation = (
+            model_settings["activation_fn"]
+            if "activation_fn" in model_settings
+            else self.model_config.get("sbert_ce_default_activation_function")
+        )
+        if activation is not None:
+            yield CONFIG, activation
 
 
-def read(folder: Path) -> Declared:
-    """Reads the files in `folder`. Raises ExportError for what cannot be exported, with the reason and what to do instead."""
-    config = _read(folder / CONFIG)
+def read_config(folder: Path) -> CheckpointConfig:
+    """Reads the files in `folder`. Raises ExportError if the checkpoint cannot be exported, with the reason and the remedy."""
+    model_config = _read_json(folder / CONFIG)
     if not (folder / MODULES).is_file():
-        return Declared(config)
-    settings = _read(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+        return CheckpointConfig(model_config)
+    settings = _read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
     if settings.get("model_type", "SentenceTransformer") != "CrossEncoder":
-        return Declared(config)  # an embedding model, or the sequence classifier in its folder: its weights tell
-    found = next((folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
-    return Declared(config, tuple(_modules(folder)), settings, _read(found) if found else {})
+        return CheckpointConfig(model_config)  # an embedding model or a sequence classifier, which its weights will show
+    settings_file = next((folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
+    return CheckpointConfig(model_config, tuple(_modules(folder)), settings, _read_json(settings_file) if settings_file else {})
 
 
-def check_kind(declared: Declared, source: str) -> None:
-    """Raises ExportError if the checkpoint is not a cross-encoder, or one that resift cannot run: why, and what to use instead."""
-    architectures = declared.config.get("architectures")
+def check_kind(config: CheckpointConfig, source: str) -> None:
+    """Raises ExportError, with an alternative, if the checkpoint is not a cross-encoder or is one that resift cannot run."""
+    architectures = config.model_config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else ""
     kind = re.search(r"(For[A-Z]\w*|LMHeadModel)$", architecture) if isinstance(architecture, str) else None
     is_decoder = kind is not None and kind[0] in ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
-    if is_decoder or declared.reads_messages or any(module.kind == "LogitScore" for module in declared.modules):
+    if is_decoder or config.reads_messages or any(module.kind == "LogitScore" for module in config.modules):
         raise ExportError(
             f"{source} is a generative model ({architecture:.80}), which scores a pair by the logits of its next token, such as "
-            f"yes and no, after a chat template; resift runs encoders, which are many times faster on a CPU: {INSTEAD}"
+            f"yes and no, after a chat template; resift runs encoders, which are many times faster on a CPU: {ALTERNATIVES}"
         )
-    if not declared.is_modular and kind is not None and kind[0] != "ForSequenceClassification":
-        raise ExportError(f"{source} is a {architecture:.80}; expected a cross-encoder, a ...ForSequenceClassification: {INSTEAD}")
+    if not config.is_modular and kind is not None and kind[0] != "ForSequenceClassification":
+        raise ExportError(
+            f"{source} is a {architecture:.80}; expected a cross-encoder, a ...ForSequenceClassification: {ALTERNATIVES}"
+        )
 
 
 def foreign_code(source: str, what: str) -> ExportError:
-    """The error for a checkpoint that cannot be loaded without running a file of its own."""
+    """The error for a checkpoint that cannot be loaded without running one of its own files."""
     return ExportError(
         f"{source} needs code of its own ({what:.80}), which resift never runs; "
         "expected an architecture that transformers and sentence-transformers have built in: look for a version of the checkpoint "
-        "saved for one, or for another checkpoint"
+        "that was saved for such an architecture, or for another checkpoint"
     )
 
 
 def _modules(folder: Path) -> Iterator[Module]:
     """The modules that modules.json lists, of kinds that can be exported."""
-    content = _read(folder / MODULES, list)
-    for number, entry in enumerate(content):
+    entries = _read_json(folder / MODULES, list)
+    for number, entry in enumerate(entries):
         path, kind = (entry.get(name) for name in ("path", "type")) if isinstance(entry, dict) else (None, None)
         if not isinstance(path, str) or not isinstance(kind, str):
             raise ExportError(f"{folder / MODULES} lists {entry!r:.80}; expected a module with path and type")
         if not kind.startswith("sentence_transformers."):
             raise foreign_code(str(folder), f"the module {kind}")
-        place, name = PurePosixPath(path), kind.rsplit(".", 1)[-1]
-        if place.is_absolute() or ".." in place.parts or "\\" in path:
+        module_path, name = PurePosixPath(path), kind.rsplit(".", 1)[-1]
+        if module_path.is_absolute() or ".." in module_path.parts or "\\" in path:
             raise ExportError(f"{folder / MODULES} lists the path {path!r:.80}; expected one inside the checkpoint's folder")
         if name != "LogitScore" and (name not in KNOWN_MODULES or (name == "Transformer") != (number == 0)):
             raise ExportError(
@@ -213,24 +222,24 @@ def _modules(folder: Path) -> Iterator[Module]:
 
 
 def _check_dense(path: Path) -> None:
-    """Raises ExportError unless the activation is a class of torch.nn: sentence-transformers would create any of torch."""
-    declared = _read(path).get("activation_function", "torch.nn.Tanh")
-    if not isinstance(declared, str) or not DENSE_ACTIVATION.fullmatch(declared):
-        raise ExportError(f"{path} has activation_function {declared!r:.80}; expected a class of torch.nn, such as torch.nn.Tanh")
+    """Raises ExportError unless the activation is a class of torch.nn: sentence-transformers would create any class of torch."""
+    activation = _read_json(path).get("activation_function", "torch.nn.Tanh")
+    if not isinstance(activation, str) or not DENSE_ACTIVATION.fullmatch(activation):
+        raise ExportError(f"{path} has activation_function {activation!r:.80}; expected a class of torch.nn, such as torch.nn.Tanh")
 
 
-def _read(path: Path, kind: type = dict) -> Any:
+def _read_json(path: Path, kind: type = dict) -> Any:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} cannot be read: {next(iter(str(error).splitlines()), ''):.200}") from error
-    if not isinstance(found, kind):
-        raise ExportError(f"{path} holds {found!r:.80}; expected {'a list' if kind is list else 'an object'}")
-    return found
+    if not isinstance(content, kind):
+        raise ExportError(f"{path} holds {content!r:.80}; expected {'a list' if kind is list else 'an object'}")
+    return content
 
 
-def _part(content: Mapping[str, Any], name: str, where: str = "the settings of the Transformer module") -> Mapping[str, Any]:
-    part = content.get(name) or {}
-    if not isinstance(part, dict):
-        raise ExportError(f"{where} has {name} {part!r:.80}; expected an object")
-    return part
+def _section(content: Mapping[str, Any], name: str, source: str = "the settings of the Transformer module") -> Mapping[str, Any]:
+    section = content.get(name) or {}
+    if not isinstance(section, dict):
+        raise ExportError(f"{source} has {name} {section!r:.80}; expected an object")
+    return section

@@ -1,4 +1,4 @@
-"""Checkpoint: trained weights and their tokenizer, from a folder, or from a hub at a pinned revision."""
+"""Checkpoint: trained weights and their tokenizer, from a folder or from a hub at a pinned revision."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import ExportError, InputError
 from resift.files.names import path_text
 from resift.scoring import relevance
-from resift_export.checkpoint import config as declarations
 from resift_export.checkpoint import sentence_transformers as encoders
-from resift_export.checkpoint.config import CONFIG, WEIGHTED_MODULES
-from resift_export.checkpoint.layers import compacted
+from resift_export.checkpoint.config import CONFIG, WEIGHTED_MODULES, check_kind, read_config
+from resift_export.checkpoint.layers import compact_copy
 from resift_export.checkpoint.network import Network, check_steps, label_of
 from resift_export.checkpoint.source import download, folder_of
 from resift_export.checkpoint.transformers import load_model, load_tokenizer
-from resift_export.memory import give_back, unload
-from resift_export.progress import reported, unreported
+from resift_export.memory import trim_heap, unload
+from resift_export.progress import no_report, track
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from resift_export.progress import Report
 
 REFERENCE_PAIRS, REFERENCE_TOKENS = 16, 8192
-"""Most pairs of a batch of references, and tokens with padding: a pair of 8,192 tokens is alone, not 16 as long."""
+"""Limits on the pairs of a batch of references and on its tokens with padding: a pair of 8,192 tokens is a batch of its own."""
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -54,15 +53,15 @@ class Checkpoint:
     activation: Activation
     max_length: int
     labels: int = 1
-    """logits that the model gives for a pair"""
+    """number of logits that the model outputs for a pair"""
     label: Label | None = None
-    """the one that means relevant, where it was chosen"""
+    """the label that means relevant, if one was chosen"""
     prompt: str = ""
-    """put before every query"""
+    """text before every query"""
     encoder: Any | None = None
-    """the same in sentence-transformers, if that is installed"""
+    """the same model as a CrossEncoder of sentence-transformers, if that is installed"""
     is_modular: bool = False
-    """whether the encoder's other modules make the score"""
+    """whether other modules of the encoder contribute to the score"""
 
     @property
     def vocabulary(self) -> int:
@@ -76,100 +75,101 @@ class Checkpoint:
 
     @property
     def signature(self) -> Signature:
-        """What its graph reads (token ids and, if the model uses them, segment ids) and how many labels it outputs."""
+        """The inputs of its graph (token ids and, if the model uses them, segment ids) and its number of labels."""
         reads_segments = getattr(self.model.config, "type_vocab_size", 0) > 1
         return Signature.of(labels=1 if self.label else self.labels, segment_ids=reads_segments)
 
     @property
     def relevance(self) -> Relevance:
-        """Which function of the logits pairs are ranked by."""
+        """The function of the logits by which pairs are ranked."""
         return RELEVANCE[self.signature.labels]
 
     @property
     def architecture(self) -> str:
-        """The class of its model, and those of its other modules."""
+        """The class of its model and the classes of its other modules."""
         steps = list(self.encoder)[1:] if self.is_modular and self.encoder is not None else []
         return " + ".join(type(module).__name__ for module in (self.model, *steps))
 
     @property
-    def referee(self) -> str:
-        """What gives its reference logits, with the version."""
-        return f"transformers {transformers.__version__}" if self.encoder is None else encoders.name()
+    def reference_name(self) -> str:
+        """The library that computes its reference logits, with the version."""
+        return f"transformers {transformers.__version__}" if self.encoder is None else encoders.reference_name()
 
     def network(self) -> Network:
-        """The function that is traced, without heads and inner units that give nothing."""
-        model = self.model if self.is_modular else compacted(self.model)
+        """The network to trace, without heads and inner units that contribute nothing."""
+        model = self.model if self.is_modular else compact_copy(self.model)
         return Network(
             model, tuple(self.signature.inputs), encoder=self.encoder if self.is_modular else None, label=self.label
         ).eval()
 
     def parameters(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Name and values of each of its weights, as `network` has them."""
-        source = self.encoder if self.is_modular and self.encoder is not None else compacted(self.model)
+        """The name and the values of each weight of `network`."""
+        source = self.encoder if self.is_modular and self.encoder is not None else compact_copy(self.model)
         return ((name, tensor.detach().numpy()) for name, tensor in source.named_parameters())
 
     def pair_tokenizer(self) -> PairTokenizer:
-        """The engine's tokenizer for it."""
+        """The engine's tokenizer for this checkpoint."""
         return PairTokenizer(self.tokenizer_json(), self.max_length, prompt=self.prompt)
 
     def tokenizer_json(self) -> bytes:
-        """The tokenizer as tokenizer.json, without truncation and padding: the engine does its own."""
+        """The content of tokenizer.json, without truncation and padding, which the engine does itself."""
         content: dict[str, Any] = json.loads(self.tokenizer.backend_tokenizer.to_str())
         content["truncation"] = content["padding"] = None
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
     def reference(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
-        """Relevance logits float32[n] by the `referee`, with the tokenizer's own pair encoding: what parity is measured against.
+        """Relevance logits float32[n] by the library of `reference_name`, with the tokenizer's own pair encoding.
 
-        Raises InputError for a query that would leave the document less than a quarter of the room.
+        Parity is measured against them. Raises InputError for a query that would leave less than a quarter of the room for the
+        document.
         """
         return self.references([(query, documents)])[0]
 
-    def references(self, pools: Sequence[tuple[str, Sequence[str]]], report: Report = unreported) -> list[NDArray[np.float32]]:
-        """`reference` of each query and its documents; pairs of similar length share a batch, whichever pools they are from."""
+    def references(self, pools: Sequence[tuple[str, Sequence[str]]], report: Report = no_report) -> list[NDArray[np.float32]]:
+        """`reference` of each query and its documents. Pairs of similar length share a batch, also across pools."""
         tokenizer = self.pair_tokenizer()
         lengths: list[int] = []
         for query, documents in pools:
             encodings = tokenizer.encode(query, documents)
-            if over := encodings.query_tokens_cut:
-                raise InputError(f"the query {query[:60]!r} is {over} tokens too long for {self.id}; shorten it")
+            if excess := encodings.query_tokens_cut:
+                raise InputError(f"the query {query[:60]!r} is {excess} tokens too long for {self.id}; shorten it")
             lengths += encodings.lengths.tolist()
         pairs = [(query, document) for query, documents in pools for document in documents]
-        found = np.empty(len(pairs), np.float32)
-        for batch in reported("reference", _batches(lengths), report):
-            found[batch] = self._relevance([pairs[at] for at in batch])
+        logits = np.empty(len(pairs), np.float32)
+        for batch in track("reference", _batches(lengths), report):
+            logits[batch] = self._relevance([pairs[number] for number in batch])
         ends = np.cumsum([len(documents) for _, documents in pools])
-        return np.split(found, ends[:-1])
+        return np.split(logits, ends[:-1])
 
     def release(self) -> None:
-        """Gives the weights' memory back: from here on it says only what its configuration says."""
+        """Releases the memory of the weights. Afterwards, only what comes from the configuration can be read."""
         networks = [self.model] if self.encoder is None else [self.model, self.encoder]
-        # Tracing leaves aliases of the tensors alive, and they their file mapped.
+        # Aliases of the tensors survive tracing and keep their file mapped.
         unload({tensor.data_ptr() for network in networks for tensor in network.parameters()})
         for network in networks:
             network.to("meta")
-        give_back()
+        trim_heap()
 
     def _relevance(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        """float32[n]: what pairs are ranked by."""
+        """float32[n]: the relevance by which pairs are ranked."""
         if self.encoder is not None:
             logits = encoders.predict(self.encoder, pairs, self.max_length)
         else:
-            logits = self._by_transformers(pairs)
+            logits = self._transformers_logits(pairs)
         if self.label is not None:
             logits = self.label.of(torch.from_numpy(logits)).numpy()
         return relevance(logits, self.relevance)
 
-    def _by_transformers(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+    def _transformers_logits(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         """Logits float32[n, labels] of the sequence classifier."""
         queries = [f"{self.prompt}{query}" for query, _ in pairs]
         documents = [document for _, document in pairs]
-        encoded = self.tokenizer(
+        inputs = self.tokenizer(
             queries, documents, truncation="only_second", max_length=self.max_length, padding=True, return_tensors="pt"
         )
         names = (*self.signature.inputs, "attention_mask")
         with torch.inference_mode():
-            return self.model(**{name: encoded[name] for name in names}).logits.float().numpy()  # type: ignore[no-any-return]
+            return self.model(**{name: inputs[name] for name in names}).logits.float().numpy()  # type: ignore[no-any-return]
 
 
 def load(  # noqa: PLR0913 - the options of the command line, by name
@@ -181,50 +181,53 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
     relevant_label: str | None = None,
     prompt_name: str | None = None,
 ) -> Checkpoint:
-    """Loads a folder or a hub id. Weights are read from safetensors only, unless `allow_pickle`; no code from it is run.
+    """Loads a folder or a hub id. Weights are read from safetensors only, unless `allow_pickle`; no code of the checkpoint is run.
 
-    `relevant_label`: of a head with several labels, the name or number of the one that means relevant. `prompt_name`: of the
-    checkpoint's prompts, the one to put before every query ("": none; None: its default). Raises ExportError, which says what is
-    missing, and ExtraError for a modular checkpoint without sentence-transformers.
+    `relevant_label`: the name or number of the label that means relevant, for a head with several. `prompt_name`: the checkpoint's
+    prompt to put before every query ("": none; None: its default). Raises ExportError, which says what is missing, and ExtraError
+    for a modular checkpoint without sentence-transformers.
     """
-    local = folder_of(source)
-    folder, commit = (local, _commit_of(local)) if local else download(source, revision, allow_pickle=allow_pickle)
-    if revision is not None and local:
+    local_folder = folder_of(source)
+    folder, commit = (
+        (local_folder, _commit_of(local_folder)) if local_folder else download(source, revision, allow_pickle=allow_pickle)
+    )
+    if revision is not None and local_folder:
         raise ExportError(f"{source} is a folder and has no revision {revision}; leave --revision out")
     if not (folder / CONFIG).is_file():
         raise ExportError(f"{folder} has no config.json; expected a Hugging Face checkpoint folder")
-    declared = declarations.read(folder)
-    declarations.check_kind(declared, source)
-    weighted = [folder, *(folder / module.path for module in declared.modules if module.kind in WEIGHTED_MODULES)]
-    for place in weighted:
-        if not allow_pickle and not any(place.glob("*.safetensors")):
+    config = read_config(folder)
+    check_kind(config, source)
+    weight_folders = [folder, *(folder / module.path for module in config.modules if module.kind in WEIGHTED_MODULES)]
+    for weight_folder in weight_folders:
+        if not allow_pickle and not any(weight_folder.glob("*.safetensors")):
             raise ExportError(
-                f"{place} has no safetensors weights (found: {', '.join(sorted(path.name for path in place.glob('*')))}); "
+                f"{weight_folder} has no safetensors weights "
+                f"(found: {', '.join(sorted(path.name for path in weight_folder.glob('*')))}); "
                 "save it with safe_serialization=True, or trust its pickle files with --allow-pickle"
             )
     safetensors = any(folder.glob("*.safetensors"))
-    model, unused = load_model(folder, declared, safetensors=safetensors)
-    tokenizer = load_tokenizer(folder, declared)
-    prompt = declared.prompt(prompt_name)
-    encoder = encoders.load(folder, declared, model, unused, safetensors=safetensors)
+    model, unused = load_model(folder, config, safetensors=safetensors)
+    tokenizer = load_tokenizer(folder, config)
+    prompt = config.prompt(prompt_name)
+    encoder = encoders.load(folder, config, model, unused, safetensors=safetensors)
     if encoder is not None and prompt_name is not None:
         encoder.default_prompt_name = prompt_name or None
-    if declared.is_modular:
+    if config.is_modular:
         check_steps(encoder, prompt, source)
-    labels = int(encoder.num_labels if declared.is_modular and encoder is not None else model.config.num_labels)
+    labels = int(encoder.num_labels if config.is_modular and encoder is not None else model.config.num_labels)
     checkpoint = Checkpoint(
         folder=folder,
-        id=path_text(name or (Path(os.path.realpath(folder)).name if local else source)),
+        id=path_text(name or (Path(os.path.realpath(folder)).name if local_folder else source)),
         revision=commit,
         model=model,
         tokenizer=tokenizer,
-        activation=declared.activation(labels),
-        max_length=min(max_length_of(model, tokenizer), declared.max_length or sys.maxsize),
+        activation=config.activation(labels),
+        max_length=min(max_length_of(model, tokenizer), config.max_length or sys.maxsize),
         labels=labels,
-        label=label_of(model.config, labels, declared, relevant_label, source),
+        label=label_of(model.config, labels, config, relevant_label, source),
         prompt=prompt,
         encoder=encoder,
-        is_modular=declared.is_modular,
+        is_modular=config.is_modular,
     )
     _check_vocabulary(checkpoint)
     _check_tokenizer(checkpoint)
@@ -232,7 +235,7 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Numbers of pairs of so many tokens each, similar ones together, as many as REFERENCE_PAIRS and REFERENCE_TOKENS allow."""
+    """Batches of pair numbers, by the pairs' `lengths`: similar lengths together, within REFERENCE_PAIRS and REFERENCE_TOKENS."""
     batches: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lengths.__getitem__):
         pairs = len(batches[-1]) + 1 if batches else 0
@@ -243,7 +246,7 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _commit_of(folder: Path) -> str | None:
-    """The commit of a folder in the hub client's cache, which is named after it; None for any other folder.
+    """The commit after which a folder in the hub client's cache is named; None for any other folder.
 
     https://huggingface.co/docs/huggingface_hub/guides/manage-cache
     """
@@ -251,7 +254,7 @@ def _commit_of(folder: Path) -> str | None:
 
 
 def max_length_of(model: Any, tokenizer: Any) -> int:
-    """Longest pair, in tokens with special tokens, that the model has positions for and that its tokenizer allows.
+    """The longest pair, in tokens with special tokens, for which the model has positions and that its tokenizer allows.
 
     RoBERTa-like models number positions from the padding index + 1, so they have that many fewer.
     """
@@ -273,7 +276,7 @@ def _is_table(module: Any) -> bool:
 
 
 def _check_vocabulary(checkpoint: Checkpoint) -> None:
-    """Every token id must have an embedding."""
+    """Raises ExportError unless every token id has an embedding."""
     largest = max(checkpoint.tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= checkpoint.vocabulary:
         raise ExportError(
@@ -283,17 +286,19 @@ def _check_vocabulary(checkpoint: Checkpoint) -> None:
 
 
 def _check_tokenizer(checkpoint: Checkpoint) -> None:
-    """The engine joins query and document and cuts long documents; the result must equal the tokenizer's own pair encoding."""
+    """Raises ExportError unless the engine's encoding of a pair, also of a long one, equals the tokenizer's own."""
     query, document = "where do rivers begin", "Rivers begin at springs, glaciers or lakes, and in bogs."
     texts = [document, f"{document} " * (checkpoint.max_length // len(document.split()) + 1)]  # the second has to be cut
     encodings = checkpoint.pair_tokenizer().encode(query, texts)
     for number, text in enumerate(texts):
-        own = checkpoint.tokenizer(f"{checkpoint.prompt}{query}", text, truncation="only_second", max_length=checkpoint.max_length)
+        expected = checkpoint.tokenizer(
+            f"{checkpoint.prompt}{query}", text, truncation="only_second", max_length=checkpoint.max_length
+        )
         ids, segment_ids = encodings.row(number)
-        same_segments = not checkpoint.signature.segment_ids or own.get("token_type_ids") == segment_ids.tolist()
-        if own["input_ids"] != ids.tolist() or not same_segments:
+        same_segments = not checkpoint.signature.segment_ids or expected.get("token_type_ids") == segment_ids.tolist()
+        if expected["input_ids"] != ids.tolist() or not same_segments:
             raise ExportError(
                 f"tokenizer.json encodes a pair as {ids.tolist()!s:.300}, "
-                f"{type(checkpoint.tokenizer).__name__} as {own['input_ids']!s:.300}; expected the same: "
+                f"{type(checkpoint.tokenizer).__name__} as {expected['input_ids']!s:.300}; expected the same: "
                 "save the tokenizer again with its fast version"
             )

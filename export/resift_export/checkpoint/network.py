@@ -1,4 +1,4 @@
-"""network: a checkpoint as one function from token ids to the logits that are ranked, for pairs without padding."""
+"""network: a checkpoint as one function from token ids to logits, for pairs without padding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resift.errors import ExportError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from resift_export.checkpoint.config import Declared
+    from resift_export.checkpoint.config import CheckpointConfig
 
 
 POOLINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -22,35 +22,35 @@ POOLINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "max": lambda tokens: tokens.amax(1),
     "mean": lambda tokens: tokens.mean(1),
 }
-"""[b, size] from [b, width, size], by Pooling's name of the mode."""
+"""Functions from [b, width, size] to [b, size], by the name of the mode in sentence-transformers' Pooling."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """The label of several that means relevant."""
+    """The label that means relevant, in a head with several."""
 
     number: int
     name: str
     is_independent: bool
-    """whether its logit alone ranks, as in a head whose labels do not exclude each other; otherwise its log-odds do"""
+    """whether pairs are ranked by its logit, as in a head whose labels do not exclude each other; otherwise by its log-odds"""
 
     def of(self, logits: torch.Tensor) -> torch.Tensor:
-        """What pairs are ranked by, [n, 1], from logits [n, labels].
+        """The relevance logits [n, 1] by which pairs are ranked, from logits [n, labels].
 
-        The log-odds of its softmax probability p: log(p / (1 - p)) is its logit minus the logsumexp of the others.
+        The log-odds of the label's softmax probability p, log(p / (1 - p)), are its logit minus the logsumexp of the others.
         """
-        own = logits[:, self.number : self.number + 1]
+        logit = logits[:, self.number : self.number + 1]
         if self.is_independent:
-            return own
+            return logit
         others = torch.cat([logits[:, : self.number], logits[:, self.number + 1 :]], dim=1)
-        return own - torch.logsumexp(others, dim=1, keepdim=True)
+        return logit - torch.logsumexp(others, dim=1, keepdim=True)
 
 
 class Network(torch.nn.Module):
-    """Takes inputs int64[b, width] by position and returns logits float32[b, labels]."""
+    """A module that takes inputs int64[b, width] by position and returns logits float32[b, labels]."""
 
     def __init__(self, model: torch.nn.Module, names: tuple[str, ...], *, encoder: Any | None, label: Label | None) -> None:
-        """`names`: those of the inputs; `encoder`: a modular checkpoint's CrossEncoder, whose first module runs `model`."""
+        """`names`: the names of the inputs. `encoder`: a modular checkpoint's CrossEncoder, whose first module runs `model`."""
         super().__init__()
         self.model = model
         self.names = names
@@ -58,28 +58,29 @@ class Network(torch.nn.Module):
         self.steps = torch.nn.ModuleList([] if encoder is None else list(encoder)[1:])
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """The model, its modules if it has any, and the label if there is a choice."""
-        found = self.model(**dict(zip(self.names, inputs, strict=True)))
-        logits: torch.Tensor = self._scores(found) if len(self.steps) else found.logits
+        """Runs the model and its modules, if it has any, and reduces the logits to the relevant label, if one was chosen."""
+        outputs = self.model(**dict(zip(self.names, inputs, strict=True)))
+        logits: torch.Tensor = self._scores(outputs) if len(self.steps) else outputs.logits
         return logits if self.label is None else self.label.of(logits)
 
-    def _scores(self, found: Any) -> torch.Tensor:
-        """The output of the last module. Each reads and writes features by name, as in sentence-transformers."""
-        features = {"scores": found.logits} if "logits" in found else {"token_embeddings": found.last_hidden_state}
+    def _scores(self, outputs: Any) -> torch.Tensor:
+        """The output of the last module. Each module reads and writes features by name, as in sentence-transformers."""
+        features = {"scores": outputs.logits} if "logits" in outputs else {"token_embeddings": outputs.last_hidden_state}
         steps: Iterable[Any] = self.steps
         for step in steps:
             if type(step).__name__ == "Pooling":
-                features["sentence_embedding"] = pooled(features["token_embeddings"], step.pooling_mode)
+                features["sentence_embedding"] = pool_tokens(features["token_embeddings"], step.pooling_mode)
             else:
                 features = step(features)
         scores: torch.Tensor = features["scores"]
         return scores
 
 
-def pooled(tokens: torch.Tensor, modes: str | Sequence[str]) -> torch.Tensor:
-    """[b, modes x size] from [b, width, size]: what sentence-transformers' Pooling gives without padding.
+def pool_tokens(tokens: torch.Tensor, modes: str | Sequence[str]) -> torch.Tensor:
+    """[b, modes x size] from [b, width, size]: the output of sentence-transformers' Pooling for inputs without padding.
 
-    Its own reads the attention mask: the traced graph would search it for the first token, and read all of them in the last layer.
+    The library's own module reads the attention mask: the traced graph would search it for the first token, and would compute all
+    tokens in the last layer.
     """
     return torch.cat([POOLINGS[mode](tokens) for mode in _modes(modes)], dim=-1)
 
@@ -88,10 +89,10 @@ def _modes(modes: str | Sequence[str]) -> Sequence[str]:
     return [modes] if isinstance(modes, str) else modes
 
 
-def label_of(config: Any, labels: int, declared: Declared, asked: str | None, source: str) -> Label | None:
-    """The label that was `asked` for by name or number. Raises ExportError if there is no such label, or one must be asked for."""
-    names = [str(config.id2label.get(number, number)) for number in range(labels)]
-    if asked is None:
+def label_of(model_config: Any, labels: int, config: CheckpointConfig, relevant_label: str | None, source: str) -> Label | None:
+    """The label of that name or number. Raises ExportError if there is no such label, or if one has to be named and is not."""
+    names = [str(model_config.id2label.get(number, number)) for number in range(labels)]
+    if relevant_label is None:
         if labels in RELEVANCE:
             return None
         raise ExportError(
@@ -99,19 +100,27 @@ def label_of(config: Any, labels: int, declared: Declared, asked: str | None, so
             "name the one that means relevant with --relevant-label"
         )
     if labels == 1:
-        raise ExportError(f"{source} has one label, by which it ranks; leave --relevant-label {asked:.80} out")
-    number = names.index(asked) if asked in names else int(asked) if asked.isascii() and asked.isdigit() else labels
+        raise ExportError(f"{source} has one label, by which it ranks; leave --relevant-label {relevant_label:.80} out")
+    number = (
+        names.index(relevant_label)
+        if relevant_label in names
+        else int(relevant_label)
+        if relevant_label.isascii() and relevant_label.isdigit()
+        else labels
+    )
     if number >= labels:
-        raise ExportError(f"{source} has no label {asked!r:.80}; expected one of {', '.join(names):.200}, or its number from 0")
-    is_independent = config.problem_type in ("multi_label_classification", "regression") or declared.scale(labels) == "Sigmoid"
+        raise ExportError(
+            f"{source} has no label {relevant_label!r:.80}; expected one of {', '.join(names):.200}, or its number from 0"
+        )
+    is_independent = model_config.problem_type in ("multi_label_classification", "regression") or config.scale(labels) == "Sigmoid"
     return Label(number, names[number], is_independent)
 
 
 def check_steps(encoder: Any, prompt: str, source: str) -> None:
-    """Raises ExportError if a module is set up in a way that `Network` does not follow, or none of them gives scores."""
+    """Raises ExportError if `Network` does not support a module's settings, or if the last module does not output scores."""
     for step in [step for step in encoder if type(step).__name__ == "Pooling"]:
-        if other := [mode for mode in _modes(step.pooling_mode) if mode not in POOLINGS]:
-            raise ExportError(f"the Pooling of {source} has the mode {other[0]}; expected {', '.join(POOLINGS)}")
+        if unsupported := [mode for mode in _modes(step.pooling_mode) if mode not in POOLINGS]:
+            raise ExportError(f"the Pooling of {source} has the mode {unsupported[0]}; expected {', '.join(POOLINGS)}")
         if prompt and not step.include_prompt:
             raise ExportError(
                 f"the Pooling of {source} leaves the prompt out (include_prompt is false); expected it to read all tokens"

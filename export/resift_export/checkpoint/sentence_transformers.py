@@ -1,4 +1,4 @@
-"""encoder: a checkpoint in sentence-transformers' CrossEncoder: it loads modular ones, and is the reference where installed."""
+"""sentence_transformers: a checkpoint as a CrossEncoder, which loads modular checkpoints and, if installed, is the reference."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift_export.checkpoint.config import Declared
+    from resift_export.checkpoint.config import CheckpointConfig
 
-OLDEST = 6
-"""The first major version of sentence-transformers whose predict can be told which text to cut."""
-FAILURES = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError)
+OLDEST_VERSION = 6
+"""The first major version of sentence-transformers whose predict has an option that says which text to cut."""
+LOADING_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError)
 """What sentence-transformers raises for files it cannot read."""
-BATCH = 16
+BATCH_SIZE = 16
 
 log = logging.getLogger(__name__)
 
 
-def load(folder: Path, declared: Declared, model: Any, unused: Collection[str], *, safetensors: bool) -> Any | None:
-    """The CrossEncoder of `folder`, in float32 on the CPU, that shares the weights of `model`, so that memory holds them once.
+def load(folder: Path, config: CheckpointConfig, model: Any, unused_weights: Collection[str], *, safetensors: bool) -> Any | None:
+    """The CrossEncoder of `folder`, in float32 on the CPU, which shares the weights of `model`, so that memory holds them once.
 
-    `unused`: weights that the files lack and nothing reads. None if sentence-transformers is not installed or too old. Raises
-    ExtraError if a modular checkpoint needs it, and ExportError if it cannot load the checkpoint or loads other weights.
+    `unused_weights`: names of weights that the files lack and nothing reads. Returns None if sentence-transformers is not installed
+    or too old. Raises ExtraError if a modular checkpoint needs it, and ExportError if it cannot load the checkpoint or loads other
+    weights.
     """
     try:
         from sentence_transformers import CrossEncoder
 
-        found = version("sentence-transformers")
+        installed_version = version("sentence-transformers")
     except ImportError:
-        found = "not installed"
-    if found == "not installed" or int(found.split(".")[0]) < OLDEST:
-        if declared.is_modular:
-            kinds = ", ".join(module.kind for module in declared.modules)
+        installed_version = "not installed"
+    if installed_version == "not installed" or int(installed_version.split(".")[0]) < OLDEST_VERSION:
+        if config.is_modular:
+            kinds = ", ".join(module.kind for module in config.modules)
             raise ExtraError(
-                f"{folder} consists of modules of sentence-transformers ({kinds}), which loads them, but sentence-transformers is "
-                f"{found}: pip install 'sentence-transformers>={OLDEST}'"
+                f"{folder} consists of modules of sentence-transformers ({kinds}), which is needed to load them, but it is "
+                f"{installed_version}: pip install 'sentence-transformers>={OLDEST_VERSION}'"
             )
         return None
     try:
@@ -59,11 +60,11 @@ def load(folder: Path, declared: Declared, model: Any, unused: Collection[str], 
                 local_files_only=True,
                 model_kwargs={"use_safetensors": safetensors, "dtype": torch.float32},
             )
-        encoder.set_keep_in_fp32_modules([])  # all of it is in float32
-    except FAILURES as error:
+        encoder.set_keep_in_fp32_modules([])  # all modules are in float32
+    except LOADING_ERRORS as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ExportError(f"sentence-transformers {found} cannot load {folder}: {reason:.300}") from error
-    _share(encoder, model, unused, folder)
+        raise ExportError(f"sentence-transformers {installed_version} cannot load {folder}: {reason:.300}") from error
+    _share_weights(encoder, model, unused_weights, folder)
     return encoder.eval()
 
 
@@ -73,7 +74,7 @@ def predict(encoder: Any, pairs: Sequence[tuple[str, str]], max_length: int) -> 
         warnings.simplefilter("ignore")
         outputs = encoder.predict(
             list(pairs),
-            batch_size=BATCH,
+            batch_size=BATCH_SIZE,
             activation_fn=torch.nn.Identity(),
             processing_kwargs={"text": {"truncation": "only_second", "max_length": max_length}},
             show_progress_bar=False,
@@ -81,20 +82,20 @@ def predict(encoder: Any, pairs: Sequence[tuple[str, str]], max_length: int) -> 
     return np.asarray(outputs, np.float32).reshape(len(pairs), -1)
 
 
-def name() -> str:
-    """The reference's name and version."""
+def reference_name() -> str:
+    """The name and version of the reference."""
     return f"CrossEncoder.predict of sentence-transformers {version('sentence-transformers')}"
 
 
-def _share(encoder: Any, model: Any, unused: Collection[str], folder: Path) -> None:
-    """Puts `model` into the encoder. Raises ExportError unless both have the same weights."""
-    own, theirs = model.state_dict(), encoder[0].model.state_dict()
-    unlike = own.keys() ^ theirs.keys() or {
-        name for name, weights in own.items() if name not in unused and not torch.equal(weights, theirs[name])
+def _share_weights(encoder: Any, model: Any, unused_weights: Collection[str], folder: Path) -> None:
+    """Replaces the encoder's model by `model`. Raises ExportError unless both have the same weights."""
+    expected, found = model.state_dict(), encoder[0].model.state_dict()
+    differing = expected.keys() ^ found.keys() or {
+        name for name, weights in expected.items() if name not in unused_weights and not torch.equal(weights, found[name])
     }
-    if type(model) is not type(encoder[0].model) or unlike:
+    if type(model) is not type(encoder[0].model) or differing:
         raise ExportError(
             f"sentence-transformers loads {folder} as a {type(encoder[0].model).__name__} whose weights differ from those that "
-            f"transformers loads into a {type(model).__name__} (the first: {min(unlike, default='none')}); expected the same"
+            f"transformers loads into a {type(model).__name__} (the first: {min(differing, default='none')}); expected the same"
         )
     encoder[0].model = model

@@ -1,4 +1,4 @@
-"""source: the folder of a checkpoint's files, or the one they are downloaded into from a hub."""
+"""source: the folder that holds a checkpoint's files, downloaded from a hub if necessary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
 
 
 def folder_of(source: str) -> Path | None:
-    """The folder that `source` names; None if there is none, in which case it can only be a hub id."""
+    """The folder that `source` names; None if there is no such folder, in which case `source` can only be a hub id."""
     return Path(source) if os.path.isdir(source) else None  # noqa: PTH112 - Path.is_dir raises if a name is too long
 
 

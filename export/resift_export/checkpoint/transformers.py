@@ -1,4 +1,4 @@
-"""pretrained: a checkpoint's model and tokenizer by transformers, which may run no code of the checkpoint."""
+"""transformers: loads a checkpoint's model and tokenizer with transformers, which may not run code of the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from tokenizers import normalizers
 
 from resift.errors import ExportError
-from resift_export.checkpoint.config import INSTEAD, foreign_code
+from resift_export.checkpoint.config import ALTERNATIVES, foreign_code
 from resift_export.checkpoint.source import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from resift_export.checkpoint.config import Declared
+    from resift_export.checkpoint.config import CheckpointConfig
 
 VOCABULARIES = (
     "tokenizer.json",
@@ -31,51 +31,51 @@ VOCABULARIES = (
     "spm.model",
     "tokenizer.model",
 )
-"""Files in which tokenizers keep their vocabulary."""
-MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, StrictDataclassError)
+"""Files that hold the vocabulary of a tokenizer."""
+MALFORMED_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, StrictDataclassError)
 """What transformers raises for malformed configuration files, which it reads without validation."""
 
 log = logging.getLogger(__name__)
 
 
-def load_model(folder: Path, declared: Declared, *, safetensors: bool) -> tuple[Any, set[str]]:
-    """The model in evaluation mode, and those of its weights that the files lack and nothing reads. Raises ExportError."""
-    classifies = not declared.is_modular or declared.transformer.get("transformer_task") == "sequence-classification"
+def load_model(folder: Path, config: CheckpointConfig, *, safetensors: bool) -> tuple[Any, set[str]]:
+    """The model in evaluation mode, and the names of weights that the files lack and nothing reads. Raises ExportError."""
+    classifies = not config.is_modular or config.transformer.get("transformer_task") == "sequence-classification"
     kind = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModel
     try:
         # SDPA, the default, is traced as one Attention node; architectures without it use separate matrix products.
-        with _report_held_back():
-            model, loaded = kind.from_pretrained(
+        with _load_report_suppressed():
+            model, loading_info = kind.from_pretrained(
                 folder,
                 use_safetensors=safetensors,
                 dtype=torch.float32,
                 local_files_only=True,
-                trust_remote_code=False,  # unset, transformers asks on standard input
+                trust_remote_code=False,  # if it is not set, transformers asks on standard input
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below
             )
-    except (*MALFORMED, SafetensorError) as error:
-        raise _unloadable(folder, error, f"transformers {transformers.__version__} cannot load {folder}") from error
-    missing = set(loaded["missing_keys"])
-    unused = set() if classifies else {key for key in missing if key.startswith("pooler.")}
-    if missing := missing - unused:
+    except (*MALFORMED_ERRORS, SafetensorError) as error:
+        raise _load_error(folder, error, f"transformers {transformers.__version__} cannot load {folder}") from error
+    missing = set(loading_info["missing_keys"])
+    unused_weights = set() if classifies else {key for key in missing if key.startswith("pooler.")}
+    if missing := missing - unused_weights:
         raise ExportError(
             f"{folder} lacks the weights {', '.join(sorted(missing)[:5])}{' …' if len(missing) > 5 else ''} of "
-            f"{type(model).__name__}; expected a trained sequence classifier (not an embedding model): {INSTEAD}"
+            f"{type(model).__name__}; expected a trained sequence classifier (not an embedding model): {ALTERNATIVES}"
         )
-    # transformers 5 gives the sizes with each name
-    if unlike := sorted(found if isinstance(found, str) else found[0] for found in loaded["mismatched_keys"]):
+    # transformers 5 lists the sizes with each name
+    if mismatched := sorted(found if isinstance(found, str) else found[0] for found in loading_info["mismatched_keys"]):
         raise ExportError(
-            f"{folder} has weights of other sizes than its config.json says (the first of {len(unlike)}: {unlike[0]:.200}); "
-            "expected the same: save the model's own config.json with it"
+            f"{folder} has weights of other sizes than its config.json says "
+            f"(the first of {len(mismatched)}: {mismatched[0]:.200}); expected the same: save the model's own config.json with it"
         )
-    if unread := sorted(loaded["unexpected_keys"]):
-        log.warning("warning   %s has weights that its model does not read: %s", folder, f"{', '.join(unread):.200}")
-    return model.eval(), unused
+    if unexpected := sorted(loading_info["unexpected_keys"]):
+        log.warning("warning   %s has weights that its model does not read: %s", folder, f"{', '.join(unexpected):.200}")
+    return model.eval(), unused_weights
 
 
-def load_tokenizer(folder: Path, declared: Declared) -> Any:
-    """The tokenizer. Raises ExportError if it cannot be loaded, or joins or cuts pairs in a way that the engine does not."""
+def load_tokenizer(folder: Path, config: CheckpointConfig) -> Any:
+    """The tokenizer. Raises ExportError if it cannot be loaded, or joins or cuts pairs in another way than the engine."""
     if not any((folder / name).is_file() for name in VOCABULARIES):
         # transformers would silently create an empty tokenizer.
         raise ExportError(
@@ -83,51 +83,53 @@ def load_tokenizer(folder: Path, declared: Declared) -> Any:
         )
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except MALFORMED as error:
-        raise _unloadable(folder, error, f"{folder} has no tokenizer that transformers can load") from error
+    except MALFORMED_ERRORS as error:
+        raise _load_error(folder, error, f"{folder} has no tokenizer that transformers can load") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ExportError(f"{folder} has only a slow tokenizer, {type(tokenizer).__name__}; expected one with a tokenizer.json")
-    if not declared.modules and tokenizer.chat_template:
+    if not config.modules and tokenizer.chat_template:
         raise ExportError(
             f"{folder} has a chat template, by which CrossEncoder joins a pair, but resift joins it by tokenizer.json: remove the "
-            "template from the checkpoint if it was trained without"
+            "template from the checkpoint if it was trained without it"
         )
     if tokenizer.truncation_side != "right":
         raise ExportError(
             f"{folder} cuts a long document at its beginning (truncation_side is {tokenizer.truncation_side!r:.80}), but resift "
             "cuts its end: set truncation_side to right in tokenizer_config.json if that is what you want"
         )
-    if declared.is_lower_case:
-        own = tokenizer.backend_tokenizer.normalizer
-        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([] if own is None else [own])])
+    if config.is_lower_case:
+        normalizer = tokenizer.backend_tokenizer.normalizer
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Lowercase(), *([] if normalizer is None else [normalizer])]
+        )
     return tokenizer
 
 
 @contextmanager
-def _report_held_back() -> Iterator[None]:
-    """Keeps the table of missing, unread and unlike weights that transformers logs, unless it raises an error that refers to it."""
-    logger, held = logging.getLogger("transformers.modeling_utils"), list[logging.LogRecord]()
+def _load_report_suppressed() -> Iterator[None]:
+    """Suppresses the table of missing, unexpected and mismatched weights that transformers logs, unless an error refers to it."""
+    logger, reports = logging.getLogger("transformers.modeling_utils"), list[logging.LogRecord]()
 
-    def hold(record: logging.LogRecord) -> bool:
+    def suppress(record: logging.LogRecord) -> bool:
         is_report = "LOAD REPORT" in record.getMessage()
         if is_report:
-            held.append(record)
+            reports.append(record)
         return not is_report
 
-    logger.addFilter(hold)
+    logger.addFilter(suppress)
     try:
         yield
-    except MALFORMED:
-        logger.removeFilter(hold)
-        for record in held:
+    except MALFORMED_ERRORS:
+        logger.removeFilter(suppress)
+        for record in reports:
             logger.handle(record)
         raise
     finally:
-        logger.removeFilter(hold)
+        logger.removeFilter(suppress)
 
 
-def _unloadable(folder: Path, error: Exception, failure: str) -> ExportError:
-    """What to say of an error of transformers, which advises to trust remote code where it finds any."""
+def _load_error(folder: Path, error: Exception, failure: str) -> ExportError:
+    """The ExportError for an error of transformers, whose own text advises to trust remote code if the checkpoint has any."""
     if "trust_remote_code" in str(error):
         return foreign_code(str(folder), "auto_map in its configuration")
     return ExportError(f"{failure}: {first_line(error)}")

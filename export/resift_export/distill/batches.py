@@ -1,4 +1,4 @@
-"""batches: encoded pairs as padded tensors, those of similar length together."""
+"""batches: encoded pairs as padded tensors, with pairs of similar length in one batch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from resift.encoding.encodings import Encodings
     from resift_export.checkpoint.load import Checkpoint
 
-GROUP = 16
-"""Most pairs that are padded to one length: more would pad more, fewer would use wide processors less."""
+GROUP_SIZE = 16
+"""Maximum number of pairs in a batch: more would need more padding, fewer would use wide processors less."""
 
 
 @dataclass(frozen=True)
@@ -25,24 +25,24 @@ class PaddedBatch:
     """n pairs of at most `width` tokens."""
 
     rows: list[int]
-    """which of the encoded pairs they are, from 0"""
+    """numbers of the encoded pairs, from 0"""
     inputs: dict[str, torch.Tensor]
-    """int64[n, width] each: what the model reads besides the mask"""
+    """int64[n, width] each: the model's inputs other than the mask"""
     mask: torch.Tensor | None
     """int64[n, width]: 1 for tokens, 0 for padding; None without padding"""
     tokens: int
-    """without padding"""
+    """number of tokens, without padding"""
 
 
-def padded(checkpoint: Checkpoint, parts: Sequence[Encodings], device: torch.device) -> list[PaddedBatch]:
-    """Batches of all pairs of `parts`, numbered in order; equal lengths come together, so that little is padded."""
+def padded_batches(checkpoint: Checkpoint, parts: Sequence[Encodings], device: torch.device) -> list[PaddedBatch]:
+    """Batches of all pairs of `parts`, numbered in order. Equal lengths share a batch, so that there is little padding."""
     rows = [part.row(number) for part in parts for number in range(len(part))]
     order = sorted(range(len(rows)), key=lambda row: len(rows[row][0]))
-    groups = [order[start : start + GROUP] for start in range(0, len(order), GROUP)]
-    return [_padded(checkpoint, rows, group, device) for group in groups]
+    groups = [order[start : start + GROUP_SIZE] for start in range(0, len(order), GROUP_SIZE)]
+    return [_pad(checkpoint, rows, group, device) for group in groups]
 
 
-def _padded(
+def _pad(
     checkpoint: Checkpoint, rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]], group: list[int], device: torch.device
 ) -> PaddedBatch:
     lengths = [len(rows[row][0]) for row in group]
@@ -53,9 +53,9 @@ def _padded(
         "token_type_ids": np.zeros((len(group), width), np.int64),
     }
     mask = np.zeros((len(group), width), np.int64)
-    for place, (row, length) in enumerate(zip(group, lengths, strict=True)):
-        columns["input_ids"][place, :length], columns["token_type_ids"][place, :length] = rows[row]
-        mask[place, :length] = 1
+    for index, (row, length) in enumerate(zip(group, lengths, strict=True)):
+        columns["input_ids"][index, :length], columns["token_type_ids"][index, :length] = rows[row]
+        mask[index, :length] = 1
     return PaddedBatch(
         rows=group,
         inputs={name: torch.from_numpy(columns[name]).to(device) for name in checkpoint.signature.inputs},

@@ -1,4 +1,4 @@
-"""data: candidate pools split by query into what is trained on and what is measured, and the draws of each step."""
+"""data: candidate pools, split by query into training and development pools, and the random draws of each step."""
 
 from __future__ import annotations
 
@@ -30,45 +30,45 @@ class Split:
     development: list[CandidatePool]
     """never trained on"""
     excluded: int
-    """pools left out because their query is excluded"""
+    """number of pools left out because their query is excluded"""
     unused: int
-    """pools without documents, and pools of the development share beyond those that are measured"""
+    """number of pools with fewer than two documents, and of pools in the development share that are not measured"""
     files: list[DataFile]
     exclusions: list[DataFile]
 
 
-def read(data: Sequence[Path], exclude: Sequence[Path], options: Options) -> Split:
-    """Reads the pools of `data` and splits them by their queries, as `place_of` says.
+def read_split(data: Sequence[Path], exclude: Sequence[Path], options: Options) -> Split:
+    """Reads the pools of `data` and splits them by the `hash_fraction` of their queries.
 
-    `exclude`: files of JSON Lines with a "query", such as pools of an evaluation: those queries are left out altogether.
-    Raises InputError, which names the file and line, for anything else, and if nothing is left to train on or to measure.
+    `exclude`: files of JSON Lines with a "query", such as the pools of an evaluation; pools of those queries are left out.
+    Raises InputError, which names file and line, for other content, and if no pools remain to train on or to measure.
     """
     if not data:
         raise InputError("no data given; expected one or more files of candidate pools")
-    taken, exclusions = _queries(exclude)
+    excluded_keys, exclusions = _queries(exclude)
     train: list[CandidatePool] = []
-    measured: dict[str, tuple[float, CandidatePool]] = {}
+    development_by_key: dict[str, tuple[float, CandidatePool]] = {}
     excluded = unused = 0
     files = []
     texts: dict[str, str] = {}
     for path in data:
         rows = 0
-        for pool in read_pools(_regular(path)):
+        for pool in read_pools(_regular_file(path)):
             rows += 1
             key = key_of(pool.query)
-            place = place_of(key)
-            if key in taken:
+            fraction = hash_fraction(key)
+            if key in excluded_keys:
                 excluded += 1
-            elif len(pool.documents) < 2 or (place < options.development and key in measured):
+            elif len(pool.documents) < 2 or (fraction < options.development and key in development_by_key):
                 unused += 1
-            elif place < options.development:
-                measured[key] = (place, pool)
+            elif fraction < options.development:
+                development_by_key[key] = (fraction, pool)
             else:
-                # Candidates recur in many pools: each text is kept once.
+                # Candidates recur in many pools: memory holds each text once.
                 pool.documents[:] = [texts.setdefault(text, text) for text in pool.documents]
                 train.append(pool)
         files.append(DataFile(name=path_text(path.name), sha256=sha256_of(path), rows=rows))
-    development = [pool for _, pool in sorted(measured.values(), key=lambda item: item[0])]
+    development = [pool for _, pool in sorted(development_by_key.values(), key=lambda item: item[0])]
     if not train:
         raise InputError(f"no pools to train on: of {len(development) + excluded + unused} none is left; expected more data")
     if not development:
@@ -80,13 +80,13 @@ def read(data: Sequence[Path], exclude: Sequence[Path], options: Options) -> Spl
 
 
 def key_of(query: str) -> str:
-    """What queries are compared by: their words, without case, punctuation and compatibility variants."""
+    """The key by which queries are compared: their words, without case, punctuation and compatibility variants."""
     text = unicodedata.normalize("NFKC", query).casefold()
     return " ".join(re.findall(r"\w+", text)) or " ".join(text.split())
 
 
-def place_of(key: str) -> float:
-    """Where a query's key lies in [0, 1): its SHA-256. Places below the development share are never trained on."""
+def hash_fraction(key: str) -> float:
+    """The SHA-256 of a query's key as a number in [0, 1). Queries below the development share are never trained on."""
     return int.from_bytes(hashlib.sha256(key.encode(errors="surrogatepass")).digest()[:8]) / 2**64
 
 
@@ -100,7 +100,7 @@ def sha256_of(path: Path) -> str:
 
 
 class Draws:
-    """What is trained on, by position: each pool once in an epoch, in an order of its own, with some of its candidates."""
+    """The training data by position: each epoch visits every pool once, in its own order, and draws some of its candidates."""
 
     def __init__(self, pools: Sequence[CandidatePool], candidates: int, seed: int) -> None:
         self._pools = pools
@@ -110,29 +110,29 @@ class Draws:
         self._order: list[int] = []
 
     def at(self, position: int) -> tuple[str, list[str]]:
-        """The query and the documents of visit `position`, from 0: the same for the same pools, seed and number of candidates."""
-        epoch, place = divmod(position, len(self._pools))
+        """The query and the documents of visit `position`, from 0. They depend only on the pools, seed, candidates and position."""
+        epoch, index = divmod(position, len(self._pools))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, list(range(len(self._pools)))
             random.Random(f"{self._seed} order {epoch}").shuffle(self._order)  # noqa: S311 - no secret
-        pool = self._pools[self._order[place]]
-        draw = random.Random(f"{self._seed} draw {position}")  # noqa: S311 - no secret
-        return pool.query, draw.sample(pool.documents, min(self._candidates, len(pool.documents)))
+        pool = self._pools[self._order[index]]
+        generator = random.Random(f"{self._seed} draw {position}")  # noqa: S311 - no secret
+        return pool.query, generator.sample(pool.documents, min(self._candidates, len(pool.documents)))
 
 
 def _queries(files: Sequence[Path]) -> tuple[set[str], list[DataFile]]:
     """The keys of the queries in `files`, and the files."""
     keys: set[str] = set()
-    found = []
+    data_files = []
     for path in files:
-        read = list(_keys(path))
-        keys.update(read)
-        found.append(DataFile(name=path_text(path.name), sha256=sha256_of(path), rows=len(read)))
-    return keys, found
+        query_keys = list(_keys(path))
+        keys.update(query_keys)
+        data_files.append(DataFile(name=path_text(path.name), sha256=sha256_of(path), rows=len(query_keys)))
+    return keys, data_files
 
 
 def _keys(path: Path) -> Iterator[str]:
-    for number, line in read_lines(_regular(path)):
+    for number, line in read_lines(_regular_file(path)):
         where = f"{path}, line {number}"
         query = decode_object(line, where).get("query")
         if not isinstance(query, str):
@@ -140,7 +140,7 @@ def _keys(path: Path) -> Iterator[str]:
         yield key_of(query)
 
 
-def _regular(path: Path) -> Path:
+def _regular_file(path: Path) -> Path:
     if str(path) == "-" or (path.exists() and not path.is_file()):
         raise InputError(f"{path} is not a file; expected files, as a resumed run reads them again")
     return path

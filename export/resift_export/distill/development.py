@@ -1,4 +1,4 @@
-"""development: how the student ranks pools that it was never trained on."""
+"""development: measures how the student ranks pools on which it is never trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from resift.errors import ExportError
 from resift.metrics import TOP, kendall_tau, ndcg, top_overlap
 from resift.scoring import relevance
-from resift_export.distill.batches import padded
+from resift_export.distill.batches import padded_batches
 from resift_export.distill.recipe import Figures
 from resift_export.distill.student import run
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from resift_export.distill.batches import PaddedBatch
     from resift_export.distill.recipe import DistillRecipe
 
-LOOK = 15
-"""Candidates that a first look keeps, among which the teacher's top 10 should be."""
+FIRST_LOOK_SIZE = 15
+"""Number of candidates that a first look retains, which should include the teacher's top 10."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the teacher gives for the development pools."""
+    """The teacher's outputs for the development pools."""
 
     logits: torch.Tensor
     """float32[pairs, labels], pool by pool"""
     logit_variance: float
     hidden_variances: tuple[float, ...]
-    """by kept layer: mean variance of a component of the hidden states over all tokens"""
+    """by retained layer: mean variance of a component of the hidden states over all tokens"""
 
 
 class Development:
@@ -49,22 +49,26 @@ class Development:
         self._pools = pools
         self._encodings = encodings
 
-    def reference(self, teacher: Any, keep: Sequence[int], device: torch.device, go_on: Callable[[], bool]) -> Reference | None:
-        """The teacher's logits and the variances of its outputs; None if `go_on` ended it.
+    def reference(
+        self, teacher: Any, keep: Sequence[int], device: torch.device, should_continue: Callable[[], bool]
+    ) -> Reference | None:
+        """The teacher's logits and the variances of its outputs; None once `should_continue` returns False.
 
-        Raises ExportError if it gives all pairs the same, or anything that is not finite.
+        Raises ExportError if its outputs are the same for all pairs or not finite.
         """
         sums = torch.zeros(len(keep), 2, teacher.config.hidden_size, dtype=torch.float64, device=device)
         tokens = 0
 
-        def add(batch: PaddedBatch, hidden: Sequence[torch.Tensor]) -> None:
+        def add(batch: PaddedBatch, hidden_states: Sequence[torch.Tensor]) -> None:
             nonlocal tokens
             tokens += batch.tokens
-            for place, layer in enumerate(keep):
-                states = hidden[layer + 1].flatten(0, 1) if batch.mask is None else hidden[layer + 1][batch.mask.bool()]
-                sums[place] += torch.stack([states.double().sum(dim=0), states.double().square().sum(dim=0)])
+            for index, layer in enumerate(keep):
+                states = (
+                    hidden_states[layer + 1].flatten(0, 1) if batch.mask is None else hidden_states[layer + 1][batch.mask.bool()]
+                )
+                sums[index] += torch.stack([states.double().sum(dim=0), states.double().square().sum(dim=0)])
 
-        logits = self._logits(teacher, device, go_on, add)
+        logits = self._logits(teacher, device, should_continue, add)
         if logits is None:
             return None
         means, squares = (sums / tokens).unbind(dim=1)
@@ -77,19 +81,19 @@ class Development:
         return Reference(logits, variance, variances)
 
     def figures(
-        self, student: Any, recipe: DistillRecipe, reference: Reference, device: torch.device, go_on: Callable[[], bool]
+        self, student: Any, recipe: DistillRecipe, reference: Reference, device: torch.device, should_continue: Callable[[], bool]
     ) -> Figures | None:
-        """The figures of the student that `recipe` has made so far; None if `go_on` ended it."""
-        logits = self._logits(student, device, go_on)
+        """The figures of the student as `recipe` has trained it so far; None once `should_continue` returns False."""
+        logits = self._logits(student, device, should_continue)
         if logits is None:
             return None
         compared = list(zip(self._by_pool(reference.logits), self._by_pool(logits), strict=True))
-        looks = [kept(*pair) for pair in compared if len(pair[0]) >= 2 * TOP]
+        recalls = [first_look_recall(*pair) for pair in compared if len(pair[0]) >= 2 * TOP]
         labelled = [(labels, *pair) for labels, pair in zip(map(labels_of, self._pools), compared, strict=True) if labels]
         return Figures(
             pairs=recipe.pairs,
             overlap=float(np.mean([top_overlap(*pair) for pair in compared])),
-            first_look=float(np.mean(looks)) if looks else None,
+            first_look=float(np.mean(recalls)) if recalls else None,
             tau=float(np.mean([kendall_tau(*pair) for pair in compared])),
             ndcg=float(np.mean([ndcg(labels, found) for labels, _, found in labelled])) if labelled else None,
             teacher_ndcg=float(np.mean([ndcg(labels, found) for labels, found, _ in labelled])) if labelled else None,
@@ -102,38 +106,45 @@ class Development:
         self,
         model: Any,
         device: torch.device,
-        go_on: Callable[[], bool],
-        see: Callable[[PaddedBatch, Sequence[torch.Tensor]], None] | None = None,
+        should_continue: Callable[[], bool],
+        on_batch: Callable[[PaddedBatch, Sequence[torch.Tensor]], None] | None = None,
     ) -> torch.Tensor | None:
-        """Logits float32[pairs, labels] on the CPU, pool by pool; None if `go_on` ended it. `see` is given all hidden states."""
-        found = []
+        """Logits float32[pairs, labels] on the CPU, pool by pool; None once `should_continue` returns False.
+
+        `on_batch` is called with each batch and its hidden states.
+        """
+        parts = []
         for encodings in self._encodings:
             logits = torch.empty(len(encodings), self._checkpoint.signature.labels)
-            for batch in padded(self._checkpoint, [encodings], device):
-                if not go_on():
+            for batch in padded_batches(self._checkpoint, [encodings], device):
+                if not should_continue():
                     return None
                 with torch.inference_mode():
                     outputs = run(model, batch)
-                    if see is not None:
-                        see(batch, outputs.hidden)
+                    if on_batch is not None:
+                        on_batch(batch, outputs.hidden_states)
                 logits[batch.rows] = outputs.logits.cpu()
-            found.append(logits)
-        return torch.cat(found)
+            parts.append(logits)
+        return torch.cat(parts)
 
     def _by_pool(self, logits: torch.Tensor) -> list[NDArray[np.float32]]:
-        """What each pool is ranked by."""
-        ranked = relevance(logits.numpy(), self._checkpoint.relevance)
-        return np.split(ranked, np.cumsum([len(pool.documents) for pool in self._pools])[:-1])
+        """The relevance by which each pool is ranked."""
+        ranking_logits = relevance(logits.numpy(), self._checkpoint.relevance)
+        return np.split(ranking_logits, np.cumsum([len(pool.documents) for pool in self._pools])[:-1])
 
 
-def kept(reference: NDArray[np.floating], found: NDArray[np.floating], top: int = TOP, look: int = LOOK) -> float:
-    """Share of the best `top` by `reference` that are among the best `look` by `found`."""
-    best, seen = (set(np.argsort(-values, kind="stable")[:size].tolist()) for values, size in ((reference, top), (found, look)))
-    return len(best & seen) / len(best)
+def first_look_recall(
+    reference: NDArray[np.floating], student: NDArray[np.floating], top: int = TOP, size: int = FIRST_LOOK_SIZE
+) -> float:
+    """The share of the best `top` by `reference` that is among the best `size` by `student`."""
+    best, retained = (
+        set(np.argsort(-values, kind="stable")[:count].tolist()) for values, count in ((reference, top), (student, size))
+    )
+    return len(best & retained) / len(best)
 
 
 def labels_of(pool: CandidatePool) -> list[int] | None:
-    """The pool's graded relevance, 0 where a candidate has none; None if none is relevant."""
+    """The graded relevance of the pool's candidates, 0 for those without a label; None if no candidate is relevant."""
     labels = [fields.get("label") for fields in pool.fields]
-    known = [label if isinstance(label, int) and label > 0 else 0 for label in labels]
-    return known if any(known) else None
+    grades = [label if isinstance(label, int) and label > 0 else 0 for label in labels]
+    return grades if any(grades) else None

@@ -1,4 +1,4 @@
-"""distillation: the whole line, from a teacher and pools to a student's checkpoint folder."""
+"""distillation: the whole pipeline, from a teacher and pools to a student's checkpoint folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from resift.errors import InputError, OutputError
 from resift.machine import instruction_sets, usable_cores
 from resift_export.checkpoint import load as checkpoints
 from resift_export.checkpoint.layers import compact, resize
-from resift_export.distill.batches import padded
-from resift_export.distill.data import Draws, read, sha256_of
+from resift_export.distill.batches import padded_batches
+from resift_export.distill.data import Draws, read_split, sha256_of
 from resift_export.distill.development import Development
 from resift_export.distill.narrow import narrow
-from resift_export.distill.recipe import DistillRecipe, Losses, Run, Weights, own_recipe
-from resift_export.distill.state import Home
+from resift_export.distill.recipe import DistillRecipe, Losses, TrainingRun, Weights, read_recipe
+from resift_export.distill.state import Workspace
 from resift_export.distill.student import check_teacher, keep_activation, start_from, student_of
 from resift_export.distill.train import Trainer
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LIBRARIES = ("resift", "torch", "transformers", "tokenizers", "safetensors", "numpy")
-FITTED_PAIRS = 1_000
-"""Pairs that a narrower student is fitted on."""
-LINE_SECONDS = 60.0
+FIT_PAIRS = 1_000
+"""Number of pairs on which a narrower student is fitted."""
+LOG_SECONDS = 60.0
 """Time between two lines of progress."""
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -56,37 +56,38 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
     device: Device = "auto",
     threads: int | None = None,
     checkpoint_minutes: float = 10.0,
-    go_on: Callable[[], bool] = lambda: True,
+    should_continue: Callable[[], bool] = lambda: True,
 ) -> DistillRecipe:
     """Distils the teacher `source` (a folder or hub id) into a student at `out`, and returns its recipe.
 
-    `data`: files of candidate pools. `exclude`: files of queries that are left out. `start`: a student to go on from instead of
-    the teacher's own layers, which are fitted first if they are to be narrower. `threads`: torch's in this process (None: the
-    usable cores). `checkpoint_minutes`: time between two states. `go_on` is asked before every step; once it returns False, state
-    and student so far are saved, and the recipe is not `finished`. The same call goes on from there, and from any kill; on a CPU
-    with the same number of threads and the same versions, it gives the same weights to the bit as without the interruption. Only
-    the fit of a narrower student is saved once it is whole: ended before, the recipe has no `runs`, and the call begins anew.
+    `data`: files of candidate pools. `exclude`: files of queries to leave out. `start`: a student from which training starts; None:
+    from the teacher's own layers, which are fitted first if the student is to be narrower. `threads`: torch's threads in this
+    process (None: the usable cores). `checkpoint_minutes`: time between two saved states. `should_continue` is called before every
+    step; once it returns False, the state and the student so far are saved, and the recipe's `is_finished` is False. The same call
+    resumes from there, and after any kill; on a CPU with the same number of threads and the same versions, its weights are the same
+    to the bit as without the interruption. The fit of a narrower student is saved only when it is complete: if it is ended earlier,
+    the recipe has no `runs`, and the call begins again.
 
     Raises ExportError for a teacher or a start that cannot be used, InputError for bad data and options, OutputError if `out`
     cannot be written or was made with other options.
     """
-    # It would draw a bar each time the student is saved.
+    # transformers would draw a progress bar each time the student is saved.
     transformers_logging.disable_progress_bar()
-    home = Home(out)
+    workspace = Workspace(out)
     torch.set_num_threads(threads or usable_cores())
-    place = device_of(device)
-    with home.held():
+    torch_device = device_of(device)
+    with workspace.locked():
         teacher = checkpoints.load(source, revision=revision)
         check_teacher(teacher)
         compact(teacher.model)
-        if place.type == "cpu":
-            # Torch's fused attention, in its backward pass above all, is slower there than the plain products.
+        if torch_device.type == "cpu":
+            # On a CPU, torch's fused attention is slower than plain products, above all in its backward pass.
             teacher.model.set_attn_implementation("eager")
-        begun = None if start is None else checkpoints.load(start)
-        keep = options.kept(teacher.layers, () if begun is None else _learnt(begun))
+        start_checkpoint = None if start is None else checkpoints.load(start)
+        keep = options.retained_layers(teacher.layers, () if start_checkpoint is None else _learnt_layers(start_checkpoint))
         _check_options(options, teacher, start)
-        split = read(data, exclude, options)
-        recipe = _recipe(teacher, begun, options, keep, split)
+        split = read_split(data, exclude, options)
+        recipe = _recipe(teacher, start_checkpoint, options, keep, split)
         log.info(
             "pools     %d to train on, %d for the figures, %d excluded, %d unused",
             len(split.train),
@@ -94,76 +95,81 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
             split.excluded,
             split.unused,
         )
-        state = home.load()
-        made = home.finished() if state is None else state.recipe
-        if made is not None:
-            _refuse_others(made, recipe, out, has_state=state is not None)
-        if made is not None and state is None:
+        state = workspace.load()
+        existing = workspace.finished_recipe() if state is None else state.recipe
+        if existing is not None:
+            _check_same_recipe(existing, recipe, out, has_state=state is not None)
+        if existing is not None and state is None:
             log.info("finished  before: nothing to do")
-            return made
+            return existing
         tokenizer = PairTokenizer(teacher.tokenizer_json(), options.max_length)
         draws = Draws(split.train, options.candidates, options.seed)
         student = student_of(teacher.model, keep)
         keep_activation(student, teacher)
         if state is not None:
             resize(student, state.weights())
-        elif begun is not None:
-            start_from(student, begun.model, str(start))
+        elif start_checkpoint is not None:
+            start_from(student, start_checkpoint.model, str(start))
         elif options.width is not None:
-            batches = padded(teacher, _sample(draws, tokenizer), place)
-            if not narrow(student.to(place), teacher.model.to(place), keep, options.width, batches, go_on):
+            batches = padded_batches(teacher, _sample_pairs(draws, tokenizer), torch_device)
+            if not narrow(student.to(torch_device), teacher.model.to(torch_device), keep, options.width, batches, should_continue):
                 return recipe
-        trainer = Trainer(teacher, student, recipe, draws, tokenizer, place)
+        trainer = Trainer(teacher, student, recipe, draws, tokenizer, torch_device)
         if state is not None:
             trainer.restore(state)
             log.info("resume    after %s pairs", f"{trainer.recipe.pairs:,}")
         encodings = [tokenizer.encode(pool.query, pool.documents) for pool in split.development]
         development = Development(teacher, split.development, encodings)
-        Distillation(trainer, development, home, checkpoint_minutes, go_on).run()
+        Distillation(trainer, development, workspace, checkpoint_minutes, should_continue).run()
         return trainer.recipe
 
 
 class Distillation:
-    """The loop: steps, figures and states."""
+    """The training loop, which measures figures and saves states."""
 
     def __init__(
-        self, trainer: Trainer, development: Development, home: Home, checkpoint_minutes: float, go_on: Callable[[], bool]
+        self,
+        trainer: Trainer,
+        development: Development,
+        workspace: Workspace,
+        checkpoint_minutes: float,
+        should_continue: Callable[[], bool],
     ) -> None:
         self._trainer = trainer
         self._development = development
-        self._home = home
-        self._seconds = checkpoint_minutes * 60
-        self._go_on = go_on
-        self._first = trainer.recipe.pairs
+        self._workspace = workspace
+        self._save_seconds = checkpoint_minutes * 60
+        self._should_continue = should_continue
+        self._first_pair = trainer.recipe.pairs
         self._runs = trainer.recipe.runs
-        self._begin = self._saved = self._said = time.monotonic()
+        self._started_at = self._saved_at = self._logged_at = time.monotonic()
 
     def run(self) -> None:
-        """Trains until the budget is spent or `go_on` ends it, and saves."""
+        """Trains until the budget is spent or `should_continue` ends it, and saves."""
         trainer = self._trainer
-        if self._refer():
-            while self._measure() and not trainer.recipe.finished and self._go_on():
+        if self._score_with_teacher():
+            while self._measure() and not trainer.recipe.is_finished and self._should_continue():
                 trainer.step()
                 now = time.monotonic()
-                if now - self._said >= LINE_SECONDS:
-                    self._say(now)
-                if now - self._saved >= self._seconds:
+                if now - self._logged_at >= LOG_SECONDS:
+                    self._log_progress(now)
+                if now - self._saved_at >= self._save_seconds:
                     self._save()
         self._save()
-        if trainer.recipe.finished and not self._is_due():
-            self._home.clear()
+        if trainer.recipe.is_finished and not self._is_due():
+            self._workspace.clear()
 
-    def _refer(self) -> bool:
-        """Has the teacher score the development pools, unless the state has it; False if `go_on` ended it."""
+    def _score_with_teacher(self) -> bool:
+        """Scores the development pools with the teacher, unless the state has its scores; False once `should_continue` does."""
         trainer = self._trainer
         if trainer.reference is None:
             with trainer.autocast():
-                found = self._development.reference(trainer.teacher, trainer.recipe.keep, trainer.device, self._go_on)
-            if found is None:
+                reference = self._development.reference(trainer.teacher, trainer.recipe.keep, trainer.device, self._should_continue)
+            if reference is None:
                 return False
-            trainer.reference = found
+            trainer.reference = reference
             trainer.recipe = msgspec.structs.replace(
-                trainer.recipe, logit_variance=found.logit_variance, hidden_variances=found.hidden_variances
+                trainer.recipe, logit_variance=reference.logit_variance, hidden_variances=reference.hidden_variances
             )
         return True
 
@@ -173,25 +179,27 @@ class Distillation:
             return True
         last = recipe.curve[-1].pairs
         every = recipe.options.evaluate
-        return recipe.pairs // every > last // every or (recipe.finished and recipe.pairs > last)
+        return recipe.pairs // every > last // every or (recipe.is_finished and recipe.pairs > last)
 
     def _measure(self) -> bool:
-        """Adds figures to the curve if they are due; False if `go_on` ended it."""
+        """Adds figures to the curve if they are due; False once `should_continue` returns False."""
         if not self._is_due():
             return True
         trainer = self._trainer
         assert trainer.reference is not None
         with trainer.autocast():
-            found = self._development.figures(trainer.student, trainer.recipe, trainer.reference, trainer.device, self._go_on)
-        if found is None:
+            figures = self._development.figures(
+                trainer.student, trainer.recipe, trainer.reference, trainer.device, self._should_continue
+            )
+        if figures is None:
             return False
-        log.info("figures   %s", found.summary())
-        trainer.recipe = msgspec.structs.replace(trainer.recipe, curve=(*trainer.recipe.curve, found), losses=Losses())
+        log.info("figures   %s", figures.summary())
+        trainer.recipe = msgspec.structs.replace(trainer.recipe, curve=(*trainer.recipe.curve, figures), losses=Losses())
         return True
 
-    def _say(self, now: float) -> None:
+    def _log_progress(self, now: float) -> None:
         recipe = self._trainer.recipe
-        speed = (recipe.pairs - self._first) / (now - self._begin)
+        speed = (recipe.pairs - self._first_pair) / (now - self._started_at)
         losses = recipe.losses
         parts = [
             f"{name} {loss:.4f}"
@@ -205,36 +213,36 @@ class Distillation:
             speed,
             ", ".join(parts),
         )
-        self._said = now
+        self._logged_at = now
 
     def _save(self) -> None:
         trainer = self._trainer
         now = time.monotonic()
-        this = Run(
-            first_pair=self._first,
+        run = TrainingRun(
+            first_pair=self._first_pair,
             last_pair=trainer.recipe.pairs,
-            seconds=round(now - self._begin, 1),
+            seconds=round(now - self._started_at, 1),
             device=torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else f"cpu ({platform.machine()})",
             threads=torch.get_num_threads(),
             versions={name: version(name) for name in LIBRARIES},
         )
-        trainer.recipe = msgspec.structs.replace(trainer.recipe, runs=(*self._runs, this))
-        self._home.save(trainer.recipe, trainer.tensors())
-        self._home.place(trainer.checkpoint, trainer.student, trainer.recipe)
-        self._saved = time.monotonic()
+        trainer.recipe = msgspec.structs.replace(trainer.recipe, runs=(*self._runs, run))
+        self._workspace.save(trainer.recipe, trainer.tensors())
+        self._workspace.write_student(trainer.checkpoint, trainer.student, trainer.recipe)
+        self._saved_at = time.monotonic()
 
 
-def device_of(asked: Device) -> torch.device:
-    """The device; "auto" is CUDA where there is one. Raises InputError if there is none, but it was asked for."""
-    if asked == "cuda" and not torch.cuda.is_available():
+def device_of(device: Device) -> torch.device:
+    """The torch device; "auto" is CUDA if available. Raises InputError if `device` is "cuda" and torch finds no GPU."""
+    if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but torch finds none; expected a CUDA GPU and a torch built for it, or use --device cpu")
-    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def fast_dtype(device: torch.device) -> Dtype:
-    """bfloat16 where the device multiplies it faster: CUDA that has it, and CPUs with AMX or AVX-512's bfloat16.
+    """bfloat16 if the device multiplies it faster than float32: GPUs that support it, and CPUs with AMX or AVX-512's bfloat16.
 
-    With the rest of AVX-512 alone it was slower. Processors with AMX have it for both int8 and bfloat16.
+    On CPUs with other parts of AVX-512 only, it was slower. Processors with AMX support it for both int8 and bfloat16.
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
@@ -242,24 +250,24 @@ def fast_dtype(device: torch.device) -> Dtype:
 
 
 def _check_options(options: Options, teacher: Checkpoint, start: str | None) -> None:
-    """Raises InputError for options that the teacher or the student to go on from does not allow."""
+    """Raises InputError for options that the teacher, or the student from which training starts, does not allow."""
     if options.max_length > teacher.max_length:
         raise InputError(f"max_length is {options.max_length}, but the teacher reads at most {teacher.max_length} tokens")
     if options.width is not None and start is not None:
-        raise InputError(f"width is {options.width}, but {start} has a width of its own, at which it goes on; leave width out")
+        raise InputError(f"width is {options.width}, but {start} has a width of its own, which it retains; leave width out")
 
 
-def _learnt(start: Checkpoint) -> tuple[int, ...]:
-    """The teacher's layers whose outputs a student has learnt, by its recipe; none if it has no recipe."""
-    recipe = own_recipe(start.folder)
+def _learnt_layers(start: Checkpoint) -> tuple[int, ...]:
+    """The teacher's layers whose outputs the student `start` has learnt, by its recipe; none if it has no recipe."""
+    recipe = read_recipe(start.folder)
     return () if recipe is None else tuple(recipe["keep"])
 
 
-def _sample(draws: Draws, tokenizer: PairTokenizer) -> list[Encodings]:
-    """The first FITTED_PAIRS pairs that are drawn, or a few more."""
-    log.info("narrow    fitted on %d pairs", FITTED_PAIRS)
+def _sample_pairs(draws: Draws, tokenizer: PairTokenizer) -> list[Encodings]:
+    """The first FIT_PAIRS pairs that are drawn, or a few more."""
+    log.info("narrow    fitted on %d pairs", FIT_PAIRS)
     parts: list[Encodings] = []
-    while sum(len(part) for part in parts) < FITTED_PAIRS:
+    while sum(len(part) for part in parts) < FIT_PAIRS:
         parts.append(tokenizer.encode(*draws.at(len(parts))))
     return parts
 
@@ -287,13 +295,13 @@ def _weights(checkpoint: Checkpoint) -> Weights:
         architecture=type(checkpoint.model).__name__,
         layers=checkpoint.layers,
         sha256={path.name: sha256_of(path) for path in files},
-        recipe=own_recipe(checkpoint.folder),
+        recipe=read_recipe(checkpoint.folder),
     )
 
 
-def _refuse_others(made: DistillRecipe, asked: DistillRecipe, out: Path, *, has_state: bool) -> None:
-    """Raises OutputError if `made`, which is in or for OUT, would not be made by what is asked, or cannot go on."""
-    if differences := made.differences(asked):
-        raise OutputError(f"{out} was begun otherwise: {'; '.join(differences)}; ask for the same, or choose another OUT")
-    if not made.finished and not has_state:
-        raise OutputError(f"{out} is unfinished, but its state is gone; choose another OUT, or go on from it with --from {out}")
+def _check_same_recipe(existing: DistillRecipe, expected: DistillRecipe, out: Path, *, has_state: bool) -> None:
+    """Raises OutputError if `existing`, the recipe in or for OUT, differs from the `expected` one or cannot be resumed."""
+    if differences := existing.differences(expected):
+        raise OutputError(f"{out} was begun with {'; '.join(differences)}; use the same choices, or choose another OUT")
+    if not existing.is_finished and not has_state:
+        raise OutputError(f"{out} is unfinished, but its state is gone; choose another OUT, or start from it with --from {out}")

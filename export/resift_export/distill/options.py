@@ -1,4 +1,4 @@
-"""Options: what a distillation makes; together with teacher and data they determine the student."""
+"""Options of a distillation; together with the teacher and the data, they determine the student."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The options of a distillation. Raises InputError for a value out of range."""
 
     keep: tuple[int, ...] = ()
-    """the teacher's layers, from 0 and rising, whose outputs the student's layers learn; empty: `layers` of them, evenly spaced"""
+    """the teacher's layers, numbered from 0 and rising, whose outputs the student's layers learn; empty: `layers` of them, evenly
+    spaced"""
     layers: int | None = None
-    """layers of the student, if `keep` is empty; None: those of the student it goes on from, all with a `width`, or 6"""
+    """number of the student's layers, if `keep` is empty; None: as many as the student that training starts from has, all with a
+    `width`, or 6"""
     width: float | None = None
-    """share of its layers' operations that stays: heads and inner units are chosen, and what stays is fitted, before the training;
-    None: all"""
+    """share of its layers' operations that the student retains: before the training, heads and inner units are chosen and their
+    weights fitted; None: all"""
     pairs: int = 100_000
-    """pairs to train on in all: the budget by which the phases and the learning rate are set; with a `width`, 0 leaves the student
-    as it was fitted"""
+    """total number of pairs to train on: the budget that determines the phases and the learning rate; with a `width`, 0 leaves the
+    student as it was fitted"""
     batch: int = 32
-    """pairs of an optimizer step, at least: a step takes whole draws"""
+    """minimum number of pairs of an optimizer step: a step takes whole draws"""
     candidates: int = 8
-    """most candidates drawn of a pool at each visit"""
+    """maximum number of candidates drawn from a pool at each visit"""
     local: float = 0.2
     """share of the budget in the first phase, layer by layer"""
     decay: float = 0.2
@@ -39,22 +41,22 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     lr: float = 3e-4
     """learning rate between the warm-up and the decay"""
     max_length: int = 128
-    """most tokens of a pair"""
+    """maximum number of tokens of a pair"""
     development: float = 0.02
-    """share of the queries that is never trained on"""
+    """share of the queries that are never trained on"""
     development_pools: int = 64
-    """most pools of that share which the figures are measured on"""
+    """maximum number of pools of that share on which the figures are measured"""
     evaluate: int = 10_000
     """pairs between two measurements"""
     seed: int = 0
     dtype: Dtype = "float32"
-    """of the products; weights and optimizer are float32"""
+    """type of the matrix products; weights and optimizer are float32"""
 
     def __post_init__(self) -> None:
         for name in ("layers", "pairs", "batch", "candidates", "max_length", "development_pools", "evaluate"):
-            least = 0 if name == "pairs" and self.width else 1
-            if (value := getattr(self, name)) is not None and value < least:
-                raise InputError(f"{name} is {value}; expected {least} or more")
+            minimum = 0 if name == "pairs" and self.width else 1
+            if (value := getattr(self, name)) is not None and value < minimum:
+                raise InputError(f"{name} is {value}; expected {minimum} or more")
         for name in ("local", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1")
@@ -67,16 +69,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if any(second <= first for first, second in zip((-1, *self.keep), self.keep, strict=False)):
             raise InputError(f"keep is {','.join(map(str, self.keep))}; expected rising numbers of layers, from 0: 1,3,5")
 
-    def kept(self, teacher_layers: int, start: tuple[int, ...] = ()) -> tuple[int, ...]:
-        """The layers of a teacher of `teacher_layers` whose outputs are learnt. Raises InputError if it has too few.
+    def retained_layers(self, teacher_layers: int, start: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """The layers, of a teacher with `teacher_layers`, whose outputs the student learns. Raises InputError if it has too few.
 
-        `start`: those that the student it goes on from has learnt. Only a narrower student may have all of them.
+        `start`: the layers learnt by the student that training starts from. Only a narrower student may retain all layers.
         """
         is_narrow = self.width is not None or len(start) == teacher_layers
         keep = self.keep or (start if self.layers is None else ())
         if not keep and is_narrow and self.layers in (None, teacher_layers):
             keep = tuple(range(teacher_layers))
-        keep = keep or evenly(self.layers or DEFAULT_LAYERS, teacher_layers)
+        keep = keep or evenly_spaced(self.layers or DEFAULT_LAYERS, teacher_layers)
         if keep[-1] != teacher_layers - 1:
             raise InputError(
                 f"keep ends with layer {keep[-1]}; expected the teacher's last, {teacher_layers - 1}, whose output its head reads"
@@ -91,13 +93,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def rate(self, pairs: int) -> float:
         """The learning rate of a step after `pairs` pairs: a warm-up, a constant, a linear decay."""
-        rise = min(1.0, (pairs + self.batch) / WARMUP)
-        left = (self.pairs - pairs) / (self.decay * self.pairs) if self.decay else 1.0
-        return self.lr * rise * max(0.0, min(1.0, left))
+        warmup = min(1.0, (pairs + self.batch) / WARMUP)
+        decay = (self.pairs - pairs) / (self.decay * self.pairs) if self.decay else 1.0
+        return self.lr * warmup * max(0.0, min(1.0, decay))
 
 
-def evenly(layers: int, teacher_layers: int) -> tuple[int, ...]:
-    """`layers` of a teacher's layers at even distances that end with the last. Raises InputError if it has no more than that."""
+def evenly_spaced(layers: int, teacher_layers: int) -> tuple[int, ...]:
+    """`layers` of a teacher's layers at even distances, the last one included. Raises InputError if it has too few."""
     if not 1 <= layers < teacher_layers:
         raise InputError(f"layers is {layers}, but the teacher has {teacher_layers}; expected 1 to {teacher_layers - 1}")
     return tuple((number + 1) * teacher_layers // layers - 1 for number in range(layers))

@@ -1,4 +1,4 @@
-"""DistillRecipe: recipe.json beside a student, which says what made it and how it fared."""
+"""DistillRecipe: recipe.json beside a student, which records how it was made and its figures."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class Weights(Strict, frozen=True, kw_only=True):
     architecture: str
     layers: int
     sha256: dict[str, str]
-    """of its weights and its tokenizer, by file name"""
+    """digests of its weights and its configuration, by file name"""
     recipe: dict[str, Any] | None = None
     """its own recipe, if it is a student"""
 
 
-class Run(Strict, frozen=True, kw_only=True):
-    """One process that trained. With other threads, processors or versions the last bits of the weights may differ."""
+class TrainingRun(Strict, frozen=True, kw_only=True):
+    """One process that trained. With other threads, processors or versions, the last bits of the weights may differ."""
 
     first_pair: int
     last_pair: int
     seconds: float
-    """wall time, in which the process may have been stopped"""
+    """wall time, which includes time during which the process was stopped"""
     device: str
     threads: int
     versions: dict[str, str]
@@ -62,7 +62,7 @@ class Losses(Strict, frozen=True, kw_only=True):
     logits: float = 0.0
 
     def plus(self, pairs: int, hidden: float, logits: float | None) -> Losses:
-        """With those of one more step of `pairs` pairs: means a pair; no logits layer by layer."""
+        """The sums with one more step of `pairs` pairs. `hidden` and `logits`: means per pair; `logits` is None layer by layer."""
         return Losses(
             pairs=self.pairs + pairs,
             hidden=self.hidden + pairs * hidden,
@@ -86,20 +86,21 @@ class Figures(Strict, frozen=True, kw_only=True):
 
     pairs: int
     overlap: float
-    """mean share of the teacher's top 10 (the top half of pools below 20) that is in the student's"""
+    """mean share of the teacher's top 10 (the top half of pools below 20) that is in the student's top 10"""
     first_look: float | None
-    """mean share of the teacher's top 10 that is among the student's best 15, in pools of 20 or more; None without any"""
+    """mean share of the teacher's top 10 that is among the student's best 15, in pools of 20 or more; None without such pools"""
     tau: float
     """mean Kendall tau-b"""
     ndcg: float | None
-    """nDCG@10 within the labelled pools; None without any"""
+    """nDCG@10 within the labelled pools; None without such pools"""
     teacher_ndcg: float | None
     logit_error: float
-    """mean squared difference from the teacher's logits, in variances of these"""
+    """mean squared difference from the teacher's logits, as a multiple of their variance"""
     train_hidden: float | None
-    """mean squared difference of hidden states while training since the last figures, in variances; None at the start"""
+    """mean squared difference of hidden states in training since the last figures, as a multiple of their variance; None at the
+    start"""
     train_logits: float | None
-    """the same of logits; None at the start and layer by layer"""
+    """the same for logits; None at the start and layer by layer"""
 
     def summary(self) -> str:
         """One line for a log."""
@@ -113,15 +114,15 @@ class Figures(Strict, frozen=True, kw_only=True):
 
 
 class DistillRecipe(Strict, frozen=True, kw_only=True):
-    """recipe.json: the same teacher, data and options give the same student again."""
+    """recipe.json: with the same teacher, data and options, training makes the same student again."""
 
     format: int = FORMAT
     teacher: Weights
     start: Weights | None
-    """the student it went on from; None: the teacher's own layers"""
+    """the student that training started from; None: the teacher's own layers"""
     options: Options
     keep: tuple[int, ...]
-    """the teacher's layers whose outputs were learnt"""
+    """the teacher's layers whose outputs the student learnt"""
     data: list[DataFile]
     exclude: list[DataFile]
     train_pools: int
@@ -129,91 +130,94 @@ class DistillRecipe(Strict, frozen=True, kw_only=True):
     excluded_pools: int
     unused_pools: int
     hidden_variances: tuple[float, ...] = ()
-    """of the teacher's hidden states in the development pools, by kept layer"""
+    """variances of the teacher's hidden states in the development pools, by retained layer"""
     logit_variance: float = 0.0
     pairs: int = 0
-    """trained on so far"""
+    """number of pairs trained on so far"""
     steps: int = 0
     position: int = 0
-    """visits to pools so far"""
+    """number of visits to pools so far"""
     losses: Losses = Losses()
-    runs: tuple[Run, ...] = ()
+    runs: tuple[TrainingRun, ...] = ()
     curve: tuple[Figures, ...] = ()
 
     @property
-    def finished(self) -> bool:
-        """Whether the whole budget was trained on; of 0 pairs, whether there is a student, with the first figures of its curve."""
+    def is_finished(self) -> bool:
+        """Whether training has used its whole budget; with a budget of 0 pairs, whether the curve has its first figures."""
         return bool(self.curve) and self.pairs >= self.options.pairs
 
     def command(self) -> str:
-        """The command line that makes it again, with names in place of paths."""
-        chosen = self.options
+        """The command line that makes the student again, with names in place of paths."""
+        options = self.options
         words = ["resift", "distill", self.teacher.id, "OUT", "--keep", ",".join(map(str, self.keep))]
         if self.teacher.revision:
             words += ["--revision", self.teacher.revision]
         if self.start:
             words += ["--from", self.start.id]
-        if chosen.width:
-            words += ["--width", str(chosen.width)]
-        for option, value in (
-            ("--pairs", chosen.pairs),
-            ("--batch", chosen.batch),
-            ("--max", chosen.candidates),
-            ("--local", chosen.local),
-            ("--decay", chosen.decay),
-            ("--lr", chosen.lr),
-            ("--max-length", chosen.max_length),
-            ("--dev", chosen.development),
-            ("--dev-pools", chosen.development_pools),
-            ("--evaluate", chosen.evaluate),
-            ("--seed", chosen.seed),
-            ("--dtype", chosen.dtype),
+        if options.width:
+            words += ["--width", str(options.width)]
+        for flag, value in (
+            ("--pairs", options.pairs),
+            ("--batch", options.batch),
+            ("--max", options.candidates),
+            ("--local", options.local),
+            ("--decay", options.decay),
+            ("--lr", options.lr),
+            ("--max-length", options.max_length),
+            ("--dev", options.development),
+            ("--dev-pools", options.development_pools),
+            ("--evaluate", options.evaluate),
+            ("--seed", options.seed),
+            ("--dtype", options.dtype),
         ):
-            words += [option, str(value)]
+            words += [flag, str(value)]
         words += ["--data", *(file.name for file in self.data)]
         if self.exclude:
             words += ["--exclude", *(file.name for file in self.exclude)]
         return shlex.join(words)
 
-    def differences(self, other: DistillRecipe) -> list[str]:
-        """What `other` would make differently, a phrase each, this one's value first."""
-        first, second = self._made_of(), other._made_of()
-        return [f"{name} {first[name]} there, {second[name]} asked" for name in first if first[name] != second[name]]
+    def differences(self, expected: DistillRecipe) -> list[str]:
+        """One phrase for each choice in which this recipe differs from the `expected` one, such as "lr 0.1 instead of 0.2"."""
+        found, requested = self._inputs(), expected._inputs()
+        return [f"{name} {found[name]} instead of {requested[name]}" for name in found if found[name] != requested[name]]
 
-    def _made_of(self) -> dict[str, str]:
+    def _inputs(self) -> dict[str, str]:
         options = {name: value for name, value in msgspec.structs.asdict(self.options).items() if name not in ("keep", "layers")}
         files = {"data": self.data, "exclude": self.exclude}
         return {
             "teacher": _brief(self.teacher),
             "--from": _brief(self.start),
             "--keep": ",".join(map(str, self.keep)),
-            **{name: ", ".join(f"{file.name} ({file.sha256[:12]})" for file in found) or "none" for name, found in files.items()},
+            **{
+                name: ", ".join(f"{file.name} ({file.sha256[:12]})" for file in data_files) or "none"
+                for name, data_files in files.items()
+            },
             **{name: str(value) for name, value in options.items()},
         }
 
-    def encoded(self) -> bytes:
-        """As JSON, with the command line for people."""
-        content = {**msgspec.to_builtins(self), "finished": self.finished, "command": self.command()}
+    def to_json(self) -> bytes:
+        """The content of recipe.json, with the command line for readers."""
+        content = {**msgspec.to_builtins(self), "finished": self.is_finished, "command": self.command()}
         return msgspec.json.format(msgspec.json.encode(content), indent=1)
 
 
-def decode(content: bytes) -> DistillRecipe:
-    """A recipe from its JSON. Raises ValueError if it is none."""
-    found = decode_json(content)
-    if isinstance(found, dict):
-        found = {name: value for name, value in found.items() if name not in ("finished", "command")}
-    return msgspec.convert(found, DistillRecipe)
+def decode_recipe(content: bytes) -> DistillRecipe:
+    """A recipe from the content of recipe.json. Raises ValueError if the content is not a recipe."""
+    fields = decode_json(content)
+    if isinstance(fields, dict):
+        fields = {name: value for name, value in fields.items() if name not in ("finished", "command")}
+    return msgspec.convert(fields, DistillRecipe)
 
 
-def own_recipe(folder: Path) -> dict[str, Any] | None:
-    """The recipe of a checkpoint that is a student, as plain JSON; None if it is none."""
+def read_recipe(folder: Path) -> dict[str, Any] | None:
+    """The recipe of a checkpoint that is a student, as plain JSON; None for other checkpoints."""
     try:
         content = (folder / RECIPE).read_bytes()
-        decode(content)
+        decode_recipe(content)
     except (OSError, ValueError):
         return None
-    found: dict[str, Any] = decode_json(content)
-    return found
+    recipe: dict[str, Any] = decode_json(content)
+    return recipe
 
 
 def _brief(weights: Weights | None) -> str:

@@ -1,4 +1,4 @@
-"""student: the families that can be distilled, a student's layers, and how far they are from the teacher's."""
+"""student: the families that can be distilled, a student's layers, and their errors compared with the teacher's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from resift.errors import ExportError
-from resift_export.checkpoint.config import Declared
+from resift_export.checkpoint.config import CheckpointConfig
 from resift_export.checkpoint.layers import LAYERS, compact, layers_of, resize
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.distill.batches import PaddedBatch
 
-MASKED = -1e9
-"""Added to the attention's score of padding, whose weight is then 0; bfloat16 holds it too."""
+MASK_VALUE = -1e9
+"""Value added to the attention score of padding, whose weight is then 0; bfloat16 can hold it too."""
 REASONS = {
     "albert": "all its layers are one and the same, so that none can be left out",
     "mpnet": "its layers share a position bias that the model computes",
@@ -29,16 +29,16 @@ REASONS = {
 
 
 class Outputs(NamedTuple):
-    """What a model gives for a batch of n pairs."""
+    """A model's outputs for a batch of n pairs."""
 
-    hidden: Sequence[torch.Tensor]
+    hidden_states: Sequence[torch.Tensor]
     """[n, width, hidden size] each: the embeddings, then each layer's output"""
     logits: torch.Tensor
     """float32[n, labels]"""
 
 
 def check_family(model: Any) -> None:
-    """Raises ExportError, which says why, if models of this kind cannot be distilled."""
+    """Raises ExportError, with the reason, if models of this kind cannot be distilled."""
     kind = model.config.model_type
     if kind not in LAYERS:
         reason = REASONS.get(kind, "how its layers are joined is not known")
@@ -46,22 +46,22 @@ def check_family(model: Any) -> None:
 
 
 def check_teacher(teacher: Checkpoint) -> None:
-    """Raises ExportError, which says why, if the teacher cannot be distilled."""
+    """Raises ExportError, with the reason, if the teacher cannot be distilled."""
     check_family(teacher.model)
     if teacher.is_modular or teacher.prompt:
-        has = "modules of sentence-transformers" if teacher.is_modular else "a prompt"
-        raise ExportError(f"{teacher.id} has {has}, which a student would lose; expected a plain sequence classifier")
+        extras = "modules of sentence-transformers" if teacher.is_modular else "a prompt"
+        raise ExportError(f"{teacher.id} has {extras}, which a student would lose; expected a plain sequence classifier")
 
 
 def keep_activation(student: Any, teacher: Checkpoint) -> None:
-    """Writes the teacher's activation into the student's configuration, its one file that says it, unless it is there already."""
-    if Declared(student.config.to_dict()).activation(teacher.labels) != teacher.activation:
+    """Writes the teacher's activation into the student's config.json, the only file to declare it, unless it says so already."""
+    if CheckpointConfig(student.config.to_dict()).activation(teacher.labels) != teacher.activation:
         name = "linear.Identity" if teacher.activation == "identity" else "activation.Sigmoid"
         student.config.sentence_transformers = {"activation_fn": f"torch.nn.modules.{name}"}
 
 
 def student_of(teacher: Any, keep: Sequence[int]) -> Any:
-    """A copy of the teacher with its layers `keep` only; embeddings are frozen, dropout is off."""
+    """A copy of the teacher with only its layers `keep`; embeddings are frozen and dropout is off."""
     student = copy.deepcopy(teacher)
     block, _, name = LAYERS[student.config.model_type].partition(".")
     layers = layers_of(student)
@@ -71,21 +71,21 @@ def student_of(teacher: Any, keep: Sequence[int]) -> Any:
     for module in (student.base_model.embeddings, getattr(student.base_model, "embeddings_project", None)):
         if module is not None:
             module.requires_grad_(requires_grad=False)
-    # In evaluation mode: the teacher's outputs have no dropout, and neither has the student that learns them.
+    # In evaluation mode, as the teacher: the student learns outputs that were computed without dropout.
     return student.eval()
 
 
 def start_from(student: Any, start: Any, name: str) -> None:
-    """Gives `student` the weights of `start`, and its layers their sizes.
+    """Gives `student` the weights of `start` and the sizes of its layers.
 
-    Raises ExportError unless they fit it, the frozen ones being the same.
+    Raises ExportError unless the weights fit the student and the frozen weights are equal.
     """
     check_family(start)
     compact(start)
     resize(student, start.state_dict())
-    own, other = student.state_dict(), start.state_dict()
-    if start.config.model_type != student.config.model_type or {key: value.shape for key, value in own.items()} != {
-        key: value.shape for key, value in other.items()
+    expected, found = student.state_dict(), start.state_dict()
+    if start.config.model_type != student.config.model_type or {key: value.shape for key, value in expected.items()} != {
+        key: value.shape for key, value in found.items()
     }:
         sizes = [f"{model.config.num_hidden_layers} layers of {model.config.hidden_size}" for model in (start, student)]
         raise ExportError(
@@ -93,38 +93,38 @@ def start_from(student: Any, start: Any, name: str) -> None:
             "expected one that was distilled from this teacher"
         )
     frozen = [key for key, weights in student.named_parameters() if not weights.requires_grad]
-    if unlike := [key for key in frozen if not torch.equal(own[key], other[key])]:
-        raise ExportError(f"{name} has another {unlike[0]} than the teacher; expected a student that was distilled from it")
-    student.load_state_dict(other)
+    if differing := [key for key in frozen if not torch.equal(expected[key], found[key])]:
+        raise ExportError(f"{name} has another {differing[0]} than the teacher; expected a student that was distilled from it")
+    student.load_state_dict(found)
 
 
 def run(model: Any, batch: PaddedBatch) -> Outputs:
     """All hidden states and the logits of a batch."""
-    found = model(**batch.inputs, attention_mask=batch.mask, output_hidden_states=True)
-    return Outputs(found.hidden_states, found.logits.float())
+    outputs = model(**batch.inputs, attention_mask=batch.mask, output_hidden_states=True)
+    return Outputs(outputs.hidden_states, outputs.logits.float())
 
 
-def run_apart(student: Any, batch: PaddedBatch, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Each layer's output for the input of its own that it is given, [n, width, hidden size] each."""
-    return [through(layer, states, batch) for layer, states in zip(layers_of(student), inputs, strict=True)]
+def run_layers(student: Any, batch: PaddedBatch, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Each layer's output for its own one of the `inputs`; inputs and outputs are [n, width, hidden size] each."""
+    return [run_layer(layer, states, batch) for layer, states in zip(layers_of(student), inputs, strict=True)]
 
 
-def through(layer: torch.nn.Module, states: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
+def run_layer(layer: torch.nn.Module, states: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
     """A layer's output for hidden states of the batch, both [n, width, hidden size]."""
-    # Added to the attention's scores: every implementation takes that, and a boolean mask only torch's fused one.
-    mask = None if batch.mask is None else (1 - batch.mask[:, None, None, :]) * MASKED
+    # Every implementation adds this mask to its attention scores; only torch's fused one accepts a boolean mask.
+    mask = None if batch.mask is None else (1 - batch.mask[:, None, None, :]) * MASK_VALUE
     output = layer(states, None if mask is None else mask.to(states.dtype))
     # transformers below 5 returns a tuple.
-    found: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return found
+    output_states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return output_states
 
 
 def squared_errors(
-    found: Sequence[torch.Tensor], goal: Sequence[torch.Tensor], batch: PaddedBatch, variances: Sequence[float]
+    states: Sequence[torch.Tensor], goals: Sequence[torch.Tensor], batch: PaddedBatch, variances: Sequence[float]
 ) -> torch.Tensor:
-    """Squared distances of hidden states from their goals: a component's mean, in variances, summed over tokens; layers' mean."""
+    """Squared errors of hidden states: mean over components as a multiple of the variance, sum over tokens, mean over layers."""
     errors = []
-    for states, target, variance in zip(found, goal, variances, strict=True):
-        distance = (states.float() - target.float()).square().mean(dim=2)
+    for layer_states, layer_goals, variance in zip(states, goals, variances, strict=True):
+        distance = (layer_states.float() - layer_goals.float()).square().mean(dim=2)
         errors.append((distance if batch.mask is None else distance * batch.mask).sum() / variance)
     return torch.stack(errors).mean()

@@ -1,12 +1,12 @@
 """train: the two phases of a distillation, from a teacher to a student of fewer layers.
 
-First layer by layer: each of the student's layers reads the teacher's own input to the stretch of layers that it replaces, and
-learns the stretch's output, so that all learn at once and no error adds up. Then end to end: the student's hidden states and logits
-learn the teacher's, and the hidden state that the head reads counts again by itself. Hidden states are hundreds of numbers a token,
-where logits alone are one a pair (TinyBERT, arXiv:1909.10351, learns both, too).
+In the first phase, training is layer by layer: each of the student's layers reads the teacher's input to the layers that it
+replaces and learns their output, so that all layers learn at once and no errors accumulate. In the second phase, it is end to end:
+the student's hidden states and logits learn the teacher's, and the hidden state that the head reads counts once more. Hidden states
+are hundreds of numbers per token, whereas logits are one per pair (TinyBERT, arXiv:1909.10351, learns both, too).
 
-transformers' Trainer and accelerate are not used: layer by layer there is no forward pass of one model, and a killed run must go on
-to the same weights, which is plain in one loop whose draws are a function of their position.
+transformers' Trainer and accelerate are not used: layer by layer, there is no forward pass of one model, and a killed run has to
+resume to the same weights, which is simple in one loop whose draws are a function of their position.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import msgspec
 import torch
 
 from resift.errors import ExportError, OutputError
-from resift_export.distill.batches import padded
+from resift_export.distill.batches import padded_batches
 from resift_export.distill.development import Reference
 from resift_export.distill.state import AVERAGES, REFERENCE, STUDENT
-from resift_export.distill.student import run, run_apart, squared_errors
+from resift_export.distill.student import run, run_layers, squared_errors
 
 if TYPE_CHECKING:
     from resift.encoding.encodings import Encodings
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from resift_export.distill.recipe import DistillRecipe
     from resift_export.distill.state import State
 
-CLIP = 1.0
+MAX_GRADIENT_NORM = 1.0
 """Largest norm of a step's gradient."""
 WEIGHT_DECAY = 0.01
-"""Of matrices; biases and norms have none."""
+"""Weight decay of matrices; biases and norms have none."""
 BETAS = (0.9, 0.98)
-AVERAGED = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps for each parameter."""
+OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
+"""Names of the values that AdamW stores for each parameter."""
 
 
 @dataclass
 class Trainer:
-    """A teacher, its student and how far it has got."""
+    """A teacher, its student and the progress of its training."""
 
     checkpoint: Checkpoint
     student: Any
@@ -67,33 +67,35 @@ class Trainer:
         )
 
     def restore(self, state: State) -> None:
-        """Continues from `state`. Raises OutputError if its tensors are not this student's."""
+        """Continues from `state`. Raises OutputError if its tensors do not belong to this student."""
         self.recipe = state.recipe
-        held = state.weights()
-        if {name: value.shape for name, value in held.items()} != {name: weights.shape for name, weights in self._weights.items()}:
+        weights_by_name = state.weights()
+        if {name: value.shape for name, value in weights_by_name.items()} != {
+            name: weights.shape for name, weights in self._weights.items()
+        }:
             raise OutputError("the state does not hold this student's weights; delete its folder to start anew")
         with torch.no_grad():
             for name, weights in self._weights.items():
-                weights.copy_(held[name])
+                weights.copy_(weights_by_name[name])
         # The head has no averages before the second phase.
-        kept = {
-            place: {kind: state.tensors[f"{AVERAGES}{name}.{kind}"] for kind in AVERAGED}
-            for place, name in enumerate(self._names)
-            if f"{AVERAGES}{name}.{AVERAGED[0]}" in state.tensors
+        averages = {
+            index: {kind: state.tensors[f"{AVERAGES}{name}.{kind}"] for kind in OPTIMIZER_STATE}
+            for index, name in enumerate(self._names)
+            if f"{AVERAGES}{name}.{OPTIMIZER_STATE[0]}" in state.tensors
         }
-        self._optimizer.load_state_dict({"state": kept, "param_groups": self._optimizer.state_dict()["param_groups"]})
+        self._optimizer.load_state_dict({"state": averages, "param_groups": self._optimizer.state_dict()["param_groups"]})
         if REFERENCE in state.tensors:
             self.reference = Reference(state.tensors[REFERENCE], self.recipe.logit_variance, self.recipe.hidden_variances)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What `restore` reads, on the CPU."""
-        found = {f"{STUDENT}{name}": weights.detach() for name, weights in self._weights.items()}
-        kept = self._optimizer.state_dict()["state"]
-        for place, name in enumerate(self._names):
-            found |= {f"{AVERAGES}{name}.{kind}": kept[place][kind] for kind in AVERAGED if place in kept}
+        """The tensors that `restore` reads, on the CPU."""
+        tensors = {f"{STUDENT}{name}": weights.detach() for name, weights in self._weights.items()}
+        averages = self._optimizer.state_dict()["state"]
+        for index, name in enumerate(self._names):
+            tensors |= {f"{AVERAGES}{name}.{kind}": averages[index][kind] for kind in OPTIMIZER_STATE if index in averages}
         if self.reference:
-            found[REFERENCE] = self.reference.logits
-        return {name: tensor.cpu().contiguous() for name, tensor in found.items()}
+            tensors[REFERENCE] = self.reference.logits
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
     def step(self) -> None:
         """Trains on the next draws. Raises ExportError if the loss is not finite."""
@@ -103,7 +105,7 @@ class Trainer:
         while (pairs := sum(len(part) for part in parts)) < options.batch:
             parts.append(self.tokenizer.encode(*self.draws.at(position)))
             position += 1
-        batches = padded(self.checkpoint, parts, self.device)
+        batches = padded_batches(self.checkpoint, parts, self.device)
         tokens = sum(batch.tokens for batch in batches)
         is_local = options.is_local(recipe.pairs)
         hidden = logits = 0.0
@@ -118,7 +120,7 @@ class Trainer:
             raise ExportError(f"the loss after {recipe.pairs:,} pairs is not finite; expected it to fall: try a lower --lr")
         for group in self._optimizer.param_groups:
             group["lr"] = options.rate(recipe.pairs)
-        torch.nn.utils.clip_grad_norm_(self._weights.values(), CLIP)
+        torch.nn.utils.clip_grad_norm_(self._weights.values(), MAX_GRADIENT_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.recipe = msgspec.structs.replace(
@@ -130,30 +132,30 @@ class Trainer:
         )
 
     def autocast(self) -> torch.autocast:
-        """The precision of the products."""
+        """The context that sets the precision of the matrix products."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.options.dtype == "bfloat16")
 
     def _goals(self, batch: PaddedBatch) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
-        """The teacher's embeddings, what each of the student's layers should output, and the teacher's logits."""
+        """The teacher's embeddings, the output that each of the student's layers should learn, and the teacher's logits."""
         with torch.no_grad():
             teacher = run(self.teacher, batch)
-        return teacher.hidden[0], [teacher.hidden[layer + 1] for layer in self.recipe.keep], teacher.logits
+        return teacher.hidden_states[0], [teacher.hidden_states[layer + 1] for layer in self.recipe.keep], teacher.logits
 
     def _local_losses(self, batch: PaddedBatch) -> list[torch.Tensor]:
         """The loss of hidden states, summed over tokens."""
         with self.autocast():
             embeddings, goals, _ = self._goals(batch)
-            found = run_apart(self.student, batch, [embeddings, *goals[:-1]])
-        return [squared_errors(found, goals, batch, self.recipe.hidden_variances)]
+            outputs = run_layers(self.student, batch, [embeddings, *goals[:-1]])
+        return [squared_errors(outputs, goals, batch, self.recipe.hidden_variances)]
 
     def _losses(self, batch: PaddedBatch) -> list[torch.Tensor]:
-        """The losses of hidden states, summed over tokens, and of logits and of what the head reads, summed over pairs."""
+        """The losses of hidden states, summed over tokens, and of logits and the first token's state, summed over pairs."""
         with self.autocast():
             _, goals, logits = self._goals(batch)
             student = run(self.student, batch)
-        read = (student.hidden[-1][:, 0].float() - goals[-1][:, 0].float()).square().mean(dim=1).sum()
+        first_token_loss = (student.hidden_states[-1][:, 0].float() - goals[-1][:, 0].float()).square().mean(dim=1).sum()
         return [
-            squared_errors(student.hidden[1:], goals, batch, self.recipe.hidden_variances),
+            squared_errors(student.hidden_states[1:], goals, batch, self.recipe.hidden_variances),
             (student.logits - logits).square().mean(dim=1).sum() / self.recipe.logit_variance,
-            read / self.recipe.hidden_variances[-1],
+            first_token_loss / self.recipe.hidden_variances[-1],
         ]

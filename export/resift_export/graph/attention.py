@@ -1,17 +1,17 @@
-"""attention: traced attention becomes com.microsoft's MultiHeadAttention, with as little of a mask as it needs.
+"""attention: converts traced attention to com.microsoft's MultiHeadAttention, without a mask wherever possible.
 
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MultiHeadAttention
 
-Without a mask it keeps no weights of attention, so its memory grows with the width and not with its square. Local attention, by
-which a token sees those at most `reach` before and after it (two of three layers of ModernBERT), is the same operator over blocks
-of tokens, whose memory grows with the width too:
+Without a mask, the operator does not store attention weights, so its memory grows with the width and not with its square. In local
+attention, a token sees the tokens at most `reach` before and after it (two of three layers of ModernBERT). It is computed by the
+same operator over blocks of tokens, so that memory grows with the width there too:
 
     tokens    0 ............................. width - 1
-    queries   | size | size | size | size |              the last block may have some beyond the end
-    keys    | reach + size + reach |                     of the first block; those beyond an end are masked
-                   | reach + size + reach |              of the second
+    queries   | size | size | size | size |              the last block may extend beyond the last token
+    keys    | reach + size + reach |                     of the first block; keys beyond either end are masked
+                   | reach + size + reach |              of the second block
 
-A width below FEWEST_BLOCKS x reach is one block that reads itself: more blocks would read more keys than there are.
+A width below MIN_BLOCKS x reach is one block that reads itself: more blocks would read more keys than there are.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from resift_export.graph.probe import values_at_widths
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-FEWEST_BLOCKS = 4
-"""Blocks of `reach` tokens read three times as many keys each: below four of them, all tokens read each other for less."""
-MASKED = -1e9
-"""Added to the weight of a key that is not seen, before the softmax; finite for the queries beyond the end, which see none."""
-HIDDEN = -1e4
-"""A mask that adds this or less to a weight hides the key: no model's weights differ by so much that the softmax keeps it."""
+MIN_BLOCKS = 4
+"""A block of `reach` tokens reads three times as many keys: with fewer than four blocks, full attention is cheaper."""
+MASK_VALUE = -1e9
+"""Value added before the softmax to the score of a key that is not visible. It is finite because queries beyond the end see no
+key."""
+HIDING_VALUE = -1e4
+"""A mask that adds this value or less to a key's score hides the key: no model's scores differ by so much that it would count."""
 UNLIMITED = -1
 """The reach of attention that sees every token."""
 HEADS_FIRST = (0, 2, 1, 3)
@@ -41,7 +42,7 @@ HEADS_FIRST = (0, 2, 1, 3)
 
 
 def optimize_attention(model: ir.Model, max_length: int) -> None:
-    """Drops masks without effect at every width up to `max_length`, and fuses attention that is unmasked or local, in place."""
+    """Drops masks that have no effect at any width up to `max_length`, and fuses attention that is unmasked or local, in place."""
     attentions = [node for node in model.graph if node.op_type == "Attention"]
     masks = {node: node.inputs[3] if len(node.inputs) > 3 else None for node in attentions}
     reaches = {
@@ -59,102 +60,110 @@ def optimize_attention(model: ir.Model, max_length: int) -> None:
 
 
 def reach_of(masks: Iterable[np.ndarray | None]) -> int | None:
-    """How many tokens before and after it each token sees, by the masks [..., width, width] of several widths, the widest first.
+    """The number of tokens before and after it that each token sees.
 
-    UNLIMITED if it sees all of them at each of the widths; None if the masks say anything else, or are not known.
+    `masks`: arrays [..., width, width] of several widths, the widest first. Returns UNLIMITED if each token sees all tokens at each
+    of the widths, and None if the masks have another pattern or are not known.
     """
     reach: int | None = None
     for mask in masks:
-        seen = None if mask is None else _seen(mask)
-        if seen is None:
+        visible = None if mask is None else _visibility(mask)
+        if visible is None:
             return None
         if reach is None:
-            reach = UNLIMITED if seen.all() else int(np.count_nonzero(seen.reshape(-1, seen.shape[-1])[0])) - 1
-        if not _reaches(seen, reach):
+            reach = UNLIMITED if visible.all() else int(np.count_nonzero(visible.reshape(-1, visible.shape[-1])[0])) - 1
+        if not _reaches(visible, reach):
             return None
     return reach
 
 
-def _seen(mask: np.ndarray) -> np.ndarray | None:
-    """The mask as bool of the same shape; None if it adds anything but nothing or HIDDEN to weights."""
+def _visibility(mask: np.ndarray) -> np.ndarray | None:
+    """The mask as bool of the same shape; None if it adds a value other than 0 that is above HIDING_VALUE to a score."""
     if mask.dtype == np.bool_:
         return mask
-    seen: np.ndarray = mask == 0
-    return seen if bool((seen | (mask <= HIDDEN)).all()) else None
+    visible: np.ndarray = mask == 0
+    return visible if bool((visible | (mask <= HIDING_VALUE)).all()) else None
 
 
-def _reaches(seen: np.ndarray, reach: int) -> bool:
-    """Whether each token sees those at most `reach` before and after it, by bool[..., width, width]."""
+def _reaches(visible: np.ndarray, reach: int) -> bool:
+    """Whether each token sees exactly the tokens at most `reach` before and after it. `visible`: bool[..., width, width]."""
     if reach == UNLIMITED:
-        return bool(seen.all())
-    width = seen.shape[-1]
-    if reach == 0 or seen.ndim < 2 or seen.shape[-2] != width:
+        return bool(visible.all())
+    width = visible.shape[-1]
+    if reach == 0 or visible.ndim < 2 or visible.shape[-2] != width:
         return False
-    places = np.arange(width)
-    rows = seen.reshape(-1, width, width)
-    return all(bool((rows[:, place] == (np.abs(places - place) <= reach)).all()) for place in range(width))
+    positions = np.arange(width)
+    rows = visible.reshape(-1, width, width)
+    return all(bool((rows[:, position] == (np.abs(positions - position) <= reach)).all()) for position in range(width))
 
 
 @dataclass(frozen=True)
 class _Heads:
-    """The attention of a node between [b, width, count * size] and the same."""
+    """The heads of an attention node whose inputs and output can be [b, width, count * size]."""
 
     inputs: tuple[ir.Value, ir.Value, ir.Value]
     """queries, keys and values: float32[b, count, width, size]"""
     count: int
     size: int
     scale: float
-    merged: ir.Node
-    """the Reshape that gives [b, width, count * size]"""
+    merge_node: ir.Node
+    """the Reshape that outputs [b, width, count * size]"""
 
     @classmethod
     def of(cls, node: ir.Node) -> _Heads | None:
-        """None if the node does more, or its output is not merged so."""
+        """The heads of the node; None if the operator cannot replace it, or its output is not merged to that shape."""
         if any(value is not None for value in node.inputs[4:]) or node.attributes.get_int("is_causal", default=0) == 1:
             return None
         if node.attributes.get_float("softcap", 0.0):
             return None
-        merge = _only_reader(_reshaped(node.outputs[0]), "Transpose")
-        merged = _only_reader(merge.outputs[0], "Reshape") if merge is not None else None
+        transpose = _single_reader(_after_reshapes(node.outputs[0]), "Transpose")
+        merge_node = _single_reader(transpose.outputs[0], "Reshape") if transpose is not None else None
         query, key, value = node.inputs[:3]
-        if merge is None or merged is None or not _is_heads_first(merge) or query is None or key is None or value is None:
+        if (
+            transpose is None
+            or merge_node is None
+            or not _is_heads_first(transpose)
+            or query is None
+            or key is None
+            or value is None
+        ):
             return None
         if query.shape is None:
             return None
         count, size = query.shape[1], query.shape[3]
         if not isinstance(count, int) or not isinstance(size, int):
             return None
-        return cls((query, key, value), count, size, node.attributes.get_float("scale", float(size) ** -0.5), merged)
+        return cls((query, key, value), count, size, node.attributes.get_float("scale", float(size) ** -0.5), merge_node)
 
 
 def _fuse(model: ir.Model, node: ir.Node, heads: _Heads, blocks: _Blocks | None) -> None:
     """Replaces the node and the transpositions around it by one operator, over `blocks` if its attention is local."""
-    name = heads.merged.outputs[0].name
+    name = heads.merge_node.outputs[0].name
     channels = heads.count * heads.size
     sources = [_tokens_first(model, node, heads, value) for value in heads.inputs]
     inputs = sources if blocks is None else blocks.inputs(sources, channels)
     attributes = {"num_heads": heads.count, "scale": heads.scale}
-    fused = insert(model, heads.merged, "MultiHeadAttention", inputs, f"{name}_heads", attributes, CONTRIB)
-    replace(heads.merged.outputs[0], fused if blocks is None else blocks.joined(fused, channels))
+    fused = insert(model, heads.merge_node, "MultiHeadAttention", inputs, f"{name}_heads", attributes, CONTRIB)
+    replace(heads.merge_node.outputs[0], fused if blocks is None else blocks.join(fused, channels))
 
 
 def _tokens_first(model: ir.Model, before: ir.Node, heads: _Heads, value: ir.Value) -> ir.Value:
-    """`value`, [b, count, width, size], as [b, width, count * size]: what it was made of, if it was transposed from that."""
+    """`value`, [b, count, width, size], as [b, width, count * size]: the value that it was transposed from, if there is one."""
     transpose = value.producer()
     if transpose is not None and _is_heads_first(transpose) and transpose.inputs[0] is not None:
-        apart = transpose.inputs[0]
-        reshape = apart.producer()
-        whole = reshape.inputs[0] if reshape is not None and reshape.op_type == "Reshape" else None
-        if whole is not None and _is_merged(whole, heads):
-            return whole
+        split = transpose.inputs[0]
+        reshape = split.producer()
+        merged = reshape.inputs[0] if reshape is not None and reshape.op_type == "Reshape" else None
+        if merged is not None and _is_merged(merged, heads):
+            return merged
     else:
-        apart = insert(model, before, "Transpose", [value], f"{value.name}_apart", {"perm": HEADS_FIRST})
+        split = insert(model, before, "Transpose", [value], f"{value.name}_apart", {"perm": HEADS_FIRST})
     shape = constant(model, f"{value.name}_merged_shape", np.array([0, 0, heads.count * heads.size]))
-    return insert(model, before, "Reshape", [apart, shape], f"{value.name}_merged")
+    return insert(model, before, "Reshape", [split, shape], f"{value.name}_merged")
 
 
 def _is_merged(value: ir.Value, heads: _Heads) -> bool:
-    """Whether it is [b, width, count * size], which it is taken for if its shape is not known."""
+    """Whether the value is [b, width, count * size]; this is assumed if its shape is not known."""
     return value.shape is None or (len(value.shape) == 3 and value.shape[2] == heads.count * heads.size)
 
 
@@ -162,22 +171,22 @@ def _is_heads_first(node: ir.Node) -> bool:
     return node.op_type == "Transpose" and tuple(node.attributes.get_ints("perm")) == HEADS_FIRST
 
 
-def _reshaped(value: ir.Value) -> ir.Value:
-    """The value behind reshapes to the shape it has already: torch.onnx puts one after the attention of a single head."""
-    while value.shape is not None and (reshape := _only_reader(value, "Reshape")) is not None:
+def _after_reshapes(value: ir.Value) -> ir.Value:
+    """The value after reshapes that do not change its shape: torch.onnx adds one after the attention of a single head."""
+    while value.shape is not None and (reshape := _single_reader(value, "Reshape")) is not None:
         if reshape.outputs[0].shape != value.shape:
             break
         value = reshape.outputs[0]
     return value
 
 
-def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
+def _single_reader(value: ir.Value, op_type: str) -> ir.Node | None:
     readers = [use.node for use in value.uses()]
     return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None
 
 
 class _Blocks:
-    """Blocks of tokens, computed once in the graph for all layers that see as far."""
+    """Blocks of tokens, computed once in the graph for all layers of the same reach."""
 
     def __init__(self, model: ir.Model, reach: int) -> None:
         self._model = model
@@ -186,47 +195,47 @@ class _Blocks:
         self._batch, self._width = op("Gather", [shape, self._int(0)]), op("Gather", [shape, self._int(1)])
         zero, one, far = self._int(0), self._int(1), self._int(reach)
 
-        is_wide = op("GreaterOrEqual", [self._width, self._int(FEWEST_BLOCKS * reach)])
+        is_wide = op("GreaterOrEqual", [self._width, self._int(MIN_BLOCKS * reach)])
         count = op("Where", [is_wide, op("Div", [self._width, far]), one])
         self._size = op("Div", [op("Sub", [op("Add", [self._width, count]), one]), count])  # width / count, rounded up
-        beside = op("Where", [is_wide, far, zero])
-        self._read = op("Add", [self._size, op("Add", [beside, beside])])
+        margin = op("Where", [is_wide, far, zero])
+        self._window = op("Add", [self._size, op("Add", [margin, margin])])
 
         starts = op("Unsqueeze", [op("Mul", [op("Range", [zero, count, one]), self._size]), one])  # [count, 1]
-        places = op("Add", [starts, op("Range", [zero, self._size, one])])
-        others = op("Add", [starts, op("Sub", [op("Range", [zero, self._read, one]), beside])])
+        positions = op("Add", [starts, op("Range", [zero, self._size, one])])
+        key_positions = op("Add", [starts, op("Sub", [op("Range", [zero, self._window, one]), margin])])
         last = op("Sub", [self._width, one])
-        self._queries = op("Min", [places, last])
-        """int64[count, size]: the places of each block's tokens; the last place for those beyond the end"""
-        self._keys = op("Max", [op("Min", [others, last]), zero])
-        """int64[count, read]: the places of those that they read; the nearest place for those beyond an end"""
+        self._queries = op("Min", [positions, last])
+        """int64[count, size]: positions of each block's tokens, at most the last position"""
+        self._keys = op("Max", [op("Min", [key_positions, last]), zero])
+        """int64[count, window]: positions of the keys that each block reads, between the first position and the last"""
 
-        distance = op("Sub", [op("Unsqueeze", [places, self._int(2)]), op("Unsqueeze", [others, one])])
+        distance = op("Sub", [op("Unsqueeze", [positions, self._int(2)]), op("Unsqueeze", [key_positions, one])])
         is_near = op("LessOrEqual", [op("Abs", [distance]), far])
-        is_token = op("Unsqueeze", [op("Equal", [others, self._keys]), one])
-        weights = op("Where", [op("And", [is_near, is_token]), self._float(0.0), self._float(MASKED)])  # [count, size, read]
-        of_all = op("Expand", [op("Unsqueeze", [weights, one]), self._shape(self._batch, one, one, one, one)])
-        self._bias = op("Reshape", [of_all, self._shape(-1, 1, self._size, self._read)])
-        """float32[b * count, 1, size, read]: 0, or MASKED where a key is not seen"""
+        is_token = op("Unsqueeze", [op("Equal", [key_positions, self._keys]), one])
+        weights = op("Where", [op("And", [is_near, is_token]), self._float(0.0), self._float(MASK_VALUE)])  # [count, size, window]
+        expanded = op("Expand", [op("Unsqueeze", [weights, one]), self._shape(self._batch, one, one, one, one)])
+        self._bias = op("Reshape", [expanded, self._shape(-1, 1, self._size, self._window)])
+        """float32[b * count, 1, size, window]: 0, or MASK_VALUE for a key that is not visible"""
 
     def inputs(self, sources: Sequence[ir.Value], channels: int) -> list[ir.Value | None]:
-        """Those of MultiHeadAttention over the blocks, for queries, keys and values float32[b, width, channels]."""
+        """The inputs of MultiHeadAttention over the blocks, from queries, keys and values float32[b, width, channels]."""
         query, key, value = sources
-        queries = self._gathered(query, self._queries, self._size, channels)
-        read = [self._gathered(source, self._keys, self._read, channels) for source in (key, value)]
-        return [queries, *read, None, None, self._bias]
+        queries = self._gather(query, self._queries, self._size, channels)
+        windows = [self._gather(source, self._keys, self._window, channels) for source in (key, value)]
+        return [queries, *windows, None, None, self._bias]
 
-    def joined(self, attended: ir.Value, channels: int) -> ir.Value:
-        """float32[b, width, channels] of what it gives, [b * count, size, channels]."""
-        whole = self._op("Reshape", [attended, self._shape(self._batch, -1, channels)])
-        return self._op("Slice", [whole, self._shape(0), self._shape(self._width), self._shape(1)])
+    def join(self, outputs: ir.Value, channels: int) -> ir.Value:
+        """float32[b, width, channels] from the operator's outputs [b * count, size, channels]."""
+        joined = self._op("Reshape", [outputs, self._shape(self._batch, -1, channels)])
+        return self._op("Slice", [joined, self._shape(0), self._shape(self._width), self._shape(1)])
 
-    def _gathered(self, source: ir.Value, places: ir.Value, rows: ir.Value, channels: int) -> ir.Value:
-        """float32[b * count, rows, channels] of [b, width, channels], at int64[count, rows]."""
-        return self._op("Reshape", [self._op("Gather", [source, places], {"axis": 1}), self._shape(-1, rows, channels)])
+    def _gather(self, source: ir.Value, positions: ir.Value, rows: ir.Value, channels: int) -> ir.Value:
+        """float32[b * count, rows, channels]: the tokens of [b, width, channels] at the positions int64[count, rows]."""
+        return self._op("Reshape", [self._op("Gather", [source, positions], {"axis": 1}), self._shape(-1, rows, channels)])
 
     def _shape(self, *sizes: ir.Value | int) -> ir.Value:
-        """int64[n] of n integers or int64 scalars."""
+        """int64[n] from n integers or int64 scalars."""
         if all(isinstance(size, int) for size in sizes):
             return self._constant(np.array(sizes))
         scalars = [self._int(size) if isinstance(size, int) else size for size in sizes]

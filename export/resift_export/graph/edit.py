@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 CONTRIB = "com.microsoft"
 """Domain of onnxruntime's own operators."""
-BIAS = 5
-"""Which input of a MultiHeadAttention is added to its scores."""
+BIAS_INPUT = 5
+"""Index of the input of a MultiHeadAttention that is added to its attention scores."""
 LOW_OPSET = 20
 """The first opset with Gelu. Between it and 23 the operators used here only gained data types, so their meaning is the same."""
 OLDEST_ONNXRUNTIME = "1.20.0"
 """The oldest version with which artifacts were tested."""
 OLDEST_FOR_BIAS = "1.22.0"
-"""The first version observed to add the bias of a MultiHeadAttention that all heads share; 1.20 and 1.21 rank by other logits."""
+"""The first version observed to add a MultiHeadAttention's bias that all heads share; 1.20 and 1.21 compute other logits."""
 OLDEST_FOR_ATTENTION = "1.24.1"
 """The oldest version observed to run graphs newer than LOW_OPSET, which keep the Attention operator."""
 SMALLEST_WEIGHTS = SMALLEST
@@ -33,14 +33,14 @@ SMALLEST_WEIGHTS = SMALLEST
 
 def lower_opset(model: ir.Model) -> ir.Model:
     """Declares LOW_OPSET, which older versions of onnxruntime can read, unless a node needs a newer opset."""
-    traced = model.opset_imports[""]
-    if traced <= LOW_OPSET:
+    traced_opset = model.opset_imports[""]
+    if traced_opset <= LOW_OPSET:
         return model
     model.opset_imports[""] = LOW_OPSET
     try:
         onnx.checker.check_model(ir.to_proto(_without_weights(model)))
     except onnx.checker.ValidationError:
-        model.opset_imports[""] = traced
+        model.opset_imports[""] = traced_opset
     return model
 
 
@@ -49,12 +49,12 @@ def oldest_onnxruntime(model: ir.Model) -> str:
     if model.opset_imports[""] > LOW_OPSET:
         return OLDEST_FOR_ATTENTION
     attention = (node for node in model.graph if (node.domain, node.op_type) == (CONTRIB, "MultiHeadAttention"))
-    has_bias = any(len(node.inputs) > BIAS and node.inputs[BIAS] is not None for node in attention)
+    has_bias = any(len(node.inputs) > BIAS_INPUT and node.inputs[BIAS_INPUT] is not None for node in attention)
     return OLDEST_FOR_BIAS if has_bias else OLDEST_ONNXRUNTIME
 
 
 def _without_weights(model: ir.Model) -> ir.Model:
-    """A clone that reads its weights as inputs: a message of protobuf cannot hold 2 GB of them."""
+    """A clone that reads its weights as inputs: a protobuf message cannot hold 2 GB of them."""
     bare = model.clone()
     for value in list(bare.graph.initializers.values()):
         if value.const_value is not None and value.const_value.nbytes >= SMALLEST_WEIGHTS:
@@ -65,7 +65,7 @@ def _without_weights(model: ir.Model) -> ir.Model:
 
 
 def serialize(model: ir.Model) -> bytes:
-    """The content of the model's ONNX file, less weights that are in a file of their own."""
+    """The content of the model's ONNX file, without weights that are in a file of their own."""
     content: bytes = ir.to_proto(model).SerializeToString()
     return content
 

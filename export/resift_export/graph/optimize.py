@@ -10,10 +10,10 @@ from resift_export.graph.edit import array_of, constant, insert, replace, tidy
 from resift_export.graph.probe import values_at_widths
 
 ROWWISE = frozenset({"Add", "Sub", "Mul", "Div", "Gelu", "Tanh", "Relu", "Erf", "Sigmoid", "LayerNormalization", "Cast"})
-"""Operators whose output at a token depends on that token alone (LayerNormalization: over the last axis)."""
-EDGE = 1e-4
-"""How much a logarithm is lowered before it is rounded up: more than the error of float32 and of any library's log, less than the
-3e-3 between an edge and the nearest distance with 256 buckets and 512 positions, as in DeBERTa-v3."""
+"""Operators whose output at a token depends only on that token (LayerNormalization: over the last axis)."""
+EDGE_MARGIN = 1e-4
+"""Amount that is subtracted from a logarithm before it is rounded up. It is larger than the error of float32 and of any library's
+log, and smaller than the 3e-3 between an edge and the nearest distance with 256 buckets and 512 positions, as in DeBERTa-v3."""
 
 
 def optimize(model: ir.Model, max_length: int) -> ir.Model:
@@ -22,9 +22,9 @@ def optimize(model: ir.Model, max_length: int) -> ir.Model:
     The graph's inputs int64[b, width] are never padded, so a mask that is true everywhere at every width up to
     `max_length` has no effect and is dropped; see attention.py.
     """
-    _settle_branches(model, max_length)
+    _resolve_branches(model, max_length)
     _split_gemm(model)
-    _settle_buckets(model)
+    _stabilize_buckets(model)
     optimize_attention(model, max_length)
     tidy(model)  # replaced nodes would still read every token
     _read_first_token_only(model)
@@ -32,10 +32,10 @@ def optimize(model: ir.Model, max_length: int) -> ir.Model:
     return model
 
 
-def _settle_branches(model: ir.Model, max_length: int) -> None:
-    """Replaces an If by the branch it takes, where evaluation shows that the condition is the same at every width.
+def _resolve_branches(model: ir.Model, max_length: int) -> None:
+    """Replaces an If by the branch that it takes, if evaluation shows that the condition is the same at every width.
 
-    optimum's trace of DeBERTa-v2 tests whether there are as many queries as keys. The engine refuses a graph that still has an If.
+    optimum's trace of DeBERTa-v2 tests whether there are as many queries as keys. The engine refuses a graph that contains an If.
     """
     for node in [node for node in model.graph if node.op_type == "If"]:
         condition = node.inputs[0]
@@ -51,7 +51,7 @@ def _settle_branches(model: ir.Model, max_length: int) -> None:
             model.graph.register_initializer(value)
         model.graph.insert_before(node, inner)
         for old, new in zip(node.outputs, outputs, strict=True):
-            _name_as(old, new)
+            _replace_output(old, new)
         model.graph.remove(node, safe=True)
 
 
@@ -70,11 +70,11 @@ def _split_gemm(model: ir.Model) -> None:
         product.shape, product.type = out.shape, out.type
         if bias and bias[0] is not None:
             product = insert(model, node, "Add", [product, bias[0]], f"{out.name}_sum")
-        _name_as(out, product)
+        _replace_output(out, product)
 
 
-def _name_as(old: ir.Value, new: ir.Value) -> None:
-    """Replaces `old` by `new`, which takes over its name if it is an output of the graph."""
+def _replace_output(old: ir.Value, new: ir.Value) -> None:
+    """Replaces `old` by `new`, which receives the name of `old` if that is an output of the graph."""
     name, is_output = old.name, old.is_graph_output()
     replace(old, new)
     if is_output:
@@ -82,35 +82,35 @@ def _name_as(old: ir.Value, new: ir.Value) -> None:
         new.name = name
 
 
-def _settle_buckets(model: ir.Model) -> None:
-    """Keeps a distance at the edge of a bucket in that bucket, however a machine rounds logarithms.
+def _stabilize_buckets(model: ir.Model) -> None:
+    """Ensures that a distance at the edge of a bucket stays in that bucket, however a machine rounds logarithms.
 
     DeBERTa sorts distances d into buckets by ceil(log(d / mid) / log(longest / mid) * (mid - 1)), an integer for the longest
     distance. With a log that is one unit in the last place larger than PyTorch's, that distance falls into the next bucket and
     pairs of full length get different logits (make_log_bucket_position in transformers' modeling_deberta_v2.py).
     """
     for node in [node for node in model.graph if node.op_type == "Ceil" and _comes_from(node, "Log")]:
-        edge = constant(model, f"{node.outputs[0].name}_edge", np.array(EDGE, np.float32))
+        edge = constant(model, f"{node.outputs[0].name}_edge", np.array(EDGE_MARGIN, np.float32))
         node.replace_input_with(0, insert(model, node, "Sub", [node.inputs[0], edge], f"{node.outputs[0].name}_settled"))
 
 
 def _comes_from(node: ir.Node, op_type: str) -> bool:
     """Whether `node` has an ancestor of that type."""
-    seen: set[ir.Node] = set()
-    left = [node]
-    while left:
-        for value in left.pop().inputs:
+    visited: set[ir.Node] = set()
+    pending = [node]
+    while pending:
+        for value in pending.pop().inputs:
             producer = value.producer() if value is not None else None
-            if producer is not None and producer not in seen:
+            if producer is not None and producer not in visited:
                 if producer.op_type == op_type:
                     return True
-                seen.add(producer)
-                left.append(producer)
+                visited.add(producer)
+                pending.append(producer)
     return False
 
 
 def _read_first_token_only(model: ir.Model) -> None:
-    """Makes the last layer compute only the first token if the head reads no other. Saves most of one layer.
+    """Restricts the last layer to the first token if the head reads no other, which saves most of one layer.
 
     Keys and values of the last attention still come from every token.
     """
@@ -124,11 +124,11 @@ def _read_first_token_only(model: ir.Model) -> None:
     edge = dict.fromkeys(value for node in region for value in _token_inputs(node) if value.producer() not in above)
     index = constant(model, "first_token", np.zeros(1, np.int64))
     for value in edge:
-        cut = insert(model, region[0], "Gather", [value, index], f"{value.name}_first", {"axis": 1})
-        cut.type = value.type
+        first_token = insert(model, region[0], "Gather", [value, index], f"{value.name}_first", {"axis": 1})
+        first_token.type = value.type
         for use in list(value.uses()):
             if use.node in above and value in _token_inputs(use.node) and not _is_whole_sequence(use.node, use.idx):
-                use.node.replace_input_with(use.idx, cut)
+                use.node.replace_input_with(use.idx, first_token)
     for node in region:
         for value in node.outputs:
             if value.shape is not None:
@@ -148,13 +148,13 @@ def _selects_first_token(node: ir.Node) -> bool:
 
 
 def _region_above(model: ir.Model, head: ir.Node) -> set[ir.Node]:
-    """The nodes whose readers all read one token only, found from the head backwards through the graph."""
+    """The nodes of which all readers need only one token, found by walking backwards from the head."""
     model.graph.sort()
     region: set[ir.Node] = set()
     for node in reversed(list(model.graph)):
         uses = [use for value in node.outputs for use in value.uses()]
-        selected = all(use.node is head or (use.node in region and not _is_whole_sequence(use.node, use.idx)) for use in uses)
-        if uses and selected and not any(value.is_graph_output() for value in node.outputs) and _is_rowwise(node):
+        is_selected = all(use.node is head or (use.node in region and not _is_whole_sequence(use.node, use.idx)) for use in uses)
+        if uses and is_selected and not any(value.is_graph_output() for value in node.outputs) and _is_rowwise(node):
             region.add(node)
     return region
 
@@ -171,7 +171,7 @@ def _is_rowwise(node: ir.Node) -> bool:
 
 
 def _is_whole_sequence(node: ir.Node, index: int) -> bool:
-    """Whether the input is attention's keys or values, which are read at every token however few queries there are."""
+    """Whether the input holds attention's keys or values, which are read at every token whatever the number of queries."""
     return node.op_type == "MultiHeadAttention" and index > 0
 
 

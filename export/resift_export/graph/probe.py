@@ -1,4 +1,4 @@
-"""probe: what a value of a traced graph is at the widths that the engine may run, by evaluation."""
+"""probe: evaluates a value of a traced graph at several of the widths that the engine may run."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ if TYPE_CHECKING:
 
 WIDTHS = (1, 2, 3, 31, 127)
 """Widths at which a value is evaluated, in addition to the model's max length."""
-BATCH = 2
+BATCH_SIZE = 2
 
 
 def values_at_widths(model: ir.Model, value: ir.Value, max_length: int) -> Iterator[np.ndarray | None]:
-    """`value` at several widths, the widest first: the model's max length. One at a time: 8,192 tokens squared are 64 MB of a mask.
+    """Yields `value` at several widths, beginning with the widest, the model's max length.
 
-    A constant is given once, None if it is neither constant nor computed.
+    Yielding one at a time limits memory: a mask of 8,192 tokens squared takes 64 MB. A constant is yielded once; None if the value
+    is neither constant nor computed.
     """
     probe = model.clone()
-    found = next((out for node in probe.graph for out in node.outputs if out.name == value.name), None)
-    if found is None:
+    target = next((out for node in probe.graph for out in node.outputs if out.name == value.name), None)
+    if target is None:
         yield array_of(value)
         return
-    probe.graph.outputs[:] = [found]
+    probe.graph.outputs[:] = [target]
     common.RemoveUnusedNodesPass()(probe)
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(probe, Path(folder))
     for width in sorted({*(width for width in WIDTHS if width < max_length), max_length}, reverse=True):
-        feed = {item.name: np.full((BATCH, width), 5, np.int64) for item in session.get_inputs()}
+        feed = {item.name: np.full((BATCH_SIZE, width), 5, np.int64) for item in session.get_inputs()}
         yield cast("np.ndarray", session.run(None, feed)[0])

@@ -1,4 +1,4 @@
-"""trace: turns a PyTorch model into an ONNX graph.
+"""trace: converts a PyTorch model to an ONNX graph.
 
 The graph has the inputs [batch, width] and the output [batch, labels] of the checkpoint's signature. It has no attention mask,
 because the engine never pads.
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 OPSET = 23
 """The first opset with the Attention operator, which keeps scaled dot-product attention in one node."""
-MOST_FOLDED = 1 << 28
-"""Largest constant, in bytes, that is computed from others now rather than with every batch. By its own limits of 8 and 256 kB, the
-optimizer left DeBERTa-v3 the projections of its relative positions: 1.2 billion operations per layer and batch."""
-EXAMPLE = (2, 8)
-"""Batch and width of the example that is traced; both stay dynamic in the graph."""
+MAX_FOLDED_BYTES = 1 << 28
+"""Largest constant, in bytes, that is computed from other constants at export and not with every batch. With its own limits of 8
+and 256 kB, the optimizer kept the projections of DeBERTa-v3's relative positions: 1.2 billion operations per layer and batch."""
+EXAMPLE_SHAPE = (2, 8)
+"""Batch size and width of the example that is traced; both stay dynamic in the graph."""
 
 
 def trace(checkpoint: Checkpoint) -> ir.Model:
-    """Traces with torch.onnx.export. Raises ExportError if it cannot be traced with dynamic batch and width."""
+    """Traces with torch.onnx.export. Raises ExportError if the model cannot be traced with dynamic batch size and width."""
     inputs = checkpoint.signature.inputs
     names = tuple(inputs)
-    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     example = tuple(
-        torch.full(EXAMPLE, 5 if name == "input_ids" else 0, dtype=getattr(torch, kind)) for name, kind in inputs.items()
+        torch.full(EXAMPLE_SHAPE, 5 if name == "input_ids" else 0, dtype=getattr(torch, kind)) for name, kind in inputs.items()
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -53,7 +53,7 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
                 opset_version=OPSET,
                 input_names=list(names),
                 output_names=[OUTPUT],
-                dynamic_shapes=(tuple(free for _ in names),),
+                dynamic_shapes=(tuple(dynamic for _ in names),),
                 verbose=False,
                 # The exporter's optimizer fuses ModernBERT's rotary embedding incorrectly for batches larger than one.
                 optimize=False,
@@ -65,20 +65,20 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
             ) from error
     assert program is not None
     model = program.model
-    onnxscript.optimizer.optimize(model, input_size_limit=MOST_FOLDED, output_size_limit=MOST_FOLDED)
+    onnxscript.optimizer.optimize(model, input_size_limit=MAX_FOLDED_BYTES, output_size_limit=MAX_FOLDED_BYTES)
     return model
 
 
 def trace_with_optimum(checkpoint: Checkpoint) -> ir.Model:
     """Traces with optimum's exporter, which supports a list of architectures; the attention mask is set to ones.
 
-    It reads the checkpoint's files, so heads and inner units that give nothing stay.
+    It reads the checkpoint's files, so heads and inner units that contribute nothing stay.
 
     Raises ExtraError if the extra `optimum` is missing, ExportError if optimum cannot trace the model.
     """
     if checkpoint.is_modular or checkpoint.label is not None:
         raise ExportError(
-            f"optimum traces the model of {checkpoint.id} alone, without its other modules or the choice of a label; "
+            f"optimum traces only the model of {checkpoint.id}, without its other modules or the choice of a label; "
             "leave --tracer optimum out"
         )
     try:
@@ -106,10 +106,10 @@ def _attend_to_all(model: ir.Model) -> None:
         return
     first = next(iter(model.graph))
     shape = insert(model, first, "Shape", [inputs["input_ids"]], "all_shape")
-    fill = ir.node("ConstantOfShape", [shape], attributes={"value": ir.tensor(np.ones(1, np.int64))})
-    fill.outputs[0].name = "all_tokens"
-    model.graph.insert_before(first, fill)
-    mask.replace_all_uses_with(fill.outputs[0])
+    ones = ir.node("ConstantOfShape", [shape], attributes={"value": ir.tensor(np.ones(1, np.int64))})
+    ones.outputs[0].name = "all_tokens"
+    model.graph.insert_before(first, ones)
+    mask.replace_all_uses_with(ones.outputs[0])
     model.graph.inputs.remove(mask)
 
 

@@ -1,4 +1,4 @@
-"""What enters the products of a float32 graph: samples over the calibration set, and the number of token vectors."""
+"""Inputs of the products of a float32 graph: samples over the calibration set, and the operations per token."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from resift_export.graph.edit import array_of
 from resift_export.graph.weights import open_session
-from resift_export.memory import give_back
-from resift_export.progress import reported, unreported
+from resift_export.memory import trim_heap
+from resift_export.progress import no_report, track
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from resift_export.progress import Report
 
 ROWS = 2048
-"""Token vectors kept for each observed value: some 15 per pair of the built-in set."""
+"""Token vectors sampled of each observed value: some 15 per pair of the built-in set."""
 SEED = 7
 PROBE_WIDTHS = (8, 16)
-"""Tokens of the pairs by which `operations_of` tells products of every token from others."""
+"""Widths of the pairs by which `operations_of` distinguishes products of every token from others."""
 
 
 def sample(
@@ -32,27 +32,27 @@ def sample(
     feeds: Sequence[Mapping[str, np.ndarray]],
     scratch: Path,
     *,
-    report: Report = unreported,
+    report: Report = no_report,
 ) -> dict[str, np.ndarray]:
-    """Runs `model` over `feeds` and returns float32[<= ROWS, size] of each named value, drawn evenly from the pairs.
+    """Runs `model` over `feeds` and returns float32[<= ROWS, size] for each named value, sampled evenly from the pairs.
 
-    Every pair contributes the same number of tokens, always including the first, which the head reads. The session is written to
-    the folder `scratch`.
+    Every pair contributes the same number of tokens, always including the first one, which the head reads. The session is written
+    to the folder `scratch`.
     """
     session = open_session(model, scratch, names)
-    share = max(1, ROWS // len(feeds))
+    rows_per_pair = max(1, ROWS // len(feeds))
     random = np.random.default_rng(SEED)
-    kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for feed in reported("calibrate", feeds, report):
+    rows_by_name: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for feed in track("calibrate", feeds, report):
         for name, value in zip(names, session.run(list(names), dict(feed)), strict=True):
             vectors = value.reshape(-1, value.shape[-1])
-            others = 1 + random.permutation(len(vectors) - 1)[: share - 1]
-            kept[name].append(vectors[np.concatenate([[0], np.sort(others)])])
+            other_rows = 1 + random.permutation(len(vectors) - 1)[: rows_per_pair - 1]
+            rows_by_name[name].append(vectors[np.concatenate([[0], np.sort(other_rows)])])
     del session
-    give_back()
+    trim_heap()
     samples: dict[str, np.ndarray] = {}
-    for name in list(kept):
-        samples[name] = np.concatenate(kept.pop(name))  # one at a time: memory does not hold all of them twice
+    for name in list(rows_by_name):
+        samples[name] = np.concatenate(rows_by_name.pop(name))  # one at a time: memory does not hold all of them twice
     return samples
 
 
@@ -62,10 +62,10 @@ def operations_of(model: ir.Model, scratch: Path) -> int:
 
 
 def operations_by_product(model: ir.Model, scratch: Path) -> dict[str, int]:
-    """Those of each product, by the name of its output.
+    """The operations per token of each product, by the name of its output.
 
-    The model is run at two widths, as not every tracer notes the shapes of values: products whose input does not grow with the
-    width, such as the head's, run once per pair and count 0.
+    The model is run at two widths, as not every tracer records the shapes of values: products whose input does not grow with the
+    width, such as the head's, run once per pair and count as 0.
     """
     products = list(_products(model))
     names = list(dict.fromkeys(source for _, source, _ in products))
@@ -80,7 +80,7 @@ def operations_by_product(model: ir.Model, scratch: Path) -> dict[str, int]:
 
 
 def _products(model: ir.Model) -> Iterator[tuple[str, str, int]]:
-    """Of each product with a constant matrix: its name, that of the value it multiplies, and the number of weights."""
+    """Yields, for each product with a constant matrix, its name, the name of its input, and the number of its weights."""
     for node in model.graph:
         source = node.inputs[0] if node.op_type == "MatMul" else None
         if source is not None and source.producer() is not None:

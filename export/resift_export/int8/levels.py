@@ -1,4 +1,4 @@
-"""Levels: the integers that weights become, and their scales."""
+"""Levels: the integers to which weights are quantized, and their scales."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def quantize_weights(weights: np.ndarray, levels: int = WEIGHT_LEVELS) -> tuple[
 
 
 def at_least_tiny(array: np.ndarray) -> np.ndarray:
-    """Its values, float32, none so small that a division by it overflows."""
+    """The values as float32, raised to a minimum at which a division by them does not overflow."""
     return np.asarray(np.maximum(array, 1e-8), np.float32)

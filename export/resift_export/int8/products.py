@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 SMALLEST_SIDE = 16
-"""A product whose weights have fewer rows or columns (such as the last, with one column per label) stays in float32."""
+"""A product whose weights have fewer rows or columns (such as the last one, with one column per label) stays in float32."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ def products(model: ir.Model) -> list[Product]:
     return found
 
 
-def by_source(found: Sequence[Product]) -> dict[ir.Value, list[Product]]:
+def by_source(selected: Sequence[Product]) -> dict[ir.Value, list[Product]]:
     """The products that read each source."""
-    grouped: dict[ir.Value, list[Product]] = {}
-    for product in found:
-        grouped.setdefault(product.source, []).append(product)
-    return grouped
+    by_value: dict[ir.Value, list[Product]] = {}
+    for product in selected:
+        by_value.setdefault(product.source, []).append(product)
+    return by_value

@@ -1,14 +1,14 @@
-"""search: which products of an int8 graph to leave in float32, where the gate refuses it with all of them in int8.
+"""search: finds the products to leave in float32, if the gate refuses an int8 graph with all products in int8.
 
-Products are chosen by ranking drift: how far a graph with some products in int8 ranks the calibration pairs differently from the
+Products are chosen by ranking drift: how much a graph with some products in int8 ranks the calibration pairs differently from the
 float32 graph, by the gate's own measures. The gate's pools are not used to choose: a graph chosen on them would agree with its
-checkpoint there, and no pools would be left to tell whether it does elsewhere. The gate says only by what factor the drift must
-shrink, and judges the graph chosen; the certificate records how often it was asked.
+checkpoint there, and no pools would remain to show whether it agrees elsewhere. The gate only determines the factor by which the
+drift has to shrink, and judges the chosen graph; the certificate records how many graphs it judged.
 
-Products are left in float32 in the order of their own noise (`quantize.noise`), which takes no evaluation to know: 1, 2, 4, ... of
-them until the drift is small enough, then the fewest for which it is, by bisection. A noisy product need not matter, so each is
-then put back into int8 unless the drift says otherwise. If even the largest share allowed is not enough, the order itself is
-measured: by the drift with the products of a single activation in int8.
+Products are left in float32 in the order of their own noise (`ranges.noise`), which needs no evaluation: 1, 2, 4, ... of them until
+the drift is small enough, then the smallest number for which it is, by bisection. A noisy product may not matter, so each of them
+is then put back into int8 unless the drift becomes too large. If even the largest allowed share is not enough, the order itself is
+measured, by the drift with the products of a single activation in int8.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from resift_export.int8.levels import TINY
 from resift_export.int8.products import products
 from resift_export.int8.quantize import quantize
 from resift_export.int8.ranges import noise
-from resift_export.progress import reported, unreported
+from resift_export.progress import no_report, track
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
@@ -47,23 +47,24 @@ if TYPE_CHECKING:
     from resift_export.int8.ranges import Range
     from resift_export.progress import Report
 
-MOST_SHARE = 0.25
-"""Largest share of the operations per token that may stay in float32: beyond it, little is left of what int8 saves."""
-PAIRS = 256
-"""Most pairs ranked in an evaluation, drawn evenly from the calibration set."""
-PARTS = (0.6, 0.9)
-"""Parts of the drift allowed that a choice may use: as much as the embedded model uses of the gate's allowance, as other processors
-round otherwise, or, where no graph is that close, only as much less as the gate's other texts ask for."""
-RANKED_BY = ("tau", "error")
-"""The measures of drift on the calibration pairs, which are one ranking: the gate's others are of many pools, or need labels."""
+MAX_SHARE = 0.25
+"""Largest share of the operations per token that may stay in float32: with more, int8 saves little."""
+MAX_PAIRS = 256
+"""Maximum number of pairs ranked in an evaluation, sampled evenly from the calibration set."""
+TARGET_SHARES = (0.6, 0.9)
+"""Shares of the allowed drift that a choice may use, tried in this order. The first is the share of the gate's allowance that the
+embedded model uses, as other processors round differently; if no graph reaches it, the second leaves a margin for the gate's other
+texts."""
+DRIFT_MEASURES = ("tau", "error")
+"""The measures of drift on the calibration pairs, which form one ranking: the gate's other measures need many pools or labels."""
 
 log = logging.getLogger(__name__)
 
 
 class Sensitivity:
-    """Ranking drift of one float32 graph when all its products but some are quantized. Counts its evaluations."""
+    """Ranking drift of one float32 graph when all its products except some are quantized. Counts its evaluations."""
 
-    def __init__(  # noqa: PLR0913 - a graph, how it is quantized, what it ranks, and what that may cost
+    def __init__(  # noqa: PLR0913 - a graph, how it is quantized, what it ranks, and how many evaluations are allowed
         self,
         model: ir.Model,
         samples: Mapping[str, NDArray[np.float32]],
@@ -75,15 +76,15 @@ class Sensitivity:
         bounds: Bounds,
         budget: int,
         scratch: Path,
-        report: Report = unreported,
+        report: Report = no_report,
     ) -> None:
-        """`samples`, float32[rows, inputs], and `ranges` are by the products' sources; `feeds` are the inputs of the pairs.
+        """`samples`, float32[rows, inputs], and `ranges` are keyed by the products' sources; `feeds` are the inputs of the pairs.
 
         Sessions are written to the folder `scratch`.
         """
         self._model, self._samples, self._ranges, self._levels = model, samples, ranges, levels
         rows = list(feeds)
-        self._feeds = rows if len(rows) <= PAIRS else [rows[at] for at in np.linspace(0, len(rows) - 1, PAIRS).astype(int)]
+        self._feeds = rows if len(rows) <= MAX_PAIRS else [rows[at] for at in np.linspace(0, len(rows) - 1, MAX_PAIRS).astype(int)]
         self._rule, self._bounds, self._budget = rule, bounds, budget
         self._scratch, self._report = scratch, report
         self._products = products(model)
@@ -92,59 +93,61 @@ class Sensitivity:
         self._evaluations = 0
         self._target = 1.0
 
-    def graph(self, left: Collection[str]) -> ir.Model:
-        """The int8 graph with the products named in `left` in float32."""
-        return lower_opset(quantize(self._model.clone(), self._ranges, levels=self._levels, left=frozenset(left)))
+    def graph(self, excluded: Collection[str]) -> ir.Model:
+        """The int8 graph with the products named in `excluded` in float32."""
+        return lower_opset(quantize(self._model.clone(), self._ranges, levels=self._levels, exclude=frozenset(excluded)))
 
-    def share(self, left: Collection[str]) -> float:
-        """The share of the operations per token in the products named in `left`."""
-        return sum(self._operations[name] for name in left) / sum(self._operations.values())
+    def share(self, excluded: Collection[str]) -> float:
+        """The share of the operations per token in the products named in `excluded`."""
+        return sum(self._operations[name] for name in excluded) / sum(self._operations.values())
 
-    def drift(self, left: Collection[str]) -> float:
-        """The share of the bounds' allowance that `graph(left)` uses on the calibration pairs; 0 if it ranks as in float32.
+    def drift(self, excluded: Collection[str]) -> float:
+        """The share of the bounds' allowance that `graph(excluded)` uses on the calibration pairs; 0 if it ranks as in float32.
 
-        Raises ParityError if this takes an evaluation and no more are allowed.
+        Raises ParityError if this needs an evaluation and no more are allowed.
         """
-        key = frozenset(left)
+        key = frozenset(excluded)
         if key not in self._drifts:
-            exact = self._exact
-            found = measure([Pool(qid="", query="", documents=[])], [exact], [self._rank(self.graph(key))])
-            self._drifts[key] = strain(found, self._bounds, RANKED_BY)
+            reference = self._exact
+            agreement = measure([Pool(qid="", query="", documents=[])], [reference], [self._rank(self.graph(key))])
+            self._drifts[key] = allowance_used(agreement, self._bounds, DRIFT_MEASURES)
             count, drift = self._count(key), self._drifts[key]
             log.info("search    %d of %d: drift %.2f with %s in float32", self._evaluations, self._budget, drift, count)
         return self._drifts[key]
 
     def choose(self, target: float) -> frozenset[str]:
-        """Few products which, left in float32, bring the drift below `target`, by a margin.
+        """A small set of products that, left in float32, bring the drift below `target` by a margin.
 
-        Raises ParityError if there are none within the share of operations, or they are not found within the evaluations allowed.
+        Raises ParityError if there is no such set within the share of operations, or none is found within the allowed evaluations.
         """
         self._target = target
         for order_products in (self._by_noise, self._by_drift):
             order = self._within_share(order_products())
-            for part in PARTS:
-                if found := self._fewest(order, part * target):
-                    return found
+            for share in TARGET_SHARES:
+                if excluded := self._fewest(order, share * target):
+                    return excluded
         raise ParityError(
-            f"--search found no graph that ranks like its checkpoint with at most {MOST_SHARE:.0%} of the operations in float32: "
+            f"--search found no graph that ranks like its checkpoint with at most {MAX_SHARE:.0%} of the operations in float32: "
             f"{self._progress()}; export with --precision float32"
         )
 
-    def _fewest(self, order: Sequence[str], aim: float) -> frozenset[str]:
-        """Few products of `order` that bring the drift down to `aim`; empty if all of them do not."""
-        found = shortest(order, lambda left: self.drift(left) <= aim)
-        return pruned(found, lambda left: self._evaluations < self._budget and self.drift(left) <= aim)
+    def _fewest(self, order: Sequence[str], limit: float) -> frozenset[str]:
+        """A small set of products of `order` that bring the drift down to `limit`; empty if even all of them do not."""
+        prefix = shortest_prefix(order, lambda excluded: self.drift(excluded) <= limit)
+        return prune(prefix, lambda excluded: self._evaluations < self._budget and self.drift(excluded) <= limit)
 
-    def record(self, left: Collection[str], before: Agreement, gates: int, names: Mapping[str, str]) -> SearchRecord:
-        """What the certificate says of this search; `names` are those of the products' weights."""
+    def record(
+        self, excluded: Collection[str], first_agreement: Agreement, gate_count: int, names: Mapping[str, str]
+    ) -> SearchRecord:
+        """The certificate's record of this search. `names`: the names of the products' weights."""
         return SearchRecord(
-            float32=[names[product.name] for product in self._products if product.name in left],
-            share=self.share(left),
-            most_share=MOST_SHARE,
+            float32=[names[product.name] for product in self._products if product.name in excluded],
+            share=self.share(excluded),
+            most_share=MAX_SHARE,
             evaluations=self._evaluations,
             most_evaluations=self._budget,
-            gates=gates,
-            before=before,
+            gates=gate_count,
+            before=first_agreement,
         )
 
     @cached_property
@@ -152,7 +155,7 @@ class Sensitivity:
         return self._rank(self._model)
 
     def _rank(self, model: ir.Model) -> NDArray[np.float32]:
-        """Relevance float32[pairs] by `model`: one evaluation."""
+        """Relevance float32[pairs] computed by `model`, which counts as one evaluation."""
         if self._evaluations == self._budget:
             raise ParityError(
                 f"--search used up its {self._budget} evaluations: {self._progress()}; allow more with --search N, "
@@ -160,32 +163,32 @@ class Sensitivity:
             )
         self._evaluations += 1
         session = open_session(model, self._scratch)
-        feeds = reported(f"search {self._evaluations} of {self._budget}", self._feeds, self._report)
+        feeds = track(f"search {self._evaluations} of {self._budget}", self._feeds, self._report)
         return relevance(np.concatenate([session.run(None, dict(feed))[0] for feed in feeds]), self._rule)
 
     def _progress(self) -> str:
-        """How far the search got, within the share allowed."""
-        allowed = [left for left in self._drifts if self.share(left) <= MOST_SHARE]
-        best = min(allowed, key=lambda left: (self._drifts[left], len(left)))
+        """How far the search has got within the allowed share."""
+        allowed = [excluded for excluded in self._drifts if self.share(excluded) <= MAX_SHARE]
+        best = min(allowed, key=lambda excluded: (self._drifts[excluded], len(excluded)))
         return (
             f"the best graph, with {self._count(best)} in float32, drifts {self._drifts[best] / max(self._target, TINY):.1f} times "
             "as far as it may"
         )
 
-    def _count(self, left: Collection[str]) -> str:
-        return f"{len(left)} of {len(self._products)} products ({self.share(left):.1%} of the operations)"
+    def _count(self, excluded: Collection[str]) -> str:
+        return f"{len(excluded)} of {len(self._products)} products ({self.share(excluded):.1%} of the operations)"
 
     def _by_noise(self) -> list[str]:
         """The products, the noisiest first."""
-        found = {
+        noises = {
             product.name: noise(product, self._samples[source], self._ranges[source], self._levels)
             for product in self._products
             for source in [str(product.source.name)]
         }
-        return sorted(found, key=lambda name: -found[name])
+        return sorted(noises, key=lambda name: -noises[name])
 
     def _by_drift(self) -> list[str]:
-        """The products, first those of the activation that alone in int8 drifts farthest: one evaluation per activation."""
+        """The products in the order of the drift with only one activation's products in int8, which takes one evaluation each."""
         everything = frozenset(product.name for product in self._products)
         groups: dict[str, list[str]] = {}
         for product in self._products:
@@ -194,16 +197,16 @@ class Sensitivity:
         return [name for group in ordered for name in group]
 
     def _within_share(self, order: Sequence[str]) -> list[str]:
-        """Those of `order`, from the first, that together do not exceed the share allowed."""
-        found: list[str] = []
+        """The products of `order`, from the first, that together do not exceed the allowed share."""
+        selected: list[str] = []
         for name in order:
-            if self.share([*found, name]) <= MOST_SHARE:
-                found.append(name)
-        return found
+            if self.share([*selected, name]) <= MAX_SHARE:
+                selected.append(name)
+        return selected
 
 
-def shortest(order: Sequence[str], is_enough: Callable[[Sequence[str]], bool]) -> Sequence[str]:
-    """The shortest beginning of `order` that is enough, if longer ones are too; empty if not even all of it is.
+def shortest_prefix(order: Sequence[str], is_enough: Callable[[Sequence[str]], bool]) -> Sequence[str]:
+    """The shortest prefix of `order` that is enough, provided that longer ones are too; empty if even the whole is not enough.
 
     Tries lengths 1, 2, 4, ... and then bisects.
     """
@@ -222,13 +225,13 @@ def shortest(order: Sequence[str], is_enough: Callable[[Sequence[str]], bool]) -
     return order[:size]
 
 
-def pruned(found: Sequence[str], is_enough: Callable[[Collection[str]], bool]) -> frozenset[str]:
-    """`found` without those, tried from the last, whose removal leaves enough."""
-    left = frozenset(found)
-    for name in reversed(found):
-        if is_enough(left - {name}):
-            left -= {name}
-    return left
+def prune(names: Sequence[str], is_enough: Callable[[Collection[str]], bool]) -> frozenset[str]:
+    """The names, without each one, from the last, whose removal leaves enough."""
+    remaining = frozenset(names)
+    for name in reversed(names):
+        if is_enough(remaining - {name}):
+            remaining -= {name}
+    return remaining
 
 
 def search(
@@ -238,51 +241,51 @@ def search(
     gate: Callable[[], Certificate],
     names: Mapping[str, str],
 ) -> Certificate:
-    """Replaces those of `models` that the gate refused by graphs that it accepts, and returns their certificate.
+    """Replaces the `models` that the gate refused by graphs that it accepts, and returns their certificate.
 
-    `sensitivities` are those of the int8 files; the first `certificate` is that of `models`, `gate` makes another, and `names`
-    are those of the products' weights. Raises ParityError if there is no such graph, or it is not found.
+    `sensitivities` are keyed by int8 file. `certificate` is that of the `models` so far; `gate` makes another. `names` are the
+    names of the products' weights. Raises ParityError if there is no such graph, or none is found.
     """
-    found: dict[str, SearchRecord] = {}
+    searches: dict[str, SearchRecord] = {}
     for file, sensitivity in sensitivities.items():
-        before, gates, left = certificate.agreement[file], 0, frozenset[str]()
+        first_agreement, gate_count, excluded = certificate.agreement[file], 0, frozenset[str]()
         while certificate.agreement[file].violations(certificate.bounds):
-            excess = strain(certificate.agreement[file], certificate.bounds)
-            left = sensitivity.choose(sensitivity.drift(left) / excess)
-            models[file] = sensitivity.graph(left)
-            certificate, gates = gate(), gates + 1
-        if gates:
-            found[file] = sensitivity.record(left, before, gates, names)
-    return msgspec.structs.replace(certificate, search=found)
+            excess = allowance_used(certificate.agreement[file], certificate.bounds)
+            excluded = sensitivity.choose(sensitivity.drift(excluded) / excess)
+            models[file] = sensitivity.graph(excluded)
+            certificate, gate_count = gate(), gate_count + 1
+        if gate_count:
+            searches[file] = sensitivity.record(excluded, first_agreement, gate_count, names)
+    return msgspec.structs.replace(certificate, search=searches)
 
 
-def strain(found: Agreement, bounds: Bounds, fields: Collection[str] | None = None) -> float:
-    """The largest share of an allowance used, among the measures named in `fields` (None: all); above 1 a bound does not hold.
+def allowance_used(agreement: Agreement, bounds: Bounds, fields: Collection[str] | None = None) -> float:
+    """The largest share of an allowance used, among the measures named in `fields` (None: all); above 1, a bound does not hold.
 
-    An overlap or tau of 0.98 uses two fifths of the allowance of a bound of 0.95, an error of 2 % as much of one of 5 %.
+    An overlap or tau of 0.98 uses two fifths of the allowance of a bound of 0.95; so does an error of 2 % with a bound of 5 %.
     """
-    used: list[float] = []
+    shares: list[float] = []
     for kind in MEASURES:
-        value, bound = getattr(found, kind.field), getattr(bounds, kind.field)
+        value, bound = getattr(agreement, kind.field), getattr(bounds, kind.field)
         if value is not None and (fields is None or kind.field in fields):
-            lost, allowed = (value, bound) if kind.is_upper else (1 - value, 1 - bound)
-            used.append(max(lost, 0.0) / max(allowed, TINY))
-    return max(used)
+            loss, allowed = (value, bound) if kind.is_upper else (1 - value, 1 - bound)
+            shares.append(max(loss, 0.0) / max(allowed, TINY))
+    return max(shares)
 
 
 def weight_names(model: ir.Model, parameters: Iterable[tuple[str, NDArray[np.float32]]]) -> dict[str, str]:
-    """By each product's name: that of its weights among the checkpoint's `parameters`, or its own if they are not there as such.
+    """The name of each product's weights among the checkpoint's `parameters`, by product; its own name if they are not there.
 
     A matrix that several products share, as in ALBERT, is numbered from its second use.
     """
-    known: dict[str, str] = {}
+    names_by_digest: dict[str, str] = {}
     for name, array in parameters:
         for matrix in (array, array.T) if array.ndim == 2 else ():
-            known.setdefault(_digest(matrix), name)
+            names_by_digest.setdefault(_digest(matrix), name)
     names: dict[str, str] = {}
     uses: dict[str, int] = {}
     for product in products(model):
-        name = known.get(_digest(product.weights), product.name)
+        name = names_by_digest.get(_digest(product.weights), product.name)
         uses[name] = uses.get(name, 0) + 1
         names[product.name] = name if uses[name] == 1 else f"{name} (use {uses[name]})"
     return names

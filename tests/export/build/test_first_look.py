@@ -1,4 +1,4 @@
-"""`resift export --first-look`: which students are refused, and what is written."""
+"""`resift export --first-look`: which students are refused, and the contents of the artifact."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resift.artifact.agreement import Bounds, measure
 from resift.artifact.certificate import Certificate, FirstLookRecall
 from resift.artifact.folder import Artifact
 from resift.cli.main import main
-from resift_export.build.first_look import check_plan, check_student, file_of_look
+from resift_export.build.first_look import check_plan, check_student, first_look_file
 from resift_export.checkpoint import load as checkpoints
 from resift_export.convert import _faults, convert
 from resift_export.distill.student import student_of
@@ -61,15 +61,15 @@ def test_both_graphs_tell_their_progress(built, checkpoint_of, home, small_gate,
     monkeypatch.setattr(ranges, "MIGRATIONS", (0.0,))
     deeper = built("bert-deeper", lambda folder: None)  # made by planned_artifact
     recipe = Recipe(gate=small_gate, precisions=("int8",), bounds=Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9))
-    told = []
+    steps = []
     out = convert(
         str(deeper),
         home / "out",
         recipe,
         first_look=str(checkpoint_of("bert")),
-        report=lambda step, done, total: told.append(step),
+        report=lambda step, done, total: steps.append(step),
     )
-    assert list(dict.fromkeys(told)) == [
+    assert list(dict.fromkeys(steps)) == [
         "reference",
         "calibrate",
         "ranges of model.int8.onnx",
@@ -96,8 +96,8 @@ def test_a_first_look_reads_the_weights_that_the_full_graph_holds(built, home, s
     teacher = checkpoints.load(str(deeper))
     student_of(teacher.model, (4,)).save_pretrained(student)
     artifacts = {}
-    for least, name in ((1 << 30, "apart"), (1000, "sharing")):
-        monkeypatch.setattr(weights, "SHARED_BYTES", least)
+    for min_bytes, name in ((1 << 30, "apart"), (1000, "sharing")):
+        monkeypatch.setattr(weights, "MIN_SHARED_BYTES", min_bytes)
         artifacts[name] = Artifact.open(convert(str(deeper), home / name, recipe, first_look=str(student), force=True))
     apart, sharing = (artifact.manifest.graphs[1].variants for artifact in artifacts.values())
     assert [variant.weights for variant in apart] == [None, None]
@@ -113,10 +113,10 @@ def test_a_first_look_reads_the_weights_that_the_full_graph_holds(built, home, s
             found.append([(result.index, result.logit, result.scored_by) for result in ranking])
         assert found[0] == found[1]
         assert [by for _, _, by in found[1]] == ["full"] * 2 + ["first-look"] * 3
-    lender = artifacts["sharing"].folder / "model.int8.onnx"
-    content = bytearray(lender.read_bytes())
+    weights_path = artifacts["sharing"].folder / "model.int8.onnx"
+    content = bytearray(weights_path.read_bytes())
     content[len(content) // 2] ^= 1
-    lender.write_bytes(content)
+    weights_path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"model\.int8\.onnx has SHA-256"):
         artifacts["sharing"].read_graph(sharing[0])
 
@@ -129,7 +129,7 @@ def test_a_first_look_is_added_to_an_artifact_whose_scores_stay(built, checkpoin
     loose = Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9)
     both = Recipe(gate=small_gate, precisions=("int8", "float32"), bounds=loose)
     earlier = Artifact.open(convert(deeper, home / "earlier", both))
-    monkeypatch.setattr(ranges, "CLIPS", (0.5,))  # what would be exported now is another graph
+    monkeypatch.setattr(ranges, "CLIPS", (0.5,))  # an export would now make another graph
     later = Artifact.open(convert(deeper, home / "later", both, first_look=student, keep=str(home / "earlier"), force=True))
     for file in ("model.int8.onnx", "model.float32.onnx"):
         assert later.manifest.files[file] == earlier.manifest.files[file]
@@ -138,7 +138,7 @@ def test_a_first_look_is_added_to_an_artifact_whose_scores_stay(built, checkpoin
     assert later.manifest.recipe["kept"] == earlier.fingerprint()
     assert "kept" not in earlier.manifest.recipe
     assert list(Certificate.read(later).agreement) == ["model.int8.onnx", "model.float32.onnx"]
-    with pytest.raises(ExportError, match="has the layers 5, but this export 2; expected an artifact of the same checkpoint"):
+    with pytest.raises(ExportError, match="has the layers 5, but this export has 2; expected an artifact of the same checkpoint"):
         convert(student, home / "other", both, keep=str(home / "earlier"))
     with pytest.raises(ExportError, match="has the variants"):
         convert(deeper, home / "other", Recipe(gate=small_gate, bounds=loose), keep=str(home / "earlier"))
@@ -148,7 +148,7 @@ def test_a_first_look_is_added_to_an_artifact_whose_scores_stay(built, checkpoin
 
 
 def test_files_of_a_first_look():
-    assert file_of_look("model.int8-vnni.onnx") == "first-look.int8-vnni.onnx"
+    assert first_look_file("model.int8-vnni.onnx") == "first-look.int8-vnni.onnx"
 
 
 def test_a_student_of_another_tokenizer_is_refused(loaded):
@@ -159,7 +159,9 @@ def test_a_student_of_another_tokenizer_is_refused(loaded):
 
 def test_a_student_that_reads_less_is_refused(loaded):
     bert = loaded("bert")
-    with pytest.raises(ExportError, match="reads 64 tokens of a pair and bert-1 192; expected a first look that reads as many"):
+    with pytest.raises(
+        ExportError, match="reads 64 tokens of a pair and bert-1 192; expected a first look that reads at least as many"
+    ):
         check_student(dataclasses.replace(bert, max_length=64), bert)
     check_student(bert, dataclasses.replace(bert, max_length=64))
 
@@ -172,22 +174,22 @@ def test_a_student_that_is_no_cheaper_is_refused_and_nothing_is_written(source, 
 
 
 @pytest.mark.parametrize(
-    ("plan", "has_look", "said"),
+    ("plan", "has_first_look", "message"),
     [
         ("fast", False, "the plan fast needs a first look; add --first-look STUDENT"),
         ("first-look", True, "expected full at the end"),
-        ("other:3,full", True, "expected full at the end, after first-look or nothing"),
+        ("other:3,full", True, "expected full at the end, after first-look or alone"),
         ("first-look:3", True, "cannot be used: a plan's last stage keeps 3"),
     ],
 )
-def test_a_default_plan_that_the_artifact_cannot_follow_is_refused(plan, has_look, said):
-    with pytest.raises(InputError, match=said):
-        check_plan(plan, has_look=has_look)
+def test_a_default_plan_that_the_artifact_cannot_follow_is_refused(plan, has_first_look, message):
+    with pytest.raises(InputError, match=message):
+        check_plan(plan, has_first_look=has_first_look)
 
 
 def test_plans_that_can_be_followed():
-    for plan, has_look in ((None, False), ("full", False), ("fast", True), ("first-look:0.3,full", True)):
-        check_plan(plan, has_look=has_look)
+    for plan, has_first_look in ((None, False), ("full", False), ("fast", True), ("first-look:0.3,full", True)):
+        check_plan(plan, has_first_look=has_first_look)
 
 
 def test_a_plan_is_refused_before_anything_is_loaded(home, capsys):
@@ -209,7 +211,7 @@ def test_the_gate_judges_the_first_look_beside_the_full_graph(loaded):
     logits = [np.arange(10.0)] * 30
     pools = Recipe().gate_pools()[:30]
     good = measure(pools, logits, logits)
-    for agreement, kept, said in (
+    for agreement, recall, message in (
         (good, 0.9, None),
         (good, 0.7, "bert-1 in first-look.int8.onnx is no first look for its model"),
         (msgspec.structs.replace(good, tau=0.1), 0.9, "bert-1 in model.int8.onnx does not rank like its checkpoint"),
@@ -218,8 +220,8 @@ def test_the_gate_judges_the_first_look_beside_the_full_graph(loaded):
             bounds=Bounds(),
             agreement={"model.int8.onnx": agreement},
             pools=[],
-            first_looks={"first-look.int8.onnx": [FirstLookRecall(look=0.5, kept=kept)]},
+            first_looks={"first-look.int8.onnx": [FirstLookRecall(look=0.5, kept=recall)]},
         )
         faults = _faults(certificate, bert, bert)
-        assert [type(fault) for fault in faults] == ([] if said is None else [ParityError])
-        assert said is None or said in str(faults[0])
+        assert [type(fault) for fault in faults] == ([] if message is None else [ParityError])
+        assert message is None or message in str(faults[0])

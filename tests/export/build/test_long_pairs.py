@@ -1,4 +1,4 @@
-"""The gate gains pairs longer than the model reads."""
+"""Pairs that are longer than the model reads are added to the gate."""
 
 from __future__ import annotations
 

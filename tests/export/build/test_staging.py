@@ -1,4 +1,4 @@
-"""aside: what may be replaced, and that an interruption at any moment leaves one complete artifact that the user can see."""
+"""staging: which folders may be replaced; after an interruption at any moment, the user sees one complete artifact."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 
 from resift.errors import ExportError, OutputError
-from resift_export.build.staging import aside
-from resift_export.distill.state import Home
+from resift_export.build.staging import staged
+from resift_export.distill.state import Workspace
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks and signals of Unix")
 
 
 def fill(folder, text, version=2):
-    """As much of an artifact as these tests need."""
+    """Writes those files of an artifact that these tests need."""
     (folder / "a.onnx").write_text(text)
     (folder / "manifest.json").write_text(json.dumps({"format": version, "files": {"a.onnx": {}, "README.md": {}}}))
 
 
 def put(out, text, *, overwrite=False, sources=(), meanwhile=lambda: None):
-    with aside(out, overwrite=overwrite, sources=sources) as (folder, _):
+    with staged(out, overwrite=overwrite, sources=sources) as (folder, _):
         fill(folder, text)
         meanwhile()
 
@@ -46,7 +46,7 @@ def out(home):
 
 
 def test_a_new_folder_takes_its_place_when_it_is_whole(home):
-    with aside(home / "deeper" / "out", overwrite=False) as (folder, _):
+    with staged(home / "deeper" / "out", overwrite=False) as (folder, _):
         assert not (home / "deeper" / "out").exists()
         fill(folder, "new")
     assert names(home / "deeper") == ["out"]
@@ -91,11 +91,11 @@ MINE = {
 }
 
 
-@pytest.mark.parametrize(("change", "said"), MINE.values(), ids=MINE)
-def test_a_folder_that_holds_anything_else_is_not_replaced(home, out, change, said):
+@pytest.mark.parametrize(("change", "message"), MINE.values(), ids=MINE)
+def test_a_folder_that_holds_anything_else_is_not_replaced(home, out, change, message):
     change(out)
     before = sorted(path.relative_to(out) for path in out.rglob("*"))
-    with pytest.raises(ExportError, match=f"already exists and is not a plain artifact: .*{said}; move it away"):
+    with pytest.raises(ExportError, match=f"already exists and is not a plain artifact: .*{message}; move it away"):
         put(out, "new", overwrite=True)
     assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
     assert names(home) == ["out"]
@@ -103,10 +103,10 @@ def test_a_folder_that_holds_anything_else_is_not_replaced(home, out, change, sa
 
 @pytest.mark.parametrize("name", ["a\0", "\ud800"])
 def test_what_no_folder_can_be_called_is_refused(name):
-    with pytest.raises(ExportError, match="not a folder name"), aside(Path(name), overwrite=False):
+    with pytest.raises(ExportError, match="not a folder name"), staged(Path(name), overwrite=False):
         pass
     with pytest.raises(OutputError, match="not a folder name"):
-        Home(Path(name))
+        Workspace(Path(name))
 
 
 def test_what_is_put_into_the_folder_meanwhile_is_kept(home, out):
@@ -197,7 +197,7 @@ def test_a_name_that_is_too_long_is_one_clear_error(home, name):
 
 
 def test_two_exports_to_one_place_do_not_meet(home, out):
-    with aside(out, overwrite=True) as (folder, _):
+    with staged(out, overwrite=True) as (folder, _):
         fill(folder, "first")
         with pytest.raises(ExportError, match=r"another process is writing this OUT .*out\.export.*wait for it"):
             put(out, "second", overwrite=True)
@@ -211,8 +211,8 @@ STEPS = """
 import json, os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[3])
 from tests.export.build.test_staging import fill
-from resift_export.build.staging import aside
-from resift_export.distill.state import Home
+from resift_export.build.staging import staged
+from resift_export.distill.state import Workspace
 home, how = pathlib.Path(sys.argv[1]), sys.argv[2]
 EVENTS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "open"}
 step = 0
@@ -220,22 +220,22 @@ while True:
     step += 1
     place = home / str(step)
     place.mkdir()
-    with aside(place / "out", overwrite=False) as (folder, _):
+    with staged(place / "out", overwrite=False) as (folder, _):
         fill(folder, "old")
     child = os.fork()
     if not child:
-        left = step
+        remaining = step
         def count(event, arguments):
-            global left
+            global remaining
             if event in EVENTS:
-                left -= 1
-                if left == 0:
+                remaining -= 1
+                if remaining == 0:
                     if how == "SIGKILL":
                         os.kill(os.getpid(), signal.SIGKILL)
                     raise KeyboardInterrupt
         sys.addaudithook(count)
         try:
-            with aside(place / "out", overwrite=True) as (folder, _):
+            with staged(place / "out", overwrite=True) as (folder, _):
                 fill(folder, "new")
         except KeyboardInterrupt:
             os._exit(1)
@@ -252,19 +252,19 @@ def test_an_interruption_at_any_step_leaves_one_whole_artifact_in_sight(home, ho
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 8
-    seen = set()
+    outcomes = set()
     for place in home.iterdir():
-        left = {name: text_of(place / name) for name in ("out", "out.replaced") if (place / name).exists()}
-        seen.add(tuple(sorted(left.items())))
-        for name in left:
+        artifacts = {name: text_of(place / name) for name in ("out", "out.replaced") if (place / name).exists()}
+        outcomes.add(tuple(sorted(artifacts.items())))
+        for name in artifacts:
             assert names(place / name) == ["a.onnx", "manifest.json"]
         put(place / "out", "newer", overwrite=True)
         assert (names(place), text_of(place / "out")) == (["out"], "newer")
     replacing = {(("out.replaced", "old"),), (("out", "new"), ("out.replaced", "old"))}
-    assert seen >= {(("out", "old"),), (("out", "new"),)}
+    assert outcomes >= {(("out", "old"),), (("out", "new"),)}
     # An interrupt during cleanup itself may leave the old artifact next to the new one, but never OUT without an artifact.
-    assert seen & replacing == (replacing if how == "SIGKILL" else {(("out", "new"), ("out.replaced", "old"))})
-    assert seen <= {(("out", "old"),), (("out", "new"),)} | replacing
+    assert outcomes & replacing == (replacing if how == "SIGKILL" else {(("out", "new"), ("out.replaced", "old"))})
+    assert outcomes <= {(("out", "old"),), (("out", "new"),)} | replacing
 
 
 def test_after_a_kill_an_export_that_may_not_overwrite_puts_the_old_one_back(home, out):

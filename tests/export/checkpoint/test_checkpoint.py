@@ -1,4 +1,4 @@
-"""Checkpoint: what can be loaded, what is refused and with which error, and that its reference is the model itself."""
+"""Checkpoint: which folders can be loaded, which are refused with which error, and that the reference is the model itself."""
 
 from __future__ import annotations
 
@@ -139,13 +139,13 @@ def test_base_model_lacks_a_head(folder, bert):
 
 
 def test_three_labels(untrained):
-    said = r"has 3 labels \(LABEL_0, LABEL_1, LABEL_2\); expected those of a reranker: 1 .*--relevant-label"
-    with pytest.raises(ExportError, match=said):
+    message = r"has 3 labels \(LABEL_0, LABEL_1, LABEL_2\); expected those of a reranker: 1 .*--relevant-label"
+    with pytest.raises(ExportError, match=message):
         load(str(untrained(3)))
 
 
 @pytest.mark.parametrize(
-    ("architecture", "said"),
+    ("architecture", "message"),
     [
         ("Qwen3ForCausalLM", r"is a generative model \(Qwen3ForCausalLM\), which scores a pair by .*use an encoder"),
         ("T5ForConditionalGeneration", r"is a generative model"),
@@ -154,10 +154,10 @@ def test_three_labels(untrained):
         ("BertForMaskedLM", r"is a BertForMaskedLM; expected a cross-encoder"),
     ],
 )
-def test_another_kind_of_model_is_refused_with_what_to_use_instead(folder, architecture, said):
+def test_another_kind_of_model_is_refused_with_what_to_use_instead(folder, architecture, message):
     name, change = changed("config.json", architectures=[architecture])
     (folder / name).write_text(change((folder / name).read_text()))
-    with pytest.raises(ExportError, match=said) as caught:
+    with pytest.raises(ExportError, match=message) as caught:
         load(str(folder))
     assert "BAAI/bge-reranker-v2-m3" in str(caught.value)
 
@@ -238,8 +238,10 @@ def test_a_tokenizer_that_knows_more_tokens_than_the_model(folder):
     content = json.loads((folder / "tokenizer.json").read_text())
     content["model"]["vocab"]["onemore"] = tiny.VOCABULARY
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    said = f"copy has token ids up to {tiny.VOCABULARY}, but the model has {tiny.VOCABULARY} embeddings; expected one for every id"
-    with pytest.raises(ExportError, match=said):
+    message = (
+        f"copy has token ids up to {tiny.VOCABULARY}, but the model has {tiny.VOCABULARY} embeddings; expected one for every id"
+    )
+    with pytest.raises(ExportError, match=message):
         load(str(folder))
 
 
@@ -294,7 +296,7 @@ def test_neither_folder_nor_hub_id(source, monkeypatch):
 
 def test_a_connection_that_breaks_is_one_clear_error(monkeypatch):
     class RemoteProtocolError(Exception):
-        """As an HTTP library's own, which is no OSError."""
+        """An error such as those of an HTTP library, which are not OSErrors."""
 
     def break_off(*_, **__):
         raise RemoteProtocolError("peer closed connection")
@@ -306,26 +308,26 @@ def test_a_connection_that_breaks_is_one_clear_error(monkeypatch):
 
 @pytest.mark.parametrize("allow_pickle", [False, True])
 def test_hub_id_is_pinned_to_its_commit(checkpoint_of, monkeypatch, tmp_path, allow_pickle):
-    asked = {}
+    request = {}
 
     def snapshot(source, **options):
-        asked.update(options, source=source)
+        request.update(options, source=source)
         return str(shutil.copytree(checkpoint_of("bert"), tmp_path / "snapshots" / "0123abcd"))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     loaded = load("org/reranker", revision="v1", allow_pickle=allow_pickle)
     assert (loaded.id, loaded.revision) == ("org/reranker", "0123abcd")
-    assert (asked["source"], asked["revision"]) == ("org/reranker", "v1")
-    assert ("pytorch_model*.bin" in asked["allow_patterns"]) == allow_pickle
-    assert "*.safetensors" in asked["allow_patterns"]
-    assert not any(pattern.endswith((".py", "*")) and pattern != "LICENSE*" for pattern in asked["allow_patterns"])
+    assert (request["source"], request["revision"]) == ("org/reranker", "v1")
+    assert ("pytorch_model*.bin" in request["allow_patterns"]) == allow_pickle
+    assert "*.safetensors" in request["allow_patterns"]
+    assert not any(pattern.endswith((".py", "*")) and pattern != "LICENSE*" for pattern in request["allow_patterns"])
 
 
 def direct(loaded, query, documents):
-    """float32[n, labels], one pair at a time, and so without padding or attention mask."""
+    """Logits float32[n, labels], one pair at a time and therefore without padding and attention mask."""
     logits = []
     for document in documents:
-        # Passed as lists: transformers takes an empty second text for a missing one otherwise.
+        # Passed as lists: otherwise transformers treats an empty second text as missing.
         pair = loaded.tokenizer([query], [document], truncation="only_second", max_length=loaded.max_length, return_tensors="pt")
         with torch.inference_mode():
             logits.append(loaded.model(**{name: pair[name] for name in loaded.signature.inputs}).logits.numpy())
@@ -354,12 +356,12 @@ def test_reference_of_two_labels_is_their_log_odds(untrained):
 def test_references_of_pools_are_those_of_each_in_its_order(bert):
     texts = tiny.texts()
     pools = [("how do tides work", texts[:9]), ("rivers", []), ("why does bread rise", texts[20:31]), ("tides", texts[5:6])]
-    told = []
-    found = bert.references(pools, lambda *progress: told.append(progress))
+    reports = []
+    found = bert.references(pools, lambda *progress: reports.append(progress))
     assert [len(logits) for logits in found] == [9, 0, 11, 1]
     for (query, documents), logits in zip(pools, found, strict=True):
         np.testing.assert_allclose(logits, bert.reference(query, documents), rtol=0, atol=1e-5)
-    assert told == [("reference", 0, 2), ("reference", 1, 2), ("reference", 2, 2)]
+    assert reports == [("reference", 0, 2), ("reference", 1, 2), ("reference", 2, 2)]
 
 
 @pytest.mark.parametrize(
@@ -373,18 +375,18 @@ def test_a_batch_of_references_has_few_pairs_and_few_tokens(lengths, batches):
 def test_references_pad_little(bert):
     from resift_export.recipe import Recipe
 
-    real = padded = 0
+    token_count = padded_count = 0
 
-    def count(module, given, named):
-        nonlocal real, padded
-        real += int(named["attention_mask"].sum())
-        padded += named["attention_mask"].numel()
+    def count(module, args, kwargs):
+        nonlocal token_count, padded_count
+        token_count += int(kwargs["attention_mask"].sum())
+        padded_count += kwargs["attention_mask"].numel()
 
     # sentence-transformers calls the forward of the whole model, which runs no hooks.
     hook = bert.model.base_model.register_forward_pre_hook(count, with_kwargs=True)
     bert.references([(pool.query, pool.documents) for pool in Recipe().gate_pools()])
     hook.remove()
-    assert real < padded < 1.1 * real
+    assert token_count < padded_count < 1.1 * token_count
 
 
 def test_released_checkpoint_keeps_its_configuration_alone(source):
@@ -412,12 +414,12 @@ def test_reference_refuses_a_query_too_long(bert):
 
 def test_tokenizer_json_neither_truncates_nor_pads(bert):
     bert.tokenizer([QUERY] * 2, ["a", "a longer one"], truncation="only_second", max_length=16, padding=True)
-    own = json.loads(bert.tokenizer.backend_tokenizer.to_str())
-    assert own["truncation"]
-    assert own["padding"]
+    content = json.loads(bert.tokenizer.backend_tokenizer.to_str())
+    assert content["truncation"]
+    assert content["padding"]
     saved = json.loads(bert.tokenizer_json())
     assert saved["truncation"] is saved["padding"] is None
-    assert {**saved, "truncation": 0, "padding": 0} == {**own, "truncation": 0, "padding": 0}
+    assert {**saved, "truncation": 0, "padding": 0} == {**content, "truncation": 0, "padding": 0}
 
 
 def test_tokenizer_whose_pairs_differ_from_tokenizer_json_is_refused(bert):

@@ -1,4 +1,4 @@
-"""Declared: what sentence-transformers' files say counts where CrossEncoder lets it count, and nothing else does."""
+"""config: files of sentence-transformers count exactly where they count for CrossEncoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from resift.errors import ExportError
-from resift_export.checkpoint.config import check_kind, read
+from resift_export.checkpoint.config import check_kind, read_config
 
 SIGMOID, IDENTITY, SOFTMAX, GELU = (
     f"torch.nn.modules.{name}" for name in ("activation.Sigmoid", "linear.Identity", "activation.Softmax", "activation.GELU")
@@ -55,24 +55,24 @@ def folder(tmp_path):
     ],
 )
 def test_activation_of_config_json(folder, config, labels, expected):
-    assert read(folder(config, modules=None)).activation(labels) == expected
-    assert read(folder(config, {})).activation(labels) == expected
+    assert read_config(folder(config, modules=None)).activation(labels) == expected
+    assert read_config(folder(config, {})).activation(labels) == expected
 
 
 def test_activation_of_config_sentence_transformers_comes_first_where_modules_json_is(folder):
     config = {"sentence_transformers": {"activation_fn": SIGMOID}}
     settings = {"activation_fn": IDENTITY}
-    assert read(folder(config, settings)).activation(1) == "identity"
-    assert read(folder(config, settings, model_type="SentenceTransformer")).activation(1) == "sigmoid"
+    assert read_config(folder(config, settings)).activation(1) == "identity"
+    assert read_config(folder(config, settings, model_type="SentenceTransformer")).activation(1) == "sigmoid"
     (folder(config, settings) / "modules.json").unlink()
-    assert read(folder(config, settings, modules=None)).activation(1) == "sigmoid"
+    assert read_config(folder(config, settings, modules=None)).activation(1) == "sigmoid"
 
 
-def test_an_activation_that_is_not_torchs_is_passed_over_with_a_warning(folder, caplog):
-    declared = read(folder({"sbert_ce_default_activation_function": IDENTITY}, {"activation_fn": "modeling_mine.Sharp"}))
+def test_an_activation_that_is_not_torchs_is_ignored_with_a_warning(folder, caplog):
+    config = read_config(folder({"sbert_ce_default_activation_function": IDENTITY}, {"activation_fn": "modeling_mine.Sharp"}))
     with caplog.at_level(logging.WARNING):
-        assert declared.activation(1) == "identity"
-    assert "modeling_mine.Sharp, which is not torch's: passed over" in caplog.text
+        assert config.activation(1) == "identity"
+    assert "modeling_mine.Sharp, which is not torch's: ignored" in caplog.text
 
 
 @pytest.mark.parametrize(("name", "labels"), [(GELU, 1), (SOFTMAX, 1)])
@@ -80,7 +80,7 @@ def test_an_activation_that_gives_no_score_is_refused(folder, name, labels):
     with pytest.raises(
         ExportError, match=rf"config_sentence_transformers.json declares the activation {name} for 1 label; expected"
     ):
-        read(folder({}, {"activation_fn": name})).activation(labels)
+        read_config(folder({}, {"activation_fn": name})).activation(labels)
 
 
 @pytest.mark.parametrize(
@@ -95,18 +95,18 @@ def test_an_activation_that_gives_no_score_is_refused(folder, name, labels):
     ],
 )
 def test_the_default_prompt(folder, settings, expected):
-    assert read(folder({}, settings)).prompt() == expected
+    assert read_config(folder({}, settings)).prompt() == expected
 
 
 def test_a_prompt_by_name(folder):
-    declared = read(folder({}, {"prompts": {"search": "find: ", "ask": "answer: "}, "default_prompt_name": "search"}))
-    assert [declared.prompt(name) for name in (None, "ask", "search", "")] == ["find: ", "answer: ", "find: ", ""]
+    config = read_config(folder({}, {"prompts": {"search": "find: ", "ask": "answer: "}, "default_prompt_name": "search"}))
+    assert [config.prompt(name) for name in (None, "ask", "search", "")] == ["find: ", "answer: ", "find: ", ""]
     with pytest.raises(ExportError, match="has no prompt 'other'; expected one of search, ask"):
-        declared.prompt("other")
+        config.prompt("other")
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"prompts": {"a": "x"}, "default_prompt_name": "b"}, "has no prompt 'b'; expected one of a"),
         ({"default_prompt_name": "b"}, r"expected one of \(none\)"),
@@ -115,13 +115,13 @@ def test_a_prompt_by_name(folder):
         ({"prompts": {"b": "x\ud800"}, "default_prompt_name": "b"}, "half of a surrogate pair"),
     ],
 )
-def test_a_prompt_that_cannot_be_applied(folder, settings, said):
-    with pytest.raises(ExportError, match=said):
-        read(folder({}, settings)).prompt()
+def test_a_prompt_that_cannot_be_applied(folder, settings, message):
+    with pytest.raises(ExportError, match=message):
+        read_config(folder({}, settings)).prompt()
 
 
 def test_prompts_do_not_count_without_modules_json(folder):
-    assert read(folder({}, {"prompts": {"a": "x"}, "default_prompt_name": "a"}, modules=None)).prompt() == ""
+    assert read_config(folder({}, {"prompts": {"a": "x"}, "default_prompt_name": "a"}, modules=None)).prompt() == ""
 
 
 @pytest.mark.parametrize(
@@ -134,26 +134,26 @@ def test_prompts_do_not_count_without_modules_json(folder):
     ],
 )
 def test_the_longest_pair(folder, transformer, expected):
-    assert read(folder({}, {}, transformer={**CLASSIFIES, **transformer})).max_length == expected
+    assert read_config(folder({}, {}, transformer={**CLASSIFIES, **transformer})).max_length == expected
 
 
 @pytest.mark.parametrize("length", ["long", 0, -1, True, 1.5])
 def test_a_longest_pair_that_is_no_number(folder, length):
     with pytest.raises(ExportError, match="expected a number of tokens"):
-        _ = read(folder({}, {}, transformer={"max_seq_length": length})).max_length
+        _ = read_config(folder({}, {}, transformer={"max_seq_length": length})).max_length
 
 
 def test_which_checkpoints_are_modular(folder):
-    assert not read(folder({}, modules=None)).is_modular
-    assert not read(folder({}, {})).is_modular
-    assert read(folder({}, {}, transformer={"transformer_task": "feature-extraction"})).is_modular
+    assert not read_config(folder({}, modules=None)).is_modular
+    assert not read_config(folder({}, {})).is_modular
+    assert read_config(folder({}, {}, transformer={"transformer_task": "feature-extraction"})).is_modular
     dense = [*CLASSIFIER, step(1, "Pooling")]
-    assert read(folder({}, {}, modules=dense)).is_modular
-    assert not read(folder({}, {}, modules=dense, model_type="SentenceTransformer")).is_modular
+    assert read_config(folder({}, {}, modules=dense)).is_modular
+    assert not read_config(folder({}, {}, modules=dense, model_type="SentenceTransformer")).is_modular
 
 
 @pytest.mark.parametrize(
-    ("modules", "said"),
+    ("modules", "message"),
     [
         ([*CLASSIFIER, step(1, "Router")], "has Router as module 1; expected a Transformer first"),
         ([step(0, "Pooling")], "has Pooling as module 0"),
@@ -170,9 +170,9 @@ def test_which_checkpoints_are_modular(folder):
         ({}, "expected a list"),
     ],
 )
-def test_modules_that_are_refused(folder, modules, said):
-    with pytest.raises(ExportError, match=said):
-        read(folder({}, {}, modules=modules))
+def test_modules_that_are_refused(folder, modules, message):
+    with pytest.raises(ExportError, match=message):
+        read_config(folder({}, {}, modules=modules))
 
 
 @pytest.mark.parametrize(
@@ -183,27 +183,27 @@ def test_a_dense_whose_activation_is_no_class_of_torch_nn(folder, activation):
     (out / "1_Dense").mkdir()
     (out / "1_Dense" / "config.json").write_text(json.dumps({"activation_function": activation}))
     with pytest.raises(ExportError, match=r"expected a class of torch\.nn, such as torch\.nn\.Tanh"):
-        read(out)
+        read_config(out)
 
 
 def test_a_decoder_with_yes_and_no_logits_is_refused(folder):
     config = {"architectures": ["Qwen3ForCausalLM"]}
-    declared = read(
+    checkpoint_config = read_config(
         folder(config, {}, modules=[*CLASSIFIER, step(1, "LogitScore")], transformer={"transformer_task": "text-generation"})
     )
     with pytest.raises(ExportError, match=r"^qwen is a generative model \(Qwen3ForCausalLM\).*yes and no.*use an encoder"):
-        check_kind(declared, "qwen")
+        check_kind(checkpoint_config, "qwen")
 
 
 def test_a_chat_template_of_the_transformer_module_is_refused(folder):
     transformer = {**CLASSIFIES, "modality_config": {"message": {"method": "forward"}}}
     with pytest.raises(ExportError, match="after a chat template"):
-        check_kind(read(folder({"architectures": ["Qwen3ForSequenceClassification"]}, {}, transformer=transformer)), "qwen")
+        check_kind(read_config(folder({"architectures": ["Qwen3ForSequenceClassification"]}, {}, transformer=transformer)), "qwen")
 
 
 @pytest.mark.parametrize("architectures", [None, [], "x", [7], [None], ["BertForSequenceClassification"], ["BertModel"], {}])
 def test_architectures_that_say_nothing_are_let_through(folder, architectures):
-    check_kind(read(folder({"architectures": architectures}, modules=None)), "some")
+    check_kind(read_config(folder({"architectures": architectures}, modules=None)), "some")
 
 
 @pytest.mark.parametrize("name", ["config.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"])
@@ -212,5 +212,5 @@ def test_malformed_files_are_one_clear_error(folder, name, content):
     out = folder({}, {})
     (out / name).write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ExportError, match=name) as caught:
-        read(out)
+        read_config(out)
     assert len(str(caught.value)) < 600

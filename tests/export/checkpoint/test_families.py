@@ -1,4 +1,4 @@
-"""Every architecture, with one label and with two: its artifact gives the logits that transformers itself gives."""
+"""Every architecture, with one label and with two: its artifact computes the same logits as transformers."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ one_label_and_two = pytest.mark.parametrize("labels", [1, 2])
 
 
 def answers(folder, documents, *, query=QUERY, change=lambda model, row: None) -> np.ndarray:
-    """Logits [n, labels] by transformers alone, one pair at a time: without padding and without this toolchain."""
+    """Logits [n, labels] computed only by transformers, one pair at a time, without padding and without this toolchain."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    taken = inspect.signature(model.forward).parameters
+    accepted = inspect.signature(model.forward).parameters
     logits = []
     for document in documents:
-        # Passed as lists: transformers takes an empty second text for a missing one otherwise.
+        # Passed as lists: otherwise transformers treats an empty second text as missing.
         row = tokenizer([query], [document], truncation="only_second", max_length=tiny.MAX_LENGTH, return_tensors="pt")
         change(model, row)
         with torch.inference_mode():
-            logits.append(model(**{name: tensor for name, tensor in row.items() if name in taken}).logits[0].numpy())
+            logits.append(model(**{name: tensor for name, tensor in row.items() if name in accepted}).logits[0].numpy())
     return np.array(logits)
 
 
-def by_transformers(folder, documents, **given) -> np.ndarray:
-    """What documents are ranked by: the single logit, or the log-odds of the second label."""
-    logits = answers(folder, documents, **given)
+def by_transformers(folder, documents, **options) -> np.ndarray:
+    """The relevance by which documents are ranked: the single logit, or the log-odds of the second label."""
+    logits = answers(folder, documents, **options)
     return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
 
 
@@ -125,8 +125,8 @@ READ_BY = {
 def test_a_mistake_in_the_inputs_would_show(family, change, checkpoint_of):
     # The tests above can fail: for inputs that are slightly wrong, these checkpoints' logits differ by far more than the tolerance.
     folder = checkpoint_of(family)
-    moved = np.abs(by_transformers(folder, DOCUMENTS, change=change) - by_transformers(folder, DOCUMENTS))
-    assert np.median(moved) > 100 * TOLERANCE
+    changes = np.abs(by_transformers(folder, DOCUMENTS, change=change) - by_transformers(folder, DOCUMENTS))
+    assert np.median(changes) > 100 * TOLERANCE
 
 
 @every_family
@@ -139,8 +139,8 @@ def test_one_label_of_two_alone_would_show(family, checkpoint_of):
 @every_family
 def test_int8_logits_do_not_depend_on_batch_mates(family, artifact_of):
     with Reranker.load(artifact_of(family)) as reranker:
-        together = reranker.logits(QUERY, DOCUMENTS)
-        alone = [reranker.logits(QUERY, [document])[0] for document in DOCUMENTS]
+        batched = reranker.logits(QUERY, DOCUMENTS)
+        single = [reranker.logits(QUERY, [document])[0] for document in DOCUMENTS]
         doubled = reranker.logits(QUERY, [*DOCUMENTS, *reversed([f"{text} more" for text in DOCUMENTS])])
-    assert together.tolist() == alone
-    assert together.tolist() == doubled[: len(DOCUMENTS)].tolist()
+    assert batched.tolist() == single
+    assert batched.tolist() == doubled[: len(DOCUMENTS)].tolist()

@@ -1,4 +1,4 @@
-"""Heads of other shapes than one label or two: several labels of which one means relevant, regression, half precision."""
+"""Heads other than those of one or two labels: several labels of which one means relevant, regression, half precision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = ["contradiction", "entailment", "neutral"]
 
 @pytest.fixture(scope="module")
 def three(built, checkpoint_of):
-    """A tiny BERT with three labels, of which the second one's logit is that of the checkpoint with one label."""
+    """A tiny BERT with three labels; the logit of the second one equals that of the checkpoint with one label."""
 
     def make(folder):
         shutil.copytree(checkpoint_of("bert"), folder)
@@ -48,7 +48,7 @@ def three(built, checkpoint_of):
 
 
 def logits_of(folder, documents=DOCUMENTS):
-    """float32[n, labels] by transformers alone."""
+    """Logits float32[n, labels] computed only by transformers."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     found = []
@@ -61,8 +61,8 @@ def logits_of(folder, documents=DOCUMENTS):
 
 def log_odds(logits, number):
     probabilities = np.exp(logits.astype(np.float64))
-    own = probabilities[:, number] / probabilities.sum(1)
-    return np.log(own / (1 - own))
+    selected = probabilities[:, number] / probabilities.sum(1)
+    return np.log(selected / (1 - selected))
 
 
 @pytest.mark.parametrize("label", ["entailment", "2"])
@@ -99,7 +99,7 @@ def test_of_two_labels_the_first_can_be_the_relevant_one(checkpoint_of):
 
 
 @pytest.mark.parametrize(
-    ("label", "said"),
+    ("label", "message"),
     [
         (None, r"has 3 labels \(contradiction, entailment, neutral\).*name the one that means relevant with --relevant-label"),
         ("relevant", r"has no label 'relevant'; expected one of contradiction, entailment, neutral, or its number from 0"),
@@ -108,8 +108,8 @@ def test_of_two_labels_the_first_can_be_the_relevant_one(checkpoint_of):
         ("²", "has no label '²'"),
     ],
 )
-def test_a_label_that_is_not_there(three, label, said):
-    with pytest.raises(ExportError, match=said):
+def test_a_label_that_is_not_there(three, label, message):
+    with pytest.raises(ExportError, match=message):
         checkpoint.load(str(three), relevant_label=label)
 
 

@@ -1,4 +1,4 @@
-"""Layers of fewer heads and inner units, saved at their family's shape and left out again."""
+"""Layers of fewer heads and inner units are saved in their family's shape and are compact again after loading."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from resift_export.checkpoint import load as checkpoint
 from resift_export.checkpoint.layers import (
     LAYERS,
-    Size,
+    LayerSize,
     compact,
-    compacted,
-    expanded,
+    compact_copy,
+    expanded_state_dict,
     head_size,
     keep_heads,
     keep_units,
@@ -24,8 +24,8 @@ from resift_export.checkpoint.layers import (
 from resift_export.distill.student import student_of
 from tests.support import tiny
 
-WHOLE = Size(tiny.SIZE["num_attention_heads"], tiny.SIZE["intermediate_size"])
-SIZES = [Size(3, 50), Size(1, 97)]
+WHOLE = LayerSize(tiny.SIZE["num_attention_heads"], tiny.SIZE["intermediate_size"])
+SIZES = [LayerSize(3, 50), LayerSize(1, 97)]
 WORDS = {"input_ids": torch.arange(5, 45).view(2, 20)}
 
 
@@ -35,7 +35,7 @@ def whole(request, checkpoint_of):
 
 
 def narrowed(model, sizes):
-    """A copy whose layers keep their last heads and units."""
+    """A copy whose layers retain only their last heads and units."""
     student = student_of(model, range(len(layers_of(model))))
     parts, each = parts_of(student), head_size(student)
     for layer, size in zip(layers_of(student), sizes, strict=True):
@@ -52,13 +52,13 @@ def logits(model):
 def test_saved_it_is_a_model_of_its_family_and_compact_again_when_loaded(whole, tmp_path):
     student = narrowed(whole, SIZES)
     assert sizes_of(student) == SIZES
-    student.save_pretrained(tmp_path, state_dict=expanded(student))
+    student.save_pretrained(tmp_path, state_dict=expanded_state_dict(student))
     loaded = type(whole).from_pretrained(tmp_path).eval()
-    assert sizes_of(loaded) == [Size(WHOLE.heads, 97)] * 2
+    assert sizes_of(loaded) == [LayerSize(WHOLE.heads, 97)] * 2
     torch.testing.assert_close(logits(loaded), logits(student), rtol=0, atol=1e-5)
-    again = compacted(loaded)
+    again = compact_copy(loaded)
     assert sizes_of(again) == SIZES
-    assert sizes_of(loaded) == [Size(WHOLE.heads, 97)] * 2, "the model itself was changed"
+    assert sizes_of(loaded) == [LayerSize(WHOLE.heads, 97)] * 2, "the model itself was changed"
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in student.state_dict().items())
     assert torch.equal(logits(again), logits(student))
 
@@ -68,44 +68,44 @@ def test_zeros_anywhere_are_left_out(whole):
     student = student_of(whole, [0, 1])
     layer = layers_of(student)[0]
     with torch.no_grad():
-        linear(layer, parts.mixed).weight[:, each : 2 * each] = 0
+        linear(layer, parts.attention_output).weight[:, each : 2 * each] = 0
         linear(layer, parts.outer).weight[:, 5::7] = 0
         expected = logits(student)
     compact(student)
-    assert sizes_of(student) == [Size(WHOLE.heads - 1, WHOLE.units - len(range(5, WHOLE.units, 7))), WHOLE]
+    assert sizes_of(student) == [LayerSize(WHOLE.heads - 1, WHOLE.units - len(range(5, WHOLE.units, 7))), WHOLE]
     torch.testing.assert_close(logits(student), expected, rtol=0, atol=1e-5)
 
 
 def test_one_head_and_one_unit_stay(whole):
-    """As no linear map has no inputs."""
+    """A linear map cannot have no inputs."""
     parts = parts_of(whole)
     student = student_of(whole, [0, 1])
     with torch.no_grad():
-        for name in (parts.mixed, parts.outer):
+        for name in (parts.attention_output, parts.outer):
             linear(layers_of(student)[1], name).weight[:] = 0
         expected = logits(student)
     compact(student)
-    assert sizes_of(student) == [WHOLE, Size(1, 1)]
+    assert sizes_of(student) == [WHOLE, LayerSize(1, 1)]
     torch.testing.assert_close(logits(student), expected, rtol=0, atol=1e-5)
 
 
 def test_a_weight_that_is_not_zero_keeps_its_head(whole):
     parts, each = parts_of(whole), head_size(whole)
     student = student_of(whole, [0, 1])
-    mixed = linear(layers_of(student)[0], parts.mixed).weight
+    mixed = linear(layers_of(student)[0], parts.attention_output).weight
     with torch.no_grad():
         mixed[:, :each] = 0
         mixed[7, 3] = 1e-30
-    assert compacted(student) is student
+    assert compact_copy(student) is student
 
 
 def test_without_zeros_a_model_is_itself(whole):
-    assert compacted(whole) is whole
+    assert compact_copy(whole) is whole
 
 
 def test_other_families_stay_as_they_are(checkpoint_of):
     model = checkpoint.load(str(checkpoint_of("modernbert"))).model
-    assert compacted(model) is model
+    assert compact_copy(model) is model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     compact(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

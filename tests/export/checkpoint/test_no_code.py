@@ -1,4 +1,4 @@
-"""No file of a checkpoint ever runs, whatever its configuration names and whatever is typed on standard input."""
+"""No file of a checkpoint is ever run, whatever its configuration says and whatever is typed on standard input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIG, MODEL, TOKENIZER = "configuration_mine.py", "modeling_mine.py", "tokeniz
 
 
 def planted(folder):
-    """Plants files that say so when they are imported."""
+    """Plants files that leave a trace when they are imported."""
     for name, base in ((CONFIG, "BertConfig"), (MODEL, "BertForSequenceClassification"), (TOKENIZER, "PreTrainedTokenizerFast")):
         (folder / name).write_text(PLANTED.format(base=base))
 
@@ -94,18 +94,18 @@ def test_a_planted_file_does_not_run(checkpoint_of, tmp_path, plant):
         cwd=tmp_path,
         check=False,
     )
-    said = done.stdout.decode()
+    output = done.stdout.decode()
     assert not ran.exists()
     assert "Traceback" not in done.stderr.decode()
     assert done.returncode == (0 if plant in LOADED else 1)
     if plant in REFUSED:
-        assert "needs code of its own" in said
-        assert "trust_remote_code" not in said
-        assert said.count("\n") == 1
+        assert "needs code of its own" in output
+        assert "trust_remote_code" not in output
+        assert output.count("\n") == 1
 
 
 def test_the_planted_file_would_run_if_it_were_trusted(checkpoint_of, tmp_path):
-    """The test above can fail."""
+    """Shows that the test above can fail."""
     folder = shutil.copytree(checkpoint_of("bert"), tmp_path / "planted")
     planted(folder)
     custom_type(folder)

@@ -1,4 +1,4 @@
-"""Checkpoints that users take for cross-encoders: `resift export` says in one line what it found, what it expected, what to do."""
+"""Checkpoints that users mistake for cross-encoders: `resift export` says in one line what is wrong and how to mend it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ for folder in sys.argv[2:]:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.write(2, b"code %d\\n" % code)
 """
-INSTEAD = "use an encoder with a scoring head, such as BAAI/bge-reranker-v2-m3"
+ALTERNATIVES = "use an encoder with a scoring head, such as BAAI/bge-reranker-v2-m3"
 GPT = {"n_embd": 64, "n_layer": 1, "n_head": 2, "vocab_size": tiny.VOCABULARY, "bos_token_id": 1, "eos_token_id": 1}
 LLAMA = {**tiny.SIZE, "vocab_size": tiny.VOCABULARY, "num_hidden_layers": 1}
 LLAMA.pop("initializer_range")
@@ -59,22 +59,22 @@ def wider(folder):
     (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 256}))
 
 
-SAID = {
+MISTAKES = {
     "bi-encoder": (
         model(lambda: transformers.BertModel(tiny.config("bert"))),
-        rf"lacks the weights classifier\.bias, classifier\.weight .*expected a trained sequence classifier .*: {INSTEAD}",
+        rf"lacks the weights classifier\.bias, classifier\.weight .*expected a trained sequence classifier .*: {ALTERNATIVES}",
     ),
     "gpt": (
         model(lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT))),
-        rf"is a generative model \(GPT2LMHeadModel\).*: {INSTEAD}",
+        rf"is a generative model \(GPT2LMHeadModel\).*: {ALTERNATIVES}",
     ),
     "llama": (
         model(lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA))),
-        rf"is a generative model \(LlamaForCausalLM\).*: {INSTEAD}",
+        rf"is a generative model \(LlamaForCausalLM\).*: {ALTERNATIVES}",
     ),
     "token-classifier": (
         model(lambda: transformers.BertForTokenClassification(tiny.config("bert"))),
-        rf"is a BertForTokenClassification; expected a cross-encoder, a \.\.\.ForSequenceClassification: {INSTEAD}",
+        rf"is a BertForTokenClassification; expected a cross-encoder, a \.\.\.ForSequenceClassification: {ALTERNATIVES}",
     ),
     "no-tokenizer": (without_tokenizer, r"has no tokenizer; expected one of tokenizer\.json, .*: save the model's own tokenizer"),
     "pickle": (pickle_only, r"has no safetensors weights \(found: .*pytorch_model\.bin.*; save it .*--allow-pickle"),
@@ -87,11 +87,11 @@ SAID = {
 
 
 @pytest.fixture(scope="module")
-def told(checkpoint_of, tmp_path_factory):
-    """Name of each mistake: the exit code and the lines on standard error of the command line; one process loads torch."""
+def outcomes(checkpoint_of, tmp_path_factory):
+    """By name of the mistake: the command's exit code and its lines on standard error. Only one process loads torch."""
     base = tmp_path_factory.mktemp("mistakes")
-    folders = [shutil.copytree(checkpoint_of("bert"), base / name) for name in SAID]
-    for folder, (make, _) in zip(folders, SAID.values(), strict=True):
+    folders = [shutil.copytree(checkpoint_of("bert"), base / name) for name in MISTAKES]
+    for folder, (make, _) in zip(folders, MISTAKES.values(), strict=True):
         make(folder)
     done = subprocess.run(
         [sys.executable, "-c", EXPORT, str(base / "out"), *map(str, folders)], capture_output=True, timeout=300, check=True
@@ -99,16 +99,16 @@ def told(checkpoint_of, tmp_path_factory):
     assert not (base / "out").exists()
     *parts, rest = re.split(r"^code (\d+)\n", done.stderr.decode(), flags=re.MULTILINE)
     assert rest == ""
-    return {name: (int(code), text.splitlines()) for name, text, code in zip(SAID, parts[::2], parts[1::2], strict=True)}
+    return {name: (int(code), text.splitlines()) for name, text, code in zip(MISTAKES, parts[::2], parts[1::2], strict=True)}
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_a_mistake_is_one_clear_line(told, name):
-    code, lines = told[name]
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_clear_line(outcomes, name):
+    code, lines = outcomes[name]
     assert code == 1
     assert len(lines) == 2, lines
     assert lines[0].startswith("load ")
-    assert re.match(f"resift: .*{name} {SAID[name][1]}", lines[1]), lines[1]
+    assert re.match(f"resift: .*{name} {MISTAKES[name][1]}", lines[1]), lines[1]
 
 
 def test_weights_that_the_model_does_not_read_are_one_warning(checkpoint_of, tmp_path, caplog):
@@ -129,6 +129,6 @@ def test_a_revision_that_is_not_there(monkeypatch):
         raise RevisionNotFoundError("404 Client Error.", response=httpx.Response(404, request=httpx.Request("GET", "https://hub")))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    said = r"^org/reranker has no revision 'v9' on the hub; expected a commit, tag or branch of it, or none for the latest"
-    with pytest.raises(ExportError, match=said):
+    message = r"^org/reranker has no revision 'v9' on the hub; expected a commit, tag or branch of it, or none for the latest"
+    with pytest.raises(ExportError, match=message):
         checkpoint.load("org/reranker", revision="v9")

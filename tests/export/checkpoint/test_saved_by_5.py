@@ -1,4 +1,4 @@
-"""What sentence-transformers 5 saved, its files written by hand: the artifact scores as they say, with or without the library."""
+"""Checkpoints as sentence-transformers 5 saves them, written by hand: artifacts score accordingly, also without the library."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ TRANSFORMER = {
 
 
 def by_1(activation):
-    """What 5.1.2 adds to config.json, its only file."""
+    """The entry that 5.1.2 adds to config.json; it writes no other file."""
     return {"config.json": {"sentence_transformers": {"activation_fn": activation, "version": "5.1.2"}}}
 
 
 def by_7(activation, prompts, name):
-    """The files of 5.7.0, which adds nothing to config.json."""
+    """The files that 5.7.0 writes; it adds nothing to config.json."""
     settings = {
         "__version__": {"pytorch": "2.13.0+cpu", "sentence_transformers": "5.7.0", "transformers": "5.24.0"},
         "activation_fn": activation,
@@ -67,7 +67,7 @@ def saved(request, checkpoint_of, tmp_path):
 
 
 def by_hand(folder, prompt):
-    """Logits by transformers alone, one pair at a time."""
+    """Logits computed only by transformers, one pair at a time."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     found = []

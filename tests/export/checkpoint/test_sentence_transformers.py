@@ -1,4 +1,4 @@
-"""What sentence-transformers 6 saved: the artifact scores as CrossEncoder.predict does. Needs sentence-transformers 6."""
+"""Checkpoints saved by sentence-transformers 6: their artifacts score like CrossEncoder.predict. Needs sentence-transformers 6."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_int8_is_certified_against_predict(kind, saved, home):
 
 
 def test_the_activation_is_not_config_jsons(saved, tmp_path, small_gate):
-    """config.json says sigmoid, config_sentence_transformers.json identity, and that one counts."""
+    """config.json says sigmoid and config_sentence_transformers.json identity; the latter counts."""
     folder = shutil.copytree(saved("plain"), tmp_path / "two")
     config = json.loads((folder / "config.json").read_text())
     config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
@@ -155,8 +155,8 @@ def test_the_prompt_is_in_the_manifest_and_on_the_card(exported, capsys):
 
 def test_the_prompt_changes_scores(saved):
     """Without it the tests above would fail."""
-    moved = predicted(saved("plain")) - predicted(saved("plain"), prompt="")
-    assert np.median(np.abs(moved)) > 100 * TOLERANCE
+    changes = predicted(saved("plain")) - predicted(saved("plain"), prompt="")
+    assert np.median(np.abs(changes)) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize(("name", "prompt"), [("other", "x: "), ("", "")])
@@ -233,14 +233,14 @@ def test_an_embedding_model_is_refused(saved, tmp_path):
         checkpoint.load(str(folder))
 
 
-@pytest.mark.parametrize("found", ["missing", "older"])
-def test_without_sentence_transformers(saved, monkeypatch, found):
-    if found == "missing":
+@pytest.mark.parametrize("installed", ["missing", "older"])
+def test_without_sentence_transformers(saved, monkeypatch, installed):
+    if installed == "missing":
         monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     else:
         monkeypatch.setattr("resift_export.checkpoint.sentence_transformers.version", lambda name: "5.4.1")
     plain = checkpoint.load(str(saved("plain")))
-    assert plain.referee.startswith("transformers ")
+    assert plain.reference_name.startswith("transformers ")
     expected = predicted_elsewhere(saved("plain"))
     np.testing.assert_allclose(plain.reference(QUERY, DOCUMENTS), expected, rtol=0, atol=TOLERANCE)
     with pytest.raises(ExtraError, match=r"Transformer, Pooling, Dense, Dense.*pip install 'sentence-transformers>=6'"):
@@ -248,7 +248,7 @@ def test_without_sentence_transformers(saved, monkeypatch, found):
 
 
 def predicted_elsewhere(folder):
-    """Logits by transformers alone, with the prompt put before the query by hand."""
+    """Logits computed only by transformers, with the prompt put before the query by hand."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""A distillation that is killed, stopped or asked for otherwise: the same command gives the weights of an unbroken run."""
+"""Distillations that are killed or stopped: the same command makes the weights of an unbroken run; other options are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resift.errors import OutputError
 from resift.files import lock
 from resift_export.distill.distillation import distill
 from resift_export.distill.options import Options
-from resift_export.distill.recipe import decode
+from resift_export.distill.recipe import decode_recipe
 from resift_export.distill.train import Trainer
 from tests.support import tiny
 from tests.support.commands import TIMEOUT, complaint, resift, running
@@ -30,15 +30,15 @@ from resift_export.distill.distillation import distill
 from resift_export.distill.options import Options
 
 source, out, pools, options, place, count = sys.argv[1:]
-left = int(count)
+remaining = int(count)
 
 def killing(owner, name, *, after):
     function = getattr(owner, name)
     def counted(*arguments, **more):
-        global left
-        left -= 1
-        result = function(*arguments, **more) if left or after else None
-        if not left:
+        global remaining
+        remaining -= 1
+        result = function(*arguments, **more) if remaining or after else None
+        if not remaining:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
     setattr(owner, name, counted)
@@ -64,33 +64,42 @@ def pools(tmp_path_factory):
     return path
 
 
-def distilled(source, out, pools, *, go_on=lambda: True, **more):
-    return distill(source, out, [pools], Options(**(OPTIONS | more)), threads=1, device="cpu", go_on=go_on, checkpoint_minutes=0.0)
+def distilled(source, out, pools, *, should_continue=lambda: True, **more):
+    return distill(
+        source,
+        out,
+        [pools],
+        Options(**(OPTIONS | more)),
+        threads=1,
+        device="cpu",
+        should_continue=should_continue,
+        checkpoint_minutes=0.0,
+    )
 
 
 @pytest.fixture(scope="module")
 def unbroken(source, pools, tmp_path_factory):
     """The folder of a student whose training nothing interrupted."""
     out = tmp_path_factory.mktemp("unbroken") / "student"
-    assert distilled(source, out, pools).finished
+    assert distilled(source, out, pools).is_finished
     return out
 
 
 def is_whole(out, unbroken):
-    """The student is the unbroken one to the bit, its recipe tells the same story, and nothing else is left."""
+    """Asserts that the student equals the unbroken one to the bit, with a recipe that agrees, and that no other file remains."""
     names = {path.name for path in unbroken.iterdir()}
     assert {path.name for path in out.iterdir()} == names
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     for name in names - {"recipe.json"}:
         assert (out / name).read_bytes() == (unbroken / name).read_bytes(), name
-    made, other = (decode((folder / "recipe.json").read_bytes()) for folder in (out, unbroken))
-    assert made.curve == other.curve
-    assert (made.pairs, made.steps, made.position) == (other.pairs, other.steps, other.position)
-    assert made.runs[0].first_pair == 0
-    assert [run.last_pair for run in made.runs][:-1] == [run.first_pair for run in made.runs][1:]
+    resumed, expected = (decode_recipe((folder / "recipe.json").read_bytes()) for folder in (out, unbroken))
+    assert resumed.curve == expected.curve
+    assert (resumed.pairs, resumed.steps, resumed.position) == (expected.pairs, expected.steps, expected.position)
+    assert resumed.runs[0].first_pair == 0
+    assert [run.last_pair for run in resumed.runs][:-1] == [run.first_pair for run in resumed.runs][1:]
 
 
-# A step is 32 pairs: the second kill is in the phase from end to end. The fourth file replaced is of the first student placed.
+# A step is 32 pairs: the second kill is in the phase from end to end. The fourth replaced file belongs to the first student.
 @pytest.mark.parametrize("kills", [[("step", 3), ("step", 4)], [("written", 4), ("unwritten", 3)], [("placed", 4), ("placed", 40)]])
 def test_killed_and_resumed_it_is_the_same_to_the_bit(kills, source, pools, unbroken, tmp_path):
     out = tmp_path / "student"
@@ -101,20 +110,20 @@ def test_killed_and_resumed_it_is_the_same_to_the_bit(kills, source, pools, unbr
         )
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
         assert (tmp_path / "student.distill").is_dir()
-    assert distilled(source, out, pools).finished
+    assert distilled(source, out, pools).is_finished
     is_whole(out, unbroken)
 
 
 def test_stopped_anywhere_it_goes_on(source, pools, unbroken, tmp_path):
-    """Each run is stopped after some batches more: while the teacher scores, while figures are measured, and between steps."""
+    """Each run is stopped a few batches later: while the teacher scores, while figures are measured, and between steps."""
     out = tmp_path / "student"
     for run in range(1, 100):
-        left = iter(range(2 * run))
-        recipe = distilled(source, out, pools, go_on=lambda left=left: next(left, None) is not None)
-        if recipe.finished and not (tmp_path / "student.distill").exists():
+        budget = iter(range(2 * run))
+        recipe = distilled(source, out, pools, should_continue=lambda budget=budget: next(budget, None) is not None)
+        if recipe.is_finished and not (tmp_path / "student.distill").exists():
             break
         assert (out / "model.safetensors").is_file()
-        assert not decode((out / "recipe.json").read_bytes()).finished or recipe.finished
+        assert not decode_recipe((out / "recipe.json").read_bytes()).is_finished or recipe.is_finished
     assert run > 4
     is_whole(out, unbroken)
 
@@ -132,28 +141,28 @@ def begun(source, pools, tmp_path):
     trained = []
     out = tmp_path / "student"
 
-    def go_on():
+    def should_continue():
         home = out.with_name("student.distill")
         return not (home / "state.safetensors").exists()
 
-    recipe = distilled(source, out, pools, go_on=go_on)
+    recipe = distilled(source, out, pools, should_continue=should_continue)
     assert (recipe.pairs, trained) == (32, [])
     return out
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
-        ({"lr": 0.1}, "lr 0.0003 there, 0.1 asked"),
-        ({"pairs": 640, "seed": 3}, "pairs 320 there, 640 asked; seed 0 there, 3 asked"),
-        ({"dtype": "bfloat16"}, "dtype float32 there, bfloat16 asked"),
+        ({"lr": 0.1}, "lr 0.0003 instead of 0.1"),
+        ({"pairs": 640, "seed": 3}, "pairs 320 instead of 640; seed 0 instead of 3"),
+        ({"dtype": "bfloat16"}, "dtype float32 instead of bfloat16"),
     ],
 )
 @pytest.mark.parametrize("state", ["begun", "finished"])
-def test_other_options_are_refused(state, more, said, source, pools, unbroken, request):
+def test_other_options_are_refused(state, more, message, source, pools, unbroken, request):
     out = request.getfixturevalue("begun") if state == "begun" else unbroken
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(OutputError, match=f"{out} was begun otherwise: {said}; ask for the same, or choose another OUT"):
+    with pytest.raises(OutputError, match=f"{out} was begun with {message}; use the same choices, or choose another OUT"):
         distilled(source, out, pools, **more)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
@@ -161,10 +170,10 @@ def test_other_options_are_refused(state, more, said, source, pools, unbroken, r
 def test_other_data_or_another_teacher_is_refused(begun, source, pools, tmp_path):
     other = tmp_path / "pools.jsonl"
     other.write_text(pools.read_text() + pools.read_text())
-    with pytest.raises(OutputError, match=r"data pools\.jsonl \([0-9a-f]{12}\) there, pools\.jsonl \([0-9a-f]{12}\) asked"):
+    with pytest.raises(OutputError, match=r"data pools\.jsonl \([0-9a-f]{12}\) instead of pools\.jsonl \([0-9a-f]{12}\)"):
         distilled(source, begun, other)
     twin = tiny.save(tmp_path / "twin" / Path(source).name, "bert", seed=9)
-    with pytest.raises(OutputError, match=r"was begun otherwise: teacher bert-1 .* there, bert-1 .* asked"):
+    with pytest.raises(OutputError, match=r"was begun with teacher bert-1 .* instead of bert-1 "):
         distilled(str(twin), begun, pools)
 
 
@@ -179,7 +188,7 @@ def test_a_damaged_state(begun, source, pools):
 
 def test_a_lost_state(begun, source, pools):
     (begun.with_name("student.distill") / "state.safetensors").unlink()
-    with pytest.raises(OutputError, match="is unfinished, but its state is gone; choose another OUT, or go on from it with --from"):
+    with pytest.raises(OutputError, match="is unfinished, but its state is gone; choose another OUT, or start from it with --from"):
         distilled(source, begun, pools)
 
 
@@ -230,18 +239,18 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(source, pools, tmp_path, inte
                 break
         assert b"figures" in before, before.decode()
         process.send_signal(signal.SIGINT)
-        said = process.stderr.read().decode()
-        assert process.stdout.read().decode().startswith(f"{out}  "), said
+        errors = process.stderr.read().decode()
+        assert process.stdout.read().decode().startswith(f"{out}  "), errors
     assert process.returncode == 130
-    assert "resift: stopping once the state is saved" in said
-    assert "Traceback" not in said
-    first = decode((out / "recipe.json").read_bytes())
-    assert not first.finished
+    assert "resift: stopping once the state is saved" in errors
+    assert "Traceback" not in errors
+    first = decode_recipe((out / "recipe.json").read_bytes())
+    assert not first.is_finished
     done = resift(*command, "--minutes", "0.001")
     assert done.code == 0, done.err
     assert "the same command continues" in done.out
     assert f"resume    after {first.pairs:,} pairs" in done.err
-    assert len(decode((out / "recipe.json").read_bytes()).runs) == 2
+    assert len(decode_recipe((out / "recipe.json").read_bytes()).runs) == 2
 
 
 def test_the_command_says_that_a_fit_cut_short_begins_anew(source, pools, tmp_path):
@@ -254,7 +263,7 @@ def test_the_command_says_that_a_fit_cut_short_begins_anew(source, pools, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said", "code"),
+    ("arguments", "message", "code"),
     [
         (["--keep", "1,x"], "expected the numbers of layers, such as 1,3,5; found '1,x'", 2),
         (["--keep", "1", "--layers", "1"], "not allowed with argument", 2),
@@ -265,10 +274,10 @@ def test_the_command_says_that_a_fit_cut_short_begins_anew(source, pools, tmp_pa
         (["--keep", "1", "--from", "no such folder"], "is neither a folder nor a hub id", 1),
     ],
 )
-def test_bad_command_lines(arguments, said, code, source, pools, tmp_path):
+def test_bad_command_lines(arguments, message, code, source, pools, tmp_path):
     done = resift("distill", source, tmp_path / "student", "--data", pools, *arguments, HF_HUB_OFFLINE="1")
     assert (done.code, done.out) == (code, "")
-    assert said in done.err
+    assert message in done.err
     assert "Traceback" not in done.err
     assert list(tmp_path.iterdir()) == []
 

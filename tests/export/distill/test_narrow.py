@@ -1,4 +1,4 @@
-"""Narrower students: what nothing is lost by goes first, the rest is fitted, and what results is a checkpoint like any other."""
+"""Narrower students: units without effect are removed first, the others are fitted, and the result is an ordinary checkpoint."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from resift_export.checkpoint import load as checkpoint
 from resift_export.checkpoint.layers import (
     LAYERS,
     PARTS,
-    Size,
-    compacted,
+    LayerSize,
+    compact_copy,
     head_size,
     keep_heads,
     keep_units,
@@ -29,9 +29,9 @@ from resift_export.checkpoint.layers import (
     units_of,
 )
 from resift_export.convert import convert
-from resift_export.distill.batches import PaddedBatch, padded
+from resift_export.distill.batches import PaddedBatch, padded_batches
 from resift_export.distill.distillation import distill
-from resift_export.distill.narrow import AT_ONCE, HEAD_PRICE, RIDGE, Prices, _fit, _Moments, _moments, chosen_sizes, narrow
+from resift_export.distill.narrow import HEAD_PRICE, REMOVALS_AT_ONCE, RIDGE, Prices, _fit, _Moments, _moments, choose_sizes, narrow
 from resift_export.distill.options import Options
 from resift_export.distill.student import run, student_of
 from resift_export.recipe import Recipe
@@ -62,7 +62,7 @@ def batches_of(teacher, first=0):
     tokenizer = PairTokenizer(teacher.tokenizer_json(), 64)
     texts = tiny.texts()
     parts = [tokenizer.encode(texts[number], texts[number + 1 : number + 9]) for number in range(first, first + 40)]
-    return padded(teacher, parts, CPU)
+    return padded_batches(teacher, parts, CPU)
 
 
 def logits_of(model, batches):
@@ -71,20 +71,20 @@ def logits_of(model, batches):
 
 
 def states_error_of(student, teacher, batches):
-    """Mean squared difference of what the head reads, the last hidden state of the first token, in variances of the teacher's."""
+    """Mean squared error of the first token's last hidden state, which the head reads, as a multiple of the teacher's variance."""
     with torch.no_grad():
-        found, goal = (torch.cat([run(model, batch).hidden[-1][:, 0] for batch in batches]) for model in (student, teacher))
+        found, goal = (torch.cat([run(model, batch).hidden_states[-1][:, 0] for batch in batches]) for model in (student, teacher))
     return float((found - goal).square().mean() / goal.var(dim=0).mean())
 
 
 def error_of(student, teacher, batches):
-    """Mean squared difference of the logits, in variances of the teacher's."""
+    """Mean squared difference of the logits, as a multiple of the teacher's variance."""
     goal = logits_of(teacher, batches)
     return float((logits_of(student, batches) - goal).square().mean() / goal.var())
 
 
 def widened(teacher, seed=0):
-    """The same function with twice the inner units: each has a twin, and an uneven share of its weight."""
+    """The same function with twice the inner units: each unit has a twin, and the two share its weight unevenly."""
     random = torch.Generator().manual_seed(seed)
     wide = student_of(teacher, range(len(layers_of(teacher))))
     parts = PARTS[wide.config.model_type]
@@ -101,7 +101,7 @@ def widened(teacher, seed=0):
 
 
 def cut(teacher, keep, sizes):
-    """A student of the first heads and units of each layer, as they are."""
+    """A student with the first heads and units of each layer and unchanged weights."""
     student = student_of(teacher, keep)
     parts, each = parts_of(student), head_size(student)
     for layer, size in zip(layers_of(student), sizes, strict=True):
@@ -112,7 +112,7 @@ def cut(teacher, keep, sizes):
 
 @pytest.mark.parametrize("family", LAYERS)
 def test_units_that_others_repeat_are_not_missed(family, checkpoint_of):
-    """The narrowed student of a teacher whose every unit has a twin gives what the teacher gives."""
+    """If every unit of the teacher has a twin, the narrowed student computes the same as the teacher."""
     loaded = checkpoint.load(str(checkpoint_of(family)))
     batches = batches_of(loaded)
     wide = widened(loaded.model)
@@ -128,7 +128,7 @@ def test_units_that_others_repeat_are_not_missed(family, checkpoint_of):
     assert (outer.in_features, *outer.weight.shape) == (SIZE, 64, SIZE)
     assert inner.weight.requires_grad
     assert len(torch.unique(inner.weight, dim=0)) == SIZE, "a unit stayed with its twin while another lost both"
-    # What is lost is the ridge's.
+    # The ridge causes the remaining error.
     assert error_of(student, wide, batches) < 1e-4
     assert error_of(student, wide, batches_of(loaded, 60)) < 1e-3
 
@@ -136,7 +136,7 @@ def test_units_that_others_repeat_are_not_missed(family, checkpoint_of):
 @pytest.mark.parametrize("family", LAYERS)
 @pytest.mark.parametrize(
     ("keep", "size", "share"),
-    [([0, 1], Size(4, SIZE // 4), 0.2), ([1], Size(4, SIZE // 4), 0.5), ([0, 1], Size(2, SIZE), 0.75)],
+    [([0, 1], LayerSize(4, SIZE // 4), 0.2), ([1], LayerSize(4, SIZE // 4), 0.5), ([0, 1], LayerSize(2, SIZE), 0.75)],
 )
 def test_fitted_it_is_nearer_than_cut_off(family, keep, size, share, checkpoint_of):
     loaded = checkpoint.load(str(checkpoint_of(family)))
@@ -145,8 +145,8 @@ def test_fitted_it_is_nearer_than_cut_off(family, keep, size, share, checkpoint_
     with torch.no_grad():
         assert _fit(fitted, loaded.model, keep, sizes, batches_of(loaded), always)
     assert sizes_of(fitted) == sizes
-    others = cut(loaded.model, keep, sizes)
-    assert states_error_of(fitted, loaded.model, fresh) < share * states_error_of(others, loaded.model, fresh)
+    truncated = cut(loaded.model, keep, sizes)
+    assert states_error_of(fitted, loaded.model, fresh) < share * states_error_of(truncated, loaded.model, fresh)
 
 
 @pytest.mark.parametrize("family", LAYERS)
@@ -155,27 +155,31 @@ def test_attention_is_fitted_only_after_left_out_layers_and_heads(family, keep, 
     loaded = checkpoint.load(str(checkpoint_of(family)))
     student, batches = student_of(loaded.model, keep), batches_of(loaded)
     with torch.no_grad():
-        assert _fit(student, loaded.model, keep, [Size(heads, SIZE // 2)] * len(keep), batches, always)
+        assert _fit(student, loaded.model, keep, [LayerSize(heads, SIZE // 2)] * len(keep), batches, always)
     assert sizes_of(student) == [(heads, SIZE // 2)] * len(keep)
-    own, found = (linear(layers_of(model)[-1], PARTS[family].mixed).weight for model in (loaded.model, student))
-    is_own = (found[:, :, None] == own[:, None, :]).all(dim=0).any(dim=1)
-    assert not is_own.any() if is_fitted else is_own.all()
+    teacher_weights, student_weights = (
+        linear(layers_of(model)[-1], PARTS[family].attention_output).weight for model in (loaded.model, student)
+    )
+    is_copied = (student_weights[:, :, None] == teacher_weights[:, None, :]).all(dim=0).any(dim=1)
+    assert not is_copied.any() if is_fitted else is_copied.all()
 
 
 def test_padding_does_not_count(checkpoint_of):
-    """One pair at a time has none."""
+    """Batches of one pair have no padding."""
     loaded = checkpoint.load(str(checkpoint_of("bert")))
     tokenizer = PairTokenizer(loaded.tokenizer_json(), 64)
     parts = [tokenizer.encode("how do tides work", tiny.texts()[1:120])]
-    together = padded(loaded, parts, CPU)
-    assert any(batch.mask is not None for batch in together)
-    apart = [
-        batch for text in tiny.texts()[1:120] for batch in padded(loaded, [tokenizer.encode("how do tides work", [text])], CPU)
+    batched = padded_batches(loaded, parts, CPU)
+    assert any(batch.mask is not None for batch in batched)
+    single = [
+        batch
+        for text in tiny.texts()[1:120]
+        for batch in padded_batches(loaded, [tokenizer.encode("how do tides work", [text])], CPU)
     ]
     students = [student_of(loaded.model, [0, 1]) for _ in range(2)]
-    for student, batches in zip(students, (together, apart), strict=True):
+    for student, batches in zip(students, (batched, single), strict=True):
         assert narrow(student, loaded.model, [0, 1], 0.5, batches, always)
-    np.testing.assert_allclose(logits_of(students[0], apart), logits_of(students[1], apart), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(logits_of(students[0], single), logits_of(students[1], single), rtol=0, atol=1e-3)
 
 
 def test_the_teacher_is_left_as_it_was(checkpoint_of):
@@ -192,25 +196,25 @@ def test_the_teacher_is_left_as_it_was(checkpoint_of):
 @pytest.mark.parametrize("family", LAYERS)
 def test_without_training_it_is_a_checkpoint_like_any_other(family, checkpoint_of, pools, tmp_path, small_gate):
     recipe = distill(str(checkpoint_of(family)), tmp_path / "student", [pools], Options(**FITTED), threads=1, device="cpu")
-    assert (recipe.finished, recipe.pairs, recipe.keep, len(recipe.curve)) == (True, 0, (0, 1), 1)
+    assert (recipe.is_finished, recipe.pairs, recipe.keep, len(recipe.curve)) == (True, 0, (0, 1), 1)
     assert "--width 0.3" in recipe.command()
     student = checkpoint.load(str(tmp_path / "student"))
-    narrow_sizes = sizes_of(compacted(student.model))
+    narrow_sizes = sizes_of(compact_copy(student.model))
     assert student.layers == 2
     assert sizes_of(student.model) == [(4, max(size.units for size in narrow_sizes))] * 2
     assert narrow_sizes[0] < (4, SIZE)
     convert(str(tmp_path / "student"), tmp_path / "artifact", Recipe(precisions=("float32",), gate=small_gate))
-    # The engine does not compute what the checkpoint has zeros for.
+    # The engine does not compute heads and units for which the checkpoint has zeros.
     each, last = 2 * 64 * 16, narrow_sizes[1].heads
     first = 4 * each * narrow_sizes[0].heads + 4 * 64 * narrow_sizes[0].units
     projected = getattr(student.model.base_model, "embeddings_project", None)
-    others = 0 if projected is None else 2 * projected.in_features * projected.out_features
-    assert Artifact.open(tmp_path / "artifact").manifest.full.operations == others + first + 2 * each * last
+    embedding_operations = 0 if projected is None else 2 * projected.in_features * projected.out_features
+    assert Artifact.open(tmp_path / "artifact").manifest.full.operations == embedding_operations + first + 2 * each * last
     documents = tiny.texts()[1:30:3]
     with Reranker.load(tmp_path / "artifact", settings=Settings(precision="float32")) as reranker:
         found = reranker.logits("how do tides work", documents)
     np.testing.assert_allclose(found, student.reference("how do tides work", documents), rtol=0, atol=1e-4)
-    # The same command finds it done.
+    # The same command has nothing to do.
     again = distill(str(checkpoint_of(family)), tmp_path / "student", [pools], Options(**FITTED), threads=1, device="cpu")
     assert again.curve == recipe.curve
 
@@ -218,18 +222,28 @@ def test_without_training_it_is_a_checkpoint_like_any_other(family, checkpoint_o
 TRAINED = {**FITTED, "pairs": 320, "evaluate": 160, "local": 0.0, "lr": 1e-3}
 
 
-def trained(source, out, pools, *, go_on=always, start=None, **more):
+def trained(source, out, pools, *, should_continue=always, start=None, **more):
     options = Options(**(TRAINED | more))
-    return distill(str(source), out, [pools], options, threads=1, device="cpu", go_on=go_on, start=start, checkpoint_minutes=0.0)
+    return distill(
+        str(source),
+        out,
+        [pools],
+        options,
+        threads=1,
+        device="cpu",
+        should_continue=should_continue,
+        start=start,
+        checkpoint_minutes=0.0,
+    )
 
 
 def test_stopped_anywhere_it_goes_on_to_the_same_weights(source, pools, tmp_path):
-    """While it is fitted, while the teacher scores, and between steps."""
-    assert trained(source, tmp_path / "unbroken", pools).finished
+    """It is stopped while it is fitted, while the teacher scores, and between steps."""
+    assert trained(source, tmp_path / "unbroken", pools).is_finished
     for stops in range(100):
-        asked = iter([True] * (3 * stops) + [False])
-        trained(source, tmp_path / "broken", pools, go_on=lambda left=asked: next(left, False))
-        if next(asked, None) is False:  # nobody asked it
+        answers = iter([True] * (3 * stops) + [False])
+        trained(source, tmp_path / "broken", pools, should_continue=lambda answers=answers: next(answers, False))
+        if next(answers, None) is False:  # it was never called
             break
     assert stops > 3
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("unbroken", "broken")]
@@ -239,9 +253,9 @@ def test_stopped_anywhere_it_goes_on_to_the_same_weights(source, pools, tmp_path
 
 @pytest.mark.parametrize("pairs", [0, 320])
 def test_stopped_while_it_is_fitted_nothing_is_left(pairs, source, pools, tmp_path):
-    asked = iter([True, False])
-    recipe = trained(source, tmp_path / "student", pools, go_on=lambda: next(asked), pairs=pairs)
-    assert (recipe.finished, recipe.pairs, recipe.curve) == (False, 0, ())
+    answers = iter([True, False])
+    recipe = trained(source, tmp_path / "student", pools, should_continue=lambda: next(answers), pairs=pairs)
+    assert (recipe.is_finished, recipe.pairs, recipe.curve) == (False, 0, ())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,7 +266,7 @@ def test_a_fitted_student_is_trained_further(source, pools, tmp_path):
     assert further.curve[-1].logit_error != further.curve[0].logit_error
     assert further.start is not None
     assert further.keep == (0, 1)
-    sizes = [sizes_of(compacted(checkpoint.load(str(tmp_path / name)).model)) for name in ("fitted", "further")]
+    sizes = [sizes_of(compact_copy(checkpoint.load(str(tmp_path / name)).model)) for name in ("fitted", "further")]
     assert sizes[0] == sizes[1]
     with pytest.raises(ExportError, match="2 layers of 64, whose weights do not fit a student of 1 layers of 64"):
         trained(source, tmp_path / "other", pools, start=str(tmp_path / "fitted"), width=None, layers=1)
@@ -261,10 +275,10 @@ def test_a_fitted_student_is_trained_further(source, pools, tmp_path):
 
 
 def test_a_narrower_student_teaches(source, pools, tmp_path):
-    """The zeros of a teacher that is narrower itself are left out, and stay zeros in what it teaches."""
+    """If the teacher itself is narrower, its zeros are removed and do not come back in its student."""
     trained(source, tmp_path / "first", pools, pairs=0, width=0.6)
     trained(tmp_path / "first", tmp_path / "second", pools, pairs=0, width=0.6)
-    sizes = [sizes_of(compacted(checkpoint.load(str(path)).model)) for path in (tmp_path / "first", tmp_path / "second")]
+    sizes = [sizes_of(compact_copy(checkpoint.load(str(path)).model)) for path in (tmp_path / "first", tmp_path / "second")]
     first, second = (HEAD_PRICE * 16 * (4 * ours[0].heads + 2 * ours[1].heads) + 2 * ours[0].units for ours in sizes)
     assert second <= 0.6 * first
 
@@ -305,14 +319,14 @@ def test_a_unit_that_never_gives_anything_goes_first(checkpoint_of):
 
 
 def test_options_of_a_narrower_student():
-    assert Options(width=0.5).kept(12) == tuple(range(12))
-    assert Options(width=0.5, layers=6).kept(12) == (1, 3, 5, 7, 9, 11)
-    assert Options(width=0.5, keep=tuple(range(12))).kept(12) == tuple(range(12))
-    assert Options().kept(12) == (1, 3, 5, 7, 9, 11)
-    assert Options().kept(12, tuple(range(12))) == tuple(range(12))
-    assert Options().kept(12, (3, 7, 11)) == (3, 7, 11)
-    assert Options(layers=2).kept(12, (3, 7, 11)) == (5, 11)
-    assert Options(layers=12).kept(12, tuple(range(12))) == tuple(range(12))
+    assert Options(width=0.5).retained_layers(12) == tuple(range(12))
+    assert Options(width=0.5, layers=6).retained_layers(12) == (1, 3, 5, 7, 9, 11)
+    assert Options(width=0.5, keep=tuple(range(12))).retained_layers(12) == tuple(range(12))
+    assert Options().retained_layers(12) == (1, 3, 5, 7, 9, 11)
+    assert Options().retained_layers(12, tuple(range(12))) == tuple(range(12))
+    assert Options().retained_layers(12, (3, 7, 11)) == (3, 7, 11)
+    assert Options(layers=2).retained_layers(12, (3, 7, 11)) == (5, 11)
+    assert Options(layers=12).retained_layers(12, tuple(range(12))) == tuple(range(12))
     with pytest.raises(InputError, match="pairs is 0; expected 1 or more"):
         Options(pairs=0)
     with pytest.raises(InputError, match="pairs is -1; expected 0 or more"):
@@ -330,17 +344,19 @@ def test_in_the_last_layer_first_tokens_count_half(checkpoint_of):
     mask = torch.ones(4, 9, dtype=torch.int64)
     mask[2, 5:] = 0
     batches = [PaddedBatch(rows=[0, 1, 2, 3], inputs={}, mask=mask, tokens=32)]
-    given = [torch.randn(4, 9, 64, generator=random)]
+    targets = [torch.randn(4, 9, 64, generator=random)]
     with torch.no_grad():
         attended = layer.attention(states[0], (1 - mask[:, None, None, :]) * -1e9)[0]
         units = layer.intermediate(attended).double()
-        own = [attended + layer.output.dense(units.float())]
-        for (wanted, sums), (is_last, first) in itertools.product(((given, given), (None, own)), ((False, 1.0), (True, None))):
-            goals = (sums[0] - attended).double()  # what the feed-forward network adds to what came in
+        layer_sums = [attended + layer.output.dense(units.float())]
+        for (target_sums, sums), (is_last, first) in itertools.product(
+            ((targets, targets), (None, layer_sums)), ((False, 1.0), (True, None))
+        ):
+            goals = (sums[0] - attended).double()  # the output that the feed-forward network adds to its residual
             counts = mask.double()
             counts[:, 0] = first or torch.tensor([8.0, 8.0, 4.0, 8.0])
             share = (counts / counts.sum()).flatten()
-            found = _moments(layer, names.outer, names.norm, states, batches, wanted, is_last=is_last)
+            found = _moments(layer, names.outer, names.output_norm, states, batches, target_sums, is_last=is_last)
             mean, goal = share @ units.flatten(0, 1), share @ goals.flatten(0, 1)
             torch.testing.assert_close(found.means, mean, rtol=1e-4, atol=1e-6)
             torch.testing.assert_close(found.goal_means, goal, rtol=1e-4, atol=1e-6)
@@ -349,67 +365,69 @@ def test_in_the_last_layer_first_tokens_count_half(checkpoint_of):
             expected = away.T @ (units.flatten(0, 1) - mean)
             expected += torch.eye(SIZE).double() * RIDGE * expected.diagonal().mean()
             torch.testing.assert_close(found.units, expected, rtol=1e-4, atol=1e-6)
-            around = sums[0].flatten(0, 1).double() - share @ sums[0].flatten(0, 1).double()
-            assert found.variance == pytest.approx(float(share @ around.square().sum(dim=1)), rel=1e-4)
+            centered = sums[0].flatten(0, 1).double() - share @ sums[0].flatten(0, 1).double()
+            assert found.variance == pytest.approx(float(share @ centered.square().sum(dim=1)), rel=1e-4)
 
 
-@pytest.mark.parametrize(("group", "count", "stay"), [(1, AT_ONCE + 26, 10), (4, 9, 2)])
-def test_what_leaves_and_its_price_are_as_if_every_choice_were_tried(group, count, stay):
-    """What goes is always what costs least, by the error of a fit without it."""
+@pytest.mark.parametrize(("group", "count", "retained_count"), [(1, REMOVALS_AT_ONCE + 26, 10), (4, 9, 2)])
+def test_what_leaves_and_its_price_are_as_if_every_choice_were_tried(group, count, retained_count):
+    """Each removal is the one that costs least, by the error of a fit without it."""
     random = torch.Generator().manual_seed(3)
     size = group * count
     units = torch.randn(400, size, generator=random).double() @ torch.randn(size, size, generator=random).double()
     goals = units[:, :5] + torch.randn(400, 5, generator=random)
     moments = _Moments(units.T @ units / 400, units.T @ goals / 400, torch.zeros(size), torch.zeros(5), 1.0)
 
-    def explained(left):
-        kept = units_of(torch.tensor(left), group)
-        return float((moments.goals[kept] * torch.linalg.solve(moments.units[kept][:, kept], moments.goals[kept])).sum())
+    def explained(numbers):
+        retained = units_of(torch.tensor(numbers), group)
+        return float(
+            (moments.goals[retained] * torch.linalg.solve(moments.units[retained][:, retained], moments.goals[retained])).sum()
+        )
 
-    left, found = list(range(count)), list(moments.leaving(group, stay))
-    for number, price in found:
-        best = explained(left)
-        costs = {gone: best - explained([each for each in left if each != gone]) for gone in left}
+    remaining, removals = list(range(count)), list(moments.removal_order(group, retained_count))
+    for number, price in removals:
+        best = explained(remaining)
+        costs = {removed: best - explained([each for each in remaining if each != removed]) for removed in remaining}
         assert min(costs, key=costs.__getitem__) == number
         assert price == pytest.approx(costs[number], rel=1e-6, abs=1e-9)
-        left.remove(number)
-    assert len(left) == stay
-    assert moments.chosen(group, stay).tolist() == units_of(torch.tensor(left), group).tolist()
+        remaining.remove(number)
+    assert len(remaining) == retained_count
+    assert moments.retained_units(group, retained_count).tolist() == units_of(torch.tensor(remaining), group).tolist()
 
 
 class TestSizes:
     """Four heads of 16 and eight units a layer; a unit is 2 operations."""
 
     HEAD, LAST = 4 * 16 * HEAD_PRICE, 2 * 16 * HEAD_PRICE
-    """Operations of a head, and of one in the last layer."""
+    """Operations of a head, and of a head in the last layer."""
     TOTAL = 2 * (4 * HEAD + 8 * 2) + 4 * LAST
-    """Of three layers."""
-    ALIKE = Prices([1.0, 1.0, 1.0], [0.01] * 7)
+    """Operations of three layers."""
+    EQUAL = Prices([1.0, 1.0, 1.0], [0.01] * 7)
 
     def test_the_cheapest_for_its_operations_leaves_first(self):
         cheap = Prices([1.0, 1.0, 1.0], [0.001] * 7)
-        assert chosen_sizes([self.ALIKE, cheap, self.ALIKE], 16, 1 - 13 / self.TOTAL) == [(4, 8), (4, 1), (4, 8)]
+        assert choose_sizes([self.EQUAL, cheap, self.EQUAL], 16, 1 - 13 / self.TOTAL) == [(4, 8), (4, 1), (4, 8)]
         # A unit at 0.01 for 2 operations is cheaper than a head at 1.0 for all of its own.
-        assert chosen_sizes([self.ALIKE, cheap, self.ALIKE], 16, 1 - 27 / self.TOTAL) == [(4, 1), (4, 1), (4, 8)]
+        assert choose_sizes([self.EQUAL, cheap, self.EQUAL], 16, 1 - 27 / self.TOTAL) == [(4, 1), (4, 1), (4, 8)]
 
     def test_one_of_each_stays_and_the_last_layers_units_do(self):
         width = (self.HEAD + 3 + self.LAST) / (4 * self.HEAD + 8 * 2 + 4 * self.LAST)
-        assert chosen_sizes([self.ALIKE, self.ALIKE], 16, width) == [(1, 1), (1, 8)]
+        assert choose_sizes([self.EQUAL, self.EQUAL], 16, width) == [(1, 1), (1, 8)]
 
     def test_less_than_that_is_refused(self):
         with pytest.raises(InputError, match=r"width is 0.2, but one head and one unit of each layer are 0.25; expected more"):
-            chosen_sizes([self.ALIKE, self.ALIKE], 16, 0.2)
+            choose_sizes([self.EQUAL, self.EQUAL], 16, 0.2)
 
     def test_what_is_behind_something_dear_waits_for_it(self):
         """The second unit costs nothing once the first, at 9, is gone; another layer's cost 1 each."""
         behind, other = Prices([99.0] * 3, [9.0] + [0.0] * 6), Prices([99.0] * 3, [1.0] * 7)
-        assert chosen_sizes([behind, other, other], 16, 1 - 13 / self.TOTAL) == [(4, 8), (4, 1), (4, 8)]
+        assert choose_sizes([behind, other, other], 16, 1 - 13 / self.TOTAL) == [(4, 8), (4, 1), (4, 8)]
 
     @pytest.mark.parametrize("width", [0.9, 0.5, 0.3])
     def test_it_takes_at_most_that_share(self, width):
         random = np.random.default_rng(0)
         prices = [Prices(random.random(3).tolist(), random.random(7).tolist()) for _ in range(5)]
-        sizes = chosen_sizes(prices, 16, width)
+        sizes = choose_sizes(prices, 16, width)
         found = sum(size.heads * self.HEAD + size.units * 2 for size in sizes[:-1]) + sizes[-1].heads * self.LAST
         whole = 4 * (4 * self.HEAD + 8 * 2) + 4 * self.LAST
         assert width * whole - self.HEAD < found <= width * whole * (1 + 1e-9)

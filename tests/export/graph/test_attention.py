@@ -9,7 +9,7 @@ import torch
 
 from resift_export.checkpoint import load as checkpoint
 from resift_export.checkpoint.layers import head_size, keep_heads, layers_of, parts_of
-from resift_export.graph.attention import FEWEST_BLOCKS, UNLIMITED, reach_of
+from resift_export.graph.attention import MIN_BLOCKS, UNLIMITED, reach_of
 from resift_export.graph.edit import LOW_OPSET, OLDEST_FOR_BIAS, lower_opset, oldest_onnxruntime, serialize
 from resift_export.graph.optimize import optimize
 from resift_export.graph.trace import trace
@@ -17,7 +17,7 @@ from tests.support import tiny
 
 REACH = 8
 """of the tiny ModernBERT: half its local_attention"""
-WIDTHS = [*range(1, 4 * FEWEST_BLOCKS), *range(4 * REACH - 3, 4 * REACH + 12), 63, 64, 65, 100, 127, 128, 129, 190, tiny.MAX_LENGTH]
+WIDTHS = [*range(1, 4 * MIN_BLOCKS), *range(4 * REACH - 3, 4 * REACH + 12), 63, 64, 65, 100, 127, 128, 129, 190, tiny.MAX_LENGTH]
 
 
 def near(width, reach, shape=(2, 1)):
@@ -37,7 +37,7 @@ def test_what_hides_nothing_is_unlimited(mask):
     assert reach_of([mask]) == UNLIMITED
 
 
-OTHERS = {
+UNSUPPORTED_MASKS = {
     "unknown": [None],
     "unknown where it is narrow": [near(40, 4), None],
     "itself alone": [near(40, 0)],
@@ -53,19 +53,19 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("masks", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("masks", UNSUPPORTED_MASKS.values(), ids=UNSUPPORTED_MASKS)
 def test_other_masks_have_no_reach(masks):
     assert reach_of(masks) is None
 
 
 @pytest.fixture(scope="module")
-def traced(checkpoint_of):
+def traced_model(checkpoint_of):
     return trace(checkpoint.load(str(checkpoint_of("modernbert"))))
 
 
 @pytest.fixture(scope="module")
-def optimized(traced):
-    return lower_opset(optimize(traced.clone(), tiny.MAX_LENGTH))
+def optimized(traced_model):
+    return lower_opset(optimize(traced_model.clone(), tiny.MAX_LENGTH))
 
 
 def run(model, ids, names=("logits",)):
@@ -80,17 +80,19 @@ def ids(batch, width):
     return np.random.default_rng(3).integers(5, tiny.VOCABULARY, (batch, width))
 
 
-def test_every_attention_of_modernbert_is_fused(traced, optimized):
+def test_every_attention_of_modernbert_is_fused(traced_model, optimized):
     kinds = [node.op_type for node in optimized.graph]
     assert "Attention" not in kinds
-    assert kinds.count("MultiHeadAttention") == [node.op_type for node in traced.graph].count("Attention")
+    assert kinds.count("MultiHeadAttention") == [node.op_type for node in traced_model.graph].count("Attention")
     assert optimized.opset_imports[""] == LOW_OPSET
     assert oldest_onnxruntime(optimized) == OLDEST_FOR_BIAS
 
 
 @pytest.fixture(scope="module")
-def sessions(traced, optimized):
-    return [onnxruntime.InferenceSession(serialize(model), providers=["CPUExecutionProvider"]) for model in (traced, optimized)]
+def sessions(traced_model, optimized):
+    return [
+        onnxruntime.InferenceSession(serialize(model), providers=["CPUExecutionProvider"]) for model in (traced_model, optimized)
+    ]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -100,9 +102,9 @@ def test_logits_stay_at_every_width(sessions, width):
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
 
 
-def test_the_mask_matters(traced, sessions):
+def test_the_mask_matters(traced_model, sessions):
     """Otherwise the test above could not fail."""
-    blind = traced.clone()
+    blind = traced_model.clone()
     for node in blind.graph:
         if node.op_type == "Attention":
             node.replace_input_with(3, None)
@@ -112,12 +114,12 @@ def test_the_mask_matters(traced, sessions):
 
 def test_a_pair_has_the_same_logit_in_every_batch(sessions):
     rows = ids(5, 100)
-    together = sessions[1].run(None, {"input_ids": rows})[0]
-    alone = np.concatenate([sessions[1].run(None, {"input_ids": row[None]})[0] for row in rows])
-    assert together.tobytes() == alone.tobytes()
+    batched = sessions[1].run(None, {"input_ids": rows})[0]
+    single = np.concatenate([sessions[1].run(None, {"input_ids": row[None]})[0] for row in rows])
+    assert batched.tobytes() == single.tobytes()
 
 
-def test_nothing_grows_with_the_square_of_the_width(traced, optimized):
+def test_nothing_grows_with_the_square_of_the_width(traced_model, optimized):
     narrow, wide = 96, 192  # both in blocks
 
     def growth(model):
@@ -126,7 +128,7 @@ def test_nothing_grows_with_the_square_of_the_width(traced, optimized):
         return max(after / max(before, 1) for before, after in zip(*sizes, strict=True))
 
     assert growth(optimized) <= 2
-    assert growth(traced) == 4
+    assert growth(traced_model) == 4
 
 
 @pytest.mark.parametrize("heads", [1, 3])

@@ -38,13 +38,13 @@ def ops(model, op_type):
 
 def ancestors(node):
     """Every node that `node` depends on, including itself."""
-    found, left = set(), [node]
-    while left:
-        node = left.pop()
-        if node not in found:
-            found.add(node)
-            left += [value.producer() for value in node.inputs if value is not None and value.producer() is not None]
-    return found
+    visited, pending = set(), [node]
+    while pending:
+        node = pending.pop()
+        if node not in visited:
+            visited.add(node)
+            pending += [value.producer() for value in node.inputs if value is not None and value.producer() is not None]
+    return visited
 
 
 def bert_feed(batch, width, seed=0):
@@ -55,34 +55,34 @@ def bert_feed(batch, width, seed=0):
 
 
 @pytest.fixture(scope="module")
-def traced(checkpoint_of):
+def traced_model(checkpoint_of):
     return trace(checkpoint.load(str(checkpoint_of("bert"))))
 
 
 @pytest.fixture(scope="module")
-def optimized(traced):
-    return optimize(traced.clone(), tiny.MAX_LENGTH)
+def optimized(traced_model):
+    return optimize(traced_model.clone(), tiny.MAX_LENGTH)
 
 
 @pytest.mark.parametrize(("batch", "width"), [(1, 1), (3, 1), (1, 2), (2, 8), (5, 33), (17, 64), (1, 192), (2, 192)])
-def test_logits_stay(traced, optimized, batch, width):
+def test_logits_stay(traced_model, optimized, batch, width):
     feed = bert_feed(batch, width)
-    before, after = run(traced, feed)["logits"], run(optimized, feed)["logits"]
+    before, after = run(traced_model, feed)["logits"], run(optimized, feed)["logits"]
     assert after.shape == before.shape == (batch, 1)
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
     if batch > 1:
         assert np.ptp(before) > 1e-3
 
 
-def test_caller_sees_the_same_inputs_and_outputs(traced, optimized):
-    for model in (traced, optimized):
+def test_caller_sees_the_same_inputs_and_outputs(traced_model, optimized):
+    for model in (traced_model, optimized):
         assert [value.name for value in model.graph.inputs] == ["input_ids", "token_type_ids"]
         assert [value.name for value in model.graph.outputs] == ["logits"]
 
 
-def test_operators_that_are_left(traced, optimized):
-    assert ops(traced, "Gemm")
-    assert len(ops(traced, "Attention")) == LAYERS
+def test_operators_that_are_left(traced_model, optimized):
+    assert ops(traced_model, "Gemm")
+    assert len(ops(traced_model, "Attention")) == LAYERS
     assert not ops(optimized, "Gemm")
     assert not ops(optimized, "Attention")
     fused = ops(optimized, "MultiHeadAttention")
@@ -109,7 +109,7 @@ def test_last_layer_computes_one_token(optimized):
 
 
 def test_last_layers_query_is_computed_for_one_token(optimized):
-    # As opposed to computed for all tokens and then cut.
+    # It is not computed for all tokens and cut afterwards.
     last = ops(optimized, "MultiHeadAttention")[-1]
     between = ancestors(last.inputs[0].producer()) - ancestors(ops(optimized, "LayerNormalization")[2])
     product = next(node for node in between if node.op_type == "MatMul")
@@ -124,24 +124,24 @@ def test_first_layer_computes_every_token(optimized):
 def test_declared_shapes_are_those_at_run_time(optimized):
     # onnxruntime plans buffer reuse by the declared shapes.
     inputs = [dimension.value for dimension in optimized.graph.inputs[0].shape]
-    known = dict(zip(inputs, (3, 12), strict=True))
-    declared = {}
+    dimensions = dict(zip(inputs, (3, 12), strict=True))
+    declared_shapes = {}
     for node in optimized.graph:
         for value in node.outputs:
             if value.shape is not None:
-                sizes = [size if isinstance(size, int) else known.get(size.value) for size in value.shape]
-                declared[value.name] = sizes
-    found = run(optimized, bert_feed(3, 12), [*declared])
+                sizes = [size if isinstance(size, int) else dimensions.get(size.value) for size in value.shape]
+                declared_shapes[value.name] = sizes
+    values = run(optimized, bert_feed(3, 12), [*declared_shapes])
     wrong = {
-        name: (sizes, found[name].shape)
-        for name, sizes in declared.items()
-        if [size for size, real in zip(sizes, found[name].shape, strict=True) if size not in (None, real)]
+        name: (sizes, values[name].shape)
+        for name, sizes in declared_shapes.items()
+        if [size for size, real in zip(sizes, values[name].shape, strict=True) if size not in (None, real)]
     }
     assert not wrong
 
 
-def test_the_same_graph_is_optimized_to_the_same_graph(traced):
-    hashes = {hashlib.sha256(serialize(optimize(traced.clone(), tiny.MAX_LENGTH))).hexdigest() for _ in range(12)}
+def test_the_same_graph_is_optimized_to_the_same_graph(traced_model):
+    hashes = {hashlib.sha256(serialize(optimize(traced_model.clone(), tiny.MAX_LENGTH))).hexdigest() for _ in range(12)}
     assert len(hashes) == 1
 
 
@@ -284,7 +284,7 @@ def test_only_a_head_that_reads_the_first_token_is_reduced(mask, head):
 def test_the_longest_distance_stays_in_its_bucket(checkpoint_of):
     loaded = checkpoint.load(str(checkpoint_of("deberta-v2")))
     elsewhere = trace(loaded)
-    # The constant logarithm of the longest distance, one unit in the last place smaller, as another library's log may give it.
+    # The constant logarithm of the longest distance, one unit in the last place smaller, as another library's log may compute it.
     (ratio,) = [
         node
         for node in ops(elsewhere, "Div")
@@ -308,10 +308,10 @@ def test_lower_opset_where_nothing_needs_a_newer_one(optimized):
     assert run(lowered, feed)["logits"].tolist() == run(optimized, feed)["logits"].tolist()
 
 
-def test_attention_keeps_its_opset(traced):
-    kept = lower_opset(traced.clone())
-    assert kept.opset_imports[""] == 23
-    assert run(kept, bert_feed(2, 8))["logits"].tolist() == run(traced, bert_feed(2, 8))["logits"].tolist()
+def test_attention_keeps_its_opset(traced_model):
+    model = lower_opset(traced_model.clone())
+    assert model.opset_imports[""] == 23
+    assert run(model, bert_feed(2, 8))["logits"].tolist() == run(traced_model, bert_feed(2, 8))["logits"].tolist()
 
 
 def test_an_older_opset_is_not_raised(optimized):
@@ -341,26 +341,26 @@ def conditional(condition):
     return ir.from_proto(graphs.model(*nodes, answer=[answer], initializers=[graphs.constant("other", 30)]))
 
 
-@pytest.mark.parametrize(("condition", "left"), [("Equal", 0), ("Less", 1)])
-def test_an_if_becomes_the_branch_that_every_width_takes(condition, left):
-    # None of the widths tried is 30; some are less.
+@pytest.mark.parametrize(("condition", "remaining"), [("Equal", 0), ("Less", 1)])
+def test_an_if_becomes_the_branch_that_every_width_takes(condition, remaining):
+    # None of the probed widths is 30; some are smaller.
     model = conditional(condition)
     feed = {"input_ids": np.array([[1, 2, 3], [4, 5, 6]])}
     expected = run(model, feed)["logits"]
     optimized = optimize(model, 128)
-    assert len(ops(optimized, "If")) == left
+    assert len(ops(optimized, "If")) == remaining
     assert run(optimized, feed)["logits"].tolist() == expected.tolist()
 
 
 def constant_only(model):
     """The types of the nodes that read nothing that depends on the graph's inputs."""
-    found, known = [], set()
+    op_types, constants = [], set()
     for node in model.graph:
         inputs = [value for value in node.inputs if value is not None]
-        if inputs and all(value.const_value is not None or value in known for value in inputs):
-            known.update(node.outputs)
-            found.append(node.op_type)
-    return found
+        if inputs and all(value.const_value is not None or value in constants for value in inputs):
+            constants.update(node.outputs)
+            op_types.append(node.op_type)
+    return op_types
 
 
 def test_no_product_of_constants_is_left_for_every_batch(tmp_path):

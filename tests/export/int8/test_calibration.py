@@ -1,4 +1,4 @@
-"""What is counted of a graph's products."""
+"""The counted operations of a graph's products."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def test_operations_are_those_of_every_token(trace_of_source, are_shapes_known, 
             for value in node.outputs:
                 value.shape = None
     hidden, intermediate = tiny.SIZE["hidden_size"], tiny.SIZE["intermediate_size"]
-    # Two layers, of which the last has keys and values of every token, and all else of the first token.
+    # Two layers; the last one computes only keys and values for every token, all else for the first token.
     assert operations_of(model, tmp_path) == 2 * (4 * hidden**2 + 2 * hidden * intermediate + 2 * hidden**2)

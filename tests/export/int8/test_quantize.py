@@ -41,11 +41,11 @@ def test_weights_are_seven_or_eight_bits_and_off_by_half_a_step(weights, largest
 @given(MATRICES)
 def test_each_column_uses_its_own_scale_in_full(weights):
     levels, scales = quantize_weights(weights)
-    used = np.abs(weights).max(axis=0) > 1e-6
-    assert (np.abs(levels.astype(int)).max(axis=0)[used] == 63).all()
+    is_used = np.abs(weights).max(axis=0) > 1e-6
+    assert (np.abs(levels.astype(int)).max(axis=0)[is_used] == 63).all()
     for column in range(weights.shape[1]):
-        alone, scale = quantize_weights(weights[:, [column]])
-        assert alone[:, 0].tolist() == levels[:, column].tolist()
+        single, scale = quantize_weights(weights[:, [column]])
+        assert single[:, 0].tolist() == levels[:, column].tolist()
         assert scale[0] == scales[column]
 
 
@@ -146,8 +146,8 @@ def test_chosen_range_clips_a_lone_outlier():
 
 
 def exhaustive(activations, weights):
-    """The least error of all ranges, each over all activations."""
-    kinds = [ranges._Smoothed.of(activations, weights, migration, WEIGHT_LEVELS) for migration in ranges.MIGRATIONS]
+    """The smallest error of all ranges, each measured over all activations."""
+    kinds = [ranges._SmoothedWeights.of(activations, weights, migration, WEIGHT_LEVELS) for migration in ranges.MIGRATIONS]
     return min(int8_error(found, activations, weights) for kind in kinds for found in kind.ranges(ranges.CLIPS))
 
 
@@ -172,13 +172,13 @@ def test_ranges_dropped_early_are_not_missed(kind, seed):
 
 
 def test_most_ranges_are_dropped_by_a_part_of_the_activations(monkeypatch):
-    multiplied, errors = [], ranges._Smoothed.errors
+    multiplied, errors = [], ranges._SmoothedWeights.errors
 
-    def counted(self, tried, activations, exact):
+    def counted(self, activation_range, activations, exact):
         multiplied.append(len(activations))
-        return errors(self, tried, activations, exact)
+        return errors(self, activation_range, activations, exact)
 
-    monkeypatch.setattr(ranges._Smoothed, "errors", counted)
+    monkeypatch.setattr(ranges._SmoothedWeights, "errors", counted)
     random = np.random.default_rng(0)
     choose_range(random.normal(size=(2048, 24)).astype(np.float32), random.normal(size=(24, 40)).astype(np.float32))
     assert len(multiplied) > len(ranges.CLIPS) * len(ranges.MIGRATIONS)
@@ -214,9 +214,9 @@ def test_every_large_product_is_int8(graphs):
 
 
 def test_classifier_stays_as_it_was(graphs):
-    exact, kept = (array_of(ops(graphs[precision], "MatMul")[-1].inputs[1]) for precision in ("float32", "int8"))
-    assert kept.dtype == np.float32
-    assert kept.tolist() == exact.tolist()
+    exact, quantized = (array_of(ops(graphs[precision], "MatMul")[-1].inputs[1]) for precision in ("float32", "int8"))
+    assert quantized.dtype == np.float32
+    assert quantized.tolist() == exact.tolist()
 
 
 def test_bias_joins_its_product(graphs):
@@ -325,17 +325,17 @@ def test_int8_graph_answers_nearly_the_same(kind):
     assert kind != "outlier channel" or len(smoothed) == 1
 
 
-@pytest.mark.parametrize("left", [{"wide"}, {"other"}, {"wide", "other"}])
-def test_products_that_are_left_stay_as_they_were(left):
+@pytest.mark.parametrize("exclude", [{"wide"}, {"other"}, {"wide", "other"}])
+def test_products_that_are_left_stay_as_they_were(exclude):
     model, activations = small("outlier channel")
     exact = {product.name: product.weights.tobytes() for product in products(model)}
     assert list(exact) == ["wide", "other"]
-    quantize(model, choose_ranges(model, {"start": activations}), left=left)
-    kept = {node.outputs[0].name: array_of(node.inputs[1]).tobytes() for node in ops(model, "MatMul")}
-    del kept["logits"]
-    assert kept == {name: exact[name] for name in left}
-    assert len(ops(model, "MatMulIntegerToFloat")) == 2 - len(left)
-    assert len(ops(model, "QuantizeLinear")) == (len(left) < 2)
+    quantize(model, choose_ranges(model, {"start": activations}), exclude=exclude)
+    float32_weights = {node.outputs[0].name: array_of(node.inputs[1]).tobytes() for node in ops(model, "MatMul")}
+    del float32_weights["logits"]
+    assert float32_weights == {name: exact[name] for name in exclude}
+    assert len(ops(model, "MatMulIntegerToFloat")) == 2 - len(exclude)
+    assert len(ops(model, "QuantizeLinear")) == (len(exclude) < 2)
 
 
 @pytest.mark.parametrize("kind", ["normal", "shifted", "outlier channel"])
@@ -360,9 +360,9 @@ def test_bias_before_its_product_joins_it_and_a_sum_of_itself_does_not():
 def test_int8_logits_of_a_row_do_not_depend_on_the_others():
     model, activations = small("outlier channel")
     quantize(model, choose_ranges(model, {"start": activations}))
-    together = run(model, activations)
-    assert together.tolist() == [run(model, row[None])[0].tolist() for row in activations]
-    assert together[:5].tolist() == run(model, np.concatenate([activations[:5], activations[:5] * 1000]))[:5].tolist()
+    batched = run(model, activations)
+    assert batched.tolist() == [run(model, row[None])[0].tolist() for row in activations]
+    assert batched[:5].tolist() == run(model, np.concatenate([activations[:5], activations[:5] * 1000]))[:5].tolist()
 
 
 def test_small_products_and_tables_are_left_alone(monkeypatch):

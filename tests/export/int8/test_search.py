@@ -25,7 +25,7 @@ from resift_export.graph.trace import TRACERS, trace
 from resift_export.int8 import ranges as choosing
 from resift_export.int8 import search as searching
 from resift_export.int8.products import products
-from resift_export.int8.search import Sensitivity, pruned, shortest, strain, weight_names
+from resift_export.int8.search import Sensitivity, allowance_used, prune, shortest_prefix, weight_names
 from resift_export.recipe import VNNI, VNNI_FILE, Recipe
 from tests.support.jobs import files
 
@@ -47,7 +47,7 @@ def replant(source, folder, change):
 
 
 def shift(weights):
-    """Adds a large constant to half the channels of the values that attention averages, and takes it out of the next bias.
+    """Adds a large constant to half the channels of attention's values, and subtracts its effect from the next bias.
 
     Attention's weights sum to 1, so the function is the same. No smoothing evens this out: it is not a matter of scale.
     """
@@ -69,8 +69,8 @@ def scale(weights):
         weights[f"model.layers.{layer}.mlp.Wi.weight"][:, ::8] /= 64
 
 
-def trace_once(monkeypatch, traced):
-    monkeypatch.setitem(TRACERS, "torch", lambda loaded: traced.clone())
+def trace_once(monkeypatch, model):
+    monkeypatch.setitem(TRACERS, "torch", lambda loaded: model.clone())
     monkeypatch.setattr(choosing, "CLIPS", (1.0,))
 
 
@@ -92,7 +92,7 @@ def quick(monkeypatch, trace_of_shifted):
 
 
 def float32_products(path):
-    """The weights of the graph's products in float32, but for the classifier's."""
+    """The weights of the graph's float32 products, except the classifier's."""
     found = [array_of(node.inputs[1]) for node in ir.load(path).graph if node.op_type == "MatMul"]
     return [weights for weights in found if min(weights.shape) > 1]
 
@@ -111,7 +111,9 @@ def test_damaged_products_are_found_and_nothing_else(quick, shifted, source, hom
     assert (found.share, found.most_share) == (pytest.approx(0.1), 0.25)
     assert found.before.violations(LOOSE) != []
     weights = dict(checkpoint.load(shifted).parameters())
-    assert [kept.tolist() for kept in float32_products(out / INT8)] == [weights[name].T.tolist() for name in DAMAGED]
+    assert [product_weights.tolist() for product_weights in float32_products(out / INT8)] == [
+        weights[name].T.tolist() for name in DAMAGED
+    ]
     assert Artifact.open(out).manifest.recipe["search"] == 20
     assert all(name in (out / "README.md").read_text() for name in DAMAGED)
     assert main(["verify", str(out), "--accept-bounds"]) == 0
@@ -124,8 +126,8 @@ def test_a_score_still_depends_on_its_pair_alone(quick, shifted, home, small_gat
     out = convert(shifted, home / "out", Recipe(gate=small_gate, bounds=LOOSE, search=20))
     documents = [text for pool in Recipe(gate=small_gate).gate_pools()[:5] for text in pool.documents]
     with Reranker.load(out) as reranker:
-        together = reranker.logits("how do tides work", documents).tolist()
-        assert together == [reranker.logits("how do tides work", [text]).tolist()[0] for text in documents]
+        batched = reranker.logits("how do tides work", documents).tolist()
+        assert batched == [reranker.logits("how do tides work", [text]).tolist()[0] for text in documents]
 
 
 def test_two_searches_are_one(quick, shifted, home, small_gate):
@@ -144,8 +146,8 @@ def test_nothing_is_searched_where_the_gate_accepts(cheap, monkeypatch, source, 
 
 
 def test_budget_that_is_used_up(quick, shifted, home, small_gate):
-    said = r"used up its 3 evaluations: the best graph, with 1 of 13 products \(10\.0% of the operations\) in float32, drifts "
-    with pytest.raises(ParityError, match=said + r"\d+\.\d times as far as it may; allow more with --search N, or export with"):
+    message = r"used up its 3 evaluations: the best graph, with 1 of 13 products \(10\.0% of the operations\) in float32, drifts "
+    with pytest.raises(ParityError, match=message + r"\d+\.\d times as far as it may; allow more with --search N, or export with"):
         convert(shifted, home / "out", Recipe(gate=small_gate, bounds=LOOSE, search=3))
     assert list(home.iterdir()) == []
 
@@ -157,17 +159,19 @@ def test_pruning_that_is_cut_short_keeps_what_was_found(quick, shifted, home, sm
 
 
 def test_share_that_does_not_suffice(quick, monkeypatch, shifted, home, small_gate):
-    monkeypatch.setattr(searching, "MOST_SHARE", 0.09)
-    # Graphs with more in float32, by which drift was measured, are not what it names as the best.
-    said = r"with at most 9% of the operations in float32: the best graph, with \d+ of 13 products \([0-8]\.\d% of the operations\)"
-    with pytest.raises(ParityError, match=said):
+    monkeypatch.setattr(searching, "MAX_SHARE", 0.09)
+    # The best graph that it names is not one with more products in float32, with which drift was measured.
+    message = (
+        r"with at most 9% of the operations in float32: the best graph, with \d+ of 13 products \([0-8]\.\d% of the operations\)"
+    )
+    with pytest.raises(ParityError, match=message):
         convert(shifted, home / "out", Recipe(gate=small_gate, bounds=LOOSE, search=100))
     assert list(home.iterdir()) == []
 
 
 def test_misleading_noise_is_made_up_for_by_measured_drift(quick, monkeypatch, shifted, home, small_gate):
     noise = searching.noise
-    monkeypatch.setattr(searching, "noise", lambda *given: -noise(*given))
+    monkeypatch.setattr(searching, "noise", lambda *arguments: -noise(*arguments))
     out = convert(shifted, home / "out", Recipe(gate=small_gate, bounds=LOOSE, search=60))
     found = Certificate.read(Artifact.open(out)).search[INT8]
     assert found.float32 == DAMAGED
@@ -186,19 +190,19 @@ def test_an_interrupted_search_leaves_nothing(quick, monkeypatch, shifted, home,
 
 
 def test_a_choice_that_the_gate_refuses_is_made_stricter(quick, monkeypatch, shifted, home, small_gate):
-    # Far more drift is allowed than the gate's first answer says: what is chosen then is refused again.
-    monkeypatch.setattr(searching, "PARTS", (1.0,))
-    asked, choose = [], Sensitivity.choose
+    # Far more drift is allowed than the gate's first answer requires, so that it refuses the next choice, too.
+    monkeypatch.setattr(searching, "TARGET_SHARES", (1.0,))
+    targets, choose = [], Sensitivity.choose
 
-    def heard(self, target):
-        asked.append(target)
-        return choose(self, target if len(asked) > 1 else 0.99 * self.drift(()))
+    def recorded(self, target):
+        targets.append(target)
+        return choose(self, target if len(targets) > 1 else 0.99 * self.drift(()))
 
-    monkeypatch.setattr(Sensitivity, "choose", heard)
+    monkeypatch.setattr(Sensitivity, "choose", recorded)
     out = convert(shifted, home / "out", Recipe(gate=small_gate, bounds=LOOSE, search=60))
     found = Certificate.read(Artifact.open(out)).search[INT8]
     assert found.float32 == DAMAGED
-    assert found.gates == len(asked) == 2
+    assert found.gates == len(targets) == 2
 
 
 @pytest.mark.skipif(not instruction_sets() & set(VNNI), reason="needs a processor with VNNI")
@@ -235,31 +239,31 @@ def test_scaled_channels_are_smoothed_away_or_found(monkeypatch, trace_of_scaled
 
 
 @given(st.sets(st.integers(0, 30), min_size=1), st.integers(31, 40))
-def test_what_is_needed_is_found_in_any_order(needed, size):
-    order, asked = [str(number) for number in range(size)], []
+def test_what_is_needed_is_found_in_any_order(required, size):
+    order, lengths = [str(number) for number in range(size)], []
 
-    def is_enough(left):
-        asked.append(len(left))
-        return {str(number) for number in needed} <= set(left)
+    def is_enough(names):
+        lengths.append(len(names))
+        return {str(number) for number in required} <= set(names)
 
-    found = shortest(order, is_enough)
-    assert found == order[: max(needed) + 1]
-    assert len(asked) <= 12
-    assert pruned(found, is_enough) == {str(number) for number in needed}
+    found = shortest_prefix(order, is_enough)
+    assert found == order[: max(required) + 1]
+    assert len(lengths) <= 12
+    assert prune(found, is_enough) == {str(number) for number in required}
 
 
 def test_nothing_is_enough():
-    assert shortest([], lambda left: False) == []
-    assert shortest(["a", "b", "c"], lambda left: False) == []
+    assert shortest_prefix([], lambda names: False) == []
+    assert shortest_prefix(["a", "b", "c"], lambda names: False) == []
 
 
 def test_strain_is_the_largest_share_of_an_allowance(artifact):
     agreement = Certificate.read(Artifact.open(artifact)).agreement[INT8]
     agreement = msgspec.structs.replace(agreement, overlap=0.98, tau=0.96, worst_tau=1.0, error=0.03, ndcg=0.5, checkpoint_ndcg=0.5)
-    assert strain(agreement, Bounds()) == pytest.approx(0.8)
-    assert strain(agreement, Bounds(), ("error",)) == pytest.approx(0.6)
-    assert strain(msgspec.structs.replace(agreement, ndcg=0.47), Bounds()) == pytest.approx(1.5)
-    assert strain(agreement, Bounds(tau=1.0)) > 1e9
+    assert allowance_used(agreement, Bounds()) == pytest.approx(0.8)
+    assert allowance_used(agreement, Bounds(), ("error",)) == pytest.approx(0.6)
+    assert allowance_used(msgspec.structs.replace(agreement, ndcg=0.47), Bounds()) == pytest.approx(1.5)
+    assert allowance_used(agreement, Bounds(tau=1.0)) > 1e9
 
 
 def test_weights_are_named_as_in_the_checkpoint(trace_of_source, source):
@@ -271,15 +275,15 @@ def test_weights_are_named_as_in_the_checkpoint(trace_of_source, source):
     assert len(names) == len(set(names.values())) == 13
     assert set(names.values()) < set(parameters)
     assert weight_names(model, []) == {name: name for name in names}
-    alike = {name: np.ones_like(array) for name, array in parameters.items()}
+    equal_parameters = {name: np.ones_like(array) for name, array in parameters.items()}
     for product in products(model):
         product.node.replace_input_with(1, ir.Value(name="w", const_value=ir.tensor(np.ones(product.weights.shape, np.float32))))
-    shared = list(weight_names(model, alike.items()).values())
+    shared = list(weight_names(model, equal_parameters.items()).values())
     assert shared[0] in parameters
     assert shared[1] == f"{shared[0]} (use 2)"
     assert len(set(shared)) == 13
 
 
-@pytest.mark.parametrize(("given_", "expected"), [([], None), (["--search"], 100), (["--search", "7"], 7)])
-def test_search_on_the_command_line(given_, expected):
-    assert parser().parse_args(["export", "checkpoint", "out", *given_]).search == expected
+@pytest.mark.parametrize(("options", "expected"), [([], None), (["--search"], 100), (["--search", "7"], 7)])
+def test_search_on_the_command_line(options, expected):
+    assert parser().parse_args(["export", "checkpoint", "out", *options]).search == expected

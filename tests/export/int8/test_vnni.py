@@ -59,11 +59,13 @@ def test_what_vnni_gets_has_eight_bits_and_the_safe_graph_seven(cheap, monkeypat
     assert largest_weight(ir.load(out / "model.int8.onnx")) == 63
 
 
-@pytest.mark.parametrize("found", [{"avx2", "avx512f"}, set()])
-def test_vnni_is_refused_where_it_cannot_be_verified(monkeypatch, source, home, found):
+@pytest.mark.parametrize("features", [{"avx2", "avx512f"}, set()])
+def test_vnni_is_refused_where_it_cannot_be_verified(monkeypatch, source, home, features):
     monkeypatch.setattr("resift_export.convert.checkpoints.load", lambda *_, **__: pytest.fail("loaded the checkpoint"))
-    monkeypatch.setattr("resift_export.build.gate.instruction_sets", lambda: frozenset(found))
-    said = f"{', '.join(sorted(found)) or 'neither'}, so it cannot be verified here; export on a machine"
-    with pytest.raises(ExportError, match=rf"{VNNI_FILE} needs a processor with avx512_vnni or avx_vnni, but this one has {said}"):
+    monkeypatch.setattr("resift_export.build.gate.instruction_sets", lambda: frozenset(features))
+    message = f"{', '.join(sorted(features)) or 'neither'}, so it cannot be verified here; export on a machine"
+    with pytest.raises(
+        ExportError, match=rf"{VNNI_FILE} needs a processor with avx512_vnni or avx_vnni, but this one has {message}"
+    ):
         convert(source, home / "out", Recipe(vnni=True))
     assert list(home.iterdir()) == []
