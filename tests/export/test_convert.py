@@ -20,6 +20,7 @@ from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
 from resift.errors import ExportError, InputError, LogitsError, ParityError
 from resift_export import convert as pipeline
+from resift_export.build import draft as drafts
 from resift_export.checkpoint import load as checkpoint
 from resift_export.convert import convert
 from resift_export.graph.edit import array_of
@@ -143,7 +144,7 @@ BOUNDS = {
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_each_bound_refuses_a_damaged_graph(cheap, monkeypatch, source, home, small_gate, name):
-    monkeypatch.setattr(pipeline, "quantize", damaged(coarse))
+    monkeypatch.setattr(drafts, "quantize", damaged(coarse))
     bounds = {field: getattr(Bounds() if field == name else ANYTHING, field) for field in BOUNDS}
     with pytest.raises(
         ParityError, match=rf"bert-1 in model\.int8\.onnx does not rank like its checkpoint: {BOUNDS[name]}"
@@ -156,7 +157,7 @@ def test_each_bound_refuses_a_damaged_graph(cheap, monkeypatch, source, home, sm
 def test_refused_export_keeps_the_artifact_it_was_to_replace(cheap, monkeypatch, source, home, small_gate):
     out = convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",)))
     before = files(out)
-    monkeypatch.setattr(pipeline, "quantize", damaged(coarse))
+    monkeypatch.setattr(drafts, "quantize", damaged(coarse))
     with pytest.raises(ParityError):
         convert(source, out, Recipe(gate=small_gate), overwrite=True)
     assert files(out) == before
@@ -164,7 +165,7 @@ def test_refused_export_keeps_the_artifact_it_was_to_replace(cheap, monkeypatch,
 
 
 def test_forced_export_says_so(cheap, monkeypatch, source, home, small_gate):
-    monkeypatch.setattr(pipeline, "quantize", damaged(coarse))
+    monkeypatch.setattr(drafts, "quantize", damaged(coarse))
     opened = Artifact.open(convert(source, home / "out", Recipe(gate=small_gate), force=True))
     assert opened.manifest.forced is True
     certificate = Certificate.read(opened)
@@ -178,7 +179,7 @@ def test_force_without_need_is_not_recorded(cheap, source, home, small_gate):
 
 
 def test_every_precision_is_judged(cheap, monkeypatch, source, home, small_gate):
-    monkeypatch.setattr(pipeline, "quantize", damaged(coarse))
+    monkeypatch.setattr(drafts, "quantize", damaged(coarse))
     with pytest.raises(ParityError, match=r"in model\.int8\.onnx"):
         convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32", "int8")))
     assert list(home.iterdir()) == []
@@ -192,7 +193,7 @@ def test_graph_that_answers_nan(cheap, monkeypatch, source, home, small_gate):
                 scales.const_value = ir.tensor(np.full_like(array_of(scales), np.nan), name=scales.name)
         return model
 
-    monkeypatch.setattr(pipeline, "quantize", spoiled)
+    monkeypatch.setattr(drafts, "quantize", spoiled)
     with pytest.raises(LogitsError):
         convert(source, home / "out", Recipe(gate=small_gate), force=True)
     assert list(home.iterdir()) == []
@@ -243,7 +244,7 @@ def test_any_interruption_leaves_nothing(cheap, monkeypatch, source, home, small
     if step == "trace":
         monkeypatch.setitem(TRACERS, "torch", fails)
     else:
-        monkeypatch.setattr(pipeline, step, fails)
+        monkeypatch.setattr(drafts if step == "optimize" else pipeline, step, fails)
     with pytest.raises(type(error)):
         convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",)))
     assert list(home.iterdir()) == []

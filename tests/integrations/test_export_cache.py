@@ -15,7 +15,7 @@ import pytest
 
 from resift.errors import ArtifactError, ExtraError, OutputError
 from resift.integrations.sentence_transformers import export_cache
-from resift.integrations.sentence_transformers.export_cache import ModelSource, find
+from resift.integrations.sentence_transformers.export_cache import ModelSource, find_precision
 from tests.support.hub_server import COMMITS, environment, serving
 
 
@@ -45,14 +45,14 @@ def exports(monkeypatch, artifact, toolchain):
 
 
 def test_an_artifact_is_opened_as_it_is(artifact, cache):
-    assert find(ModelSource(name=str(artifact), cache=cache), "int8").folder == artifact
+    assert find_precision(ModelSource(name=str(artifact), cache=cache), "int8").folder == artifact
     assert not cache.exists()
 
 
 def test_a_checkpoint_is_exported_once(checkpoint, cache, exports):
     source = ModelSource(name=str(checkpoint), cache=cache)
-    first = find(source, "int8")
-    assert find(source, "int8").folder == first.folder
+    first = find_precision(source, "int8")
+    assert find_precision(source, "int8").folder == first.folder
     [(folder, out, recipe, more)] = exports
     assert (folder, out, more) == (str(checkpoint), first.folder, {"name": "model"})
     assert (recipe.precisions, recipe.search) == (("int8",), export_cache.EVALUATIONS)
@@ -60,16 +60,16 @@ def test_a_checkpoint_is_exported_once(checkpoint, cache, exports):
 
 
 def test_a_moved_checkpoint_is_known_again(checkpoint, cache, exports):
-    find(ModelSource(name=str(checkpoint), cache=cache), "int8")
+    find_precision(ModelSource(name=str(checkpoint), cache=cache), "int8")
     moved = shutil.copytree(checkpoint, checkpoint.parent / "elsewhere" / "model")
-    find(ModelSource(name=str(moved), cache=cache), "int8")
+    find_precision(ModelSource(name=str(moved), cache=cache), "int8")
     assert len(exports) == 1
 
 
 @pytest.mark.parametrize("change", ["weights", "config", "module", "precision", "version"])
 def test_anything_that_matters_makes_another_artifact(checkpoint, cache, exports, monkeypatch, change):
     source, precision = ModelSource(name=str(checkpoint), cache=cache), "int8"
-    first = find(source, precision)
+    first = find_precision(source, precision)
     if change == "weights":
         content = bytearray((checkpoint / "model.safetensors").read_bytes())
         content[-1] ^= 1
@@ -83,30 +83,30 @@ def test_anything_that_matters_makes_another_artifact(checkpoint, cache, exports
         precision = "float32"
     else:
         monkeypatch.setattr(export_cache, "version", lambda name: "99")
-    assert find(source, precision).folder != first.folder
+    assert find_precision(source, precision).folder != first.folder
     assert len(exports) == 2
 
 
 @pytest.mark.parametrize("name", ["README.md", "training.log", "checkpoint-100/model.safetensors"])
 def test_what_does_not_matter_does_not(checkpoint, cache, exports, name):
     source = ModelSource(name=str(checkpoint), cache=cache)
-    find(source, "int8")
+    find_precision(source, "int8")
     (checkpoint / name).parent.mkdir(exist_ok=True)
     (checkpoint / name).write_text("x")
-    find(source, "int8")
+    find_precision(source, "int8")
     assert len(exports) == 1
 
 
 def test_without_the_toolchain_the_error_has_the_command(checkpoint, cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "resift_export.convert", None)
     with pytest.raises(ExtraError, match=r"pip install 'resift\[export\]'; or run `resift export .*model OUT`"):
-        find(ModelSource(name=str(checkpoint), cache=cache), "int8")
+        find_precision(ModelSource(name=str(checkpoint), cache=cache), "int8")
 
 
 def test_what_was_exported_needs_no_toolchain(checkpoint, cache, exports, monkeypatch):
-    first = find(ModelSource(name=str(checkpoint), cache=cache), "int8")
+    first = find_precision(ModelSource(name=str(checkpoint), cache=cache), "int8")
     monkeypatch.setitem(sys.modules, "resift_export.convert", None)
-    assert find(ModelSource(name=str(checkpoint), cache=cache), "int8").folder == first.folder
+    assert find_precision(ModelSource(name=str(checkpoint), cache=cache), "int8").folder == first.folder
 
 
 def test_a_failed_export_leaves_nothing_and_can_be_tried_again(checkpoint, cache, exports, monkeypatch):
@@ -118,28 +118,28 @@ def test_a_failed_export_leaves_nothing_and_can_be_tried_again(checkpoint, cache
     with monkeypatch.context() as patch:
         patch.setattr(resift_export.convert, "convert", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
-            find(ModelSource(name=str(checkpoint), cache=cache), "int8")
-    assert find(ModelSource(name=str(checkpoint), cache=cache), "int8")
+            find_precision(ModelSource(name=str(checkpoint), cache=cache), "int8")
+    assert find_precision(ModelSource(name=str(checkpoint), cache=cache), "int8")
     assert len(exports) == 1
 
 
 def test_a_cache_that_cannot_be_written(checkpoint, tmp_path, exports):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"the cache for exported checkpoints cannot be created: .*set HF_HOME"):
-        find(ModelSource(name=str(checkpoint), cache=tmp_path / "file"), "int8")
+        find_precision(ModelSource(name=str(checkpoint), cache=tmp_path / "file"), "int8")
 
 
 @pytest.mark.parametrize("name", ["nowhere/in/particular", "no model", "org/name@v1", "/", "", "a" * 5000, "a\0b"])
 def test_what_is_no_name(name, cache):
     with pytest.raises(ArtifactError, match=r"no model|holds neither"):
-        find(ModelSource(name=name, cache=cache), "int8")
+        find_precision(ModelSource(name=name, cache=cache), "int8")
 
 
 def test_a_folder_with_neither(tmp_path, cache):
     with pytest.raises(
         ArtifactError, match=r"holds neither manifest\.json nor config\.json; expected an artifact or a Hugging Face"
     ):
-        find(ModelSource(name=str(tmp_path), cache=cache), "int8")
+        find_precision(ModelSource(name=str(tmp_path), cache=cache), "int8")
 
 
 COUNTED = """
@@ -154,8 +154,8 @@ def convert(folder, out, recipe, **more):
         while hold == "hold":
             time.sleep(1)  # until it is killed
 sys.modules["resift_export.convert"] = SimpleNamespace(convert=convert)
-from resift.integrations.sentence_transformers.export_cache import ModelSource, find
-print(find(ModelSource(name=checkpoint, cache=cache), "int8").folder)
+from resift.integrations.sentence_transformers.export_cache import ModelSource, find_precision
+print(find_precision(ModelSource(name=checkpoint, cache=cache), "int8").folder)
 """
 """A process whose export copies an artifact, and says so before it moves it into place."""
 
@@ -197,9 +197,9 @@ def convert(folder, out, recipe, **more):
     calls.append([folder, more])
     shutil.copytree(artifact, out)
 sys.modules["resift_export.convert"] = SimpleNamespace(convert=convert)
-from resift.integrations.sentence_transformers.export_cache import ModelSource, find
+from resift.integrations.sentence_transformers.export_cache import ModelSource, find_precision
 source = ModelSource(name=name, revision=revision or None, cache=cache or None)
-folders = [str(find(source, "int8").folder) for _ in range(2)]
+folders = [str(find_precision(source, "int8").folder) for _ in range(2)]
 print(json.dumps({"folders": folders, "calls": calls}))
 """
 
@@ -248,4 +248,4 @@ def test_an_artifact_of_the_hub_is_not_exported(artifact, tmp_path):
 
 def test_what_the_hub_does_not_have(artifact, tmp_path):
     with serving(artifact) as server:
-        assert "ArtifactError: 'org/tiny@nothing' is neither" in ask(server, tmp_path / "home", artifact, revision="nothing").err
+        assert "ArtifactError: org/tiny has no revision 'nothing' on the hub" in ask(server, tmp_path / "home", artifact, revision="nothing").err

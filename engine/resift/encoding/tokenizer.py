@@ -6,12 +6,13 @@ import json
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from resift import process
 from resift.encoding.encodings import Encodings
+from resift.encoding.extent import SHORT_TEXT_CHARACTERS, EncodedText, Extent
 from resift.encoding.long_text import last_seam, seam_spaces
 from resift.encoding.template import PairTemplate
 from resift.encoding.truncation import longest_first
@@ -30,12 +31,6 @@ DOCUMENT_SHARE = 4
 """A query may take all but 1/DOCUMENT_SHARE of a pair's room; a longer query is cut."""
 SOURCE_BYTES = 1 << 28
 """Maximum size of tokenizer.json in bytes; one with a million tokens has about 64 MB."""
-SHORT_TEXT_CHARACTERS = 100_000
-"""All tokens of a text of up to this many characters are counted."""
-LONG_TEXT_LIMITS = (200_000, 400_000)
-"""How many characters of a longer text are encoded, first and then, if it cannot be cut at a seam."""
-CHARACTERS_PER_WINDOW_TOKEN = 16
-"""This many more characters may be encoded for each token that several windows read of a document beyond the first window's."""
 PROBE = "a \uff21\ufb01 e\u0301 \u6771\u4eac \U0001f30a \ue000\uffff"
 """A text that is encoded at load as a test: characters that normalizers map, and some that few vocabularies have."""
 PART_CHARACTERS = 100_000
@@ -156,20 +151,20 @@ class PairTokenizer:
                 yield self._encode_pairs(encoded_query, documents[start:end], extent)
                 start, characters = end, 0
 
-    def _encode_query(self, query: str) -> _Text:
+    def _encode_query(self, query: str) -> EncodedText:
         """The prompt and the query, cut to the number of tokens that they may have."""
         share = self._room // DOCUMENT_SHARE if self._truncation == "only_second" else 0
         room = self._room - share
-        return self._encode_texts([self._prompt + query], _Extent(room, room))[0]
+        return self._encode_texts([self._prompt + query], Extent(room, room))[0]
 
-    def _extent(self, query: _Text, document_tokens: int | None, windows: int) -> _Extent:
+    def _extent(self, query: EncodedText, document_tokens: int | None, windows: int) -> Extent:
         room = self._room - len(query.ids) if self._truncation == "only_second" else self._room
         tokens = reach(room, windows)
         if document_tokens is None:
-            return _Extent(room, tokens)
-        return _Extent(room, min(tokens, document_tokens), is_limited=True)
+            return Extent(room, tokens)
+        return Extent(room, min(tokens, document_tokens), is_limited=True)
 
-    def _encode_pairs(self, query: _Text, documents: Sequence[str], extent: _Extent) -> Encodings:
+    def _encode_pairs(self, query: EncodedText, documents: Sequence[str], extent: Extent) -> Encodings:
         texts = self._encode_texts(documents, extent)
         if self._truncation == "only_second":
             return self._join(query, texts, extent.room)
@@ -179,7 +174,7 @@ class PairTokenizer:
             [self._join(query.first(head), [text.first(tail) for text, (_, tail) in run], self._room) for head, run in runs]
         )
 
-    def _join(self, query: _Text, texts: Sequence[_Text], room: int) -> Encodings:
+    def _join(self, query: EncodedText, texts: Sequence[EncodedText], room: int) -> Encodings:
         """The pairs of `query` with each text, which is read in windows of `room` tokens if it has more."""
         windows = [
             (text.ids, start, end)
@@ -198,16 +193,16 @@ class PairTokenizer:
             query_tokens_cut=query.tokens_cut,
         )
 
-    def _encode_texts(self, texts: Sequence[str], extent: _Extent) -> list[_Text]:
+    def _encode_texts(self, texts: Sequence[str], extent: Extent) -> list[EncodedText]:
         """The first `extent.tokens` tokens of each text."""
         short = [index for index, text in enumerate(texts) if len(text) <= SHORT_TEXT_CHARACTERS]
         encodings = dict(zip(short, self._encode_whole([texts[index] for index in short]), strict=True))
         return [
-            _Text.of(encodings[index], extent.tokens) if index in encodings else self._encode_long(text, extent)
+            EncodedText.of(encodings[index], extent.tokens) if index in encodings else self._encode_long(text, extent)
             for index, text in enumerate(texts)
         ]
 
-    def _encode_long(self, text: str, extent: _Extent) -> _Text:
+    def _encode_long(self, text: str, extent: Extent) -> EncodedText:
         for limit in extent.limits():
             seam = last_seam(text, limit, self._seam_spaces, self._normalize) if limit < len(text) else None
             if seam is None and limit == SHORT_TEXT_CHARACTERS:
@@ -215,7 +210,7 @@ class PairTokenizer:
             [encoding] = self._encode_whole([text[: seam or limit]])
             if len(encoding) >= extent.tokens or limit >= len(text):
                 break
-        return _Text.of(encoding, extent.tokens, at_least=limit < len(text))
+        return EncodedText.of(encoding, extent.tokens, at_least=limit < len(text))
 
     def _encode_whole(self, texts: Sequence[str]) -> list[Encoding]:
         readable = [_encodable(text) for text in texts]
@@ -250,53 +245,6 @@ class PairTokenizer:
                 pair = self._tokenizer.encode(text, text)
                 return PairTemplate.read(pair.ids, pair.type_ids, pair.sequence_ids)
         raise ArtifactError("tokenizer.json has no token for 'a' and no added tokens; export the artifact again")
-
-
-class _Extent(NamedTuple):
-    """How much of a text is read."""
-
-    room: int
-    """its tokens in one row"""
-    tokens: int
-    """its tokens in all its rows"""
-    is_limited: bool = False
-    """whether the caller limited the number of tokens"""
-
-    @property
-    def characters(self) -> int:
-        """The maximum number of its characters that are encoded."""
-        return LONG_TEXT_LIMITS[-1] + CHARACTERS_PER_WINDOW_TOKEN * max(0, self.tokens - self.room)
-
-    def limits(self) -> Iterator[int]:
-        """How many characters of a long text to encode: first, then if those give too few tokens, and so on."""
-        yield from (SHORT_TEXT_CHARACTERS, *LONG_TEXT_LIMITS)
-        limit = LONG_TEXT_LIMITS[-1]
-        while limit < self.characters:
-            limit = min(2 * limit, self.characters)
-            yield limit
-
-
-class _Text(NamedTuple):
-    """The tokens of a text, after its end was cut."""
-
-    ids: list[int]
-    tokens_cut: int
-    at_least: bool
-    """whether `tokens_cut` is a lower bound"""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens before it was cut; a lower bound for a text whose tokens were not all counted."""
-        return len(self.ids) + self.tokens_cut
-
-    @classmethod
-    def of(cls, encoding: Encoding, room: int, *, at_least: bool = False) -> _Text:
-        """The first `room` tokens of `encoding`."""
-        return cls(encoding.ids[:room], max(0, len(encoding) - room), at_least)
-
-    def first(self, count: int) -> _Text:
-        """Its first `count` tokens."""
-        return _Text(self.ids[:count], self.tokens_cut + max(0, len(self.ids) - count), self.at_least)
 
 
 @contextmanager

@@ -1,24 +1,36 @@
-"""Sessions: the graphs of an artifact on this machine, each loaded once."""
+"""Sessions: the graphs of an artifact on this machine's execution provider, each loaded once."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resift import machine
-from resift.errors import ProviderError
+from resift.artifact.manifest import OUTPUT
+from resift.errors import ArtifactError, ClosedError, InferenceError, ProviderError
+from resift.process import renew_in_children
 from resift.runtime import providers
-from resift.runtime.session import Session
+from resift.runtime.providers import ORT_NAMES, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from resift.artifact.folder import Artifact
-    from resift.artifact.manifest import Graph, Variant
+    from resift.artifact.folder import Artifact, GraphOnDisk
+    from resift.artifact.manifest import Graph, Signature, Variant
+    from resift.runtime.providers import Policy
     from resift.settings import Auto, Precision, Settings
+
+ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+"""onnxruntime's names of a signature's types."""
+
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""onnxruntime's option for the folder with the external weights of a graph that it receives as bytes."""
 
 
 class Sessions:
@@ -70,7 +82,128 @@ class Sessions:
         return session
 
 
+class Session:
+    """Runs batches of one graph, which is opened at the first use. Any number of threads may use a Session at once.
+
+    A forked child reopens the graph at its first run: onnxruntime's threads do not survive a fork, and a run on the parent's
+    session would wait for them forever.
+    """
+
+    def __init__(self, read_graph: Callable[[], bytes | GraphOnDisk], signature: Signature, policy: Policy) -> None:
+        """`read_graph` returns the ONNX graph or its location on disk; the graph must have that signature."""
+        self._read_graph = read_graph
+        self._signature = signature
+        self._policy = policy
+        self._closed = False
+        self._lock = threading.Lock()
+        self._session: Any = None
+        renew_in_children(self)
+
+    def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Logits float32[b, labels] of inputs int64[b, width]; inputs that the graph does not read are ignored.
+
+        Raises InferenceError if onnxruntime fails, ArtifactError if the logits have another shape, and like `open`.
+        """
+        session = self._session or self.open()
+        inputs = self._signature.feed(batch)
+        rows, width = inputs["input_ids"].shape
+        try:
+            logits: NDArray[np.float32] = session.run([OUTPUT], inputs)[0]
+        except _failures() as error:
+            raise InferenceError(
+                f"onnxruntime failed on {rows} pairs of {width} tokens: {error}; if memory is short, use fewer threads or a "
+                "smaller max_length; otherwise check the artifact with `resift verify`"
+            ) from error
+        if logits.shape != (rows, self._signature.labels):
+            raise ArtifactError(
+                f"the graph returned logits of shape {logits.shape}; expected {(rows, self._signature.labels)}, rows and labels, "
+                "as its manifest says: export the checkpoint again"
+            )
+        return logits
+
+    def open(self) -> Any:
+        """Opens the graph unless it is open already, and returns onnxruntime's session.
+
+        Raises ArtifactError if the graph cannot be loaded or does not match its manifest, ProviderError if the provider does not
+        start, and ClosedError after `close`.
+        """
+        with self._lock:
+            if self._closed:
+                raise ClosedError
+            if self._session is None:
+                self._session = self._open()
+            return self._session
+
+    def close(self) -> None:
+        """Frees the graph; batches running in other threads still finish."""
+        with self._lock:
+            self._closed = True
+            self._session = None
+
+    def _open(self) -> Any:
+        onnxruntime = runtime()
+        name = ORT_NAMES[self._policy.provider]
+        graph = self._read_graph()
+        options = self._policy.options()
+        if isinstance(graph, bytes):
+            source: bytes | str = graph
+        elif graph.content is None:
+            source = os.fspath(graph.path)
+        else:
+            source = graph.content
+            options.add_session_config_entry(WEIGHTS_FOLDER, os.fspath(graph.path.parent))
+        try:
+            session = onnxruntime.InferenceSession(source, sess_options=options, providers=[name])
+        except _failures() as error:
+            raise ArtifactError(
+                f"onnxruntime {onnxruntime.__version__} cannot load this graph: {error}; export the checkpoint again"
+            ) from error
+        if not isinstance(graph, bytes):
+            graph.check_unchanged()
+        if name not in session.get_providers():
+            raise ProviderError(
+                f"onnxruntime could not start {name} on this machine; its log on stderr says why. Use provider='cpu'"
+            )
+        self._check_signature(session)
+        return session
+
+    def _check_signature(self, session: Any) -> None:
+        """Raises ArtifactError unless the graph's inputs, outputs and labels are those of the manifest."""
+        inputs = {item.name: item.type for item in session.get_inputs()}
+        outputs = {item.name: item.type for item in session.get_outputs()}
+        expected_inputs = {name: ORT_TYPES[kind] for name, kind in self._signature.inputs.items()}
+        expected_outputs = {name: ORT_TYPES[kind] for name, kind in self._signature.outputs.items()}
+        if (inputs, outputs) != (expected_inputs, expected_outputs):
+            raise ArtifactError(
+                f"the graph reads {inputs} and returns {outputs}; expected {expected_inputs} and {expected_outputs}, "
+                "as its manifest says: export the checkpoint again"
+            )
+        labels = session.get_outputs()[0].shape[-1:]
+        # A free dimension has a name or None; `run` checks its actual size.
+        if not labels or (isinstance(labels[0], int) and labels[0] != self._signature.labels):
+            raise ArtifactError(
+                f"the graph returns logits of shape {session.get_outputs()[0].shape}; expected {self._signature.labels} labels, "
+                "as its manifest says: export the checkpoint again"
+            )
+
+    def begin_anew(self) -> None:
+        """In a forked child: drops the parent's session, so that the next run reopens the graph."""
+        if self._session is not None:
+            # Its destructor joins threads that the child does not have, so it must never run.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+        self._session = None
+        self._lock = threading.Lock()
+
+
 def _runnable(graph: Graph) -> list[Variant]:
     """The variants that this machine has the instruction sets for, best first."""
     available = machine.instruction_sets()
     return [variant for variant in graph.variants if available.issuperset(variant.instruction_sets)]
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """The exceptions that onnxruntime defines, and the built-in ones that its binding raises (std::exception, out of memory)."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    defined = [kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*defined, RuntimeError, MemoryError, ValueError)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from resift.artifact.agreement import Bounds, check_reference, measure
-from resift.artifact.certificate import Certificate, CertifiedPool, measure_first_look
-from resift.errors import ExportError
+from resift.artifact.agreement import Bounds, check_reference, measure, refuse
+from resift.artifact.certificate import Certificate, CertifiedPool, measure_first_look, refuse_first_look
+from resift.errors import ExportError, ParityError
 from resift.machine import instruction_sets
 from resift.reranker import Reranker
 from resift.settings import Settings
@@ -96,6 +97,24 @@ def certify(
             for number, pool in enumerate(pools)
         ],
     )
+
+
+def faults_of(certificate: Certificate, checkpoint: Checkpoint, student: Checkpoint | None) -> list[ParityError]:
+    """The bounds that do not hold, of the full model's files and then of the first look's; `student` is its checkpoint."""
+    checks = [
+        partial(refuse, agreement, certificate.bounds, f"{checkpoint.id} in {file}")
+        for file, agreement in certificate.agreement.items()
+    ]
+    for file, recalls in certificate.first_looks.items():
+        assert student is not None
+        checks.append(partial(refuse_first_look, recalls, f"{student.id} in {file}"))
+    faults = []
+    for check in checks:
+        try:
+            check()
+        except ParityError as error:
+            faults.append(error)
+    return faults
 
 
 def _with_single_variant(artifact: Artifact, graph: Graph, file: str) -> Artifact:

@@ -44,14 +44,16 @@ class GraphFiles(NamedTuple):
     """another graph's file that holds some of its weights"""
 
 
-class FirstLook(NamedTuple):
-    """The graph that decides which documents the full model scores."""
+class WrittenModel(NamedTuple):
+    """A checkpoint whose graphs are in the artifact's folder: the full model or a first look."""
 
     checkpoint: Checkpoint
     graphs: Mapping[str, GraphFiles]
     """by file"""
     operations: int
     """per token"""
+    reused_from: str | None = None
+    """fingerprint of the artifact that the graphs were copied from"""
 
 
 def write_graphs(folder: Path, models: Mapping[str, ir.Model]) -> dict[str, GraphFiles]:
@@ -87,26 +89,22 @@ def _entry(path: Path) -> FileEntry:
         return FileEntry(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def write(  # noqa: PLR0913 - everything the artifact holds
+def write(  # noqa: PLR0913 - everything that the artifact holds
     folder: Path,
-    checkpoint: Checkpoint,
     recipe: Recipe,
-    graphs: Mapping[str, GraphFiles],
+    full: WrittenModel,
     certificate: Certificate,
     *,
-    operations: int,
     is_forced: bool,
-    first_look: FirstLook | None = None,
+    first_look: WrittenModel | None = None,
     plan: str | None = None,
-    reused_from: str | None = None,
 ) -> Artifact:
     """Writes every file of the artifact except its graphs into `folder`, its manifest last, and opens the artifact.
 
-    `graphs`: the result of `write_graphs`, the recipe's variants by file. `operations`: operations per token, for the manifest.
-    `plan`: the plan, as text, of calls that have a top_k and name no plan. `reused_from`: the fingerprint of the artifact that
-    `graphs` were copied from.
+    `plan`: the plan, as text, of calls that have a top_k and name no plan.
     """
-    all_graphs = {**graphs, **(first_look.graphs if first_look else {})}
+    checkpoint = full.checkpoint
+    all_graphs = {**full.graphs, **(first_look.graphs if first_look else {})}
     attached = recipe.attached_files()
     about = attached.pop(CARD, b"").decode()
     contents = {
@@ -133,14 +131,14 @@ def write(  # noqa: PLR0913 - everything the artifact holds
             prompt=checkpoint.prompt,
         ),
         graphs=[
-            _graph("full", checkpoint, operations, recipe.variants()),
+            _graph("full", full, recipe.variants()),
             *([] if first_look is None else [_first_look_graph(first_look, recipe)]),
         ],
         files={name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in contents.items()}
         | {name: entry for graph_files in all_graphs.values() for name, entry in graph_files.files.items()},
         recipe=recipe.record()
         | ({} if first_look is None else _first_look_record(first_look.checkpoint))
-        | ({"kept": reused_from} if reused_from else {}),
+        | ({"kept": full.reused_from} if full.reused_from else {}),
         forced=is_forced,
         versions={name: version(name) for name in LIBRARIES},
         onnxruntime=[min_onnxruntime, NEWEST_ONNXRUNTIME],
@@ -155,12 +153,13 @@ def write(  # noqa: PLR0913 - everything the artifact holds
     return Artifact.open(folder)
 
 
-def _graph(role: Role, checkpoint: Checkpoint, operations: int, variants: list[Variant]) -> Graph:
+def _graph(role: Role, model: WrittenModel, variants: list[Variant]) -> Graph:
+    checkpoint = model.checkpoint
     return Graph(
         name=role,
         role=role,
         layers=checkpoint.layers,
-        operations=operations,
+        operations=model.operations,
         signature=checkpoint.signature,
         relevance=checkpoint.relevance,
         activation=checkpoint.activation,
@@ -168,12 +167,12 @@ def _graph(role: Role, checkpoint: Checkpoint, operations: int, variants: list[V
     )
 
 
-def _first_look_graph(first_look: FirstLook, recipe: Recipe) -> Graph:
+def _first_look_graph(first_look: WrittenModel, recipe: Recipe) -> Graph:
     files = [(variant, first_look_file(variant.file)) for variant in recipe.variants()]
     variants = [
         msgspec.structs.replace(variant, file=file, weights=first_look.graphs[file].weights_file) for variant, file in files
     ]
-    return _graph("first-look", first_look.checkpoint, first_look.operations, variants)
+    return _graph("first-look", first_look, variants)
 
 
 def _first_look_record(student: Checkpoint) -> dict[str, str | int | float | bool | list[str] | None]:

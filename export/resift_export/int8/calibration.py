@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,18 @@ ROWS = 2048
 SEED = 7
 PROBE_WIDTHS = (8, 16)
 """Widths of the pairs by which `operations_of` distinguishes products of every token from others."""
+
+
+class Calibration(NamedTuple):
+    """A float32 graph and what it was calibrated with."""
+
+    model: ir.Model
+    feeds: Sequence[Mapping[str, np.ndarray]]
+    """the graph's inputs, int64[1, width], for each pair of the calibration set; none if no variant is calibrated"""
+    samples: Mapping[str, np.ndarray]
+    """float32[rows, inputs] by name of the value, for a search only: they take as much memory as the weights"""
+    scratch: Path
+    """folder for sessions"""
 
 
 def sample(

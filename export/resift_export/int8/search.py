@@ -36,7 +36,6 @@ from resift_export.progress import no_report, track
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
-    from pathlib import Path
 
     import onnx_ir as ir
     from numpy.typing import NDArray
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from resift.artifact.agreement import Agreement, Bounds
     from resift.artifact.certificate import Certificate
     from resift.artifact.manifest import Relevance
+    from resift_export.int8.calibration import Calibration
     from resift_export.int8.ranges import Range
     from resift_export.progress import Report
 
@@ -66,24 +66,18 @@ class Sensitivity:
 
     def __init__(  # noqa: PLR0913 - a graph, how it is quantized, what it ranks, and how many evaluations are allowed
         self,
-        model: ir.Model,
-        samples: Mapping[str, NDArray[np.float32]],
+        calibration: Calibration,
         ranges: Mapping[str, Range],
         *,
         levels: int,
-        feeds: Iterable[Mapping[str, NDArray[np.int64]]],
         rule: Relevance,
         bounds: Bounds,
         budget: int,
-        scratch: Path,
         report: Report = no_report,
     ) -> None:
-        """`samples`, float32[rows, inputs], and `ranges` are keyed by the products' sources; `feeds` are the inputs of the pairs.
-
-        Sessions are written to the folder `scratch`.
-        """
+        """`ranges`, like the samples of the calibration, are keyed by the products' sources. `budget`: the most evaluations."""
+        model, rows, samples, scratch = calibration
         self._model, self._samples, self._ranges, self._levels = model, samples, ranges, levels
-        rows = list(feeds)
         self._feeds = rows if len(rows) <= MAX_PAIRS else [rows[at] for at in np.linspace(0, len(rows) - 1, MAX_PAIRS).astype(int)]
         self._rule, self._bounds, self._budget = rule, bounds, budget
         self._scratch, self._report = scratch, report

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from resift.encoding import extent as extents
 from resift.encoding import tokenizer as pairs
 from resift.encoding.long_text import WORDS, last_seam, seam_spaces
 from resift.encoding.tokenizer import PairTokenizer
@@ -177,7 +178,8 @@ def test_a_long_text_keeps_the_tokens_that_the_whole_text_has(kind, query, docum
     _, ours, _ = kind
     expected = ours.encode(query, documents)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "SHORT_TEXT_CHARACTERS", counted)
+        for module in (extents, pairs):
+            patch.setattr(module, "SHORT_TEXT_CHARACTERS", counted)
         found = ours.encode(query, documents)
     assert found.ids.tolist() == expected.ids.tolist()
     assert found.segment_ids.tolist() == expected.segment_ids.tolist()

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import TOKENIZER
 from resift.encoding import tokenizer as pairs
-from resift.encoding.tokenizer import PART_CHARACTERS, SHORT_TEXT_CHARACTERS, PairTokenizer
+from resift.encoding.extent import SHORT_TEXT_CHARACTERS
+from resift.encoding.tokenizer import PART_CHARACTERS, PairTokenizer
 from resift.errors import ArtifactError, InputError
 from tests.support import tiny
 from tests.support.forks import can_fork
@@ -220,7 +221,8 @@ from resift.artifact.folder import Artifact
 from resift.artifact.manifest import TOKENIZER
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import TOKENIZER
-from resift.encoding.tokenizer import SHORT_TEXT_CHARACTERS, PART_CHARACTERS, PairTokenizer
+from resift.encoding.extent import SHORT_TEXT_CHARACTERS
+from resift.encoding.tokenizer import PART_CHARACTERS, PairTokenizer
 ours = PairTokenizer(Artifact.find(None).read(TOKENIZER), 512)
 """
 """How the processes below begin. Artifact.find reads no graph."""

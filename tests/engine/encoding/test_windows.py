@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resift import OverloadedError, Ranking
-from resift.encoding import tokenizer as pairs
+from resift.encoding import extent as extents
 from resift.encoding.encodings import Encodings
 from resift.encoding.tokenizer import PairTokenizer
 from resift.encoding.windows import OVERLAP, best_rows, reach, spans
@@ -86,7 +86,7 @@ def ours(fast):
 
 
 def encoded(tokenizer, query, documents, windows, **more):
-    return pairs.Encodings.join(list(tokenizer.parts(query, documents, windows=windows, **more)))
+    return Encodings.join(list(tokenizer.parts(query, documents, windows=windows, **more)))
 
 
 @settings(max_examples=100)
@@ -170,7 +170,7 @@ def test_a_text_with_few_tokens_is_encoded_to_a_bound(sizes):
         sizes.clear()
         found = encoded(ours, QUERY, [" " * 50_000_000], windows)
         assert (found.lengths.tolist(), found.tokens_cut_at_least.tolist()) == ([ours.overhead(QUERY)], [True])
-        assert max(sizes) == pairs.LONG_TEXT_LIMITS[-1] + pairs.CHARACTERS_PER_WINDOW_TOKEN * (reach(room, windows) - room)
+        assert max(sizes) == extents.LONG_TEXT_LIMITS[-1] + extents.CHARACTERS_PER_WINDOW_TOKEN * (reach(room, windows) - room)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/status")

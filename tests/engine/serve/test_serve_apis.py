@@ -276,7 +276,7 @@ def test_a_model_that_declares_no_sigmoid_is_still_served_in_0_to_1(copy):
 )
 def test_a_fault_of_the_model_is_answered_in_each_apis_shape(served, monkeypatch, error, statuses):
     from resift import errors
-    from resift.runtime.session import Session
+    from resift.runtime.sessions import Session
 
     kind = getattr(errors, error, RuntimeError)
 

@@ -16,8 +16,9 @@ from resift.artifact.certificate import Certificate, FirstLookRecall
 from resift.artifact.folder import Artifact
 from resift.cli.main import main
 from resift_export.build.first_look import check_plan, check_student, first_look_file
+from resift_export.build.gate import faults_of
 from resift_export.checkpoint import load as checkpoints
-from resift_export.convert import _faults, convert
+from resift_export.convert import convert
 from resift_export.distill.student import student_of
 from resift_export.graph import weights
 from resift_export.int8 import ranges
@@ -222,6 +223,6 @@ def test_the_gate_judges_the_first_look_beside_the_full_graph(loaded):
             pools=[],
             first_looks={"first-look.int8.onnx": [FirstLookRecall(look=0.5, kept=recall)]},
         )
-        faults = _faults(certificate, bert, bert)
+        faults = faults_of(certificate, bert, bert)
         assert [type(fault) for fault in faults] == ([] if message is None else [ParityError])
         assert message is None or message in str(faults[0])

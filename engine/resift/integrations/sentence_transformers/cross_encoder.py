@@ -13,8 +13,7 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from resift.artifact.folder import DEFAULT, embedded
-from resift.errors import InputError, ParityError
+from resift.errors import InputError
 from resift.inputs import read_candidates, runs
 from resift.integrations.sentence_transformers import arguments, export_cache
 from resift.integrations.sentence_transformers import scores as scoring
@@ -24,13 +23,7 @@ from resift.reranker import Reranker
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from resift.artifact.folder import Artifact
     from resift.settings import Settings
-
-ORGANIZATION = "cross-encoder"
-"""Where a hub id without an organization lies."""
-RENAMED = {"cross-encoder/ms-marco-MiniLM-L-12-v2": "cross-encoder/ms-marco-MiniLM-L12-v2"}
-"""The former id of the embedded model's checkpoint, which the hub redirects."""
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +81,8 @@ class CrossEncoder:
 
         Raises InputError for arguments that resift has no use for, and like `export_cache.find` and `Reranker.load`.
         """
-        for name, value in (
-            ("modules", modules),
-            ("model_card_data", model_card_data),
-            ("keep_in_fp32_modules", keep_in_fp32_modules or None),
-        ):
+        refused = {"modules": modules, "model_card_data": model_card_data, "keep_in_fp32_modules": keep_in_fp32_modules or None}
+        for name, value in refused.items():
             if value is not None:
                 raise InputError(f"{name} is given, but {arguments.TORCH}; leave it out")
         config = dict(config_kwargs or {})
@@ -101,7 +91,7 @@ class CrossEncoder:
         arguments.refuse_options("config_kwargs", config)
         settings = arguments.settings_of(device, backend, max_length, model_kwargs or {}, processor_kwargs or {})
         source = export_cache.ModelSource(
-            name=_name(model_name_or_path),
+            name=export_cache.full_name(model_name_or_path),
             revision=revision,
             cache=cache_folder or os.getenv("SENTENCE_TRANSFORMERS_HOME"),
             token=token,
@@ -112,7 +102,7 @@ class CrossEncoder:
         self.trust_remote_code = trust_remote_code
         self.backend = backend
         self.model_card_data = scoring.Card()
-        self.reranker = Reranker(_artifact(source, settings), settings=settings)
+        self.reranker = Reranker(export_cache.find(source, settings), settings=settings)
         """the engine"""
         if labels not in (None, self.num_labels):
             raise InputError(f"num_labels is {labels}, but {source.name} has {self.num_labels}; leave it out")
@@ -301,26 +291,6 @@ class CrossEncoder:
         if own and prompt not in (None, own):
             raise InputError(f"the model has a prompt of its own, {own!r}; expected no other one")
         return "" if prompt is None or own else prompt
-
-
-def _name(source: str | os.PathLike[str] | None) -> str:
-    """A folder, or a hub id with its organization."""
-    name = DEFAULT if source is None else os.fspath(source)
-    if name in embedded():
-        return str(embedded()[name])
-    if "/" not in name and not os.path.exists(name):  # noqa: PTH110 - Path.exists raises for a name that is too long
-        name = f"{ORGANIZATION}/{name}"
-    return RENAMED.get(name, name)
-
-
-def _artifact(source: export_cache.ModelSource, settings: Settings) -> Artifact:
-    precision = settings.precision
-    if precision == "auto":
-        precision = "float32" if settings.provider == "cuda" else "int8"
-    try:
-        return export_cache.find(source, precision)
-    except ParityError as error:
-        raise ParityError(f'{error}; or load it in float32: model_kwargs={{"dtype": "float32"}}') from error
 
 
 def _bar_step(batch_size: int, show_progress_bar: bool | None) -> int | None:  # noqa: FBT001 - the caller's argument

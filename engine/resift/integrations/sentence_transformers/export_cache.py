@@ -19,16 +19,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.artifact import hub
-from resift.artifact.folder import Artifact, embedded
+from resift.artifact.folder import DEFAULT, Artifact, embedded
 from resift.artifact.manifest import CERTIFICATE, MANIFEST
-from resift.errors import ArtifactError, ExtraError, OutputError
+from resift.errors import ArtifactError, ExtraError, OutputError, ParityError
 from resift.files.names import path_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resift.settings import Precision
+    from resift.settings import Precision, Settings
 
+ORGANIZATION = "cross-encoder"
+"""The organization of a hub id that names none."""
+RENAMED = {"cross-encoder/ms-marco-MiniLM-L-12-v2": "cross-encoder/ms-marco-MiniLM-L12-v2"}
+"""The former id of the embedded model's checkpoint, which the hub redirects."""
 CONFIG = "config.json"
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 """The files of a checkpoint that an export reads, at any depth."""
@@ -60,7 +64,28 @@ class ModelSource:
         )
 
 
-def find(source: ModelSource, precision: Precision) -> Artifact:
+def full_name(source: str | os.PathLike[str] | None) -> str:
+    """A folder, or a hub id with its organization; None stands for the embedded model."""
+    name = DEFAULT if source is None else os.fspath(source)
+    if name in embedded():
+        return str(embedded()[name])
+    if "/" not in name and not os.path.exists(name):  # noqa: PTH110 - Path.exists raises for a name that is too long
+        name = f"{ORGANIZATION}/{name}"
+    return RENAMED.get(name, name)
+
+
+def find(source: ModelSource, settings: Settings) -> Artifact:
+    """`find_precision` with the precision of the settings; "auto" is the fastest one on their provider."""
+    precision = settings.precision
+    if precision == "auto":
+        precision = "float32" if settings.provider == "cuda" else "int8"
+    try:
+        return find_precision(source, precision)
+    except ParityError as error:
+        raise ParityError(f'{error}; or load it in float32: model_kwargs={{"dtype": "float32"}}') from error
+
+
+def find_precision(source: ModelSource, precision: Precision) -> Artifact:
     """The artifact of `source`: the source itself if it is an artifact, otherwise exported from the checkpoint at its first use.
 
     The id of an embedded model's checkpoint means the embedded model, if it has the precision and `source` names no other revision.

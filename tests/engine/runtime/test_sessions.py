@@ -14,7 +14,7 @@ from resift import ArtifactError, InferenceError, Reranker
 from resift.artifact.manifest import Signature
 from resift.runtime import providers
 from resift.runtime.providers import POLICIES
-from resift.runtime.session import Session
+from resift.runtime.sessions import Session
 from tests.conftest import edit
 from tests.support import graphs
 
