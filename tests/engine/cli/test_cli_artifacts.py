@@ -80,7 +80,7 @@ def test_an_artifact_in_a_folder_of_odd_bytes(artifact, tmp_path):
 @pytest.mark.parametrize("source", ["a" * 5000, "org/" + "a" * 5000, "org/name@" + "a" * 5000])
 def test_a_name_that_is_too_long_is_one_line(source):
     said = complaint(resift("info", source, HF_HUB_OFFLINE="1"))
-    assert "no artifact" in said or "cannot be downloaded from the hub" in said
+    assert any(reason in said for reason in ("no artifact", "neither a folder nor a hub id", "cannot be downloaded"))
     assert len(said) < 1000
 
 
