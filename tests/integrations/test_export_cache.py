@@ -248,4 +248,5 @@ def test_an_artifact_of_the_hub_is_not_exported(artifact, tmp_path):
 
 def test_what_the_hub_does_not_have(artifact, tmp_path):
     with serving(artifact) as server:
-        assert "ArtifactError: org/tiny has no revision 'nothing' on the hub" in ask(server, tmp_path / "home", artifact, revision="nothing").err
+        errors = ask(server, tmp_path / "home", artifact, revision="nothing").err
+    assert "ArtifactError: org/tiny has no revision 'nothing' on the hub" in errors
