@@ -1,4 +1,7 @@
-"""Plans: cascades of graphs that score a pool, as callers state them, whatever the artifact."""
+"""Plans: cascades of graphs that score a pool, as callers state them, whatever the artifact.
+
+How many candidates a call of an artifact keeps: `artifact/resolved_plans.py`; which: `Call.survivors` in `scheduling/call.py`.
+"""
 
 from __future__ import annotations
 

@@ -139,10 +139,10 @@ def best_first(logits: NDArray[np.float32], stages_done: NDArray[np.int8] | None
 
 
 def decreasing(values: Sequence[float | None], *, minimum: float | None = None) -> list[float]:
-    """A number for each result, best first, for formats that need one: `values`, whose last ones may be None, with strictly
-    decreasing numbers below the last other value in place of None.
+    """`values`, best first, with each None at their end replaced by a number, for formats that need one for each result.
 
-    These are 1 apart. With `minimum`, the lower end of the scale, they are evenly spaced above it, and from 1 if all are None.
+    The numbers decrease below the last value that is not None, by 1 each. With `minimum`, the lower end of the scale, they are
+    evenly spaced above it, and start from 1 if all values are None.
     """
     numbers = [value for value in values if value is not None]
     missing = len(values) - len(numbers)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Self
 
 from resift import machine
 from resift.artifact.folder import Artifact
-from resift.artifact.plans import Plans
-from resift.encoding.opening import open_tokenizer
+from resift.artifact.resolved_plans import Plans
+from resift.encoding.artifact_tokenizer import open_tokenizer
 from resift.inputs import check_count, deadline_after, read_candidates, read_pairs, read_pools, runs
 from resift.ranking import Ranking
 from resift.runtime import providers
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.artifact.manifest import Variant
-    from resift.artifact.plans import ResolvedPlan
+    from resift.artifact.resolved_plans import ResolvedPlan
     from resift.inputs import Candidates
     from resift.plans import Plan
     from resift.ranking import Scored

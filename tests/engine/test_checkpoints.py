@@ -76,8 +76,7 @@ def test_without_sentence_transformers(monkeypatch):
 
 
 def test_an_older_sentence_transformers(installed, monkeypatch):
-    from resift.evaluate import systems
 
-    monkeypatch.setattr(systems, "version", lambda name: "5.4.1")
+    monkeypatch.setattr("resift.evaluate.cross_encoder.version", lambda name: "5.4.1")
     with pytest.raises(ExtraError, match=r"sentence-transformers is 5\.4\.1; expected 6 or newer"):
         scored(CheckpointSystem("anything"))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resift import InputError, Plan, Stage
-from resift.artifact.plans import Step, resolve_plan
+from resift.artifact.resolved_plans import Step, resolve_plan
 from resift.plans import BALANCED_KEEP, BUILT_IN, FAST_KEEP, as_plan
 
 

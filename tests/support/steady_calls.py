@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from resift.artifact.plans import Step
+from resift.artifact.resolved_plans import Step
 from resift.encoding.encodings import Encodings
 from resift.scheduling.call import Call
 from resift.scheduling.deadline import Deadline

@@ -61,7 +61,7 @@ class Bounds(Strict, frozen=True):
     error: float = 0.05
     """maximum of the 99th percentile of |logit - checkpoint's|, as a share of the checkpoint's range of logits"""
     ndcg_drop: float = 0.02
-    """maximum drop of mean nDCG@10 below the checkpoint's; it holds where no pool is labelled, and for certificates that lack it.
+    """maximum drop of mean nDCG@10 below the checkpoint's; met if no pool is labelled. A certificate without it has this default.
 
     On the built-in gate the embedded model's drop has a standard error of 0.0015 (40 graded pools). The bound also lets one pool
     of the smallest gate swap its first two documents, of which only one is relevant: (1 - 1 / log2(3)) / 30 = 0.012.
@@ -142,7 +142,7 @@ def check_reference(checkpoint: Sequence[NDArray[np.floating]]) -> None:
         )
 
 
-def refuse(agreement: Agreement, bounds: Bounds, what: str) -> None:
+def check_bounds(agreement: Agreement, bounds: Bounds, what: str) -> None:
     """Raises ParityError that lists every bound that `agreement` violates, if any. `what` names the graph."""
     if violations := agreement.violations(bounds):
         raise ParityError(f"{what} does not rank like its checkpoint: {'; '.join(violations)}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from resift.artifact.agreement import ROUNDING, Agreement, Bounds, Pool, measure
 from resift.artifact.manifest import CERTIFICATE, GraphFile, Positive, Strict, decode
-from resift.artifact.plans import share_of
+from resift.artifact.resolved_plans import share_of
 from resift.errors import ArtifactError, ParityError
 from resift.metrics import TOP
 
@@ -172,7 +172,7 @@ def look_summary(recalls: Sequence[FirstLookRecall]) -> str:
     return ", ".join(f"{recall.kept:.4f} of the best in the first {recall.look:.0%}" for recall in recalls)
 
 
-def refuse_first_look(recalls: Sequence[FirstLookRecall], what: str) -> None:
+def check_recall(recalls: Sequence[FirstLookRecall], what: str) -> None:
     """Raises ParityError if the recall of a first look is below MIN_RECALL for the largest of LOOKS."""
     largest = recalls[-1]
     if not largest.kept >= MIN_RECALL:

@@ -14,7 +14,7 @@ from resift.artifact import hub
 from resift.artifact.external_weights import externalize_weights
 from resift.artifact.graph_check import WeightsFile, check_graph
 from resift.artifact.manifest import CARD, MANIFEST, WEIGHTS_SUFFIX, Manifest, Variant, decode_manifest
-from resift.artifact.plans import ResolvedPlan, resolve_plan
+from resift.artifact.resolved_plans import ResolvedPlan, resolve_plan
 from resift.errors import ArtifactError, InputError
 from resift.plans import Plan
 

@@ -159,7 +159,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 def run(arguments: argparse.Namespace) -> int:
     """Trains, and prints the student's folder and its last figures."""
     try:
-        from resift_export.distill.distillation import device_of, distill, fast_dtype
+        from resift_export.distill.device import device_of, fast_dtype
+        from resift_export.distill.distillation import distill
         from resift_export.distill.options import Options
     except ImportError as error:
         raise ExtraError(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.artifact.agreement import Agreement, Bounds, check_reference, refuse
-from resift.artifact.certificate import MIN_RECALL, Certificate, FirstLookRecall, refuse_first_look
+from resift.artifact.agreement import Agreement, Bounds, check_bounds, check_reference
+from resift.artifact.certificate import MIN_RECALL, Certificate, FirstLookRecall, check_recall
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
 from resift.cli.streams import write_json, write_lines
 from resift.errors import ParityError
@@ -83,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         against = f", against {certificate.reference}" if certificate.reference else ""
         write_lines([f"{file} on {len(certificate.pools)} pools{against}", *table, changed, *search, *look_tables])
     for name, here in first_looks.items():
-        refuse_first_look(here, f"{artifact.folder} ({name})")
-    refuse(agreement, certificate.bounds, f"{artifact.folder} ({file})")
+        check_recall(here, f"{artifact.folder} ({name})")
+    check_bounds(agreement, certificate.bounds, f"{artifact.folder} ({file})")
     looser = certificate.bounds.looser(Bounds())
     if looser and not arguments.accept_bounds:
         raise ParityError(

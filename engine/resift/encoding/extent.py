@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 SHORT_TEXT_CHARACTERS = 100_000
 """All tokens of a text of up to this many characters are counted."""
 LONG_TEXT_LIMITS = (200_000, 400_000)
-"""How many characters of a longer text are encoded, first and then, if it cannot be cut at a seam."""
+"""Characters that are encoded of a longer text that cannot be cut at a seam; the second if the first gives too few tokens."""
 CHARACTERS_PER_WINDOW_TOKEN = 16
-"""This many more characters may be encoded for each token that several windows read of a document beyond the first window's."""
+"""With several windows, so many more characters may be encoded for each token of a document beyond its first window."""
 
 
 class Extent(NamedTuple):

@@ -13,9 +13,9 @@ import numpy as np
 from resift import process
 from resift.encoding.encodings import Encodings
 from resift.encoding.extent import SHORT_TEXT_CHARACTERS, EncodedText, Extent
-from resift.encoding.long_text import last_seam, seam_spaces
+from resift.encoding.seams import last_seam, seam_spaces
 from resift.encoding.template import PairTemplate
-from resift.encoding.truncation import longest_first
+from resift.encoding.truncation import DOCUMENT_SHARE, document_room, longest_first, query_room
 from resift.encoding.windows import reach, spans
 from resift.errors import ArtifactError, InputError, ResiftError
 from resift.machine import usable_cores
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from resift.settings import Truncation
 
-DOCUMENT_SHARE = 4
-"""A query may take all but 1/DOCUMENT_SHARE of a pair's room; a longer query is cut."""
 SOURCE_BYTES = 1 << 28
 """Maximum size of tokenizer.json in bytes; one with a million tokens has about 64 MB."""
 PROBE = "a \uff21\ufb01 e\u0301 \u6771\u4eac \U0001f30a \ue000\uffff"
@@ -47,7 +45,7 @@ class PairTokenizer:
     (https://huggingface.co/docs/tokenizers/components#postprocessors). The one difference is a query so long that it would
     leave the document less than a quarter of the room: only_second fails on it; here its end is cut and reported.
 
-    A text of more than SHORT_TEXT_CHARACTERS characters is first cut at a seam (see long_text.py). This does not change the tokens
+    A text of more than SHORT_TEXT_CHARACTERS characters is first cut at a seam (see seams.py). This does not change the tokens
     that the pair keeps, and makes the number of tokens cut a lower bound. If the text has no seam there, or too few tokens before
     it, its first LONG_TEXT_LIMITS[0] characters are encoded, then LONG_TEXT_LIMITS[1] if those give too few tokens; for several
     windows, then twice as many each time, up to the limit that follows from CHARACTERS_PER_WINDOW_TOKEN.
@@ -153,12 +151,11 @@ class PairTokenizer:
 
     def _encode_query(self, query: str) -> EncodedText:
         """The prompt and the query, cut to the number of tokens that they may have."""
-        share = self._room // DOCUMENT_SHARE if self._truncation == "only_second" else 0
-        room = self._room - share
+        room = query_room(self._room, self._truncation)
         return self._encode_texts([self._prompt + query], Extent(room, room))[0]
 
     def _extent(self, query: EncodedText, document_tokens: int | None, windows: int) -> Extent:
-        room = self._room - len(query.ids) if self._truncation == "only_second" else self._room
+        room = document_room(len(query.ids), self._room, self._truncation)
         tokens = reach(room, windows)
         if document_tokens is None:
             return Extent(room, tokens)

@@ -1,6 +1,24 @@
-"""Truncation: how many tokens of a query and a document a pair keeps. Pure."""
+"""Truncation: how many tokens of a query and a document a pair keeps, by the rules of `Settings.truncation`. Pure."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resift.settings import Truncation
+
+DOCUMENT_SHARE = 4
+"""With only_second, a query may take all but 1/DOCUMENT_SHARE of a pair's room; a longer query is cut."""
+
+
+def query_room(room: int, truncation: Truncation) -> int:
+    """Most tokens of a query in a pair with `room` tokens for both texts."""
+    return room - room // DOCUMENT_SHARE if truncation == "only_second" else room
+
+
+def document_room(query: int, room: int, truncation: Truncation) -> int:
+    """Most tokens of a document next to a query of `query` tokens; with longest_first all, as the query may be cut further."""
+    return room - query if truncation == "only_second" else room
 
 
 def longest_first(query: int, document: int, room: int) -> tuple[int, int]:

@@ -14,7 +14,8 @@ import numpy as np
 from resift.artifact.folder import DEFAULT
 from resift.artifact.manifest import RELEVANCE
 from resift.encoding.tokenizer import PairTokenizer
-from resift.errors import ExtraError, InputError
+from resift.errors import InputError
+from resift.evaluate.cross_encoder import load_cross_encoder
 from resift.evaluate.scoresfile import read_scores
 from resift.files.names import path_text
 from resift.ranking import best_first
@@ -136,7 +137,12 @@ class CheckpointSystem:
         Raises ExtraError without sentence-transformers 6 or newer, and InputError if it cannot load the checkpoint or a query of
         `pools` is too long for it.
         """
-        encoder = self._load()
+        encoder = load_cross_encoder(
+            os.fspath(self.source),
+            device=self.device,
+            max_length=self.max_length,
+            model_kwargs={"use_safetensors": True, "dtype": "float32"},
+        )
         rule = RELEVANCE.get(encoder.num_labels)
         if rule is None:
             raise InputError(
@@ -164,30 +170,6 @@ class CheckpointSystem:
             precision="float32",
             versions={library: version(library) for library in ("sentence-transformers", "transformers", "torch")},
         )
-
-    def _load(self) -> Any:
-        try:
-            from sentence_transformers import CrossEncoder
-        except ImportError as error:
-            raise ExtraError(
-                f"a checkpoint runs in sentence-transformers, which cannot be imported ({error}): "
-                "pip install 'sentence-transformers>=6'"
-            ) from error
-        found = version("sentence-transformers")
-        if int(found.split(".")[0]) < 6:
-            raise ExtraError(f"sentence-transformers is {found}; expected 6 or newer: pip install 'sentence-transformers>=6'")
-        weights = {"use_safetensors": True, "dtype": "float32"}
-        try:
-            return CrossEncoder(os.fspath(self.source), device=self.device, max_length=self.max_length, model_kwargs=weights)
-        except MemoryError:
-            raise
-        except Exception as error:
-            # Raised by sentence-transformers, transformers, the hub's client or its HTTP library.
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(
-                f"sentence-transformers {found} cannot load the checkpoint {os.fspath(self.source)!r:.200}: {reason:.300}; "
-                "expected a cross-encoder's folder with safetensors weights, or a hub id"
-            ) from error
 
 
 @dataclass(frozen=True, slots=True)

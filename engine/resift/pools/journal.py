@@ -15,7 +15,7 @@ import msgspec
 from resift.errors import OutputError
 from resift.files import lock
 from resift.files.json_decoding import decode_json
-from resift.pools.outfiles import open_or_empty, size_of, writing
+from resift.pools.outfiles import open_or_empty, size_of, write_all, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,9 +119,9 @@ class Journal:
         assert self._partial, "call resume first"
         entry = msgspec.json.encode(Entry(_digest(pool), len(lines), zlib.crc32(lines))) + b"\n"
         with writing(self.files.journal):
-            _write(self._file, entry)
+            write_all(self._file, entry)
         with writing(self.files.partial):
-            _write(self._partial, lines)
+            write_all(self._partial, lines)
 
     def finish(self, *, overwrite: bool) -> None:
         """Records that all pools are done, moves OUT to its place and deletes the journal.
@@ -137,7 +137,7 @@ class Journal:
             if not overwrite:
                 self.files.check_absent(self.files.out, *([] if self.was_done else [self.files.errors]))
             with writing(self.files.journal):
-                _write(self._file, DONE_LINE)
+                write_all(self._file, DONE_LINE)
                 os.fsync(self._file.fileno())
             self.was_done = True
         self.files.place()
@@ -195,7 +195,7 @@ class Journal:
         self._drop_work()
         with writing(self.files.journal):
             self._file.truncate(0)
-            self._begin = _write(self._file, MAGIC + msgspec.json.encode(job)[1:] + b"\n")
+            self._begin = write_all(self._file, MAGIC + msgspec.json.encode(job)[1:] + b"\n")
         self._job = job
 
     def _drop_work(self) -> None:
@@ -295,11 +295,3 @@ def _is_next(file: BufferedIOBase, entry: Entry) -> bool:
         checksum = zlib.crc32(block, checksum)
         remaining -= len(block)
     return checksum == entry.checksum
-
-
-def _write(file: FileIO, content: bytes) -> int:
-    """Writes all of `content`, in several writes if need be, and returns its length."""
-    remaining = memoryview(content)
-    while remaining:
-        remaining = remaining[file.write(remaining) :]
-    return len(content)

@@ -19,7 +19,7 @@ from resift.files.placing import flush, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from io import BufferedIOBase
+    from io import BufferedIOBase, FileIO
 
 HOW_TO_RESUME = "finished work is kept: fix this and run the same command again to resume"
 ROW_LIMIT = 1 << 16
@@ -43,6 +43,14 @@ def open_or_empty(path: Path) -> BufferedIOBase:
         return io.BytesIO()
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def write_all(file: FileIO, content: bytes) -> int:
+    """Writes all of `content`, in several writes if need be, and returns its length. Raises OSError."""
+    remaining = memoryview(content)
+    while remaining:
+        remaining = remaining[file.write(remaining) :]
+    return len(content)
 
 
 def size_of(path: Path) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.artifact.plans import Step
+    from resift.artifact.resolved_plans import Step
     from resift.encoding.encodings import Encodings
     from resift.scheduling.deadline import Deadline
 
@@ -61,7 +61,7 @@ class Call:
     """float32[rows, labels] for each graph that has run; NaN in rows that it has not scored"""
     steps_done: NDArray[np.int8] = field(init=False)
     """int8[rows]: number of steps that have scored each row"""
-    stage: int = field(default=0, init=False)
+    step_number: int = field(default=0, init=False)
     """number of the current step, from 0"""
     error: Exception | None = field(default=None, init=False)
     queued_at: float = field(default=0.0, init=False)
@@ -106,7 +106,7 @@ class Call:
     @property
     def graph(self) -> str:
         """Name of the current step's graph."""
-        return self.steps[self.stage].graph
+        return self.steps[self.step_number].graph
 
     @property
     def document_steps(self) -> NDArray[np.int8]:
@@ -118,8 +118,8 @@ class Call:
 
         A document is as good as its best window. Raises LogitsError.
         """
-        step, documents = self.steps[self.stage], self.encodings.documents
-        rows = np.flatnonzero(self.document_steps[documents] > self.stage)
+        step, documents = self.steps[self.step_number], self.encodings.documents
+        rows = np.flatnonzero(self.document_steps[documents] > self.step_number)
         ranked = relevance(self.logits[step.graph][rows], step.rule, positions=documents[rows])
         best = best_rows(ranked, documents[rows])
         survivors = documents[rows[best[np.argsort(-ranked[best], kind="stable")[: step.keep]]]]

@@ -1,7 +1,7 @@
 """Deadline: which rows of a call are scored while there is time. Pure: the clock is an argument.
 
 They are scored best first, in the caller's order or in that of the step before. A row that would not be done in time is not begun;
-at the end a shorter one among the next few may be. A step that only finds the order is left out if there is time for all rows.
+a shorter row among the next few may take its place. A step that only finds the order is left out if there is time for all rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Iterable, Mapping
 
-    from resift.artifact.plans import Step
+    from resift.artifact.resolved_plans import Step
 
 MAX_OVERTAKEN = 3
 """Rows of a call with a deadline that a worse one may overtake because there is no time left for them."""
@@ -60,7 +60,7 @@ class Deadline:
         return min(fitting, key=positions.__getitem__, default=None)
 
     def max_rows(self, waiting: Mapping[int, deque[int]], bucket: int, seconds: float, now: float) -> int:
-        """Most rows of a bucket in one batch: those before all rows of other buckets that can be scored in time.
+        """The most rows of a bucket for one batch: those before every waiting row of another bucket, as far as there is time.
 
         `seconds`: predicted for a row.
         """

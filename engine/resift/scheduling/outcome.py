@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def scored_of(call: Call, *, full: str = "full", activation: Activation = "identity", windowed: bool = False) -> Scored:
     """The columns of a call that has ended.
 
-    A document has the logit of its best window, by the last graph that scored all its windows. Where time ran out before the first
-    graph had scored them all, it is the best of those that it did score, and `Scored.stages_done` is 0. `full`: name of the graph
-    whose logits become scores, by `activation`. `windowed`: whether documents may have several windows, which fills in the columns
-    of windows. Raises LogitsError that names the document.
+    A document has the logit of its best window, by the last graph that scored all its windows. If time ran out before even the
+    first graph had scored all of them, it has the best logit among the windows that were scored, and its `Scored.stages_done` is 0.
+    `full`: name of the graph whose logits become scores, by `activation`. `windowed`: whether documents may have several windows,
+    which fills in the columns of windows. Raises LogitsError that names the document.
     """
     encodings, documents, done, order = call.encodings, call.encodings.documents, call.document_steps, call.order
     stage = np.maximum(done, 1)[documents]

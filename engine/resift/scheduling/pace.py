@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from resift.artifact.plans import Step
+    from resift.artifact.resolved_plans import Step
 
 FIRST_GUESS = 1e-4
 """Seconds per token assumed before any batch has run: the order of magnitude of a 12-layer MiniLM in int8 on one core."""
@@ -20,7 +20,7 @@ class Pace:
     """Seconds per token of a batch on one worker, by graph: an exponentially weighted mean over the batches that ran."""
 
     def __init__(self, operations: Mapping[str, int] | None = None) -> None:
-        """`operations`: per token, by graph; a graph that has not run yet is assumed to be as fast an operation as one that has."""
+        """`operations`: per token, by graph. A graph that has not run is assumed to need as long per operation as one that has."""
         self._operations = operations or {}
         self._seconds: dict[str, float] = {}
 

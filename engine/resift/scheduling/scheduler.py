@@ -49,9 +49,9 @@ class Scheduler:
     ) -> None:
         """`token_budget`: largest rows x width of a batch, unless one row is wider. `buckets`: rows' buckets from their lengths.
 
-        `limit`: tokens that may wait; None for any number. `delay`: seconds of one worker's work that may be due before a call,
-        or as much as the call's own if that is more; None for any time. `pace`: predicts a call's cost. `workers`: batches that run
-        at once.
+        `limit`: tokens that may wait; None: any number. `delay`: a call is refused if the work due before it takes one worker
+        longer than so many seconds, or than the call itself if that is longer; None: never. `pace`: predicts a call's cost.
+        `workers`: batches that run at once.
         """
         self.pace = pace or Pace()
         self.waiting_rows = 0
@@ -252,7 +252,7 @@ class Scheduler:
 
     def _advance(self, call: Call) -> None:
         """Ends a call after its last step, or after one that scored nothing in time; otherwise its survivors wait for the next."""
-        if call.stage == len(call.steps) - 1 or not (call.document_steps > call.stage).any():
+        if call.step_number == len(call.steps) - 1 or not (call.document_steps > call.step_number).any():
             call.ended = True
             return
         try:
@@ -261,7 +261,7 @@ class Scheduler:
             call.error = error
             self.cancel(call)
             return
-        call.stage += 1
+        call.step_number += 1
         if all(other is not call for _, _, other in self._calls):
             heapq.heappush(self._calls, (call.due, call.number, call))
         self._queue(call, rows)
@@ -269,7 +269,7 @@ class Scheduler:
     def _cost(self, call: Call, tokens: int) -> float:
         """Predicted seconds of one worker until a call has ended whose current step has yet to score `tokens`."""
         document_tokens = int(call.encodings.lengths.sum()) / len(call.encodings.tokens_cut)
-        return self.pace.predict_steps(call.steps[call.stage :], tokens, document_tokens)
+        return self.pace.predict_steps(call.steps[call.step_number :], tokens, document_tokens)
 
     def _take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:
         """Takes up to `size` rows from one queue, those of the call that is due first ahead."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from resift.artifact.manifest import Manifest
-    from resift.artifact.plans import ResolvedPlan
+    from resift.artifact.resolved_plans import ResolvedPlan
     from resift.encoding.tokenizer import PairTokenizer
     from resift.inputs import Candidates
     from resift.ranking import Scored

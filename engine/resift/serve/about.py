@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from resift.serve import openapi
-from resift.serve.apis import APIS
+from resift.serve.api_table import APIS
 from resift.serve.endpoint import check_key
 from resift.serve.request import Refusal
 

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from resift.serve.about import About, as_json
 from resift.serve.access import Access, RequestRecord
-from resift.serve.apis import APIS
+from resift.serve.api_table import APIS
 from resift.serve.endpoint import Endpoint
 from resift.serve.page.routes import routes as page_routes
 

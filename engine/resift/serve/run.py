@@ -15,8 +15,8 @@ import uvicorn
 from resift.errors import InputError
 from resift.serve import logs
 from resift.serve.app import build
+from resift.serve.header_timeout import header_timeout_protocol
 from resift.serve.models import Models
-from resift.serve.protocol import header_timeout_protocol
 from resift.serve.service import Service
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""gate: scores the gate's pools with the checkpoint and with each variant of the artifact."""
+"""gate: scores the gate's pools with the checkpoint and with each variant of the artifact, and names the bounds that do not hold.
+
+The bounds themselves are judged in the engine, by `agreement.check_bounds` and `certificate.check_recall`, as `resift verify` does.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from resift.artifact.agreement import Bounds, check_reference, measure, refuse
-from resift.artifact.certificate import Certificate, CertifiedPool, measure_first_look, refuse_first_look
+from resift.artifact.agreement import Bounds, check_bounds, check_reference, measure
+from resift.artifact.certificate import Certificate, CertifiedPool, check_recall, measure_first_look
 from resift.errors import ExportError, ParityError
 from resift.machine import instruction_sets
 from resift.reranker import Reranker
@@ -102,12 +105,12 @@ def certify(
 def faults_of(certificate: Certificate, checkpoint: Checkpoint, student: Checkpoint | None) -> list[ParityError]:
     """The bounds that do not hold, of the full model's files and then of the first look's; `student` is its checkpoint."""
     checks = [
-        partial(refuse, agreement, certificate.bounds, f"{checkpoint.id} in {file}")
+        partial(check_bounds, agreement, certificate.bounds, f"{checkpoint.id} in {file}")
         for file, agreement in certificate.agreement.items()
     ]
     for file, recalls in certificate.first_looks.items():
         assert student is not None
-        checks.append(partial(refuse_first_look, recalls, f"{student.id} in {file}"))
+        checks.append(partial(check_recall, recalls, f"{student.id} in {file}"))
     faults = []
     for check in checks:
         try:

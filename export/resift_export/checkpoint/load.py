@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from resift_export.checkpoint import sentence_transformers as encoders
 from resift_export.checkpoint.config import CONFIG, WEIGHTED_MODULES, check_kind, read_config
 from resift_export.checkpoint.layers import compact_copy
 from resift_export.checkpoint.network import Network, check_steps, label_of
-from resift_export.checkpoint.source import download, folder_of
+from resift_export.checkpoint.source import commit_of, download, folder_of
 from resift_export.checkpoint.transformers import load_model, load_tokenizer
 from resift_export.memory import trim_heap, unload
 from resift_export.progress import no_report, track
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 REFERENCE_PAIRS, REFERENCE_TOKENS = 16, 8192
 """Limits on the pairs of a batch of references and on its tokens with padding: a pair of 8,192 tokens is a batch of its own."""
-COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
     """
     local_folder = folder_of(source)
     folder, commit = (
-        (local_folder, _commit_of(local_folder)) if local_folder else download(source, revision, allow_pickle=allow_pickle)
+        (local_folder, commit_of(local_folder)) if local_folder else download(source, revision, allow_pickle=allow_pickle)
     )
     if revision is not None and local_folder:
         raise ExportError(f"{source} is a folder and has no revision {revision}; leave --revision out")
@@ -243,14 +241,6 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
             batches.append([])
         batches[-1].append(number)
     return batches
-
-
-def _commit_of(folder: Path) -> str | None:
-    """The commit after which a folder in the hub client's cache is named; None for any other folder.
-
-    https://huggingface.co/docs/huggingface_hub/guides/manage-cache
-    """
-    return folder.name if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name) else None
 
 
 def max_length_of(model: Any, tokenizer: Any) -> int:

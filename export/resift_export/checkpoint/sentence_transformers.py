@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from resift.errors import ExportError, ExtraError
+from resift.errors import ExportError, ExtraError, InputError
+from resift.evaluate.cross_encoder import load_cross_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 
     from resift_export.checkpoint.config import CheckpointConfig
 
-OLDEST_VERSION = 6
-"""The first major version of sentence-transformers whose predict has an option that says which text to cut."""
-LOADING_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError)
-"""What sentence-transformers raises for files it cannot read."""
 BATCH_SIZE = 16
 
 log = logging.getLogger(__name__)
@@ -37,33 +34,23 @@ def load(folder: Path, config: CheckpointConfig, model: Any, unused_weights: Col
     weights.
     """
     try:
-        from sentence_transformers import CrossEncoder
-
-        installed_version = version("sentence-transformers")
-    except ImportError:
-        installed_version = "not installed"
-    if installed_version == "not installed" or int(installed_version.split(".")[0]) < OLDEST_VERSION:
-        if config.is_modular:
-            kinds = ", ".join(module.kind for module in config.modules)
-            raise ExtraError(
-                f"{folder} consists of modules of sentence-transformers ({kinds}), which is needed to load them, but it is "
-                f"{installed_version}: pip install 'sentence-transformers>={OLDEST_VERSION}'"
-            )
-        return None
-    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            encoder = CrossEncoder(
+            encoder = load_cross_encoder(
                 str(folder),
                 device="cpu",
                 trust_remote_code=False,
                 local_files_only=True,
                 model_kwargs={"use_safetensors": safetensors, "dtype": torch.float32},
             )
-        encoder.set_keep_in_fp32_modules([])  # all modules are in float32
-    except LOADING_ERRORS as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ExportError(f"sentence-transformers {installed_version} cannot load {folder}: {reason:.300}") from error
+    except ExtraError as error:
+        if config.is_modular:
+            kinds = ", ".join(module.kind for module in config.modules)
+            raise ExtraError(f"{folder} consists of modules of sentence-transformers ({kinds}): {error}") from error
+        return None
+    except InputError as error:
+        raise ExportError(str(error)) from error
+    encoder.set_keep_in_fp32_modules([])  # all modules are in float32
     _share_weights(encoder, model, unused_weights, folder)
     return encoder.eval()
 

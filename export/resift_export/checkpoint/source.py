@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from resift.artifact import hub
 from resift.errors import ArtifactError, ExportError
 
+COMMIT = re.compile("[0-9a-f]{40}")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "*/pytorch_model.bin", "pytorch_model.bin.index.json")
 TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
@@ -16,6 +18,14 @@ TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
 def folder_of(source: str) -> Path | None:
     """The folder that `source` names; None if there is no such folder, in which case `source` can only be a hub id."""
     return Path(source) if os.path.isdir(source) else None  # noqa: PTH112 - Path.is_dir raises if a name is too long
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit after which a folder in the hub client's cache is named; None for any other folder.
+
+    https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    """
+    return folder.name if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name) else None
 
 
 def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str]:

@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 import torch
@@ -14,12 +14,13 @@ from transformers.utils import logging as transformers_logging
 
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import InputError, OutputError
-from resift.machine import instruction_sets, usable_cores
+from resift.machine import usable_cores
 from resift_export.checkpoint import load as checkpoints
 from resift_export.checkpoint.layers import compact, resize
 from resift_export.distill.batches import padded_batches
 from resift_export.distill.data import Draws, read_split, sha256_of
 from resift_export.distill.development import Development
+from resift_export.distill.device import device_of
 from resift_export.distill.narrow import narrow
 from resift_export.distill.recipe import DistillRecipe, Losses, TrainingRun, Weights, read_recipe
 from resift_export.distill.state import Workspace
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from resift.encoding.encodings import Encodings
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.distill.data import Split
-    from resift_export.distill.options import Dtype, Options
+    from resift_export.distill.device import Device
+    from resift_export.distill.options import Options
 
 log = logging.getLogger(__name__)
 LIBRARIES = ("resift", "torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -41,7 +43,6 @@ FIT_PAIRS = 1_000
 """Number of pairs on which a narrower student is fitted."""
 LOG_SECONDS = 60.0
 """Time between two lines of progress."""
-Device = Literal["auto", "cpu", "cuda"]
 
 
 def distill(  # noqa: PLR0913 - the options of the command line, by name
@@ -230,23 +231,6 @@ class Distillation:
         self._workspace.save(trainer.recipe, trainer.tensors())
         self._workspace.write_student(trainer.checkpoint, trainer.student, trainer.recipe)
         self._saved_at = time.monotonic()
-
-
-def device_of(device: Device) -> torch.device:
-    """The torch device; "auto" is CUDA if available. Raises InputError if `device` is "cuda" and torch finds no GPU."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is cuda, but torch finds none; expected a CUDA GPU and a torch built for it, or use --device cpu")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def fast_dtype(device: torch.device) -> Dtype:
-    """bfloat16 if the device multiplies it faster than float32: GPUs that support it, and CPUs with AMX or AVX-512's bfloat16.
-
-    On CPUs with other parts of AVX-512 only, it was slower. Processors with AMX support it for both int8 and bfloat16.
-    """
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if {"amx_int8", "avx512_bf16"} & instruction_sets() else "float32"
 
 
 def _check_options(options: Options, teacher: Checkpoint, start: str | None) -> None:

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from resift.errors import ExportError, InputError
+from resift.errors import InputError
 from resift_export.checkpoint.layers import (
     LayerSize,
     head_size,
@@ -33,22 +32,16 @@ from resift_export.checkpoint.layers import (
     parts_of,
     set_linear,
     sizes_of,
-    units_of,
 )
+from resift_export.distill.moments import SumRecorder, moments_of
 from resift_export.distill.student import run, run_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from torch import nn
+    from collections.abc import Callable, Sequence
 
     from resift_export.distill.batches import PaddedBatch
 
 log = logging.getLogger(__name__)
-RIDGE = 1e-4
-"""Value added to each unit's moment, as a multiple of their mean: the fit must not rely on small differences of similar units."""
-REMOVALS_AT_ONCE = 64
-"""Units that are removed before the moments are inverted again: rounding errors accumulate, and the matrices become smaller."""
 HEAD_PRICE = 1.2
 """Assumed cost of an operation of attention's linear maps, relative to one of the feed-forward network: the computation between the
 maps is not counted, grows with the length, and is in float32 where the maps are in int8. In MiniLM of five sizes, the ratio was 1.6
@@ -102,11 +95,11 @@ def _prices(
             if not should_continue():
                 return None
             is_last = number == keep[-1]
-            attention = _moments(layer, parts.attention_output, parts.attention_norm, states, batches, None, is_last=is_last)
+            attention = moments_of(layer, parts.attention_output, parts.attention_norm, states, batches, None, is_last=is_last)
             heads = [price / attention.variance for _, price in attention.removal_order(components, 1)]
             units = [0.0] * (linear(layer, parts.outer).in_features - 1)
             if not is_last:  # the last layer retains its units, whatever their price
-                feed_forward = _moments(layer, parts.outer, parts.output_norm, states, batches, None, is_last=False)
+                feed_forward = moments_of(layer, parts.outer, parts.output_norm, states, batches, None, is_last=False)
                 units = [price / feed_forward.variance for _, price in feed_forward.removal_order(1, 1)]
             prices.append(Prices(heads, units))
         states = [run_layer(layer, inputs, batch) for inputs, batch in zip(states, batches, strict=True)]
@@ -165,166 +158,20 @@ def _fit(  # noqa: PLR0913 - the student, what it learns from, and when it ends
         for skipped in skipped_layers:
             teacher_states = [run_layer(skipped, states, batch) for states, batch in zip(teacher_states, batches, strict=True)]
         teacher_layer, next_layer, is_last = layers_of(teacher)[number], number + 1, number == keep[-1]
-        attention_sums = _SumRecorder(teacher_layer, parts.attention_norm)
-        output_sums = _SumRecorder(teacher_layer, parts.output_norm)
+        attention_sums = SumRecorder(teacher_layer, parts.attention_norm)
+        output_sums = SumRecorder(teacher_layer, parts.output_norm)
         teacher_states = [run_layer(teacher_layer, states, batch) for states, batch in zip(teacher_states, batches, strict=True)]
         target_sums = attention_sums.take()
         if skipped_layers or size.heads * components < linear(layer, parts.attention_output).in_features:
-            moments = _moments(
+            moments = moments_of(
                 layer, parts.attention_output, parts.attention_norm, student_states, batches, target_sums, is_last=is_last
             )
             retained = moments.retained_units(components, size.heads)
             keep_heads(layer, parts, retained)
             set_linear(linear(layer, parts.attention_output), *moments.fit_weights(retained))
-        moments = _moments(layer, parts.outer, parts.output_norm, student_states, batches, output_sums.take(), is_last=is_last)
+        moments = moments_of(layer, parts.outer, parts.output_norm, student_states, batches, output_sums.take(), is_last=is_last)
         retained = moments.retained_units(1, size.units)
         keep_units(layer, parts, retained)
         set_linear(linear(layer, parts.outer), *moments.fit_weights(retained))
         student_states = [run_layer(layer, states, batch) for states, batch in zip(student_states, batches, strict=True)]
     return True
-
-
-class _SumRecorder:
-    """Records the inputs of a layer's norm, batch by batch, until `take` is called."""
-
-    def __init__(self, layer: nn.Module, norm: str) -> None:
-        self._sums: list[torch.Tensor] = []
-        self._hook = layer.get_submodule(norm).register_forward_pre_hook(lambda _, inputs: self._sums.append(inputs[0]))
-
-    def take(self) -> list[torch.Tensor]:
-        self._hook.remove()
-        return self._sums
-
-
-@dataclass
-class _Moments:
-    """Second moments of units and of the goals, the outputs that their linear map should have; both without their means."""
-
-    units: torch.Tensor
-    """float64[size, size]"""
-    goals: torch.Tensor
-    """float64[size, hidden size]: moments of units and goals"""
-    means: torch.Tensor
-    """float64[size]"""
-    goal_means: torch.Tensor
-    """float64[hidden size]"""
-    variance: float
-    """variance of the sums, over all components"""
-
-    @property
-    def size(self) -> int:
-        return len(self.means)
-
-    def removal_order(self, group: int, remaining_count: int) -> Iterator[tuple[int, float]]:
-        """Yields the number and the cost of each group of `group` units, in the order of removal, until `remaining_count` remain.
-
-        A group's cost is the squared error that its removal adds, if the weights of the others are fitted again: with H the inverse
-        of the moments of the remaining groups and W their fitted weights, the trace of W_g' (H_gg)^-1 W_g.
-        """
-        numbers = torch.arange(self.size // group, device=self.units.device)
-        while len(numbers) > remaining_count:
-            units = units_of(numbers, group)
-            inverse = torch.linalg.inv(self.units[units][:, units])
-            weights = inverse @ self.goals[units]
-            # Groups of more than one unit are few: the moments are inverted again for each of them.
-            steps = min(REMOVALS_AT_ONCE, len(numbers) - remaining_count) if group == 1 else 1
-            is_retained = torch.ones(len(numbers), dtype=torch.bool, device=numbers.device)
-            if group == 1:
-                removals = _remove_units(inverse, weights, is_retained, steps)
-            else:
-                removals = _remove_group(inverse, weights, is_retained, group)
-            for number, cost in removals:
-                yield int(numbers[number]), cost
-            numbers = numbers[is_retained]
-
-    def retained_units(self, group: int, count: int) -> torch.Tensor:
-        """int64[count * group]: the units of the `count` groups that remain, in order."""
-        removed = {number for number, _ in self.removal_order(group, count)}
-        numbers = [number for number in range(self.size // group) if number not in removed]
-        return units_of(torch.tensor(numbers, device=self.units.device), group)
-
-    def fit_weights(self, units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights [hidden size, n] and bias [hidden size] with which the `units`, int64[n], approximate the goals best."""
-        weights = torch.linalg.solve(self.units[units][:, units], self.goals[units])
-        return weights.T, self.goal_means - self.means[units] @ weights
-
-
-def _remove_units(
-    inverse: torch.Tensor, weights: torch.Tensor, is_retained: torch.Tensor, steps: int
-) -> Iterator[tuple[int, float]]:
-    """Removes `steps` single units, marks them in `is_retained`, and yields the number and the cost of each."""
-    diagonal = inverse.diagonal().clone()
-    # Removing a unit subtracts the outer product of such a column with itself from the inverse, which itself does not change.
-    columns = inverse.new_zeros(len(inverse), steps)
-    for step in range(steps):
-        costs = torch.where(is_retained, weights.square().sum(dim=1) / diagonal, torch.inf)
-        cheapest = int(costs.argmin())
-        column = inverse[:, cheapest] - columns @ columns[cheapest]
-        column /= column[cheapest].sqrt()
-        columns[:, step] = column
-        weights.addr_(column, weights[cheapest] / column[cheapest], alpha=-1)
-        diagonal -= column.square()
-        diagonal[cheapest], is_retained[cheapest] = 1.0, False
-        yield cheapest, float(costs[cheapest])
-
-
-def _remove_group(
-    inverse: torch.Tensor, weights: torch.Tensor, is_retained: torch.Tensor, group: int
-) -> Iterator[tuple[int, float]]:
-    """Removes the cheapest group, marks it in `is_retained`, and yields its number and its cost."""
-    count = len(is_retained)
-    group_inverses = torch.stack([inverse[at : at + group, at : at + group] for at in range(0, count * group, group)])
-    blocks = weights.view(count, group, -1)
-    costs = (blocks * torch.linalg.solve(group_inverses, blocks)).sum(dim=(1, 2))
-    cheapest = int(costs.argmin())
-    is_retained[cheapest] = False
-    yield cheapest, float(costs[cheapest])
-
-
-def _moments(  # noqa: PLR0913 - a layer, a map in it, and the map's inputs and goals
-    layer: nn.Module,
-    name: str,
-    norm: str,
-    states: Iterable[torch.Tensor],
-    batches: Iterable[PaddedBatch],
-    target_sums: Iterable[torch.Tensor] | None,
-    *,
-    is_last: bool,
-) -> _Moments:
-    """The moments of the inputs of the layer's map `name` and of its goals, with which the layer's `norm` reads `target_sums`.
-
-    `target_sums`: None stands for the sums that the norm reads anyway. In the last layer, a pair's first token, the only one that
-    the head reads, counts as much as all others together.
-    """
-    module = linear(layer, name)
-    size, hidden = module.in_features, module.out_features
-    totals = torch.zeros(size + 2 * hidden, dtype=torch.float64, device=module.weight.device)
-    products = torch.zeros(size, size + hidden, dtype=torch.float64, device=module.weight.device)
-    squares, count = 0.0, 0.0
-    captured: dict[str, torch.Tensor] = {}
-    hooks = [
-        module.register_forward_hook(lambda _, inputs, output: captured.update(units=inputs[0], output=output)),
-        layer.get_submodule(norm).register_forward_pre_hook(lambda _, inputs: captured.update(sums=inputs[0])),
-    ]
-    for inputs, batch, goal in zip(states, batches, itertools.repeat(None) if target_sums is None else target_sums, strict=False):
-        run_layer(layer, inputs, batch)
-        sums = captured["sums"] if goal is None else goal
-        values = torch.cat([captured["units"], sums - captured["sums"] + captured["output"], sums], dim=2)
-        counts = torch.ones(values.shape[:2], device=values.device) if batch.mask is None else batch.mask.to(values.dtype)
-        if is_last:
-            counts[:, 0] = counts[:, 1:].sum(dim=1)
-        rows, weighted = values.flatten(0, 1), (values * counts[:, :, None]).flatten(0, 1)
-        totals += weighted.sum(dim=0)
-        products += weighted[:, :size].T @ rows[:, : size + hidden]
-        squares += float((weighted[:, size + hidden :] * rows[:, size + hidden :]).sum())
-        count += float(counts.sum())
-    for hook in hooks:
-        hook.remove()
-    means, goal_means, sum_means = torch.split(totals / count, [size, hidden, hidden])
-    variance = squares / count - float(sum_means.square().sum())
-    if not (products.isfinite().all() and variance > 0):
-        raise ExportError("the teacher's hidden states are not finite, or all the same; expected a trained cross-encoder")
-    moments = products / count - torch.outer(means, torch.cat([means, goal_means]))
-    units = moments[:, :size]
-    units.diagonal().add_(RIDGE * units.diagonal().mean())
-    return _Moments(units, moments[:, size:], means, goal_means, variance)

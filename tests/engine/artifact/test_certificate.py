@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resift import ArtifactError, ParityError
-from resift.artifact.agreement import Agreement, Bounds, Pool, measure, refuse
+from resift.artifact.agreement import Agreement, Bounds, Pool, check_bounds, measure
 from resift.artifact.certificate import (
     LOOKS,
     MIN_RECALL,
     Certificate,
     CertifiedPool,
     FirstLookRecall,
+    check_recall,
     first_look_recall,
     measure_first_look,
-    refuse_first_look,
 )
 from resift.metrics import kendall_tau, ndcg, top_overlap
 
@@ -162,14 +162,14 @@ def test_measure_takes_ndcg_over_labelled_pools_only():
 
 def test_agreement_at_the_bounds_is_accepted():
     assert AT_BOUNDS.violations(Bounds()) == []
-    refuse(AT_BOUNDS, Bounds(), "the int8 graph")
+    check_bounds(AT_BOUNDS, Bounds(), "the int8 graph")
 
 
 @pytest.mark.parametrize(("name", "value"), [("overlap", 0.9499), ("tau", 0.9499), ("worst_tau", 0.8499), ("error", 0.0501)])
 def test_one_bound_passed_alone_is_refused_by_its_name(name, value):
     agreement = msgspec.structs.replace(AT_BOUNDS, **{name: value})
     with pytest.raises(ParityError) as caught:
-        refuse(agreement, Bounds(), "the int8 graph")
+        check_bounds(agreement, Bounds(), "the int8 graph")
     message = str(caught.value)
     assert message.startswith(f"the int8 graph does not rank like its checkpoint: {NAMES[name]} is {value}")
     assert [other for other in NAMES if f"{NAMES[other]} is" in message] == [name]
@@ -187,9 +187,9 @@ def test_one_bound_passed_alone_is_refused_by_its_name(name, value):
 def test_logits_that_break_one_bound_alone_are_refused_by_its_name(name, found):
     agreement = measured(found)
     kept = msgspec.structs.replace(Bounds(), **{name: math.inf if name == "error" else -1})
-    refuse(agreement, kept, "the int8 graph")
+    check_bounds(agreement, kept, "the int8 graph")
     with pytest.raises(ParityError, match=NAMES[name]):
-        refuse(agreement, Bounds(), "the int8 graph")
+        check_bounds(agreement, Bounds(), "the int8 graph")
 
 
 def labelled(*, ndcg, checkpoint_ndcg):
@@ -203,10 +203,10 @@ def test_a_drop_of_ndcg_within_its_bound_is_accepted(found, checkpoint):
 
 def test_a_larger_drop_of_ndcg_is_refused():
     with pytest.raises(ParityError) as caught:
-        refuse(labelled(ndcg=0.75, checkpoint_ndcg=0.8), Bounds(), "the int8 graph")
+        check_bounds(labelled(ndcg=0.75, checkpoint_ndcg=0.8), Bounds(), "the int8 graph")
     said = "the drop of mean nDCG@10 is 0.0500 below the checkpoint's; expected at most 0.02"
     assert str(caught.value) == f"the int8 graph does not rank like its checkpoint: {said}"
-    refuse(labelled(ndcg=0.75, checkpoint_ndcg=0.8), Bounds(ndcg_drop=0.06), "the int8 graph")
+    check_bounds(labelled(ndcg=0.75, checkpoint_ndcg=0.8), Bounds(ndcg_drop=0.06), "the int8 graph")
 
 
 def test_nan_is_no_drop_of_ndcg_within_bounds():
@@ -234,8 +234,8 @@ def test_nan_keeps_no_bound():
 
 def test_bounds_of_the_callers_own_hold():
     with pytest.raises(ParityError, match=r"mean Kendall tau is 0\.9500; expected at least 0\.99"):
-        refuse(AT_BOUNDS, Bounds(tau=0.99), "the int8 graph")
-    refuse(msgspec.structs.replace(AT_BOUNDS, tau=0.5), Bounds(tau=0.5), "the int8 graph")
+        check_bounds(AT_BOUNDS, Bounds(tau=0.99), "the int8 graph")
+    check_bounds(msgspec.structs.replace(AT_BOUNDS, tau=0.5), Bounds(tau=0.5), "the int8 graph")
 
 
 GRAPH, OTHER = "model.int8.onnx", "model.float32.onnx"
@@ -485,4 +485,4 @@ def test_a_certificate_without_a_first_look_says_nothing_of_one():
 def test_a_first_look_that_loses_the_best_is_refused(kept, refused):
     looks = [FirstLookRecall(look=0.2, kept=0.0), FirstLookRecall(look=0.5, kept=kept)]
     with pytest.raises(ParityError, match="student is no first look") if refused else contextlib.nullcontext():
-        refuse_first_look(looks, "student")
+        check_recall(looks, "student")

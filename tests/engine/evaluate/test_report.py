@@ -223,7 +223,7 @@ def test_systems_whose_scores_are_not_drawn_are_counted():
     assert "The first 6 of 8 systems." in text
 
 
-def test_long_texts_are_cut(whole):
+def test_seamss_are_cut(whole):
     long = "word " * 200_000
     unbroken = "x" * 1_000_000
     spots = [place(1, 1, text=long), place(2, 2, text=unbroken, docid=unbroken)]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resift.artifact.plans import Step
+from resift.artifact.resolved_plans import Step
 from resift.errors import LogitsError, OverloadedError
 from resift.scheduling.pace import Pace
 from resift.scheduling.scheduler import PATIENCE, Scheduler

@@ -238,7 +238,7 @@ def test_without_sentence_transformers(saved, monkeypatch, installed):
     if installed == "missing":
         monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     else:
-        monkeypatch.setattr("resift_export.checkpoint.sentence_transformers.version", lambda name: "5.4.1")
+        monkeypatch.setattr("resift.evaluate.cross_encoder.version", lambda name: "5.4.1")
     plain = checkpoint.load(str(saved("plain")))
     assert plain.reference_name.startswith("transformers ")
     expected = predicted_elsewhere(saved("plain"))

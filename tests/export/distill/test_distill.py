@@ -25,7 +25,8 @@ from resift_export.distill import distillation
 from resift_export.distill.batches import padded_batches
 from resift_export.distill.data import Draws, hash_fraction, key_of, read_split, sha256_of
 from resift_export.distill.development import first_look_recall, labels_of
-from resift_export.distill.distillation import device_of, distill, fast_dtype
+from resift_export.distill.device import device_of, fast_dtype
+from resift_export.distill.distillation import distill
 from resift_export.distill.options import WARMUP, Options, evenly_spaced
 from resift_export.distill.recipe import decode_recipe
 from resift_export.distill.student import (

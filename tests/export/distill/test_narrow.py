@@ -31,7 +31,8 @@ from resift_export.checkpoint.layers import (
 from resift_export.convert import convert
 from resift_export.distill.batches import PaddedBatch, padded_batches
 from resift_export.distill.distillation import distill
-from resift_export.distill.narrow import HEAD_PRICE, REMOVALS_AT_ONCE, RIDGE, Prices, _fit, _Moments, _moments, choose_sizes, narrow
+from resift_export.distill.moments import REMOVALS_AT_ONCE, RIDGE, Moments, moments_of
+from resift_export.distill.narrow import HEAD_PRICE, Prices, _fit, choose_sizes, narrow
 from resift_export.distill.options import Options
 from resift_export.distill.student import run, student_of
 from resift_export.recipe import Recipe
@@ -356,7 +357,7 @@ def test_in_the_last_layer_first_tokens_count_half(checkpoint_of):
             counts = mask.double()
             counts[:, 0] = first or torch.tensor([8.0, 8.0, 4.0, 8.0])
             share = (counts / counts.sum()).flatten()
-            found = _moments(layer, names.outer, names.output_norm, states, batches, target_sums, is_last=is_last)
+            found = moments_of(layer, names.outer, names.output_norm, states, batches, target_sums, is_last=is_last)
             mean, goal = share @ units.flatten(0, 1), share @ goals.flatten(0, 1)
             torch.testing.assert_close(found.means, mean, rtol=1e-4, atol=1e-6)
             torch.testing.assert_close(found.goal_means, goal, rtol=1e-4, atol=1e-6)
@@ -376,7 +377,7 @@ def test_what_leaves_and_its_price_are_as_if_every_choice_were_tried(group, coun
     size = group * count
     units = torch.randn(400, size, generator=random).double() @ torch.randn(size, size, generator=random).double()
     goals = units[:, :5] + torch.randn(400, 5, generator=random)
-    moments = _Moments(units.T @ units / 400, units.T @ goals / 400, torch.zeros(size), torch.zeros(5), 1.0)
+    moments = Moments(units.T @ units / 400, units.T @ goals / 400, torch.zeros(size), torch.zeros(5), 1.0)
 
     def explained(numbers):
         retained = units_of(torch.tensor(numbers), group)

@@ -1,4 +1,4 @@
-"""Protocol: uvicorn's HTTP/1.1 on h11, with a time limit on headers, for which uvicorn has no option."""
+"""Header timeout: uvicorn's HTTP/1.1 on h11, with a time limit on headers, for which uvicorn has no option."""
 
 from __future__ import annotations
 

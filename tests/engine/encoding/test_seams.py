@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from resift.encoding import extent as extents
 from resift.encoding import tokenizer as pairs
-from resift.encoding.long_text import WORDS, last_seam, seam_spaces
+from resift.encoding.seams import WORDS, last_seam, seam_spaces
 from resift.encoding.tokenizer import PairTokenizer
 from tests.support import tiny
 

@@ -48,9 +48,8 @@ class ResolvedPlan:
     def steps(self, rows: int) -> tuple[Step, ...]:
         """The steps of a call of `rows` distinct pairs.
 
-        A stage is skipped where it would not pay. Its cost is that of scoring all `rows` by its graph, and those that it keeps by
-        the next graph; this must save more than MIN_SAVED_SHARE of the operations of scoring all `rows` by the next graph. With
-        `keeps_all`, no stage is skipped.
+        With a stage, its graph scores all `rows` and the next graph only those that the stage keeps; without it, the next graph
+        scores all `rows`. A stage that saves no more than MIN_SAVED_SHARE of the operations is skipped. With `keeps_all`, none is.
         """
         if self.keeps_all:
             return tuple(Step(graph.name, graph.relevance, rows) for graph in self.graphs)

@@ -1,0 +1,42 @@
+"""The original: a checkpoint in sentence-transformers' CrossEncoder, for evaluations and as the reference of an export."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from resift.errors import ExtraError, InputError
+
+OLDEST_VERSION = 6
+"""The first major version of sentence-transformers whose predict can be told which text to cut."""
+
+
+def load_cross_encoder(source: str, **options: Any) -> Any:
+    """The CrossEncoder of a folder or a hub id. `options`: the other arguments of its class.
+
+    Raises ExtraError if sentence-transformers is not installed or too old, and InputError if it cannot load the checkpoint.
+    """
+    try:
+        from sentence_transformers import CrossEncoder
+    except ImportError as error:
+        raise ExtraError(
+            f"a checkpoint runs in sentence-transformers, which cannot be imported ({error}): "
+            f"pip install 'sentence-transformers>={OLDEST_VERSION}'"
+        ) from error
+    installed = version("sentence-transformers")
+    if int(installed.split(".")[0]) < OLDEST_VERSION:
+        raise ExtraError(
+            f"sentence-transformers is {installed}; expected {OLDEST_VERSION} or newer: "
+            f"pip install 'sentence-transformers>={OLDEST_VERSION}'"
+        )
+    try:
+        return CrossEncoder(source, **options)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Raised by sentence-transformers, transformers, the hub's client or its HTTP library.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"sentence-transformers {installed} cannot load the checkpoint {source!r:.200}: {reason:.300}; "
+            "expected a cross-encoder's folder with safetensors weights, or a hub id"
+        ) from error
