@@ -143,8 +143,9 @@ class PairTokenizer:
         start, characters, part_characters = 0, 0, PART_CHARACTERS * self._cores
         encoded_query = self._encode_query(query)
         extent = self._extent(encoded_query, document_tokens, windows)
+        max_characters = extent.characters
         for end, document in enumerate(documents, 1):
-            characters += min(len(document), extent.characters)
+            characters += min(len(document), max_characters)
             if characters >= part_characters or end - start == PART_DOCUMENTS or end == len(documents):
                 yield self._encode_pairs(encoded_query, documents[start:end], extent)
                 start, characters = end, 0
