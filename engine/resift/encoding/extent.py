@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tokenizers import Encoding
-
 SHORT_TEXT_CHARACTERS = 100_000
 """All tokens of a text of up to this many characters are counted."""
 LONG_TEXT_LIMITS = (200_000, 400_000)
@@ -53,11 +51,6 @@ class EncodedText(NamedTuple):
     def tokens(self) -> int:
         """Tokens before it was cut; a lower bound for a text whose tokens were not all counted."""
         return len(self.ids) + self.tokens_cut
-
-    @classmethod
-    def of(cls, encoding: Encoding, room: int, *, at_least: bool = False) -> EncodedText:
-        """The first `room` tokens of `encoding`."""
-        return cls(encoding.ids[:room], max(0, len(encoding) - room), at_least)
 
     def first(self, count: int) -> EncodedText:
         """Its first `count` tokens."""

@@ -196,7 +196,7 @@ class PairTokenizer:
         short = [index for index, text in enumerate(texts) if len(text) <= SHORT_TEXT_CHARACTERS]
         encodings = dict(zip(short, self._encode_whole([texts[index] for index in short]), strict=True))
         return [
-            EncodedText.of(encodings[index], extent.tokens) if index in encodings else self._encode_long(text, extent)
+            _cut(encodings[index], extent.tokens) if index in encodings else self._encode_long(text, extent)
             for index, text in enumerate(texts)
         ]
 
@@ -208,7 +208,7 @@ class PairTokenizer:
             [encoding] = self._encode_whole([text[: seam or limit]])
             if len(encoding) >= extent.tokens or limit >= len(text):
                 break
-        return EncodedText.of(encoding, extent.tokens, at_least=limit < len(text))
+        return _cut(encoding, extent.tokens, at_least=limit < len(text))
 
     def _encode_whole(self, texts: Sequence[str]) -> list[Encoding]:
         readable = [_encodable(text) for text in texts]
@@ -243,6 +243,11 @@ class PairTokenizer:
                 pair = self._tokenizer.encode(text, text)
                 return PairTemplate.read(pair.ids, pair.type_ids, pair.sequence_ids)
         raise ArtifactError("tokenizer.json has no token for 'a' and no added tokens; export the artifact again")
+
+
+def _cut(encoding: Encoding, tokens: int, *, at_least: bool = False) -> EncodedText:
+    """The first `tokens` of an encoding."""
+    return EncodedText(encoding.ids[:tokens], max(0, len(encoding) - tokens), at_least)
 
 
 @contextmanager
