@@ -36,7 +36,7 @@ INPUTS: tuple[Input, ...] = ("input_ids", "token_type_ids")
 """All inputs a graph may read: token ids, and segment ids, by which some models tell query and document apart."""
 OUTPUT: Literal["logits"] = "logits"
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
 FILE_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
@@ -129,7 +129,7 @@ class Graph(Strict, frozen=True):
     role: Role
     """full: defines the ranking; first-look: a cheaper model with the same tokenizer that selects documents for the full model"""
     layers: Positive
-    operations: Annotated[int, msgspec.Meta(ge=1)]
+    operations: Annotated[int, msgspec.Meta(ge=1, le=1 << 50)]
     """per token: multiplications and additions in products with constant weights, whatever their precision"""
     signature: Signature
     relevance: Relevance

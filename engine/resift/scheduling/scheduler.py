@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.errors import LogitsError, OverloadedError
+from resift.errors import OverloadedError
 from resift.scheduling.call import Batch
 from resift.scheduling.pace import Pace
 
@@ -257,7 +257,7 @@ class Scheduler:
             return
         try:
             rows = call.survivors()
-        except LogitsError as error:
+        except Exception as error:  # noqa: BLE001 - LogitsError or whatever it is, it is passed on to the caller
             call.error = error
             self.cancel(call)
             return

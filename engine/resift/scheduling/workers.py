@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from resift.scheduling.scheduler import Scheduler
 
     Run = Callable[[str, dict[str, NDArray[np.int64]]], NDArray[np.float32]]
+
+log = logging.getLogger(__name__)
 
 LONGEST_WAIT = 3600.0
 """Seconds; a budget may be longer than what threading can wait for."""
@@ -48,6 +51,8 @@ class Workers:
     child starts its own.
 
     One more thread ends calls at their deadlines, when the others may be busy. It starts with the first call that has one.
+
+    An error in the scheduler's own code fails the calls, and the threads go on.
 
     Only these threads touch the scheduler. Callers put calls and cancellations into queues, one atomic step each, because
     KeyboardInterrupt can strike the main thread anywhere.
@@ -132,8 +137,9 @@ class Workers:
             self._threads.append(thread)
         if call.deadline is not None:
             if self._watch is None:
-                self._watch = threading.Thread(target=self._expire, name="resift-deadlines", daemon=True)
-                self._watch.start()
+                watch = threading.Thread(target=self._expire, name="resift-deadlines", daemon=True)
+                watch.start()
+                self._watch = watch  # only once it runs: a start can fail
             self._new_deadline.notify()
         self._changed.notify_all()
 
@@ -142,7 +148,7 @@ class Workers:
             self._cancelled.append(future)
 
     def _work(self) -> None:
-        while self._run_next():
+        while self._guard(self._run_next):
             pass  # a call per batch: while it waits, a thread holds no reference to the last one
 
     def _run_next(self) -> bool:
@@ -155,16 +161,16 @@ class Workers:
             logits = self._run(batch.graph, batch.stack())
         except Exception as error:  # noqa: BLE001 - whatever it is, it is passed on to the callers
             failure = error
-        if self.observe is not None and failure is None:
-            self.observe(batch, time.monotonic() - batch.started_at)
+        if failure is None:
+            self._tell_observer(batch)
         with self._lock:
             now = time.monotonic()
-            ended = self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)
-            ended = [call for call in ended if self._calls.pop(call.future, None)]
+            ended = self._awaited(
+                self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)
+            )
             if failure is not None or self._scheduler.waiting_rows:
                 self._changed.notify_all()  # calls that failed together are retried apart, and a step may have passed rows on
-        for call in ended:
-            call.resolve()
+        self._resolve(ended)
         return True
 
     def _next(self) -> Batch | None:
@@ -173,22 +179,23 @@ class Workers:
             with self._lock:
                 if self._closed:
                     return None
-                refused = self._take_in()
+                ended = self._take_in()
                 batch = self._scheduler.next(time.monotonic(), self._idle + 1)
-                ended = refused + (self._expired() if self._watch else [])
+                if self._watch is not None:
+                    ended += self._scheduler.expire(time.monotonic())
+                ended = self._awaited(ended)
                 if batch is None and not ended:
                     self._idle += 1
                     try:
                         self._changed.wait()
                     finally:
                         self._idle -= 1
-            for call in ended:
-                call.resolve()
+            self._resolve(ended)
             if batch is not None:
                 return batch
 
     def _expire(self) -> None:
-        while self._expire_next():
+        while self._guard(self._expire_next):
             pass  # a call per deadline: while it waits, the thread holds no reference to the last one
 
     def _expire_next(self) -> bool:
@@ -196,32 +203,68 @@ class Workers:
         with self._lock:
             if self._closed:
                 return False
-            ended = self._take_in() + self._expired()
+            ended = self._awaited(self._take_in() + self._scheduler.expire(time.monotonic()))
             if not ended:
                 deadline = self._scheduler.deadline
                 self._new_deadline.wait(None if deadline is None else min(max(0.0, deadline - time.monotonic()), LONGEST_WAIT))
-        for call in ended:
-            call.resolve()
+        self._resolve(ended)
         return True
-
-    def _expired(self) -> list[Call]:
-        """The calls whose deadline has passed, or which were given up, and whose future was not cancelled."""
-        return [call for call in self._scheduler.expire(time.monotonic()) if self._calls.pop(call.future, None)]
 
     def _take_in(self) -> list[Call]:
         """Passes new calls and cancellations on to the scheduler, and returns the calls that it refuses."""
         refused = []
         while self._new:
             call, submitted = self._new.popleft()
+            self._calls[call.future] = call
             try:
                 self._scheduler.add(call, submitted)
             except OverloadedError as error:
                 call.error = error
                 refused.append(call)
-            else:
-                self._calls[call.future] = call
+            except Exception as error:  # noqa: BLE001 - passed on to the caller
+                call.error = error
+                refused.append(call)
+                self._scheduler.cancel(call)
         while self._cancelled:
             cancelled = self._calls.pop(self._cancelled.popleft(), None)
             if cancelled is not None:
                 self._scheduler.cancel(cancelled)
         return refused
+
+    def _awaited(self, ended: list[Call]) -> list[Call]:
+        """Those of the calls that have ended whose futures were not cancelled; they are forgotten here."""
+        return [call for call in ended if self._calls.pop(call.future, None)]
+
+    def _resolve(self, ended: list[Call]) -> None:
+        """Sets the results of calls, outside the lock, because callbacks of their futures may wait."""
+        for call in ended:
+            try:
+                call.resolve()
+            except Exception as error:  # noqa: BLE001 - passed on to the caller
+                if not call.future.done():
+                    call.future.set_exception(error)
+
+    def _guard(self, step: Callable[[], bool]) -> bool:
+        """Runs a thread's step. An unexpected error, which is a fault of resift, fails all calls; the thread goes on.
+
+        The error may have left the queues half changed: a new scheduler takes the place of the old one.
+        """
+        try:
+            return step()
+        except Exception as error:  # noqa: BLE001 - passed on to the callers
+            with self._lock:
+                calls = self._awaited(list(self._calls.values()))
+                for call in calls:
+                    call.ended, call.error = True, call.error or error
+                dropped = self._scheduler.dropped_rows + self._scheduler.waiting_rows
+                self._scheduler = self._make_scheduler()
+                self._scheduler.dropped_rows = dropped
+            self._resolve(calls)
+            return True
+
+    def _tell_observer(self, batch: Batch) -> None:
+        if self.observe is not None:
+            try:
+                self.observe(batch, time.monotonic() - batch.started_at)
+            except Exception:
+                log.exception("the observer of batches failed")

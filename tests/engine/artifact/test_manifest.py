@@ -145,6 +145,7 @@ REFUSED = {
         "a graph of the role full is named first-look; expected that of the first first-look graph",
     ),
     "no operations": (lambda m: graph(m).update(operations=0), "operations"),
+    "operations beyond any model": (lambda m: graph(m).update(operations=10**309), "operations"),
 }
 
 
