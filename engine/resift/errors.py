@@ -68,3 +68,9 @@ class ExportError(ResiftError):
 
 class ParityError(ResiftError):
     """An artifact does not rank like its checkpoint, within the stated bounds."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not blank, cut to 300 characters; the name of its type if there is none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)[:300]

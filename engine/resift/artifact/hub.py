@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resift.errors import ArtifactError
+from resift.errors import ArtifactError, first_line
 
 if TYPE_CHECKING:
     import os
@@ -67,8 +67,7 @@ def snapshot(  # noqa: PLR0913 - the arguments of the hub's client, by name
         # No network, offline and not cached, no such model, no access, a connection that breaks, answers of a server that is not a
         # hub. Some are errors of the client's HTTP library, which differs between the client's major versions.
         name = repository if revision is None else f"{repository}@{revision}"
-        reason = next(iter(str(error).splitlines()), "no reason given")
         raise ArtifactError(
-            f"{name!r:.200} is not a folder and cannot be downloaded from the hub ({type(error).__name__}: {reason:.300}); "
+            f"{name!r:.200} is not a folder and cannot be downloaded from the hub ({type(error).__name__}: {first_line(error)}); "
             "check the id, the revision, the network and your access"
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from resift.errors import ExtraError, InputError
+from resift.errors import ExtraError, InputError, first_line
 
 OLDEST_VERSION = 6
 """The first major version of sentence-transformers whose predict can be told which text to cut."""
@@ -35,8 +35,7 @@ def load_cross_encoder(source: str, **options: Any) -> Any:
         raise
     except Exception as error:
         # Raised by sentence-transformers, transformers, the hub's client or its HTTP library.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"sentence-transformers {installed} cannot load the checkpoint {source!r:.200}: {reason:.300}; "
+            f"sentence-transformers {installed} cannot load the checkpoint {source!r:.200}: {first_line(error)}; "
             "expected a cross-encoder's folder with safetensors weights, or a hub id"
         ) from error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resift.errors import ExtraError, InputError
+from resift.errors import ExtraError, InputError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,9 +54,8 @@ def parse_measures(names: Sequence[str]) -> list[Any]:
                 raise ValueError(f"cutoff {cutoff}")
             ir_measures.evaluator([measure], TRIAL_QRELS).calc_aggregate({"q": {"a": 1.0, "b": 0.0}})
         except MEASURE_ERRORS as error:
-            reason = f"{next(iter(str(error).splitlines()), '') or type(error).__name__:.200}"
             raise InputError(
-                f"measure {name!r:.200} cannot be computed ({reason}); expected a name of ir-measures, such as "
+                f"measure {name!r:.200} cannot be computed ({first_line(error)}); expected a name of ir-measures, such as "
                 f"{', '.join(MEASURES)}: {MEASURES_URL}"
             ) from error
         measures[str(measure)] = measure

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from resift.errors import ExportError
+from resift.errors import ExportError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -232,7 +232,7 @@ def _read_json(path: Path, kind: type = dict) -> Any:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ExportError(f"{path} cannot be read: {next(iter(str(error).splitlines()), ''):.200}") from error
+        raise ExportError(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(content, kind):
         raise ExportError(f"{path} holds {content!r:.80}; expected {'a list' if kind is list else 'an object'}")
     return content

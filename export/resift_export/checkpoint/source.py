@@ -35,8 +35,3 @@ def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[
     except ArtifactError as error:
         raise ExportError(str(error)) from error
     return folder, folder.name
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, shortened, or its type if the message is empty."""
-    return f"{next(iter(str(error).splitlines()), type(error).__name__):.300}"

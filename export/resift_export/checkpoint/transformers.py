@@ -12,9 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import normalizers
 
-from resift.errors import ExportError
+from resift.errors import ExportError, first_line
 from resift_export.checkpoint.config import ALTERNATIVES, foreign_code
-from resift_export.checkpoint.source import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

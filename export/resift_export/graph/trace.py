@@ -18,7 +18,7 @@ import onnxscript.optimizer
 import torch
 
 from resift.artifact.manifest import OUTPUT
-from resift.errors import ExportError, ExtraError
+from resift.errors import ExportError, ExtraError, first_line
 from resift_export.graph.edit import insert, tidy
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
             )
         except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
             raise ExportError(
-                f"torch {torch.__version__} cannot trace {checkpoint.architecture}: {str(error).splitlines()[0]}; "
-                "try --tracer optimum"
+                f"torch {torch.__version__} cannot trace {checkpoint.architecture}: {first_line(error)}; try --tracer optimum"
             ) from error
     assert program is not None
     model = program.model
@@ -90,7 +89,7 @@ def trace_with_optimum(checkpoint: Checkpoint) -> ir.Model:
         try:
             main_export(str(checkpoint.folder), folder, task="text-classification", do_validation=False, local_files_only=True)
         except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-            raise ExportError(f"optimum cannot trace {checkpoint.folder}: {str(error).splitlines()[0]}") from error
+            raise ExportError(f"optimum cannot trace {checkpoint.folder}: {first_line(error)}") from error
         model = ir.load(Path(folder) / "model.onnx")
         ir.external_data.load_to_model(model)
     _attend_to_all(model)
