@@ -21,7 +21,6 @@ from resift_export.checkpoint.config import CheckpointConfig
 from resift_export.checkpoint.layers import layers_of
 from resift_export.convert import convert
 from resift_export.distill import data as split_of
-from resift_export.distill import distillation
 from resift_export.distill.batches import padded_batches
 from resift_export.distill.data import Draws, hash_fraction, key_of, read_split, sha256_of
 from resift_export.distill.development import first_look_recall, labels_of
@@ -471,5 +470,5 @@ def test_bfloat16_learns_too(source, pools, tmp_path):
     ],
 )
 def test_bfloat16_is_chosen_where_the_processor_multiplies_it_fast(monkeypatch, here, dtype):
-    monkeypatch.setattr(distillation, "instruction_sets", lambda: frozenset(here))
+    monkeypatch.setattr("resift_export.distill.device.instruction_sets", lambda: frozenset(here))
     assert fast_dtype(torch.device("cpu")) == dtype
