@@ -268,8 +268,10 @@ class Scheduler:
 
     def _cost(self, call: Call, tokens: int) -> float:
         """Predicted seconds of one worker until a call has ended whose current step has yet to score `tokens`."""
-        document_tokens = int(call.encodings.lengths.sum()) / len(call.encodings.tokens_cut)
-        return self.pace.predict_steps(call.steps[call.step_number :], tokens, document_tokens)
+        steps = call.steps[call.step_number :]
+        if len(steps) == 1:  # most calls: with a limit on seconds, this is asked of every call that waits
+            return self.pace.predict(steps[0].graph, tokens)
+        return self.pace.predict_steps(steps, tokens, int(call.encodings.lengths.sum()) / len(call.encodings.tokens_cut))
 
     def _take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:
         """Takes up to `size` rows from one queue, those of the call that is due first ahead."""

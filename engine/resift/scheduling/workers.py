@@ -63,7 +63,7 @@ class Workers:
         self._make_scheduler = scheduler
         self._run = run
         self.observe: Callable[[Batch, float], None] | None = None
-        """called on a worker's thread with each batch that ran and its seconds; it must not raise"""
+        """called on a worker's thread with each batch that ran and its seconds; what it raises is logged"""
         self._count = count
         self._closed = False
         self.begin_anew()
@@ -129,8 +129,7 @@ class Workers:
 
     def _queue(self, call: Call) -> None:
         """Passes a call on to the threads, and starts those that do not run yet."""
-        call.future.add_done_callback(self._drop)
-        self._new.append((call, time.monotonic()))
+        submitted = time.monotonic()
         while len(self._threads) < self._count:
             thread = threading.Thread(target=self._work, name=f"resift-{len(self._threads)}", daemon=True)
             thread.start()
@@ -141,6 +140,8 @@ class Workers:
                 watch.start()
                 self._watch = watch  # only once it runs: a start can fail
             self._new_deadline.notify()
+        call.future.add_done_callback(self._drop)
+        self._new.append((call, submitted))  # only once all threads run, which the lock keeps waiting until then
         self._changed.notify_all()
 
     def _drop(self, future: Future[Any]) -> None:
