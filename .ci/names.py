@@ -34,7 +34,6 @@ BANNED = {
     "others": "what they are: rest, peers",
     "outside": "external",
     "own": "whose it is",
-    "process_": "what it does to it",
     "said": "message, reported",
     "taken": "used, occupied",
     "told": "notified, report",
@@ -44,6 +43,10 @@ BANNED = {
     "wanted": "requested, required",
 }
 """With what to write instead. They are refused as a whole name, whatever its underscores and capitals."""
+PREFIXES = ("handle_", "prepare_", "process_")
+"""Beginnings of names that do not say what is done."""
+OVERRIDES = {"handle_exit"}
+"""Names that uvicorn gives."""
 FILE_FIELDS = {("records.py", "given"), ("certificate.py", "kept")}
 """Fields that are written to files, whose names users know."""
 
@@ -83,6 +86,8 @@ def main() -> int:
             replacement = BANNED.get(name.strip("_").lower())
             if replacement and not (kind == "field" and (path.name, name) in FILE_FIELDS):
                 faults.append(f"{path}:{line}: the {kind} {name}; say what it is, such as: {replacement}")
+            if name.lower().lstrip("_").startswith(PREFIXES) and name not in OVERRIDES:
+                faults.append(f"{path}:{line}: the {kind} {name}; say what is done")
             if kind == "class":
                 classes[name].append(f"{path}:{line}")
     faults += [
