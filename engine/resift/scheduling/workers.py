@@ -54,6 +54,9 @@ class Workers:
 
     An error in the scheduler's own code fails the calls, and the threads go on.
 
+    No thread starts while the lock is held: to start one is to wait for it, and with gevent that lets other calls of the same
+    thread run, which a lock made before `monkey.patch_all` does not keep out.
+
     Only these threads touch the scheduler. Callers put calls and cancellations into queues, one atomic step each, because
     KeyboardInterrupt can strike the main thread anywhere.
     """
@@ -91,15 +94,21 @@ class Workers:
         Raises ClosedError after `close`, and InputError for a call that was added before. The future raises OverloadedError if the
         scheduler does.
         """
+        has_rows = bool(call.pending_rows)
+        if has_rows and not self._closed:
+            self._start_threads(has_deadline=call.deadline is not None)
         with self._lock:
             if self._closed:
                 raise ClosedError
             if call.is_submitted:
                 raise InputError("this call was submitted before; expected one that was not: encode its texts again")
             call.is_submitted = True
-            has_rows = bool(call.pending_rows)
             if has_rows:
-                self._queue(call)
+                call.future.add_done_callback(self._drop)
+                self._new.append((call, time.monotonic()))
+                self._changed.notify_all()
+                if call.deadline is not None:
+                    self._new_deadline.notify()
         if not has_rows:  # outside the lock, because callbacks of the future may wait
             call.resolve()
 
@@ -127,28 +136,22 @@ class Workers:
         for thread in (*self._threads, *([self._watch] if self._watch else [])):
             thread.join()
 
-    def _queue(self, call: Call) -> None:
-        """Passes a call on to the threads, and starts those that do not run yet."""
-        submitted = time.monotonic()
-        while len(self._threads) < self._count:
-            thread = threading.Thread(target=self._work, name=f"resift-{len(self._threads)}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        if call.deadline is not None:
-            if self._watch is None:
-                watch = threading.Thread(target=self._expire, name="resift-deadlines", daemon=True)
-                watch.start()
-                self._watch = watch  # only once it runs: a start can fail
-            self._new_deadline.notify()
-        call.future.add_done_callback(self._drop)
-        self._new.append((call, submitted))  # only once all threads run, which the lock keeps waiting until then
-        self._changed.notify_all()
+    def _start_threads(self, *, has_deadline: bool) -> None:
+        """Starts the threads that do not run yet. Calls that come at once may start too many, of which the last ones end."""
+        for number in range(len(self._threads), self._count):
+            threading.Thread(target=self._work, name=f"resift-{number}", daemon=True).start()
+        if has_deadline and self._watch is None:
+            threading.Thread(target=self._expire, name="resift-deadlines", daemon=True).start()
 
     def _drop(self, future: Future[Any]) -> None:
         if future.cancelled():
             self._cancelled.append(future)
 
     def _work(self) -> None:
+        with self._lock:
+            if len(self._threads) == self._count:
+                return
+            self._threads.append(threading.current_thread())
         while self._guard(self._run_next):
             pass  # a call per batch: while it waits, a thread holds no reference to the last one
 
@@ -196,6 +199,10 @@ class Workers:
                 return batch
 
     def _expire(self) -> None:
+        with self._lock:
+            if self._watch is not None:
+                return
+            self._watch = threading.current_thread()
         while self._guard(self._expire_next):
             pass  # a call per deadline: while it waits, the thread holds no reference to the last one
 
