@@ -88,6 +88,7 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and the options of the c
             pairs=sum(map(len, docids)),
             judgements=sum(len(dataset.qrels[qid]) for qid in qids),
             left_out=dict(dataset.left_out),
+            self_candidates=dataset.self_candidates,
         ),
         baseline=baseline_run.scorer.name,
         measures=judge.names,

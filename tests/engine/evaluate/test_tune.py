@@ -389,6 +389,19 @@ def test_small_pools_are_left_out_and_counted():
     assert (found.pools, found.left_out) == (3, 1)
 
 
+def test_queries_among_their_own_candidates_are_left_out_and_counted():
+    pools = labelled_pools(3)
+    own = [
+        CandidatePool(each.query, [each.query, *each.documents], each.qid, [{"docid": each.qid}, *each.fields]) for each in pools
+    ]
+    found, expected = tune_on(Machine(), own), tune_on(Machine(), pools)
+    assert (found.self_candidates, expected.self_candidates) == (3, 0)
+    assert (found.given, [point.quality for point in found.points]) == (
+        expected.given,
+        [point.quality for point in expected.points],
+    )
+
+
 @pytest.mark.parametrize("candidates", [[], [0], [5, -1], ["5"], [True]])
 def test_numbers_of_candidates_are_checked(candidates):
     with pytest.raises((InputError, TypeError), match="candidates"):

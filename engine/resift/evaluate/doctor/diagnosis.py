@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resift.errors import InputError
 from resift.evaluate.doctor.checks import CHECKS
 from resift.evaluate.doctor.evidence import Evidence
+from resift.evaluate.doctor.severity import SEVERITIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from resift.pools.reading import CandidatePool
     from resift.ranking import Scored
     from resift.reranker import Reranker
-
-SEVERITIES = ("problem", "warning", "note")
-"""The order of findings. A problem makes rankings worse than they could be; a note says what to expect."""
 
 
 def diagnose(
@@ -36,12 +33,11 @@ def diagnose(
     `scored`: the results of `Reranker.submit` for each pool, if they exist already; otherwise all pairs are scored here, in bounded
     memory, and `progress` is called after each pool.
 
-    The checks and their thresholds are in `resift.evaluate.doctor.checks`. Raises InputError if there are no candidates, if a label
+    A query that is one of its own candidates, by its id, is left out of them. The checks and their thresholds are in
+    `resift.evaluate.doctor.checks` and `label_checks`. Raises InputError if there are no candidates, if a label
     cannot be read, or if `qrels` judges none of the queries, ArtifactError if the artifact's certificate cannot be read, and
     otherwise like `Reranker.submit`.
     """
-    if not any(pool.documents for pool in pools):
-        raise InputError(f"{len(pools)} pools and no candidates; expected some to look at")
     evidence = Evidence.gather(reranker, pools, qrels, scored, progress)
     found = [finding for check in CHECKS if (finding := check(evidence)) is not None]
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))

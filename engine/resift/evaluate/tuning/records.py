@@ -38,6 +38,8 @@ class Tuning(ResultRecord, frozen=True, kw_only=True):
     """number of pools in the mean quality: with labels, those that have a relevant document"""
     left_out: int
     """pools of fewer than two candidates, where there is nothing to rank"""
+    self_candidates: int = 0
+    """pools whose query was one of its own candidates, by its id, and is left out of them"""
     timed: int
     """pools that were timed"""
     repeats: int

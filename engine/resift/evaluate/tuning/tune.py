@@ -13,6 +13,7 @@ import numpy as np
 from resift import machine
 from resift.errors import InputError
 from resift.evaluate.data.pool_judgements import PoolJudgements
+from resift.evaluate.data.self_candidates import without_query
 from resift.evaluate.results import Latency
 from resift.evaluate.tuning.choice import SEED, SHARE, Goal, frontier, quantile, within_noise
 from resift.evaluate.tuning.quality import first_of, top_agreement
@@ -56,7 +57,8 @@ def tune(  # noqa: PLR0913 - each is an option of `resift tune`
     """Measures the artifact `source` on this machine and chooses the point that ranks best within the budget.
 
     `pools`: pools as your retriever returns them, best first; more and larger pools give better results. Quality is nDCG@10 by
-    `qrels` ({qid: {docid: label}}), or by the candidates' own "label"; without labels, agreement with the full ranking.
+    `qrels` ({qid: {docid: label}}), or by the candidates' own "label"; without labels, agreement with the full ranking. A query is
+    left out of its own candidates, as by `read_dataset`.
     `settings`: fixed settings, the plan included ("auto": the full model scores all candidates); its threads are the maximum to
     try. `candidates`: numbers of candidates to try. `budget_ms`: milliseconds that a call of `rerank` may take, for `share` of all
     calls. `seed`: seed of the bootstrap. `report(stage, done, total)` is called as the work goes on.
@@ -85,7 +87,7 @@ def check(  # noqa: PLR0913 - each is an option of `resift tune --check`
     """
     goal = Goal(budget_ms=budget_ms, share=share)
     check_count("candidates", candidates)
-    chosen = [pool.first(candidates) for pool in _spread(_rankable(list(pools)), TIMED_POOLS)]
+    chosen = [pool.first(candidates) for pool in _spread(_rankable(list(pools), None)[0], TIMED_POOLS)]
     with Bench(source, settings, report) as bench:
         trial = Trial(settings, max(len(pool.documents) for pool in chosen))
         found = time_trials(bench, [trial], chosen, repeats=CONFIRMING_REPEATS)[0]
@@ -116,7 +118,7 @@ def tune_on(
         raise InputError("no numbers of candidates to try; expected one or more")
     for number in candidates:
         check_count("candidates", number)
-    rankable = _rankable(pools)
+    rankable, self_candidates = _rankable(pools, qrels)
     labelled = [PoolJudgements.of(pool, qrels, f"pool {number} (qid {pool.qid!r})") for number, pool in enumerate(rankable, 1)]
     judgements = [each if each and each.has_relevant() else None for each in labelled]
     cut = [pool.first(max(candidates)) for pool in rankable]
@@ -139,6 +141,7 @@ def tune_on(
         pools=len(rankable),
         judged=quality.shape[1],
         left_out=len(pools) - len(rankable),
+        self_candidates=self_candidates,
         timed=len(timed_pools),
         repeats=REPEATS,
         given=_order_given_ndcg(cut, judgements),
@@ -152,11 +155,12 @@ def tune_on(
     )
 
 
-def _rankable(pools: Sequence[CandidatePool]) -> list[CandidatePool]:
-    found = [pool for pool in pools if len(pool.documents) > 1]
+def _rankable(pools: Sequence[CandidatePool], qrels: Qrels | None) -> tuple[list[CandidatePool], int]:
+    """The pools of two candidates or more, without queries that are their own candidates, and the number of such queries."""
+    found = [(pool, cut) for pool in pools if len((cut := without_query(pool, qrels)).documents) > 1]
     if not found:
         raise InputError(f"none of the {len(pools)} pools has two candidates or more, so there is nothing to rank")
-    return found
+    return [cut for _, cut in found], sum(cut is not pool for pool, cut in found)
 
 
 def _sizes(pools: Sequence[CandidatePool], candidates: Sequence[int]) -> list[int]:
