@@ -16,6 +16,8 @@ class Point(ResultRecord, frozen=True, kw_only=True):
     latency_ms: Latency
     quality: float
     """mean of Tuning.measure over the judged pools"""
+    lead: tuple[float, float] | None = None
+    """95 % paired-bootstrap interval of the chosen point's quality minus this point's; None if no point is chosen"""
     share_within: float | None = None
     """share of the timed calls that were within the budget; None without a budget"""
     fits: bool

@@ -15,7 +15,8 @@ from resift.errors import InputError
 from resift.evaluate.data.pool_judgements import PoolJudgements
 from resift.evaluate.data.self_candidates import without_query
 from resift.evaluate.results import Latency
-from resift.evaluate.tuning.choice import SEED, SHARE, Goal, frontier, quantile, within_noise
+from resift.evaluate.significance import bootstrap_interval
+from resift.evaluate.tuning.choice import SEED, SHARE, Goal, choosable, frontier, quantile
 from resift.evaluate.tuning.quality import first_of, top_agreement
 from resift.evaluate.tuning.records import Check, Point, Tuning
 from resift.evaluate.tuning.timing import Bench, Trial, fastest, share_within, time_trials
@@ -63,8 +64,9 @@ def tune(  # noqa: PLR0913 - each is an option of `resift tune`
     try. `candidates`: numbers of candidates to try. `budget_ms`: milliseconds that a call of `rerank` may take, for `share` of all
     calls. `seed`: seed of the bootstrap. `report(stage, done, total)` is called as the work goes on.
 
-    Of the points within noise of the best (`within_noise`), the fastest is chosen. With a budget, it must then hold the budget once
-    more, with the model loaded again. Raises InputError if nothing can be measured, and otherwise like `Reranker.load`.
+    Of the points within noise of the best that rank no fewer candidates (`choosable`), the fastest is chosen. With a budget, it
+    must then hold the budget once more, with the model loaded again. Raises InputError if nothing can be measured, and otherwise
+    like `Reranker.load`.
     """
     goal = Goal(budget_ms=budget_ms, share=share, seed=seed)
     with Bench(source, settings or Settings(), report) as bench:
@@ -134,6 +136,8 @@ def tune_on(
     milliseconds = time_trials(bench, trials, timed_pools, repeats=REPEATS, budget_ms=goal.budget_ms)
     points = _points(trials, milliseconds, quality.mean(axis=1).tolist(), goal)
     row = _choose(bench, points, quality, timed_pools, goal)
+    if row is not None:
+        points = _with_intervals(points, quality[row] - quality, goal.seed)
     return Tuning(
         model=bench.model,
         machine=machine.description(),
@@ -247,6 +251,12 @@ def _points(
     ]
 
 
+def _with_intervals(points: Sequence[Point], differences: NDArray[np.float64], seed: int) -> list[Point]:
+    """The points with the intervals of their `differences` from the chosen point, float64[points, judged pools]."""
+    ends = bootstrap_interval(differences.T, seed=seed).T.tolist()
+    return [msgspec.structs.replace(point, lead=(low, high)) for point, (low, high) in zip(points, ends, strict=True)]
+
+
 def _latency(milliseconds: NDArray[np.float64]) -> Latency:
     return Latency(p50=quantile(milliseconds, 0.5), p95=quantile(milliseconds, 0.95))
 
@@ -260,7 +270,8 @@ def _choose(
     """
     allowed = [row for row, point in enumerate(points) if point.fits]
     while allowed:
-        row = min(within_noise(quality, allowed, goal.seed), key=lambda row: points[row].latency_ms.p95)
+        rows = choosable(quality, allowed, [point.candidates for point in points], goal.seed)
+        row = min(rows, key=lambda row: points[row].latency_ms.p95)
         if goal.budget_ms is None:
             return row
         bench.close()
