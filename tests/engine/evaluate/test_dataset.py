@@ -215,6 +215,18 @@ def test_depth_and_first_cut_pools_and_keep_judgements(pools):
         whole.first(0)
 
 
+def test_it_is_known_where_pools_were_cut(pools, beir, file):
+    path = pools(pool("x", [0, 1, 2]), pool("y", [1, 0]))
+    assert [read_dataset(path, depth=depth).cut_at for depth in (None, 2, 3)] == [None, 2, None]
+    assert [read_dataset(path).first(size).cut_at for size in (2, 3)] == [2, None]
+    assert read_dataset(path, depth=2).first(5).cut_at == 2
+    run = file(RUN.encode(), "x.run")
+    assert [read_dataset(beir, run=run, depth=depth).cut_at for depth in (2, 3)] == [2, None]
+    own = file(b"t Q0 t 1 9 r\nt Q0 2 1 8 r\nt Q0 c 1 7 r\n", "own.run")
+    texts = {"texts": beir / "corpus.jsonl.gz", "queries": file(b"t\ttides\n", "q.tsv"), "qrels": file(b"t 0 2 1\n", "q.qrels")}
+    assert [read_dataset(own, depth=depth, **texts).cut_at for depth in (1, 2)] == [1, None]
+
+
 def test_limit_ends_the_reading_at_so_many_judged_queries(pools):
     path = pools(pool("un", [None, None]), pool("x", [1, 0]), pool("y", [1, 0]), b"not read")
     found = read_dataset(path, limit=2)

@@ -36,6 +36,8 @@ class QuerySelection:
         self.left_out: Counter[str] = Counter()
         self.self_candidates = set[str]()
         """qids of the queries that were left out of their own candidates"""
+        self.is_cut = False
+        """whether a pool has more candidates than were read"""
         self._path, self._limit = path, limit
         self._qrels: Qrels = {}
         self._example: str | None = None
@@ -73,11 +75,12 @@ class QuerySelection:
         return found
 
     def docids(self, qid: str, ranked: Iterable[str], depth: int) -> list[str]:
-        """The first `depth` docids of a selected query's ranking without the query itself, which is noted."""
+        """The first `depth` docids of a selected query's ranking without the query itself; that, and further ones, are noted."""
         docids = list(ranked)
         found = [docid for docid in docids if not is_query(docid, qid, self._qrels[qid].get(docid))]
         if len(found) < len(docids):
             self.self_candidates.add(qid)
+        self.is_cut |= len(found) > depth
         return found[:depth]
 
     def keep(self, pools: Iterable[CandidatePool]) -> tuple[list[CandidatePool], Qrels]:

@@ -107,7 +107,7 @@ def few_candidates(evidence: Evidence) -> Finding | None:
         severity="problem" if np.mean(sizes < 2) >= PROBLEM_SHARE else "warning",
         value=median,
         words=f"half of the pools have {median:.0f} candidates or fewer{single}: reranking can only order what is there",
-        advice="ask the retriever for more candidates, such as 30 to 100",
+        advice=f"{evidence.more_candidates()}, such as 30 to 100",
     )
 
 

@@ -42,7 +42,7 @@ def recall_ceiling(evidence: Evidence) -> Finding | None:
         value=recall,
         words=f"the pools hold {recall:.0%} of the documents judged relevant, and those of {none} of {len(judged)} queries none: "
         f"no reranker can reach a higher nDCG@{TOP} than {ceiling:.3f}",
-        advice="ask the retriever for more candidates, or improve it: reranking cannot bring up what was not retrieved",
+        advice=f"{evidence.more_candidates()}, or improve the retriever: reranking cannot bring up what was not retrieved",
     )
 
 
