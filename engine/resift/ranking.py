@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -44,6 +44,13 @@ class Scored:
     """int32[n]: number, from 0, of the window that the logit is from (of equal ones, the first); None: Settings.windows is off"""
     outputs: NDArray[np.float32] | None = None
     """float32[n, labels]: what the last stage's graph returned; NaN for pairs that it did not score, None if it scored none"""
+
+    def select(self, positions: Sequence[int]) -> Scored:
+        """The rows at `positions` of every column."""
+        columns: dict[str, Any] = {
+            field.name: column[positions] for field in fields(self) if isinstance(column := getattr(self, field.name), np.ndarray)
+        }
+        return replace(self, **columns)
 
 
 @dataclass(frozen=True, slots=True)

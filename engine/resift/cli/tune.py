@@ -164,9 +164,12 @@ def _lines(tuning: Tuning) -> list[str]:
     judged = f"{tuning.judged} of them have labels" if tuning.given is not None else NO_LABELS
     timed = f"{tuning.timed} were timed, {tuning.repeats} times each"
     left_out = f"; {tuning.left_out} of fewer than two candidates are left out" if tuning.left_out else ""
+    if tuning.self_candidates:
+        left_out += f"; queries left out of their own candidates, by their id: {tuning.self_candidates}"
     head = [f"{tuning.model} on {tuning.machine}", f"{tuning.pools} pools, {judged}; {timed}{left_out}"]
     if tuning.timed < FEW_POOLS:
         head.append(f"p95 of {tuning.timed} pools says little: expected {FEW_POOLS} or more")
+    head += _doubt(tuning)
     if tuning.given is not None:
         head.append(f"order given: {tuning.measure} {tuning.given:.4f}")
     columns = (*HEAD, tuning.measure)
@@ -185,6 +188,21 @@ def _lines(tuning: Tuning) -> list[str]:
             table = "  ".join(f"{cell!s:>{len(name)}}" for name, cell in zip(columns, cells, strict=True))
             rows.append(f"{'*' if point == tuning.chosen else ' '} {table}{'' if point.fits else '  does not hold the budget'}")
     return [*head, "", *rows, "", *_advice(tuning)]
+
+
+def _doubt(tuning: Tuning) -> list[str]:
+    """How well the pools tell the chosen number of candidates from the best other one that fits."""
+    point = tuning.chosen
+    rivals = [other for other in tuning.points if other.fits and point and other.candidates != point.candidates]
+    if not point or not rivals:
+        return []
+    rival = max(rivals, key=lambda other: (other.quality, -other.latency_ms.p95))
+    assert rival.lead is not None
+    low, high = rival.lead
+    difference = f"{point.quality - rival.quality:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}], {high - low:.4f} wide"
+    unclear = ": these cannot tell which is better" if low <= 0 <= high else ""
+    compared = f"{tuning.measure} of {point.candidates} candidates minus that of {rival.candidates}"
+    return [f"{compared}: {difference}, by {tuning.judged} queries{unclear}"]
 
 
 def _advice(tuning: Tuning) -> list[str]:

@@ -72,7 +72,7 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and the options of the c
         if artifacts:
             scored = next(run.scored for run in runs if run.scorer.reranker)
             lengths = measure_lengths(artifacts[0], pools, scored)
-            findings = diagnose(artifacts[0], pools, qrels=dataset.qrels, scored=scored)
+            findings = diagnose(artifacts[0], pools, qrels=dataset.qrels, scored=scored, cut_at=dataset.cut_at)
     for run in runs:
         run.values = judge.values(run.orders())
     baseline_run = _find_run(runs, baseline) or runs[0]
@@ -88,6 +88,8 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and the options of the c
             pairs=sum(map(len, docids)),
             judgements=sum(len(dataset.qrels[qid]) for qid in qids),
             left_out=dict(dataset.left_out),
+            self_candidates=dataset.self_candidates,
+            cut_at=dataset.cut_at,
         ),
         baseline=baseline_run.scorer.name,
         measures=judge.names,

@@ -152,6 +152,10 @@ class Data(ResultRecord, frozen=True, kw_only=True):
     judgements: int
     left_out: dict[str, int] = {}
     """queries not evaluated, by reason"""
+    self_candidates: int = 0
+    """queries that are documents of their own corpus, each left out of its candidates"""
+    cut_at: int | None = None
+    """number of candidates to which pools were cut (`--candidates`); None if none has more"""
 
 
 class Evaluation(ResultRecord, frozen=True, kw_only=True):

@@ -35,7 +35,7 @@ def read_scores(
     other queries and documents, too. Candidates that it does not hold rank last, in the order given, with the score NaN.
     Raises InputError that names a line for anything else, and for a query of which the file holds no candidate.
     """
-    places = {str(pool.qid): {str(fields["docid"]): place for place, fields in enumerate(pool.fields)} for pool in pools}
+    places = {str(pool.qid): _places(pool) for pool in pools}
     scores: dict[str, PoolScores] = {qid: {} for qid in places}
     seen_qids: set[str] = set()
     is_json: bool | None = None
@@ -49,11 +49,18 @@ def read_scores(
     for qid, pool_scores in scores.items():
         if not pool_scores:
             raise InputError(f"{os.fspath(path)} holds no candidate of query {qid!r}; expected scores of every query evaluated")
-    return {qid: _columns(pool_scores, len(places[qid])) for qid, pool_scores in scores.items()}
+    sizes = {str(pool.qid): len(pool.documents) for pool in pools}
+    return {qid: _columns(pool_scores, sizes[qid]) for qid, pool_scores in scores.items()}
+
+
+def _places(pool: CandidatePool) -> dict[str | int, int]:
+    """The position of each candidate, by its docid and by its position in the file."""
+    by_docid: dict[str | int, int] = {str(fields["docid"]): place for place, fields in enumerate(pool.fields)}
+    return by_docid | {index: place for place, index in enumerate(pool.positions or range(len(pool.fields)))}
 
 
 def _add_pool(
-    row: dict[str, Any], where: str, places: dict[str, dict[str, int]], scores: dict[str, PoolScores], seen_qids: set[str]
+    row: dict[str, Any], where: str, places: dict[str, dict[str | int, int]], scores: dict[str, PoolScores], seen_qids: set[str]
 ) -> None:
     qid, results = row.get("qid"), row.get("results")
     if not isinstance(qid, str | int) or isinstance(qid, bool) or not isinstance(results, list):
@@ -73,17 +80,17 @@ def _add_pool(
         _add(scores[str(qid)], place, (rank,), math.nan if score is None else float(score), f"{where}: results[{rank}]")
 
 
-def _place(result: Any, places: dict[str, int], where: str) -> int | None:
+def _place(result: Any, places: dict[str | int, int], where: str) -> int | None:
     """The position of a result's candidate; None if it is not in the pool."""
     docid, index = (result.get("docid"), result.get("index")) if isinstance(result, dict) else (None, None)
     if isinstance(docid, str | int) and not isinstance(docid, bool):
         return places.get(str(docid))
     if docid is None and isinstance(index, int) and not isinstance(index, bool) and index >= 0:
-        return index if index < len(places) else None
+        return places.get(index)
     raise InputError(f"{where} has neither a 'docid' nor an 'index'; expected {RANKED_POOL_LINE}")
 
 
-def _add_line(line: bytes, number: int, where: str, places: dict[str, dict[str, int]], scores: dict[str, PoolScores]) -> None:
+def _add_line(line: bytes, number: int, where: str, places: dict[str, dict[str | int, int]], scores: dict[str, PoolScores]) -> None:
     try:
         qid, docid, rank, score = run_line(line, where)
     except InputError as error:

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, TypeVar, overload
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 Decoded = TypeVar("Decoded")
 NESTING_LIMIT = 100
 """Maximum number of levels of lists and objects (RFC 8259, section 9, allows a limit): any accepted value can be written again."""
 TOO_DEEP = f"nested deeper than {NESTING_LIMIT} levels"
-ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
-"""An escape in JSON: a pair of surrogates, a lone surrogate, or any other."""
+HIGH, LOW = rb"[dD][89abAB][0-9a-fA-F]{2}", rb"[dD][c-fC-F][0-9a-fA-F]{2}"
+HALF = re.compile(rb"\\u(?:%b(?!\\u%b)|(?<!\\u%b\\u)%b)" % (HIGH, LOW, HIGH, LOW))
+"""The escape of half of a surrogate pair, a high or a low one alone, in JSON without escaped backslashes."""
 
 
 @overload
@@ -26,12 +25,12 @@ def decode_json(content: bytes) -> Any: ...
 @overload
 def decode_json(content: bytes, kind: type[Decoded]) -> Decoded: ...
 def decode_json(content: bytes, kind: Any = object) -> Any:
-    """An object of type `kind` from JSON. If a JSON object holds a name twice, the last value counts.
+    """An object of type `kind` from JSON, read as by `decode_halves`. If a JSON object holds a name twice, the last value counts.
 
     Raises ValueError that says what is wrong if the content is not JSON in UTF-8, is nested too deeply, or is not a `kind`.
     """
     try:
-        decoded = msgspec.json.decode(content, type=kind)
+        decoded = decode_halves(content, msgspec.json.Decoder(kind).decode)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from error
     except RecursionError as error:
@@ -44,6 +43,24 @@ def decode_json(content: bytes, kind: Any = object) -> Any:
     return decoded
 
 
+def decode_halves(content: bytes, decode: Callable[[bytes], Decoded]) -> Decoded:
+    r"""`decode(content)`; msgspec refuses half of a surrogate pair, such as \ud83d alone, which is read here as U+FFFD."""
+    try:
+        return decode(content)
+    except msgspec.DecodeError:
+        mended = _replace_halves(content)
+        if mended == content:
+            raise
+        return decode(mended)
+
+
+def _replace_halves(content: bytes) -> bytes:
+    r"""JSON with \ufffd for every half of a surrogate pair, which is as long."""
+    if b"\0" in content:  # not JSON; below, NULs stand for an escaped backslash
+        return content
+    return HALF.sub(rb"\\ufffd", content.replace(rb"\\", b"\0\0")).replace(b"\0\0", rb"\\")
+
+
 def _fault(content: bytes) -> str | None:
     """The fault in content that is not JSON, where msgspec's message does not say it; None where it does."""
     if b"\0" in content:
@@ -52,9 +69,6 @@ def _fault(content: bytes) -> str | None:
         content.decode()
     except UnicodeDecodeError as error:
         return f"byte {error.start} is not UTF-8"
-    for escape in ESCAPE.finditer(content):
-        if escape["lone"]:
-            return f"\\{escape['lone'].decode()} at byte {escape.start()} is half of a surrogate pair, not a character"
     return None
 
 

@@ -52,12 +52,24 @@ class CandidatePool:
     """each candidate's fields other than its text, in order; empty for plain documents"""
     lines: list[int] = field(default_factory=list, compare=False)
     """the number, from 1, of each document's line, if each has its own line; otherwise empty"""
+    positions: list[int] = field(default_factory=list, compare=False)
+    """the position, from 0, that each candidate had before `select`; empty for all candidates in order"""
 
     def first(self, size: int | None) -> CandidatePool:
         """The pool with its first `size` candidates (None: all)."""
         if size is None:
             return self
-        return replace(self, documents=self.documents[:size], fields=self.fields[:size], lines=self.lines[:size])
+        columns = {name: getattr(self, name)[:size] for name in ("documents", "fields", "lines", "positions")}
+        return replace(self, **columns)
+
+    def select(self, positions: list[int]) -> CandidatePool:
+        """The pool with the candidates at `positions` only, in this order; the pool must hold all its candidates."""
+        columns: dict[str, Any] = {
+            name: [column[place] for place in positions]
+            for name in ("documents", "fields", "lines")
+            if (column := getattr(self, name))
+        }
+        return replace(self, **columns, positions=positions)
 
     def ranked(self, ranking: Ranking, *, with_documents: bool = False) -> dict[str, Any]:
         """The ranked pool as a JSON object: {"qid"?, "query", "results": [...]}, best first; a score or logit may be null.

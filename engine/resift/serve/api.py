@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from resift.files.json_decoding import decode_halves
 from resift.serve.request import Refusal
 
 if TYPE_CHECKING:
@@ -63,10 +64,10 @@ class Api:
         object.__setattr__(self, "_decoder", msgspec.json.Decoder(self.body))
 
     def decode(self, content: bytes) -> Any:
-        """A `body` from JSON. If a key occurs twice, the last value counts. Raises Refusal."""
+        """A `body` from JSON, read as by `decode_halves`. If a key occurs twice, the last value counts. Raises Refusal."""
         try:
             content.decode()  # msgspec does not check strings that it skips
-            return self._decoder.decode(content)
+            return decode_halves(content, self._decoder.decode)
         except UnicodeDecodeError as error:
             raise Refusal("syntax", f"the body is not UTF-8: byte {error.object[error.start]:#x} at {error.start}") from error
         except msgspec.ValidationError as error:

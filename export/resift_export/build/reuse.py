@@ -1,4 +1,4 @@
-"""reuse: copies the full graphs of an earlier artifact of the same checkpoint, so that its scores stay equal to the bit."""
+"""reuse: copies the full graphs of an earlier artifact of the same checkpoint, which therefore score as before."""
 
 from __future__ import annotations
 

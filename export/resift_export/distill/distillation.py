@@ -65,9 +65,9 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
     from the teacher's own layers, which are fitted first if the student is to be narrower. `threads`: torch's threads in this
     process (None: the usable cores). `checkpoint_minutes`: time between two saved states. `should_continue` is called before every
     step; once it returns False, the state and the student so far are saved, and the recipe's `is_finished` is False. The same call
-    resumes from there, and after any kill; on a CPU with the same number of threads and the same versions, its weights are the same
-    to the bit as without the interruption. The fit of a narrower student is saved only when it is complete: if it is ended earlier,
-    the recipe has no `runs`, and the call begins again.
+    resumes from there, and after any kill; on a CPU of the same kind, with the same number of threads and the same versions, its
+    weights are the same to the bit as without the interruption. The fit of a narrower student is saved only when it is complete:
+    if it is ended earlier, the recipe has no `runs`, and the call begins again.
 
     Raises ExportError for a teacher or a start that cannot be used, InputError for bad data and options, OutputError if `out`
     cannot be written or was made with other options.

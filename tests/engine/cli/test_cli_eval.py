@@ -63,6 +63,17 @@ def test_the_table(run, artifact):
     assert "qid" not in out
 
 
+def test_queries_left_out_of_their_own_candidates_are_counted(run, file, tmp_path):
+    candidates = [{"docid": docid, "text": docid, "label": int(docid == "a")} for docid in ("q", "a")]
+    data = file(json.dumps({"qid": "q", "query": "what", "candidates": candidates}).encode(), "own.jsonl")
+    page = tmp_path / "own.html"
+    lines = run("--html", page, data=data)[1].splitlines()
+    assert lines[0] == "own: 1 queries, 1 pairs, 1 judgements"
+    said = "queries left out of their own candidates, by their id, as in BEIR: 1"
+    assert said in lines
+    assert said in page.read_text()
+
+
 def test_precisions_measures_and_every_query(run, artifact):
     arguments = ["--precision", "int8", "--precision", "float32", "--measure", "P@1", "--measure", "AP", "--per-query"]
     code, out, _ = run(*arguments, "--baseline", f"{artifact.name} int8", "--candidates", 4)

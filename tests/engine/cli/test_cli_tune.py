@@ -76,6 +76,26 @@ def test_the_table_shows_the_frontier_and_what_was_chosen(tune):
     assert out.splitlines()[-1] == "* chosen: 12 candidates, int8, 2 threads: p95 6.0 ms"
 
 
+def test_queries_left_out_of_their_own_candidates_are_counted(tune, file):
+    source = file(lines().replace(b'"docid": "d3"', b'"docid": "q1"'), "own.jsonl")
+    out = tune("--candidates", 4, source=source)[1]
+    assert "4 were timed, 4 times each; queries left out of their own candidates, by their id: 1" in out
+
+
+def test_it_says_how_little_few_queries_tell(tune, file):
+    source = file(lines(label=lambda place: int(place == 6)), "graded.jsonl")
+    found = json.loads(tune("--candidates", 6, 12, "--json", source=source)[1])
+    chosen = found["chosen"]
+    [rival] = [point for point in found["points"] if point["candidates"] != chosen["candidates"]]
+    low, high = rival["lead"]
+    said = (
+        f"nDCG@10 of {chosen['candidates']} candidates minus that of {rival['candidates']}: "
+        f"{chosen['quality'] - rival['quality']:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}], {high - low:.4f} wide, by 4 queries"
+    )
+    unclear = ": these cannot tell which is better" if low <= 0 <= high else ""
+    assert said + unclear in tune("--candidates", 6, 12, source=source)[1].splitlines()
+
+
 def test_json_holds_every_point(tune):
     code, out, _ = tune("--candidates", 4, 8, 12, "--budget-ms", 4.5, "--json")
     found = json.loads(out)

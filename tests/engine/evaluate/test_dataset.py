@@ -215,6 +215,18 @@ def test_depth_and_first_cut_pools_and_keep_judgements(pools):
         whole.first(0)
 
 
+def test_it_is_known_where_pools_were_cut(pools, beir, file):
+    path = pools(pool("x", [0, 1, 2]), pool("y", [1, 0]))
+    assert [read_dataset(path, depth=depth).cut_at for depth in (None, 2, 3)] == [None, 2, None]
+    assert [read_dataset(path).first(size).cut_at for size in (2, 3)] == [2, None]
+    assert read_dataset(path, depth=2).first(5).cut_at == 2
+    run = file(RUN.encode(), "x.run")
+    assert [read_dataset(beir, run=run, depth=depth).cut_at for depth in (2, 3)] == [2, None]
+    own = file(b"t Q0 t 1 9 r\nt Q0 2 1 8 r\nt Q0 c 1 7 r\n", "own.run")
+    texts = {"texts": beir / "corpus.jsonl.gz", "queries": file(b"t\ttides\n", "q.tsv"), "qrels": file(b"t 0 2 1\n", "q.qrels")}
+    assert [read_dataset(own, depth=depth, **texts).cut_at for depth in (1, 2)] == [1, None]
+
+
 def test_limit_ends_the_reading_at_so_many_judged_queries(pools):
     path = pools(pool("un", [None, None]), pool("x", [1, 0]), pool("y", [1, 0]), b"not read")
     found = read_dataset(path, limit=2)
@@ -392,6 +404,71 @@ def test_a_folder_without_a_source_of_pools_says_which_options_make_them(beir):
         read_dataset(beir, run="x", retrieve="bm25")
     with pytest.raises(InputError, match="retrieve is 'dense'; expected 'bm25'"):
         read_dataset(beir, retrieve="dense")
+
+
+@pytest.fixture
+def duplicates(tmp_path):
+    """A BEIR folder like ArguAna's: each of three queries is a document of the corpus, and its answer shares its words."""
+    folder = tmp_path / "duplicates"
+    (folder / "qrels").mkdir(parents=True)
+    texts = {"k": "kettle coil boils water", "w": "wool traps warm air", "s": "salt melts road ice"}
+    corpus = [{"_id": f"{name}{end}", "text": f"{text} {end}"} for name, text in texts.items() for end in ("", "-a", "-b")]
+    (folder / "corpus.jsonl").write_bytes(lines_of(*corpus))
+    (folder / "queries.jsonl").write_bytes(lines_of(*({"_id": name, "text": text} for name, text in texts.items())))
+    (folder / "qrels" / "test.tsv").write_text("".join(f"{name}\t{name}-a\t1\n" for name in texts))
+    return folder
+
+
+def docids_of(found):
+    return [[fields["docid"] for fields in each.fields] for each in found.pools]
+
+
+@pytest.mark.parametrize(("depth", "ends"), [(2, ["-a", "-b"]), (10, ["-a", "-b"])])
+def test_a_query_that_is_a_document_of_its_corpus_is_not_its_own_candidate(duplicates, file, depth, ends):
+    expected = [[f"{name}{end}" for end in ends] for name in "kws"]
+    found = read_dataset(duplicates, retrieve="bm25", depth=depth)
+    assert (docids_of(found), found.self_candidates) == (expected, 3)
+    run = file("".join(f"{n} Q0 {n}{e} 1 {s} r\n" for n in "kws" for e, s in (("", 3), ("-a", 2), ("-b", 1))).encode(), "x.run")
+    found = read_dataset(duplicates, run=run, depth=depth)
+    assert (docids_of(found), found.self_candidates) == (expected, 3)
+    texts = {"texts": duplicates / "corpus.jsonl", "queries": duplicates / "queries.jsonl"}
+    found = read_dataset(run, qrels=duplicates / "qrels" / "test.tsv", depth=depth, **texts)
+    assert (docids_of(found), found.self_candidates) == (expected, 3)
+
+
+def test_the_depth_counts_what_is_left_of_a_run_and_the_rest_needs_no_text(duplicates, file):
+    lines = ("k Q0 k-a 1 3 r", "k Q0 k-b 1 2 r", "k Q0 lost 1 1 r")
+    found = read_dataset(duplicates, run=file("\n".join(lines).encode(), "x.run"), depth=2)
+    assert (docids_of(found), found.self_candidates) == ([["k-a", "k-b"]], 0)
+
+
+@pytest.mark.parametrize("qrels", [None, b"b 0 c 1\n5 0 c 2\n"])
+def test_a_query_among_the_candidates_of_its_pool_is_left_out(pools, qrels):
+    candidates = [{"docid": docid, "text": "t", "label": label} for docid, label in (("5", None), ("c", 1), (7, 0))]
+    numbered = {"qid": 5, "query": "q", "candidates": candidates}
+    found = read_dataset(pools(pool("b", [0, 0, 1]), numbered, qrels=qrels), depth=2)
+    assert (docids_of(found), found.self_candidates) == ([["a", "c"], ["c", "7"]], 2)
+    assert [found.labels(each)[-1] > 0 for each in found.pools] == [True, False]
+
+
+def test_a_candidate_judged_relevant_is_another_document_than_the_query(pools):
+    assert docids_of(read_dataset(pools(pool("b", [0, 1, 0])))) == [["a", "b", "c"]]
+    found = read_dataset(pools(pool("b", [0, 0, 0]), qrels=b"b 0 b 1\n"))
+    assert (docids_of(found), found.self_candidates) == ([["a", "b", "c"]], 0)
+
+
+def test_an_id_that_was_made_is_no_query(pools):
+    rows = [{"query": "q", "candidates": [{"docid": "1", "text": "t"}, {"docid": "2", "text": "t", "label": 1}]}]
+    rows += [{"qid": "0", "query": "q", "candidates": [{"text": "t"}, {"text": "t", "label": 1}]}]
+    found = read_dataset(pools(*rows))
+    assert ([len(each.documents) for each in found.pools], found.self_candidates) == ([2, 2], 0)
+
+
+def test_one_candidate_beside_the_query_itself_is_evaluated_and_none_is_not(pools):
+    qrels = b"b 0 a 1\na 0 c 1\nd 0 a 1\n"
+    found = read_dataset(pools(pool("b", [0, 0]), pool("a", [0]), pool("d", [0]), qrels=qrels))
+    assert ([each.qid for each in found.pools], docids_of(found), found.self_candidates) == (["b"], [["a"]], 1)
+    assert found.left_out == {"no candidates": 1, "one candidate": 1}
 
 
 def test_a_split_is_chosen_by_name(beir):

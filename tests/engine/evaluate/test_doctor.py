@@ -68,6 +68,32 @@ def test_nothing_is_wrong_with_the_gate_pools(reranker, gate):
     assert {name: finding.words for name, finding in found(reranker, pools, columns).items()} == {}
 
 
+def test_a_query_among_its_own_candidates_is_left_out_and_reported(reranker):
+    labels = [0, *labels_at(2)]
+    documents = ["how do tides work", *pool().documents]
+    own = [CandidatePool("how do tides work", documents, "d0", pool(13, labels=labels).fields)] * 12
+    columns = [scored(np.concatenate([[99.0], GOOD]).astype(np.float32))] * 12
+    assert set(found(reranker, own, columns)) == {
+        "self-candidates"
+    }  # not given-better: the model ranks the relevant document first
+    assert found(reranker, own, columns)["self-candidates"].words.startswith("12 of 12 queries are among their own candidates")
+    with pytest.raises(InputError, match="no candidates"):
+        diagnose(reranker, [own[0].first(1)])
+
+
+def test_where_candidates_were_cut_the_option_is_to_be_raised(reranker):
+    few = [pool(5, labels=labels_at(3)[:5])] * 12
+    assert (
+        found(reranker, few, cut_at=5)["few-candidates"].advice == "raise --candidates (depth in Python) above 5, such as 30 to 100"
+    )
+    for options in ({}, {"cut_at": 6}):
+        assert found(reranker, few, **options)["few-candidates"].advice.startswith("ask the retriever for more candidates")
+    missing = [pool(12, qid="q", labels=labels_at(3))] * 12
+    judged = {"q": {f"d{place}": 1 for place in range(3, 30)}}
+    assert found(reranker, missing, qrels=judged, cut_at=12)["recall-ceiling"].advice.startswith("raise --candidates")
+    assert found(reranker, missing, qrels=judged)["recall-ceiling"].advice.startswith("ask the retriever for more candidates, or")
+
+
 def test_what_is_scored_already_is_not_scored_again(reranker, monkeypatch):
     monkeypatch.setattr(Reranker, "submit", lambda *_: pytest.fail("scored again"))
     assert found(reranker, [pool()] * 3) == {}

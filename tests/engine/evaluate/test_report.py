@@ -21,7 +21,8 @@ from tests.support.evaluations import bare, evaluation, given, hostile, place, r
 
 pytest.importorskip("jinja2", reason="needs the extra eval")
 pytest.importorskip("matplotlib", reason="needs the extra eval")
-from resift.evaluate.report.write import REGRESSIONS, ROWS, page, write_report
+from resift.evaluate.report.figures import draw
+from resift.evaluate.report.write import QUERIES, ROWS, page, write_report
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -248,11 +249,61 @@ def test_the_table_of_queries_says_so_if_it_is_not_whole(whole):
     assert "that changed most" not in whole
 
 
-def test_of_many_regressions_the_first_are_shown_and_the_rest_counted():
-    one = evaluation().regressions[0]
-    text = page(evaluation(regressions=[one] * (REGRESSIONS + 5)))
-    assert text.count('<div class="sides">') == REGRESSIONS
-    assert f"{REGRESSIONS} of {REGRESSIONS + 5}" in text
+def regressions(count, system="model int8", **more):
+    one = msgspec.structs.replace(evaluation().regressions[0], system=system, **more)
+    return [msgspec.structs.replace(one, qid=f"q{row}", query=f"question {row}", value=0.1 + row / 100) for row in range(count)]
+
+
+def test_of_many_worst_queries_the_first_are_shown_and_the_rest_counted():
+    text = page(evaluation(regressions=regressions(QUERIES + 5)))
+    assert text.count('<div class="sides">') == QUERIES
+    assert f"{QUERIES} of {QUERIES + 5}" in text
+
+
+def test_a_query_that_two_systems_rank_worse_is_listed_once():
+    alike = page(evaluation(regressions=[*regressions(3), *regressions(3, "other")]))
+    assert (alike.count('<strong dir="auto">'), alike.count('<div class="sides">')) == (3, 3)
+    assert "<bdi>model int8</bdi>, <bdi>other</bdi>" in alike
+    differ = page(evaluation(regressions=[*regressions(3), *regressions(2, "other", after=[place(1, 7)])]))
+    assert (differ.count('<strong dir="auto">'), differ.count('<div class="sides">')) == (3, 5)
+    assert differ.count('<p class="outcome">') == 4
+
+
+def test_the_largest_loss_of_any_system_comes_first():
+    small = regressions(2, "small", baseline=0.3)
+    found = re.findall(r'<strong dir="auto">question (\d)', page(evaluation(regressions=[*small, *regressions(4)[2:]])))
+    assert found == ["2", "3", "0", "1"]
+
+
+def ticks(plot):
+    """The numbers on a figure's axes."""
+    texts = (text.strip().replace("\N{MINUS SIGN}", "-") for text in re.findall(r"<text[^>]*>([^<]*)</text>", plot.svg))
+    return [float(text) for text in texts if re.fullmatch(r"-?[0-9.]+", text)]
+
+
+def test_bars_and_axes_end_where_the_measure_does():
+    high = evaluation(
+        reranked(quality=0.99, change=(0.04, -0.01, 0.09, 0.1), curve=(0.9, 0.99, 1.0)),
+        systems=[
+            given(quality=0.95, curve=(0.9, 0.94, 0.95)),
+            reranked(quality=0.99, change=(0.04, -0.01, 0.09, 0.1), curve=(0.9, 1, 1)),
+        ],
+    )
+    plots = draw(high)
+    assert "0.9900 (0.9400 to 1.0000)" in plots["quality"].svg
+    assert "Bars end at 0 and 1, beyond which nDCG@10 cannot be." in plots["quality"].caption
+    assert "Bars end" not in draw(evaluation())["quality"].caption
+    for name in ("quality", "latency", "sizes"):
+        assert max(number for number in ticks(plots[name]) if number < 2) <= 1, name
+
+
+@pytest.mark.parametrize("number", [2, 3, 5, 7, 10, 13, 25])
+def test_ticks_of_counts_are_whole_numbers(number):
+    lengths = results.PairLengths(edges=[0, 3, 6], counts=[2, 1], max_length=3, pairs=3, pairs_cut=1, mean_share_cut=0.5)
+    plots = draw(evaluation(reranked(number=number), number=number, lengths=lengths, sizes=[1, 2, 3]))
+    assert all(tick.is_integer() for tick in ticks(plots["lengths"]))
+    assert all(tick.is_integer() for tick in ticks(plots["gains"]) if abs(tick) >= 1)
+    assert [tick for tick in ticks(plots["sizes"]) if tick >= 1.5] == [2, 3]
 
 
 def test_moves_between_the_two_rankings():

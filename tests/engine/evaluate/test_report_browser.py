@@ -55,6 +55,24 @@ def test_a_report_fits_its_window_and_the_console_is_silent(opened, name, width,
     )
 
 
+HINTS = """[...document.querySelectorAll('.scroll')].map(e => {
+    const hint = getComputedStyle(e.querySelector('caption span'), '::after').content;
+    return [e.scrollWidth > e.clientWidth, hint.includes('Scroll sideways')];
+})"""
+
+
+def test_a_table_that_is_cut_says_that_it_scrolls(opened):
+    tab = opened(width=390)
+    tab.locator(".wider").first.wait_for()
+    found = tab.evaluate(HINTS)
+    assert [True, True] in found
+    assert all(is_wider == says_so for is_wider, says_so in found)
+    shades = tab.evaluate("getComputedStyle(document.querySelector('.scroll')).backgroundAttachment")
+    assert shades == "local, local, scroll, scroll"
+    wide = opened(width=1280)
+    assert not any(is_wider or says_so for is_wider, says_so in wide.evaluate(HINTS))
+
+
 def test_colors_follow_the_scheme(opened):
     colors = []
     for scheme in ("light", "dark"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from resift.evaluate import results
@@ -137,6 +138,28 @@ def test_among_equals_the_faster_comes_first():
     assert [found.name for found in rivals(evaluation(slow, untimed, fast))] == ["c", "a", "b"]
 
 
+def test_systems_that_rank_alike_tie():
+    one, other = reranked("a"), reranked("b")
+    assert answers(evaluation(one, other))["Which model?"] == "a and b tie: nDCG@10 0.7000, the same on every query."
+    third, last = reranked("c", quality=0.70001, seed=2), reranked("d", quality=0.6)
+    text = answers(evaluation(one, other, third, last))["Which model?"]
+    assert text == "c, a and b tie: nDCG@10 0.7000. Next is d with 0.6000."
+
+
+def test_a_system_that_ranks_like_the_baseline_is_not_compared_further():
+    text = answers(evaluation(reranked(change=(0.0, 0.0, 0.0, 1.0), seed=0)))["Rerank?"]
+    assert "nDCG@10 is the same on every query." in text
+    assert "better" not in text
+    assert "likely below" not in text
+
+
+def test_where_candidates_were_cut_the_option_is_to_be_raised():
+    cut = msgspec.structs.replace(evaluation().data, cut_at=20)
+    text = answers(evaluation(reranked(curve=(0.4, 0.6, 0.7)), data=cut))["How many candidates?"]
+    assert "nDCG@10 still rises at 20, the largest number tried: raise --candidates (depth in Python)." in text
+    assert "retriever for more" not in text
+
+
 @pytest.mark.parametrize(
     ("curve", "words"),
     [
@@ -225,6 +248,11 @@ def test_names_keep_their_ends():
     assert formats.brief("model") == "model"
     assert formats.brief("a" * 30 + "b" * 30, 9) == "aaaa…bbbb"
     assert formats.brief("\ufffe") == "\ufffd"
+
+
+def test_the_bounds_of_a_measure_are_known_by_its_name():
+    assert formats.bounds("nDCG@10") == formats.bounds("P(rel=2)@5") == formats.bounds("MAP") == (0, 1)
+    assert formats.bounds("NumRet") == (float("-inf"), float("inf"))
 
 
 def test_measures_are_explained_by_name():

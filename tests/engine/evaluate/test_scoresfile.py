@@ -51,6 +51,13 @@ def test_ranked_pools_rank_as_they_are_listed(read):
     same(read(lines), {"q": ([-1, -2, 0], [1, NAN, 1]), "7": ([-1, 0], [1, 2])})
 
 
+def test_an_index_is_a_position_in_the_file_though_a_candidate_was_left_out(read):
+    lines = b"""{"qid": "q", "results": [{"index": 2, "score": 3}, {"index": 1, "score": 2}, {"index": 0, "score": 1}]}
+{"qid": "7", "results": [{"docid": "y", "score": 2}, {"docid": "x", "score": 1}]}
+"""
+    same(read(lines, pools=[POOLS[0].select([0, 2]), POOLS[1]]), {"q": ([-1, 0], [1, 3]), "7": ([-1, 0], [1, 2])})
+
+
 def test_candidates_without_a_score_rank_last_in_the_order_given(read):
     run = b"q Q0 c 1 -5 x\n7 Q0 y 1 3 x\n"
     same(read(run), {"q": ([-1, -2, 0], [NAN, NAN, -5]), "7": ([-1, 0], [NAN, 3])})

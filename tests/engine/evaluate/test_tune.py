@@ -12,7 +12,7 @@ import pytrec_eval
 from resift import InputError, Settings
 from resift.evaluate.data.pool_judgements import PoolJudgements
 from resift.evaluate.significance import standard_error
-from resift.evaluate.tuning.choice import Goal, frontier, quantile, within_noise
+from resift.evaluate.tuning.choice import Goal, choosable, frontier, quantile, within_noise
 from resift.evaluate.tuning.quality import first_of, top_agreement
 from resift.evaluate.tuning.timing import Bench, Trial, fastest, time_trials
 from resift.evaluate.tuning.tune import REPEATS, TIMED_POOLS, tune, tune_on
@@ -237,6 +237,27 @@ def test_of_points_within_noise_the_fastest_is_chosen():
     assert found.chosen.candidates == 10
 
 
+def test_fewer_candidates_than_the_best_number_are_not_chosen_within_noise():
+    """Ten candidates are better on half of twelve pools, and worse on the other half by less."""
+    pools = [pool(number, 10, labels=[int(place == (9 if number % 2 else 4)) for place in range(10)]) for number in range(12)]
+    found = tune_on(Machine(threads=[1], is_perfect=False), pools, candidates=[5, 10])
+    five, ten = found.points
+    assert within_noise(np.array([[1.0, 0.0] * 6, [1 / np.log2(7), 1.0] * 6]), [0, 1], 1) == [0, 1]
+    assert (five.quality, ten.quality) == pytest.approx((0.5, 0.5 + 0.5 / np.log2(7)))
+    assert found.chosen == ten
+    assert ten.lead == (0, 0)
+    assert five.lead[0] < 0 < ten.quality - five.quality < five.lead[1]
+
+
+def test_of_the_best_number_of_candidates_the_fastest_within_noise_is_chosen():
+    flips = np.tile([0.2, -0.2], 20)
+    quality = np.array([0.59 + flips, 0.59 + flips, np.full(40, 0.6), 0.58 + flips])
+    candidates = [5, 10, 10, 20]
+    assert choosable(quality, [0, 1, 2, 3], candidates, 1) == [1, 2, 3]
+    assert choosable(quality, [0, 1], candidates, 1) == [0, 1]
+    assert choosable(quality, [3], candidates, 1) == [3]
+
+
 def test_points_that_others_beat_are_not_on_the_frontier():
     assert frontier([1, 2, 3, 3, 4], [0.5, 0.4, 0.6, 0.6, 0.6]) == [True, False, True, False, False]
     assert frontier([2, 2, 1], [0.5, 0.6, 0.5]) == [False, True, True]
@@ -387,6 +408,19 @@ def test_pools_without_two_candidates_leave_nothing_to_rank(pools):
 def test_small_pools_are_left_out_and_counted():
     found = tune_on(Machine(), [pool(0, 1), *labelled_pools(3)])
     assert (found.pools, found.left_out) == (3, 1)
+
+
+def test_queries_among_their_own_candidates_are_left_out_and_counted():
+    pools = labelled_pools(3)
+    own = [
+        CandidatePool(each.query, [each.query, *each.documents], each.qid, [{"docid": each.qid}, *each.fields]) for each in pools
+    ]
+    found, expected = tune_on(Machine(), own), tune_on(Machine(), pools)
+    assert (found.self_candidates, expected.self_candidates) == (3, 0)
+    assert (found.given, [point.quality for point in found.points]) == (
+        expected.given,
+        [point.quality for point in expected.points],
+    )
 
 
 @pytest.mark.parametrize("candidates", [[], [0], [5, -1], ["5"], [True]])

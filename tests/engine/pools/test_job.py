@@ -48,6 +48,17 @@ def test_a_file_is_ranked_line_by_line(reranker, source):
     assert left_over(source.parent) == {"pools.jsonl", "out.jsonl"}
 
 
+def test_half_a_surrogate_pair_is_scored_as_in_the_library(reranker, source):
+    query, texts = "tides \ud83d", ["the moon \ude00", "a \ud83d\ud83d\ude00", "the sea"]
+    plain = {"query": query, "documents": texts}
+    with_fields = {"query": query, "candidates": [{"text": text, "note": text} for text in texts]}
+    source.write_text(f"{json.dumps(plain)}\n{json.dumps(with_fields)}\n")
+    assert rerank_file(reranker, job(source)) == 0
+    expected = [(result.index, result.logit) for result in reranker.rerank(query, texts)]
+    for line in (source.parent / "out.jsonl").read_text().splitlines():
+        assert [(item["index"], item["logit"]) for item in json.loads(line)["results"]] == expected
+
+
 def test_gzip_in_and_out(reranker, source):
     packed = source.with_name("pools.jsonl.gz")
     packed.write_bytes(gzip.compress(source.read_bytes()))

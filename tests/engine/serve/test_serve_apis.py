@@ -213,6 +213,20 @@ def test_logits_are_bit_equal_to_the_librarys_whatever_shares_the_batch(served, 
     assert shared
 
 
+@ALL
+def test_half_a_surrogate_pair_is_read_as_in_the_library(served, reranker, path, field):
+    query, documents = f"{QUERY} \ud83d", ["tides \ude00", "\ud83d\ud83d\ude00 moon", "sea"]
+    body = {"query": query, field: documents, "raw_scores": True, "return_text": True, "return_documents": True}
+    reply = served.post(path, content=json.dumps(body).encode())
+    assert reply.status_code == 200
+    ranking = reranker.rerank(query, documents)
+    assert [index for index, _ in results(reply)] == [result.index for result in ranking]
+    if path == "/rerank":
+        assert [np.float32(score) for _, score in results(reply)] == [result.logit for result in ranking]
+    whole = {"query": f"{QUERY} \ufffd", field: ["tides \ufffd", "\ufffd\U0001f600 moon", "sea"]}
+    assert results(reply) == results(served.post(path, body | whole))
+
+
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
 def test_a_budget_ends_a_request_with_what_was_read_by_then(served, path):
     body = {"query": QUERY, "texts" if path == "/rerank" else "documents": DOCUMENTS}

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DEPTH = 100
 """Default number of candidates in a pool that is made from a run or by retrieval."""
+BEYOND = 2
+"""Candidates read beyond the depth: one may be the query itself, and another shows that the pool is cut."""
 FORMATS = (
     'candidate pools as JSON Lines ({"qid", "query", "candidates": [{"docid", "text", "label"}]} a line), '
     "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/test.tsv), or a TREC run ('qid Q0 docid rank score tag' a line)"
@@ -38,11 +40,16 @@ class Dataset:
     name: str
     format: Format
     pools: list[CandidatePool]
-    """pools of two candidates or more, in the data's order; `qid` is a str, and every candidate's fields have a "docid", a str"""
+    """pools of two candidates or more (of which the query itself is one, if it was left out), in the data's order; `qid` is a str,
+    and every candidate's fields have a "docid", a str"""
     qrels: Qrels
     """all judgements of the pools' queries, also of documents outside the pools: qrels[qid][docid] is a label of 0 or more"""
     left_out: dict[str, int]
     """number of queries that are not evaluated, by reason"""
+    self_candidates: int = 0
+    """number of queries that were documents of their own corpus, each left out of its candidates; see `is_query`"""
+    cut_at: int | None = None
+    """number of candidates to which pools were cut; None if none has more candidates"""
 
     def labels(self, pool: CandidatePool) -> list[int]:
         """The label of each of the pool's candidates, in order; 0 where it is not judged."""
@@ -52,7 +59,8 @@ class Dataset:
     def first(self, n: int) -> Dataset:
         """The dataset with the first `n` candidates of every pool, and all its judgements. Raises InputError if n is below 1."""
         check_count("n", n)
-        return replace(self, pools=[pool.first(n) for pool in self.pools])
+        is_cut = any(len(pool.documents) > n for pool in self.pools)
+        return replace(self, pools=[pool.first(n) for pool in self.pools], cut_at=n if is_cut else self.cut_at)
 
 
 def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
@@ -82,7 +90,8 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
     queries with a relevant document judged. Evaluated texts are kept in memory; everything else is read as a stream.
 
     `QuerySelection` says which queries are left out, and why; `left_out` counts them by reason. A query whose relevant documents
-    are all outside its pool stays: every ranking of it has the value 0, as in trec_eval.
+    are all outside its pool stays: every ranking of it has the value 0, as in trec_eval. A query that is a document of the corpus,
+    under the same id, is left out of its own candidates, as in BEIR (see `is_query`); `self_candidates` counts such queries.
 
     Raises InputError that names file and line for bad data, an option that the format does not use, and data without a query that
     can be evaluated; ExtraError if retrieve="bm25" lacks the extra `eval`.
@@ -102,8 +111,8 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
         if run is None:
             pools = _retrieved_pools(found, judged, selection, depth or DEPTH)
         else:
-            pools = _run_pools(os.fspath(run), read_run(run, read_lines(run), depth or DEPTH), judged, selection, found)
-        return _dataset(source, "beir", pools, selection)
+            pools = _run_pools(os.fspath(run), read_lines(run), judged, selection, found, depth or DEPTH)
+        return _dataset(source, "beir", pools, selection, depth or DEPTH)
     lines = read_lines(path)
     start = next(lines, None)
     if start is None:
@@ -112,7 +121,7 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
     judgements = find_qrels(source) if qrels is None else qrels
     if start[1].lstrip().startswith(b"{"):
         _refuse(f"{source} holds JSON Lines, as candidate pools do", beir_options | run_options)
-        return _dataset(source, "pools", _labelled_pools(source, lines, judgements, selection, depth), selection)
+        return _dataset(source, "pools", _labelled_pools(source, lines, judgements, selection, depth), selection, depth)
     width = len(columns(start[1], f"{source}, line {start[0]}"))
     if width != RUN_COLUMNS:
         raise InputError(f"{source}, line {start[0]}: neither a JSON object nor 6 columns, but {width}; expected {FORMATS}")
@@ -121,9 +130,8 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
         required = {"qrels": judgements, "texts": texts, "queries": queries}
         missing = ", ".join(f"{name}=" for name, value in required.items() if value is None)
         raise InputError(f"{source} is a TREC run; its evaluation also needs the files {missing}")
-    ranked = read_run(source, lines, depth or DEPTH)
-    pools = _run_pools(source, ranked, read_qrels(judgements), selection, Texts(texts, queries))
-    return _dataset(source, "trec", pools, selection)
+    pools = _run_pools(source, lines, read_qrels(judgements), selection, Texts(texts, queries), depth or DEPTH)
+    return _dataset(source, "trec", pools, selection, depth or DEPTH)
 
 
 def _check_makers(source: str, run: PathLike | None, retrieve: str | None) -> None:
@@ -139,22 +147,24 @@ def _labelled_pools(
     source: str, lines: Iterable[tuple[int, bytes]], judgements: PathLike | None, selection: QuerySelection, depth: int | None
 ) -> Iterator[CandidatePool]:
     qrels = None if judgements is None else read_qrels(judgements)
-    for _, pool in selection.select(read_labelled_pools(source, lines, qrels), qrels or ()):
+    for _, pool in selection.select(read_labelled_pools(source, lines, qrels, selection), qrels or ()):
+        selection.is_cut |= depth is not None and len(pool.documents) > depth
         yield pool.first(depth)
 
 
 def _retrieved_pools(texts: Texts, qrels: Qrels, selection: QuerySelection, depth: int) -> Iterator[CandidatePool]:
     items = ((qid, qrels.get(qid, {}), query) for qid, query in read_queries(texts.queries))
     queries = dict(selection.select(items, qrels))
-    rankings = bm25(read_corpus(texts.corpus), queries, depth)
+    rankings = bm25(read_corpus(texts.corpus), queries, depth + BEYOND)
     documents = _documents(texts, rankings.values())
     for qid, docids in rankings.items():
-        yield _pool(qid, queries[qid], docids, documents)
+        yield _pool(qid, queries[qid], selection.docids(qid, docids, depth), documents)
 
 
-def _run_pools(
-    run: str, rankings: Iterable[tuple[str, dict[str, int]]], qrels: Qrels, selection: QuerySelection, texts: Texts
+def _run_pools(  # noqa: PLR0913 - the files of a run, and how to select
+    run: str, lines: Iterable[tuple[int, bytes]], qrels: Qrels, selection: QuerySelection, texts: Texts, depth: int
 ) -> Iterator[CandidatePool]:
+    rankings = read_run(run, lines, depth + BEYOND)
     chosen = dict(selection.select(((qid, qrels.get(qid, {}), ranked) for qid, ranked in rankings), qrels))
     queries = {qid: query for qid, query in read_queries(texts.queries) if qid in chosen}
     documents = _documents(texts, chosen.values())
@@ -162,12 +172,12 @@ def _run_pools(
         if qid not in queries:
             line = min(ranked.values())
             raise InputError(f"{run}, line {line}: query {qid!r} is not in {os.fspath(texts.queries)}")
-        for docid, line in ranked.items():
+        docids = selection.docids(qid, ranked, depth)
+        for docid in docids:
             if docid not in documents:
-                raise InputError(
-                    f"{run}, line {line}: document {docid!r} is not in {os.fspath(texts.corpus)}; expected its text there"
-                )
-        yield _pool(qid, queries[qid], ranked, documents)
+                where = f"{run}, line {ranked[docid]}"
+                raise InputError(f"{where}: document {docid!r} is not in {os.fspath(texts.corpus)}; expected its text there")
+        yield _pool(qid, queries[qid], docids, documents)
 
 
 def _documents(texts: Texts, rankings: Iterable[Iterable[str]]) -> dict[str, str]:
@@ -180,9 +190,10 @@ def _pool(qid: str, query: str, docids: Iterable[str], texts: Mapping[str, str])
     return CandidatePool(query, [texts[candidate["docid"]] for candidate in fields], qid, fields)
 
 
-def _dataset(source: str, form: Format, pools: Iterable[CandidatePool], selection: QuerySelection) -> Dataset:
+def _dataset(source: str, form: Format, pools: Iterable[CandidatePool], selection: QuerySelection, depth: int | None) -> Dataset:
     evaluated, qrels = selection.keep(pools)
-    return Dataset(_name(source), form, evaluated, qrels, dict(selection.left_out))
+    cut_at = depth if selection.is_cut else None
+    return Dataset(_name(source), form, evaluated, qrels, dict(selection.left_out), len(selection.self_candidates), cut_at)
 
 
 def _name(source: str) -> str:

@@ -13,22 +13,24 @@ from resift.pools.reading import decode_pool, json_kind
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from resift.evaluate.data.selection import QuerySelection
     from resift.evaluate.data.trec import Qrels
     from resift.pools.reading import CandidatePool
 
 
 def read_labelled_pools(
-    name: str, lines: Iterable[tuple[int, bytes]], qrels: Qrels | None
+    name: str, lines: Iterable[tuple[int, bytes]], qrels: Qrels | None, selection: QuerySelection
 ) -> Iterator[tuple[str, Mapping[str, int], CandidatePool]]:
     """The qid, judgements and pool of each numbered line of the file `name`; qid and docids in the pools are str.
 
     Judgements are those of `qrels`, or else the candidates' "label" (null or missing: not judged). Without `qrels`, a missing
-    qid is the line's number, and missing docids are the positions, from 0. Raises InputError that names file and line.
+    qid is the line's number, and missing docids are the positions, from 0. `selection` leaves the query itself out of its pool.
+    Raises InputError that names file and line.
     """
     lines_by_qid: dict[str, int] = {}
     for number, line in lines:
         where = f"{name}, line {number}"
-        pool = decode_pool(line, where)
+        pool = selection.without_query(decode_pool(line, where), qrels)
         generated = str(number) if qrels is None and pool.qid is None else None
         qid = generated or identifier(pool.qid, where, "'qid'")
         if qid in lines_by_qid:

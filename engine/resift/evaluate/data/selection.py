@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
 from resift.errors import InputError
+from resift.evaluate.data.self_candidates import is_query, without_query
 from resift.pools.reading import CandidatePool
 
 if TYPE_CHECKING:
@@ -27,11 +28,16 @@ class QuerySelection:
 
     Queries without a judgement, or without a relevant document, are left out, as their ideal ranking has the DCG 0 (pytrec_eval's
     mean would hold a 0 for every system; trec_eval 7 "ignored" them). So are queries with fewer than two candidates, as there is
-    nothing to rank, and queries that are in the judgements only, as in trec_eval without -c.
+    nothing to rank, and queries that are in the judgements only, as in trec_eval without -c. A query that is a document of its own
+    corpus is left out of its candidates; see `is_query`.
     """
 
     def __init__(self, path: str, limit: int | None = None) -> None:
         self.left_out: Counter[str] = Counter()
+        self.self_candidates = set[str]()
+        """qids of the queries that were left out of their own candidates"""
+        self.is_cut = False
+        """whether a pool has more candidates than were read"""
         self._path, self._limit = path, limit
         self._qrels: Qrels = {}
         self._example: str | None = None
@@ -61,18 +67,35 @@ class QuerySelection:
         if only_judged:
             self.left_out[ONLY_JUDGED] = only_judged
 
+    def without_query(self, pool: CandidatePool, qrels: Qrels | None) -> CandidatePool:
+        """A pool as it was read, without the query itself, which is noted; see `self_candidates.without_query`."""
+        found = without_query(pool, qrels)
+        if found is not pool:
+            self.self_candidates.add(str(pool.qid))
+        return found
+
+    def docids(self, qid: str, ranked: Iterable[str], depth: int) -> list[str]:
+        """The first `depth` docids of a selected query's ranking without the query itself; that, and further ones, are noted."""
+        docids = list(ranked)
+        found = [docid for docid in docids if not is_query(docid, qid, self._qrels[qid].get(docid))]
+        if len(found) < len(docids):
+            self.self_candidates.add(qid)
+        self.is_cut |= len(found) > depth
+        return found[:depth]
+
     def keep(self, pools: Iterable[CandidatePool]) -> tuple[list[CandidatePool], Qrels]:
-        """The pools with two candidates or more, and all the judgements of their queries.
+        """The pools with two candidates or more, the query itself included, and all the judgements of their queries.
 
         Raises InputError if there is none, or if no candidate of any of them is judged, as with docids of another collection.
         """
         evaluated: list[CandidatePool] = []
         for pool in pools:
-            if len(pool.documents) > 1:
+            if len(pool.documents) > 1 or (pool.documents and str(pool.qid) in self.self_candidates):
                 evaluated.append(pool)
             else:
                 self.left_out[ONE_CANDIDATE if pool.documents else NO_CANDIDATES] += 1
         qrels = {str(pool.qid): self._qrels[str(pool.qid)] for pool in evaluated}
+        self.self_candidates &= qrels.keys()
         if not evaluated:
             raise InputError(f"{self._path}: no query can be evaluated: {self._reasons()}")
         if not any(fields["docid"] in qrels[str(pool.qid)] for pool in evaluated for fields in pool.fields):

@@ -6,15 +6,15 @@ questions, scored by the embedded model.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from resift.evaluate.doctor import language
+from resift.evaluate.doctor.label_checks import given_better, good_first, nothing_relevant, recall_ceiling
+from resift.evaluate.doctor.severity import NOTE_SHARE, PROBLEM_SHARE, WARNING_SHARE, severity_of
 from resift.evaluate.lengths import shares_lost
 from resift.evaluate.results import Finding
-from resift.evaluate.significance import bootstrap_interval
-from resift.metrics import TOP
 from resift.scoring import activate
 
 if TYPE_CHECKING:
@@ -24,26 +24,11 @@ if TYPE_CHECKING:
     from resift.evaluate.doctor.evidence import Evidence
     from resift.pools.reading import CandidatePool
 
-    Severity = Literal["problem", "warning", "note"]
-
-NOTE_SHARE, WARNING_SHARE, PROBLEM_SHARE = 0.01, 0.1, 0.5
-"""Shares of pairs, documents or queries from which a finding is a note, a warning or a problem: below the first it is an accident
-of the data, and above the last most of the data is affected."""
 FOREIGN_SHARE = 0.2
 """Share of foreign texts from which they are reported. In English corpora it is below 0.01 under the embedded tokenizer, and up to
 0.09 under byte-level and Unigram tokenizers learned on little text."""
 FEW_CANDIDATES = 10
 """Minimum size of a pool: with fewer candidates, the best ten are all of them, and reranking can only change their order."""
-GOOD_PRECISION = 0.9
-"""P@1 of the order given above which more than nine of ten first places cannot get better."""
-MIN_LABELLED = 10
-"""Minimum number of labelled queries for a statement about their mean; for fewer, the bootstrap's intervals are too narrow."""
-FULL_RECALL = 0.9
-"""Mean recall of the pools below which missing relevant documents are reported."""
-LOW_CEILING = 0.8
-"""Below this mean of the highest nDCG@10 that any order can reach, missing relevant documents are a warning, otherwise a note."""
-MATERIAL_LOSS = 0.005
-"""Smallest loss of nDCG@10 that is reported although it may be chance; int8 alone changes nDCG@10 by 0.004."""
 SATURATION_MARGIN = 0.01
 """A sigmoid score within this of 0 or 1 is saturated: a threshold in steps of 0.01 cannot reach it."""
 SATURATED_SHARE = 0.9
@@ -86,7 +71,7 @@ def pairs_cut(evidence: Evidence) -> Finding | None:
     longer = f"raise --max-length ({length}) towards the model's limit of {limit} tokens, or " if length < limit else ""
     return Finding(
         name="pairs-cut",
-        severity=_severity(share),
+        severity=severity_of(share),
         value=share,
         words=f"{share:.1%} of the pairs are longer than {length} tokens; in the median, these lose {at_least}"
         f"{np.median(cut[cut > 0]):.0f} tokens, {np.median(np.concatenate(lost)):.0%} of the document",
@@ -102,7 +87,7 @@ def query_cut(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         name="query-cut",
-        severity=_severity(share),
+        severity=severity_of(share),
         value=share,
         words=f"{np.count_nonzero(cut)} of {len(cut)} queries are longer than three quarters of a pair; in the median, they lose "
         f"{np.median(cut[cut > 0]):.0f} tokens at their end",
@@ -122,86 +107,7 @@ def few_candidates(evidence: Evidence) -> Finding | None:
         severity="problem" if np.mean(sizes < 2) >= PROBLEM_SHARE else "warning",
         value=median,
         words=f"half of the pools have {median:.0f} candidates or fewer{single}: reranking can only order what is there",
-        advice="ask the retriever for more candidates, such as 30 to 100",
-    )
-
-
-def recall_ceiling(evidence: Evidence) -> Finding | None:
-    """Reports relevant documents that are missing from the pools."""
-    judged = [each for each in evidence.judgements if each is not None and each.has_relevant()]
-    if not judged:
-        return None
-    recall = float(np.mean([each.recall() for each in judged]))
-    if recall >= FULL_RECALL:
-        return None
-    ceiling = float(np.mean([each.ceiling() for each in judged]))
-    none = sum(not each.labels.any() for each in judged)
-    return Finding(
-        name="recall-ceiling",
-        severity="warning" if ceiling < LOW_CEILING else "note",
-        value=recall,
-        words=f"the pools hold {recall:.0%} of the documents judged relevant, and those of {none} of {len(judged)} queries none: "
-        f"no reranker can reach a higher nDCG@{TOP} than {ceiling:.3f}",
-        advice="ask the retriever for more candidates, or improve it: reranking cannot bring up what was not retrieved",
-    )
-
-
-def nothing_relevant(evidence: Evidence) -> Finding | None:
-    """Reports labelled queries without any relevant document."""
-    judged = [each for each in evidence.judgements if each is not None]
-    without = sum(not each.has_relevant() for each in judged)
-    if not judged or without / len(judged) < NOTE_SHARE:
-        return None
-    return Finding(
-        name="nothing-relevant",
-        severity=_severity(without / len(judged)),
-        value=without / len(judged),
-        words=f"{without} of {len(judged)} labelled queries have no relevant document: they say nothing about a ranking",
-        advice="check that labels above 0 mean relevant and that ids match; if so, the retriever misses these queries",
-    )
-
-
-def good_first(evidence: Evidence) -> Finding | None:
-    """Reports an order given whose first documents are already relevant."""
-    labelled = evidence.labelled_pools()
-    if len(labelled) < MIN_LABELLED:
-        return None
-    precision = float(np.mean([judged.labels[0] > 0 for judged, _ in labelled]))
-    if precision <= GOOD_PRECISION:
-        return None
-    return Finding(
-        name="good-first",
-        severity="note",
-        value=precision,
-        words=f"the order given has a relevant document first for {precision:.0%} of {len(labelled)} labelled queries (P@1)",
-        advice="reranking buys little here: leave it out where only the first result counts, or test on harder queries",
-    )
-
-
-def given_better(evidence: Evidence) -> Finding | None:
-    """Reports an order given that is better than the model's."""
-    labelled = evidence.labelled_pools()
-    if not labelled:
-        return None
-    given = np.array([judged.ndcg() for judged, _ in labelled])
-    ranked = np.array([judged.ndcg(np.argsort(-scored.logits, kind="stable")) for judged, scored in labelled])
-    loss = float(np.mean(given - ranked))
-    if loss < MATERIAL_LOSS:
-        return None
-    low, high = bootstrap_interval((given - ranked)[:, None])[:, 0].tolist()
-    figures = (
-        f"nDCG@{TOP} is {given.mean():.4f} in the order given and {ranked.mean():.4f} in the model's: {loss:.4f} lost, "
-        f"95 % interval [{low:.4f}, {high:.4f}], {len(labelled)} labelled queries"
-    )
-    if low > 0 and len(labelled) >= MIN_LABELLED:
-        advice = "the model is wrong for these texts: use one trained on such data, or keep the order given"
-        return Finding(name="given-better", severity="problem", value=loss, words=figures, advice=advice)
-    return Finding(
-        name="given-better",
-        severity="warning",
-        value=loss,
-        words=f"{figures}; the loss may be chance, but there is no sign of a gain",
-        advice="label more queries to be sure, and compare with a model trained on such data; until then, keep the order given",
+        advice=f"{evidence.more_candidates()}, such as 30 to 100",
     )
 
 
@@ -240,6 +146,20 @@ def flat_logits(evidence: Evidence) -> Finding | None:
     )
 
 
+def self_candidates(evidence: Evidence) -> Finding | None:
+    """Reports queries that were documents of their own corpus."""
+    found, size = evidence.self_candidates, len(evidence.pools)
+    if not found:
+        return None
+    return Finding(
+        name="self-candidates",
+        severity="note",
+        value=found / size,
+        words=f"{found} of {size} queries are among their own candidates, by their id; they are left out of them here, as in BEIR",
+        advice="let the retriever leave a query out of its own results: it takes the first place, and answers nothing",
+    )
+
+
 def duplicates(evidence: Evidence) -> Finding | None:
     """Reports candidates that repeat another one of their pool, except for case and white space."""
     pairs = repeated = 0
@@ -251,7 +171,7 @@ def duplicates(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         name="duplicates",
-        severity=_severity(repeated / pairs),
+        severity=severity_of(repeated / pairs),
         value=repeated / pairs,
         words=f"{repeated / pairs:.1%} of the candidates repeat another one of their pool, except for case and white space",
         advice="remove them before ranking: they take the places of other documents in the results",
@@ -266,7 +186,7 @@ def empty_documents(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         name="empty-documents",
-        severity=_severity(share),
+        severity=severity_of(share),
         value=share,
         words=f"{share:.1%} of the candidates have no text",
         advice="check how the file was made: an empty document gets a score like any other",
@@ -281,6 +201,7 @@ CHECKS = (
     few_candidates,
     recall_ceiling,
     nothing_relevant,
+    self_candidates,
     duplicates,
     empty_documents,
     flat_logits,
@@ -288,12 +209,6 @@ CHECKS = (
     good_first,
 )
 """All checks; findings of equal severity are reported in this order."""
-
-
-def _severity(share: float) -> Severity:
-    if share >= PROBLEM_SHARE:
-        return "problem"
-    return "warning" if share >= WARNING_SHARE else "note"
 
 
 def _texts(pools: Sequence[CandidatePool] | Sequence[Pool]) -> list[str]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+
 from resift.artifact.certificate import Certificate
 from resift.errors import InputError
 from resift.evaluate.data.pool_judgements import PoolJudgements
+from resift.evaluate.data.self_candidates import without_query
 from resift.pools.collection import score_pools
 
 if TYPE_CHECKING:
@@ -27,6 +30,10 @@ class Evidence:
     pools: Sequence[CandidatePool]
     scored: Sequence[Scored]
     """results for each pool"""
+    self_candidates: int
+    """number of pools whose query was one of its own candidates; it is left out of them here"""
+    cut_at: int | None
+    """number of candidates to which the caller has cut the pools"""
     judgements: Sequence[PoolJudgements | None]
     """judgements of each pool; None for a pool without labels"""
     certificate: Certificate
@@ -34,15 +41,23 @@ class Evidence:
     reranker: Reranker
 
     @classmethod
-    def gather(
+    def gather(  # noqa: PLR0913 - as in `diagnose`
         cls,
         reranker: Reranker,
         pools: Sequence[CandidatePool],
         qrels: Mapping[str, Mapping[str, int]] | None,
         scored: Sequence[Scored] | None,
         progress: Progress | None,
+        cut_at: int | None = None,
     ) -> Self:
         """Reads the labels and the certificate, and scores the pools unless they are `scored` already. See `diagnose`."""
+        cut = [without_query(pool, qrels) for pool in pools]
+        cut_pools = {number for number, pool in enumerate(pools) if cut[number] is not pool}
+        if scored is not None:
+            scored = [each.select(cut[number].positions) if number in cut_pools else each for number, each in enumerate(scored)]
+        pools = cut
+        if not any(pool.documents for pool in pools):
+            raise InputError(f"{len(pools)} pools and no candidates; expected some to look at")
         judgements = [PoolJudgements.of(pool, qrels, f"pool {number} (qid {pool.qid!r})") for number, pool in enumerate(pools, 1)]
         if qrels is not None and not any(judgements):
             judged_qid, pool_qid = next(iter(qrels), None), next((pool.qid for pool in pools), None)
@@ -54,7 +69,13 @@ class Evidence:
         tokenizer = reranker.tokenizer
         if scored is None:
             scored = _score(reranker, pools, progress)
-        return cls(pools, scored, judgements, certificate, tokenizer, reranker)
+        return cls(pools, scored, len(cut_pools), cut_at, judgements, certificate, tokenizer, reranker)
+
+    def more_candidates(self) -> str:
+        """What gives more candidates to most of the pools."""
+        if self.cut_at is None or np.median([len(pool.documents) for pool in self.pools]) < self.cut_at:
+            return "ask the retriever for more candidates"
+        return f"raise --candidates (depth in Python) above {self.cut_at}"
 
     def labelled_pools(self) -> list[tuple[PoolJudgements, Scored]]:
         """The pools that can distinguish rankings: those with two candidates or more and a document known to be relevant."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resift.evaluate.report.formats import SPACE, axis, brief
+from resift.evaluate.report.formats import SPACE, axis, bounds, brief
 from resift.evaluate.report.svg import FIRST, INK, MUTED, SECOND
 from resift.evaluate.report.verdict import rivals
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from resift.evaluate.results import Evaluation, SystemResult
@@ -50,13 +51,21 @@ def panels(heights: Sequence[int], *, share_x: bool = True) -> tuple[Figure, lis
     return figure, list(panels[:, 0])
 
 
-def limits(axes: Axes, values: Sequence[float], *, min_span: float, vertical: bool = False) -> tuple[float, float]:
-    """Sets limits around the values, at least `min_span` apart, and returns them."""
+def limits(axes: Axes, values: Sequence[float], measure: str, *, min_span: float, vertical: bool = False) -> None:
+    """Sets limits around values of `measure`, at least `min_span` apart, but not beyond the values that it can have."""
     low, high = min(values), max(values)
     room = max(high - low, min_span) * 0.15
     middle, half = (low + high) / 2, max(high - low, min_span) / 2 + room
-    (axes.set_ylim if vertical else axes.set_xlim)(middle - half, middle + half)
-    return middle - half, middle + half
+    lowest, highest = bounds(measure)
+    margin = half * 0.08  # so that a mark at the end is whole
+    (axes.set_ylim if vertical else axes.set_xlim)(max(middle - half, lowest - margin), min(middle + half, highest + margin))
+
+
+def integer_ticks(axis: Axis) -> None:
+    """Sets few ticks, at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def log_ticks(axes: Axes, low: float, high: float) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from resift.evaluate.report.axes import format_axes, label, legend, limits, log_ticks, marks, panels
-from resift.evaluate.report.formats import SPACE, axis, brief, count, many, milliseconds, percent, signed, value
+from resift.evaluate.report.axes import format_axes, integer_ticks, label, legend, limits, log_ticks, marks, panels
+from resift.evaluate.report.formats import SPACE, axis, bounds, brief, count, many, milliseconds, percent, signed, value
 from resift.evaluate.report.svg import FIRST, INK, LINE, MUTED, PAPER, SECOND, STYLE, inline
 from resift.evaluate.report.verdict import ROUNDING, baseline, gains, rivals, sufficient_size
 
@@ -52,20 +52,23 @@ def quality(evaluation: Evaluation) -> Plot | None:
     figure, (axes,) = panels([34 * (len(others) + 1) + 24])
     axes.vlines(start, -0.2, len(others) + 0.4, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
     behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
+    (lowest, highest), is_cut = bounds(measure), False
     descriptions, reach = [], [start]
     for row, system in enumerate([first, *others]):
         mean, difference = system.measures[measure], system.differences.get(measure)
+        ends = [start, start]
         if difference:
-            ends = [start + difference.low, start + difference.high]
+            ends = [max(start + difference.low, lowest), min(start + difference.high, highest)]
+            is_cut |= ends[1] - ends[0] < difference.high - difference.low - ROUNDING
             reach.extend(ends)
             axes.plot(ends, [row, row], color=FIRST, linewidth=2.5, solid_capstyle="butt")
         axes.plot([mean], [row], "o", color=INK if system is first else FIRST, markersize=6)
         axes.text(0, row - 0.33, brief(system.name, 44), bbox=behind, transform=axes.get_yaxis_transform())
         axes.text(1, row - 0.33, value(mean), ha="right", bbox=behind, transform=axes.get_yaxis_transform())
         reach.append(mean)
-        interval = f" ({value(start + difference.low)} to {value(start + difference.high)})" if difference else ""
+        interval = f" ({value(ends[0])} to {value(ends[1])})" if difference else ""
         descriptions.append(f"{brief(system.name)} {value(mean)}{interval}")
-    limits(axes, reach, min_span=0.02)
+    limits(axes, reach, measure, min_span=0.02)
     axes.set_ylim(len(others) + 0.4, -0.75)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -73,6 +76,8 @@ def quality(evaluation: Evaluation) -> Plot | None:
         f"Dots: mean {measure}. Bars: 95 % interval of the paired difference from {brief(first.name)}, whose mean is the dashed"
         " line; a bar that touches the line shows no measurable difference."
     )
+    if is_cut:
+        caption += f" Bars end at {lowest:g} and {highest:g}, beyond which {measure} cannot be."
     return Plot(f"{measure} of each system", inline(figure, "quality", f"{measure}: {'; '.join(descriptions)}."), caption)
 
 
@@ -90,6 +95,7 @@ def changes(evaluation: Evaluation) -> Plot | None:
     axes.stairs([max(change, 0) for change in drawn], edges, color=FIRST, fill=True)
     axes.stairs([min(change, 0) for change in drawn], edges, color=SECOND, fill=True)
     axes.axhline(0, color=MUTED, linewidth=0.8)
+    integer_ticks(axes.xaxis)
     axes.set_xlabel("queries, from most gained to most lost")
     axes.set_ylabel(f"change of {measure}")
     axes.set_xlim(0.4, len(found) + 0.6)
@@ -122,7 +128,7 @@ def latency(evaluation: Evaluation) -> Plot | None:
     for system in untimed:
         mark = drawn[system.name]
         axes.axhline(system.measures[measure], color=mark.color, linestyle=mark.line, linewidth=1.5, label=label(system))
-    limits(axes, [system.measures[measure] for system in evaluation.systems], min_span=0.05, vertical=True)
+    limits(axes, [system.measures[measure] for system in evaluation.systems], measure, min_span=0.05, vertical=True)
     times = [time for _, found in timed for time in (found.p50, found.p95)]
     log_ticks(axes, min(times) / 1.5, max(times) * 1.5)
     legend(axes)
@@ -154,6 +160,7 @@ def sizes(evaluation: Evaluation) -> Plot | None:
         descriptions.append(_points("Recall of the pool", found, evaluation.recall))
     if curves:
         descriptions.append(_curves(rows[-1], evaluation, curves))
+    integer_ticks(rows[-1].xaxis)
     rows[-1].set_xlabel("first candidates, as given")
     rows[-1].set_xlim(0, found[-1] * 1.02)
     caption = (
@@ -181,7 +188,7 @@ def _curves(axes: Axes, evaluation: Evaluation, curves: list[SystemResult]) -> s
         words = f"{SPACE}enough: {axis(size)}{SPACE}"
         axes.text(size, 0.03, words, ha="right" if last else "left", transform=axes.get_xaxis_transform())
     axes.set_ylabel(measure)
-    axes.margins(y=0.2)
+    limits(axes, [height for system in curves for height in system.by_size[measure]], measure, min_span=0.02, vertical=True)
     legend(axes)
     return " ".join(descriptions)
 
@@ -203,6 +210,8 @@ def lengths(evaluation: Evaluation) -> Plot | None:
     axes.set_ylabel("pairs")
     axes.set_ylim(0, max(*found.counts, 1) * 1.15)
     format_axes(axes)
+    integer_ticks(axes.xaxis)
+    integer_ticks(axes.yaxis)
     share = f"{count(found.pairs_cut)} of {many(found.pairs, 'pair')} cut ({percent(found.pairs_cut / found.pairs)})"
     lost = f"; those lose {percent(found.mean_share_cut)} of their document's tokens on average" if found.pairs_cut else ""
     return Plot(

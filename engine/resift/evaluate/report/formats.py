@@ -25,6 +25,15 @@ MEASURES = {
 """Explanations of measures, by their names in ir-measures (https://ir-measur.es/en/latest/measures.html)."""
 
 
+SHARES = re.compile(r"(nDCG|P|RR|M?AP|R|Success|Rprec|ERR|RBP|Judged|Bpref|infAP|IPrec|Set(P|R|F|AP))\b")
+"""Beginnings of the names of measures from 0 to 1."""
+
+
+def bounds(measure: str) -> tuple[float, float]:
+    """The lowest and the highest value that a measure can have; infinite if that is not known."""
+    return (0.0, 1.0) if SHARES.match(measure) else (-math.inf, math.inf)
+
+
 def meaning(measure: str) -> str | None:
     """A measure's explanation in plain words; None if MEASURES has none for it."""
     for pattern, words in MEASURES.items():

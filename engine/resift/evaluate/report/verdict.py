@@ -139,8 +139,11 @@ def _whether(evaluation: Evaluation, best: SystemResult) -> tuple[str, str]:
             if queries > 1
             else f"{text(best.name, 60)} changes {measure} by {signed(difference.value)}; one query says nothing about others."
         )
-    words.append(f"It is better on {count(up)} of {many(queries, 'query', 'queries')}, worse on {count(down)}.")
-    words.extend(_caution(difference, queries))
+    if up or down:
+        words.append(f"It is better on {count(up)} of {many(queries, 'query', 'queries')}, worse on {count(down)}.")
+        words.extend(_caution(difference, queries))
+    else:
+        words.append(f"{measure} is the same on every query.")
     words.append(_cost(best))
     return question, " ".join(words)
 
@@ -168,11 +171,17 @@ def _which(evaluation: Evaluation, systems: list[SystemResult]) -> str:
     measure, best = evaluation.measures[0], systems[0]
     if len(systems) == 1:
         return f"One was compared: {text(best.name, 60)}."
-    second, highest = systems[1], value(best.measures[measure])
-    words = [
-        f"{text(best.name, 60)} has the highest {measure} of {len(systems)}, {highest}; the best of several is often a little high."
-    ]
-    words.append(f"Next is {text(second.name, 60)} with {value(second.measures[measure])}.")
+    highest = value(best.measures[measure])
+    tied = [system for system in systems if value(system.measures[measure]) == highest]
+    if len(tied) > 1:
+        *names, last = (text(system.name, 60) for system in tied)
+        same = all(_rank_alike(best, system, measure) for system in tied)
+        words = [f"{', '.join(names)} and {last} tie: {measure} {highest}{', the same on every query' if same else ''}."]
+    else:
+        high = "the best of several is often a little high"
+        words = [f"{text(best.name, 60)} has the highest {measure} of {len(systems)}, {highest}; {high}."]
+    for second in systems[len(tied) :][:1]:
+        words.append(f"Next is {text(second.name, 60)} with {value(second.measures[measure])}.")
     for system in systems[1:]:
         behind = best.measures[measure] - system.measures[measure]
         if (
@@ -189,6 +198,11 @@ def _which(evaluation: Evaluation, systems: list[SystemResult]) -> str:
     return " ".join(words)
 
 
+def _rank_alike(first: SystemResult, second: SystemResult, measure: str) -> bool:
+    pairs = zip(first.per_query[measure], second.per_query[measure], strict=True)
+    return all(abs(one - other) <= ROUNDING for one, other in pairs)
+
+
 def _how_many(evaluation: Evaluation, best: SystemResult) -> tuple[str, str]:
     measure, sizes = evaluation.measures[0], evaluation.sizes
     pools = [query.candidates for query in evaluation.queries]
@@ -203,7 +217,8 @@ def _how_many(evaluation: Evaluation, best: SystemResult) -> tuple[str, str]:
         elif size < last:
             words.append(f"From the first {size} on, more candidates add less than {NEGLIGIBLE_GAIN} to {measure}.")
         else:
-            words.append(f"{measure} still rises at {last}, the largest number tried: ask the retriever for more.")
+            more = "ask the retriever for more" if evaluation.data.cut_at is None else "raise --candidates (depth in Python)"
+            words.append(f"{measure} still rises at {last}, the largest number tried: {more}.")
     if evaluation.recall:
         recall = evaluation.recall[-1]
         missed = (

@@ -15,6 +15,7 @@ import msgspec
 from resift.errors import ExtraError, InputError
 from resift.evaluate.report import formats
 from resift.evaluate.report.verdict import baseline, gains, rivals, verdict
+from resift.evaluate.report.worst import worst_queries
 from resift.files.outputs import write_whole
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-    from resift.evaluate.results import Evaluation, Place, QueryResult, Regression, SystemResult
+    from resift.evaluate.results import Evaluation, QueryResult, SystemResult
 
 ROWS = 1000
 """Maximum number of queries in the table of queries."""
 NAME = re.compile(r"[\w@()., ='-]{1,60}")
 """A measure's name in ir-measures, such as P(rel=2)@10."""
-REGRESSIONS = 20
-"""Maximum number of regressions shown with their texts."""
+QUERIES = 20
+"""Maximum number of the worst queries shown with their texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,6 @@ class Row:
     """value of the first measure for each system"""
     change: float | None
     """the best system's value minus the baseline's; None if there is only the baseline"""
-
-
-@dataclass(frozen=True, slots=True)
-class MovedPlace:
-    """A document in a ranking, and its rank in the other ranking."""
-
-    place: Place
-    move: str
 
 
 def write_report(evaluation: Evaluation, path: str | PathLike[str]) -> None:
@@ -74,7 +67,7 @@ def page(evaluation: Evaluation) -> str:
     except ImportError as error:
         raise ExtraError(f"a report needs {error.name}: pip install 'resift[eval]'", name=error.name) from error
     style, script = _file("report.css"), _file("report.js")
-    others = rivals(evaluation)
+    others, worst = rivals(evaluation), worst_queries(evaluation)
     html: str = environment.get_template("report.html.j2").render(
         evaluation=evaluation,
         baseline=baseline(evaluation),
@@ -84,7 +77,8 @@ def page(evaluation: Evaluation) -> str:
         plots=plots,
         findings=sorted(evaluation.findings, key=lambda finding: ("problem", "warning", "note").index(finding.severity)),
         meanings=[(name, words) for name in evaluation.measures if (words := formats.meaning(name))],
-        regressions=[(regression, *_sides(evaluation, regression)) for regression in evaluation.regressions[:REGRESSIONS]],
+        worst=worst[:QUERIES],
+        worst_queries=len(worst),
         rows=_rows(evaluation),
         style=style,
         script=script,
@@ -161,27 +155,6 @@ def _rows(evaluation: Evaluation) -> list[Row]:
     rows = [Row(query, list(row), change) for query, row, change in zip(evaluation.queries, values, changed, strict=True)]
     most_changed = sorted(rows, key=lambda row: -abs(row.change or 0))[:ROWS]
     return sorted(most_changed, key=lambda row: row.change or 0)
-
-
-def _sides(evaluation: Evaluation, regression: Regression) -> tuple[list[MovedPlace], list[MovedPlace]]:
-    """The rankings before and after, with each document's rank in the other one."""
-    ranks_after = {place.docid: place.rank for place in regression.after}
-    ranks_before = {place.docid: place.rank for place in regression.before}
-    is_order_given = baseline(evaluation).kind == "given"
-    before = [MovedPlace(place, _move(place, ranks_after, regression.after, "now")) for place in regression.before]
-    after = []
-    for place in regression.after:
-        ranks = {place.docid: place.given_rank} if is_order_given else ranks_before
-        after.append(MovedPlace(place, _move(place, ranks, regression.before, "was")))
-    return before, after
-
-
-def _move(place: Place, ranks: dict[str, int], ranking: list[Place], prefix: str) -> str:
-    """A document's rank in the other ranking, in words."""
-    other = ranks.get(place.docid)
-    if other is None:
-        return f"{prefix} below {max((other.rank for other in ranking), default=0)}"
-    return "same place" if other == place.rank else f"{prefix} {other}"
 
 
 def _environment() -> Environment:

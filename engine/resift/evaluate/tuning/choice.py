@@ -21,6 +21,8 @@ SHARE = 0.95
 SEED = 11
 MARGIN = 0.1
 """A point fits a budget only if it stays below it by this share, as a machine is never exactly as fast again."""
+ROUNDING = 1e-9
+"""Difference of two means of a measure that may be rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,18 @@ def frontier(latency: Sequence[float], quality: Sequence[float]) -> list[bool]:
         )
         for row, (latency, quality) in enumerate(points)
     ]
+
+
+def choosable(quality: NDArray[np.float64], allowed: Sequence[int], candidates: Sequence[int], seed: int) -> list[int]:
+    """The rows of `allowed` (one or more) that are within noise of the best and rank as many candidates as it, or more.
+
+    `quality`: float64[points, pools]; `candidates`: each point's number. Noise is no reason to rank fewer candidates: what few
+    pools cannot tell from chance may still be a loss. Of equally good numbers of candidates, the smallest counts as the best.
+    """
+    means = quality.mean(axis=1)
+    highest = max(means[row] for row in allowed)
+    fewest = min(candidates[row] for row in allowed if means[row] >= highest - ROUNDING)
+    return [row for row in within_noise(quality, allowed, seed) if candidates[row] >= fewest]
 
 
 def within_noise(quality: NDArray[np.float64], allowed: Sequence[int], seed: int) -> list[int]:

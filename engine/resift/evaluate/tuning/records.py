@@ -16,6 +16,8 @@ class Point(ResultRecord, frozen=True, kw_only=True):
     latency_ms: Latency
     quality: float
     """mean of Tuning.measure over the judged pools"""
+    lead: tuple[float, float] | None = None
+    """95 % paired-bootstrap interval of the chosen point's quality minus this point's; None if no point is chosen"""
     share_within: float | None = None
     """share of the timed calls that were within the budget; None without a budget"""
     fits: bool
@@ -38,6 +40,8 @@ class Tuning(ResultRecord, frozen=True, kw_only=True):
     """number of pools in the mean quality: with labels, those that have a relevant document"""
     left_out: int
     """pools of fewer than two candidates, where there is nothing to rank"""
+    self_candidates: int = 0
+    """pools whose query was one of its own candidates, by its id, and is left out of them"""
     timed: int
     """pools that were timed"""
     repeats: int

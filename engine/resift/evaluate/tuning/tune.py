@@ -13,8 +13,10 @@ import numpy as np
 from resift import machine
 from resift.errors import InputError
 from resift.evaluate.data.pool_judgements import PoolJudgements
+from resift.evaluate.data.self_candidates import without_query
 from resift.evaluate.results import Latency
-from resift.evaluate.tuning.choice import SEED, SHARE, Goal, frontier, quantile, within_noise
+from resift.evaluate.significance import bootstrap_interval
+from resift.evaluate.tuning.choice import SEED, SHARE, Goal, choosable, frontier, quantile
 from resift.evaluate.tuning.quality import first_of, top_agreement
 from resift.evaluate.tuning.records import Check, Point, Tuning
 from resift.evaluate.tuning.timing import Bench, Trial, fastest, share_within, time_trials
@@ -56,13 +58,15 @@ def tune(  # noqa: PLR0913 - each is an option of `resift tune`
     """Measures the artifact `source` on this machine and chooses the point that ranks best within the budget.
 
     `pools`: pools as your retriever returns them, best first; more and larger pools give better results. Quality is nDCG@10 by
-    `qrels` ({qid: {docid: label}}), or by the candidates' own "label"; without labels, agreement with the full ranking.
+    `qrels` ({qid: {docid: label}}), or by the candidates' own "label"; without labels, agreement with the full ranking. A query is
+    left out of its own candidates, as by `read_dataset`.
     `settings`: fixed settings, the plan included ("auto": the full model scores all candidates); its threads are the maximum to
     try. `candidates`: numbers of candidates to try. `budget_ms`: milliseconds that a call of `rerank` may take, for `share` of all
     calls. `seed`: seed of the bootstrap. `report(stage, done, total)` is called as the work goes on.
 
-    Of the points within noise of the best (`within_noise`), the fastest is chosen. With a budget, it must then hold the budget once
-    more, with the model loaded again. Raises InputError if nothing can be measured, and otherwise like `Reranker.load`.
+    Of the points within noise of the best that rank no fewer candidates (`choosable`), the fastest is chosen. With a budget, it
+    must then hold the budget once more, with the model loaded again. Raises InputError if nothing can be measured, and otherwise
+    like `Reranker.load`.
     """
     goal = Goal(budget_ms=budget_ms, share=share, seed=seed)
     with Bench(source, settings or Settings(), report) as bench:
@@ -85,7 +89,7 @@ def check(  # noqa: PLR0913 - each is an option of `resift tune --check`
     """
     goal = Goal(budget_ms=budget_ms, share=share)
     check_count("candidates", candidates)
-    chosen = [pool.first(candidates) for pool in _spread(_rankable(list(pools)), TIMED_POOLS)]
+    chosen = [pool.first(candidates) for pool in _spread(_rankable(list(pools), None)[0], TIMED_POOLS)]
     with Bench(source, settings, report) as bench:
         trial = Trial(settings, max(len(pool.documents) for pool in chosen))
         found = time_trials(bench, [trial], chosen, repeats=CONFIRMING_REPEATS)[0]
@@ -116,7 +120,7 @@ def tune_on(
         raise InputError("no numbers of candidates to try; expected one or more")
     for number in candidates:
         check_count("candidates", number)
-    rankable = _rankable(pools)
+    rankable, self_candidates = _rankable(pools, qrels)
     labelled = [PoolJudgements.of(pool, qrels, f"pool {number} (qid {pool.qid!r})") for number, pool in enumerate(rankable, 1)]
     judgements = [each if each and each.has_relevant() else None for each in labelled]
     cut = [pool.first(max(candidates)) for pool in rankable]
@@ -132,6 +136,8 @@ def tune_on(
     milliseconds = time_trials(bench, trials, timed_pools, repeats=REPEATS, budget_ms=goal.budget_ms)
     points = _points(trials, milliseconds, quality.mean(axis=1).tolist(), goal)
     row = _choose(bench, points, quality, timed_pools, goal)
+    if row is not None:
+        points = _with_intervals(points, quality[row] - quality, goal.seed)
     return Tuning(
         model=bench.model,
         machine=machine.description(),
@@ -139,6 +145,7 @@ def tune_on(
         pools=len(rankable),
         judged=quality.shape[1],
         left_out=len(pools) - len(rankable),
+        self_candidates=self_candidates,
         timed=len(timed_pools),
         repeats=REPEATS,
         given=_order_given_ndcg(cut, judgements),
@@ -152,11 +159,12 @@ def tune_on(
     )
 
 
-def _rankable(pools: Sequence[CandidatePool]) -> list[CandidatePool]:
-    found = [pool for pool in pools if len(pool.documents) > 1]
+def _rankable(pools: Sequence[CandidatePool], qrels: Qrels | None) -> tuple[list[CandidatePool], int]:
+    """The pools of two candidates or more, without queries that are their own candidates, and the number of such queries."""
+    found = [(pool, cut) for pool in pools if len((cut := without_query(pool, qrels)).documents) > 1]
     if not found:
         raise InputError(f"none of the {len(pools)} pools has two candidates or more, so there is nothing to rank")
-    return found
+    return [cut for _, cut in found], sum(cut is not pool for pool, cut in found)
 
 
 def _sizes(pools: Sequence[CandidatePool], candidates: Sequence[int]) -> list[int]:
@@ -243,6 +251,12 @@ def _points(
     ]
 
 
+def _with_intervals(points: Sequence[Point], differences: NDArray[np.float64], seed: int) -> list[Point]:
+    """The points with the intervals of their `differences` from the chosen point, float64[points, judged pools]."""
+    ends = bootstrap_interval(differences.T, seed=seed).T.tolist()
+    return [msgspec.structs.replace(point, lead=(low, high)) for point, (low, high) in zip(points, ends, strict=True)]
+
+
 def _latency(milliseconds: NDArray[np.float64]) -> Latency:
     return Latency(p50=quantile(milliseconds, 0.5), p95=quantile(milliseconds, 0.95))
 
@@ -256,7 +270,8 @@ def _choose(
     """
     allowed = [row for row, point in enumerate(points) if point.fits]
     while allowed:
-        row = min(within_noise(quality, allowed, goal.seed), key=lambda row: points[row].latency_ms.p95)
+        rows = choosable(quality, allowed, [point.candidates for point in points], goal.seed)
+        row = min(rows, key=lambda row: points[row].latency_ms.p95)
         if goal.budget_ms is None:
             return row
         bench.close()

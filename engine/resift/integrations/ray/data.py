@@ -99,10 +99,10 @@ def rerank_parquet(  # noqa: PLR0913 - input, output, model and options
     not initialized, this process joins the cluster at RAY_ADDRESS ("auto": the one of this machine), or else starts one here,
     without usage statistics, and shuts it down at the end.
 
-    A part whose worker died is ranked again, at most 5 times. With an int8 graph and CPUs of the same instruction sets the output
-    is equal to the bit, whichever machine ranked a part. Raises InputError for input that cannot be read, OutputError if `out`
-    holds anything but this job's work or cannot be written, ArtifactError if a machine would run another model or variant than the
-    other machines, InferenceError if Ray gives up a part, and otherwise like `Reranker.load` and `Reranker.rerank`.
+    A part whose worker died is ranked again, at most 5 times. With an int8 graph, one version of onnxruntime and CPUs of the same
+    architecture and instruction sets, the output is equal to the bit, whichever machine ranked a part. Raises InputError for input
+    that cannot be read, OutputError if `out` holds anything but this job's work or cannot be written, ArtifactError if a machine
+    would run another model or variant than others, InferenceError if Ray gives up a part, and else like `Reranker.rerank`.
     """
     for name, count in (("top_k", top_k), ("max_candidates", max_candidates), ("workers", workers), ("part_pools", part_pools)):
         check_count(name, count)

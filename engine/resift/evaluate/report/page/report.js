@@ -20,3 +20,8 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
     });
   });
 }
+// Marks the tables that are wider than their frame, which say that they scroll.
+const observer = new ResizeObserver((entries) => {
+  for (const { target } of entries) target.classList.toggle("wider", target.scrollWidth > target.clientWidth);
+});
+document.querySelectorAll(".scroll").forEach((frame) => observer.observe(frame));
