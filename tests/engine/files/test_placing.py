@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 import pytest
 
 from resift.files.placing import place
-
-DESCRIPTORS = Path("/proc/self/fd")
-
-
-def opened(descriptor: int) -> Path:
-    """The file that a descriptor is of."""
-    return (DESCRIPTORS / str(descriptor)).readlink()
+from tests.support.disk import linux, opened, recorded_steps
 
 
 @pytest.fixture
 def steps(monkeypatch):
-    """What is written to the disk and renamed, in order."""
-    seen, synchronize, rename = [], os.fsync, os.replace
-
-    def fsync(descriptor):
-        seen.append(("on disk", opened(descriptor).name))
-        synchronize(descriptor)
-
-    def replace(source, target):
-        rename(source, target)
-        seen.append(("renamed", Path(target).name))
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(os, "replace", replace)
-    return seen
-
-
-linux = pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="names of open files are read from /proc")
+    return recorded_steps(monkeypatch)
 
 
 @linux

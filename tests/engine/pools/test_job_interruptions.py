@@ -15,6 +15,7 @@ from resift.errors import InputError, OutputError
 from resift.pools.job import Job, rerank_file
 from resift.pools.journal import Journal
 from resift.pools.outfiles import OutFiles
+from tests.support.disk import linux, recorded_steps
 from tests.support.jobs import RERANKER, begun, ended, files, forked, killed_at, lines, rerank_pools, rows
 
 NAMES = ["out.jsonl", "run.trec", "out.jsonl.gz"]
@@ -476,3 +477,12 @@ def test_an_input_that_grows_or_shrinks_meanwhile_is_read_to_its_end(source, mon
     source.write_bytes(lines(rows(4000)))
     rerank_file(RERANKER, job(source, "shrunk.jsonl"))
     assert content(source.with_name("shrunk.jsonl")).count(b"\n") == 4000
+
+
+@linux
+@pytest.mark.parametrize("name", NAMES)
+def test_all_lines_are_on_the_disk_before_the_journal_says_that_the_job_is_done(source, name, monkeypatch):
+    steps = recorded_steps(monkeypatch)
+    rerank_file(RERANKER, job(source, name))
+    lines_at, done_at = (steps.index(("on disk", name + suffix)) for suffix in (".partial", ".job.jsonl"))
+    assert lines_at < done_at < steps.index(("renamed", name))

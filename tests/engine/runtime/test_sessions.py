@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 
 import numpy as np
 import onnx
@@ -17,6 +19,7 @@ from resift.runtime.providers import POLICIES
 from resift.runtime.sessions import Session
 from tests.conftest import edit
 from tests.support import graphs
+from tests.support.forks import beside_threads, can_fork, in_child
 
 IDS = {"input_ids": np.array([[2, 5, 3]] * 2), "token_type_ids": np.array([[0, 0, 1]] * 2)}
 INT64, FLOAT = TensorProto.INT64, TensorProto.FLOAT
@@ -163,3 +166,23 @@ def test_a_graph_opens_at_its_first_use():
     for _ in range(3):
         session.run(IDS)
     assert opened == [1]
+
+
+@can_fork
+@beside_threads
+def test_a_forked_child_never_frees_the_session_of_its_parent():
+    session = Session(graph, Signature.of(labels=1, segment_ids=True), POLICIES["cpu"])
+    expected = session.run(IDS).tolist()
+    parents = weakref.ref(session.open())
+
+    def work():
+        gc.collect()
+        answers = session.run(IDS).tolist()
+        session.close()
+        gc.collect()
+        return [parents() is not None, answers]
+
+    assert in_child(work) == [True, expected]
+    session.close()
+    gc.collect()
+    assert parents() is None

@@ -88,6 +88,8 @@ def test_the_full_graph_reads_what_the_first_look_ranked_best_for_as_long_as_the
     pytest.param(24.9 * SLACK, 5, (), 2, 2, id="not enough for two workers"),
     pytest.param(10.0 * SLACK, 5, (), 8, 1, id="enough for a worker to each row"),
     pytest.param(9.9 * SLACK, 5, (), 8, 2, id="more workers than rows"),
+    pytest.param(60.0, 5, (), 1, 2, id="a fifth more than predicted is not enough"),
+    pytest.param(75.0, 5, (), 1, 1, id="half more is"),
     pytest.param(1000.0, 4, (), 1, 2, id="a step that drops some"),
 ])  # fmt: skip
 def test_a_step_that_only_says_in_which_order_is_left_out_if_there_is_time_for_all(deadline, keep, waiting, workers, steps):

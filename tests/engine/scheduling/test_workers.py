@@ -19,8 +19,10 @@ import pytest
 
 from resift import ClosedError, InferenceError, LogitsError, Ranking, Reranker, Settings
 from resift.runtime.sessions import Session
+from resift.scheduling.scheduler import Scheduler
 from resift.scheduling.submission import Submission
-from tests.support import tiny
+from resift.scheduling.workers import Workers
+from tests.support import steady_calls, tiny
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:2]
 BAD = "the one document that fails"
@@ -234,3 +236,26 @@ def test_eight_threads_get_what_one_gets(reranker):
     expected = [reranker.logits(*job).tolist() for job in jobs]
     with ThreadPoolExecutor(8) as callers:
         assert [logits.tolist() for logits in callers.map(lambda job: reranker.logits(*job), jobs)] == expected
+
+
+def test_a_worker_that_waits_is_woken_for_the_rows_of_a_next_step():
+    both = threading.Barrier(2)
+
+    def run(graph, inputs):
+        row = inputs["input_ids"][0, 0]
+        if graph == "full":
+            both.wait(60)  # the rows of the last step run side by side
+        elif row == 1:
+            until(lambda: core._idle == 1)  # the first step ends while the other worker waits
+        return inputs["input_ids"][:, :1].astype(np.float32)
+
+    core = Workers(lambda: Scheduler(100), run, 2)
+    core.add(steady_calls.call(5, graph="first-look"))
+    until(lambda: core._idle == 2)
+    one = steady_calls.call(5, 5, keep=2)
+    core.add(one)
+    try:
+        assert one.future.result(120).logits["full"].tolist() == [[0], [1]]
+    finally:
+        core.close()
+        core.join()
