@@ -19,6 +19,8 @@ ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
 """An escape in JSON: a pair of surrogates, a lone surrogate, or any other."""
+CONSTANT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(?P<constant>NaN|-?Infinity)', re.DOTALL)
+"""A string in JSON, or a constant that Python's json and JavaScript have, but not JSON (RFC 8259, section 6)."""
 
 
 @overload
@@ -38,13 +40,13 @@ def decode_json(content: bytes, kind: Any = object) -> Any:
         raise ValueError(TOO_DEEP) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # Invalid UTF-8 is a UnicodeDecodeError up to msgspec 0.22 and a DecodeError since; neither says at which byte.
-        raise ValueError(_fault(content) or str(error)) from error
+        raise ValueError(json_fault(content) or str(error)) from error
     if content.count(b"[") + content.count(b"{") > NESTING_LIMIT and _depth(decoded) > NESTING_LIMIT:
         raise ValueError(TOO_DEEP)
     return decoded
 
 
-def _fault(content: bytes) -> str | None:
+def json_fault(content: bytes) -> str | None:
     """The fault in content that is not JSON, where msgspec's message does not say it; None where it does."""
     if b"\0" in content:
         return f"a NUL at byte {content.index(0)} (for UTF-16: iconv -f UTF-16 -t UTF-8)"
@@ -55,6 +57,9 @@ def _fault(content: bytes) -> str | None:
     for escape in ESCAPE.finditer(content):
         if escape["lone"]:
             return f"\\{escape['lone'].decode()} at byte {escape.start()} is half of a surrogate pair, not a character"
+    for token in CONSTANT.finditer(content):
+        if token["constant"]:
+            return f"{token['constant'].decode()} at byte {token.start()}, which JSON has no number for; write null, or leave it out"
     return None
 
 
