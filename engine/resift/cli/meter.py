@@ -35,14 +35,30 @@ class _ThrottledMeter:
 
 
 class Meter(_ThrottledMeter):
-    """Progress in pools; to be called after each finished pool."""
+    """Progress in pools; to be called after each finished pool. Once something was written, the last count is, too."""
+
+    def __enter__(self) -> Self:
+        self._counts: tuple[int, int, float | None] | None = None
+        self._written: object = None
+        return super().__enter__()
+
+    def __exit__(self, *details: object) -> None:
+        if self._written not in (None, self._counts):
+            self._show(on_terminal=sys.stderr.isatty())
+        super().__exit__(*details)
 
     def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
         """`pools` and `pairs` so far; `share` of the work done, None if it is unknown."""
+        self._counts = pools, pairs, share
         on_terminal = sys.stderr.isatty()
-        if not self._is_due(on_terminal=on_terminal):
-            return
-        text = f"{pools} pools, {pairs} pairs, {pairs / max(self._last_write - self._begin, 1e-9):.0f} pairs/s"
+        if self._is_due(on_terminal=on_terminal):
+            self._show(on_terminal=on_terminal)
+
+    def _show(self, *, on_terminal: bool) -> None:
+        assert self._counts is not None
+        self._written = self._counts
+        pools, pairs, share = self._counts
+        text = f"{pools} pools, {pairs} pairs, {pairs / max(time.monotonic() - self._begin, 1e-9):.0f} pairs/s"
         if on_terminal:
             self._draw(text, share)
         else:
@@ -59,10 +75,13 @@ class Meter(_ThrottledMeter):
 
 
 class StageMeter(_ThrottledMeter):
-    """Progress in stages, each counted from 0, with an estimate of the remaining time; to be called after each finished item."""
+    """Progress in stages, each counted from 0, with an estimate of the remaining time; to be called after each finished item.
+
+    A stage of which lines were written ends with one, too.
+    """
 
     def __enter__(self) -> Self:
-        self._stage, self._stage_begin = "", time.monotonic()
+        self._stage, self._stage_begin, self._is_stage_written = "", time.monotonic(), False
         return super().__enter__()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -70,14 +89,17 @@ class StageMeter(_ThrottledMeter):
         on_terminal = sys.stderr.isatty()
         if stage != self._stage:
             self._clear()
-            self._stage, self._stage_begin = stage, time.monotonic()
+            self._stage, self._stage_begin, self._is_stage_written = stage, time.monotonic(), False
         if done == total:
             self._clear()
             self._stage = ""
+            if self._is_stage_written:
+                _write(f"{stage}: {done} of {total}")
         elif self._is_due(on_terminal=on_terminal):
             if on_terminal:
                 self._draw(done, total)
             else:
+                self._is_stage_written = True
                 _write(f"{stage}: {done} of {total}{self._estimate(done, total)}")
 
     def _estimate(self, done: int, total: int) -> str:
