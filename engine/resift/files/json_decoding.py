@@ -59,7 +59,7 @@ def json_fault(content: bytes) -> str | None:
             return f"\\{escape['lone'].decode()} at byte {escape.start()} is half of a surrogate pair, not a character"
     for token in CONSTANT.finditer(content):
         if token["constant"]:
-            return f"{token['constant'].decode()} at byte {token.start()}, which JSON has no number for; write null, or leave it out"
+            return f"{token['constant'].decode()} at byte {token.start()} (JSON has no such number: write null, or leave it out)"
     return None
 
 

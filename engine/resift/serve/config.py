@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import msgspec
 
 from resift.errors import InputError
+from resift.files.whole import read_toml
 from resift.settings import Precision, Provider, Settings
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def gather(cls, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Self:
         """The settings from `flags` (the values by field name, and `config`), the environment and the TOML file.
 
-        Raises InputError that names the flag, variable or key, and OSError if the file cannot be read.
+        Raises InputError that names the flag, variable, key or file.
         """
         values: dict[str, Any] = {}
-        path = flags.get(FILE) or environment.get(PREFIX + FILE.upper())
-        if path:
-            values.update(_from_file(Path(path)))
+        path = flags[FILE] if FILE in flags else environment.get(PREFIX + FILE.upper()) or None
+        if path is not None:
+            values.update(_from_file(path))
         variables = {PREFIX + name.upper(): name for name in (*cls.__struct_fields__, FILE)}
         for variable, text in environment.items():
             if variable.startswith(PREFIX) and variable not in variables:
@@ -162,13 +162,8 @@ def _convert(name: str, value: Any, *, source: str, strict: bool = False) -> Any
         raise InputError(f"{source}{value_text}: {error}") from error
 
 
-def _from_file(path: Path) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML in UTF-8: {error}") from error
+def _from_file(path: str) -> dict[str, Any]:
+    content = read_toml(path)
     unknown = sorted(content.keys() - set(Config.__struct_fields__))
     if unknown:
         raise InputError(f"{path} has {unknown[0]!r}; expected only {', '.join(Config.__struct_fields__)}")

@@ -105,8 +105,8 @@ def test_what_cannot_be_is_named(arguments, environment, said):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"port = ", "is not TOML in UTF-8"),
-        (b"\xff", "is not TOML in UTF-8"),
+        (b"port = ", "is not TOML: "),
+        (b"\xff", "is not UTF-8 at byte 0"),
         (b"prot = 1", "has 'prot'; expected only model, alias"),
         (b'port = "8787"', "port is '8787': Expected `int`, got `str`"),
         (b"[serve]\nport = 1", "has 'serve'"),
