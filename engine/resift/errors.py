@@ -4,7 +4,7 @@
     ├── ArtifactError          an artifact is missing, damaged, newer than this resift, or inconsistent
     ├── InputError             a query, document, pool or setting that cannot be used (also a ValueError)
     ├── ProviderError          the requested execution provider cannot run this artifact here
-    ├── InferenceError         onnxruntime failed while running a batch
+    ├── InferenceError         a batch cannot run: memory or threads are short, or onnxruntime failed
     ├── LogitsError            the model returned NaN or infinity
     ├── OverloadedError        too much work is waiting already
     ├── ClosedError            the Reranker was closed before this call
@@ -17,6 +17,8 @@ A value of the wrong type is a plain TypeError. Every message says what was foun
 """
 
 from __future__ import annotations
+
+import re
 
 
 class ResiftError(Exception):
@@ -36,7 +38,7 @@ class ProviderError(ResiftError):
 
 
 class InferenceError(ResiftError):
-    """onnxruntime failed while running a batch: out of memory, or the graph does not accept its inputs."""
+    """A batch cannot run: memory or threads are short, or the graph does not accept its inputs."""
 
 
 class OverloadedError(ResiftError):
@@ -74,3 +76,18 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message that is not blank, cut to 300 characters; the name of its type if there is none."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)[:300]
+
+
+SHORTAGES = {
+    r"ThreadPoolBuildError|start new thread": "no thread can be started: raise the limit of processes or of memory (ulimit -u, "
+    "ulimit -v, the container's), or use fewer threads",
+    r"bad_?alloc|allocate memory": "memory is short: raise its limit (ulimit -v, the container's), or use fewer threads or a "
+    "smaller max_length",
+    r"procfs at /proc": "/proc is not mounted here, through which onnxruntime reads weights from a file of their own: mount it",
+}
+"""What a process can be short of, and what to do, by what other libraries say then."""
+
+
+def shortage(error: BaseException) -> str | None:
+    """What the process is short of, and what to do, if that is why another library failed; otherwise None."""
+    return next((mend for said, mend in SHORTAGES.items() if re.search(said, f"{type(error).__name__}: {error}")), None)

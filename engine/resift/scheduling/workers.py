@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resift.errors import ClosedError, InputError, OverloadedError
-from resift.process import close_at_exit, renew_in_children
+from resift.process import close_at_exit, renew_in_children, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,14 +131,10 @@ class Workers:
         """Passes a call on to the threads, and starts those that do not run yet."""
         submitted = time.monotonic()
         while len(self._threads) < self._count:
-            thread = threading.Thread(target=self._work, name=f"resift-{len(self._threads)}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._threads.append(start_thread(self._work, f"resift-{len(self._threads)}"))
         if call.deadline is not None:
             if self._watch is None:
-                watch = threading.Thread(target=self._expire, name="resift-deadlines", daemon=True)
-                watch.start()
-                self._watch = watch  # only once it runs: a start can fail
+                self._watch = start_thread(self._expire, "resift-deadlines")
             self._new_deadline.notify()
         call.future.add_done_callback(self._drop)
         self._new.append((call, submitted))  # only once all threads run, which the lock keeps waiting until then
