@@ -9,7 +9,7 @@
     ├── OverloadedError        too much work is waiting already
     ├── ClosedError            the Reranker was closed before this call
     ├── OutputError            a file cannot or must not be written
-    ├── ExtraError             an optional part of resift is not installed (also an ImportError)
+    ├── ExtraError             a package that resift needs, or an optional part, cannot be imported (also an ImportError)
     ├── ExportError            a checkpoint cannot be loaded, traced or written
     └── ParityError            an artifact does not rank like its checkpoint
 
@@ -19,6 +19,11 @@ A value of the wrong type is a plain TypeError. Every message says what was foun
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class ResiftError(Exception):
@@ -61,7 +66,7 @@ class OutputError(ResiftError):
 
 
 class ExtraError(ResiftError, ImportError):
-    """An optional part of resift is needed but not installed."""
+    """A package that resift needs, or an optional part of resift, is not installed or cannot be imported."""
 
 
 class ExportError(ResiftError):
@@ -91,3 +96,15 @@ SHORTAGES = {
 def shortage(error: BaseException) -> str | None:
     """What the process is short of, and what to do, if that is why another library failed; otherwise None."""
     return next((mend for said, mend in SHORTAGES.items() if re.search(said, f"{type(error).__name__}: {error}")), None)
+
+
+@contextmanager
+def importing(package: str = "resift") -> Iterator[None]:
+    """Turns any error of the block, which imports `package`, into an ExtraError that names what is to be installed again."""
+    try:
+        yield
+    except Exception as error:
+        name = ((isinstance(error, ImportError) and error.name) or package).partition(".")[0]
+        raise ExtraError(
+            f"{name} cannot be imported ({first_line(error.__cause__ or error)}): pip install --force-reinstall {name}", name=name
+        ) from error

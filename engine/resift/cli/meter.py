@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any, Self
 
+from resift.errors import importing
+
 BAR_SECONDS = 0.2
 LINE_SECONDS = 10.0
 """Minimum time between two lines if standard error is not a terminal."""
@@ -65,7 +67,8 @@ class Meter(_ThrottledMeter):
             _write(f"{text}{'' if share is None else f', {share:.0%} done'}")
 
     def _draw(self, text: str, share: float | None) -> None:
-        from tqdm import tqdm
+        with importing("tqdm"):
+            from tqdm import tqdm
 
         if self._bar is None:
             options = {"total": 1.0, "bar_format": BAR} if share is not None else {"bar_format": BAR_OF_UNKNOWN_LENGTH}
@@ -110,7 +113,8 @@ class StageMeter(_ThrottledMeter):
         return f", about {remaining:.0f} s left" if remaining < 90 else f", about {remaining / 60:.0f} min left"
 
     def _draw(self, done: int, total: int) -> None:
-        from tqdm import tqdm
+        with importing("tqdm"):
+            from tqdm import tqdm
 
         if self._bar is None:
             self._bar = tqdm(file=sys.stderr, desc=self._stage, total=total, initial=done, leave=False)

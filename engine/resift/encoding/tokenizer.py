@@ -17,7 +17,7 @@ from resift.encoding.seams import last_seam, seam_spaces
 from resift.encoding.template import PairTemplate
 from resift.encoding.truncation import DOCUMENT_SHARE, document_room, longest_first, query_room
 from resift.encoding.windows import reach, spans
-from resift.errors import ArtifactError, InferenceError, InputError, ResiftError, shortage
+from resift.errors import ArtifactError, InferenceError, InputError, ResiftError, importing, shortage
 from resift.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class PairTokenizer:
         Settings.truncation. Raises ArtifactError if `source` cannot be read or used for pairs, and InputError if `max_length`
         has no room for the prompt and two texts.
         """
-        from tokenizers import Tokenizer
+        with importing("tokenizers"):
+            from tokenizers import Tokenizer
 
         if len(source) > SOURCE_BYTES:
             raise ArtifactError(f"tokenizer.json has {len(source):,} bytes; expected at most {SOURCE_BYTES:,}")

@@ -6,10 +6,11 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resift.errors import ProviderError
+from resift.errors import ProviderError, importing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,10 +77,12 @@ def runtime() -> ModuleType:
 
     Since 1.29 it sends usage events from a thread that starts at import
     (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md), and a forked process waits forever for that thread when
-    it exits. Setting ORT_DISABLE_TELEMETRY=0 in the environment leaves telemetry on.
+    it exits. Setting ORT_DISABLE_TELEMETRY=0 in the environment leaves telemetry on. Raises ExtraError if onnxruntime cannot be
+    imported.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
+    with importing("onnxruntime"):
+        import onnxruntime
 
     module: ModuleType = onnxruntime
     return module
@@ -97,6 +100,11 @@ def check_version(oldest: str) -> None:
         raise ProviderError(
             f"onnxruntime {installed} is installed, but this artifact needs {oldest} or newer: pip install -U onnxruntime"
         )
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed version of each package. onnxruntime tells its own: it may be installed as onnxruntime-gpu or another build."""
+    return {name: runtime().__version__ if name == "onnxruntime" else version(name) for name in packages}
 
 
 def can_map() -> bool:
