@@ -161,8 +161,7 @@ def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: in
     """
     if settings.max_length != "auto" and settings.max_length > max_length:
         raise InputError(
-            f"Settings.max_length is {settings.max_length} tokens, but this model takes at most {max_length}; "
-            "lower it, or leave it on 'auto'"
+            f"max_length is {settings.max_length} tokens, but this model takes at most {max_length}; lower it, or leave it out"
         )
     return ResolvedSettings(
         threads=cores if settings.threads == "auto" else settings.threads,

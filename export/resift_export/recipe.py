@@ -71,7 +71,7 @@ class Recipe:
             raise InputError(f"no precision given; expected one or more of {', '.join(PRECISIONS)}")
         for precision in self.precisions:
             if precision not in PRECISIONS:
-                raise InputError(f"precision is {precision!r}; expected one or more of {', '.join(PRECISIONS)}")
+                raise InputError(f"--precision is {precision!r:.80}; expected one or more of {', '.join(PRECISIONS)}")
         if self.vnni and "int8" not in self.precisions:
             raise InputError("--vnni needs the int8 precision; add int8 to --precision, or leave out --vnni")
         if self.search is not None and "int8" not in self.precisions:
