@@ -104,7 +104,11 @@ def importing(package: str = "resift") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        name = ((isinstance(error, ImportError) and error.name) or package).partition(".")[0]
-        raise ExtraError(
-            f"{name} cannot be imported ({first_line(error.__cause__ or error)}): pip install --force-reinstall {name}", name=name
-        ) from error
+        raise import_failure(error, package) from error
+
+
+def import_failure(error: Exception, package: str = "resift") -> ExtraError:
+    """The error of an import as one line. `package` is to be installed again, unless the error names another."""
+    name = ((isinstance(error, ImportError) and error.name) or package).partition(".")[0]
+    reason = first_line(error.__cause__ or error)
+    return ExtraError(f"{name} cannot be imported ({reason}): pip install --force-reinstall {name}", name=name)

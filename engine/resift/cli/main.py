@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     from resift.cli.options import CHECK, FAULT
     from resift.cli.streams import complain, unfailing_stderr
-    from resift.errors import ParityError, ResiftError
+    from resift.errors import ParityError, ResiftError, import_failure
 
     with unfailing_stderr():
         try:
@@ -74,6 +74,8 @@ def _run(argv: Sequence[str] | None) -> int:
             return CHECK
         except ResiftError as error:
             complain(error)
+        except ImportError as error:  # of a package that the command imports when it runs
+            complain(import_failure(error))
         except MemoryError:
             complain("out of memory; pass fewer or shorter documents at once, or provide more memory")
         except OSError as error:

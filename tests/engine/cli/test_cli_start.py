@@ -63,6 +63,12 @@ def test_a_package_that_cannot_be_imported_is_named(artifact, command, module, a
     assert said == f"resift: {package} cannot be imported ({reason}): pip install --force-reinstall {package}\n"
 
 
+def test_a_package_that_a_command_imports_when_it_runs_is_named():
+    pytest.importorskip("uvicorn")
+    said = complaint(hooked("uvicorn.config", "raise ImportError('odd', name=name)", "serve"))
+    assert said == "resift: uvicorn cannot be imported (odd): pip install --force-reinstall uvicorn\n"
+
+
 @pytest.mark.parametrize("module", ["numpy", "msgspec", "onnxruntime", "tokenizers"])
 def test_a_program_without_a_package_gets_an_error_that_names_it(artifact, module):
     code = f"import sys; sys.modules[{module!r}] = None; from resift import Reranker; Reranker.load(sys.argv[1])"
