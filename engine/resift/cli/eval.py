@@ -161,7 +161,7 @@ def _systems(arguments: argparse.Namespace) -> list[System]:
 
     engine = settings(argparse.Namespace(**{**vars(arguments), "precision": None, "plan": None}))
     engines = [replace(engine, precision=precision) for precision in dict.fromkeys(arguments.precision or [])] or [engine]
-    engines = [replace(each, plan=name) for each in engines for name in dict.fromkeys(arguments.plan or [engine.plan])]
+    engines = [replace(each, plan=plan) for each in engines for plan in dict.fromkeys(arguments.plan or [engine.plan])]
     models = dict.fromkeys(arguments.model or ([] if arguments.scores else [None]))
     max_length = None if engine.max_length == "auto" else engine.max_length
     device = "cuda" if engine.provider == "cuda" else "cpu"
