@@ -5,6 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+import resift
+from resift import errors
+
 HEAVY = (
     *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "resift_export"),
     *("ir_measures", "pytrec_eval", "bm25s", "matplotlib", "jinja2", "tomli_w", "scipy"),
@@ -23,7 +28,7 @@ def pulled(code: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_import_pulls_neither_the_toolchain_nor_the_runtime():
-    assert pulled("import resift", (*HEAVY, *PARTS, *LATE)) == []
+    assert pulled("from resift import *", (*HEAVY, *PARTS, *LATE)) == []
 
 
 def test_reranking_pulls_the_runtime_and_no_more():
@@ -44,7 +49,10 @@ def test_the_command_line_pulls_what_a_command_needs_when_it_runs():
 
 
 def test_the_public_names_are_these():
-    import resift
-
-    assert sorted(resift.__all__) == sorted(name for name in vars(resift) if name[0].isupper())
+    public = {name: getattr(resift, name) for name in resift.__all__}
+    assert all(found.__name__ == name for name, found in public.items())
+    assert {name for name, found in vars(errors).items() if isinstance(found, type)} <= public.keys()
+    assert public.keys() <= set(dir(resift))
+    with pytest.raises(AttributeError, match="module 'resift' has no attribute 'ranker'"):
+        _ = resift.ranker
     assert {"Reranker", "Ranking", "RankedDocument", "Settings", "ResiftError"} <= set(resift.__all__)

@@ -4,12 +4,12 @@
     ├── ArtifactError          an artifact is missing, damaged, newer than this resift, or inconsistent
     ├── InputError             a query, document, pool or setting that cannot be used (also a ValueError)
     ├── ProviderError          the requested execution provider cannot run this artifact here
-    ├── InferenceError         onnxruntime failed while running a batch
+    ├── InferenceError         a batch cannot run: memory or threads are short, or onnxruntime failed
     ├── LogitsError            the model returned NaN or infinity
     ├── OverloadedError        too much work is waiting already
     ├── ClosedError            the Reranker was closed before this call
     ├── OutputError            a file cannot or must not be written
-    ├── ExtraError             an optional part of resift is not installed (also an ImportError)
+    ├── ExtraError             a package that resift needs, or an optional part, cannot be imported (also an ImportError)
     ├── ExportError            a checkpoint cannot be loaded, traced or written
     └── ParityError            an artifact does not rank like its checkpoint
 
@@ -17,6 +17,13 @@ A value of the wrong type is a plain TypeError. Every message says what was foun
 """
 
 from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class ResiftError(Exception):
@@ -36,7 +43,7 @@ class ProviderError(ResiftError):
 
 
 class InferenceError(ResiftError):
-    """onnxruntime failed while running a batch: out of memory, or the graph does not accept its inputs."""
+    """A batch cannot run: memory or threads are short, or the graph does not accept its inputs."""
 
 
 class OverloadedError(ResiftError):
@@ -59,7 +66,7 @@ class OutputError(ResiftError):
 
 
 class ExtraError(ResiftError, ImportError):
-    """An optional part of resift is needed but not installed."""
+    """A package that resift needs, or an optional part of resift, is not installed or cannot be imported."""
 
 
 class ExportError(ResiftError):
@@ -74,3 +81,34 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message that is not blank, cut to 300 characters; the name of its type if there is none."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)[:300]
+
+
+SHORTAGES = {
+    r"ThreadPoolBuildError|start new thread": "no thread can be started: raise the limit of processes or of memory (ulimit -u, "
+    "ulimit -v, the container's), or use fewer threads",
+    r"bad_?alloc|allocate memory": "memory is short: raise its limit (ulimit -v, the container's), or use fewer threads or a "
+    "smaller max_length",
+    r"procfs at /proc": "/proc is not mounted here, through which onnxruntime reads weights from a file of their own: mount it",
+}
+"""What a process can be short of, and what to do, by what other libraries say then."""
+
+
+def shortage(error: BaseException) -> str | None:
+    """What the process is short of, and what to do, if that is why another library failed; otherwise None."""
+    return next((mend for said, mend in SHORTAGES.items() if re.search(said, f"{type(error).__name__}: {error}")), None)
+
+
+@contextmanager
+def importing(package: str = "resift") -> Iterator[None]:
+    """Turns any error of the block, which imports `package`, into an ExtraError that names what is to be installed again."""
+    try:
+        yield
+    except Exception as error:
+        raise import_failure(error, package) from error
+
+
+def import_failure(error: Exception, package: str = "resift") -> ExtraError:
+    """The error of an import as one line. `package` is to be installed again, unless the error names another."""
+    name = ((isinstance(error, ImportError) and error.name) or package).partition(".")[0]
+    reason = first_line(error.__cause__ or error)
+    return ExtraError(f"{name} cannot be imported ({reason}): pip install --force-reinstall {name}", name=name)

@@ -46,16 +46,16 @@ class Stage:
             raise TypeError(f"Stage.graph is {type(self.graph).__name__}; expected the role or the name of a graph")
         if not NAME.fullmatch(self.graph):
             raise InputError(
-                f"Stage.graph is {self.graph!r:.100}; expected the role or the name of a graph, such as full or first-look"
+                f"a stage's graph is {self.graph!r:.100}; expected the role or the name of a graph, such as full or first-look"
             )
         if self.keep is None:
             return
         if not isinstance(self.keep, int | float) or isinstance(self.keep, bool):
             raise TypeError(f"Stage.keep is {type(self.keep).__name__}; expected an int, a float or None")
         if isinstance(self.keep, float) and not 0 < self.keep < 1:
-            raise InputError(f"Stage.keep is {self.keep}; expected a share between 0 and 1, or a whole number as an int")
+            raise InputError(f"a stage keeps {self.keep}; expected a share between 0 and 1, or a whole number as an int")
         if isinstance(self.keep, int) and not 1 <= self.keep <= LARGEST_KEEP:
-            raise InputError(f"Stage.keep is {self.keep}; expected a number of candidates from 1, or a share between 0.0 and 1.0")
+            raise InputError(f"a stage keeps {self.keep}; expected a number of candidates from 1, or a share between 0.0 and 1.0")
 
     def __str__(self) -> str:
         return self.graph if self.keep is None else f"{self.graph}:{self.keep}"
@@ -88,7 +88,7 @@ class Plan:
             if stage.keep is None:
                 raise InputError(f"a plan's stage {stage.graph} does not say how many it keeps; expected that of all but the last")
         if stages[-1].keep is not None:
-            raise InputError(f"a plan's last stage keeps {stages[-1].keep}; expected None, as no stage follows")
+            raise InputError(f"a plan's last stage keeps {stages[-1].keep}; expected nothing there, as no stage follows")
         object.__setattr__(self, "stages", stages)
 
     @classmethod

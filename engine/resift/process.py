@@ -12,10 +12,12 @@ import os
 import threading
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from resift.errors import InferenceError, shortage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Renewable(Protocol):
@@ -51,6 +53,18 @@ class Lock:
         """Holds the lock during the block."""
         with self._lock:
             yield
+
+
+def start_thread(target: Callable[..., None], name: str, *arguments: Any) -> threading.Thread:
+    """Starts a daemon thread that runs `target`. Raises InferenceError if the system starts no more threads."""
+    thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if short := shortage(error):
+            raise InferenceError(short) from error
+        raise
+    return thread
 
 
 def renew_in_children(owner: Renewable) -> None:

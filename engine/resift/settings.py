@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from resift.errors import InputError
+from resift.files.whole import read_toml
 from resift.plans import Plan, as_plan
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "wai
 TABLE = "settings"
 OTHER_TABLES = ("retrieval", "measured")
 """Further tables of a settings file, which `Settings.read` does not read."""
-FILE_LIMIT = 1 << 16
-"""Maximum size of a settings file in bytes; `resift tune` writes less than 1 kB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,23 +115,8 @@ class Settings:
 
 
 def read_tables(path: str | os.PathLike[str]) -> dict[str, object]:
-    """The tables of a settings file. Raises InputError for anything but UTF-8, TOML and the tables that `Settings.read` names."""
-    import tomllib
-    from pathlib import Path
-
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(FILE_LIMIT + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"the settings file {path!s:.200} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if len(content) > FILE_LIMIT:
-        raise InputError(f"{path} has more than {FILE_LIMIT} bytes; expected a settings file in TOML")
-    try:
-        tables: dict[str, object] = tomllib.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 at byte {error.start}; expected a settings file in TOML") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not TOML: {error}; expected a settings file with a table [{TABLE}]") from error
+    """The tables of a settings file. Raises InputError like `read_toml`, and for other tables than `Settings.read` names."""
+    tables = read_toml(path)
     allowed = (TABLE, *OTHER_TABLES)
     unknown = [name for name in tables if name not in allowed]
     if unknown:
@@ -177,8 +161,7 @@ def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: in
     """
     if settings.max_length != "auto" and settings.max_length > max_length:
         raise InputError(
-            f"Settings.max_length is {settings.max_length} tokens, but this model takes at most {max_length}; "
-            "lower it, or leave it on 'auto'"
+            f"max_length is {settings.max_length} tokens, but this model takes at most {max_length}; lower it, or leave it out"
         )
     return ResolvedSettings(
         threads=cores if settings.threads == "auto" else settings.threads,

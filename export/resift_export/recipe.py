@@ -15,6 +15,7 @@ from resift.artifact.agreement import LEAST_GATE_POOLS, Bounds, Pool
 from resift.artifact.manifest import CARD, CERTIFICATE, FILE_NAME_PATTERN, MANIFEST, TOKENIZER, Variant
 from resift.errors import InputError
 from resift.files.names import path_text
+from resift.files.whole import read_whole
 from resift.pools.reading import CandidatePool, decode_object, read_lines, read_pools
 from resift.settings import PRECISIONS, Precision
 
@@ -27,6 +28,8 @@ MIN_EVALUATIONS = 3
 """Evaluations of a search: the float32 graph, the int8 graph, and one in between."""
 RESERVED_NAMES = frozenset({MANIFEST, TOKENIZER, CERTIFICATE})
 FILE_NAME = re.compile(FILE_NAME_PATTERN)
+ATTACHED_LIMIT = 1 << 26
+"""Maximum size of an attached file in bytes."""
 VNNI = ("avx512_vnni", "avx_vnni")
 """Linux names of the instruction sets that sum int8 products in 32 bits; a processor needs one of them."""
 VNNI_FILE = "model.int8-vnni.onnx"
@@ -68,7 +71,7 @@ class Recipe:
             raise InputError(f"no precision given; expected one or more of {', '.join(PRECISIONS)}")
         for precision in self.precisions:
             if precision not in PRECISIONS:
-                raise InputError(f"precision is {precision!r}; expected one or more of {', '.join(PRECISIONS)}")
+                raise InputError(f"--precision is {precision!r:.80}; expected one or more of {', '.join(PRECISIONS)}")
         if self.vnni and "int8" not in self.precisions:
             raise InputError("--vnni needs the int8 precision; add int8 to --precision, or leave out --vnni")
         if self.search is not None and "int8" not in self.precisions:
@@ -119,11 +122,12 @@ class Recipe:
                     f"cannot attach {path}: its name is taken or has characters other than A-Z a-z 0-9 _ . -; rename the file"
                 )
             try:
-                contents[path.name] = path.read_bytes()
+                contents[path.name] = read_whole(path, ATTACHED_LIMIT)
                 if path.name == CARD:
                     contents[path.name].decode()
             except (OSError, UnicodeDecodeError) as error:
-                raise InputError(f"cannot attach {path}: {error}") from error
+                reason = getattr(error, "strerror", None) or error
+                raise InputError(f"cannot attach {path}: {reason}") from error
         return contents
 
     def record(self) -> dict[str, str | int | float | bool | list[str] | None]:
@@ -143,7 +147,8 @@ class Recipe:
         ):
             path = own_path or _built_in(built_in)
             record[name] = path_text(path.name) if own_path else f"built-in {built_in}"
-            record[f"{name}_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            with path.open("rb") as file:
+                record[f"{name}_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
         return record
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from resift.errors import InputError, ResiftError
-from resift_export.recipe import LEAST_GATE_POOLS, MIN_CALIBRATION_PAIRS, MIN_GATE_DOCUMENTS, Recipe
+from resift_export.recipe import ATTACHED_LIMIT, LEAST_GATE_POOLS, MIN_CALIBRATION_PAIRS, MIN_GATE_DOCUMENTS, Recipe
 
 
 def lines(path, rows):
@@ -97,6 +97,13 @@ def test_missing_files(tmp_path):
         recipe.gate_pools()
     with pytest.raises(InputError, match=r"cannot attach .*NOTICE: .*No such file"):
         recipe.attached_files()
+
+
+def test_an_attached_file_without_an_end(tmp_path):
+    with (tmp_path / "NOTICE").open("wb") as file:
+        file.truncate(ATTACHED_LIMIT + 1)
+    with pytest.raises(InputError, match=r"cannot attach .*NOTICE: it has more than 67108864 bytes"):
+        Recipe(attached=[tmp_path / "NOTICE"]).attached_files()
 
 
 def test_own_gate_file(tmp_path):

@@ -131,7 +131,7 @@ REFUSED = {
     "processor_kwargs has 'padding_side'": {"processor_kwargs": {"padding_side": "left"}},
     "config_kwargs has 'classifier_dropout'": {"config_kwargs": {"classifier_dropout": 0.1}},
     "num_labels is 3": {"num_labels": 3},
-    "Settings.max_length is 9999": {"max_length": 9999},
+    "max_length is 9999": {"max_length": 9999},
 }
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resift.errors import ArtifactError, first_line
+from resift.errors import ArtifactError, first_line, importing
 
 if TYPE_CHECKING:
     import os
@@ -40,10 +40,12 @@ def snapshot(  # noqa: PLR0913 - the arguments of the hub's client, by name
 
     `files`: patterns of the files to download; None: all. `cache`: another folder than the hub client's own. Cached files of a
     commit are not requested again; HF_HUB_OFFLINE=1, HF_HOME, HF_ENDPOINT and HF_TOKEN are honoured
-    (https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables). Raises ArtifactError on failure.
+    (https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables). Raises ArtifactError on failure, and
+    ExtraError if the hub's client cannot be imported.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
+    with importing("huggingface_hub"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
     try:
         return Path(

@@ -6,13 +6,14 @@ import argparse
 import signal
 import sys
 import time
-from pathlib import Path
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from resift.cli import values
 from resift.cli.messages import show_messages
 from resift.cli.options import EXIT_CODES, INTERRUPTED
 from resift.cli.streams import complain, write_lines
-from resift.errors import ExtraError, InputError
+from resift.errors import ExtraError
 from resift.files.names import path_text
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ An interrupted or killed run continues if the same command is run again. OUT alw
 A finished student is trained further with --from STUDENT and another OUT.
 
 {EXIT_CODES}"""
+
+SEEDS = 1 << 63
+"""Seeds are signed numbers of 64 bits."""
 
 
 class _StopCondition:
@@ -71,12 +75,12 @@ def add(commands: Commands) -> None:
         epilog=EPILOG,
     )
     command.add_argument("teacher", metavar="TEACHER", help="a checkpoint's folder, or a hub id")
-    command.add_argument("out", metavar="OUT", type=Path, help="folder to write: a checkpoint that `resift export` takes")
-    command.add_argument("--data", metavar="POOLS", type=Path, nargs="+", required=True, help="files of candidate pools")
+    command.add_argument("out", metavar="OUT", type=values.path, help="folder to write: a checkpoint that `resift export` takes")
+    command.add_argument("--data", metavar="POOLS", type=values.path, nargs="+", required=True, help="files of candidate pools")
     command.add_argument(
         "--exclude",
         metavar="FILE",
-        type=Path,
+        type=values.path,
         nargs="+",
         default=[],
         help="files of queries (or pools) to leave out, such as tests",
@@ -86,6 +90,7 @@ def add(commands: Commands) -> None:
     )
     command.add_argument(
         "--from",
+        type=values.file_name,
         dest="start",
         metavar="STUDENT",
         help="continue from this student of TEACHER (default: start from TEACHER's layers)",
@@ -93,45 +98,69 @@ def add(commands: Commands) -> None:
     layers = command.add_mutually_exclusive_group()
     layers.add_argument(
         "--layers",
-        type=int,
+        type=values.whole(),
         metavar="N",
         help="layers, evenly spaced (default: all with --width, STUDENT's with --from, or 6)",
     )
     layers.add_argument("--keep", type=_numbers, metavar="I,J,K", help="the teacher's layers, from 0, whose outputs it learns")
     command.add_argument(
         "--width",
-        type=float,
+        type=values.part,
         metavar="SHARE",
         help="share of its layers' operations to keep: heads and inner units are chosen and fitted before it is trained",
     )
     training = command.add_argument_group("training")
     training.add_argument(
-        "--pairs", type=int, default=100_000, metavar="N", help="pairs to train on (default: 100000; 0: fit only)"
-    )
-    training.add_argument("--batch", type=int, default=32, metavar="N", help="minimum number of pairs in a step (default: 32)")
-    training.add_argument(
-        "--max", type=int, default=8, metavar="N", help="maximum number of candidates of a query in one step (default: 8)"
+        "--pairs", type=values.whole(0), default=100_000, metavar="N", help="pairs to train on (default: 100000; 0: fit only)"
     )
     training.add_argument(
-        "--local", type=float, default=0.2, metavar="SHARE", help="share of --pairs that is trained layer by layer (default: 0.2)"
+        "--batch", type=values.whole(), default=32, metavar="N", help="minimum number of pairs in a step (default: 32)"
     )
     training.add_argument(
-        "--decay", type=float, default=0.2, metavar="SHARE", help="share of --pairs, at the end, with a falling rate (default: 0.2)"
-    )
-    training.add_argument("--lr", type=float, default=3e-4, metavar="RATE", help="learning rate (default: 0.0003)")
-    training.add_argument(
-        "--max-length", type=int, default=128, metavar="N", help="maximum number of tokens in a pair (default: 128)"
-    )
-    training.add_argument(
-        "--dev", type=float, default=0.02, metavar="SHARE", help="share of queries held out from training (default: 0.02)"
+        "--max",
+        type=values.whole(),
+        default=8,
+        metavar="N",
+        help="maximum number of candidates of a query in one step (default: 8)",
     )
     training.add_argument(
-        "--dev-pools", type=int, default=64, metavar="N", help="maximum number of held-out pools to evaluate on (default: 64)"
+        "--local",
+        type=values.share,
+        default=0.2,
+        metavar="SHARE",
+        help="share of --pairs that is trained layer by layer (default: 0.2)",
     )
     training.add_argument(
-        "--evaluate", type=int, default=10_000, metavar="N", help="pairs between two evaluations (default: 10000)"
+        "--decay",
+        type=values.share,
+        default=0.2,
+        metavar="SHARE",
+        help="share of --pairs, at the end, with a falling rate (default: 0.2)",
     )
-    training.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)")
+    training.add_argument("--lr", type=values.positive, default=3e-4, metavar="RATE", help="learning rate (default: 0.0003)")
+    training.add_argument(
+        "--max-length",
+        type=values.setting("max_length"),
+        default=128,
+        metavar="N",
+        help="maximum number of tokens in a pair (default: 128)",
+    )
+    training.add_argument(
+        "--dev", type=values.part, default=0.02, metavar="SHARE", help="share of queries held out from training (default: 0.02)"
+    )
+    training.add_argument(
+        "--dev-pools",
+        type=values.whole(),
+        default=64,
+        metavar="N",
+        help="maximum number of held-out pools to evaluate on (default: 64)",
+    )
+    training.add_argument(
+        "--evaluate", type=values.whole(), default=10_000, metavar="N", help="pairs between two evaluations (default: 10000)"
+    )
+    training.add_argument(
+        "--seed", type=values.whole(-SEEDS, SEEDS - 1), default=0, metavar="N", help="seed of all random choices (default: 0)"
+    )
     training.add_argument(
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
@@ -140,24 +169,31 @@ def add(commands: Commands) -> None:
     )
     running = command.add_argument_group("execution")
     running.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to train (default: auto)")
-    running.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: the usable physical cores)")
     running.add_argument(
-        "--minutes", type=float, metavar="N", help="save and stop after this time; the same command continues later"
+        "--threads", type=values.setting("threads"), metavar="N", help="threads of torch (default: the usable physical cores)"
     )
     running.add_argument(
-        "--checkpoint-minutes", type=float, default=10.0, metavar="N", help="time between two saved states (default: 10)"
+        "--minutes", type=values.positive, metavar="N", help="save and stop after this time; the same command continues later"
     )
-    command.set_defaults(run=run)
+    running.add_argument(
+        "--checkpoint-minutes", type=values.positive, default=10.0, metavar="N", help="time between two saved states (default: 10)"
+    )
+    command.set_defaults(run=run, usage_error=command.error)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
     if not all(word.strip().isdecimal() for word in text.split(",")):
-        raise argparse.ArgumentTypeError(f"expected the numbers of layers, such as 1,3,5; found {text!r}")
-    return tuple(int(word) for word in text.split(","))
+        raise argparse.ArgumentTypeError(f"expected the numbers of layers, such as 1,3,5; found {text!r:.80}")
+    numbers = tuple(int(word) for word in text.split(","))
+    if any(second <= first for first, second in pairwise(numbers)):
+        raise argparse.ArgumentTypeError(f"expected rising numbers of layers, from 0, such as 1,3,5; found {text!r:.80}")
+    return numbers
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, and prints the student's folder and its last figures."""
+    if not arguments.pairs and arguments.width is None:
+        arguments.usage_error("argument --pairs: 0 needs --width; expected 1 or more pairs to train on")
     try:
         from resift_export.distill.device import device_of, fast_dtype
         from resift_export.distill.distillation import distill
@@ -166,10 +202,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise ExtraError(
             f"distilling needs PyTorch and other packages that are not installed ({error}): pip install 'resift[train]'"
         ) from error
-    for name in ("threads", "minutes", "checkpoint_minutes"):
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise InputError(f"--{name.replace('_', '-')} is {value}; expected a number above 0")
     show_messages()
     options = Options(
         keep=arguments.keep or (),

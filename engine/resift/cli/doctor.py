@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from resift.cli import values
 from resift.cli.meter import Meter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
 from resift.cli.streams import write_json, write_lines
@@ -12,7 +13,6 @@ from resift.errors import InputError
 from resift.evaluate.data.trec import find_qrels, read_qrels
 from resift.evaluate.doctor.diagnosis import diagnose
 from resift.files.names import path_text
-from resift.inputs import check_count
 from resift.pools.reading import read_pools
 from resift.reranker import Reranker
 
@@ -48,11 +48,20 @@ def add(commands: Commands) -> None:
         epilog=EPILOG,
     )
     command.add_argument("pools", metavar="POOLS", help="a file of candidate pools; - for standard input")
-    command.add_argument("--model", metavar="MODEL", help="a folder, a hub id or an embedded model's name")
+    command.add_argument("--model", type=values.file_name, metavar="MODEL", help="a folder, a hub id or an embedded model's name")
     command.add_argument(
-        "--limit", type=int, metavar="N", default=DEFAULT_LIMIT, help=f"examine the first N pools (default: {DEFAULT_LIMIT})"
+        "--limit",
+        type=values.whole(),
+        metavar="N",
+        default=DEFAULT_LIMIT,
+        help=f"examine the first N pools (default: {DEFAULT_LIMIT})",
     )
-    command.add_argument("--qrels", metavar="FILE", help="TREC judgements (default: NAME.qrels next to POOLS, if there is one)")
+    command.add_argument(
+        "--qrels",
+        type=values.file_name,
+        metavar="FILE",
+        help="TREC judgements (default: NAME.qrels next to POOLS, if there is one)",
+    )
     command.add_argument("--strict", action="store_true", help="exit with code 3 if there is a problem")
     command.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     add_engine(command)
@@ -61,7 +70,6 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores the pools and prints the findings."""
-    check_count("limit", arguments.limit)
     file = arguments.qrels or find_qrels(arguments.pools)
     qrels = None if file is None else read_qrels(file)
     read = list(islice(read_pools(arguments.pools), arguments.limit + 1))

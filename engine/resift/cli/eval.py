@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from resift.artifact.folder import closed
+from resift.cli import values
 from resift.cli.comparison import comparison
 from resift.cli.meter import Meter
 from resift.cli.options import EXIT_CODES, add_engine, settings
 from resift.cli.streams import write_json, write_lines
+from resift.errors import InputError
 from resift.files.outputs import check_outputs, write_whole
-from resift.inputs import check_count
 from resift.settings import PRECISIONS
 
 if TYPE_CHECKING:
@@ -56,12 +57,14 @@ def add(commands: Commands) -> None:
     systems = group = command.add_argument_group("systems")
     group.add_argument(
         "--model",
+        type=values.file_name,
         action="append",
         metavar="MODEL",
         help="a folder, a hub id or an embedded model's name; may be repeated (default: the default model, or none with --scores)",
     )
     group.add_argument(
         "--checkpoint",
+        type=values.file_name,
         action="append",
         default=[],
         metavar="CHECKPOINT",
@@ -69,6 +72,7 @@ def add(commands: Commands) -> None:
     )
     group.add_argument(
         "--scores",
+        type=values.file_name,
         action="append",
         default=[],
         metavar="FILE",
@@ -76,14 +80,25 @@ def add(commands: Commands) -> None:
     )
     group.add_argument("--baseline", metavar="NAME", help="the system to compare the others with (default: order given)")
     group = command.add_argument_group("data")
-    group.add_argument("--qrels", metavar="FILE", help="judgements: TREC's qrels, or BEIR's")
-    group.add_argument("--split", metavar="NAME", help="the BEIR folder's judgements qrels/NAME.tsv (default: test)")
+    group.add_argument("--qrels", type=values.file_name, metavar="FILE", help="judgements: TREC's qrels, or BEIR's")
+    group.add_argument(
+        "--split", type=values.file_name, metavar="NAME", help="the BEIR folder's judgements qrels/NAME.tsv (default: test)"
+    )
     group.add_argument("--retrieve", choices=["bm25"], help="make the BEIR folder's pools")
-    group.add_argument("--run", dest="trec_run", metavar="FILE", help="a TREC run that makes the BEIR folder's pools")
-    group.add_argument("--texts", metavar="FILE", help='the TREC run\'s documents: {"_id", "title"?, "text"} per line')
-    group.add_argument("--queries", metavar="FILE", help='the TREC run\'s queries: {"_id", "text"}, or qid, tab, query per line')
-    group.add_argument("--candidates", type=int, metavar="N", help="only the first N candidates of each query")
-    group.add_argument("--limit", type=int, metavar="N", help="only the first N queries")
+    group.add_argument(
+        "--run", type=values.file_name, dest="trec_run", metavar="FILE", help="a TREC run that makes the BEIR folder's pools"
+    )
+    group.add_argument(
+        "--texts", type=values.file_name, metavar="FILE", help='the TREC run\'s documents: {"_id", "title"?, "text"} per line'
+    )
+    group.add_argument(
+        "--queries",
+        type=values.file_name,
+        metavar="FILE",
+        help='the TREC run\'s queries: {"_id", "text"}, or qid, tab, query per line',
+    )
+    group.add_argument("--candidates", type=values.whole(), metavar="N", help="only the first N candidates of each query")
+    group.add_argument("--limit", type=values.whole(), metavar="N", help="only the first N queries")
     group = command.add_argument_group("results")
     group.add_argument(
         "--measure",
@@ -92,8 +107,8 @@ def add(commands: Commands) -> None:
         help="a measure of ir-measures; may be repeated (default: nDCG@10, P@1, RR@10, AP and R@10)",
     )
     group.add_argument("--per-query", action="store_true", help="also print the first measure for every query")
-    group.add_argument("--html", type=Path, metavar="FILE", help="write a report")
-    group.add_argument("--json", metavar="FILE", help="write all results as JSON; - prints them instead")
+    group.add_argument("--html", type=values.path, metavar="FILE", help="write a report")
+    group.add_argument("--json", type=values.file_name, metavar="FILE", help="write all results as JSON; - prints them instead")
     group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     add_engine(command)
     systems.add_argument(
@@ -102,10 +117,11 @@ def add(commands: Commands) -> None:
     systems.add_argument(
         "--plan",
         action="append",
+        type=values.plan,
         metavar="PLAN",
         help="full, fast, balanced, or stages such as first-look:15,full; may be repeated (default: that of --settings, or full)",
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, usage_error=command.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -119,10 +135,11 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(
         [path for path in (arguments.html, json) if path], _inputs(arguments), overwrite=arguments.overwrite, closed=closed
     )
-    check_count("--candidates", arguments.candidates)
-    check_count("--limit", arguments.limit)
     measures = arguments.measure or MEASURES
-    parse_measures(measures)  # before the data is read
+    try:
+        parse_measures(measures)  # before the data is read
+    except InputError as error:
+        arguments.usage_error(f"argument --measure: {error}")
     systems = _systems(arguments)
     dataset = read_dataset(arguments.data, **_reading(arguments))
     with Meter() as meter:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from resift.artifact.folder import Artifact
+from resift.cli import values
 from resift.cli.messages import show_messages
 from resift.cli.meter import StageMeter
-from resift.cli.options import EXIT_CODES, check_utf8
+from resift.cli.options import EXIT_CODES
 from resift.cli.streams import write_lines
-from resift.errors import ExtraError
+from resift.errors import ExtraError, InputError
 from resift.files.names import path_text
 from resift.settings import PRECISIONS
 
@@ -48,17 +48,24 @@ def add(commands: Commands) -> None:
         epilog=EPILOG,
     )
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub id")
-    command.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    command.add_argument("out", metavar="OUT", type=values.path, help="folder to write")
     command.add_argument(
         "--first-look",
+        type=values.file_name,
         metavar="STUDENT",
         help="add a cheaper model of the same tokenizer, a folder or a hub id, that selects candidates for the full model",
     )
     command.add_argument(
-        "--plan", metavar="PLAN", help="plan of calls with a top_k that name no plan, such as balanced (default: full)"
+        "--plan",
+        type=values.plan,
+        metavar="PLAN",
+        help="plan of calls with a top_k that name no plan, such as balanced (default: full)",
     )
     command.add_argument(
-        "--keep", metavar="ARTIFACT", help="copy the full graphs of an earlier export unchanged, for example to add a first look"
+        "--keep",
+        type=values.file_name,
+        metavar="ARTIFACT",
+        help="copy the full graphs of an earlier export unchanged, for example to add a first look",
     )
     command.add_argument("--revision", metavar="REV", help="a commit, tag or branch on the hub; the commit is recorded")
     command.add_argument(
@@ -72,29 +79,33 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--search",
         metavar="N",
-        type=int,
+        type=values.whole(),
         nargs="?",
         const=SEARCH_EVALUATIONS,
         help=f"if the gate refuses int8, find the products to leave in float32, in N evaluations (default: {SEARCH_EVALUATIONS})",
     )
-    command.add_argument("--calibration", metavar="FILE", type=Path, help="your own calibration pairs (default: built in)")
-    command.add_argument("--gate", metavar="FILE", type=Path, help="your own gate pools (default: built in)")
+    command.add_argument("--calibration", metavar="FILE", type=values.path, help="your own calibration pairs (default: built in)")
+    command.add_argument("--gate", metavar="FILE", type=values.path, help="your own gate pools (default: built in)")
     command.add_argument(
         "--relevant-label",
+        type=values.text,
         metavar="LABEL",
         help="name or number of the label that means relevant, for a checkpoint with several labels (default: the second of two)",
     )
     command.add_argument(
         "--prompt-name",
+        type=values.text,
         metavar="NAME",
         help="which of the checkpoint's prompts to put before every query, '' for none (default: its default prompt)",
     )
     command.add_argument("--tracer", choices=["torch", "optimum"], default="torch", help="how the graph is traced (default: torch)")
-    command.add_argument("--name", metavar="ID", help="model id to record (default: the hub id or the folder's name)")
+    command.add_argument(
+        "--name", type=values.text, metavar="ID", help="model id to record (default: the hub id or the folder's name)"
+    )
     command.add_argument(
         "--attach",
         metavar="FILE",
-        type=Path,
+        type=values.path,
         nargs="+",
         default=[],
         help="files to add to the artifact, such as LICENSE; a README.md becomes the beginning of its card",
@@ -102,7 +113,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--allow-pickle", action="store_true", help="load weights from pickle files, which can run code")
     command.add_argument("--force", action="store_true", help="write OUT even if it fails the gate; the manifest records this")
     command.add_argument("--overwrite", action="store_true", help="replace OUT if it is an artifact and contains nothing else")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, usage_error=command.error)
 
 
 def _stop(number: int, _: object) -> NoReturn:
@@ -119,22 +130,24 @@ def run(arguments: argparse.Namespace) -> int:
         raise ExtraError(
             f"exporting needs PyTorch and other packages that are not installed ({error}): pip install 'resift[export]'"
         ) from error
-    check_utf8(arguments.name, "--name")
     show_messages()
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)
-    recipe = Recipe(
-        precisions=tuple(dict.fromkeys(arguments.precision.split(","))),
-        vnni=arguments.vnni,
-        tracer=arguments.tracer,
-        calibration=arguments.calibration,
-        gate=arguments.gate,
-        attached=tuple(arguments.attach),
-        search=arguments.search,
-        relevant_label=arguments.relevant_label,
-        prompt_name=arguments.prompt_name,
-    )
+    try:
+        recipe = Recipe(
+            precisions=tuple(dict.fromkeys(arguments.precision.split(","))),
+            vnni=arguments.vnni,
+            tracer=arguments.tracer,
+            calibration=arguments.calibration,
+            gate=arguments.gate,
+            attached=tuple(arguments.attach),
+            search=arguments.search,
+            relevant_label=arguments.relevant_label,
+            prompt_name=arguments.prompt_name,
+        )
+    except InputError as error:
+        arguments.usage_error(str(error))
     with StageMeter() as meter:
         out = convert(
             arguments.checkpoint,

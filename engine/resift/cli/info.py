@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,6 +13,7 @@ from resift.cli.streams import write_json, write_lines
 from resift.files.names import path_text
 from resift.machine import instruction_sets, usable_cores
 from resift.reranker import Reranker
+from resift.runtime.providers import versions
 
 if TYPE_CHECKING:
     import argparse
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "plan_with_top_k": str(reranker.plan_for(top_k=1)),
             },
             "machine": {"usable_cores": usable_cores(), "instruction_sets": sorted(instruction_sets())},
-            "versions": {name: version(name) for name in ("resift", "onnxruntime", "tokenizers", "numpy")},
+            "versions": versions("resift", "onnxruntime", "tokenizers", "numpy"),
             "embedded_models": sorted(embedded()),
         }
     plain = msgspec.to_builtins(record)

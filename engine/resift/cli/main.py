@@ -1,20 +1,17 @@
-"""`resift`: parses the command line, runs one command, and turns errors into one line and an exit code."""
+"""`resift`: parses the command line, runs one command, and turns errors into one line and an exit code.
+
+Everything is imported within `main`: an interrupt or a missing package ends an import outside of it with a traceback.
+"""
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import TYPE_CHECKING
-
-from resift.cli import distill, doctor, export, info, rerank, serve, tune, verify
-from resift.cli import eval as evaluation
-from resift.cli.options import CHECK, EXIT_CODES, FAULT, INTERRUPTED, Parser
-from resift.cli.streams import complain, unfailing_stderr
-from resift.errors import ParityError, ResiftError
-
+TYPE_CHECKING = False  # importing typing takes longer than this module
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-EPILOG = f"""examples:
+    from resift.cli.options import Parser
+
+EPILOG = """examples:
   resift rerank "how do tides work" documents.txt
   grep -h tide notes/*.txt | resift rerank "how do tides work" - --top-k 3
   resift eval pools.jsonl.gz
@@ -25,13 +22,25 @@ EPILOG = f"""examples:
   resift doctor pools.jsonl.gz
   resift tune pools.jsonl --budget-ms 200 --out tuned.toml
 
-{EXIT_CODES}"""
+"""
 
 
 def parser() -> Parser:
-    """The parser of the whole command line."""
-    root = Parser(prog="resift", description="Rerank documents with a cross-encoder, without PyTorch.", epilog=EPILOG)
-    root.add_argument("--version", action="version", version=f"resift {version('resift')}")
+    """The parser of the whole command line. Raises ExtraError if a package that resift needs cannot be imported."""
+    from resift.errors import importing
+
+    with importing():
+        from importlib.metadata import version
+
+        from resift.cli import distill, doctor, export, info, rerank, serve, tune, verify
+        from resift.cli import eval as evaluation
+        from resift.cli.options import EXIT_CODES, Parser
+
+        installed = version("resift")
+    root = Parser(
+        prog="resift", description="Rerank documents with a cross-encoder, without PyTorch.", epilog=f"{EPILOG}{EXIT_CODES}"
+    )
+    root.add_argument("--version", action="version", version=f"resift {installed}")
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in (rerank, serve, evaluation, doctor, tune, export, distill, verify, info):
         command.add(commands)
@@ -40,24 +49,38 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        from resift.cli.options import INTERRUPTED
+        from resift.cli.streams import complain, unfailing_stderr
+
+        with unfailing_stderr():
+            complain("interrupted")
+        return INTERRUPTED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    from resift.cli.options import CHECK, FAULT
+    from resift.cli.streams import complain, unfailing_stderr
+    from resift.errors import ParityError, ResiftError, import_failure
+
     with unfailing_stderr():
-        arguments = parser().parse_args(argv)
         try:
+            arguments = parser().parse_args(argv)
             code: int = arguments.run(arguments)
         except ParityError as error:
-            return _fail(error, CHECK)
+            complain(error)
+            return CHECK
         except ResiftError as error:
-            return _fail(error, FAULT)
-        except KeyboardInterrupt:
-            return _fail("interrupted", INTERRUPTED)
+            complain(error)
+        except ImportError as error:  # of a package that the command imports when it runs
+            complain(import_failure(error))
         except MemoryError:
-            return _fail("out of memory; pass fewer or shorter documents at once, or provide more memory", FAULT)
+            complain("out of memory; pass fewer or shorter documents at once, or provide more memory")
         except OSError as error:
             named = [repr(name) for name in (error.filename, error.filename2) if name is not None]
-            return _fail(f"cannot open, read or write {' or '.join(named) or 'a file'}: {error.strerror or error}", FAULT)
-        return code
-
-
-def _fail(error: object, code: int) -> int:
-    complain(error)
-    return code
+            complain(f"cannot open, read or write {' or '.join(named) or 'a file'}: {error.strerror or error}")
+        else:
+            return code
+        return FAULT

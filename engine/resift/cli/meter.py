@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any, Self
 
+from resift.errors import importing
+
 BAR_SECONDS = 0.2
 LINE_SECONDS = 10.0
 """Minimum time between two lines if standard error is not a terminal."""
@@ -35,21 +37,38 @@ class _ThrottledMeter:
 
 
 class Meter(_ThrottledMeter):
-    """Progress in pools; to be called after each finished pool."""
+    """Progress in pools; to be called after each finished pool. Once something was written, the last count is, too."""
+
+    def __enter__(self) -> Self:
+        self._counts: tuple[int, int, float | None] | None = None
+        self._written: object = None
+        return super().__enter__()
+
+    def __exit__(self, *details: object) -> None:
+        if self._written not in (None, self._counts):
+            self._show(on_terminal=sys.stderr.isatty())
+        super().__exit__(*details)
 
     def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
         """`pools` and `pairs` so far; `share` of the work done, None if it is unknown."""
+        self._counts = pools, pairs, share
         on_terminal = sys.stderr.isatty()
-        if not self._is_due(on_terminal=on_terminal):
-            return
-        text = f"{pools} pools, {pairs} pairs, {pairs / max(self._last_write - self._begin, 1e-9):.0f} pairs/s"
+        if self._is_due(on_terminal=on_terminal):
+            self._show(on_terminal=on_terminal)
+
+    def _show(self, *, on_terminal: bool) -> None:
+        assert self._counts is not None
+        self._written = self._counts
+        pools, pairs, share = self._counts
+        text = f"{pools} pools, {pairs} pairs, {pairs / max(time.monotonic() - self._begin, 1e-9):.0f} pairs/s"
         if on_terminal:
             self._draw(text, share)
         else:
             _write(f"{text}{'' if share is None else f', {share:.0%} done'}")
 
     def _draw(self, text: str, share: float | None) -> None:
-        from tqdm import tqdm
+        with importing("tqdm"):
+            from tqdm import tqdm
 
         if self._bar is None:
             options = {"total": 1.0, "bar_format": BAR} if share is not None else {"bar_format": BAR_OF_UNKNOWN_LENGTH}
@@ -59,10 +78,13 @@ class Meter(_ThrottledMeter):
 
 
 class StageMeter(_ThrottledMeter):
-    """Progress in stages, each counted from 0, with an estimate of the remaining time; to be called after each finished item."""
+    """Progress in stages, each counted from 0, with an estimate of the remaining time; to be called after each finished item.
+
+    A stage of which lines were written ends with one, too.
+    """
 
     def __enter__(self) -> Self:
-        self._stage, self._stage_begin = "", time.monotonic()
+        self._stage, self._stage_begin, self._is_stage_written = "", time.monotonic(), False
         return super().__enter__()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -70,14 +92,17 @@ class StageMeter(_ThrottledMeter):
         on_terminal = sys.stderr.isatty()
         if stage != self._stage:
             self._clear()
-            self._stage, self._stage_begin = stage, time.monotonic()
+            self._stage, self._stage_begin, self._is_stage_written = stage, time.monotonic(), False
         if done == total:
             self._clear()
             self._stage = ""
+            if self._is_stage_written:
+                _write(f"{stage}: {done} of {total}")
         elif self._is_due(on_terminal=on_terminal):
             if on_terminal:
                 self._draw(done, total)
             else:
+                self._is_stage_written = True
                 _write(f"{stage}: {done} of {total}{self._estimate(done, total)}")
 
     def _estimate(self, done: int, total: int) -> str:
@@ -88,7 +113,8 @@ class StageMeter(_ThrottledMeter):
         return f", about {remaining:.0f} s left" if remaining < 90 else f", about {remaining / 60:.0f} min left"
 
     def _draw(self, done: int, total: int) -> None:
-        from tqdm import tqdm
+        with importing("tqdm"):
+            from tqdm import tqdm
 
         if self._bar is None:
             self._bar = tqdm(file=sys.stderr, desc=self._stage, total=total, initial=done, leave=False)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from resift.errors import InputError
+from resift.cli import values
 from resift.files.escapes import visible
 from resift.settings import PRECISIONS, PROVIDERS, Settings
 
@@ -44,30 +43,28 @@ def add_engine(command: argparse.ArgumentParser) -> None:
     """Adds the options for running an artifact. An option that is not given is None and does not override the settings file."""
     group = command.add_argument_group("engine")
     group.add_argument(
-        "--settings", metavar="FILE", type=Path, help="settings from a TOML file; options given here replace the file's"
+        "--settings", metavar="FILE", type=values.path, help="settings from a TOML file; options given here replace the file's"
     )
     group.add_argument("--provider", choices=["auto", *PROVIDERS], help="where to run (default: auto)")
     group.add_argument("--precision", choices=["auto", *PRECISIONS], help="precision to run (default: auto)")
     group.add_argument(
-        "--threads", type=int, metavar="N", help="batches at once, one thread each (default: the usable physical cores)"
+        "--threads",
+        type=values.setting("threads"),
+        metavar="N",
+        help="batches at once, one thread each (default: the usable physical cores)",
     )
     group.add_argument(
-        "--max-length", type=int, metavar="N", help="maximum number of tokens in a pair (default: the model's limit)"
+        "--max-length",
+        type=values.setting("max_length"),
+        metavar="N",
+        help="maximum number of tokens in a pair (default: the model's limit)",
     )
     group.add_argument(
         "--windows",
-        type=int,
+        type=values.setting("windows"),
         metavar="N",
         help="read a document that is too long in up to N windows; the best counts (default: 1)",
     )
-
-
-def check_utf8(value: str | None, name: str) -> None:
-    """Raises InputError if the argument holds bytes that are not UTF-8, which Python passes on as lone surrogates."""
-    try:
-        (value or "").encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{name} is not UTF-8: {value!r}; expected UTF-8 text") from error
 
 
 def settings(arguments: argparse.Namespace) -> Settings:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+from argparse import ArgumentTypeError
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resift.cli import values
 from resift.cli.meter import Meter
-from resift.cli.options import EXIT_CODES, add_engine, check_utf8, settings
+from resift.cli.options import EXIT_CODES, add_engine, settings
 from resift.cli.streams import complain, shorten, write_json, write_lines
 from resift.errors import InputError
 from resift.files.escapes import visible
@@ -58,32 +60,35 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("query", metavar="QUERY", nargs="?", help="the query; with --engine ray, POOLS")
     command.add_argument("file", metavar="FILE", nargs="?", default="-", help="documents (default: -, standard input)")
-    command.add_argument("--model", metavar="MODEL", help="a folder, a hub id or an embedded model's name")
-    command.add_argument("--top-k", type=int, metavar="N", help="keep only the best N")
+    command.add_argument("--model", type=values.file_name, metavar="MODEL", help="a folder, a hub id or an embedded model's name")
+    command.add_argument("--top-k", type=values.whole(), metavar="N", help="keep only the best N")
     command.add_argument(
         "--plan",
+        type=values.plan,
         metavar="PLAN",
         help="how a pool is ranked: full, fast, balanced, or stages such as first-look:15,full (default: the model's own "
         "plan with --top-k, otherwise full)",
     )
     command.add_argument(
         "--budget-ms",
-        type=float,
+        type=values.positive,
         metavar="MS",
         help="stop after MS milliseconds; documents that the full model has not scored by then follow without a score",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     group = command.add_argument_group("a file of pools")
-    group.add_argument("--pools", metavar="POOLS", help="rank every pool of this file; - for standard input")
-    group.add_argument("-o", "--out", metavar="OUT", help="write the ranked pools here")
+    group.add_argument("--pools", type=values.file_name, metavar="POOLS", help="rank every pool of this file; - for standard input")
+    group.add_argument("-o", "--out", type=values.file_name, metavar="OUT", help="write the ranked pools here")
     group.add_argument("--format", choices=["jsonl", "trec"], default="jsonl", help="format of OUT (default: jsonl)")
-    group.add_argument("--max-candidates", type=int, metavar="N", help="read only the first N candidates of each pool")
+    group.add_argument("--max-candidates", type=values.whole(), metavar="N", help="read only the first N candidates of each pool")
     group.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="skip: bad lines go to OUT.errors.jsonl")
     group.add_argument(
         "--overwrite", action="store_true", help="replace OUT once the new one is complete; drop another job's unfinished work"
     )
     group.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: Parquet on a Ray cluster (default: local)")
-    group.add_argument("--workers", type=int, metavar="N", help="with --engine ray: actors of --threads CPUs each (default: all)")
+    group.add_argument(
+        "--workers", type=values.whole(), metavar="N", help="with --engine ray: actors of --threads CPUs each (default: all)"
+    )
     add_engine(command)
     command.set_defaults(run=run, usage_error=command.error)
 
@@ -104,10 +109,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _rank_documents(arguments: argparse.Namespace) -> int:
-    check_utf8(arguments.query, "QUERY")
+    try:
+        query = values.text(arguments.query)
+    except ArgumentTypeError as error:
+        arguments.usage_error(f"argument QUERY: {error}")
     if arguments.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("no documents: name a FILE, or pipe documents in, one per line")
-    pool = read_documents(arguments.file, arguments.query)
+    pool = read_documents(arguments.file, query)
     how = settings(arguments)
     if how.plan == "auto" and arguments.top_k is None and arguments.budget_ms is None:
         how = replace(how, plan="full")  # the same plan for such a call; naming it avoids loading the first look

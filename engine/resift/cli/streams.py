@@ -10,8 +10,6 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO
 
-import msgspec
-
 from resift.errors import OutputError
 from resift.files.escapes import UNSAFE, visible
 
@@ -59,6 +57,8 @@ def write_json(record: object) -> None:
 
     Raises OutputError if standard output is closed or cannot be written.
     """
+    import msgspec
+
     text = msgspec.json.encode(record).decode()
     # These characters occur only within strings, where the escape means the same.
     escaped = UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

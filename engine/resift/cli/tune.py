@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.artifact.folder import Artifact, closed
+from resift.cli import values
 from resift.cli.meter import StageMeter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
 from resift.cli.streams import complain, write_json, write_lines
@@ -17,7 +17,6 @@ from resift.evaluate.tuning.tune import CANDIDATES, check, tune
 from resift.evaluate.tuning.tunedfile import check_writer, encode_tuned, read_tuned
 from resift.files.names import path_text
 from resift.files.outputs import check_outputs, write_whole
-from resift.inputs import check_count
 from resift.pools.reading import read_pools
 
 if TYPE_CHECKING:
@@ -55,20 +54,26 @@ def add(commands: Commands) -> None:
         epilog=EPILOG,
     )
     command.add_argument("pools", metavar="POOLS", help="candidate pools; - for standard input")
-    command.add_argument("--model", metavar="MODEL", help="a folder, a hub id or an embedded model's name")
-    command.add_argument("--budget-ms", type=float, metavar="MS", help="milliseconds that a pool may take, for 95 %% of all calls")
+    command.add_argument("--model", type=values.file_name, metavar="MODEL", help="a folder, a hub id or an embedded model's name")
     command.add_argument(
-        "--qrels", metavar="FILE", type=Path, help="TREC judgements (default: NAME.qrels next to POOLS, if it exists)"
+        "--budget-ms", type=values.positive, metavar="MS", help="milliseconds that a pool may take, for 95 %% of all calls"
     )
     command.add_argument(
-        "--candidates", type=int, nargs="+", metavar="N", help="numbers of candidates to try (default: 5 10 20 30 50 100)"
+        "--qrels", metavar="FILE", type=values.path, help="TREC judgements (default: NAME.qrels next to POOLS, if it exists)"
     )
-    command.add_argument("--limit", type=int, metavar="N", help="read only the first N pools")
-    command.add_argument("--out", metavar="FILE", type=Path, help="write the settings here, as TOML")
-    command.add_argument("--plot", metavar="FILE", type=Path, help="plot quality against latency: .svg, .png or .pdf")
+    command.add_argument(
+        "--candidates",
+        type=values.whole(),
+        nargs="+",
+        metavar="N",
+        help="numbers of candidates to try (default: 5 10 20 30 50 100)",
+    )
+    command.add_argument("--limit", type=values.whole(), metavar="N", help="read only the first N pools")
+    command.add_argument("--out", metavar="FILE", type=values.path, help="write the settings here, as TOML")
+    command.add_argument("--plot", metavar="FILE", type=values.path, help="plot quality against latency: .svg, .png or .pdf")
     command.add_argument("--overwrite", action="store_true", help="replace the files of --out and --plot")
     command.add_argument(
-        "--check", metavar="FILE", type=Path, help="only check whether FILE's settings and candidates hold its budget"
+        "--check", metavar="FILE", type=values.path, help="only check whether FILE's settings and candidates hold its budget"
     )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     add_engine(command)
@@ -77,7 +82,6 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures, prints and writes the settings; or checks a file of settings."""
-    check_count("--limit", arguments.limit)
     return _check(arguments) if arguments.check else _tune(arguments)
 
 
@@ -88,7 +92,10 @@ def _tune(arguments: argparse.Namespace) -> int:
     check_outputs(outputs, inputs, overwrite=arguments.overwrite, closed=closed)
     if arguments.out:
         check_writer()
-    kind = check_plot(arguments.plot) if arguments.plot else ""
+    try:
+        kind = check_plot(arguments.plot) if arguments.plot else ""
+    except InputError as error:
+        arguments.usage_error(f"argument --plot: {error}")
     qrels = read_qrels(judgements) if judgements else None
     base_settings, pools = settings(arguments), _pools(arguments)
     with StageMeter() as meter:

@@ -17,7 +17,7 @@ from resift.encoding.seams import last_seam, seam_spaces
 from resift.encoding.template import PairTemplate
 from resift.encoding.truncation import DOCUMENT_SHARE, document_room, longest_first, query_room
 from resift.encoding.windows import reach, spans
-from resift.errors import ArtifactError, InputError, ResiftError
+from resift.errors import ArtifactError, InferenceError, InputError, ResiftError, importing, shortage
 from resift.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class PairTokenizer:
         Settings.truncation. Raises ArtifactError if `source` cannot be read or used for pairs, and InputError if `max_length`
         has no room for the prompt and two texts.
         """
-        from tokenizers import Tokenizer
+        with importing("tokenizers"):
+            from tokenizers import Tokenizer
 
         if len(source) > SOURCE_BYTES:
             raise ArtifactError(f"tokenizer.json has {len(source):,} bytes; expected at most {SOURCE_BYTES:,}")
@@ -252,7 +253,7 @@ def _cut(encoding: Encoding, tokens: int, *, at_least: bool = False) -> EncodedT
 
 @contextmanager
 def _refusing(failure: str) -> Iterator[None]:
-    """Turns errors of the tokenizers library into ArtifactError.
+    """Turns errors of the tokenizers library into ArtifactError, or InferenceError if threads or memory are short.
 
     They are plain Exceptions; a panic is a BaseException of a class that cannot be imported, so it is recognized by its name.
     """
@@ -263,6 +264,8 @@ def _refusing(failure: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
+        if short := shortage(error):
+            raise InferenceError(f"the tokenizer cannot run: {short} (RAYON_NUM_THREADS=1)") from error
         reason = " ".join(str(error).split())[:300]
         raise ArtifactError(f"{failure}: {reason}; export the artifact again") from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -20,6 +19,7 @@ from resift.evaluate.scoresfile import read_scores
 from resift.files.names import path_text
 from resift.ranking import best_first
 from resift.reranker import Reranker
+from resift.runtime.providers import versions
 from resift.scoring import activate, relevance
 from resift.settings import Settings
 
@@ -110,7 +110,7 @@ class ArtifactSystem:
                 source=DEFAULT if self.source is None else path_text(self.source),
                 precision=reranker.precision,
                 reranker=reranker,
-                versions={library: version(library) for library in ("onnxruntime", "tokenizers")},
+                versions=versions("onnxruntime", "tokenizers"),
             )
 
 
@@ -168,7 +168,7 @@ class CheckpointSystem:
             is_timed=True,
             source=path_text(self.source),
             precision="float32",
-            versions={library: version(library) for library in ("sentence-transformers", "transformers", "torch")},
+            versions=versions("sentence-transformers", "transformers", "torch"),
         )
 
 

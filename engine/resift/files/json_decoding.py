@@ -18,6 +18,8 @@ TOO_DEEP = f"nested deeper than {NESTING_LIMIT} levels"
 HIGH, LOW = rb"[dD][89abAB][0-9a-fA-F]{2}", rb"[dD][c-fC-F][0-9a-fA-F]{2}"
 HALF = re.compile(rb"\\u(?:%b(?!\\u%b)|(?<!\\u%b\\u)%b)" % (HIGH, LOW, HIGH, LOW))
 """The escape of half of a surrogate pair, a high or a low one alone, in JSON without escaped backslashes."""
+CONSTANT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(?P<constant>NaN|-?Infinity)', re.DOTALL)
+"""A string in JSON, or a constant that Python's json and JavaScript have, but not JSON (RFC 8259, section 6)."""
 
 
 @overload
@@ -37,7 +39,7 @@ def decode_json(content: bytes, kind: Any = object) -> Any:
         raise ValueError(TOO_DEEP) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # Invalid UTF-8 is a UnicodeDecodeError up to msgspec 0.22 and a DecodeError since; neither says at which byte.
-        raise ValueError(_fault(content) or str(error)) from error
+        raise ValueError(json_fault(content) or str(error)) from error
     if content.count(b"[") + content.count(b"{") > NESTING_LIMIT and _depth(decoded) > NESTING_LIMIT:
         raise ValueError(TOO_DEEP)
     return decoded
@@ -61,7 +63,7 @@ def _replace_halves(content: bytes) -> bytes:
     return HALF.sub(rb"\\ufffd", content.replace(rb"\\", b"\0\0")).replace(b"\0\0", rb"\\")
 
 
-def _fault(content: bytes) -> str | None:
+def json_fault(content: bytes) -> str | None:
     """The fault in content that is not JSON, where msgspec's message does not say it; None where it does."""
     if b"\0" in content:
         return f"a NUL at byte {content.index(0)} (for UTF-16: iconv -f UTF-16 -t UTF-8)"
@@ -69,6 +71,9 @@ def _fault(content: bytes) -> str | None:
         content.decode()
     except UnicodeDecodeError as error:
         return f"byte {error.start} is not UTF-8"
+    for token in CONSTANT.finditer(content):
+        if token["constant"]:
+            return f"{token['constant'].decode()} at byte {token.start()} (JSON has no such number: write null, or leave it out)"
     return None
 
 

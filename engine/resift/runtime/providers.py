@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resift.errors import ProviderError
+from resift.errors import ProviderError, importing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,10 +77,12 @@ def runtime() -> ModuleType:
 
     Since 1.29 it sends usage events from a thread that starts at import
     (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md), and a forked process waits forever for that thread when
-    it exits. Setting ORT_DISABLE_TELEMETRY=0 in the environment leaves telemetry on.
+    it exits. Setting ORT_DISABLE_TELEMETRY=0 in the environment leaves telemetry on. Raises ExtraError if onnxruntime cannot be
+    imported.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
+    with importing("onnxruntime"):
+        import onnxruntime
 
     module: ModuleType = onnxruntime
     return module
@@ -97,8 +102,15 @@ def check_version(oldest: str) -> None:
         )
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """The installed version of each package. onnxruntime tells its own: it may be installed as onnxruntime-gpu or another build."""
+    return {name: runtime().__version__ if name == "onnxruntime" else version(name) for name in packages}
+
+
 def can_map() -> bool:
-    """Whether the installed onnxruntime maps the weights of a graph that it receives as bytes."""
+    """Whether the installed onnxruntime maps the weights of a graph that it receives as bytes. On Linux it needs /proc for that."""
+    if sys.platform == "linux" and not Path("/proc/self/fd").is_dir():
+        return False
     return _numbers(runtime().__version__) >= _numbers(OLDEST_THAT_MAPS)
 
 
@@ -115,7 +127,8 @@ def choose(
     Provider "auto" is CUDA if it is available and has a variant to run, otherwise the CPU; precision "auto" is the provider's
     fastest. The first variant of that precision is chosen. Raises ProviderError if the request cannot be met.
     """
-    preferences: list[Provider] = ["cuda", "cpu"] if requested == "auto" else [requested]
+    has_cuda = ORT_NAMES["cuda"] in available
+    preferences: list[Provider] = [requested] if requested != "auto" else ["cuda", "cpu"] if has_cuda else ["cpu"]
     reasons = []
     for provider in preferences:
         if ORT_NAMES[provider] not in available:
@@ -132,8 +145,12 @@ def choose(
         if fastest_first:
             return provider, fastest_first[0]
         offered = ", ".join(dict.fromkeys(variant.precision for variant in variants)) or "no graph"
+        wanted = (
+            f"{provider} needs {' or '.join(precisions)}" if precision == "auto" else f"the precision {precision} was asked for"
+        )
+        choice = "choose another precision, or " if any(each.precision in PRECISIONS[provider] for each in variants) else ""
         reasons.append(
-            f"{provider} needs {' or '.join(precisions)}, but this artifact has {offered} for this machine: "
+            f"{wanted}, but this artifact has {offered} for this machine: {choice}"
             "export the checkpoint again with --precision int8,float32"
         )
     raise ProviderError("; ".join(reasons))

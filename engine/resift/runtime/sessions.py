@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resift import machine
 from resift.artifact.manifest import OUTPUT
-from resift.errors import ArtifactError, ClosedError, InferenceError, ProviderError
+from resift.errors import ArtifactError, ClosedError, InferenceError, ProviderError, first_line, shortage
 from resift.process import renew_in_children
 from resift.runtime import providers
 from resift.runtime.providers import ORT_NAMES, runtime
@@ -110,10 +110,8 @@ class Session:
         try:
             logits: NDArray[np.float32] = session.run([OUTPUT], inputs)[0]
         except _failures() as error:
-            raise InferenceError(
-                f"onnxruntime failed on {rows} pairs of {width} tokens: {error}; if memory is short, use fewer threads or a "
-                "smaller max_length; otherwise check the artifact with `resift verify`"
-            ) from error
+            reason = shortage(error) or f"{first_line(error)}; check the artifact with `resift verify`"
+            raise InferenceError(f"onnxruntime failed on {rows} pairs of {width} tokens: {reason}") from error
         if logits.shape != (rows, self._signature.labels):
             raise ArtifactError(
                 f"the graph returned logits of shape {logits.shape}; expected {(rows, self._signature.labels)}, rows and labels, "
@@ -124,8 +122,8 @@ class Session:
     def open(self) -> Any:
         """Opens the graph unless it is open already, and returns onnxruntime's session.
 
-        Raises ArtifactError if the graph cannot be loaded or does not match its manifest, ProviderError if the provider does not
-        start, and ClosedError after `close`.
+        Raises ArtifactError if the graph cannot be loaded or does not match its manifest, InferenceError if memory or /proc is
+        missing, ProviderError if the provider does not start, and ClosedError after `close`.
         """
         with self._lock:
             if self._closed:
@@ -155,14 +153,15 @@ class Session:
         try:
             session = onnxruntime.InferenceSession(source, sess_options=options, providers=[name])
         except _failures() as error:
-            raise ArtifactError(
-                f"onnxruntime {onnxruntime.__version__} cannot load this graph: {error}; export the checkpoint again"
-            ) from error
+            failure = f"onnxruntime {onnxruntime.__version__} cannot load this graph"
+            if short := shortage(error):
+                raise InferenceError(f"{failure}: {short}") from error
+            raise ArtifactError(f"{failure}: {first_line(error)}; export the checkpoint again") from error
         if not isinstance(graph, bytes):
             graph.check_unchanged()
         if name not in session.get_providers():
             raise ProviderError(
-                f"onnxruntime could not start {name} on this machine; its log on stderr says why. Use provider='cpu'"
+                f"onnxruntime could not start {name} on this machine; its log on stderr says why. use the provider cpu"
             )
         self._check_signature(session)
         return session

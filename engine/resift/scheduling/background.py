@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from resift.errors import ClosedError
-from resift.process import close_at_exit, renew_in_children
+from resift.process import close_at_exit, renew_in_children, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,16 +33,16 @@ class Background:
         self._lock = threading.Lock()
 
     def run(self, function: Callable[[], None]) -> None:
-        """Runs `function`, which must not raise, as soon as a thread is free. Raises ClosedError after `close`."""
+        """Runs `function`, which must not raise, as soon as a thread is free.
+
+        Raises ClosedError after `close`, and like `start_thread`.
+        """
         with self._lock:
             if self._closed:
                 raise ClosedError
-            self._work.put(function)
             if len(self._threads) < self._count:
-                name = f"resift-encode-{len(self._threads)}"
-                thread = threading.Thread(target=_run_all, args=(self._work,), name=name, daemon=True)
-                thread.start()
-                self._threads.append(thread)
+                self._threads.append(start_thread(_run_all, f"resift-encode-{len(self._threads)}", self._work))
+            self._work.put(function)
 
     def close(self) -> None:
         """Ends the threads once the work given to them is done."""

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resift.errors import ClosedError, InputError, OverloadedError
-from resift.process import close_at_exit, renew_in_children
+from resift.process import close_at_exit, renew_in_children, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,9 +139,9 @@ class Workers:
     def _start_threads(self, *, has_deadline: bool) -> None:
         """Starts the threads that do not run yet. Calls that come at once may start too many, of which the last ones end."""
         for number in range(len(self._threads), self._count):
-            threading.Thread(target=self._work, name=f"resift-{number}", daemon=True).start()
+            start_thread(self._work, f"resift-{number}")
         if has_deadline and self._watch is None:
-            threading.Thread(target=self._expire, name="resift-deadlines", daemon=True).start()
+            start_thread(self._expire, "resift-deadlines")
 
     def _drop(self, future: Future[Any]) -> None:
         if future.cancelled():

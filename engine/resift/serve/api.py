@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from resift.files.json_decoding import decode_halves
+from resift.files.json_decoding import decode_halves, json_fault
 from resift.serve.request import Refusal
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Api:
         except msgspec.ValidationError as error:
             raise Refusal("invalid", str(error)) from error
         except msgspec.DecodeError as error:
-            raise Refusal("syntax", f"the body is not valid JSON: {error}") from error
+            raise Refusal("syntax", f"the body is not valid JSON: {json_fault(content) or error}") from error
         except RecursionError as error:
             raise Refusal("syntax", "the body is nested too deeply") from error
 

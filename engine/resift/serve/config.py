@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
 import msgspec
+from msgspec import inspect
 
 from resift.errors import InputError
-from resift.settings import Precision, Provider, Settings
+from resift.files.whole import read_toml
+from resift.settings import LARGEST, Precision, Provider, Settings
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 PREFIX = "RESIFT_SERVE_"
 FILE = "config"
@@ -25,6 +26,19 @@ FILE = "config"
 Meta = msgspec.Meta
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+Threads = Annotated[int, Meta(ge=1, le=LARGEST["threads"])]
+Length = Annotated[int, Meta(ge=1, le=LARGEST["max_length"])]
+Windows = Annotated[int, Meta(ge=1, le=LARGEST["windows"])]
+BatchTokens = Annotated[int, Meta(ge=1, le=LARGEST["token_budget"])]
+LogLevel = Literal["debug", "info", "warning", "error"]
+Alias = Annotated[str, Meta(pattern="^[^=]+=.", title="NAME=MODEL")]
+Key = Annotated[str, Meta(pattern=r"^([!-~]([ -~]*[!-~])?)?\Z", title="printable ASCII without outer spaces")]
+WORDS = {
+    inspect.IntType: "a whole number from {0.ge} to {0.le}",
+    inspect.FloatType: "a number above {0.gt:g}, up to {0.le:g}",
+    inspect.BoolType: "true or false",
+}
+"""What values of a type are."""
 MODEL = "a model to serve: a folder, a hub id or an embedded model's name; several may be given"
 
 
@@ -32,19 +46,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How to serve. Each description is the flag's help."""
 
     model: Annotated[list[str], Meta(description=MODEL)] = []
-    alias: Annotated[list[str], Meta(description="NAME=MODEL: serve a model under another name, too")] = []
+    alias: Annotated[list[Alias], Meta(description="NAME=MODEL: serve a model under another name, too")] = []
     strict_model: Annotated[bool, Meta(description="refuse any name but the model's own, even if only one is served")] = False
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 for any free one")] = 8787
-    api_key: Annotated[str, Meta(description="require `Authorization: Bearer KEY`; better given in the environment")] = ""
+    api_key: Annotated[Key, Meta(description="require `Authorization: Bearer KEY`; better given in the environment")] = ""
     no_auth: Annotated[bool, Meta(description="serve other machines without a key")] = False
     settings: Annotated[str, Meta(description="the engine's settings from a TOML file, such as `resift tune` writes")] = ""
     provider: Annotated[Provider | None, Meta(description="where to run: cpu or cuda; unset: the best available")] = None
     precision: Annotated[Precision | None, Meta(description="int8 or float32; unset: the fastest available")] = None
-    threads: Annotated[Count | None, Meta(description="batches at once, one thread each; unset: the physical cores")] = None
-    max_length: Annotated[Count | None, Meta(description="most tokens of a pair; unset: the model's limit")] = None
-    windows: Annotated[Count | None, Meta(description="most windows that a document too long is read in; unset: 1")] = None
-    max_batch_tokens: Annotated[Count | None, Meta(description="most tokens of a batch; unset: what runs fastest")] = None
+    threads: Annotated[Threads | None, Meta(description="batches at once, one thread each; unset: the physical cores")] = None
+    max_length: Annotated[Length | None, Meta(description="most tokens of a pair; unset: the model's limit")] = None
+    windows: Annotated[Windows | None, Meta(description="most windows that a document too long is read in; unset: 1")] = None
+    max_batch_tokens: Annotated[BatchTokens | None, Meta(description="most tokens of a batch; unset: what runs fastest")] = None
     max_concurrent_requests: Annotated[Count, Meta(description="requests in progress, beyond which 429")] = 512
     max_client_batch_size: Annotated[Count, Meta(description="documents of a request")] = 1000
     max_body_bytes: Annotated[Count, Meta(description="bytes of a request's body")] = 1 << 24
@@ -60,28 +74,26 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_seconds: Annotated[Seconds, Meta(description="time for the body of a request to arrive")] = 30.0
     keep_alive_seconds: Annotated[int, Meta(ge=1, le=86400, description="time an idle connection is kept")] = 65
     shutdown_seconds: Annotated[Seconds, Meta(description="time accepted requests have to finish after SIGTERM")] = 30.0
-    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")] = "info"
+    log_level: Annotated[LogLevel, Meta(description="debug, info, warning or error")] = "info"
     log_texts: Annotated[bool, Meta(description="write queries and documents into the log")] = False
 
     @classmethod
     def gather(cls, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Self:
-        """The settings from `flags` (the values by field name, and `config`), the environment and the TOML file.
+        """The settings from `flags` (the values of `add_flags`, by name), the environment and the TOML file.
 
-        Raises InputError that names the flag, variable or key, and OSError if the file cannot be read.
+        Raises InputError that names the variable, key or file.
         """
         values: dict[str, Any] = {}
-        path = flags.get(FILE) or environment.get(PREFIX + FILE.upper())
-        if path:
-            values.update(_from_file(Path(path)))
+        path = flags[FILE] if FILE in flags else environment.get(PREFIX + FILE.upper()) or None
+        if path is not None:
+            values.update(_from_file(path))
         variables = {PREFIX + name.upper(): name for name in (*cls.__struct_fields__, FILE)}
-        for variable, text in environment.items():
+        for variable, found in environment.items():
             if variable.startswith(PREFIX) and variable not in variables:
                 raise InputError(f"{variable} is not a setting; expected one of {', '.join(sorted(variables))}")
             if variable in variables and variables[variable] != FILE:
-                values[variables[variable]] = _convert(variables[variable], text, source=variable)
-        for name, value in flags.items():
-            if name != FILE:
-                values[name] = _convert(name, value, source=flag(name))
+                values[variables[variable]] = _convert_named(variables[variable], found, source=variable)
+        values.update((name, value) for name, value in flags.items() if name != FILE)
         config = cls(**values)
         config.check()
         return config
@@ -93,12 +105,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"--host {self.host} can be reached from other machines; set {PREFIX}API_KEY, "
                 "or pass --no-auth to serve without a key"
             )
-        if not self.api_key.isascii() or not self.api_key.isprintable() or self.api_key.strip() != self.api_key:
-            raise InputError("--api-key has characters that a header cannot carry; expected printable ASCII without outer spaces")
-        for alias in self.alias:
-            name, separator, model = alias.partition("=")
-            if not (name and separator and model):
-                raise InputError(f"--alias is {alias!r}; expected NAME=MODEL")
 
     def engine(self) -> Settings:
         """The engine's settings: those of the settings file, overridden by those set here.
@@ -134,9 +140,9 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         if isinstance(setting.default, bool):
             options["action"] = "store_true" if setting.name.startswith("no_") else argparse.BooleanOptionalAction
         elif isinstance(setting.default_factory, type):
-            options |= {"action": "append", "metavar": setting.name.upper()}
+            options |= {"action": "append", "metavar": setting.name.upper(), "type": _flag_type(setting)}
         else:
-            options["metavar"] = "N" if isinstance(setting.default, int | float) else "VALUE"
+            options |= {"metavar": "N" if isinstance(setting.default, int | float) else "VALUE", "type": _flag_type(setting)}
         command.add_argument(flag(setting.name), **options)
 
 
@@ -150,29 +156,64 @@ def _metas(annotation: Any) -> Iterator[Any]:
     yield from getattr(annotation, "__metadata__", ())
 
 
-def _convert(name: str, value: Any, *, source: str, strict: bool = False) -> Any:
-    """The value of a setting. Text from flags and variables becomes numbers; a list in a variable is separated by commas."""
+def _flag_type(setting: msgspec.structs.FieldInfo) -> Callable[[str], Any]:
+    """The argparse type of a flag; the flag of a list is repeated, and each has one item."""
+    import argparse
+
+    def convert(found: str) -> Any:
+        try:
+            return _convert(found, _item_type(setting) or setting.type, is_secret=setting.name == "api_key")
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def _convert_named(name: str, value: Any, *, source: str, strict: bool = False) -> Any:
+    """The value of the setting of that name. A list in a variable is separated by commas. Raises InputError with the `source`."""
     [setting] = [setting for setting in msgspec.structs.fields(Config) if setting.name == name]
-    if isinstance(value, str) and setting.default_factory is not msgspec.NODEFAULT and not strict:
+    if isinstance(value, str) and _item_type(setting) and not strict:
         value = [part.strip() for part in value.split(",") if part.strip()]
     try:
-        return msgspec.convert(value, setting.type, strict=strict)
-    except msgspec.ValidationError as error:
-        value_text = "" if name == "api_key" else f" is {value!r}"
-        raise InputError(f"{source}{value_text}: {error}") from error
+        return _convert(value, setting.type, strict=strict, is_secret=name == "api_key")
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
-def _from_file(path: Path) -> dict[str, Any]:
-    import tomllib
-
+def _convert(value: Any, kind: Any, *, strict: bool = False, is_secret: bool = False) -> Any:
+    """The value as one of the type `kind`; text becomes numbers unless `strict`. Raises InputError that says what was expected."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML in UTF-8: {error}") from error
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        found = "" if is_secret else f"; found {value!r:.80}"
+        raise InputError(f"expected {_words(msgspec.inspect.type_info(kind))}{found}") from error
+
+
+def _item_type(setting: msgspec.structs.FieldInfo) -> Any:
+    """The type of the items of a setting that is a list; None for any other."""
+    [kind] = get_args(setting.type)[:1] or [setting.type]
+    return get_args(kind)[0] if get_origin(kind) is list else None
+
+
+def _words(kind: Any) -> str:
+    """The values of a type."""
+    if isinstance(kind, inspect.Metadata):
+        return (kind.extra_json_schema or {}).get("title") or _words(kind.type)
+    if isinstance(kind, inspect.UnionType):  # with None
+        return _words(kind.types[0])
+    if isinstance(kind, inspect.ListType):
+        return f"a list of {_words(kind.item_type)}"
+    if isinstance(kind, inspect.LiteralType):
+        return " or ".join(map(str, kind.values))
+    return WORDS.get(type(kind), "text").format(kind)
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    content = read_toml(path)
     unknown = sorted(content.keys() - set(Config.__struct_fields__))
     if unknown:
         raise InputError(f"{path} has {unknown[0]!r}; expected only {', '.join(Config.__struct_fields__)}")
-    return {name: _convert(name, value, source=f"{path}: {name}", strict=True) for name, value in content.items()}
+    return {name: _convert_named(name, value, source=f"{path}: {name}", strict=True) for name, value in content.items()}
 
 
 def _is_loopback(host: str) -> bool:

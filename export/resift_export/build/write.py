@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +13,7 @@ from resift.artifact.certificate import look_summary
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, TOKENIZER, FileEntry, Graph, Manifest, Model, Pair
 from resift.errors import ExportError
+from resift.runtime.providers import versions
 from resift_export.build.first_look import first_look_file
 from resift_export.graph.edit import oldest_onnxruntime
 from resift_export.graph.weights import save, save_with_shared_weights
@@ -140,7 +140,7 @@ def write(  # noqa: PLR0913 - everything that the artifact holds
         | ({} if first_look is None else _first_look_record(first_look.checkpoint))
         | ({"kept": full.reused_from} if full.reused_from else {}),
         forced=is_forced,
-        versions={name: version(name) for name in LIBRARIES},
+        versions=versions(*LIBRARIES),
         onnxruntime=[min_onnxruntime, NEWEST_ONNXRUNTIME],
         plan=plan,
     )

@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from resift.errors import ExportError, first_line
+from resift.files.whole import read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ TRANSFORMER_FILES = tuple(
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "sigmoid"}
 """By class name of torch's activation; the softmax of two labels is the sigmoid of their log-odds."""
 KNOWN_MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+JSON_LIMIT = 1 << 26
+"""Maximum size of a configuration file in bytes."""
 WEIGHTED_MODULES = ("Dense", "LayerNorm")
 DENSE_ACTIVATION = re.compile(r"torch\.nn\.(modules\.(activation|linear)\.)?[A-Z]\w*")
 ALTERNATIVES = "use an encoder with a scoring head, such as BAAI/bge-reranker-v2-m3 or Alibaba-NLP/gte-reranker-modernbert-base"
@@ -230,7 +233,7 @@ def _check_dense(path: Path) -> None:
 
 def _read_json(path: Path, kind: type = dict) -> Any:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_whole(path, JSON_LIMIT))
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(content, kind):

@@ -9,12 +9,15 @@ import msgspec
 
 from resift.artifact.manifest import Strict
 from resift.files.json_decoding import decode_json
+from resift.files.whole import read_whole
 from resift_export.distill.options import Options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 RECIPE = "recipe.json"
+RECIPE_LIMIT = 1 << 24
+"""Maximum size of a recipe.json in bytes; one has some 10 kB."""
 FORMAT = 1
 
 
@@ -212,7 +215,7 @@ def decode_recipe(content: bytes) -> DistillRecipe:
 def read_recipe(folder: Path) -> dict[str, Any] | None:
     """The recipe of a checkpoint that is a student, as plain JSON; None for other checkpoints."""
     try:
-        content = (folder / RECIPE).read_bytes()
+        content = read_whole(folder / RECIPE, RECIPE_LIMIT)
         decode_recipe(content)
     except (OSError, ValueError):
         return None

@@ -22,8 +22,9 @@ from resift.errors import OutputError
 from resift.files import lock
 from resift.files.names import is_file_name
 from resift.files.placing import place
+from resift.files.whole import read_whole
 from resift_export.checkpoint.layers import expanded_state_dict
-from resift_export.distill.recipe import RECIPE, DistillRecipe, decode_recipe
+from resift_export.distill.recipe import RECIPE, RECIPE_LIMIT, DistillRecipe, decode_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +99,7 @@ class Workspace:
         if not path.exists():
             return None
         try:
-            return decode_recipe(path.read_bytes())
+            return decode_recipe(read_whole(path, RECIPE_LIMIT))
         except (OSError, ValueError) as error:
             raise OutputError(f"{path} cannot be read ({error}); choose another OUT") from error
 

@@ -138,7 +138,7 @@ REFUSED = {
     "labels of another rule": (lambda m: graph(m)["signature"].update(labels=2), "expected log-odds, as its labels number 2"),
     "a plan": (lambda m: m.update(plans=[]), "unknown field `plans`"),
     "a prompt that is no text": (lambda m: m["pair"].update(prompt=7), "pair.prompt"),
-    "a plan that is none": (lambda m: m.update(plan="first-look:0,full"), "Stage.keep is 0"),
+    "a plan that is none": (lambda m: m.update(plan="first-look:0,full"), "a stage keeps 0"),
     "a plan that is no text": (lambda m: m.update(plan=["full"]), "plan"),
     "a full graph named as a first look": (
         lambda m: graph(m).update(name="first-look"),

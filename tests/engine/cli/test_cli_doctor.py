@@ -106,8 +106,3 @@ def test_judgements_that_cannot_be_read(doctor, file):
 )
 def test_pools_that_cannot_be_examined(doctor, file, content, said):
     assert said in complaint(doctor(file(content, "pools.jsonl")))
-
-
-@pytest.mark.parametrize("limit", ["0", "-1"])
-def test_a_limit_below_one(doctor, file, limit):
-    assert f"limit is {limit}" in complaint(doctor(file(FINE, "pools.jsonl"), "--limit", limit))

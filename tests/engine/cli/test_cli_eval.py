@@ -127,11 +127,7 @@ def test_the_default_model(monkeypatch, run, artifact):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--measure", "P@0"], "measure 'P@0' cannot be computed"),
-        (["--measure", "\udcff"], "cannot be computed"),
         (["--baseline", "float32"], "the baseline is 'float32'; expected one of the systems: 'order given', "),
-        (["--candidates", "0"], "--candidates is 0"),
-        (["--limit", "-1"], "--limit is -1"),
         (["--json", "{tmp}/no/x.json"], "is not a folder; create it"),
         (["--html", "{tmp}"], "is not a regular file"),
         (["--json", "{tmp}/a", "--html", "{tmp}/../{tmp.name}/a"], "named for two outputs"),
@@ -144,7 +140,6 @@ def test_the_default_model(monkeypatch, run, artifact):
         (["--json", "{artifact}/x.json"], "would be part of an artifact"),
         (["--json", "{tmp}/" + "x" * 256], "cannot be written: File name too long"),
         (["--scores", "{tmp}/missing"], "cannot be read: No such file"),
-        (["--threads", "0"], "Settings.threads is 0"),
     ],
 )
 def test_refused_before_anything_is_scored(run, unscored, tmp_path, artifact, arguments, message):
@@ -159,6 +154,17 @@ def test_refused_before_anything_is_scored(run, unscored, tmp_path, artifact, ar
     asked = [argument.format(tmp=tmp_path, artifact=artifact) for argument in arguments]
     assert message in complaint(run(*asked, data=data))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.usefixtures("unscored")
+@pytest.mark.parametrize("measure", ["P@0", "\udcff"])
+def test_a_measure_that_cannot_be_computed_is_a_wrong_command_line(run, capfdbinary, measure):
+    with pytest.raises(SystemExit) as stop:
+        run("--measure", measure)
+    assert stop.value.code == 2
+    said = capfdbinary.readouterr().err.decode().splitlines()[-1]
+    assert said.startswith("resift eval: error: argument --measure: ")
+    assert "cannot be computed" in said
 
 
 def test_an_interruption_leaves_earlier_files_as_they_were(run, monkeypatch, tmp_path):

@@ -1,14 +1,15 @@
-"""The progress of stages: a bar on a terminal, few lines elsewhere, and an estimate in both."""
+"""The progress of pools and of stages: a bar on a terminal, few lines elsewhere, which end with the last count."""
 
 from __future__ import annotations
 
 import io
 import sys
+from contextlib import suppress
 
 import pytest
 
 from resift.cli import meter
-from resift.cli.meter import StageMeter
+from resift.cli.meter import Meter, StageMeter
 
 
 class Terminal(io.StringIO):
@@ -47,7 +48,7 @@ def test_lines_say_how_long_a_stage_will_take(clock, monkeypatch):
         "resift: reference: 1 of 10, about 2 min left",
         "resift: reference: 2 of 10, about 88 s left",
     ]
-    assert lines[-1] == "resift: reference: 9 of 10, about 11 s left"
+    assert lines[-2:] == ["resift: reference: 9 of 10, about 11 s left", "resift: reference: 10 of 10"]
 
 
 def test_a_bar_is_gone_when_its_stage_is_done(clock, monkeypatch):
@@ -72,3 +73,37 @@ def test_a_stage_of_the_same_name_is_timed_anew(clock, monkeypatch):
             told("verify", 1, 4)
             told("verify", 4, 4)
     assert sys.stderr.getvalue().count("verify: 1 of 4, about 60 s left") == 2
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_last_count_of_pools_is_told(clock, monkeypatch, terminal):
+    monkeypatch.setattr(sys, "stderr", Terminal() if terminal else io.StringIO())
+    with Meter() as told:
+        for pools in range(1, 4):
+            clock[0] += 11 if pools == 1 else 0.1
+            told(pools=pools, pairs=10 * pools, share=pools / 3)
+    said = sys.stderr.getvalue().split("\r" if terminal else "resift: ")
+    assert "1 pools, 10 pairs, 1 pairs/s" in "".join(said[:-1])
+    assert "3 pools, 30 pairs, 3 pairs/s" in said[-1]
+    assert "100%" in said[-1]
+
+
+def test_an_interrupted_run_tells_how_far_it_came(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with suppress(KeyboardInterrupt), Meter() as told:
+        for pools in (1, 2):
+            clock[0] += 11 if pools == 1 else 0.1
+            told(pools=pools, pairs=pools, share=None)
+        raise KeyboardInterrupt
+    assert sys.stderr.getvalue().splitlines()[-1].startswith("resift: 2 pools, 2 pairs, ")
+
+
+def test_the_last_count_is_told_once_and_not_of_what_is_quick(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with Meter() as told:
+        told(pools=1, pairs=1, share=1.0)
+    assert sys.stderr.getvalue() == ""
+    with Meter() as told:
+        clock[0] += 11
+        told(pools=1, pairs=1, share=1.0)
+    assert sys.stderr.getvalue().count("\n") == 1

@@ -17,7 +17,7 @@ from resift.pools.job import Job, rerank_file
 from resift.pools.reading import CandidatePool
 from tests.support import tiny
 from tests.support.columns import columns_of
-from tests.support.commands import LINES, QUERY, answered, complaint, resift
+from tests.support.commands import LINES, QUERY, answered, resift
 from tests.support.jobs import lines
 from tests.support.serving import serving
 
@@ -234,7 +234,9 @@ def test_the_command_line_takes_windows_and_json_says_which_counted(artifact, fi
     plain = json.loads(off)["results"]
     assert {tuple(each) for each in plain} == {("index", "score", "logit", "scored_by", "tokens_cut", "document")}
     assert [each["logit"] for each in plain] == [each.logit for each in cut.rerank(QUERY, pool)]
-    assert "Settings.windows is 65; expected 1 to 64" in complaint(resift("rerank", QUERY, "--windows", 65, given=LINES))
+    refused = resift("rerank", QUERY, "--windows", 65, given=LINES)
+    assert refused.code == 2
+    assert "argument --windows: expected a whole number from 1 to 64; found '65'" in refused.err
 
 
 def test_a_job_writes_windows_and_resumes_with_the_same_number_only(windowed, cut, documents, tmp_path):

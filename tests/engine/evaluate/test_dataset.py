@@ -335,11 +335,11 @@ def test_a_count_below_1_or_of_another_type_is_refused(pools, option):
 
 def test_an_option_that_the_format_has_no_use_for_is_refused(pools, file, beir):
     for name in ("run", "retrieve", "split", "texts", "queries"):
-        with pytest.raises(InputError, match=f"candidate pools do; {name}= cannot be used with it"):
+        with pytest.raises(InputError, match=f"candidate pools do; --{name} cannot be used with it"):
             read_dataset(pools(pool("x", [1, 0])), **{name: "bm25"})
-    with pytest.raises(InputError, match="is a TREC run; run=, split= cannot"):
+    with pytest.raises(InputError, match="is a TREC run; --run, --split cannot"):
         read_dataset(file(RUN.encode(), "x.run"), run="x", split="dev")
-    with pytest.raises(InputError, match="is a folder; texts=, queries= cannot"):
+    with pytest.raises(InputError, match="is a folder; --texts, --queries cannot"):
         read_dataset(beir, retrieve="bm25", texts="x", queries="y")
 
 
@@ -390,19 +390,21 @@ def test_texts_that_no_pool_needs_are_not_held_nor_checked(beir, file):
 
 
 def test_a_run_without_its_texts_says_which_options_name_them(file):
-    with pytest.raises(InputError, match="is a TREC run; its evaluation also needs the files qrels=, texts=, queries="):
+    with pytest.raises(InputError, match="is a TREC run; its evaluation also needs --qrels FILE, --texts FILE, --queries FILE"):
         read_dataset(file(RUN.encode(), "x.run"))
     file(b"1 0 t 1\n", "x.qrels")
-    with pytest.raises(InputError, match="also needs the files queries="):
+    with pytest.raises(InputError, match="also needs --queries FILE"):
         read_dataset(file(RUN.encode(), "x.run"), texts="corpus.jsonl")
 
 
 def test_a_folder_without_a_source_of_pools_says_which_options_make_them(beir):
-    with pytest.raises(InputError, match=r"neither run= nor retrieve= is given; .*run=FILE, or from BM25, retrieve='bm25'"):
+    with pytest.raises(
+        InputError, match=r"neither --run nor --retrieve is given; .*\(--run FILE\) or from BM25 \(--retrieve bm25\)"
+    ):
         read_dataset(beir)
-    with pytest.raises(InputError, match="both run= and retrieve= are given"):
+    with pytest.raises(InputError, match="both --run and --retrieve are given"):
         read_dataset(beir, run="x", retrieve="bm25")
-    with pytest.raises(InputError, match="retrieve is 'dense'; expected 'bm25'"):
+    with pytest.raises(InputError, match="--retrieve is 'dense'; expected bm25"):
         read_dataset(beir, retrieve="dense")
 
 

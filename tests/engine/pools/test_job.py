@@ -200,8 +200,6 @@ def test_a_second_process_at_the_same_file_takes_nothing_from_the_first(command,
 def test_what_cannot_be_is_refused_on_the_command_line(command, tmp_path):
     before = left_over(tmp_path)
     for more, match in [
-        (["--top-k", "0"], "top_k is 0; expected 1 or more"),
-        (["--max-candidates", "-1"], "max_candidates is -1; expected 1 or more"),
         (["--out", "/"], "OUT is /, a folder"),
         (["--model", tmp_path / "none"], "none"),
         (["--pools", tmp_path / "none.jsonl"], "none.jsonl cannot be read"),

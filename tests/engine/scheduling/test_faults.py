@@ -136,7 +136,7 @@ def test_a_deadline_thread_that_could_not_start_is_started_by_the_next_call(core
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fails)
-        with pytest.raises(RuntimeError, match="can't start"):
+        with pytest.raises(InferenceError, match="no thread can be started: raise the limit of processes"):
             core.add(steady_calls.call(5, deadline=time.monotonic() + 1000))
     assert (core._watch, len(core._new)) == (None, 0)
     one = steady_calls.call(5, deadline=time.monotonic() + 1000)

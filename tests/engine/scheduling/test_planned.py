@@ -260,7 +260,9 @@ def only_float32(manifest):
 
 def test_a_first_look_without_the_precision_asked_for_is_an_error_at_load(copy_of_planned):
     edit(copy_of_planned, only_float32)
-    with pytest.raises(ProviderError, match=r"the graph first-look cannot run: cpu needs int8.*; or use the plan full"):
+    with pytest.raises(
+        ProviderError, match=r"the graph first-look cannot run: the precision int8 was asked for.*; or use the plan full"
+    ):
         Reranker.load(copy_of_planned, settings=Settings(precision="int8"))
     with Reranker.load(copy_of_planned, settings=Settings(precision="int8", plan="full")) as loaded:
         assert len(loaded.rerank(QUERY, DOCUMENTS, top_k=3)) == 3
@@ -271,7 +273,7 @@ def test_a_first_look_without_the_precision_asked_for_is_an_error_at_load(copy_o
 BAD_PLANS = {
     "fats:3,full": "needs a graph fats",
     "first-look": "has the plan first-look; expected one that ends with full",
-    "first-look:0,full": "Stage.keep is 0",
+    "first-look:0,full": "a stage keeps 0",
     "full:3,first-look": "expected cheaper graphs first",
 }
 

@@ -76,6 +76,11 @@ def test_what_is_no_json_is_400(served, path, field, content):
     assert shaped(path, reply)
 
 
+def test_a_constant_that_json_lacks_is_named(served):
+    reply = served.post("/v2/rerank", content=b'{"query": "NaN", "documents": ["a"], "unknown": -Infinity}')
+    assert reply.json()["message"].startswith("the body is not valid JSON: -Infinity at byte 48 (JSON has no such number: write")
+
+
 @ALL
 @pytest.mark.parametrize(
     "content", [b"[]", b"[" * DEEP, b"null", b"3", b'"tides"', b"{}", b'{"query": 1e999}', b'{"query": {"a": 1}}'], ids=range(8)

@@ -77,23 +77,15 @@ def test_a_switch_can_be_turned_off_again():
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["--port", "70000"], {}, "--port is '70000': Expected `int` <= 65535"),
-        (["--port", "ten"], {}, "--port is 'ten': Expected `int`, got `str`"),
-        (["--request-seconds", "0"], {}, "--request-seconds is '0'"),
-        (["--request-seconds", "nan"], {}, "--request-seconds is 'nan'"),
-        (["--request-seconds", "inf"], {}, "--request-seconds is 'inf'"),
-        (["--log-level", "loud"], {}, "--log-level is 'loud'"),
-        (["--provider", "tpu"], {}, "--provider is 'tpu'"),
-        (["--alias", "a"], {}, "--alias is 'a'; expected NAME=MODEL"),
-        (["--alias", "=a"], {}, "expected NAME=MODEL"),
         (["--host", "0.0.0.0"], {}, "can be reached from other machines"),
         (["--host", "::"], {}, "can be reached from other machines"),
         (["--host", "example.org"], {}, "can be reached from other machines"),
         (["--host", "0.0.0.0", "--api-key", ""], {}, "can be reached from other machines"),
-        (["--api-key", "clé"], {}, "printable ASCII"),
-        ([], {"RESIFT_SERVE_PORT": "x"}, "RESIFT_SERVE_PORT is 'x'"),
+        ([], {"RESIFT_SERVE_PORT": "x"}, "RESIFT_SERVE_PORT: expected a whole number from 0 to 65535; found 'x'"),
+        ([], {"RESIFT_SERVE_THREADS": "1025"}, "RESIFT_SERVE_THREADS: expected a whole number from 1 to 1024; found '1025'"),
+        ([], {"RESIFT_SERVE_ALIAS": "a=b,c"}, "RESIFT_SERVE_ALIAS: expected a list of NAME=MODEL; found ['a=b', 'c']"),
         ([], {"RESIFT_SERVE_PROT": "1"}, "RESIFT_SERVE_PROT is not a setting; expected one of RESIFT_SERVE_ALIAS"),
-        ([], {"RESIFT_SERVE_STRICT_MODEL": "perhaps"}, "RESIFT_SERVE_STRICT_MODEL is 'perhaps'"),
+        ([], {"RESIFT_SERVE_STRICT_MODEL": "perhaps"}, "RESIFT_SERVE_STRICT_MODEL: expected true or false; found 'perhaps'"),
     ],
 )
 def test_what_cannot_be_is_named(arguments, environment, said):
@@ -103,12 +95,41 @@ def test_what_cannot_be_is_named(arguments, environment, said):
 
 
 @pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--port", "70000", "expected a whole number from 0 to 65535; found '70000'"),
+        ("--port", "ten", "expected a whole number from 0 to 65535; found 'ten'"),
+        ("--threads", "2000", "expected a whole number from 1 to 1024; found '2000'"),
+        ("--request-seconds", "0", "expected a number above 0, up to 86400; found '0'"),
+        ("--request-seconds", "nan", "expected a number above 0, up to 86400; found 'nan'"),
+        ("--request-seconds", "inf", "expected a number above 0, up to 86400; found 'inf'"),
+        ("--log-level", "loud", "expected debug or error or info or warning; found 'loud'"),
+        ("--provider", "tpu", "expected cpu or cuda; found 'tpu'"),
+        ("--alias", "a", "expected NAME=MODEL; found 'a'"),
+        ("--alias", "=a", "expected NAME=MODEL; found '=a'"),
+        ("--alias", "a=", "expected NAME=MODEL; found 'a='"),
+        ("--api-key", "cl\u00e9", "expected printable ASCII without outer spaces"),
+        ("--api-key", "gehe\x07im", "expected printable ASCII without outer spaces"),
+        ("--api-key", "geheim\n", "expected printable ASCII without outer spaces"),
+        ("--api-key", " geheim", "expected printable ASCII without outer spaces"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_a_wrong_command_line(capsys, option, value, said):
+    with pytest.raises(SystemExit) as stop:
+        gathered(option, value)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(f"\nresift serve: error: argument {option}: {said}\n")
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"port = ", "is not TOML in UTF-8"),
-        (b"\xff", "is not TOML in UTF-8"),
+        (b"port = ", "is not TOML: "),
+        (b"\xff", "is not UTF-8 at byte 0"),
         (b"prot = 1", "has 'prot'; expected only model, alias"),
-        (b'port = "8787"', "port is '8787': Expected `int`, got `str`"),
+        (b'port = "8787"', "port: expected a whole number from 0 to 65535; found '8787'"),
+        (b'model = "a"', "model: expected a list of text; found 'a'"),
+        (b'api_key = "k "', "api_key: expected printable ASCII without outer spaces"),
         (b"[serve]\nport = 1", "has 'serve'"),
         (b'config = "other.toml"', "has 'config'"),
     ],
@@ -123,7 +144,7 @@ def test_a_file_that_cannot_be_is_named(content, said, file):
 
 def test_a_key_is_never_shown():
     with pytest.raises(InputError) as caught:
-        gathered("--host", "::", "--api-key", "gehe\x07im")
+        gathered(RESIFT_SERVE_API_KEY="gehe\x07im")
     assert "gehe" not in str(caught.value)
 
 

@@ -128,8 +128,8 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
     _refuse(f"{source} is a TREC run", beir_options)
     if judgements is None or texts is None or queries is None:
         required = {"qrels": judgements, "texts": texts, "queries": queries}
-        missing = ", ".join(f"{name}=" for name, value in required.items() if value is None)
-        raise InputError(f"{source} is a TREC run; its evaluation also needs the files {missing}")
+        missing = ", ".join(f"--{name} FILE" for name, value in required.items() if value is None)
+        raise InputError(f"{source} is a TREC run; its evaluation also needs {missing}")
     pools = _run_pools(source, lines, read_qrels(judgements), selection, Texts(texts, queries), depth or DEPTH)
     return _dataset(source, "trec", pools, selection, depth or DEPTH)
 
@@ -137,10 +137,12 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
 def _check_makers(source: str, run: PathLike | None, retrieve: str | None) -> None:
     """Raises InputError unless exactly one of the two options says where a BEIR folder's pools come from."""
     if retrieve not in (None, "bm25"):
-        raise InputError(f"retrieve is {retrieve!r}; expected 'bm25'")
+        raise InputError(f"--retrieve is {retrieve!r}; expected bm25")
     if (run is None) == (retrieve is None):
-        found = "neither run= nor retrieve= is given" if run is None else "both run= and retrieve= are given"
-        raise InputError(f"{source}: {found}; a BEIR folder's pools come from a TREC run, run=FILE, or from BM25, retrieve='bm25'")
+        found = "neither --run nor --retrieve is given" if run is None else "both --run and --retrieve are given"
+        raise InputError(
+            f"{source}: {found}; a BEIR folder's pools come from a TREC run (--run FILE) or from BM25 (--retrieve bm25)"
+        )
 
 
 def _labelled_pools(
@@ -204,6 +206,6 @@ def _name(source: str) -> str:
 
 def _refuse(description: str, options: Mapping[str, object]) -> None:
     """Raises InputError if one of the options is given; `description` says what the data is."""
-    unusable = [f"{name}=" for name, value in options.items() if value is not None]
+    unusable = [f"--{name}" for name, value in options.items() if value is not None]
     if unusable:
         raise InputError(f"{description}; {', '.join(unusable)} cannot be used with it")

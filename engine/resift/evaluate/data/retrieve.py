@@ -28,7 +28,7 @@ def bm25(documents: Iterable[tuple[str, str]], queries: Mapping[str, str], depth
     try:
         import bm25s
     except ImportError as error:
-        raise ExtraError("retrieve='bm25' needs bm25s: pip install 'resift[eval]'") from error
+        raise ExtraError("retrieval by BM25 needs bm25s, which cannot be imported: pip install 'resift[eval]'") from error
     docids: list[str] = []
 
     def texts() -> Iterator[str]:

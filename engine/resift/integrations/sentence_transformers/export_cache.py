@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from resift.artifact import hub
 from resift.artifact.folder import DEFAULT, Artifact, embedded
 from resift.artifact.manifest import CERTIFICATE, MANIFEST
-from resift.errors import ArtifactError, ExtraError, OutputError, ParityError
+from resift.errors import ArtifactError, ExtraError, OutputError, ParityError, importing
 from resift.files.names import path_text
 
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ def _find_or_export(source: ModelSource, name: str, content: str, precision: Pre
 
 def _cache_folder(source: ModelSource, name: str) -> Path:
     """The folder of the checkpoint's artifacts in the cache. Raises OutputError if it cannot be created."""
-    from huggingface_hub import cached_assets_path
+    with importing("huggingface_hub"):
+        from huggingface_hub import cached_assets_path
 
     plain = re.sub(r"[^A-Za-z0-9._-]+", "--", name)[:80]
     assets = None if source.cache is None else Path(source.cache) / "assets"

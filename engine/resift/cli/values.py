@@ -1,0 +1,95 @@
+"""Values of options, for argparse's `type`: each function raises ArgumentTypeError, which says what was expected and found."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentTypeError
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resift.errors import InputError
+from resift.files.names import is_file_name
+from resift.plans import Plan
+from resift.settings import LARGEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LARGEST_COUNT = 1 << 40
+
+
+def whole(minimum: int = 1, maximum: int = LARGEST_COUNT) -> Callable[[str], int]:
+    """The type of whole numbers from `minimum` to `maximum`."""
+
+    def convert(found: str) -> int:
+        try:
+            value = int(found)
+        except ValueError:
+            value = minimum - 1
+        if not minimum <= value <= maximum:
+            raise _unsuitable(f"a whole number from {minimum} to {maximum}", found)
+        return value
+
+    return convert
+
+
+def setting(name: str) -> Callable[[str], int]:
+    """The type of the field of Settings of that name."""
+    return whole(1, LARGEST[name])
+
+
+def number(expected: str, is_suitable: Callable[[float], bool]) -> Callable[[str], float]:
+    """The type of the numbers that are suitable; `expected` describes them."""
+
+    def convert(found: str) -> float:
+        try:
+            value = float(found)
+        except ValueError:
+            value = math.nan
+        if not is_suitable(value):
+            raise _unsuitable(expected, found)
+        return value
+
+    return convert
+
+
+positive = number("a number above 0", lambda value: 0 < value < math.inf)
+share = number("a share from 0 to 1", lambda value: 0 <= value <= 1)
+part = number("a share between 0 and 1, such as 0.5", lambda value: 0 < value < 1)
+
+
+def plan(found: str) -> str:
+    """The type of plans, which stay text."""
+    if found != "auto":
+        try:
+            Plan.parse(found)
+        except InputError as error:
+            raise ArgumentTypeError(str(error)) from error
+    return found
+
+
+def text(found: str) -> str:
+    """The type of texts, which are UTF-8 in any locale: Python passes bytes on that it cannot decode as lone surrogates.
+
+    It is not for names of files, whose bytes must stay as they are.
+    """
+    try:
+        return found.encode("utf-8", "surrogateescape").decode()
+    except UnicodeError as error:
+        raise ArgumentTypeError(f"expected text in UTF-8; found {found!r:.80}") from error
+
+
+def file_name(found: str) -> str:
+    """The type of names of files and of models."""
+    if not is_file_name(found):
+        raise _unsuitable("a name", found)
+    return found
+
+
+def path(found: str) -> Path:
+    """The type of names of files, as a Path."""
+    return Path(file_name(found))
+
+
+def _unsuitable(expected: str, found: str) -> ArgumentTypeError:
+    return ArgumentTypeError(f"expected {expected}; found {found!r:.80}")
