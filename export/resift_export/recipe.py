@@ -98,7 +98,10 @@ class Recipe:
         return pairs
 
     def gate_pools(self) -> list[Pool]:
-        """The gate's pools. Raises InputError if there are too few, or they are too small, for a meaningful comparison, and for a label too high."""
+        """The gate's pools.
+
+        Raises InputError for a label beyond any grade, and if they are too few, or too small, for a meaningful comparison.
+        """
         path = self.gate or _built_in("gate.jsonl")
         pools = [_gate_pool(pool, number, f"{path}, pool {number}") for number, pool in enumerate(read_pools(path), 1)]
         if empty := [pool.qid for pool in pools if not pool.documents]:

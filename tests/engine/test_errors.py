@@ -131,7 +131,10 @@ def test_a_tokenizer_of_long_texts(family):
         f"{QUOTED} = 1",
         f"[{QUOTED}]",
         f"[settings]\n{QUOTED} = 1",
-        *(f"[settings]\n{name} = {QUOTED}" for name in ("plan", "provider", "precision", "truncation", "threads", "waiting_seconds")),
+        *(
+            f"[settings]\n{name} = {QUOTED}"
+            for name in ("plan", "provider", "precision", "truncation", "threads", "waiting_seconds")
+        ),
         f"[settings]\n[retrieval]\ncandidates = {QUOTED}",
         f"[settings]\n{HOSTILE[:10_000]}",
     ],
@@ -178,7 +181,11 @@ def test_scores_of_long_texts(file):
 def test_a_journal_of_long_texts(reranker, file, tmp_path):
     source = file(json.dumps(POOL).encode(), "pools.jsonl")
     job = Job(source=str(source), out=tmp_path / "out.jsonl")
-    journals = [{"resift_job": 1, "model": HOSTILE[:1500]}, {"resift_job": 1, HOSTILE[:1500]: 1}, {"resift_job": 1, "plan": [HOSTILE[:1500]]}]
+    journals = [
+        {"resift_job": 1, "model": HOSTILE[:1500]},
+        {"resift_job": 1, HOSTILE[:1500]: 1},
+        {"resift_job": 1, "plan": [HOSTILE[:1500]]},
+    ]
 
     def resume(content):
         (tmp_path / "out.jsonl.job.jsonl").write_text(json.dumps(content, separators=(",", ":")) + '\n["00",1,1]\n')

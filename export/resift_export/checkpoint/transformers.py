@@ -12,7 +12,9 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import normalizers
 
-from resift.errors import ExportError, first_line
+from resift.artifact.manifest import TOKENIZER
+from resift.encoding.tokenizer_check import check_tokenizer
+from resift.errors import ArtifactError, ExportError, first_line
 from resift_export.checkpoint.config import ALTERNATIVES, foreign_code
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from resift_export.checkpoint.config import CheckpointConfig
 
 VOCABULARIES = (
-    "tokenizer.json",
+    TOKENIZER,
     "vocab.txt",
     "vocab.json",
     "sentencepiece.bpe.model",
@@ -80,6 +82,11 @@ def load_tokenizer(folder: Path, config: CheckpointConfig) -> Any:
         raise ExportError(
             f"{folder} has no tokenizer; expected one of {', '.join(VOCABULARIES)}: save the model's own tokenizer in its folder"
         )
+    if (file := folder / TOKENIZER).is_file():
+        try:
+            check_tokenizer(file.read_bytes())
+        except (ArtifactError, OSError) as error:
+            raise ExportError(f"{folder}: {first_line(error)}") from error
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except MALFORMED_ERRORS as error:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resift.encoding import tokenizer as pairs
+from resift.encoding import tokenizer_check
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import ArtifactError, InputError
 from tests.support import tiny
@@ -121,7 +121,7 @@ def test_a_deep_or_empty_file_is_refused(content):
 
 
 def test_a_huge_file_is_refused_unread(monkeypatch):
-    monkeypatch.setattr(pairs, "SOURCE_BYTES", 1000)
+    monkeypatch.setattr(tokenizer_check, "SOURCE_BYTES", 1000)
     with pytest.raises(ArtifactError, match="bytes; expected at most 1,000"):
         load(FILES["bert"])
 
