@@ -37,7 +37,7 @@ TEXT_LIMIT = 10_000
 ADDED_TOKENS_LIMIT = 1 << 26
 """The most characters of all added tokens together, as lengthened by the components."""
 PIECE_LIMIT = 1000
-"""The most characters of a piece of a Unigram model, whose tree of pieces the library frees by recursion (a piece of 100,000 ends the
+"""The most characters of a Unigram model's piece, as the library frees its tree of pieces by recursion (one of 100,000 ends the
 process), and of a prefix or suffix that a model puts before or after the parts of each word."""
 WORD_LIMIT = 1000
 """The most characters of a word that WordPiece splits, in a time that grows with their cube; real files have 100."""
