@@ -17,6 +17,7 @@ from resift.artifact.graph_facts import check_statements
 from resift.artifact.manifest import CARD, MANIFEST, WEIGHTS_SUFFIX, Manifest, Variant, decode_manifest
 from resift.artifact.resolved_plans import ResolvedPlan, resolve_plan
 from resift.errors import ArtifactError, InputError
+from resift.files import git_lfs
 from resift.plans import Plan
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ class Artifact:
                 raise ArtifactError(f"{path} is missing, but its manifest lists it; copy or export the artifact again")
             size = path.stat().st_size
             if size != entry.size:
+                _check_downloaded(path)
                 raise ArtifactError(
                     f"{path} has {size} bytes, but its manifest says {entry.size}: "
                     "the copy is incomplete or of another version; copy or export the artifact again"
@@ -210,6 +212,12 @@ def _file_states(*paths: Path) -> tuple[tuple[int, ...], ...]:
     except OSError as error:
         raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}") from error
     return tuple((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for state in states)
+
+
+def _check_downloaded(path: Path) -> None:
+    """Raises ArtifactError if `path` is a Git LFS pointer."""
+    if git_lfs.is_pointer(path):
+        raise ArtifactError(f"{path} is {git_lfs.DESCRIPTION} in its folder")
 
 
 def _check_link(path: Path, *roots: Path | None) -> None:
@@ -237,6 +245,7 @@ def _read_manifest(folder: Path) -> bytes:
     path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactError(f"no {MANIFEST} in {folder}: expected an artifact; turn a checkpoint into one with `resift export`")
+    _check_downloaded(path)
     if path.stat().st_size > MANIFEST_LIMIT:
         raise ArtifactError(f"{path} has {path.stat().st_size} bytes; expected at most {MANIFEST_LIMIT}: this is not a manifest")
     return _read(path, MANIFEST_LIMIT)

@@ -22,7 +22,7 @@ from resift_export.checkpoint import sentence_transformers as encoders
 from resift_export.checkpoint.config import CONFIG, WEIGHTED_MODULES, check_kind, read_config
 from resift_export.checkpoint.layers import compact_copy
 from resift_export.checkpoint.network import Network, check_steps, label_of
-from resift_export.checkpoint.source import commit_of, download, folder_of
+from resift_export.checkpoint.source import check_downloaded, commit_of, download, folder_of
 from resift_export.checkpoint.transformers import load_model, load_tokenizer
 from resift_export.memory import trim_heap, unload
 from resift_export.progress import no_report, track
@@ -193,9 +193,11 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
         raise ExportError(f"{source} is a folder and has no revision {revision}; leave --revision out")
     if not (folder / CONFIG).is_file():
         raise ExportError(f"{folder} has no config.json; expected a Hugging Face checkpoint folder")
+    check_downloaded([folder], allow_pickle=allow_pickle)
     config = read_config(folder)
     check_kind(config, source)
     weight_folders = [folder, *(folder / module.path for module in config.modules if module.kind in WEIGHTED_MODULES)]
+    check_downloaded(weight_folders[1:], allow_pickle=allow_pickle)
     for weight_folder in weight_folders:
         if not allow_pickle and not any(weight_folder.glob("*.safetensors")):
             raise ExportError(

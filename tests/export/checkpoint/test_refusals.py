@@ -66,6 +66,14 @@ def doubling(folder):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
+def pointer_to(name):
+    def replace(folder):
+        (folder / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 133466304\n")
+
+    return replace
+
+
+POINTER = r" is a Git LFS pointer, not the file itself, .* `git lfs pull` in its folder$"
 MISTAKES = {
     "bi-encoder": (
         model(lambda: transformers.BertModel(tiny.config("bert"))),
@@ -89,6 +97,9 @@ MISTAKES = {
         r": tokenizer\.json makes up to 512 characters of one, with the Replace .*: use the file that the model",
     ),
     "pickle": (pickle_only, r"has no safetensors weights \(found: .*pytorch_model\.bin.*; save it .*--allow-pickle"),
+    "pointer-to-weights": (pointer_to("model.safetensors"), rf"/model\.safetensors{POINTER}"),
+    "pointer-to-tokenizer": (pointer_to("tokenizer.json"), rf"/tokenizer\.json{POINTER}"),
+    "pointer-to-config": (pointer_to("config.json"), rf"/config\.json{POINTER}"),
     "own-code": (module_of_its_own, r"needs code of its own \(the module modeling_mine\.Head\), .*expected .*: look for"),
     "other-sizes": (
         wider,
