@@ -36,7 +36,7 @@ def one_line(message: str) -> str:
 class ResiftError(Exception):
     """Base class of all errors that resift defines. Its message is one line; see `one_line`."""
 
-    def __init__(self, message: str, **keywords: str) -> None:
+    def __init__(self, message: str, **keywords: str | None) -> None:
         """`keywords`: those of ImportError, for an ExtraError."""
         super().__init__(one_line(message), **keywords)
 

@@ -46,7 +46,7 @@ class _Positions(NamedTuple):
 
     first: int
     """the number of the first token"""
-    count: int | None = None
+    size: int | None = None
     """how many numbers there are; None: as many as tokens"""
 
 
@@ -64,10 +64,10 @@ class GraphFacts:
     @classmethod
     def of(cls, content: bytes | memoryview) -> GraphFacts:
         """The facts of a serialized model."""
-        return _Reader(memoryview(content)).facts()
+        return _GraphReader(memoryview(content)).facts()
 
 
-class _Reader:
+class _GraphReader:
     """The nodes and initializers of a model."""
 
     def __init__(self, model: memoryview) -> None:
@@ -90,7 +90,7 @@ class _Reader:
             if ids not in self._producers and ids not in self._tensors:
                 facts.rows[ids] = min(rows, facts.rows.get(ids, rows))
             elif positions := self._positions(ids):
-                limits.append(rows - positions.first if positions.count is None else positions.count)
+                limits.append(rows - positions.first if positions.size is None else positions.size)
         facts.positions = min(limits, default=None)
         return facts
 
@@ -112,14 +112,16 @@ class _Reader:
         elif node.operator in SAME or (node.operator == "Mul" and node.inputs[-1] not in self._tensors):  # by a mask
             positions = self._positions(node.inputs[0], depth + 1)
         elif node.operator == "Add" and len(node.inputs) == 2:
-            positions = self._shifted(*node.inputs, depth) or self._shifted(*reversed(node.inputs), depth)
+            first, second = node.inputs
+            positions = self._shifted(first, second, depth) or self._shifted(second, first, depth)
         return positions
 
     def _shifted(self, value: str, shift: str, depth: int) -> _Positions | None:
         """Positions to which a stored number is added."""
         tensor = self._tensors.get(shift)
-        positions = None if tensor is None or tensor.value is None else self._positions(value, depth + 1)
-        return positions and positions._replace(first=positions.first + tensor.value)
+        if tensor is None or tensor.value is None or (positions := self._positions(value, depth + 1)) is None:
+            return None
+        return positions._replace(first=positions.first + tensor.value)
 
 
 def check_statements(content: bytes | memoryview, where: str, pair: Pair, precision: Precision) -> None:
@@ -157,7 +159,7 @@ def _node(message: memoryview) -> _Node:
         elif item.number == 5 and isinstance(item.value, memoryview):
             attribute = {each.number: each.value for each in fields(item.value)}
             name, number = attribute.get(1), attribute.get(3)
-            if isinstance(name, memoryview) and name == b"axis" and isinstance(number, int):
+            if isinstance(name, memoryview) and bytes(name) == b"axis" and isinstance(number, int):
                 axis = number
     return _Node("".join(texts[4][-1:]), texts[1], texts[2], axis)
 
