@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from tokenizers import normalizers
 
 from resift.artifact.manifest import TOKENIZER
@@ -42,6 +42,8 @@ MALFORMED_ERRORS = (
 SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "vocab_size", "num_labels")
 """Numbers in config.json that must be above 0, by the names that transformers has for all families."""
 
+FLOATS = ("BF16", "F16", "F32", "F64")
+"""Names of types in safetensors files."""
 REASON_LIMIT = 300
 """The most characters of an error that are quoted whole; of a longer one, such as a list of all models, the first line."""
 
@@ -56,6 +58,7 @@ def load_model(folder: Path, config: CheckpointConfig, *, safetensors: bool) -> 
     try:
         configuration = _configuration(folder)
         _check_size(kind, configuration, folder, weights)
+        _check_types(folder)
         with _load_report_suppressed():
             model, loading_info = kind.from_pretrained(
                 folder,
@@ -172,6 +175,22 @@ def _check_size(kind: Any, configuration: Any, folder: Path, weights: int) -> No
             f"{folder} describes a model of {size:,} weights in its {CONFIG}, but its files of weights have {weights:,} bytes; "
             f"expected the sizes of those weights: save the model's own {CONFIG} with it"
         )
+
+
+def _check_types(folder: Path) -> None:
+    """Raises ExportError if a safetensors file has weights that are not floating-point numbers of 16 bits or more.
+
+    transformers converts them to float32 as they are: without their scales, quantized weights would make another model.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                kind = file.get_slice(name).get_dtype()
+                if name.endswith((".weight", ".bias")) and kind not in FLOATS:
+                    raise ExportError(
+                        f"{path} has the weights {name:.200} of the type {kind}; expected float32, float16 or bfloat16: export the "
+                        "checkpoint that it was quantized from"
+                    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from resift.errors import ExportError
 from resift_export.checkpoint import load as checkpoint
@@ -84,6 +85,17 @@ def configured(**changes):
     return change
 
 
+def of_type(kind):
+    """Stores one matrix in another type, as quantizers do whose scales are in tensors of their own."""
+
+    def change(folder):
+        weights = load_file(folder / "model.safetensors")
+        name = "bert.encoder.layer.0.intermediate.dense.weight"
+        save_file({**weights, name: weights[name].to(kind)}, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return change
+
+
 OWN_CONFIG = r"save the model's own config\.json with it"
 ABOVE_0 = rf"in its config\.json; expected an integer above 0: {OWN_CONFIG}$"
 TOO_LARGE = (
@@ -144,6 +156,14 @@ MISTAKES = {
     "pointer-to-weights": (pointer_to("model.safetensors"), rf"/model\.safetensors{POINTER}"),
     "pointer-to-tokenizer": (pointer_to("tokenizer.json"), rf"/tokenizer\.json{POINTER}"),
     "pointer-to-config": (pointer_to("config.json"), rf"/config\.json{POINTER}"),
+    "int8-weights": (
+        of_type(torch.int8),
+        r"/model\.safetensors has the weights bert\.\S+dense\.weight of the type I8; expected float32, .*: export the checkpoint",
+    ),
+    "float8-weights": (
+        of_type(torch.float8_e4m3fn),
+        r".* of the type F8_E4M3; expected float32, .*: export the checkpoint that it",
+    ),
     "own-code": (module_of_its_own, r"needs code of its own \(the module modeling_mine\.Head\), .*expected .*: look for"),
     "other-sizes": (
         wider,
