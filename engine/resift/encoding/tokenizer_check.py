@@ -2,13 +2,17 @@
 
 The library passes every text, and each added token as it reads the file, through all components in turn, so components that each
 lengthen a text a little lengthen it together without limit: thirty that double it make a gigabyte of one character. The bounds
-here hold for all texts, as they multiply the most characters that each component can make of one.
+here hold for all texts, as they multiply the most that each component can make of one character.
+
+The length of a text is here that of its full decomposition (NFKD), which Unicode's normal forms and lower case keep, in whatever
+order they come, while a text that a component puts in may become up to 18 times as long in the next one.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import unicodedata
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
@@ -21,13 +25,11 @@ if TYPE_CHECKING:
 
 SOURCE_BYTES = 1 << 28
 """Maximum size of tokenizer.json in bytes; one with a million tokens has about 64 MB."""
-UNICODE_GROWTH = {"BertNormalizer": 24, "Lowercase": 2, "NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18}
-"""The most characters that a component makes of one by rules of Unicode; NFKC and NFKD of U+FDFA have 18."""
-SPLIT_GROWTH = {"ByteLevel": 5, "Metaspace": 2}
-"""The most characters that a component makes of one by writing bytes as characters, or by a mark before each word."""
-UNICODE_LIMIT, LITERAL_LIMIT = 5000, 256
-"""The most characters that all components together may make of one: by rules of Unicode (ALBERT's bound is 36), and by texts that
-the file states, by bytes and by marks (ALBERT's is 72)."""
+GROWTH = {"BertNormalizer": 3, "ByteLevel": 5, "Metaspace": 2}
+"""The most characters that a component makes of one by spaces around ideographs, by bytes written as characters and a space before
+each word, or by a mark before each word."""
+GROWTH_LIMIT = 150
+"""The most characters that all components together may make of one; 72 for the files of ALBERT, DeBERTa and XLM-RoBERTa."""
 ADDED_LIMIT = 1000
 """The most characters that all components together may put before a text."""
 COMPONENT_LIMIT = 100
@@ -80,35 +82,30 @@ def check_tokenizer(source: bytes) -> None:
 
 
 def _check_growth(file: _File) -> float:
-    """The most characters that all components make of one by texts that the file states, by bytes and by marks."""
-    unicode_growth = literal_growth = 1.0
-    added = 0
+    """The most characters that all components together make of one."""
+    growth, added = 1.0, 0
     for kind in ("normalizer", "pre_tokenizer"):
         for number, component in enumerate(_components(getattr(file, kind), kind), 1):
-            what, own_growth = f"the {component['type']:.40} that is number {number} in its {kind}", _literal_growth(component)
-            unicode_growth *= UNICODE_GROWTH.get(component["type"], 1)
-            literal_growth *= own_growth
+            what, own_growth = f"the {component['type']:.40} that is number {number} in its {kind}", _growth(component)
+            growth *= own_growth
             added = int(added * own_growth) + _length(component.get("prepend"))
-            if literal_growth > LITERAL_LIMIT or unicode_growth > UNICODE_LIMIT:
-                found, limit = max(
-                    (literal_growth, LITERAL_LIMIT), (unicode_growth, UNICODE_LIMIT), key=lambda each: each[0] / each[1]
-                )
-                _refuse(f"makes up to {found:,.0f} characters of one, with {what}", f"{limit:,}")
+            if growth > GROWTH_LIMIT:
+                _refuse(f"makes up to {growth:,.0f} characters of one, with {what}", f"{GROWTH_LIMIT:,}")
             if added > ADDED_LIMIT:
                 _refuse(f"puts up to {added:,} characters before a text, with {what}", f"{ADDED_LIMIT:,}")
-    return literal_growth
+    return growth
 
 
-def _literal_growth(component: dict[str, Any]) -> float:
-    """The most characters that a component makes of one by a text that the file states, by bytes or by marks."""
+def _growth(component: dict[str, Any]) -> float:
+    """The most characters that a component makes of one."""
     match component:
         case {"type": "Replace", "pattern": {"String": str(pattern)}, "content": str(content)} if pattern:
-            return max(1.0, len(content) / len(pattern))
+            return max(1.0, _length(content) / _length(pattern))
         case {"type": "Replace", "content": str(content)}:
-            return 1.0 + len(content)  # a regular expression may match no character, at every position
+            return 1.0 + _length(content)  # a regular expression may match no character, at every position
         case {"type": "Precompiled", "precompiled_charsmap": str(charsmap)}:
             return max(1.0, _longest_mapped(charsmap))
-    return SPLIT_GROWTH.get(component["type"], 1)
+    return GROWTH.get(component["type"], 1)
 
 
 def _longest_mapped(charsmap: str) -> int:
@@ -118,7 +115,7 @@ def _longest_mapped(charsmap: str) -> int:
     except (binascii.Error, ValueError):
         return 1  # the library refuses it
     texts = content[4 + int.from_bytes(content[:4], "little") :]
-    return max(len(text.decode(errors="replace")) for text in texts.split(b"\0"))
+    return max(_length(text.decode(errors="replace")) for text in texts.split(b"\0"))
 
 
 def _components(component: Any, kind: str) -> list[dict[str, Any]]:
@@ -175,7 +172,8 @@ def _check_model(model: _Model, pieces: list[tuple[str, Any]]) -> None:
 
 
 def _length(text: Any) -> int:
-    return len(text) if isinstance(text, str) else 0
+    """Characters of a text when it is decomposed; 0 for anything else."""
+    return len(unicodedata.normalize("NFKD", text)) if isinstance(text, str) else 0
 
 
 def _refuse(problem: str, limit: str) -> NoReturn:

@@ -150,7 +150,7 @@ MISTAKES = {
     "no-tokenizer": (without_tokenizer, r"has no tokenizer; expected one of tokenizer\.json, .*: save the model's own tokenizer"),
     "doubling": (
         doubling,
-        r": tokenizer\.json makes up to 512 characters of one, with the Replace .*: use the file that the model",
+        r": tokenizer\.json makes up to 256 characters of one, with the Replace .*: use the file that the model",
     ),
     "pickle": (pickle_only, r"has no safetensors weights \(found: .*pytorch_model\.bin.*; save it .*--allow-pickle"),
     "pointer-to-weights": (pointer_to("model.safetensors"), rf"/model\.safetensors{POINTER}"),
