@@ -159,6 +159,12 @@ def test_the_bound_holds_for_what_the_library_makes(pattern, content, kind):
         assert len(rounds.normalize_str(text)) <= factor * len(text) + factor
 
 
+def test_sequences_within_sequences_are_refused_before_they_are_walked():
+    nested = '{"type": "Sequence", "normalizers": [' * 200 + "]}" * 200
+    with pytest.raises(ArtifactError, match=r"^tokenizer\.json cannot be read: nested deeper than 100 levels"):
+        check_tokenizer(f'{{"normalizer": {nested}}}'.encode())
+
+
 def test_normal_forms_and_lower_case_keep_the_length_by_which_growth_is_judged():
     def length(text):
         return len(unicodedata.normalize("NFKD", text))

@@ -20,6 +20,7 @@ FILES = {family: json.loads(tiny.backend(family).to_str()) for family in FAMILIE
 ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
 # Letters that a small vocabulary lacks, one that normalizes to several, marks, spaces, and a long word.
 TEXTS = ["tides", "", "a\u0301 \uff21b", "東京 🌊", "x" * 300, "\x00 \t\n [SEP] <mask>"]
+NESTED = b'{"normalizer": ' + b'{"type": "Sequence", "normalizers": [' * 300 + b"]}" * 300 + b"}"
 DEEP = b'{"version": "1.0", "normalizer": ' + b'{"type": "Sequence", "normalizers": [' * 50_000
 
 
@@ -113,7 +114,7 @@ def test_a_file_that_cannot_join_pairs_is_refused_at_load(family, change, messag
 
 
 @pytest.mark.parametrize(
-    "content", [DEEP, b"[" * 100_000, b'{"model":' * 100_000, b"{" + b" " * 1_000_000], ids=["a", "b", "c", "d"]
+    "content", [DEEP, NESTED, b"[" * 100_000, b'{"model":' * 100_000, b"{" + b" " * 1_000_000], ids=["a", "b", "c", "d", "e"]
 )
 def test_a_deep_or_empty_file_is_refused(content):
     with pytest.raises(ArtifactError, match=r"tokenizer\.json cannot be read"):
