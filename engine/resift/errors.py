@@ -13,7 +13,7 @@
     ├── ExportError            a checkpoint cannot be loaded, traced or written
     └── ParityError            an artifact does not rank like its checkpoint
 
-A value of the wrong type is a plain TypeError. Every message says what was found, what was expected and how to fix it.
+A value of the wrong type is a plain TypeError. Every message says what was found, what was expected and how to fix it, in one line.
 """
 
 from __future__ import annotations
@@ -25,9 +25,27 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MESSAGE_LIMIT = 1000
+"""Maximum number of characters in a message."""
+TAIL = 400
+"""Characters that a message which is too long keeps of its end, where it says how to fix what was found."""
+
+
+def one_line(message: str) -> str:
+    """The message with a space for each line break and, if it is longer than MESSAGE_LIMIT, without its middle.
+
+    Whatever a message quotes from a file of a stranger, it says what was found and what to do.
+    """
+    line = " ".join(message.splitlines())
+    return line if len(line) <= MESSAGE_LIMIT else f"{line[: MESSAGE_LIMIT - TAIL - 3]} … {line[-TAIL:]}"
+
 
 class ResiftError(Exception):
-    """Base class of all errors that resift defines."""
+    """Base class of all errors that resift defines. Its message is one line; see `one_line`."""
+
+    def __init__(self, message: str, **keywords: str | None) -> None:
+        """`keywords`: those of ImportError, for an ExtraError."""
+        super().__init__(one_line(message), **keywords)
 
 
 class ArtifactError(ResiftError):

@@ -73,7 +73,7 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         export.load(source, first_look, revision=revision, name=name, allow_pickle=allow_pickle)
         export.draft()
         certificate = export.search(export.gate())
-        faults = faults_of(certificate, export.checkpoint, export.student)
+        faults = faults_of(certificate, export.checkpoint, export.student, recipe, is_kept=keep is not None)
         if faults and not force:
             raise faults[0]
         log.info("write     %s", out)

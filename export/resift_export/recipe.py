@@ -14,6 +14,7 @@ import msgspec
 from resift.artifact.agreement import LEAST_GATE_POOLS, Bounds, Pool
 from resift.artifact.manifest import CARD, CERTIFICATE, FILE_NAME_PATTERN, MANIFEST, TOKENIZER, Variant
 from resift.errors import InputError
+from resift.evaluate.data.trec import checked_label
 from resift.files.names import path_text
 from resift.files.whole import read_whole
 from resift.pools.reading import CandidatePool, decode_object, read_lines, read_pools
@@ -100,9 +101,12 @@ class Recipe:
         return pairs
 
     def gate_pools(self) -> list[Pool]:
-        """The gate's pools. Raises InputError if there are too few, or they are too small, for a meaningful comparison."""
+        """The gate's pools.
+
+        Raises InputError for a label beyond any grade, and if they are too few, or too small, for a meaningful comparison.
+        """
         path = self.gate or _built_in("gate.jsonl")
-        pools = [_gate_pool(pool, number) for number, pool in enumerate(read_pools(path), 1)]
+        pools = [_gate_pool(pool, number, f"{path}, pool {number}") for number, pool in enumerate(read_pools(path), 1)]
         if empty := [pool.qid for pool in pools if not pool.documents]:
             raise InputError(f"{path} has pools without documents, the first with qid {empty[0]}; remove them")
         large = [pool for pool in pools if len(pool.documents) >= MIN_GATE_DOCUMENTS]
@@ -161,9 +165,9 @@ def _built_in(name: str) -> Path:
     return Path(str(files("resift_export"))) / "data" / name
 
 
-def _gate_pool(pool: CandidatePool, number: int) -> Pool:
+def _gate_pool(pool: CandidatePool, number: int, where: str) -> Pool:
     labels = [fields.get("label") for fields in pool.fields]
-    grades = [label for label in labels if isinstance(label, int) and label >= 0]
+    grades = [checked_label(label, where) for label in labels if isinstance(label, int) and label >= 0]
     return Pool(
         qid=str(pool.qid if pool.qid is not None else number),
         query=pool.query,

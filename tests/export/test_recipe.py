@@ -127,6 +127,15 @@ def test_labels_count_only_where_every_document_has_one(tmp_path):
     assert [pool.labels for pool in found[:4]] == [whole, None, None, None]
 
 
+@pytest.mark.parametrize("label", [2**63, 10**400], ids=["2**63", "10**400"])
+def test_a_gate_label_beyond_any_grade_is_refused(tmp_path, label):
+    rows = [{"query": "q", "candidates": [{"text": f"text {row}", "label": label} for row in range(10)]}, *pools(30)]
+    with pytest.raises(
+        InputError, match=r"gate\.jsonl, pool 1: the label is \d{19,80}; expected a relevance grade of at most 1000000"
+    ):
+        Recipe(gate=lines(tmp_path / "gate.jsonl", rows)).gate_pools()
+
+
 def test_bad_gate_line_is_named(tmp_path):
     path = lines(tmp_path / "gate.jsonl", [*pools(3), '{"query": "q", "documents": "one text"}', *pools(30)])
     with pytest.raises(InputError, match=r"gate\.jsonl, line 4: "):

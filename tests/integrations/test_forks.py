@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 
 import pytest
@@ -19,42 +20,44 @@ FORKS = 100
 QUERY, DOCUMENTS = "how do tides work", ["The moon pulls the sea.", "Bread rises.", "The tide comes in twice a day."]
 
 
+def load(artifact, number):
+    adapters._open.cache_clear()
+    Adapter(model=artifact, settings=Settings(threads=1 + number % 4))._load()
+
+
+def score(artifact):
+    with Reranker.load(artifact) as fresh:
+        return fresh.logits(QUERY, DOCUMENTS).tolist()
+
+
+def repeated(function, has_forked):
+    for number in count():
+        if has_forked.is_set():
+            return
+        function(number)
+
+
 @can_fork
 @beside_threads
 def test_a_hundred_forks_beside_threads_that_load_and_call(artifact):
-    has_forked = threading.Event()
-    adapter = Adapter(model=artifact)
-    with Reranker.load(artifact, settings=Settings(threads=2)) as shared:
+    has_forked, adapter = threading.Event(), Adapter(model=artifact)
+    with Reranker.load(artifact, settings=Settings(threads=2)) as shared, ThreadPoolExecutor(4) as pool:
         expected = shared.logits(QUERY, DOCUMENTS).tolist()
 
-        def loads():
-            for number in count(1):
-                if has_forked.is_set():
-                    return
-                adapters._open.cache_clear()
-                Adapter(model=artifact, settings=Settings(threads=1 + number % 4))._load()
-
-        def calls():
-            while not has_forked.is_set():
-                shared.rerank(QUERY, DOCUMENTS, budget_ms=60_000)
-
-        def opens():
-            while not has_forked.is_set():
-                with Reranker.load(artifact) as fresh:
-                    fresh.score(QUERY, DOCUMENTS)
+        def call(_):
+            shared.rerank(QUERY, DOCUMENTS, budget_ms=60_000)
 
         def work():
             """Scores by a Reranker that is in use, one that an adapter may be loading, and one of the child's own."""
-            with Reranker.load(artifact) as fresh:
-                return [each.logits(QUERY, DOCUMENTS).tolist() for each in (shared, adapter._load(), fresh)]
+            return [*(each.logits(QUERY, DOCUMENTS).tolist() for each in (shared, adapter._load())), score(artifact)]
 
-        with ThreadPoolExecutor(4) as pool:
-            threads = [pool.submit(function) for function in (loads, calls, calls, opens)]
-            try:
-                for _ in range(FORKS):
-                    assert in_child(work) == [expected] * 3
-            finally:
-                has_forked.set()
-            for thread in threads:
-                thread.result()
+        functions = [partial(load, artifact), call, call, lambda _: score(artifact)]
+        threads = [pool.submit(repeated, function, has_forked) for function in functions]
+        try:
+            for _ in range(FORKS):
+                assert in_child(work) == [expected] * 3
+        finally:
+            has_forked.set()
+        for thread in threads:
+            thread.result()
     adapters._open.cache_clear()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from resift.artifact.manifest import Strict
+from resift.artifact.manifest import Count, Strict
 from resift.errors import ParityError
 from resift.metrics import kendall_tau, ndcg, top_overlap
 
@@ -129,7 +129,7 @@ class Pool(Strict, frozen=True):
     qid: str
     query: str
     documents: list[str]
-    labels: list[int] | None = None
+    labels: list[Count] | None = None
 
 
 def check_reference(checkpoint: Sequence[NDArray[np.floating]]) -> None:

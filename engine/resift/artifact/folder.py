@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from resift.artifact import hub
 from resift.artifact.external_weights import externalize_weights
 from resift.artifact.graph_check import WeightsFile, check_graph
+from resift.artifact.graph_facts import check_statements
 from resift.artifact.manifest import CARD, MANIFEST, WEIGHTS_SUFFIX, Manifest, Variant, decode_manifest
 from resift.artifact.resolved_plans import ResolvedPlan, resolve_plan
 from resift.errors import ArtifactError, InputError
+from resift.files import git_lfs
 from resift.plans import Plan
 
 if TYPE_CHECKING:
@@ -141,32 +143,38 @@ class Artifact:
     def read_graph(self, variant: Variant, *, can_map: bool = False) -> bytes | GraphOnDisk:
         """The variant's graph: as a GraphOnDisk if its weights are in another file, or if it is large and `can_map`.
 
-        Raises ArtifactError if `check_graph` refuses it.
+        Raises ArtifactError if `check_graph` refuses it or if it contradicts the manifest.
         """
         path, weights = self.folder / variant.file, variant.weights or f"{variant.file}{WEIGHTS_SUFFIX}"
         if weights not in self.manifest.files:
             if can_map and self.manifest.files[variant.file].size >= MAPPED_BYTES:
-                return self._map(variant.file)
+                return self._map(variant)
             graph = self.read(variant.file)
-            check_graph(graph, str(path))
+            self._check_graph(graph, variant)
             return graph
         on_disk = GraphOnDisk.of(path, self.folder / weights)
-        check_graph(self.read(variant.file), str(path), WeightsFile(weights, self.manifest.files[weights].size))
+        self._check_graph(self.read(variant.file), variant, WeightsFile(weights, self.manifest.files[weights].size))
         self._check_hash(weights)
         return on_disk
 
-    def _map(self, name: str) -> GraphOnDisk:
-        """The graph of a file, without its large weights, which stay there.
+    def _check_graph(self, content: bytes | memoryview, variant: Variant, weights: WeightsFile | None = None) -> None:
+        """Raises ArtifactError if `check_graph` refuses the variant's graph, or if it contradicts the manifest."""
+        where = str(self.folder / variant.file)
+        check_graph(content, where, weights)
+        check_statements(content, where, self.manifest.pair, variant.precision)
+
+    def _map(self, variant: Variant) -> GraphOnDisk:
+        """The variant's graph, without its large weights, which stay in its file.
 
         Reads the file once, for its hash, and keeps none of it in memory.
         """
-        path = Path(os.path.realpath(self.folder / name))
+        path = Path(os.path.realpath(self.folder / variant.file))
         on_disk = GraphOnDisk.of(path, path)
-        self._check_hash(name)
+        self._check_hash(variant.file)
         with path.open("rb") as file:
             # The map is closed with the last view of it, not before: an error's traceback may hold a view.
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        check_graph(view, str(path))
+        self._check_graph(view, variant)
         return on_disk._replace(content=externalize_weights(view, path.name))
 
     def fingerprint(self) -> str:
@@ -187,6 +195,7 @@ class Artifact:
                 raise ArtifactError(f"{path} is missing, but its manifest lists it; copy or export the artifact again")
             size = path.stat().st_size
             if size != entry.size:
+                _check_downloaded(path)
                 raise ArtifactError(
                     f"{path} has {size} bytes, but its manifest says {entry.size}: "
                     "the copy is incomplete or of another version; copy or export the artifact again"
@@ -203,6 +212,12 @@ def _file_states(*paths: Path) -> tuple[tuple[int, ...], ...]:
     except OSError as error:
         raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}") from error
     return tuple((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for state in states)
+
+
+def _check_downloaded(path: Path) -> None:
+    """Raises ArtifactError if `path` is a Git LFS pointer."""
+    if git_lfs.is_pointer(path):
+        raise ArtifactError(f"{path} is {git_lfs.DESCRIPTION} in its folder")
 
 
 def _check_link(path: Path, *roots: Path | None) -> None:
@@ -230,6 +245,7 @@ def _read_manifest(folder: Path) -> bytes:
     path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactError(f"no {MANIFEST} in {folder}: expected an artifact; turn a checkpoint into one with `resift export`")
+    _check_downloaded(path)
     if path.stat().st_size > MANIFEST_LIMIT:
         raise ArtifactError(f"{path} has {path.stat().st_size} bytes; expected at most {MANIFEST_LIMIT}: this is not a manifest")
     return _read(path, MANIFEST_LIMIT)

@@ -9,7 +9,7 @@ import msgspec
 from resift.errors import ArtifactError, InputError
 from resift.files.json_decoding import decode_json
 from resift.plans import Plan
-from resift.settings import Precision
+from resift.settings import LARGEST, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +75,7 @@ class Pair(Strict, frozen=True, omit_defaults=True):
     """the special tokens around an empty query and an empty document, token:segment each"""
     vocabulary: Positive
     """number of token ids that the model has embeddings for"""
-    max_length: Positive
+    max_length: Annotated[int, msgspec.Meta(ge=1, le=LARGEST["max_length"])]
     """tokens, special tokens included"""
     prompt: Annotated[str, msgspec.Meta(max_length=10_000)] = ""
     """text that the checkpoint declares to be put before every query; empty: none"""

@@ -56,6 +56,14 @@ def fields(message: memoryview) -> Iterator[Field]:
         yield Field(tag >> 3, value, start, at)
 
 
+def varints(message: memoryview) -> Iterator[int]:
+    """The integers of a packed field. Raises DamagedError at bytes that are none."""
+    at = 0
+    while at < len(message):
+        value, at = _varint(message, at)
+        yield value
+
+
 def encode_field(number: int, content: bytes | int) -> bytes:
     """A serialized field: `content` is an integer, or the bytes of a string or an inner message."""
     if isinstance(content, int):

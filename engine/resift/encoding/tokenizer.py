@@ -15,6 +15,7 @@ from resift.encoding.encodings import Encodings
 from resift.encoding.extent import SHORT_TEXT_CHARACTERS, EncodedText, Extent
 from resift.encoding.seams import last_seam, seam_spaces
 from resift.encoding.template import PairTemplate
+from resift.encoding.tokenizer_check import check_tokenizer
 from resift.encoding.truncation import DOCUMENT_SHARE, document_room, longest_first, query_room
 from resift.encoding.windows import reach, spans
 from resift.errors import ArtifactError, InferenceError, InputError, ResiftError, importing, shortage
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
     from resift.settings import Truncation
 
-SOURCE_BYTES = 1 << 28
-"""Maximum size of tokenizer.json in bytes; one with a million tokens has about 64 MB."""
 PROBE = "a \uff21\ufb01 e\u0301 \u6771\u4eac \U0001f30a \ue000\uffff"
 """A text that is encoded at load as a test: characters that normalizers map, and some that few vocabularies have."""
 PART_CHARACTERS = 100_000
@@ -57,14 +56,13 @@ class PairTokenizer:
         """Reads `source`, the content of a tokenizer.json, for pairs of at most `max_length` tokens.
 
         `prompt` is put before every query and counts as part of it. `truncation`: which text of a longer pair is cut, see
-        Settings.truncation. Raises ArtifactError if `source` cannot be read or used for pairs, and InputError if `max_length`
-        has no room for the prompt and two texts.
+        Settings.truncation. Raises ArtifactError if `source` cannot be read, if `check_tokenizer` refuses it or if it cannot
+        be used for pairs, and InputError if `max_length` has no room for the prompt and two texts.
         """
         with importing("tokenizers"):
             from tokenizers import Tokenizer
 
-        if len(source) > SOURCE_BYTES:
-            raise ArtifactError(f"tokenizer.json has {len(source):,} bytes; expected at most {SOURCE_BYTES:,}")
+        check_tokenizer(source)
         self._cores = usable_cores()
         self._truncation = truncation
         with _refusing("tokenizer.json cannot be read"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,10 +75,18 @@ def _add_pool(
         place = _place(result, places[str(qid)], f"{where}: results[{rank}]")
         if place is None:
             continue
-        score = result.get("score")
-        if score is not None and (not isinstance(score, int | float) or isinstance(score, bool)):
-            raise InputError(f"{where}: results[{rank}] has the score {score!r:.80}; expected a number or null")
-        _add(scores[str(qid)], place, (rank,), math.nan if score is None else float(score), f"{where}: results[{rank}]")
+        here = f"{where}: results[{rank}]"
+        _add(scores[str(qid)], place, (rank,), _score(result.get("score"), here), here)
+
+
+def _score(score: object, where: str) -> float:
+    """The score as a number; NaN for null."""
+    if score is None:
+        return math.nan
+    if isinstance(score, int | float) and not isinstance(score, bool):
+        with suppress(OverflowError):  # an int beyond floating point
+            return float(score)
+    raise InputError(f"{where} has the score {score!r:.80}; expected a number or null")
 
 
 def _place(result: Any, places: dict[str | int, int], where: str) -> int | None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 Decoded = TypeVar("Decoded")
+Container = dict[str, object] | list[object] | msgspec.Struct
 NESTING_LIMIT = 100
 """Maximum number of levels of lists and objects (RFC 8259, section 9, allows a limit): any accepted value can be written again."""
 TOO_DEEP = f"nested deeper than {NESTING_LIMIT} levels"
@@ -83,9 +84,15 @@ def _depth(value: object) -> int:
     level = _containers([value])
     while level:
         depth += 1
-        level = _containers(inner for item in level for inner in (item.values() if isinstance(item, dict) else item))
+        level = _containers(inner for item in level for inner in _items(item))
     return depth
 
 
-def _containers(values: Iterable[object]) -> list[dict[str, object] | list[object]]:
-    return [value for value in values if isinstance(value, dict | list)]
+def _containers(values: Iterable[object]) -> list[Container]:
+    return [value for value in values if isinstance(value, dict | list | msgspec.Struct)]
+
+
+def _items(container: Container) -> Iterable[object]:
+    if isinstance(container, msgspec.Struct):
+        return msgspec.structs.astuple(container)
+    return container.values() if isinstance(container, dict) else container

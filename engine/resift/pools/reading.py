@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from resift.errors import InputError
+from resift.files import git_lfs
 from resift.files.json_decoding import decode_json
 from resift.files.names import is_file_name
 
@@ -35,6 +36,7 @@ UNSUPPORTED_FORMATS = (
     (rb"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it: zstd -dc"),
     (rb"BZh[1-9]1AY&SY", "compressed with bzip2; unpack it: bzip2 -dc"),
     (rb"PK\x03\x04", "a zip archive (or a format based on it, such as docx); unpack it and pass a text file"),
+    (re.escape(git_lfs.START), git_lfs.DESCRIPTION),
     (rb"PAR1\x15", "a parquet file; write its rows as JSON Lines first, or rank them with --engine ray"),
 )
 """First bytes of files that are not UTF-8 text (without a byte order mark as in RFC 4627, section 3); what they are, and what to
@@ -204,6 +206,8 @@ class Lines:
                     if line.strip():
                         yield number, line
         except (OSError, EOFError, zlib.error) as error:
+            if isinstance(error, gzip.BadGzipFile) and git_lfs.is_pointer(Path(self._name)):
+                raise InputError(f"{self._name} is {git_lfs.DESCRIPTION}") from error
             reason = error.strerror or error if isinstance(error, OSError) else error
             raise InputError(f"{self._name} cannot be read: {reason}") from error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from resift.errors import one_line
+
 if TYPE_CHECKING:
     from resift.ranking import Ranking
 
@@ -32,7 +34,7 @@ class Refusal(Exception):  # noqa: N818 - it is not an error of the server
 
     def __init__(self, reason: Reason, message: str, *, retry_after: int | None = None) -> None:
         """`retry_after`: seconds after which the client may try again."""
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.reason: Reason = reason
         self.retry_after = retry_after
 

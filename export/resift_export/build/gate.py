@@ -19,6 +19,7 @@ from resift.reranker import Reranker
 from resift.settings import Settings
 from resift_export.memory import trim_heap
 from resift_export.progress import no_report, track
+from resift_export.recipe import VNNI_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from resift.artifact.manifest import Graph, Variant
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.progress import Report
+    from resift_export.recipe import Recipe
 
 
 def check_runnable(variants: Sequence[Variant]) -> None:
@@ -102,22 +104,50 @@ def certify(
     )
 
 
-def faults_of(certificate: Certificate, checkpoint: Checkpoint, student: Checkpoint | None) -> list[ParityError]:
-    """The bounds that do not hold, of the full model's files and then of the first look's; `student` is its checkpoint."""
-    checks = [
-        partial(check_bounds, agreement, certificate.bounds, f"{checkpoint.id} in {file}")
+def faults_of(
+    certificate: Certificate, checkpoint: Checkpoint, student: Checkpoint | None, recipe: Recipe, *, is_kept: bool = False
+) -> list[ParityError]:
+    """The bounds that do not hold, of the full model's files and then of the first look's, each with the ways out of `ways_out`.
+
+    `student`: the first look's checkpoint. `is_kept`: whether the full graphs were copied from another artifact.
+    """
+    checks = {
+        file: partial(check_bounds, agreement, certificate.bounds, f"{checkpoint.id} in {file}")
         for file, agreement in certificate.agreement.items()
-    ]
+    }
     for file, recalls in certificate.first_looks.items():
         assert student is not None
-        checks.append(partial(check_recall, recalls, f"{student.id} in {file}"))
+        checks[file] = partial(check_recall, recalls, f"{student.id} in {file}")
     faults = []
-    for check in checks:
+    for file, check in checks.items():
         try:
             check()
         except ParityError as error:
-            faults.append(error)
+            faults.append(ParityError(f"{error}. {ways_out(file, recipe, is_kept=is_kept)}"))
     return faults
+
+
+def ways_out(file: str, recipe: Recipe, *, is_kept: bool) -> str:
+    """What an export whose `file` the gate refused can still try: the options that have not been used and can help this file."""
+    variant = next((variant for variant in recipe.variants() if variant.file == file), None)
+    if variant is None:
+        ways = ["leave --first-look out, or train its student for longer"]
+    elif variant.precision != "int8":
+        ways = ["--tracer optimum traces the graph in another way"] if recipe.tracer == "torch" else []
+    else:
+        ways = ["--precision float32 keeps the model exact, but larger and slower"]
+        if file == VNNI_FILE:
+            ways = ["leave --vnni out", *ways]
+        if is_kept:
+            ways = ["leave --keep out, so that the graphs are made anew", *ways]
+        elif recipe.calibration is None:
+            ways.append("--calibration FILE scales int8 by pairs like yours")
+        if recipe.search is None and not is_kept:
+            ways = ["--search leaves the products that lose most in float32", *ways]
+    if recipe.gate is None:
+        ways.append("--gate FILE judges by pools like yours")
+    ways.append("--force writes it all the same" if recipe.search is None else "--force, without --search, writes it all the same")
+    return f"Ways out (in Python, the arguments of Recipe, and of convert for the others): {'; '.join(ways)}"
 
 
 def _with_single_variant(artifact: Artifact, graph: Graph, file: str) -> Artifact:

@@ -36,6 +36,8 @@ JSON_LIMIT = 1 << 26
 """Maximum size of a configuration file in bytes."""
 WEIGHTED_MODULES = ("Dense", "LayerNorm")
 DENSE_ACTIVATION = re.compile(r"torch\.nn\.(modules\.(activation|linear)\.)?[A-Z]\w*")
+COUNT, COUNT_LIMIT = re.compile("(layer|group|block|head)s?$|(depth|group_num|num_labels)$"), 1000
+"""Names of numbers in config.json that transformers may build as many modules or names for, and the limit on such a number."""
 ALTERNATIVES = "use an encoder with a scoring head, such as BAAI/bge-reranker-v2-m3 or Alibaba-NLP/gte-reranker-modernbert-base"
 
 log = logging.getLogger(__name__)
@@ -189,6 +191,24 @@ def check_kind(config: CheckpointConfig, source: str) -> None:
         raise ExportError(
             f"{source} is a {architecture:.80}; expected a cross-encoder, a ...ForSequenceClassification: {ALTERNATIVES}"
         )
+
+
+def check_readable(config: CheckpointConfig, source: str) -> None:
+    """Raises ExportError if config.json says that the weights are quantized, or has labels or counts that no model has."""
+    if quantization := config.model_config.get("quantization_config"):
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
+        raise ExportError(
+            f"{source} has quantized weights (quantization_config: {method!s:.80}); expected weights in float32, float16 or "
+            "bfloat16: export the checkpoint that it was quantized from"
+        )
+    if not isinstance(names := config.model_config.get("id2label"), dict | None):
+        raise ExportError(f"{source} has id2label {names!r:.80} in {CONFIG}; expected an object with the name of each label")
+    for name, value in config.model_config.items():
+        if COUNT.search(name) and isinstance(value, int) and value > COUNT_LIMIT:
+            raise ExportError(
+                f"{source} has {name:.80} {value!s:.40} in {CONFIG}; expected at most {COUNT_LIMIT}: save the model's own {CONFIG} "
+                "with it"
+            )
 
 
 def foreign_code(source: str, what: str) -> ExportError:

@@ -18,12 +18,13 @@ from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import ExportError, InputError
 from resift.files.names import path_text
 from resift.scoring import relevance
+from resift.settings import LARGEST
 from resift_export.checkpoint import sentence_transformers as encoders
-from resift_export.checkpoint.config import CONFIG, WEIGHTED_MODULES, check_kind, read_config
+from resift_export.checkpoint.config import CONFIG, WEIGHTED_MODULES, check_kind, check_readable, read_config
 from resift_export.checkpoint.layers import compact_copy
 from resift_export.checkpoint.network import Network, check_steps, label_of
-from resift_export.checkpoint.source import commit_of, download, folder_of
-from resift_export.checkpoint.transformers import load_model, load_tokenizer
+from resift_export.checkpoint.source import check_downloaded, commit_of, download, folder_of
+from resift_export.checkpoint.transformers import load_model, load_tokenizer, max_length_of
 from resift_export.memory import trim_heap, unload
 from resift_export.progress import no_report, track
 
@@ -193,9 +194,12 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
         raise ExportError(f"{source} is a folder and has no revision {revision}; leave --revision out")
     if not (folder / CONFIG).is_file():
         raise ExportError(f"{folder} has no config.json; expected a Hugging Face checkpoint folder")
+    check_downloaded([folder], allow_pickle=allow_pickle)
     config = read_config(folder)
     check_kind(config, source)
+    check_readable(config, source)
     weight_folders = [folder, *(folder / module.path for module in config.modules if module.kind in WEIGHTED_MODULES)]
+    check_downloaded(weight_folders[1:], allow_pickle=allow_pickle)
     for weight_folder in weight_folders:
         if not allow_pickle and not any(weight_folder.glob("*.safetensors")):
             raise ExportError(
@@ -220,7 +224,7 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
         model=model,
         tokenizer=tokenizer,
         activation=config.activation(labels),
-        max_length=min(max_length_of(model, tokenizer), config.max_length or sys.maxsize),
+        max_length=_checked_length(min(max_length_of(model, tokenizer), config.max_length or sys.maxsize), source),
         labels=labels,
         label=label_of(model.config, labels, config, relevant_label, source),
         prompt=prompt,
@@ -243,26 +247,13 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
     return batches
 
 
-def max_length_of(model: Any, tokenizer: Any) -> int:
-    """The longest pair, in tokens with special tokens, for which the model has positions and that its tokenizer allows.
-
-    RoBERTa-like models number positions from the padding index + 1, so they have that many fewer.
-    """
-    config = model.config
-    if not isinstance(tokenizer.model_max_length, int | float):
+def _checked_length(max_length: int, source: str) -> int:
+    if not 1 <= max_length <= LARGEST["max_length"]:
         raise ExportError(
-            f"tokenizer_config.json has model_max_length {tokenizer.model_max_length!r:.80}; expected a number of tokens"
+            f"{source} takes pairs of up to {max_length} tokens; expected 1 to {LARGEST['max_length']}: set model_max_length in "
+            "its tokenizer_config.json to the longest pair that it was trained for"
         )
-    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    embeddings = [module for module in model.modules() if hasattr(module, "position_embeddings")]
-    padding = next((module.position_embeddings.padding_idx for module in embeddings if _is_table(module.position_embeddings)), None)
-    if padding is not None:
-        positions -= padding + 1
-    return int(min(positions, tokenizer.model_max_length))
-
-
-def _is_table(module: Any) -> bool:
-    return isinstance(module, torch.nn.Embedding)
+    return max_length
 
 
 def _check_vocabulary(checkpoint: Checkpoint) -> None:

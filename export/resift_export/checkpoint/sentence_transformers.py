@@ -41,7 +41,11 @@ def load(folder: Path, config: CheckpointConfig, model: Any, unused_weights: Col
                 device="cpu",
                 trust_remote_code=False,
                 local_files_only=True,
-                model_kwargs={"use_safetensors": safetensors, "dtype": torch.float32},
+                model_kwargs={
+                    "use_safetensors": safetensors,
+                    "dtype": torch.float32,
+                    "attn_implementation": model.config._attn_implementation,  # noqa: SLF001 - not the one that the file asks for
+                },
             )
     except ExtraError as error:
         if config.is_modular:

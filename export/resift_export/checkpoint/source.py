@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resift.artifact import hub
 from resift.errors import ArtifactError, ExportError
+from resift.files import git_lfs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 COMMIT = re.compile("[0-9a-f]{40}")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -18,6 +23,15 @@ TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
 def folder_of(source: str) -> Path | None:
     """The folder that `source` names; None if there is no such folder, in which case `source` can only be a hub id."""
     return Path(source) if os.path.isdir(source) else None  # noqa: PTH112 - Path.is_dir raises if a name is too long
+
+
+def check_downloaded(folders: Iterable[Path], *, allow_pickle: bool) -> None:
+    """Raises ExportError if a file that is read of a checkpoint in these folders is a Git LFS pointer."""
+    for folder in folders:
+        weights = PICKLED_WEIGHTS if allow_pickle and not any(folder.glob(WEIGHTS[0])) else WEIGHTS
+        for path in sorted(path for pattern in (*TEXTS, *weights) for path in folder.glob(pattern)):
+            if git_lfs.is_pointer(path):
+                raise ExportError(f"{path} is {git_lfs.DESCRIPTION} in its folder")
 
 
 def commit_of(folder: Path) -> str | None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from tokenizers import normalizers
 
-from resift.errors import ExportError, first_line
-from resift_export.checkpoint.config import ALTERNATIVES, foreign_code
+from resift.artifact.manifest import TOKENIZER
+from resift.encoding.tokenizer_check import check_tokenizer
+from resift.errors import ArtifactError, ExportError, first_line
+from resift_export.checkpoint.config import ALTERNATIVES, CONFIG, foreign_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from resift_export.checkpoint.config import CheckpointConfig
 
 VOCABULARIES = (
-    "tokenizer.json",
+    TOKENIZER,
     "vocab.txt",
     "vocab.json",
     "sentencepiece.bpe.model",
@@ -31,8 +34,18 @@ VOCABULARIES = (
     "tokenizer.model",
 )
 """Files that hold the vocabulary of a tokenizer."""
-MALFORMED_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, StrictDataclassError)
-"""What transformers raises for malformed configuration files, which it reads without validation."""
+MALFORMED_ERRORS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
+    *(ArithmeticError, AssertionError, ImportError, StrictDataclassError),
+)
+"""What transformers raises for malformed configuration files, which it reads without validation, or for packages that they need."""
+SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "vocab_size", "num_labels")
+"""Numbers in config.json that must be above 0, by the names that transformers has for all families."""
+
+FLOATS = ("BF16", "F16", "F32", "F64")
+"""Names of types in safetensors files."""
+REASON_LIMIT = 300
+"""The most characters of an error that are quoted whole; of a longer one, such as a list of all models, the first line."""
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +54,15 @@ def load_model(folder: Path, config: CheckpointConfig, *, safetensors: bool) -> 
     """The model in evaluation mode, and the names of weights that the files lack and nothing reads. Raises ExportError."""
     classifies = not config.is_modular or config.transformer.get("transformer_task") == "sequence-classification"
     kind = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModel
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors" if safetensors else "*.bin"))
     try:
-        # SDPA, the default, is traced as one Attention node; architectures without it use separate matrix products.
+        configuration = _configuration(folder)
+        _check_size(kind, configuration, folder, weights)
+        _check_types(folder)
         with _load_report_suppressed():
             model, loading_info = kind.from_pretrained(
                 folder,
+                config=configuration,
                 use_safetensors=safetensors,
                 dtype=torch.float32,
                 local_files_only=True,
@@ -80,6 +97,11 @@ def load_tokenizer(folder: Path, config: CheckpointConfig) -> Any:
         raise ExportError(
             f"{folder} has no tokenizer; expected one of {', '.join(VOCABULARIES)}: save the model's own tokenizer in its folder"
         )
+    if (file := folder / TOKENIZER).is_file():
+        try:
+            check_tokenizer(file.read_bytes())
+        except (ArtifactError, OSError) as error:
+            raise ExportError(f"{folder}: {first_line(error)}") from error
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except MALFORMED_ERRORS as error:
@@ -102,6 +124,73 @@ def load_tokenizer(folder: Path, config: CheckpointConfig) -> Any:
             [normalizers.Lowercase(), *([] if normalizer is None else [normalizer])]
         )
     return tokenizer
+
+
+def max_length_of(model: Any, tokenizer: Any) -> int:
+    """The longest pair, in tokens with special tokens, for which the model has positions and that its tokenizer allows.
+
+    RoBERTa-like models number positions from the padding index + 1, so they have that many fewer.
+    """
+    config = model.config
+    if not isinstance(tokenizer.model_max_length, int | float) or not tokenizer.model_max_length >= 1:  # or NaN
+        raise ExportError(
+            f"tokenizer_config.json has model_max_length {tokenizer.model_max_length!r:.80}; expected a number of tokens"
+        )
+    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    embeddings = [module for module in model.modules() if hasattr(module, "position_embeddings")]
+    padding = next((module.position_embeddings.padding_idx for module in embeddings if _is_table(module.position_embeddings)), None)
+    if padding is not None:
+        positions -= padding + 1
+    return int(min(positions, tokenizer.model_max_length, sys.maxsize))
+
+
+def _is_table(module: Any) -> bool:
+    return isinstance(module, torch.nn.Embedding)
+
+
+def _configuration(folder: Path) -> Any:
+    """The configuration, with the attention that is traced. Raises ExportError for a size that no model has."""
+    configuration = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    for name in SIZES:
+        value = getattr(configuration, name, None)
+        if isinstance(value, int | float | str) and (type(value) is not int or value < 1):
+            own_name = configuration.attribute_map.get(name, name)
+            raise ExportError(
+                f"{folder} has {own_name} {value!r:.40} in its {CONFIG}; expected an integer above 0: "
+                f"save the model's own {CONFIG} with it"
+            )
+    # By default SDPA, which is traced as one Attention node; architectures without it use separate matrix products.
+    configuration._attn_implementation = None  # noqa: SLF001 - whatever the file asks for may need a package or a GPU
+    configuration.chunk_size_feed_forward = 0  # it saves memory, and does not change a score
+    return configuration
+
+
+def _check_size(kind: Any, configuration: Any, folder: Path, weights: int) -> None:
+    """Raises ExportError if the model has more numbers than its files, of `weights` bytes, can hold; nothing is allocated."""
+    with torch.device("meta"):
+        model = kind.from_config(configuration, trust_remote_code=False)
+    size = sum(tensor.numel() for tensor in model.parameters())
+    if size > weights > 0:  # without any weights, transformers says which files it expects
+        raise ExportError(
+            f"{folder} describes a model of {size:,} weights in its {CONFIG}, but its files of weights have {weights:,} bytes; "
+            f"expected the sizes of those weights: save the model's own {CONFIG} with it"
+        )
+
+
+def _check_types(folder: Path) -> None:
+    """Raises ExportError if a safetensors file has weights that are not floating-point numbers of 16 bits or more.
+
+    transformers converts them to float32 as they are: without their scales, quantized weights would make another model.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                kind = file.get_slice(name).get_dtype()
+                if name.endswith((".weight", ".bias")) and kind not in FLOATS:
+                    raise ExportError(
+                        f"{path} has the weights {name:.200} of the type {kind}; expected float32, float16 or bfloat16: export the "
+                        "checkpoint that it was quantized from"
+                    )
 
 
 @contextmanager
@@ -131,4 +220,7 @@ def _load_error(folder: Path, error: Exception, failure: str) -> ExportError:
     """The ExportError for an error of transformers, whose own text advises to trust remote code if the checkpoint has any."""
     if "trust_remote_code" in str(error):
         return foreign_code(str(folder), "auto_map in its configuration")
-    return ExportError(f"{failure}: {first_line(error)}")
+    # An error such as KeyError says half of it by its name, and the validation of a field the other half in its second line.
+    what = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+    whole = " ".join(str(error).split())
+    return ExportError(f"{failure}: {what}{whole if len(whole) <= REASON_LIMIT else first_line(error)}")

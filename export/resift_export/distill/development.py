@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from resift.errors import ExportError
+from resift.evaluate.data.trec import checked_label
 from resift.metrics import TOP, kendall_tau, ndcg, top_overlap
 from resift.scoring import relevance
 from resift_export.distill.batches import padded_batches
@@ -144,7 +145,11 @@ def first_look_recall(
 
 
 def labels_of(pool: CandidatePool) -> list[int] | None:
-    """The graded relevance of the pool's candidates, 0 for those without a label; None if no candidate is relevant."""
+    """The graded relevance of the pool's candidates, 0 for those without a label; None if no candidate is relevant.
+
+    Raises InputError for a label beyond any grade.
+    """
     labels = [fields.get("label") for fields in pool.fields]
-    grades = [label if isinstance(label, int) and label > 0 else 0 for label in labels]
+    where = f"the pool of the query {pool.query[:60]!r}"
+    grades = [checked_label(label, where) if isinstance(label, int) else 0 for label in labels]
     return grades if any(grades) else None

@@ -99,7 +99,19 @@ def nest(folder, name) -> None:
     (folder / name).write_bytes(b'{"format": 2, "recipe": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
 
 
+def point(folder, name) -> None:
+    """Replaces the file by the pointer that a clone without Git LFS holds in its place."""
+    entry = json.loads((folder / MANIFEST).read_text())["files"].get(name, {"sha256": "0" * 64, "size": 3000})
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{entry['sha256']}\nsize {entry['size']}\n"
+    (folder / name).write_text(pointer)
+
+
+POINTER = "is a Git LFS pointer, not the file itself, which was not downloaded; fetch it with `git lfs pull` in its folder"
 DAMAGES = {
+    "pointer to a graph": (lambda folder: point(folder, GRAPH), f"{GRAPH} {POINTER}"),
+    "pointer to the tokenizer": (lambda folder: point(folder, "tokenizer.json"), f"tokenizer.json {POINTER}"),
+    "pointer to the certificate": (lambda folder: point(folder, "certificate.json"), f"certificate.json {POINTER}"),
+    "pointer to the manifest": (lambda folder: point(folder, MANIFEST), f"{MANIFEST} {POINTER}"),
     "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "no manifest.json"),
     "manifest cut short": (lambda folder: (folder / MANIFEST).write_bytes(b'{"format": 1,'), "not what `resift export` writes"),
     "manifest of binary": (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\x00\x01"), "not what `resift export` writes"),
@@ -134,7 +146,7 @@ DAMAGES = {
     "weights in another file": (external_weights, "reads weights from another file"),
     "graph with other inputs": (other_inputs, "pixel_values"),
     "graph that is none": (lambda folder: rewrite(folder, GRAPH, b"not onnx at all"), "is not an ONNX file"),
-    "graph of nothing": (lambda folder: rewrite(folder, GRAPH, b""), "cannot load this graph"),
+    "graph of nothing": (lambda folder: rewrite(folder, GRAPH, b""), "has float32 weights, but its manifest says int8"),
     "tokenizer without template": (other_tokenizer, "tokenizer.json joins a pair as"),
     "tokenizer of another model": (larger_vocabulary, "the model has 100"),
     "folder instead of a file": (lambda folder: ((folder / GRAPH).unlink(), (folder / GRAPH).mkdir()), f"{GRAPH} is missing"),

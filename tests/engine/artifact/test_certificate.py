@@ -313,6 +313,7 @@ CONTRADICTIONS = {
     "too many logits": ({}, {"checkpoint": [*LOGITS, 0.0]}, "4 logits of the checkpoint"),
     "too few labels": ({}, {"labels": [1]}, "1 labels"),
     "an empty pool": ({}, {"documents": [], "labels": [], "checkpoint": [], "variants": {GRAPH: []}}, "at least one"),
+    "a label of 400 digits": ({}, {"labels": [10**400, 0, 0]}, "is not what `resift export` writes"),
     "NaN": ({}, {"checkpoint": [None, 2.0, 1.0]}, "is not what `resift export` writes"),
     "other figures than its logits give": ({}, {"variants": {GRAPH: LOGITS[::-1]}}, f"states for {GRAPH}: top-10 overlap 1.0000"),
     "figures of labels without labels": ({}, {"labels": None}, "but its own logits give"),

@@ -99,10 +99,14 @@ def test_judgements_that_cannot_be_read(doctor, file):
         (b"", "holds 0 pools and no candidates"),
         (b"\n \n", "holds 0 pools and no candidates"),
         (row() * 2, "holds 2 pools and no candidates"),
-        (row("text", labels=["high"]), "candidates[0] has the label 'high'; expected an integer"),
+        (row("text", labels=["high"]), "candidates[0]: 'label' is a string, 'high'; expected an integer"),
+        (
+            row("text", labels=[2**63]),
+            "candidates[0]: the label is 9223372036854775808; expected a relevance grade of at most 1000000",
+        ),
         (b'{"query": 1, "documents": []}', "line 1: 'query' is a number"),
     ],
-    ids=["empty", "blank", "no candidates", "a label as text", "no pool"],
+    ids=["empty", "blank", "no candidates", "a label as text", "a label of 64 bits", "no pool"],
 )
 def test_pools_that_cannot_be_examined(doctor, file, content, said):
     assert said in complaint(doctor(file(content, "pools.jsonl")))

@@ -341,7 +341,7 @@ def test_other_command_lines_are_refused(tune, tmp_path, monkeypatch, options, s
         (lines(size=0), "none of the 4 pools has two candidates"),
         (b"water\n", "line 1: not JSON"),
         (lines() + b'{"query": 3}\n', "line 5: 'query' is a number"),
-        (lines(label=lambda place: "high"), "pool 1 (qid 'q0'): candidates[0] has the label 'high'; expected an integer"),
+        (lines(label=lambda place: "high"), "pool 1 (qid 'q0'): candidates[0]: 'label' is a string, 'high'; expected an integer"),
     ],
     ids=["empty", "pools of one", "empty pools", "text", "a bad line", "labels as text"],
 )

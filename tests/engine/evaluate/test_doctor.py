@@ -310,15 +310,21 @@ def test_missing_labels_and_labels_below_zero_count_as_zero():
     assert (judged.labels.tolist(), judged.ideal.tolist()) == ([0, 2, 0, 0], [2, 0, 0, 0])
 
 
-@pytest.mark.parametrize("label", ["1", 1.0, True, [1]], ids=repr)
-def test_a_label_that_is_no_integer_is_refused_by_position(reranker, label):
-    with pytest.raises(InputError, match=r"pool 2 \(qid 'q7'\): candidates\[1\] has the label .*; expected an integer"):
+@pytest.mark.parametrize("label", ["1", 1.0, True, [1], 2**63, 10**400], ids=["text", "float", "bool", "list", "2**63", "10**400"])
+def test_a_label_that_is_no_grade_is_refused_by_position(reranker, label):
+    message = r"pool 2 \(qid 'q7'\): candidates\[1\]: (the label is \d+; expected .* at most|'label' is .*; expected an integer)"
+    with pytest.raises(InputError, match=message):
         found(reranker, [pool(), pool(3, qid="q7", labels=[0, label, 1])])
 
 
 def test_judgements_of_other_queries_are_refused(reranker):
     with pytest.raises(InputError, match="none of the 2 queries is judged: the pools' first qid is 7, the judgements' 'q7'"):
         found(reranker, [pool(qid=7, labels=labels_at(0))] * 2, qrels={"q7": {"d0": 1}})
+
+
+def test_a_judgement_beyond_any_grade_is_refused(reranker):
+    with pytest.raises(InputError, match="the label is 9223372036854775808; expected a relevance grade of at most 1000000"):
+        found(reranker, [pool(qid="q", labels=labels_at(0))], qrels={"q": {"d0": 2**63}})
 
 
 def test_judgements_need_docids(reranker):

@@ -99,6 +99,10 @@ def test_a_compressed_file(read):
             r"line 1: results\[1\]: this document occurs again for this query",
         ),
         (b'{"qid": "q", "results": [{"docid": "a", "score": "1"}]}\n', r"line 1: results\[0\] has the score '1'"),
+        (
+            b'{"qid": "q", "results": [{"docid": "a", "score": 1%b}]}\n' % (b"0" * 400),
+            r"line 1: results\[0\] has the score 1000.*; expected a number or null",
+        ),
         (b'{"qid": "q", "results": [\n', "line 1: not JSON"),
     ],
 )

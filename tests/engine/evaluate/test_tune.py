@@ -197,7 +197,7 @@ def test_pools_without_a_relevant_document_are_not_judged():
 
 
 def test_a_label_that_is_no_integer_is_an_error_with_its_place():
-    with pytest.raises(InputError, match=r"pool 2 \(qid 'q3'\): candidates\[1\] has the label '1'; expected an integer"):
+    with pytest.raises(InputError, match=r"pool 2 \(qid 'q3'\): candidates\[1\]: 'label' is a string, '1'; expected an integer"):
         tune_on(Machine(), [pool(1, 2), pool(3, 2, labels=[0, "1"])])
 
 

@@ -133,6 +133,7 @@ def test_of_a_name_that_comes_twice_the_last_value_counts():
 
 
 TEXT = "low tide\nhigh tide\n"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%b\nsize 5000000\n" % (b"0" * 64)
 OTHER_KINDS = {
     "UTF-16 little-endian": (TEXT.encode("utf-16-le"), "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8"),
     "UTF-16 big-endian": (TEXT.encode("utf-16-be"), "UTF-16 text; convert it"),
@@ -151,6 +152,7 @@ OTHER_KINDS = {
     "zstd": (b"\x28\xb5\x2f\xfd\x04\x58", "compressed with zstd; unpack it"),
     "zip": (b"PK\x03\x04\x14\0\0\0", "a zip archive"),
     "parquet": (b"PAR1\x15\x04\x15\x40", "a parquet file; write its rows as JSON Lines first, or rank them with --engine ray"),
+    "Git LFS": (POINTER, "a Git LFS pointer, not the file itself, which was not downloaded; fetch it with `git lfs pull`"),
 }
 
 
@@ -164,6 +166,12 @@ def test_a_file_of_another_kind_is_called_what_it_is(file, content, kind, read, 
     with pytest.raises(InputError) as caught:
         read(path)
     assert str(caught.value).startswith(f"{path} is {kind}")
+
+
+def test_a_pointer_in_place_of_a_compressed_file_is_called_what_it_is(file):
+    path = file(POINTER, "pools.jsonl.gz")
+    with pytest.raises(InputError, match=r"pools\.jsonl\.gz is a Git LFS pointer, .* `git lfs pull`$"):
+        list(read_pools(path))
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,7 @@ def test_the_gate_judges_the_first_look_beside_the_full_graph(loaded):
             pools=[],
             first_looks={"first-look.int8.onnx": [FirstLookRecall(look=0.5, kept=recall)]},
         )
-        faults = faults_of(certificate, bert, bert)
+        faults = faults_of(certificate, bert, bert, Recipe())
         assert [type(fault) for fault in faults] == ([] if message is None else [ParityError])
         assert message is None or message in str(faults[0])
+        assert message is None or ("leave --first-look out" in str(faults[0])) == ("first-look" in message)

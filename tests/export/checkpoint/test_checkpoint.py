@@ -15,7 +15,8 @@ import transformers
 
 from resift.errors import ExportError, InputError
 from resift_export.checkpoint import load as checkpoint
-from resift_export.checkpoint.load import load, max_length_of
+from resift_export.checkpoint.load import load
+from resift_export.checkpoint.transformers import max_length_of
 from tests.support import tiny
 
 IDENTITY = "torch.nn.modules.linear.Identity"

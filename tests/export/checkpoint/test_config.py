@@ -214,3 +214,29 @@ def test_malformed_files_are_one_clear_error(folder, name, content):
     with pytest.raises(ExportError, match=name) as caught:
         read_config(out)
     assert len(str(caught.value)) < 600
+
+
+def test_files_of_long_texts_are_refused_in_one_line(folder):
+    long, config = "a\n\x1b[31m" * 20_000, {"architectures": ["BertForSequenceClassification"]}
+    settings = {"activation_fn": SIGMOID, "prompts": {"a": "text"}, "default_prompt_name": "a"}
+    cases = [
+        ({"architectures": [f"{long}ForCausalLM"]}, settings, {}),
+        ({"sentence_transformers": long}, {}, {}),
+        (config, {"activation_fn": f"torch.{long}"}, {}),
+        (config, {"default_prompt_name": long}, {}),
+        (config, {"prompts": {long: 1, "a": "b"}, "default_prompt_name": "c"}, {}),
+        (config, settings, {"modules": [step(0, long)]}),
+        (config, settings, {"modules": [step(0, "Transformer", path=long)]}),
+        (config, settings, {"modules": [{"path": "", "type": long}]}),
+        (config, settings, {"transformer": {"max_seq_length": long}}),
+        (config, settings, {"transformer": long}),
+    ]
+    for files, options, more in cases:
+        with pytest.raises(ExportError) as caught:  # noqa: PT012
+            found = read_config(folder(files, options, **more))
+            check_kind(found, "source")
+            assert found.activation(1)
+            assert found.prompt()
+            assert found.max_length is None
+        assert str(caught.value).splitlines() == [str(caught.value)]
+        assert len(str(caught.value)) <= 1000

@@ -353,6 +353,8 @@ def test_labels_of_a_pool():
     assert labels_of(CandidatePool("q", ["a", "b", "c"], fields=[{"label": 2}, {"label": None}, {}])) == [2, 0, 0]
     assert labels_of(CandidatePool("q", ["a"], fields=[{"label": 0}])) is None
     assert labels_of(CandidatePool("q", ["a"])) is None
+    with pytest.raises(InputError, match=r"the pool of the query 'q': the label is 10*; expected a relevance grade"):
+        labels_of(CandidatePool("q", ["a"], fields=[{"label": 10**400}]))
 
 
 def test_the_recipe_says_what_made_it_and_makes_it_again(source, pools, tmp_path):

@@ -61,14 +61,20 @@ def _docids(pool: CandidatePool, where: str, *, is_required: bool) -> list[str]:
 
 
 def _labels(pool: CandidatePool, docids: list[str], where: str) -> dict[str, int]:
-    judged: dict[str, int] = {}
-    for position, (docid, fields) in enumerate(zip(docids, pool.fields, strict=False)):  # plain documents have no fields
-        label = fields.get("label")
-        if label is None:
-            continue
-        here = f"{where}: candidates[{position}]"
-        if not isinstance(label, int) or isinstance(label, bool):
+    labels = zip(docids, candidate_labels(pool, where), strict=False)  # plain documents have no fields
+    return {docid: label for docid, label in labels if label is not None}
+
+
+def candidate_labels(pool: CandidatePool, where: str) -> list[int | None]:
+    """The field "label" of each candidate, 0 for one below 0, None for one that is null or missing; empty for plain documents.
+
+    Raises InputError that begins with `where` for anything but an integer of at most LABEL_LIMIT.
+    """
+    labels: list[int | None] = []
+    for position, fields in enumerate(pool.fields):
+        here, label = f"{where}: candidates[{position}]", fields.get("label")
+        if label is not None and (not isinstance(label, int) or isinstance(label, bool)):
             found = f"{json_kind(label)}, {label!r:.80}"
             raise InputError(f"{here}: 'label' is {found}; expected an integer: a relevance grade such as 0, 1 or 2")
-        judged[docid] = checked_label(label, here)
-    return judged
+        labels.append(None if label is None else checked_label(label, here))
+    return labels

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.errors import InputError
+from resift.evaluate.data.labelled_pools import candidate_labels
+from resift.evaluate.data.trec import checked_label
 from resift.metrics import ndcg
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class PoolJudgements:
         """Takes the query's judgements in `qrels`, or else its candidates' field "label"; None if there is neither.
 
         A "label" that is missing or null counts as 0 if another candidate of the pool has one. Raises InputError that begins with
-        `where` for a label that is not an integer, and for a candidate without docid whose query is in `qrels`.
+        `where` for a label that is not an integer up to LABEL_LIMIT, and for a candidate without docid whose query is in `qrels`.
         """
         if qrels is not None:
             found = qrels.get(str(pool.qid))
@@ -43,20 +45,17 @@ class PoolJudgements:
             ]
             if without_docid:
                 raise InputError(f"{where}: candidates[{without_docid[0]}] has no 'docid'; expected the id that the judgements use")
-            return cls._from([found.get(str(fields["docid"]), 0) for fields in pool.fields], [*found.values()])
-        labels = [fields.get("label") for fields in pool.fields]
+            judged = {docid: checked_label(label, where) for docid, label in found.items()}
+            return cls._from([judged.get(str(fields["docid"]), 0) for fields in pool.fields], [*judged.values()])
+        labels = candidate_labels(pool, where)
         if all(label is None for label in labels):
             return None
-        for place, label in enumerate(labels):
-            if label is not None and type(label) is not int:
-                raise InputError(f"{where}: candidates[{place}] has the label {label!r:.80}; expected an integer")
         grades = [label or 0 for label in labels]
         return cls._from(grades, grades)
 
     @classmethod
     def _from(cls, labels: list[int], every: list[int]) -> PoolJudgements:
-        """Labels below 0, which TREC gives to junk, count as 0."""
-        return cls(np.maximum(np.array(labels, np.int64), 0), np.sort(np.maximum(np.array(every, np.int64), 0))[::-1])
+        return cls(np.array(labels, np.int64), np.sort(np.array(every, np.int64))[::-1])
 
     def has_relevant(self) -> bool:
         """Whether any document is known to be relevant, in the pool or not; without one, nDCG is undefined."""

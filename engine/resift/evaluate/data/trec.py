@@ -68,7 +68,7 @@ def find_qrels(pools: str | os.PathLike[str]) -> Path | None:
 def checked_label(label: int, where: str) -> int:
     """The label; 0 for one below 0. Raises InputError that begins with `where` if it is above LABEL_LIMIT."""
     if label > LABEL_LIMIT:
-        raise InputError(f"{where}: the label is {label}; expected a relevance grade of at most {LABEL_LIMIT}")
+        raise InputError(f"{where}: the label is {label!s:.80}; expected a relevance grade of at most {LABEL_LIMIT}")
     return max(0, label)
 
 
