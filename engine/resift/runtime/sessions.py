@@ -161,7 +161,7 @@ class Session:
             graph.check_unchanged()
         if name not in session.get_providers():
             raise ProviderError(
-                f"onnxruntime could not start {name} on this machine; its log on stderr says why. use the provider cpu"
+                f"onnxruntime could not start {name} on this machine; its log on stderr says why: use the provider cpu"
             )
         self._check_signature(session)
         return session
