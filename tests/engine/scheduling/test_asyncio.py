@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from resift.scheduling.submission import Submission
 from tests.support import tiny
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:2]
@@ -79,6 +80,26 @@ def test_a_cancelled_wait_ends_at_once_and_drops_the_rows_that_have_not_begun(on
     asyncio.run(ask())
     assert len(one_at_a_time.rerank("bread", DOCUMENTS[:1])) == 1
     assert rows == [rows[0], 1]
+
+
+def test_the_failure_of_one_pool_ends_the_waits_for_the_others(one_at_a_time, gate, monkeypatch):
+    """A held batch keeps them from ending by themselves."""
+    encode = Submission.encode
+
+    def failing(self, pools, *terms, **limits):
+        if pools[0].query == "fails":
+            raise MemoryError
+        return encode(self, pools, *terms, **limits)
+
+    async def ask():
+        with pytest.raises(MemoryError):
+            await one_at_a_time.arerank_many([QUERY, "fails"], [DOCUMENTS[:2]] * 2)
+        if waits := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(waits, timeout=30)  # the gate opens by itself after 60
+        assert all(each.done() for each in waits)
+
+    monkeypatch.setattr(Submission, "encode", failing)
+    asyncio.run(ask())
 
 
 def test_a_cancelled_wait_stops_tokenization_between_two_parts(one_at_a_time, monkeypatch):
