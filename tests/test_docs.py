@@ -277,8 +277,8 @@ def test_benchmarks_exist():
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), name
 
 
-OF_OTHERS = {"--pools", "--checkpoint", "--stop-timeout"}
-"""Options of the benchmarks and of docker."""
+OF_OTHERS = {"--pools", "--checkpoint", "--preload", "--stop-timeout"}
+"""Options of the benchmarks, of docker and of gunicorn."""
 
 
 # The README

@@ -44,6 +44,12 @@ def test_the_drop_in_pulls_neither_pytorch_nor_what_it_stands_for():
     assert pulled(code, (*HEAVY, "resift.evaluate", "resift.serve", *LATE, "sentence_transformers")) == list(LATE)
 
 
+def test_modules_of_public_names_are_there_after_a_bare_import():
+    code = "import resift; print(resift.errors.InputError.__name__, resift.settings.Settings.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "InputError Settings\n"
+
+
 def test_the_command_line_pulls_what_a_command_needs_when_it_runs():
     assert pulled("from resift.cli.main import parser; parser()", HEAVY) == []
 

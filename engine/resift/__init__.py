@@ -51,14 +51,17 @@ _MODULES = ("errors", "plans", "settings", "ranking", "reranker")
 if not TYPE_CHECKING:  # with this function, a type checker would take any name for one of this module
 
     def __getattr__(name: str) -> object:
-        """A public name. Raises ExtraError if a package that resift needs cannot be imported."""
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        """A public name, or a module of public names. Raises ExtraError if a package that resift needs cannot be imported."""
         from importlib import import_module
+
+        if name not in {*__all__, *_MODULES}:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
         from resift.errors import importing
 
         with importing():
+            if name in _MODULES:
+                return import_module(f"{__name__}.{name}")
             modules = (import_module(f"{__name__}.{module}") for module in _MODULES)
             found = next(vars(module)[name] for module in modules if name in vars(module))
         globals()[name] = found

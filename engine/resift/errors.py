@@ -19,6 +19,7 @@ A value of the wrong type is a plain TypeError. Every message says what was foun
 from __future__ import annotations
 
 import re
+import sys
 from contextlib import contextmanager
 
 TYPE_CHECKING = False
@@ -43,9 +44,9 @@ def one_line(message: str) -> str:
 class ResiftError(Exception):
     """Base class of all errors that resift defines. Its message is one line; see `one_line`."""
 
-    def __init__(self, message: str, **keywords: str | None) -> None:
+    def __init__(self, message: object = "", **keywords: str | None) -> None:
         """`keywords`: those of ImportError, for an ExtraError."""
-        super().__init__(one_line(message), **keywords)
+        super().__init__(one_line(str(message)), **keywords)
 
 
 class ArtifactError(ResiftError):
@@ -116,6 +117,13 @@ def shortage(error: BaseException) -> str | None:
     return next((mend for said, mend in SHORTAGES.items() if re.search(said, f"{type(error).__name__}: {error}")), None)
 
 
+SAME_NAME = frozenset(
+    {"huggingface_hub", "msgspec", "numpy", "onnx", "onnxruntime", "safetensors", "starlette", "tokenizers", "torch", "tqdm"}
+    | {"transformers", "uvicorn"}
+)
+"""Modules that packages of the same name install; of any other module, the package of its name may be a stranger's."""
+
+
 @contextmanager
 def importing(package: str = "resift") -> Iterator[None]:
     """Turns any error of the block, which imports `package`, into an ExtraError that names what is to be installed again."""
@@ -126,7 +134,9 @@ def importing(package: str = "resift") -> Iterator[None]:
 
 
 def import_failure(error: Exception, package: str = "resift") -> ExtraError:
-    """The error of an import as one line. `package` is to be installed again, unless the error names another."""
+    """The error of an import as one line. `package` is to be installed again, unless the error names one of SAME_NAME."""
     name = ((isinstance(error, ImportError) and error.name) or package).partition(".")[0]
-    reason = first_line(error.__cause__ or error)
-    return ExtraError(f"{name} cannot be imported ({reason}): pip install --force-reinstall {name}", name=name)
+    mend = f"pip install --force-reinstall {name if name in SAME_NAME else package}"
+    if name in sys.stdlib_module_names:
+        mend = "it is part of Python; install a Python that has it"
+    return ExtraError(f"{name} cannot be imported ({first_line(error.__cause__ or error)}): {mend}", name=name)

@@ -12,7 +12,7 @@ from resift import Plan, Reranker
 from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
 from resift.encoding.tokenizer import PairTokenizer
-from resift.errors import MESSAGE_LIMIT, ArtifactError, ClosedError, ExtraError, InputError, ResiftError, first_line
+from resift.errors import MESSAGE_LIMIT, ArtifactError, ClosedError, ExtraError, InputError, ResiftError, first_line, import_failure
 from resift.evaluate.data.dataset import read_dataset
 from resift.evaluate.scoresfile import read_scores
 from resift.evaluate.tuning.tunedfile import read_tuned
@@ -51,6 +51,25 @@ def says_one_line(error: BaseException, *, start: str = "") -> None:
     assert 0 < len(message) <= MESSAGE_LIMIT
     assert message.startswith(start)
     assert visible(message).isprintable()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [((), ""), ((3,), "3"), ((ValueError("why"),), "why")])
+def test_an_error_is_raised_with_anything_as_its_message(arguments, message):
+    with pytest.raises(InputError) as caught:
+        raise InputError(*arguments)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("tokenizers.models", "tokenizers cannot be imported (why): pip install --force-reinstall tokenizers"),
+        ("PIL", "PIL cannot be imported (why): pip install --force-reinstall resift"),
+        ("_ctypes", "_ctypes cannot be imported (why): it is part of Python; install a Python that has it"),
+    ],
+)
+def test_only_packages_that_are_known_by_their_modules_names_are_advised(name, mend):
+    assert str(import_failure(ImportError("why", name=name))) == mend
 
 
 def test_a_message_keeps_its_beginning_and_its_end():

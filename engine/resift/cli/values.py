@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ from resift.settings import LARGEST
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LARGEST_COUNT = 1 << 40
+LARGEST_COUNT = sys.maxsize
+"""What Python can count."""
 
 
 def whole(minimum: int = 1, maximum: int = LARGEST_COUNT) -> Callable[[str], int]:

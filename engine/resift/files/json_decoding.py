@@ -17,10 +17,13 @@ NESTING_LIMIT = 100
 """Maximum number of levels of lists and objects (RFC 8259, section 9, allows a limit): any accepted value can be written again."""
 TOO_DEEP = f"nested deeper than {NESTING_LIMIT} levels"
 HIGH, LOW = rb"[dD][89abAB][0-9a-fA-F]{2}", rb"[dD][c-fC-F][0-9a-fA-F]{2}"
-HALF = re.compile(rb"\\u(?:%b(?!\\u%b)|(?<!\\u%b\\u)%b)" % (HIGH, LOW, HIGH, LOW))
-"""The escape of half of a surrogate pair, a high or a low one alone, in JSON without escaped backslashes."""
-CONSTANT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(?P<constant>NaN|-?Infinity)', re.DOTALL)
-"""A string in JSON, or a constant that Python's json and JavaScript have, but not JSON (RFC 8259, section 6)."""
+HALVES = re.compile(rb"(?:\\u(?:%b(?!\\u%b)|(?<!\\u%b\\u)%b))++" % (HIGH, LOW, HIGH, LOW))
+"""The escapes of halves of surrogate pairs, high or low ones alone, in JSON without escaped backslashes."""
+ESCAPE_BYTES = 6
+CONSTANT = re.compile(rb"(?:NaN|-?Infinity)(?=\s*(?:[,\]}]|\Z))")
+"""A constant that Python's json and JavaScript have, but not JSON (RFC 8259, section 6)."""
+PLACE = re.compile(r"\(byte (\d+)\)$")
+"""Where msgspec's messages say that content stops to be JSON."""
 
 
 @overload
@@ -40,7 +43,7 @@ def decode_json(content: bytes, kind: Any = object) -> Any:
         raise ValueError(TOO_DEEP) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # Invalid UTF-8 is a UnicodeDecodeError up to msgspec 0.22 and a DecodeError since; neither says at which byte.
-        raise ValueError(json_fault(content) or str(error)) from error
+        raise ValueError(json_fault(content, str(error)) or str(error)) from error
     if content.count(b"[") + content.count(b"{") > NESTING_LIMIT and _depth(decoded) > NESTING_LIMIT:
         raise ValueError(TOO_DEEP)
     return decoded
@@ -61,20 +64,23 @@ def _replace_halves(content: bytes) -> bytes:
     r"""JSON with \ufffd for every half of a surrogate pair, which is as long."""
     if b"\0" in content:  # not JSON; below, NULs stand for an escaped backslash
         return content
-    return HALF.sub(rb"\\ufffd", content.replace(rb"\\", b"\0\0")).replace(b"\0\0", rb"\\")
+    plain = content.replace(rb"\\", b"\0\0")
+    mended = HALVES.sub(lambda found: rb"\ufffd" * (len(found[0]) // ESCAPE_BYTES), plain)
+    return mended.replace(b"\0\0", rb"\\")
 
 
-def json_fault(content: bytes) -> str | None:
-    """The fault in content that is not JSON, where msgspec's message does not say it; None where it does."""
+def json_fault(content: bytes, message: str) -> str | None:
+    """The fault in content that is not JSON, where msgspec's `message` does not say it; None where it does."""
     if b"\0" in content:
         return f"a NUL at byte {content.index(0)} (for UTF-16: iconv -f UTF-16 -t UTF-8)"
     try:
         content.decode()
     except UnicodeDecodeError as error:
         return f"byte {error.start} is not UTF-8"
-    for token in CONSTANT.finditer(content):
-        if token["constant"]:
-            return f"{token['constant'].decode()} at byte {token.start()} (JSON has no such number: write null, or leave it out)"
+    if place := PLACE.search(message):
+        byte = int(place[1])
+        if constant := CONSTANT.match(content, byte - (content[byte - 1 : byte] == b"-")):
+            return f"{constant[0].decode()} at byte {constant.start()} (JSON has no such number: write null, or leave it out)"
     return None
 
 

@@ -138,7 +138,7 @@ class Workers:
 
     def _start_threads(self, *, has_deadline: bool) -> None:
         """Starts the threads that do not run yet. Calls that come at once may start too many, of which the last ones end."""
-        for number in range(len(self._threads), self._count):
+        while (number := len(self._threads)) < self._count:
             start_thread(self._work, f"resift-{number}")
         if has_deadline and self._watch is None:
             start_thread(self._expire, "resift-deadlines")

@@ -73,7 +73,7 @@ class Api:
         except msgspec.ValidationError as error:
             raise Refusal("invalid", str(error)) from error
         except msgspec.DecodeError as error:
-            raise Refusal("syntax", f"the body is not valid JSON: {json_fault(content) or error}") from error
+            raise Refusal("syntax", f"the body is not valid JSON: {json_fault(content, str(error)) or error}") from error
         except RecursionError as error:
             raise Refusal("syntax", "the body is nested too deeply") from error
 

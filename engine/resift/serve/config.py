@@ -84,8 +84,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Raises InputError that names the variable, key or file.
         """
         values: dict[str, Any] = {}
-        path = flags[FILE] if FILE in flags else environment.get(PREFIX + FILE.upper()) or None
-        if path is not None:
+        path = flags.get(FILE) or environment.get(PREFIX + FILE.upper())
+        if path:
             values.update(_from_file(path))
         variables = {PREFIX + name.upper(): name for name in (*cls.__struct_fields__, FILE)}
         for variable, found in environment.items():

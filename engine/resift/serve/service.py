@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.errors import ArtifactError, ClosedError, InputError, OverloadedError, ResiftError
+from resift.errors import ArtifactError, ClosedError, InferenceError, InputError, OverloadedError, ResiftError
 from resift.plans import Plan, Stage
 from resift.ranking import Ranking, decreasing
 from resift.scoring import activate
@@ -137,6 +137,8 @@ class Service:
                 raise Refusal("stopping", STOPPING) from error
             except ArtifactError as error:
                 raise Refusal("tokenizer", str(error)) from error
+            except InferenceError as error:
+                raise Refusal("failed", str(error)) from error
 
     async def _score(self, reranker: Reranker, call: Call) -> Scored:
         try:

@@ -66,7 +66,10 @@ def test_cuda_where_there_is_none_is_refused(artifact, command):
         ([], "the following arguments are required: COMMAND"),
         (["rerank"], "expected either QUERY or --pools POOLS"),
         (["rerank", QUERY, "--colour"], "unrecognized arguments: --colour"),
-        (["rerank", QUERY, "--top-k", "many"], "argument --top-k: expected a whole number from 1 to 1099511627776; found 'many'"),
+        (
+            ["rerank", QUERY, "--top-k", "many"],
+            "argument --top-k: expected a whole number from 1 to 9223372036854775807; found 'many'",
+        ),
         (["rerank", QUERY, "--provider", "tpu"], "argument --provider: invalid choice: 'tpu'"),
         (["sort"], "invalid choice: 'sort'"),
         (["--colour"], "the following arguments are required: COMMAND"),

@@ -71,6 +71,8 @@ BAD = {
     "infinity": (b'{"query": "q", "candidates": [{"text": "a", "score": Infinity}]}', "not JSON: Infinity at byte 53 (JSON"),
     "minus infinity": (b'{"query": "\\"NaN", "documents": [-Infinity]}', "not JSON: -Infinity at byte 33 (JSON"),
     "NaN in a text": (b'{"query": "NaN \\\\", "documents": x}', "not JSON: JSON is malformed"),
+    "NaN where the fault is another's": (b'{"query": tru, "score": NaN}', "not JSON: JSON is malformed"),
+    "NaN where nothing is JSON": (b"the NaN value", "not JSON: JSON is malformed"),
     "NaN in a text that does not end": (b'{"query": "NaN', "not JSON: JSON is malformed"),
     "invalid UTF-8 in a text": (b'{"query": "q\xff\xfe", "documents": []}', "not JSON: byte 12 is not UTF-8; expected"),
     "invalid UTF-8 in a key": (b'{"\xff": 1, "query": "q", "documents": []}', "not JSON: byte 2 is not UTF-8; expected"),

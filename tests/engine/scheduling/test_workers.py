@@ -246,12 +246,14 @@ def test_a_worker_that_waits_is_woken_for_the_rows_of_a_next_step():
         if graph == "full":
             both.wait(60)  # the rows of the last step run side by side
         elif row == 1:
-            until(lambda: core._idle == 1)  # the first step ends while the other worker waits
+            until(lambda: len(core._changed._waiters) == 1)  # the first step ends while the other worker waits
         return inputs["input_ids"][:, :1].astype(np.float32)
 
     core = Workers(lambda: Scheduler(100), run, 2)
-    core.add(steady_calls.call(5, graph="first-look"))
-    until(lambda: core._idle == 2)
+    first = steady_calls.call(5, graph="first-look")
+    core.add(first)
+    first.future.result(60)
+    until(lambda: len(core._changed._waiters) == 2)
     one = steady_calls.call(5, 5, keep=2)
     core.add(one)
     try:
@@ -259,3 +261,22 @@ def test_a_worker_that_waits_is_woken_for_the_rows_of_a_next_step():
     finally:
         core.close()
         core.join()
+
+
+def test_a_thread_too_many_ends_and_the_others_go_on():
+    """Calls that come at once may start more threads than there may be."""
+    core = Workers(lambda: Scheduler(100), lambda graph, inputs: inputs["input_ids"][:, :1].astype(np.float32), 2)
+    for work, deadline in ((core._work, None), (core._expire, time.monotonic() + 1000)):
+        one = steady_calls.call(5, deadline=deadline)
+        core.add(one)
+        one.future.result(60)
+        until(lambda: len(core._threads) == 2)
+        late = [threading.Thread(target=work, daemon=True) for _ in range(3)]
+        for thread in late:
+            thread.start()
+        for thread in late:
+            thread.join(60)
+            assert not thread.is_alive()
+    assert all(thread.is_alive() for thread in (*core._threads, core._watch))
+    core.close()
+    core.join()

@@ -317,6 +317,17 @@ def test_a_text_that_cannot_be_tokenized_is_tokenizer_in_tei(served, reranker, m
     assert served.post("/v2/rerank", {"query": QUERY, "documents": ["a"]}).status_code == 422
 
 
+def test_a_tokenizer_short_of_memory_is_a_fault_of_the_server(served, reranker, monkeypatch):
+    from resift.errors import InferenceError
+
+    def fail(*_, **__):
+        raise InferenceError("memory is short")
+
+    monkeypatch.setattr(type(reranker.tokenizer), "parts", fail)
+    reply = served.post("/v2/rerank", {"query": QUERY, "documents": ["a"]})
+    assert (reply.status_code, message(reply)) == (500, "memory is short")
+
+
 def test_the_cohere_clients_rank_right(served, reranker):
     cohere = pytest.importorskip("cohere")
     expected = [result.index for result in reranker.rerank(QUERY, DOCUMENTS)]

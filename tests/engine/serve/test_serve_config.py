@@ -69,6 +69,12 @@ def test_lists_are_repeated_flags_commas_or_arrays(file):
     assert gathered("--config", str(path), "--model", "c").model == ["c"]
 
 
+def test_an_empty_name_is_no_file(file):
+    path = file(b"port = 1", "serve.toml")
+    assert gathered("--config", "") == Config()
+    assert gathered("--config", "", RESIFT_SERVE_CONFIG=str(path)).port == 1
+
+
 def test_a_switch_can_be_turned_off_again():
     assert gathered("--no-strict-model", RESIFT_SERVE_STRICT_MODEL="true").strict_model is False
     assert gathered("--no-auth", "--host", "0.0.0.0").no_auth is True
