@@ -258,6 +258,13 @@ def test_of_the_best_number_of_candidates_the_fastest_within_noise_is_chosen():
     assert choosable(quality, [3], candidates, 1) == [3]
 
 
+def test_means_that_differ_by_rounding_are_equally_good():
+    quality = np.array([[0.3, 0.2, 0.1], [0.1, 0.2, 0.3]])
+    few, many = quality.mean(axis=1)
+    assert few < many
+    assert choosable(quality, [0, 1], [5, 10], 1) == [0, 1]
+
+
 def test_points_that_others_beat_are_not_on_the_frontier():
     assert frontier([1, 2, 3, 3, 4], [0.5, 0.4, 0.6, 0.6, 0.6]) == [True, False, True, False, False]
     assert frontier([2, 2, 1], [0.5, 0.6, 0.5]) == [False, True, True]
