@@ -172,7 +172,7 @@ def _lines(tuning: Tuning) -> list[str]:
     timed = f"{tuning.timed} were timed, {tuning.repeats} times each"
     left_out = f"; {tuning.left_out} of fewer than two candidates are left out" if tuning.left_out else ""
     if tuning.self_candidates:
-        left_out += f"; queries left out of their own candidates, by their id: {tuning.self_candidates}"
+        left_out += f"; queries left out of their own candidates, by id and text: {tuning.self_candidates}"
     head = [f"{tuning.model} on {tuning.machine}", f"{tuning.pools} pools, {judged}; {timed}{left_out}"]
     if tuning.timed < FEW_POOLS:
         head.append(f"p95 of {tuning.timed} pools says little: expected {FEW_POOLS} or more")

@@ -155,7 +155,7 @@ def self_candidates(evidence: Evidence) -> Finding | None:
         name="self-candidates",
         severity="note",
         value=found / size,
-        words=f"{found} of {size} queries are among their own candidates, by their id; they are left out of them here, as in BEIR",
+        words=f"{found} of {size} queries are among their own candidates, by id and text; they are left out here, as in BEIR",
         advice="let the retriever leave a query out of its own results: it takes the first place, and answers nothing",
     )
 

@@ -41,7 +41,7 @@ class Tuning(ResultRecord, frozen=True, kw_only=True):
     left_out: int
     """pools of fewer than two candidates, where there is nothing to rank"""
     self_candidates: int = 0
-    """pools whose query was one of its own candidates, by its id, and is left out of them"""
+    """pools whose query was one of its own candidates, by id and text, and is left out of them"""
     timed: int
     """pools that were timed"""
     repeats: int
