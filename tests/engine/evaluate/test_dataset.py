@@ -528,6 +528,13 @@ def test_one_candidate_beside_the_query_itself_is_evaluated_and_none_is_not(pool
     assert found.left_out == {"no candidates": 1, "one candidate": 1}
 
 
+def test_a_depth_of_one_leaves_nothing_to_rank_beside_the_query_itself_either(duplicates, pools):
+    with pytest.raises(InputError, match="no query can be evaluated: 3 one candidate"):
+        read_dataset(duplicates, retrieve="bm25", depth=1)
+    with pytest.raises(InputError, match="no query can be evaluated: 2 one candidate"):
+        read_dataset(pools(own_pool("b", RELEVANT, OTHER), pool("c", [1, 0])), depth=1)
+
+
 def test_a_split_is_chosen_by_name(beir):
     with pytest.raises(InputError, match=r"has no qrels/dev\.tsv; expected one of its splits: test, train"):
         read_dataset(beir, retrieve="bm25", split="dev")

@@ -430,6 +430,23 @@ def test_queries_among_their_own_candidates_are_left_out_and_counted():
     )
 
 
+def own_pool(number, size=1, **own):
+    """A pool of the query itself and `size` other candidates, of which the first is relevant."""
+    each = pool(number, size, labels=[int(not place) for place in range(size)])
+    fields = [{"docid": each.qid, **own}, *each.fields]
+    return CandidatePool(each.query, [each.query, *each.documents], each.qid, fields)
+
+
+def test_one_candidate_beside_the_query_itself_is_tuned_as_it_is_evaluated():
+    found = tune_on(Machine(), [own_pool(0), own_pool(1), own_pool(2, 0), pool(3, 1)])
+    assert (found.pools, found.left_out, found.self_candidates, found.given) == (2, 2, 2, 1.0)
+
+
+def test_a_bad_label_is_named_by_its_place_in_the_file():
+    with pytest.raises(InputError, match=r"pool 3 \(qid 'q2'\): candidates\[2\]: 'label' is a string, '1'"):
+        tune_on(Machine(), [pool(0, 1), pool(1), replace(own_pool(2, 2), fields=[{"docid": "q2"}, {}, {"label": "1"}])])
+
+
 @pytest.mark.parametrize("candidates", [[], [0], [5, -1], ["5"], [True]])
 def test_numbers_of_candidates_are_checked(candidates):
     with pytest.raises((InputError, TypeError), match="candidates"):

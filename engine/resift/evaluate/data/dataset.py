@@ -194,7 +194,7 @@ def _pool(qid: str, query: str, docids: Iterable[str], texts: Mapping[str, str])
 
 
 def _dataset(source: str, form: Format, pools: Iterable[CandidatePool], selection: QuerySelection, depth: int | None) -> Dataset:
-    evaluated, qrels = selection.keep(pools)
+    evaluated, qrels = selection.keep(pools, depth)
     cut_at = depth if selection.is_cut else None
     return Dataset(_name(source), form, evaluated, qrels, dict(selection.left_out), len(selection.self_candidates), cut_at)
 

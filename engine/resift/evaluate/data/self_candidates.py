@@ -38,6 +38,14 @@ def without_query(pool: CandidatePool, qrels: Mapping[str, Mapping[str, int]] | 
     return pool.select([place for place, mark in enumerate(marks) if not mark]) if any(marks) else pool
 
 
+def can_be_evaluated(candidates: int, remaining: int) -> bool:
+    """Whether a pool that had so many candidates, of which so many remain without the query itself, counts in the averages.
+
+    Two are needed, of which the query itself may be one.
+    """
+    return candidates > 1 and remaining > 0
+
+
 def _agrees(document: str, query: str) -> bool:
     text, asked = (f" {' '.join(each.casefold().split())} " for each in (document, query))
     return text.startswith(asked) or text.endswith(asked)
