@@ -94,6 +94,13 @@ def test_where_candidates_were_cut_the_option_is_to_be_raised(reranker):
     assert found(reranker, missing, qrels=judged)["recall-ceiling"].advice.startswith("ask the retriever for more candidates, or")
 
 
+def test_the_query_itself_counts_where_candidates_were_cut(reranker):
+    fields = [{"docid": "q"}, *pool(4, labels=labels_at(1)[:4]).fields]
+    own = CandidatePool("how do tides work", ["how do tides work", *pool(4).documents], "q", fields)
+    assert found(reranker, [own] * 12, cut_at=5)["few-candidates"].advice.startswith("raise --candidates")
+    assert found(reranker, [own] * 12, cut_at=6)["few-candidates"].advice.startswith("ask the retriever")
+
+
 def test_a_document_with_the_id_and_another_text_is_not_the_query(reranker):
     numbered = [replace(pool(labels=labels_at(2)), qid=f"d{number}") for number in range(12)]
     assert found(reranker, numbered) == {}

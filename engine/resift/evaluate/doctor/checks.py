@@ -148,7 +148,7 @@ def flat_logits(evidence: Evidence) -> Finding | None:
 
 def self_candidates(evidence: Evidence) -> Finding | None:
     """Reports queries that were documents of their own corpus."""
-    found, size = evidence.self_candidates, len(evidence.pools)
+    found, size = np.count_nonzero(evidence.own_candidates), len(evidence.pools)
     if not found:
         return None
     return Finding(
