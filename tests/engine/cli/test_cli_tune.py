@@ -400,6 +400,15 @@ def test_a_second_run_that_does_not_hold_its_budget_has_code_3(tune, tuned, pret
     assert (found["holds"], found["share_within"], found["candidates"], found["settings"]["threads"]) == (False, 0.0, 8, 2)
 
 
+@pytest.mark.parametrize("name", ["own.qrels", "other.qrels"])
+def test_a_second_run_goes_by_the_judgements_of_the_first(tune, tuned, file, name):
+    """The query's document is judged relevant, so it is a candidate: the largest pool has 13."""
+    tuned.write_text(tuned.read_text().replace("candidates = 8", "candidates = 13"))
+    source, judgements = file(with_own_query(), "own.jsonl"), file(b"q1 0 q1 1\n", name)
+    options = [] if name == "own.qrels" else ["--qrels", judgements]
+    assert "p95 6.5 ms" in tune("--check", tuned, "--budget-ms", 9, *options, source=source)[1]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

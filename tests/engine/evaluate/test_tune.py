@@ -15,7 +15,7 @@ from resift.evaluate.significance import standard_error
 from resift.evaluate.tuning.choice import Goal, choosable, frontier, quantile, within_noise
 from resift.evaluate.tuning.quality import first_of, top_agreement
 from resift.evaluate.tuning.timing import Bench, Trial, fastest, time_trials
-from resift.evaluate.tuning.tune import REPEATS, TIMED_POOLS, tune, tune_on
+from resift.evaluate.tuning.tune import REPEATS, TIMED_POOLS, check, tune, tune_on
 from resift.pools.reading import CandidatePool
 
 
@@ -445,6 +445,19 @@ def test_one_candidate_beside_the_query_itself_is_tuned_as_it_is_evaluated():
 def test_a_bad_label_is_named_by_its_place_in_the_file():
     with pytest.raises(InputError, match=r"pool 3 \(qid 'q2'\): candidates\[2\]: 'label' is a string, '1'"):
         tune_on(Machine(), [pool(0, 1), pool(1), replace(own_pool(2, 2), fields=[{"docid": "q2"}, {}, {"label": "1"}])])
+
+
+def test_a_check_times_the_candidates_that_were_tuned(artifact, monkeypatch):
+    timed = []
+    monkeypatch.setattr(Bench, "milliseconds", lambda self, settings, each: timed.append(each.documents) or 1.0)
+    each = own_pool(0, 3)
+    for qrels in ({"q0": {"q0": 1}}, {"q0": {"d0": 1}}, None):
+        tune([each], artifact, qrels=qrels, settings=Settings(threads=1, token_budget=64, precision="int8"), candidates=[4])
+        [tuned] = {tuple(documents) for documents in timed}
+        timed.clear()
+        check([each], artifact, qrels=qrels, settings=Settings(threads=1), candidates=4, budget_ms=5)
+        assert {tuple(documents) for documents in timed} == {tuned}
+        timed.clear()
 
 
 @pytest.mark.parametrize("candidates", [[], [0], [5, -1], ["5"], [True]])

@@ -77,6 +77,7 @@ def check(  # noqa: PLR0913 - each is an option of `resift tune --check`
     pools: Iterable[CandidatePool],
     source: str | os.PathLike[str] | None = None,
     *,
+    qrels: Qrels | None = None,
     settings: Settings,
     candidates: int | None = None,
     budget_ms: float,
@@ -85,11 +86,11 @@ def check(  # noqa: PLR0913 - each is an option of `resift tune --check`
 ) -> Check:
     """Checks whether `settings` hold a budget on the pools that `tune` would time, cut to their first `candidates` (None: all).
 
-    Raises like `tune`.
+    `qrels`: as for `tune`, as they say which candidate is not the query itself. Raises like `tune`.
     """
     goal = Goal(budget_ms=budget_ms, share=share)
     check_count("candidates", candidates)
-    rankable = _rankable(list(pools), None)[0]
+    rankable = _rankable(list(pools), qrels)[0]
     chosen = [pool.first(candidates) for pool in _spread([*rankable.values()], TIMED_POOLS)]
     with Bench(source, settings, report) as bench:
         trial = Trial(settings, max(len(pool.documents) for pool in chosen))
