@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import argparse
 
     from resift.cli.options import Commands
+    from resift.evaluate.data.trec import Qrels
     from resift.evaluate.tuning.records import Point, Tuning
     from resift.pools.reading import CandidatePool
 
@@ -82,13 +83,13 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures, prints and writes the settings; or checks a file of settings."""
+    arguments.qrels = arguments.qrels or find_qrels(arguments.pools)
     return _check(arguments) if arguments.check else _tune(arguments)
 
 
 def _tune(arguments: argparse.Namespace) -> int:
     outputs = [path for path in (arguments.out, arguments.plot) if path]
-    judgements = arguments.qrels or find_qrels(arguments.pools)
-    inputs = [name for name in (arguments.pools, judgements, arguments.settings) if name]
+    inputs = [name for name in (arguments.pools, arguments.qrels, arguments.settings) if name]
     check_outputs(outputs, inputs, overwrite=arguments.overwrite, closed=closed)
     if arguments.out:
         check_writer()
@@ -96,8 +97,7 @@ def _tune(arguments: argparse.Namespace) -> int:
         kind = check_plot(arguments.plot) if arguments.plot else ""
     except InputError as error:
         arguments.usage_error(f"argument --plot: {error}")
-    qrels = read_qrels(judgements) if judgements else None
-    base_settings, pools = settings(arguments), _pools(arguments)
+    base_settings, (pools, qrels) = settings(arguments), _data(arguments)
     with StageMeter() as meter:
         tuning = tune(
             pools,
@@ -130,7 +130,7 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    for name in ("settings", "out", "plot", "candidates", "qrels", "overwrite"):
+    for name in ("settings", "out", "plot", "candidates", "overwrite"):
         if getattr(arguments, name):
             arguments.usage_error(f"--check takes no --{name}: FILE says what to run")
     tuned = read_tuned(arguments.check)
@@ -143,10 +143,16 @@ def _check(arguments: argparse.Namespace) -> int:
             f"{arguments.check} was measured with {tuned.model}, but the model here is {model}; name its artifact with --model"
         )
     arguments.settings = arguments.check
-    base_settings, pools = settings(arguments), _pools(arguments)
+    base_settings, (pools, qrels) = settings(arguments), _data(arguments)
     with StageMeter() as meter:
         found = check(
-            pools, arguments.model, settings=base_settings, candidates=tuned.candidates, budget_ms=budget_ms, report=meter
+            pools,
+            arguments.model,
+            qrels=qrels,
+            settings=base_settings,
+            candidates=tuned.candidates,
+            budget_ms=budget_ms,
+            report=meter,
         )
     if arguments.json:
         write_json(found)
@@ -162,8 +168,9 @@ def _check(arguments: argparse.Namespace) -> int:
     return CHECK
 
 
-def _pools(arguments: argparse.Namespace) -> list[CandidatePool]:
-    return list(islice(read_pools(arguments.pools), arguments.limit))
+def _data(arguments: argparse.Namespace) -> tuple[list[CandidatePool], Qrels | None]:
+    qrels = read_qrels(arguments.qrels) if arguments.qrels else None
+    return list(islice(read_pools(arguments.pools), arguments.limit)), qrels
 
 
 def _lines(tuning: Tuning) -> list[str]:
@@ -172,7 +179,7 @@ def _lines(tuning: Tuning) -> list[str]:
     timed = f"{tuning.timed} were timed, {tuning.repeats} times each"
     left_out = f"; {tuning.left_out} of fewer than two candidates are left out" if tuning.left_out else ""
     if tuning.self_candidates:
-        left_out += f"; queries left out of their own candidates, by their id: {tuning.self_candidates}"
+        left_out += f"; queries left out of their own candidates, by id and text: {tuning.self_candidates}"
     head = [f"{tuning.model} on {tuning.machine}", f"{tuning.pools} pools, {judged}; {timed}{left_out}"]
     if tuning.timed < FEW_POOLS:
         head.append(f"p95 of {tuning.timed} pools says little: expected {FEW_POOLS} or more")

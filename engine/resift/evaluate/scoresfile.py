@@ -57,7 +57,7 @@ def read_scores(
 def _places(pool: CandidatePool) -> dict[str | int, int]:
     """The position of each candidate, by its docid and by its position in the file."""
     by_docid: dict[str | int, int] = {str(fields["docid"]): place for place, fields in enumerate(pool.fields)}
-    return by_docid | {index: place for place, index in enumerate(pool.positions or range(len(pool.fields)))}
+    return by_docid | {index: place for place, index in enumerate(pool.given_positions())}
 
 
 def _add_pool(

@@ -22,7 +22,7 @@ from resift.files.json_decoding import decode_json
 from resift.files.names import is_file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Generator, Iterator
+    from collections.abc import Container, Generator, Iterator, Sequence
 
     from resift.ranking import Ranking
 
@@ -56,6 +56,10 @@ class CandidatePool:
     """the number, from 1, of each document's line, if each has its own line; otherwise empty"""
     positions: list[int] = field(default_factory=list, compare=False)
     """the position, from 0, that each candidate had before `select`; empty for all candidates in order"""
+
+    def given_positions(self) -> Sequence[int]:
+        """The position, from 0, that each candidate had in its file."""
+        return self.positions or range(len(self.documents))
 
     def first(self, size: int | None) -> CandidatePool:
         """The pool with its first `size` candidates (None: all)."""

@@ -64,7 +64,7 @@ def test_the_table(run, artifact):
 
 
 def test_queries_left_out_of_their_own_candidates_are_counted(run, file, tmp_path):
-    candidates = [{"docid": docid, "text": docid, "label": int(docid == "a")} for docid in ("q", "a")]
+    candidates = [{"docid": docid, "text": text, "label": int(docid == "a")} for docid, text in (("q", "what"), ("a", "that"))]
     data = file(json.dumps({"qid": "q", "query": "what", "candidates": candidates}).encode(), "own.jsonl")
     page = tmp_path / "own.html"
     lines = run("--html", page, data=data)[1].splitlines()

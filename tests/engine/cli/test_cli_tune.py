@@ -32,6 +32,14 @@ def lines(count=4, size=12, label=None):
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
+def with_own_query():
+    """The lines of pools, of which the second holds its query as a third candidate."""
+    first, own, *others = lines().splitlines()
+    row = json.loads(own)
+    row["candidates"].insert(2, {"docid": "q1", "text": row["query"]})
+    return b"\n".join([first, json.dumps(row).encode(), *others])
+
+
 @pytest.fixture
 def pools(file):
     return file(lines(), "pools.jsonl")
@@ -77,9 +85,8 @@ def test_the_table_shows_the_frontier_and_what_was_chosen(tune):
 
 
 def test_queries_left_out_of_their_own_candidates_are_counted(tune, file):
-    source = file(lines().replace(b'"docid": "d3"', b'"docid": "q1"'), "own.jsonl")
-    out = tune("--candidates", 4, source=source)[1]
-    assert "4 were timed, 4 times each; queries left out of their own candidates, by their id: 1" in out
+    out = tune("--candidates", 4, source=file(with_own_query(), "own.jsonl"))[1]
+    assert "4 were timed, 4 times each; queries left out of their own candidates, by id and text: 1" in out
 
 
 def test_it_says_how_little_few_queries_tell(tune, file):
@@ -391,6 +398,15 @@ def test_a_second_run_that_does_not_hold_its_budget_has_code_3(tune, tuned, pret
     assert tune("--check", tuned, "--budget-ms", 5)[0] == 0
     found = json.loads(tune("--check", tuned, "--json")[1])
     assert (found["holds"], found["share_within"], found["candidates"], found["settings"]["threads"]) == (False, 0.0, 8, 2)
+
+
+@pytest.mark.parametrize("name", ["own.qrels", "other.qrels"])
+def test_a_second_run_goes_by_the_judgements_of_the_first(tune, tuned, file, name):
+    """The query's document is judged relevant, so it is a candidate: the largest pool has 13."""
+    tuned.write_text(tuned.read_text().replace("candidates = 8", "candidates = 13"))
+    source, judgements = file(with_own_query(), "own.jsonl"), file(b"q1 0 q1 1\n", name)
+    options = [] if name == "own.qrels" else ["--qrels", judgements]
+    assert "p95 6.5 ms" in tune("--check", tuned, "--budget-ms", 9, *options, source=source)[1]
 
 
 @pytest.mark.parametrize(

@@ -222,9 +222,10 @@ def test_it_is_known_where_pools_were_cut(pools, beir, file):
     assert read_dataset(path, depth=2).first(5).cut_at == 2
     run = file(RUN.encode(), "x.run")
     assert [read_dataset(beir, run=run, depth=depth).cut_at for depth in (2, 3)] == [2, None]
-    own = file(b"t Q0 t 1 9 r\nt Q0 2 1 8 r\nt Q0 c 1 7 r\n", "own.run")
+    own = b"t Q0 t 1 9 r\nt Q0 2 1 8 r\nt Q0 c 1 7 r\n"
+    runs = file(own, "own.run"), file(own + b"t Q0 further 1 6 r\n", "longer.run")
     texts = {"texts": beir / "corpus.jsonl.gz", "queries": file(b"t\ttides\n", "q.tsv"), "qrels": file(b"t 0 2 1\n", "q.qrels")}
-    assert [read_dataset(own, depth=depth, **texts).cut_at for depth in (1, 2)] == [1, None]
+    assert [read_dataset(run, depth=2, **texts).cut_at for run in runs] == [None, 2]
 
 
 def test_limit_ends_the_reading_at_so_many_judged_queries(pools):
@@ -444,33 +445,94 @@ def test_the_depth_counts_what_is_left_of_a_run_and_the_rest_needs_no_text(dupli
     assert (docids_of(found), found.self_candidates) == ([["k-a", "k-b"]], 0)
 
 
-@pytest.mark.parametrize("qrels", [None, b"b 0 c 1\n5 0 c 2\n"])
+def own_pool(qid, *others, **own):
+    """A pool whose first candidate is its query, then `others`."""
+    candidates = [{"docid": qid, "text": f"query {qid}", **own}, *others]
+    return {"qid": qid, "query": f"query {qid}", "candidates": candidates}
+
+
+RELEVANT, OTHER = {"docid": "r", "text": "text", "label": 1}, {"docid": "o", "text": "text", "label": 0}
+
+
+@pytest.mark.parametrize("qrels", [None, b"b 0 r 1\n5 0 r 2\n"])
 def test_a_query_among_the_candidates_of_its_pool_is_left_out(pools, qrels):
-    candidates = [{"docid": docid, "text": "t", "label": label} for docid, label in (("5", None), ("c", 1), (7, 0))]
-    numbered = {"qid": 5, "query": "q", "candidates": candidates}
-    found = read_dataset(pools(pool("b", [0, 0, 1]), numbered, qrels=qrels), depth=2)
-    assert (docids_of(found), found.self_candidates) == ([["a", "c"], ["c", "7"]], 2)
+    numbered = own_pool(5, RELEVANT, {"docid": 7, "text": "t", "label": 0}, docid="5")
+    found = read_dataset(pools(own_pool("b", OTHER, RELEVANT, label=0), numbered, qrels=qrels), depth=2)
+    assert (docids_of(found), found.self_candidates) == ([["o", "r"], ["r", "7"]], 2)
     assert [found.labels(each)[-1] > 0 for each in found.pools] == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("text", "is_left_out"),
+    [
+        ("query b", True),
+        ("Query\n b ", True),
+        ("Its title query b", True),
+        ("query b with the text it is the title of", True),
+        ("query bees", False),
+        ("no query b in its middle", False),
+        ("text", False),
+        ("", False),
+    ],
+)
+def test_in_a_pool_a_document_with_the_id_of_the_query_is_the_query_if_its_text_agrees(pools, text, is_left_out):
+    found = read_dataset(pools(own_pool("b", OTHER, RELEVANT, text=text)))
+    assert (docids_of(found), found.self_candidates) == ([["o", "r"] if is_left_out else ["b", "o", "r"]], int(is_left_out))
+
+
+def test_ids_that_count_the_candidates_of_each_pool_are_no_queries(pools):
+    rows = [
+        {"qid": qid, "query": f"query {qid}", "candidates": [{"docid": n, "text": f"t {n}", "label": n // 3} for n in range(4)]}
+        for qid in range(4)
+    ]
+    found = read_dataset(pools(*rows))
+    assert (docids_of(found), found.self_candidates) == ([["0", "1", "2", "3"]] * 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (own_pool("b", OTHER, {**RELEVANT, "label": "2"}), "candidates[2]: 'label' is a string"),
+        (own_pool("b", OTHER, {**RELEVANT, "label": LABEL_LIMIT + 1}), "candidates[2]: the label is 1000001"),
+        (own_pool("b", OTHER, {**RELEVANT, "docid": None}), "candidates[2]: 'docid' is missing"),
+        (own_pool("b", RELEVANT, RELEVANT), "candidates[2]: docid 'r' is also candidates[1]'s"),
+        (own_pool("b", OTHER, RELEVANT, label="2"), "candidates[0]: 'label' is a string"),
+        (own_pool("b", OTHER, RELEVANT, label=False), "candidates[0]: 'label' is a boolean"),
+        (own_pool("True", OTHER, RELEVANT, docid=True), "candidates[0]: 'docid' is a boolean"),
+        (own_pool("[1]", OTHER, RELEVANT, docid=[1]), "candidates[0]: 'docid' is a list"),
+        (own_pool("b", {"docid": "b", "text": "query b"}, RELEVANT), "candidates[1]: docid 'b' is also candidates[0]'s"),
+    ],
+)
+def test_bad_data_in_a_pool_with_its_own_query_is_refused_where_it_is_in_the_file(pools, row, said):
+    with pytest.raises(InputError, match=re.escape(f"line 1: {said}")):
+        read_dataset(pools(row))
+
+
 def test_a_candidate_judged_relevant_is_another_document_than_the_query(pools):
-    assert docids_of(read_dataset(pools(pool("b", [0, 1, 0])))) == [["a", "b", "c"]]
-    found = read_dataset(pools(pool("b", [0, 0, 0]), qrels=b"b 0 b 1\n"))
-    assert (docids_of(found), found.self_candidates) == ([["a", "b", "c"]], 0)
+    assert docids_of(read_dataset(pools(own_pool("b", OTHER, label=1)))) == [["b", "o"]]
+    found = read_dataset(pools(own_pool("b", OTHER, RELEVANT), qrels=b"b 0 b 1\n"))
+    assert (docids_of(found), found.self_candidates) == ([["b", "o", "r"]], 0)
 
 
 def test_an_id_that_was_made_is_no_query(pools):
-    rows = [{"query": "q", "candidates": [{"docid": "1", "text": "t"}, {"docid": "2", "text": "t", "label": 1}]}]
-    rows += [{"qid": "0", "query": "q", "candidates": [{"text": "t"}, {"text": "t", "label": 1}]}]
+    rows = [{"query": "q", "candidates": [{"docid": "1", "text": "q"}, {"docid": "2", "text": "t", "label": 1}]}]
+    rows += [{"qid": "0", "query": "q", "candidates": [{"text": "q"}, {"text": "t", "label": 1}]}]
     found = read_dataset(pools(*rows))
     assert ([len(each.documents) for each in found.pools], found.self_candidates) == ([2, 2], 0)
 
 
 def test_one_candidate_beside_the_query_itself_is_evaluated_and_none_is_not(pools):
-    qrels = b"b 0 a 1\na 0 c 1\nd 0 a 1\n"
-    found = read_dataset(pools(pool("b", [0, 0]), pool("a", [0]), pool("d", [0]), qrels=qrels))
-    assert ([each.qid for each in found.pools], docids_of(found), found.self_candidates) == (["b"], [["a"]], 1)
+    qrels = b"b 0 r 1\na 0 c 1\nd 0 a 1\n"
+    found = read_dataset(pools(own_pool("b", RELEVANT), own_pool("a"), pool("d", [0]), qrels=qrels))
+    assert ([each.qid for each in found.pools], docids_of(found), found.self_candidates) == (["b"], [["r"]], 1)
     assert found.left_out == {"no candidates": 1, "one candidate": 1}
+
+
+def test_a_depth_of_one_leaves_nothing_to_rank_beside_the_query_itself_either(duplicates, pools):
+    with pytest.raises(InputError, match="no query can be evaluated: 3 one candidate"):
+        read_dataset(duplicates, retrieve="bm25", depth=1)
+    with pytest.raises(InputError, match="no query can be evaluated: 2 one candidate"):
+        read_dataset(pools(own_pool("b", RELEVANT, OTHER), pool("c", [1, 0])), depth=1)
 
 
 def test_a_split_is_chosen_by_name(beir):

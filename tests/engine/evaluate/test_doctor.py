@@ -94,6 +94,37 @@ def test_where_candidates_were_cut_the_option_is_to_be_raised(reranker):
     assert found(reranker, missing, qrels=judged)["recall-ceiling"].advice.startswith("ask the retriever for more candidates, or")
 
 
+def test_the_query_itself_counts_where_candidates_were_cut(reranker):
+    fields = [{"docid": "q"}, *pool(4, labels=labels_at(1)[:4]).fields]
+    own = CandidatePool("how do tides work", ["how do tides work", *pool(4).documents], "q", fields)
+    assert found(reranker, [own] * 12, cut_at=5)["few-candidates"].advice.startswith("raise --candidates")
+    assert found(reranker, [own] * 12, cut_at=6)["few-candidates"].advice.startswith("ask the retriever")
+
+
+def test_a_document_with_the_id_and_another_text_is_not_the_query(reranker):
+    numbered = [replace(pool(labels=labels_at(2)), qid=f"d{number}") for number in range(12)]
+    assert found(reranker, numbered) == {}
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "said"),
+    [
+        ({"docid": "q"}, {"docid": "d", "label": "2"}, r"candidates\[1\]: 'label' is a string, '2'"),
+        ({"docid": "q", "label": "2"}, {"docid": "d", "label": 1}, r"candidates\[0\]: 'label' is a string, '2'"),
+    ],
+)
+def test_a_bad_label_beside_the_query_itself_is_named_by_its_place_in_the_file(reranker, own, other, said):
+    with pytest.raises(InputError, match=said):
+        found(reranker, [CandidatePool("tides", ["tides", "moon"], "q", [own, other])])
+
+
+@pytest.mark.parametrize("docid", [True, [1], None])
+def test_a_docid_that_judgements_cannot_name_is_refused(reranker, docid):
+    own = CandidatePool("tides", ["tides", "moon", "sun"], str(docid), [{"docid": each} for each in (str(docid), "a", docid)])
+    with pytest.raises(InputError, match=r"candidates\[2\]: 'docid' is (a boolean|a list|missing)"):
+        found(reranker, [own], qrels={str(docid): {"a": 1}})
+
+
 def test_what_is_scored_already_is_not_scored_again(reranker, monkeypatch):
     monkeypatch.setattr(Reranker, "submit", lambda *_: pytest.fail("scored again"))
     assert found(reranker, [pool()] * 3) == {}
@@ -328,7 +359,7 @@ def test_a_judgement_beyond_any_grade_is_refused(reranker):
 
 
 def test_judgements_need_docids(reranker):
-    with pytest.raises(InputError, match=r"pool 1 \(qid 'q'\): candidates\[0\] has no 'docid'"):
+    with pytest.raises(InputError, match=r"pool 1 \(qid 'q'\): candidates\[0\]: 'docid' is missing or null"):
         found(reranker, [pool(qid="q")], qrels={"q": {"d0": 1}})
 
 

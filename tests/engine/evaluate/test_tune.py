@@ -15,7 +15,7 @@ from resift.evaluate.significance import standard_error
 from resift.evaluate.tuning.choice import Goal, choosable, frontier, quantile, within_noise
 from resift.evaluate.tuning.quality import first_of, top_agreement
 from resift.evaluate.tuning.timing import Bench, Trial, fastest, time_trials
-from resift.evaluate.tuning.tune import REPEATS, TIMED_POOLS, tune, tune_on
+from resift.evaluate.tuning.tune import REPEATS, TIMED_POOLS, check, tune, tune_on
 from resift.pools.reading import CandidatePool
 
 
@@ -258,6 +258,13 @@ def test_of_the_best_number_of_candidates_the_fastest_within_noise_is_chosen():
     assert choosable(quality, [3], candidates, 1) == [3]
 
 
+def test_means_that_differ_by_rounding_are_equally_good():
+    quality = np.array([[0.3, 0.2, 0.1], [0.1, 0.2, 0.3]])
+    few, many = quality.mean(axis=1)
+    assert few < many
+    assert choosable(quality, [0, 1], [5, 10], 1) == [0, 1]
+
+
 def test_points_that_others_beat_are_not_on_the_frontier():
     assert frontier([1, 2, 3, 3, 4], [0.5, 0.4, 0.6, 0.6, 0.6]) == [True, False, True, False, False]
     assert frontier([2, 2, 1], [0.5, 0.6, 0.5]) == [False, True, True]
@@ -421,6 +428,36 @@ def test_queries_among_their_own_candidates_are_left_out_and_counted():
         expected.given,
         [point.quality for point in expected.points],
     )
+
+
+def own_pool(number, size=1, **own):
+    """A pool of the query itself and `size` other candidates, of which the first is relevant."""
+    each = pool(number, size, labels=[int(not place) for place in range(size)])
+    fields = [{"docid": each.qid, **own}, *each.fields]
+    return CandidatePool(each.query, [each.query, *each.documents], each.qid, fields)
+
+
+def test_one_candidate_beside_the_query_itself_is_tuned_as_it_is_evaluated():
+    found = tune_on(Machine(), [own_pool(0), own_pool(1), own_pool(2, 0), pool(3, 1)])
+    assert (found.pools, found.left_out, found.self_candidates, found.given) == (2, 2, 2, 1.0)
+
+
+def test_a_bad_label_is_named_by_its_place_in_the_file():
+    with pytest.raises(InputError, match=r"pool 3 \(qid 'q2'\): candidates\[2\]: 'label' is a string, '1'"):
+        tune_on(Machine(), [pool(0, 1), pool(1), replace(own_pool(2, 2), fields=[{"docid": "q2"}, {}, {"label": "1"}])])
+
+
+def test_a_check_times_the_candidates_that_were_tuned(artifact, monkeypatch):
+    timed = []
+    monkeypatch.setattr(Bench, "milliseconds", lambda self, settings, each: timed.append(each.documents) or 1.0)
+    each = own_pool(0, 3)
+    for qrels in ({"q0": {"q0": 1}}, {"q0": {"d0": 1}}, None):
+        tune([each], artifact, qrels=qrels, settings=Settings(threads=1, token_budget=64, precision="int8"), candidates=[4])
+        [tuned] = {tuple(documents) for documents in timed}
+        timed.clear()
+        check([each], artifact, qrels=qrels, settings=Settings(threads=1), candidates=4, budget_ms=5)
+        assert {tuple(documents) for documents in timed} == {tuned}
+        timed.clear()
 
 
 @pytest.mark.parametrize("candidates", [[], [0], [5, -1], ["5"], [True]])

@@ -91,7 +91,8 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
 
     `QuerySelection` says which queries are left out, and why; `left_out` counts them by reason. A query whose relevant documents
     are all outside its pool stays: every ranking of it has the value 0, as in trec_eval. A query that is a document of the corpus,
-    under the same id, is left out of its own candidates, as in BEIR (see `is_query`); `self_candidates` counts such queries.
+    under the same id, is left out of its own candidates, as in BEIR (see `is_query`); `self_candidates` counts such queries. In a
+    pools file, the text must agree as well (see `without_query`).
 
     Raises InputError that names file and line for bad data, an option that the format does not use, and data without a query that
     can be evaluated; ExtraError if retrieve="bm25" lacks the extra `eval`.
@@ -193,7 +194,7 @@ def _pool(qid: str, query: str, docids: Iterable[str], texts: Mapping[str, str])
 
 
 def _dataset(source: str, form: Format, pools: Iterable[CandidatePool], selection: QuerySelection, depth: int | None) -> Dataset:
-    evaluated, qrels = selection.keep(pools)
+    evaluated, qrels = selection.keep(pools, depth)
     cut_at = depth if selection.is_cut else None
     return Dataset(_name(source), form, evaluated, qrels, dict(selection.left_out), len(selection.self_candidates), cut_at)
 

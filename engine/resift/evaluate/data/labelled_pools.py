@@ -30,13 +30,15 @@ def read_labelled_pools(
     lines_by_qid: dict[str, int] = {}
     for number, line in lines:
         where = f"{name}, line {number}"
-        pool = selection.without_query(decode_pool(line, where), qrels)
+        pool = decode_pool(line, where)
         generated = str(number) if qrels is None and pool.qid is None else None
         qid = generated or identifier(pool.qid, where, "'qid'")
         if qid in lines_by_qid:
             raise InputError(f"{where}: qid {qid!r} again; it is in line {lines_by_qid[qid]}; expected each once")
         lines_by_qid[qid] = number
         docids = _docids(pool, where, is_required=qrels is not None)
+        pool = selection.without_query(pool, qrels)
+        docids = [docids[position] for position in pool.given_positions()]
         judged = _labels(pool, docids, where) if qrels is None else qrels.get(qid, {})
         fields: list[dict[str, Any]] = pool.fields or [{} for _ in docids]
         with_docids = [{**candidate, "docid": docid} for candidate, docid in zip(fields, docids, strict=True)]
@@ -61,7 +63,7 @@ def _docids(pool: CandidatePool, where: str, *, is_required: bool) -> list[str]:
 
 
 def _labels(pool: CandidatePool, docids: list[str], where: str) -> dict[str, int]:
-    labels = zip(docids, candidate_labels(pool, where), strict=False)  # plain documents have no fields
+    labels = zip(docids, candidate_labels(pool, where), strict=False)
     return {docid: label for docid, label in labels if label is not None}
 
 
@@ -71,7 +73,7 @@ def candidate_labels(pool: CandidatePool, where: str) -> list[int | None]:
     Raises InputError that begins with `where` for anything but an integer of at most LABEL_LIMIT.
     """
     labels: list[int | None] = []
-    for position, fields in enumerate(pool.fields):
+    for position, fields in zip(pool.given_positions(), pool.fields, strict=False):  # plain documents have no fields
         here, label = f"{where}: candidates[{position}]", fields.get("label")
         if label is not None and (not isinstance(label, int) or isinstance(label, bool)):
             found = f"{json_kind(label)}, {label!r:.80}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.errors import InputError
+from resift.evaluate.data.beir import identifier
 from resift.evaluate.data.labelled_pools import candidate_labels
 from resift.evaluate.data.trec import checked_label
 from resift.metrics import ndcg
@@ -34,19 +34,18 @@ class PoolJudgements:
         """Takes the query's judgements in `qrels`, or else its candidates' field "label"; None if there is neither.
 
         A "label" that is missing or null counts as 0 if another candidate of the pool has one. Raises InputError that begins with
-        `where` for a label that is not an integer up to LABEL_LIMIT, and for a candidate without docid whose query is in `qrels`.
+        `where` for a label that is not an integer up to LABEL_LIMIT, and for a candidate without a docid whose query is in `qrels`.
         """
         if qrels is not None:
             found = qrels.get(str(pool.qid))
             if found is None:
                 return None
-            without_docid = [
-                place for place, fields in enumerate(pool.fields or [{}] * len(pool.documents)) if "docid" not in fields
-            ]
-            if without_docid:
-                raise InputError(f"{where}: candidates[{without_docid[0]}] has no 'docid'; expected the id that the judgements use")
             judged = {docid: checked_label(label, where) for docid, label in found.items()}
-            return cls._from([judged.get(str(fields["docid"]), 0) for fields in pool.fields], [*judged.values()])
+            docids = [
+                identifier(fields.get("docid"), f"{where}: candidates[{position}]", "'docid'")
+                for position, fields in zip(pool.given_positions(), pool.fields or [{}] * len(pool.documents), strict=True)
+            ]
+            return cls._from([judged.get(docid, 0) for docid in docids], [*judged.values()])
         labels = candidate_labels(pool, where)
         if all(label is None for label in labels):
             return None

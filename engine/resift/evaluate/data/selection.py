@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
 from resift.errors import InputError
-from resift.evaluate.data.self_candidates import is_query, without_query
+from resift.evaluate.data.self_candidates import can_be_evaluated, is_query, without_query
 from resift.pools.reading import CandidatePool
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class QuerySelection:
     Queries without a judgement, or without a relevant document, are left out, as their ideal ranking has the DCG 0 (pytrec_eval's
     mean would hold a 0 for every system; trec_eval 7 "ignored" them). So are queries with fewer than two candidates, as there is
     nothing to rank, and queries that are in the judgements only, as in trec_eval without -c. A query that is a document of its own
-    corpus is left out of its candidates; see `is_query`.
+    corpus is left out of its candidates, but counts as one of the two; see `is_query` and `can_be_evaluated`.
     """
 
     def __init__(self, path: str, limit: int | None = None) -> None:
@@ -83,14 +83,18 @@ class QuerySelection:
         self.is_cut |= len(found) > depth
         return found[:depth]
 
-    def keep(self, pools: Iterable[CandidatePool]) -> tuple[list[CandidatePool], Qrels]:
+    def keep(self, pools: Iterable[CandidatePool], depth: int | None) -> tuple[list[CandidatePool], Qrels]:
         """The pools with two candidates or more, the query itself included, and all the judgements of their queries.
+
+        `depth`: the number of candidates to which the pools were cut (None: they were not).
 
         Raises InputError if there is none, or if no candidate of any of them is judged, as with docids of another collection.
         """
         evaluated: list[CandidatePool] = []
         for pool in pools:
-            if len(pool.documents) > 1 or (pool.documents and str(pool.qid) in self.self_candidates):
+            remaining = len(pool.documents)
+            candidates = remaining + (str(pool.qid) in self.self_candidates)
+            if can_be_evaluated(min(candidates, depth or candidates), remaining):
                 evaluated.append(pool)
             else:
                 self.left_out[ONE_CANDIDATE if pool.documents else NO_CANDIDATES] += 1

@@ -148,14 +148,14 @@ def flat_logits(evidence: Evidence) -> Finding | None:
 
 def self_candidates(evidence: Evidence) -> Finding | None:
     """Reports queries that were documents of their own corpus."""
-    found, size = evidence.self_candidates, len(evidence.pools)
+    found, size = np.count_nonzero(evidence.own_candidates), len(evidence.pools)
     if not found:
         return None
     return Finding(
         name="self-candidates",
         severity="note",
         value=found / size,
-        words=f"{found} of {size} queries are among their own candidates, by their id; they are left out of them here, as in BEIR",
+        words=f"{found} of {size} queries are among their own candidates, by id and text; they are left out here, as in BEIR",
         advice="let the retriever leave a query out of its own results: it takes the first place, and answers nothing",
     )
 

@@ -34,7 +34,7 @@ def diagnose(  # noqa: PLR0913 - the pools, and what the caller knows about them
     `scored`: the results of `Reranker.submit` for each pool, if they exist already; otherwise all pairs are scored here, in bounded
     memory, and `progress` is called after each pool. `cut_at`: the number of candidates to which the caller has cut the pools.
 
-    A query that is one of its own candidates, by its id, is left out of them. The checks and their thresholds are in
+    A query that is one of its own candidates, by id and text, is left out of them. The checks and their thresholds are in
     `resift.evaluate.doctor.checks` and `label_checks`. Raises InputError if there are no candidates, if a label
     cannot be read, or if `qrels` judges none of the queries, ArtifactError if the artifact's certificate cannot be read, and
     otherwise like `Reranker.submit`.

@@ -30,8 +30,8 @@ class Evidence:
     pools: Sequence[CandidatePool]
     scored: Sequence[Scored]
     """results for each pool"""
-    self_candidates: int
-    """number of pools whose query was one of its own candidates; it is left out of them here"""
+    own_candidates: Sequence[int]
+    """number of candidates of each pool that were the query itself; they are left out of it here"""
     cut_at: int | None
     """number of candidates to which the caller has cut the pools"""
     judgements: Sequence[PoolJudgements | None]
@@ -52,9 +52,9 @@ class Evidence:
     ) -> Self:
         """Reads the labels and the certificate, and scores the pools unless they are `scored` already. See `diagnose`."""
         cut = [without_query(pool, qrels) for pool in pools]
-        cut_pools = {number for number, pool in enumerate(pools) if cut[number] is not pool}
+        own = [len(pool.documents) - len(remaining.documents) for pool, remaining in zip(pools, cut, strict=True)]
         if scored is not None:
-            scored = [each.select(cut[number].positions) if number in cut_pools else each for number, each in enumerate(scored)]
+            scored = [each.select(pool.positions) if count else each for each, pool, count in zip(scored, cut, own, strict=True)]
         pools = cut
         if not any(pool.documents for pool in pools):
             raise InputError(f"{len(pools)} pools and no candidates; expected some to look at")
@@ -69,11 +69,12 @@ class Evidence:
         tokenizer = reranker.tokenizer
         if scored is None:
             scored = _score(reranker, pools, progress)
-        return cls(pools, scored, len(cut_pools), cut_at, judgements, certificate, tokenizer, reranker)
+        return cls(pools, scored, own, cut_at, judgements, certificate, tokenizer, reranker)
 
     def more_candidates(self) -> str:
         """What gives more candidates to most of the pools."""
-        if self.cut_at is None or np.median([len(pool.documents) for pool in self.pools]) < self.cut_at:
+        sizes = [len(pool.documents) + own for pool, own in zip(self.pools, self.own_candidates, strict=True)]
+        if self.cut_at is None or np.median(sizes) < self.cut_at:
             return "ask the retriever for more candidates"
         return f"raise --candidates (depth in Python) above {self.cut_at}"
 

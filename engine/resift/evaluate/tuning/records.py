@@ -35,13 +35,13 @@ class Tuning(ResultRecord, frozen=True, kw_only=True):
     """nDCG@10, or agreement@10 where no pool has labels: the mean share of the full ranking's top 10 that a point's top 10 holds
     (the top half of pools below 20)"""
     pools: int
-    """pools of two or more candidates"""
+    """pools of two or more candidates, of which the query itself may be one"""
     judged: int
     """number of pools in the mean quality: with labels, those that have a relevant document"""
     left_out: int
-    """pools of fewer than two candidates, where there is nothing to rank"""
+    """pools of fewer than two candidates, or of none but the query itself, where there is nothing to rank"""
     self_candidates: int = 0
-    """pools whose query was one of its own candidates, by its id, and is left out of them"""
+    """pools whose query was one of its own candidates, by id and text, and is left out of them"""
     timed: int
     """pools that were timed"""
     repeats: int

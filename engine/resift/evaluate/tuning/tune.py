@@ -13,7 +13,7 @@ import numpy as np
 from resift import machine
 from resift.errors import InputError
 from resift.evaluate.data.pool_judgements import PoolJudgements
-from resift.evaluate.data.self_candidates import without_query
+from resift.evaluate.data.self_candidates import can_be_evaluated, without_query
 from resift.evaluate.results import Latency
 from resift.evaluate.significance import bootstrap_interval
 from resift.evaluate.tuning.choice import SEED, SHARE, Goal, choosable, frontier, quantile
@@ -77,6 +77,7 @@ def check(  # noqa: PLR0913 - each is an option of `resift tune --check`
     pools: Iterable[CandidatePool],
     source: str | os.PathLike[str] | None = None,
     *,
+    qrels: Qrels | None = None,
     settings: Settings,
     candidates: int | None = None,
     budget_ms: float,
@@ -85,11 +86,12 @@ def check(  # noqa: PLR0913 - each is an option of `resift tune --check`
 ) -> Check:
     """Checks whether `settings` hold a budget on the pools that `tune` would time, cut to their first `candidates` (None: all).
 
-    Raises like `tune`.
+    `qrels`: as for `tune`, as they say which candidate is not the query itself. Raises like `tune`.
     """
     goal = Goal(budget_ms=budget_ms, share=share)
     check_count("candidates", candidates)
-    chosen = [pool.first(candidates) for pool in _spread(_rankable(list(pools), None)[0], TIMED_POOLS)]
+    rankable = _rankable(list(pools), qrels)[0]
+    chosen = [pool.first(candidates) for pool in _spread([*rankable.values()], TIMED_POOLS)]
     with Bench(source, settings, report) as bench:
         trial = Trial(settings, max(len(pool.documents) for pool in chosen))
         found = time_trials(bench, [trial], chosen, repeats=CONFIRMING_REPEATS)[0]
@@ -121,9 +123,9 @@ def tune_on(
     for number in candidates:
         check_count("candidates", number)
     rankable, self_candidates = _rankable(pools, qrels)
-    labelled = [PoolJudgements.of(pool, qrels, f"pool {number} (qid {pool.qid!r})") for number, pool in enumerate(rankable, 1)]
+    labelled = [PoolJudgements.of(pool, qrels, f"pool {number} (qid {pool.qid!r})") for number, pool in rankable.items()]
     judgements = [each if each and each.has_relevant() else None for each in labelled]
-    cut = [pool.first(max(candidates)) for pool in rankable]
+    cut = [pool.first(max(candidates)) for pool in rankable.values()]
     sizes = _sizes(cut, candidates)
     measure, quality = _quality(bench, cut, judgements, sizes)
     timed_pools = _spread(cut, TIMED_POOLS)
@@ -159,12 +161,16 @@ def tune_on(
     )
 
 
-def _rankable(pools: Sequence[CandidatePool], qrels: Qrels | None) -> tuple[list[CandidatePool], int]:
-    """The pools of two candidates or more, without queries that are their own candidates, and the number of such queries."""
-    found = [(pool, cut) for pool in pools if len((cut := without_query(pool, qrels)).documents) > 1]
+def _rankable(pools: Sequence[CandidatePool], qrels: Qrels | None) -> tuple[dict[int, CandidatePool], int]:
+    """The pools that can be ranked, by number from 1, without queries that are their own candidates; the number of such queries."""
+    found = {
+        number: cut
+        for number, pool in enumerate(pools, 1)
+        if can_be_evaluated(len(pool.documents), len((cut := without_query(pool, qrels)).documents))
+    }
     if not found:
         raise InputError(f"none of the {len(pools)} pools has two candidates or more, so there is nothing to rank")
-    return [cut for _, cut in found], sum(cut is not pool for pool, cut in found)
+    return found, sum(cut is not pools[number - 1] for number, cut in found.items())
 
 
 def _sizes(pools: Sequence[CandidatePool], candidates: Sequence[int]) -> list[int]:
