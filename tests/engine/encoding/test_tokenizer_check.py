@@ -224,7 +224,7 @@ def test_expressions_that_clean_a_text_are_accepted_before_the_normalizer_of_a_r
 
 
 def test_a_vocabulary_as_large_as_the_largest_real_one_is_accepted():
-    """XLM-V has 901,629 pieces, of 11 bytes on average."""
+    """XLM-V has 901,629 pieces; here they have 11 bytes each."""
     pieces = [[f"\u2581{number:08}", -20.0] for number in range(901_629)]
     check_tokenizer(json.dumps({"model": {"type": "Unigram", "vocab": pieces}}).encode())
 
