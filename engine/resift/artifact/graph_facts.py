@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from resift.artifact.protobuf import fields, varints
+from resift.artifact.protobuf import LONGEST_VARINT, fields, varints
 from resift.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PRECISIONS = {2: "int8", 3: "int8", 10: "float16", 16: "bfloat16"}
 """By TensorProto.DataType, the precisions of weights other than float32; the least bits count."""
 INT64, INT64_BYTES = 7, 8
+PACKED_BYTES = 10 * LONGEST_VARINT
+"""The longest packed field of dimensions or values that is read: ten of them, of any size."""
 LONGEST_PATH = 20
 """Operators between the numbers of tokens and the table that they select from."""
 SAME = frozenset({"Cast", "Expand", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
@@ -55,7 +57,7 @@ class GraphFacts:
     """The facts of one graph."""
 
     precision: str = "float32"
-    """that of the weights with the fewest bits"""
+    """that of the matrices with the fewest bits"""
     rows: dict[str, int] = field(default_factory=dict)
     """by input of the graph: rows of the smallest table that it selects from, such as the embeddings of token ids"""
     positions: int | None = None
@@ -79,7 +81,8 @@ class _GraphReader:
         self._producers = {output: node for node in self._nodes for output in node.outputs}
 
     def facts(self) -> GraphFacts:
-        found = {PRECISIONS[tensor.type] for tensor in self._tensors.values() if tensor.type in PRECISIONS}
+        weights = [tensor for tensor in self._tensors.values() if len(tensor.dims) > 1]  # others are constants, scales and biases
+        found = {PRECISIONS[tensor.type] for tensor in weights if tensor.type in PRECISIONS}
         facts = GraphFacts(next((name for name in PRECISIONS.values() if name in found), "float32"))
         limits = []
         for node in self._nodes:
@@ -169,8 +172,10 @@ def _tensor(message: memoryview) -> tuple[str, _Tensor]:
     name, kind, raw = "", 0, b""
     numbers: dict[int, list[int]] = {1: [], 7: []}
     for item in fields(message):
-        if item.number in numbers:
-            numbers[item.number] += [item.value] if isinstance(item.value, int) else varints(item.value)
+        if item.number in numbers and isinstance(item.value, int):
+            numbers[item.number].append(item.value)
+        elif item.number in numbers and isinstance(item.value, memoryview) and len(item.value) <= PACKED_BYTES:
+            numbers[item.number] += varints(item.value)
         elif item.number == 2 and isinstance(item.value, int):
             kind = item.value
         elif item.number == 8 and isinstance(item.value, memoryview):

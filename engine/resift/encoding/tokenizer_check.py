@@ -11,7 +11,6 @@ order they come, while a text that a component puts in may become up to 18 times
 from __future__ import annotations
 
 import base64
-import binascii
 import unicodedata
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,23 +24,28 @@ if TYPE_CHECKING:
 
 SOURCE_BYTES = 1 << 28
 """Maximum size of tokenizer.json in bytes; one with a million tokens has about 64 MB."""
-GROWTH = {"BertNormalizer": 3, "ByteLevel": 5, "Metaspace": 2}
-"""The most characters that a component makes of one by spaces around ideographs, by bytes written as characters and a space before
-each word, or by a mark before each word."""
-GROWTH_LIMIT = 150
-"""The most characters that all components together may make of one; 72 for the files of ALBERT, DeBERTa and XLM-RoBERTa."""
-ADDED_LIMIT = 1000
-"""The most characters that all components together may put before a text."""
+GROWTH = {
+    "normalizer": {"BertNormalizer": 3, "ByteLevel": 11},
+    "pre_tokenizer": {"ByteLevel": 5, "Metaspace": 2},
+}
+"""The most characters that a component makes of one by spaces around ideographs, by bytes written as characters (which decompose
+where a normal form follows) and a space before each word, or by a mark before each word."""
+GROWTH_LIMIT = 600
+"""The most characters that all components together may make of one, with those that they put around it: the library splits a text
+at added tokens, which may be at every other character. It is 72 for the files of ALBERT, DeBERTa and XLM-RoBERTa, and twice that
+with each regular expression that a character replaces, as it may match nothing, before every character."""
 COMPONENT_LIMIT = 100
-"""The most components in a sequence, with those of the sequences within it; real files have up to 8."""
+"""The most components in a sequence, with those of the sequences within it (real files have up to 8), and parts of a template."""
 TEXT_LIMIT = 10_000
 """The most characters of a text that a component states, such as a pattern (real ones have up to 600), and of an added token."""
-ADDED_TOKENS_LIMIT = 1 << 26
-"""The most characters of all added tokens together, as lengthened by the components."""
-PIECE_LIMIT = 1000
-"""The most characters of a Unigram model's piece, as the library frees its tree of pieces by recursion (one of 100,000 ends the
-process), and of a prefix or suffix that a model puts before or after the parts of each word."""
-WORD_LIMIT = 1000
+ADDED_TOKENS_LIMIT = 1 << 23
+"""The most characters of all added tokens together, as lengthened by the components; the library takes 60 bytes for each."""
+PIECE_LIMIT = 100
+"""The most characters of a Unigram model's piece (real ones have 16), as the library frees its tree of pieces by recursion (one of
+100,000 ends the process), and of a prefix or suffix that a model puts before or after the parts of each word."""
+PIECES_LIMIT = 1 << 24
+"""The most bytes of all pieces together, for each of which the library may take 350; 250,000 real pieces have 3 MB."""
+WORD_LIMIT = 200
 """The most characters of a word that WordPiece splits, in a time that grows with their cube; real files have 100."""
 
 
@@ -69,51 +73,67 @@ def check_tokenizer(source: bytes) -> None:
     if len(source) > SOURCE_BYTES:
         raise ArtifactError(f"tokenizer.json has {len(source):,} bytes; expected at most {SOURCE_BYTES:,}")
     try:
+        _check_names(source)
         file = decode_json(source, _File)
         vocab = bytes(file.model.vocab)
         pieces = decode_json(vocab, list[tuple[str, Any]]) if vocab.startswith(b"[") else []
     except ValueError as error:
         raise ArtifactError(f"tokenizer.json cannot be read: {error}; export the artifact again") from error
-    growth = _check_growth(file)
+    growth, added = _check_growth(file)
     for kind in ("post_processor", "decoder"):
         _components(getattr(file, kind), kind)
-    _check_added_tokens(file.added_tokens, growth)
+    _check_added_tokens(file.added_tokens, growth, added)
     _check_model(file.model, pieces)
 
 
-def _check_growth(file: _File) -> float:
-    """The most characters that all components together make of one."""
-    growth, added = 1.0, 0
-    for kind in ("normalizer", "pre_tokenizer"):
+def _check_names(source: bytes) -> None:
+    """Raises ValueError if a name is there twice: the library builds each section, while the last one is what is checked."""
+    written = msgspec.json.encode(decode_json(source, dict[str, msgspec.Raw]))
+    without_spaces = [len(content) - sum(map(content.count, b" \t\n\r")) for content in (source, written)]
+    if without_spaces[0] != without_spaces[1]:
+        raise ValueError("two of its sections have the same name")
+
+
+def _check_growth(file: _File) -> tuple[float, float]:
+    """The most characters that all components together make of one, and those that they put around a text."""
+    growth, added = 1.0, 0.0
+    for kind in GROWTH:
         for number, component in enumerate(_components(getattr(file, kind), kind), 1):
-            what, own_growth = f"the {component['type']:.40} that is number {number} in its {kind}", _growth(component)
-            growth *= own_growth
-            added = int(added * own_growth) + _length(component.get("prepend"))
-            if growth > GROWTH_LIMIT:
-                _refuse(f"makes up to {growth:,.0f} characters of one, with {what}", f"{GROWTH_LIMIT:,}")
-            if added > ADDED_LIMIT:
-                _refuse(f"puts up to {added:,} characters before a text, with {what}", f"{ADDED_LIMIT:,}")
-    return growth
+            own_growth, own_added = _growth(component, kind)
+            growth, added = growth * own_growth, added * own_growth + own_added
+            if growth + added > GROWTH_LIMIT:
+                what = f"the {component['type']:.40} that is number {number} in its {kind}"
+                _refuse(f"makes up to {growth + added:,.0f} characters of one, with {what}", f"{GROWTH_LIMIT:,}")
+    return growth, added
 
 
-def _growth(component: dict[str, Any]) -> float:
-    """The most characters that a component makes of one."""
+def _growth(component: dict[str, Any], kind: str) -> tuple[float, int]:
+    """The most characters that a component of that kind makes of one, and those that it puts around a text."""
     match component:
+        case {"type": "Prepend", "prepend": str(prefix)}:
+            return 1.0, _length(prefix)
         case {"type": "Replace", "pattern": {"String": str(pattern)}, "content": str(content)} if pattern:
-            return max(1.0, _length(content) / _length(pattern))
+            return max(1.0, _length(content) / _length(pattern)), 0
         case {"type": "Replace", "content": str(content)}:
-            return 1.0 + _length(content)  # a regular expression may match no character, at every position
+            # A regular expression may match no character, before every one and at the end.
+            return 1.0 + _length(content), _length(content)
         case {"type": "Precompiled", "precompiled_charsmap": str(charsmap)}:
-            return max(1.0, _longest_mapped(charsmap))
-    return GROWTH.get(component["type"], 1)
+            return max(1.0, _longest_mapped(charsmap)), 0
+    return GROWTH[kind].get(component["type"], 1), 0
 
 
 def _longest_mapped(charsmap: str) -> int:
-    """Characters of the longest replacement in sentencepiece's character map: a trie after its size, then texts that a NUL ends."""
+    """Characters of the longest replacement in sentencepiece's character map: a trie after its size, then texts that a NUL ends.
+
+    The library decodes the map without the padding of Base64, too.
+    """
     try:
-        content = base64.b64decode(charsmap)
-    except (binascii.Error, ValueError):
-        return 1  # the library refuses it
+        content = base64.b64decode(charsmap + "=" * (-len(charsmap) % 4), validate=True)
+    except ValueError as error:
+        raise ArtifactError(
+            f"tokenizer.json cannot be read: the precompiled_charsmap of its normalizer is not Base64 ({error}); "
+            "expected it whole: use the file that the model was trained with"
+        ) from error
     texts = content[4 + int.from_bytes(content[:4], "little") :]
     return max(_length(text.decode(errors="replace")) for text in texts.split(b"\0"))
 
@@ -124,6 +144,9 @@ def _components(component: Any, kind: str) -> list[dict[str, Any]]:
     if len(components) > COMPONENT_LIMIT:
         _refuse(f"has {len(components):,} components in its {kind}", f"{COMPONENT_LIMIT}")
     for each in components:
+        for name in ("single", "pair"):
+            if isinstance(each.get(name), list) and len(each[name]) > COMPONENT_LIMIT:
+                _refuse(f"has {len(each[name]):,} parts in the template of a {name} in its {kind}", f"{COMPONENT_LIMIT}")
         for text in _texts({name: value for name, value in each.items() if name != "precompiled_charsmap"}):
             if len(text) > TEXT_LIMIT:
                 _refuse(f"has a text of {len(text):,} characters in the {each['type']:.40} of its {kind}", f"{TEXT_LIMIT:,}")
@@ -152,17 +175,19 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _check_added_tokens(tokens: Any, growth: float) -> None:
+def _check_added_tokens(tokens: Any, growth: float, added: float) -> None:
     lengths = [_length(token.get("content")) for token in tokens if isinstance(token, dict)] if isinstance(tokens, list) else []
     if (longest := max(lengths, default=0)) > TEXT_LIMIT:
         _refuse(f"has an added token of {longest:,} characters", f"{TEXT_LIMIT:,}")
-    if (total := int(sum(lengths) * growth)) > ADDED_TOKENS_LIMIT:
+    if (total := int(sum(lengths) * growth + len(lengths) * added)) > ADDED_TOKENS_LIMIT:
         _refuse(f"makes up to {total:,} characters of its added tokens", f"{ADDED_TOKENS_LIMIT:,}")
 
 
 def _check_model(model: _Model, pieces: list[tuple[str, Any]]) -> None:
     if (longest := max((len(piece) for piece, _ in pieces), default=0)) > PIECE_LIMIT:
         _refuse(f"has a piece of {longest:,} characters in its model", f"{PIECE_LIMIT:,}")
+    if (total := sum(len(piece.encode()) for piece, _ in pieces)) > PIECES_LIMIT:
+        _refuse(f"has {total:,} bytes of pieces in its model", f"{PIECES_LIMIT:,}")
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if (length := _length(getattr(model, name))) > PIECE_LIMIT:
             _refuse(f"has a {name} of {length:,} characters in its model", f"{PIECE_LIMIT:,}")

@@ -166,14 +166,14 @@ class CheckpointConfig:
 
 def read_config(folder: Path) -> CheckpointConfig:
     """Reads the files in `folder`. Raises ExportError if the checkpoint cannot be exported, with the reason and the remedy."""
-    model_config = _read_json(folder / CONFIG)
+    model_config = read_json(folder / CONFIG)
     if not (folder / MODULES).is_file():
         return CheckpointConfig(model_config)
-    settings = _read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
     if settings.get("model_type", "SentenceTransformer") != "CrossEncoder":
         return CheckpointConfig(model_config)  # an embedding model or a sequence classifier, which its weights will show
     settings_file = next((folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
-    return CheckpointConfig(model_config, tuple(_modules(folder)), settings, _read_json(settings_file) if settings_file else {})
+    return CheckpointConfig(model_config, tuple(_modules(folder)), settings, read_json(settings_file) if settings_file else {})
 
 
 def check_kind(config: CheckpointConfig, source: str) -> None:
@@ -222,7 +222,7 @@ def foreign_code(source: str, what: str) -> ExportError:
 
 def _modules(folder: Path) -> Iterator[Module]:
     """The modules that modules.json lists, of kinds that can be exported."""
-    entries = _read_json(folder / MODULES, list)
+    entries = read_json(folder / MODULES, list)
     for number, entry in enumerate(entries):
         path, kind = (entry.get(name) for name in ("path", "type")) if isinstance(entry, dict) else (None, None)
         if not isinstance(path, str) or not isinstance(kind, str):
@@ -246,12 +246,13 @@ def _modules(folder: Path) -> Iterator[Module]:
 
 def _check_dense(path: Path) -> None:
     """Raises ExportError unless the activation is a class of torch.nn: sentence-transformers would create any class of torch."""
-    activation = _read_json(path).get("activation_function", "torch.nn.Tanh")
+    activation = read_json(path).get("activation_function", "torch.nn.Tanh")
     if not isinstance(activation, str) or not DENSE_ACTIVATION.fullmatch(activation):
         raise ExportError(f"{path} has activation_function {activation!r:.80}; expected a class of torch.nn, such as torch.nn.Tanh")
 
 
-def _read_json(path: Path, kind: type = dict) -> Any:
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The content of a JSON file of that type. Raises ExportError if it cannot be read, or holds something else."""
     try:
         content = json.loads(read_whole(path, JSON_LIMIT))
     except (OSError, ValueError, RecursionError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.artifact import hub
+from resift.artifact.manifest import TOKENIZER
 from resift.errors import ArtifactError, ExportError
 from resift.files import git_lfs
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 COMMIT = re.compile("[0-9a-f]{40}")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "*/pytorch_model.bin", "pytorch_model.bin.index.json")
-TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
+TEXTS = ("*.json", "*.jinja")
+VOCABULARIES = ("*.txt", "*.model")
+"""Files that nothing reads beside a tokenizer.json, which holds the vocabulary, too."""
+UNREAD = ("README.md", "LICENSE*")
 
 
 def folder_of(source: str) -> Path | None:
@@ -29,7 +33,8 @@ def check_downloaded(folders: Iterable[Path], *, allow_pickle: bool) -> None:
     """Raises ExportError if a file that is read of a checkpoint in these folders is a Git LFS pointer."""
     for folder in folders:
         weights = PICKLED_WEIGHTS if allow_pickle and not any(folder.glob(WEIGHTS[0])) else WEIGHTS
-        for path in sorted(path for pattern in (*TEXTS, *weights) for path in folder.glob(pattern)):
+        vocabularies = () if (folder / TOKENIZER).is_file() else VOCABULARIES
+        for path in sorted(path for pattern in (*TEXTS, *vocabularies, *weights) for path in folder.glob(pattern)):
             if git_lfs.is_pointer(path):
                 raise ExportError(f"{path} is {git_lfs.DESCRIPTION} in its folder")
 
@@ -45,7 +50,8 @@ def commit_of(folder: Path) -> str | None:
 def download(source: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str]:
     """Downloads a hub id at `revision` (None: the latest) and returns the folder and its commit. Raises ExportError."""
     try:
-        folder = hub.snapshot(source, revision, files=[*TEXTS, *WEIGHTS, *(PICKLED_WEIGHTS if allow_pickle else ())])
+        files = [*TEXTS, *VOCABULARIES, *UNREAD, *WEIGHTS, *(PICKLED_WEIGHTS if allow_pickle else ())]
+        folder = hub.snapshot(source, revision, files=files)
     except ArtifactError as error:
         raise ExportError(str(error)) from error
     return folder, folder.name

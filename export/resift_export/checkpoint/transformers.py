@@ -12,11 +12,13 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from tokenizers import normalizers
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from resift.artifact.manifest import TOKENIZER
-from resift.encoding.tokenizer_check import check_tokenizer
+from resift.encoding.tokenizer_check import SOURCE_BYTES, check_tokenizer
 from resift.errors import ArtifactError, ExportError, first_line
-from resift_export.checkpoint.config import ALTERNATIVES, CONFIG, foreign_code
+from resift.files.whole import read_whole
+from resift_export.checkpoint.config import ALTERNATIVES, CONFIG, foreign_code, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +101,7 @@ def load_tokenizer(folder: Path, config: CheckpointConfig) -> Any:
         )
     if (file := folder / TOKENIZER).is_file():
         try:
-            check_tokenizer(file.read_bytes())
+            check_tokenizer(read_whole(file, SOURCE_BYTES))
         except (ArtifactError, OSError) as error:
             raise ExportError(f"{folder}: {first_line(error)}") from error
     try:
@@ -178,11 +180,11 @@ def _check_size(kind: Any, configuration: Any, folder: Path, weights: int) -> No
 
 
 def _check_types(folder: Path) -> None:
-    """Raises ExportError if a safetensors file has weights that are not floating-point numbers of 16 bits or more.
+    """Raises ExportError if a file that transformers loads has weights that are not floating-point numbers of 16 bits or more.
 
     transformers converts them to float32 as they are: without their scales, quantized weights would make another model.
     """
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in _weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
                 kind = file.get_slice(name).get_dtype()
@@ -191,6 +193,15 @@ def _check_types(folder: Path) -> None:
                         f"{path} has the weights {name:.200} of the type {kind}; expected float32, float16 or bfloat16: export the "
                         "checkpoint that it was quantized from"
                     )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers loads: the one with all weights, or else the shards that its index names."""
+    names = {SAFE_WEIGHTS_NAME}
+    if not (folder / SAFE_WEIGHTS_NAME).is_file() and (index := folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
+        shards = read_json(index).get("weight_map")
+        names = {name for name in shards.values() if isinstance(name, str)} if isinstance(shards, dict) else set()
+    return sorted(folder / name for name in names if (folder / name).is_file())
 
 
 @contextmanager

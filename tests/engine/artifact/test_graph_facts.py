@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from resift import ArtifactError, Reranker, Settings
 from resift.artifact.folder import Artifact, embedded
 from resift.artifact.graph_facts import GraphFacts
+from resift.artifact.protobuf import encode_field
 from tests.conftest import edit, rewrite
 from tests.support import graphs, tiny
 
@@ -110,9 +111,9 @@ def table(name, rows):
     return numpy_helper.from_array(np.zeros((rows, 4), np.float32), name)
 
 
-def chosen(*nodes, rows=7, initializers=()):
+def chosen(*nodes, rows=7, axis=0, initializers=()):
     """A graph that selects from a table of `rows` by what the nodes make, which is named numbers."""
-    node = helper.make_node("Gather", ["table", "numbers"], ["unread"])
+    node = helper.make_node("Gather", ["table", "numbers"], ["unread"], axis=axis)
     return graphs.model(*nodes, node, initializers=[table("table", rows), *initializers]).SerializeToString()
 
 
@@ -128,12 +129,18 @@ STORED = numpy_helper.from_array(np.zeros((1, 5), np.int64), "stored")
         (chosen(RANGE, initializers=START), 7),
         (chosen(SUM, helper.make_node("Add", ["two", "sum"], ["numbers"]), initializers=START), 4),
         (chosen(SUM, helper.make_node("Add", ["sum", "unknown"], ["numbers"]), initializers=START), None),
+        (chosen(SUM, helper.make_node("Mul", ["sum", "mask"], ["numbers"]), initializers=START), 6),
+        (chosen(SUM, helper.make_node("Mul", ["sum", "two"], ["numbers"]), initializers=START), None),
+        (chosen(RANGE, axis=1, initializers=START), None),
         (chosen(helper.make_node("Slice", ["stored", "zero", "end"], ["numbers"]), initializers=[*START, STORED]), 5),
         (chosen(helper.make_node("Neg", ["input_ids"], ["numbers"])), None),
         (chosen(helper.make_node("Identity", ["numbers"], ["numbers"])), None),
         (chosen(helper.make_node("Add", ["numbers"], ["numbers"])), None),
     ],
-    ids=["a range", "a sum from 2", "a sum from an unknown number", "a stored range", "other numbers", "a cycle", "too few inputs"],
+    ids=[
+        *("a range", "a sum from 2", "a sum from an unknown number", "a sum by a mask", "a sum by a number", "columns by a range"),
+        *("a stored range", "other numbers", "a cycle", "too few inputs"),
+    ],
 )
 def test_how_positions_are_recognized(content, positions):
     assert GraphFacts.of(content).positions == positions
@@ -150,3 +157,33 @@ def test_dimensions_may_be_packed():
     repacked = content.replace(plain, packed)
     assert GraphFacts.of(repacked) == GraphFacts.of(content)
     assert GraphFacts.of(content).positions == 7
+
+
+def weights(kind, *shape):
+    return numpy_helper.from_array(np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind)), f"{kind} {shape}")
+
+
+INT8, UINT8, HALF, BRAIN = (onnx.TensorProto.DataType.Value(name) for name in ("INT8", "UINT8", "FLOAT16", "BFLOAT16"))
+
+
+@pytest.mark.parametrize(
+    ("initializers", "precision"),
+    [
+        ([weights(INT8, 3, 4), weights(HALF, 3, 4), weights(BRAIN, 3, 4)], "int8"),
+        ([weights(UINT8, 3, 4), weights(HALF, 3, 4)], "int8"),
+        ([weights(BRAIN, 3, 4), weights(HALF, 3, 4)], "float16"),
+        ([weights(BRAIN, 3, 4)], "bfloat16"),
+        ([weights(INT8), weights(UINT8, 2), weights(HALF, 4)], "float32"),
+    ],
+    ids=["int8 among others", "uint8", "float16 among others", "bfloat16", "constants that are no matrices"],
+)
+def test_the_precision_is_that_of_the_matrices_with_the_fewest_bits(initializers, precision):
+    content = graphs.model(initializers=[table("table", 7), *initializers]).SerializeToString()
+    assert GraphFacts.of(content).precision == precision
+
+
+@pytest.mark.parametrize("number", [1, 7], ids=["dimensions", "values"])
+def test_long_lists_of_numbers_are_not_unpacked(number):
+    """Reading megabytes of them takes seconds, and no fact is in them. These would be damaged if they were read."""
+    tensor = encode_field(number, b"\x80" * 4000) + encode_field(8, b"long")
+    assert GraphFacts.of(encode_field(7, encode_field(5, tensor))) == GraphFacts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -67,8 +68,23 @@ def doubling(folder):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
-def pointer_to(name):
+def vast_tokenizer(folder):
+    """A file with a hole that no memory holds."""
+    os.truncate(folder / "tokenizer.json", 1 << 40)
+
+
+def sharded(folder):
+    """Stores all weights in a shard that an index names."""
+    shard = folder / "model-00001-of-00001.safetensors"
+    (folder / "model.safetensors").rename(shard)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(shard), shard.name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def pointer_to(name, *, beside=True):
     def replace(folder):
+        if not beside:
+            without_tokenizer(folder)
         (folder / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 133466304\n")
 
     return replace
@@ -150,15 +166,21 @@ MISTAKES = {
     "no-tokenizer": (without_tokenizer, r"has no tokenizer; expected one of tokenizer\.json, .*: save the model's own tokenizer"),
     "doubling": (
         doubling,
-        r": tokenizer\.json makes up to 256 characters of one, with the Replace .*: use the file that the model",
+        r": tokenizer\.json makes up to 1,024 characters of one, with the Replace .*: use the file that the model",
     ),
+    "vast-tokenizer": (vast_tokenizer, r": .*it has more than 268435456 bytes: .*tokenizer\.json"),
     "pickle": (pickle_only, r"has no safetensors weights \(found: .*pytorch_model\.bin.*; save it .*--allow-pickle"),
     "pointer-to-weights": (pointer_to("model.safetensors"), rf"/model\.safetensors{POINTER}"),
     "pointer-to-tokenizer": (pointer_to("tokenizer.json"), rf"/tokenizer\.json{POINTER}"),
+    "pointer-to-vocabulary": (pointer_to("vocab.txt", beside=False), rf"/vocab\.txt{POINTER}"),
     "pointer-to-config": (pointer_to("config.json"), rf"/config\.json{POINTER}"),
     "int8-weights": (
         of_type(torch.int8),
         r"/model\.safetensors has the weights bert\.\S+dense\.weight of the type I8; expected float32, .*: export the checkpoint",
+    ),
+    "int8-shard": (
+        lambda folder: [of_type(torch.int8)(folder), sharded(folder)],
+        r"/model-00001-of-00001\.safetensors has the weights bert\.\S+dense\.weight of the type I8; expected float32",
     ),
     "float8-weights": (
         of_type(torch.float8_e4m3fn),
@@ -196,6 +218,27 @@ def test_a_mistake_is_one_clear_line(outcomes, name):
     assert len(lines) == 2, lines
     assert lines[0].startswith("load ")
     assert re.match(f"resift: .*{name} ?{MISTAKES[name][1]}", lines[1]), lines[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [("xlm-roberta", ("sentencepiece.bpe.model", "README.md", "LICENSE")), ("bert", ("vocab.txt", "LICENSE.txt"))],
+)
+def test_pointers_in_place_of_files_that_nothing_reads_are_left_alone(checkpoint_of, tmp_path, family, names):
+    folder = shutil.copytree(checkpoint_of(family), tmp_path / "copy")
+    expected = checkpoint.load(str(folder)).reference("tides", ["a", "the moon and the sea"])
+    for name in names:
+        pointer_to(name)(folder)
+    assert checkpoint.load(str(folder)).reference("tides", ["a", "the moon and the sea"]).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("change", [lambda _: None, sharded], ids=["one file", "shards"])
+def test_weights_of_an_adapter_that_nothing_reads_may_be_of_any_type(checkpoint_of, tmp_path, change):
+    folder = shutil.copytree(checkpoint_of("bert"), tmp_path / "copy")
+    expected = checkpoint.load(str(folder)).reference("tides", ["a", "the moon and the sea"])
+    change(folder)
+    save_file({"x.weight": torch.zeros(3, 3, dtype=torch.int8)}, folder / "adapter_model.safetensors")
+    assert checkpoint.load(str(folder)).reference("tides", ["a", "the moon and the sea"]).tolist() == expected.tolist()
 
 
 def test_weights_that_the_model_does_not_read_are_one_warning(checkpoint_of, tmp_path, caplog):
