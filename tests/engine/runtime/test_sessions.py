@@ -128,10 +128,11 @@ def of_model(model):
 
 
 @pytest.mark.parametrize("name", graphs.FAILING_AT_LOAD)
-def test_what_onnxruntime_cannot_load_is_an_artifact_error(name):
+def test_what_onnxruntime_cannot_load_is_an_error_of_resift(name):
     if name == "division by a constant 0" and providers._numbers(onnxruntime.__version__) < [1, 26]:
         pytest.skip("onnxruntime before 1.26 loads it, and would end the process when it runs")
-    with pytest.raises(ArtifactError, match="cannot load this graph"):
+    # onnxruntime 1.20 asks for the memory of a shape that its weights do not fill
+    with pytest.raises((ArtifactError, InferenceError), match="cannot load this graph"):
         of_model(graphs.FAILING_AT_LOAD[name]).open()
 
 
