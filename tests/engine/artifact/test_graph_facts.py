@@ -160,7 +160,7 @@ def test_dimensions_may_be_packed():
 
 
 def weights(kind, *shape):
-    return numpy_helper.from_array(np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind)), f"{kind} {shape}")
+    return onnx.TensorProto(name=f"{kind} {shape}", data_type=kind, dims=shape)
 
 
 INT8, UINT8, HALF, BRAIN = (onnx.TensorProto.DataType.Value(name) for name in ("INT8", "UINT8", "FLOAT16", "BFLOAT16"))
