@@ -125,7 +125,7 @@ def main() -> None:
         shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", "__pycache__"), symlinks=True)
         found = [each for path in sorted((checkout / "engine/resift" / arguments.room).rglob("*.py")) for each in mutations(path)]
         if noticed(arguments.room, checkout):
-            sys.exit("the tests fail without any change")
+            sys.exit(f"the tests fail without any change, or take longer than {SLOWEST} s")
         drawn = random.Random(arguments.seed).sample(found, min(arguments.sample, len(found)))  # noqa: S311 - to be repeated
         kept = 0
         for number, each in enumerate(drawn, 1):
