@@ -22,7 +22,7 @@ import re
 import sys
 from contextlib import contextmanager
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # importing typing takes longer than this module
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

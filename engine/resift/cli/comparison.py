@@ -37,7 +37,7 @@ def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
         [
             *(f"{count} queries left out: {reason}" for reason, count in data.left_out.items() if count),
             *(
-                [f"queries left out of their own candidates, by their id, as in BEIR: {own}"]
+                [f"queries left out of their own candidates, as in BEIR: {own}"]
                 if (own := data.self_candidates)
                 else []
             ),
