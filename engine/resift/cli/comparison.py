@@ -36,11 +36,7 @@ def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
         _sizes(evaluation),
         [
             *(f"{count} queries left out: {reason}" for reason, count in data.left_out.items() if count),
-            *(
-                [f"queries left out of their own candidates, as in BEIR: {own}"]
-                if (own := data.self_candidates)
-                else []
-            ),
+            *([f"queries left out of their own candidates, as in BEIR: {own}"] if (own := data.self_candidates) else []),
         ],
         [
             f"{system.name}: {system.unscored} candidates {UNSCORED_NOTES[system.kind == 'artifact']}"
