@@ -15,9 +15,20 @@ class _Visible(logging.Formatter):
         return "\n".join(visible(line) for line in super().format(record).split("\n"))
 
 
+def _unseen(record: logging.LogRecord) -> bool:
+    """Whether no handler of its library has shown the record already, as huggingface_hub's does, and transformers' where CI is set."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger and logger.parent:
+        if any(isinstance(handler, logging.StreamHandler) for handler in logger.handlers):
+            return False
+        logger = logger.parent
+    return True
+
+
 def show_messages() -> None:
-    """Shows the toolchain's progress messages and the warnings of other libraries."""
+    """Shows the toolchain's progress messages, and the warnings of other libraries that do not show them themselves."""
     messages = logging.StreamHandler(sys.stderr)
+    messages.addFilter(_unseen)
     messages.setFormatter(_Visible("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[messages])
     logging.getLogger("resift_export").setLevel(logging.INFO)
