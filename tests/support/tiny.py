@@ -89,6 +89,11 @@ def config(family: str, labels: int = 1) -> Any:
 FAMILIES = ("bert", "electra", "distilbert", "mpnet", "albert", "roberta", "xlm-roberta", "deberta-v2", "modernbert")
 
 
+def quickly(*quick: str, of: tuple[str, ...] = FAMILIES) -> list[Any]:
+    """The families as parameters of a test, those not named marked slow."""
+    return [family if family in quick else pytest.param(family, marks=pytest.mark.slow) for family in of]
+
+
 def tokenizer(family: str) -> Any:
     """The family's tokenizer as transformers has it, whose own pair encoding is what the engine's must equal."""
     transformers = pytest.importorskip("transformers", reason="the engine's pairs are compared with those of transformers")

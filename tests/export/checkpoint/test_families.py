@@ -23,7 +23,11 @@ TOLERANCE = 1e-4
 """Between float32 logits of two libraries, which sum in different orders."""
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
-one_label_and_two = pytest.mark.parametrize("labels", [1, 2])
+one_label_and_two = pytest.mark.parametrize(
+    ("family", "labels"),
+    [*((family, 1) for family in tiny.FAMILIES), ("bert", 2), ("modernbert", 2)]
+    + [pytest.param(family, 2, marks=pytest.mark.slow) for family in tiny.FAMILIES if family not in ("bert", "modernbert")],
+)
 
 
 def answers(folder, documents, *, query=QUERY, change=lambda model, row: None) -> np.ndarray:
@@ -47,7 +51,6 @@ def by_transformers(folder, documents, **options) -> np.ndarray:
     return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
 
 
-@every_family
 @one_label_and_two
 def test_float32_logits_are_those_of_transformers(family, labels, artifact_of, checkpoint_of):
     with Reranker.load(artifact_of(family, labels), settings=Settings(precision="float32")) as reranker:
@@ -69,7 +72,6 @@ def test_every_length_from_the_empty_pair_to_one_beyond_the_last_position(family
     assert [cut[number] for number in range(len(documents))] == [0] * (len(documents) - 1) + [1]
 
 
-@every_family
 @one_label_and_two
 def test_int8_ranks_as_transformers_does(family, labels, artifact_of, checkpoint_of):
     with Reranker.load(artifact_of(family, labels), settings=Settings(precision="int8")) as reranker:
@@ -81,7 +83,6 @@ def test_int8_ranks_as_transformers_does(family, labels, artifact_of, checkpoint
     assert kendall_tau(found, reference) > 0.85
 
 
-@every_family
 @one_label_and_two
 def test_the_gate_compared_the_artifact_with_transformers(family, labels, artifact_of, checkpoint_of):
     opened = Artifact.open(artifact_of(family, labels))
@@ -129,7 +130,7 @@ def test_a_mistake_in_the_inputs_would_show(family, change, checkpoint_of):
     assert np.median(changes) > 100 * TOLERANCE
 
 
-@every_family
+@pytest.mark.parametrize("family", tiny.quickly("bert", "modernbert"))
 def test_one_label_of_two_alone_would_show(family, checkpoint_of):
     logits = answers(checkpoint_of(family, 2), DOCUMENTS)
     np.testing.assert_allclose(logits[:, 1] - logits[:, 0], by_transformers(checkpoint_of(family), DOCUMENTS), atol=TOLERANCE)

@@ -127,7 +127,7 @@ def test_regression_is_one_label(checkpoint_of, tmp_path):
     np.testing.assert_allclose(loaded.reference(QUERY, DOCUMENTS), logits_of(folder)[:, 0], rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("precision", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_half_precision_is_read_in_float32(checkpoint_of, home, tmp_path, small_gate, precision):
     folder = shutil.copytree(checkpoint_of("bert"), tmp_path / "half")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)

@@ -21,6 +21,7 @@ from tests.support import tiny
 EXPORT = """
 import os, sys
 import resift_export.convert
+from transformers import AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerFast  # imported once, not in each child
 from resift.cli.main import main
 for folder in sys.argv[2:]:
     child = os.fork()

@@ -85,7 +85,7 @@ def learns(recipe) -> bool:
     return last < 0.8 * first
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.quickly("bert", of=FAMILIES))
 def test_a_student_of_every_family_learns_and_exports(family, checkpoint_of, pools, tmp_path, small_gate):
     teacher = checkpoint.load(str(checkpoint_of(family)))
     recipe = distilled(checkpoint_of(family), tmp_path / "student", pools)

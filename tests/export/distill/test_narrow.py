@@ -194,7 +194,7 @@ def test_the_teacher_is_left_as_it_was(checkpoint_of):
     assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in loaded.model.modules()] == hooks
 
 
-@pytest.mark.parametrize("family", LAYERS)
+@pytest.mark.parametrize("family", tiny.quickly("bert", of=tuple(LAYERS)))
 def test_without_training_it_is_a_checkpoint_like_any_other(family, checkpoint_of, pools, tmp_path, small_gate):
     recipe = distill(str(checkpoint_of(family)), tmp_path / "student", [pools], Options(**FITTED), threads=1, device="cpu")
     assert (recipe.is_finished, recipe.pairs, recipe.keep, len(recipe.curve)) == (True, 0, (0, 1), 1)
