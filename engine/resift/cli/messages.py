@@ -16,7 +16,7 @@ class _Visible(logging.Formatter):
 
 
 def _unseen(record: logging.LogRecord) -> bool:
-    """Whether no handler of its library has shown the record already, as huggingface_hub's does, and transformers' where CI is set."""
+    """Whether its library has not shown the record itself, as huggingface_hub does, and transformers where CI is set."""
     logger: logging.Logger | None = logging.getLogger(record.name)
     while logger and logger.parent:
         if any(isinstance(handler, logging.StreamHandler) for handler in logger.handlers):
