@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from resift import ExtraError, InputError
 from resift.evaluate.data.dataset import DEPTH, read_dataset
 from resift.evaluate.data.retrieve import bm25
-from resift.evaluate.data.trec import LABEL_LIMIT
+from resift.pools.trec import LABEL_LIMIT
 
 
 def pool(qid, labels, **fields):
