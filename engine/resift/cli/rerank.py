@@ -93,7 +93,7 @@ def add(commands: Commands) -> None:
         "--instruction",
         type=values.text,
         metavar="TEXT",
-        help="text put before every query (default: the prompt that the model declares)",
+        help="text before every query (default: the model's prompt)",
     )
     group.add_argument(
         "--scores",
