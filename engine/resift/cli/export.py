@@ -30,7 +30,7 @@ EPILOG = f"""examples:
   resift export ./my-cross-encoder ./my-artifact --search
   resift export ./my-cross-encoder ./my-artifact --first-look ./my-student
   resift export ./my-nli-model ./my-artifact --relevant-label entailment
-  resift export ./mine ./my-artifact --calibration pairs.jsonl --gate pools.jsonl
+  resift export ./mine ./artifact --calibration pairs.jsonl --gate pools.jsonl
 
 --calibration: {{"query": "...", "document": "..."}} per line, a hundred or more, of texts like those you will serve.
 --gate: pools as {{"query", "documents"}} or {{"query", "candidates": [{{"text", "label"?}}]}} per line, 30 or more of 10 documents.

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 OVERVIEW = """resift {version}: reranks documents with a cross-encoder, without PyTorch.
 
 Try:
-  resift sample ./sample
-  resift rerank "why are there two high tides a day" ./sample/documents.txt
-  resift rerank --pools ./sample/pairs.csv --out ./ranked.jsonl
+  resift sample sample
+  resift rerank "why are there two high tides a day" sample/documents.txt
+  resift rerank --pools sample/pairs.csv --out ranked.jsonl
 
-Commands: {commands}.
-`resift --help` says what each does, `resift COMMAND --help` how.
+Commands:
+  {commands}
+`resift --help` says what each does, and `resift COMMAND --help` how.
 """
 EPILOG = """examples:
-  resift sample ./sample
+  resift sample sample
   resift rerank "how do tides work" documents.txt
   grep -h tide notes/*.txt | resift rerank "how do tides work" - --top-k 3
   resift eval pools.jsonl.gz

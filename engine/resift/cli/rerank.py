@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from argparse import ArgumentTypeError
@@ -136,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.usage_error("--workers needs --engine ray; --threads is the number of batches at once in this process")
     if (arguments.query is None) == (arguments.pools is None):
         arguments.usage_error("expected either QUERY or --pools POOLS")
-    if arguments.pools is None and arguments.out is not None and Path(arguments.query).exists():
+    if arguments.pools is None and arguments.out is not None and _is_file(arguments.query):
         name = arguments.query
         arguments.usage_error(f"--out is for pools: --pools {name} --out FILE, or --engine ray for Parquet on a Ray cluster")
     if (arguments.pools is None) != (arguments.out is None):
@@ -177,6 +178,11 @@ def _rank_documents(arguments: argparse.Namespace) -> int:
         is_terminal = sys.stdout is not None and sys.stdout.isatty()
         write_lines(table(ranking, pool.lines, shutil.get_terminal_size().columns if is_terminal else None))
     return 0
+
+
+def _is_file(query: str) -> bool:
+    """Whether a query seems to be the name of a file."""
+    return query.endswith(".parquet") or os.path.exists(query)  # noqa: PTH110 - Path.exists raises for a name that is too long
 
 
 def _rank_pools(arguments: argparse.Namespace) -> int:

@@ -32,18 +32,17 @@ EPILOG = f"""DIR gets twelve queries with their candidates, labelled 0 (not rele
   pools.jsonl          candidate pools
   pairs.csv            a row for each pair
   run.trec, run.qrels  a TREC run and its judgements
-  beir/                a BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv
+  beir/                a BEIR folder: corpus, queries and qrels/test.tsv
 
 examples:
-  resift sample ./sample
-  resift sample ./sample --overwrite
+  resift sample sample
+  resift sample sample --overwrite
 
 {EXIT_CODES}"""
 TRY = """
 try:
   resift rerank "{query}" {folder}/documents.txt
-  resift rerank --pools {folder}/pairs.csv --out ranked.jsonl
-  resift rerank --pools {folder}/beir --run {folder}/run.trec --out run.trec --format trec
+  resift rerank --pools {folder}/beir --run {folder}/run.trec --out ranked.jsonl
   resift eval {folder}/pools.jsonl"""
 
 
