@@ -64,8 +64,9 @@ class ParquetPools:
         with self._reading():
             for batch in self._file.iter_batches(BATCH_ROWS):
                 for cells in batch.to_pylist():
-                    yield Row(self._done, f"{self._path}, row {self._done} (from 0)", b"", cells)
                     self._done += 1
+                    number = self._done - 1
+                    yield Row(number, f"{self._path}, row {number} (from 0)", b"", cells)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

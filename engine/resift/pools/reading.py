@@ -225,6 +225,7 @@ class Lines:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._name = os.fspath(path)
         self._raw: IO[bytes] | None = None
+        self._is_read = False
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         """Number (from 1) and content of every line that is not blank. Raises InputError if the file cannot be read."""
@@ -253,7 +254,7 @@ class Lines:
     def share(self) -> float | None:
         """Share of the file's bytes read so far, 0 to 1; None if the size is unknown."""
         if self._raw is None or self._name == "-":
-            return None
+            return 1.0 if self._is_read else None
         size = os.fstat(self._raw.fileno()).st_size
         return min(1.0, self._raw.tell() / size) if size else 1.0
 
@@ -281,7 +282,7 @@ class Lines:
                 else:
                     yield raw
             finally:
-                self._raw = None
+                self._raw, self._is_read = None, True
 
 
 def free_name(name: str, result_fields: Container[str], candidate_fields: Container[str]) -> str:
