@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from resift.errors import ExtraError, InputError
 from resift.files.names import is_file_name
 from resift.pools.reading import to_pool
-from resift.pools.tables import Item, Row, check_columns, pools_of
+from resift.pools.tables import Item, TableRow, check_columns, pools_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,13 +60,13 @@ class ParquetPools:
         """Closes the file."""
         self._file.close()
 
-    def _read(self) -> Iterator[Row]:
+    def _read(self) -> Iterator[TableRow]:
         with self._reading():
             for batch in self._file.iter_batches(BATCH_ROWS):
                 for cells in batch.to_pylist():
                     self._done += 1
                     number = self._done - 1
-                    yield Row(number, f"{self._path}, row {number} (from 0)", b"", cells)
+                    yield TableRow(number, f"{self._path}, row {number} (from 0)", b"", cells)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -25,7 +25,7 @@ TEXTS = (*ALIASES["text"], DOCUMENT)
 """Columns that can hold a document's text, the first that is there."""
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A pair as it was read."""
 
     number: int
@@ -63,7 +63,7 @@ def check_columns(names: Sequence[str], where: str) -> None:
         )
 
 
-def read_table(lines: Iterable[tuple[int, bytes]], name: str, *, is_tsv: bool) -> Iterator[Row]:
+def read_table(lines: Iterable[tuple[int, bytes]], name: str, *, is_tsv: bool) -> Iterator[TableRow]:
     """The rows of CSV or TSV from the numbered lines of the file `name`, the blank ones included.
 
     Raises InputError that names file and line if the first line does not name the columns of pairs.
@@ -77,22 +77,24 @@ def read_table(lines: Iterable[tuple[int, bytes]], name: str, *, is_tsv: bool) -
             header = [cell.strip() for cell in cells]
             check_columns(header, where)
         elif isinstance(cells, InputError):
-            yield Row(number, where, content, cells)
+            yield TableRow(number, where, content, cells)
         elif len(cells) != len(header):
             error = InputError(f"{where}: {len(cells)} cells; expected {len(header)}, as in the file's first line")
-            yield Row(number, where, content, error)
+            yield TableRow(number, where, content, error)
         else:
-            yield Row(number, where, content, {column: _typed(column, cell) for column, cell in zip(header, cells, strict=True)})
+            yield TableRow(
+                number, where, content, {column: _typed(column, cell) for column, cell in zip(header, cells, strict=True)}
+            )
 
 
-def pools_of(rows: Iterable[Row], template: DocumentTemplate | None = None) -> Iterator[Item]:
+def pools_of(rows: Iterable[TableRow], template: DocumentTemplate | None = None) -> Iterator[Item]:
     """The pools of pairs whose rows of one query are together; a row that cannot be used is an item of its own.
 
     Rows belong together by their qid, or by the query itself if there is none. `template`: what the model reads of a row; None:
     its text. One pool is in memory at once, and the qid or query of each pool before it.
     """
     finished = set[str | int]()
-    current: tuple[Row, CandidatePool] | None = None
+    current: tuple[TableRow, CandidatePool] | None = None
     for row in rows:
         try:
             pair = _pair(row, template)
@@ -112,7 +114,7 @@ def pools_of(rows: Iterable[Row], template: DocumentTemplate | None = None) -> I
         yield _item(*current)
 
 
-def _item(first: Row, pool: CandidatePool) -> Item:
+def _item(first: TableRow, pool: CandidatePool) -> Item:
     return Item(first.number, first.where, first.content, pool)
 
 
@@ -121,7 +123,7 @@ def _key(pool: CandidatePool) -> str | int:
     return pool.query if pool.qid is None else pool.qid
 
 
-def _check_place(row: Row, pair: CandidatePool, before: CandidatePool | None, finished: Container[str | int]) -> None:
+def _check_place(row: TableRow, pair: CandidatePool, before: CandidatePool | None, finished: Container[str | int]) -> None:
     """Raises InputError if the pair is apart from others of its query, or names another query than those of its id before it."""
     key = _key(pair)
     if key in finished:
@@ -130,7 +132,7 @@ def _check_place(row: Row, pair: CandidatePool, before: CandidatePool | None, fi
         raise InputError(f"{row.where}: the query is {pair.query!r:.80}; expected that of {key!r:.80} before, {before.query!r:.80}")
 
 
-def _pair(row: Row, template: DocumentTemplate | None) -> CandidatePool:
+def _pair(row: TableRow, template: DocumentTemplate | None) -> CandidatePool:
     """The row as a pool of one candidate. Raises InputError if it is none."""
     if isinstance(row.cells, InputError):
         raise row.cells

@@ -104,7 +104,8 @@ def test_a_run_of_the_sample_is_reranked_into_a_better_run(sample, tmp_path, cap
         for path in (sample / "run.trec", out)
     )
     assert len(out.read_text().splitlines()) == 96
-    assert before < 0.7 < 0.8 < after
+    assert before < 0.7
+    assert after > 0.8
 
 
 # What a newcomer types

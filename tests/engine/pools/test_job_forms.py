@@ -121,9 +121,10 @@ def interrupted(reranker, work, monkeypatch, pools=3):
                 raise KeyboardInterrupt
             yield found
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("resift.pools.job.rerank_pools", stopping)
-        rerank_file(reranker, work)
+        with pytest.raises(KeyboardInterrupt):
+            rerank_file(reranker, work)
 
 
 def test_another_corpus_is_refused_when_a_job_goes_on(reranker, tmp_path, monkeypatch):
@@ -132,7 +133,7 @@ def test_another_corpus_is_refused_when_a_job_goes_on(reranker, tmp_path, monkey
     corpus = tmp_path / "beir" / "corpus.jsonl"
     corpus.write_text(corpus.read_text().replace(TEXTS[4], f"{TEXTS[4]}!"))
     before = files(tmp_path)
-    with pytest.raises(OutputError, match="pool 2, about .* is not the one that was ranked"):
+    with pytest.raises(OutputError, match=r"pool 2, about .* is not the one that was ranked"):
         rerank_file(reranker, work)
     assert files(tmp_path) == before
     rerank_file(reranker, work, overwrite=True)
