@@ -184,7 +184,7 @@ class Ranking(Sequence[RankedDocument]):
 
 def rank(pools: Sequence[Candidates], scored: Sequence[Scored], top_k: int | None) -> list[Ranking]:
     """The Ranking of each of the pools, whose candidates were scored so."""
-    return [Ranking.of(pool.given, each, top_k=top_k, texts=pool.documents) for pool, each in zip(pools, scored, strict=True)]
+    return [Ranking.of(pool.originals, each, top_k=top_k, texts=pool.documents) for pool, each in zip(pools, scored, strict=True)]
 
 
 def best_first(logits: NDArray[np.float32], stages_done: NDArray[np.int8] | None) -> NDArray[np.intp]:
