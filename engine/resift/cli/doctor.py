@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from resift.cli import values
 from resift.cli.meter import Meter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, add_template, settings
-from resift.cli.streams import write_json, write_lines
+from resift.cli.streams import paragraph, write_json, write_lines
 from resift.errors import InputError
 from resift.evaluate.doctor.diagnosis import diagnose
 from resift.files.names import path_text
@@ -89,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         judged = "" if file is None else f", judged by {path_text(file)}"
         lines = [f"{path_text(arguments.pools)}: {first}{len(pools)} pools, {pairs} pairs{judged}"]
         for finding in findings:
-            lines += ["", f"{finding.severity}: {finding.name}", f"  {finding.words}", f"  advice: {finding.advice}"]
+            lines += ["", f"{finding.severity}: {finding.name}", *paragraph(finding.words, "  ")]
+            lines += paragraph(f"advice: {finding.advice}", "  ")
         write_lines(lines if findings else [*lines, "nothing found"])
     return CHECK if arguments.strict and any(finding.severity == "problem" for finding in findings) else 0

@@ -17,6 +17,7 @@ BAR_SECONDS = 0.2
 LINE_SECONDS = 10.0
 """Minimum time between two lines if standard error is not a terminal."""
 BAR = "{percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]"
+BAR_OF_STAGE = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
 BAR_OF_UNKNOWN_LENGTH = "{postfix} [{elapsed}]"
 
 
@@ -126,7 +127,7 @@ class StageMeter(_ThrottledMeter):
             from tqdm import tqdm
 
         if self._bar is None:
-            self._bar = tqdm(file=sys.stderr, desc=self._stage, total=total, initial=done, leave=False)
+            self._bar = tqdm(file=sys.stderr, desc=self._stage, total=total, initial=done, leave=False, bar_format=BAR_OF_STAGE)
         self._bar.n = done
         self._bar.refresh()
 
@@ -138,12 +139,13 @@ class StageMeter(_ThrottledMeter):
 
 
 def wait_for(answers: Collection[Future[Any]], queued: Callable[[], int], meter: StageMeter, stage: str) -> None:
-    """Waits until all answers are there. `queued` counts what waits to run for them, by which `meter` shows the progress."""
+    """Waits until all answers are there. `queued` counts what waits to run for them, by which `meter` shows a percentage."""
     total = max(1, queued())
     while wait(answers, BAR_SECONDS).not_done:
-        total = max(total, queued())
-        meter(stage, min(total - queued(), total - 1), total)
-    meter(stage, total, total)
+        waiting = queued()
+        total = max(total, waiting)
+        meter(stage, min(99, 100 * (total - waiting) // total), 100)
+    meter(stage, 100, 100)
 
 
 def _write(text: str) -> None:

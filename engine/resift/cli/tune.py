@@ -9,7 +9,7 @@ from resift.artifact.folder import Artifact, closed
 from resift.cli import values
 from resift.cli.meter import StageMeter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, add_template, settings
-from resift.cli.streams import complain, write_json, write_lines
+from resift.cli.streams import complain, paragraph, write_json, write_lines
 from resift.errors import InputError
 from resift.evaluate.tuning.plot import check_plot, draw
 from resift.evaluate.tuning.tune import CANDIDATES, check, tune
@@ -205,7 +205,8 @@ def _lines(tuning: Tuning) -> list[str]:
             )
             table = "  ".join(f"{cell!s:>{len(name)}}" for name, cell in zip(columns, cells, strict=True))
             rows.append(f"{'*' if point == tuning.chosen else ' '} {table}{'' if point.fits else '  does not hold the budget'}")
-    return [*head, "", *rows, "", *_advice(tuning)]
+    head, advice = ([line for text in texts for line in paragraph(text)] for texts in (head, _advice(tuning)))
+    return [*head, "", *rows, "", *advice]
 
 
 def _doubt(tuning: Tuning) -> list[str]:

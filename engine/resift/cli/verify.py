@@ -10,7 +10,7 @@ from resift.artifact.agreement import Agreement, Bounds, check_bounds, check_ref
 from resift.artifact.certificate import MIN_RECALL, Certificate, FirstLookRecall, check_recall
 from resift.cli.meter import StageMeter, wait_for
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
-from resift.cli.streams import write_json, write_lines
+from resift.cli.streams import paragraph, write_json, write_lines
 from resift.errors import ParityError
 from resift.files.names import path_text
 from resift.plans import Plan, Stage
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         table = _table(certificate.bounds, agreement, at_export)
         changed = f"largest change of a logit since export: {largest_change:.2g}"
-        search = [certificate.search[file].summary()] if file in certificate.search else []
+        search = [*paragraph(certificate.search[file].summary())] if file in certificate.search else []
         look_tables = [
             line for name, here in first_looks.items() for line in _first_look_table(name, here, certificate.first_looks[name])
         ]

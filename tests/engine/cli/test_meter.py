@@ -120,7 +120,7 @@ def test_a_wait_shows_what_no_longer_waits_until_the_answer_is_there(monkeypatch
             answer.set_result(None)
 
     wait_for([answer], lambda: waiting.pop(0), tell, "rank")
-    assert shown == [(10, 30), (29, 30), (30, 30)]
+    assert shown == [(33, 100), (99, 100), (100, 100)]
 
 
 def test_what_was_done_before_does_not_count_for_the_estimate(monkeypatch):
