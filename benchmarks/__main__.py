@@ -16,7 +16,8 @@ from pathlib import Path
 
 import resift_export
 from benchmarks.compare import PYTORCH, REPOSITORY, RESIFT, compare, machine
-from resift.pools.reading import CandidatePool, read_pools
+from resift.pools.reading import CandidatePool
+from resift.pools.source import read_pools
 
 SHARED = Path(os.environ.get("RESIFT_SHARED", REPOSITORY.parent / "shared"))
 CHECKPOINT = SHARED / "models" / "ms-marco-MiniLM-L12-v2"

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.__main__ import GATE_POOLS
-from resift.pools.reading import read_pools
+from resift.pools.source import read_pools
 
 SEED = 3
 MAX_WORDS = 12

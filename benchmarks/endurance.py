@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.__main__ import GATE_POOLS
 from resift import Reranker
-from resift.pools.reading import read_pools
+from resift.pools.source import read_pools
 
 THREADS = 8
 ALLOWED_GROWTH = 1.2

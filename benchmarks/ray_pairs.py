@@ -29,7 +29,7 @@ import ray
 from benchmarks.__main__ import GATE_POOLS
 from resift import Reranker, Settings, machine
 from resift.integrations.ray import rerank_parquet
-from resift.pools.reading import read_pools
+from resift.pools.source import read_pools
 
 SEED = 5
 CANDIDATES = 10

@@ -29,7 +29,7 @@ import resift_export
 from benchmarks import random_checkpoints
 from benchmarks.compare import PYTORCH, RESIFT, Contender, Process
 from resift import Reranker, machine
-from resift.pools.reading import read_pools
+from resift.pools.source import read_pools
 
 LENGTHS = {95: 16, 512: 4}
 """Number of pairs in a round, by the number of tokens in a pair."""

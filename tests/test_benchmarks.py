@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from resift import Reranker
-from resift.pools.reading import CandidatePool, read_pools
+from resift.pools.reading import CandidatePool
+from resift.pools.source import read_pools
 from tests.conftest import REPOSITORY
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from resift import Reranker
 from resift.metrics import kendall_tau, top_overlap
-from resift.pools.reading import read_pools
+from resift.pools.source import read_pools
 from resift_export.checkpoint import load as checkpoint
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.__main__ import GATE_POOLS
-from resift.pools.reading import read_pools
+from resift.pools.source import read_pools
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.__main__ import GATE_POOLS, pools_of_size
 from resift import Ranking, Reranker
 from resift.artifact.resolved_plans import Step
-from resift.pools.reading import read_pools
+from resift.pools.source import read_pools
 from resift.scheduling.call import Call
 from resift.scheduling.scheduler import Scheduler
 

@@ -14,10 +14,11 @@ import msgspec
 from resift.artifact.agreement import LEAST_GATE_POOLS, Bounds, Pool
 from resift.artifact.manifest import CARD, CERTIFICATE, FILE_NAME_PATTERN, MANIFEST, TOKENIZER, Variant
 from resift.errors import InputError
-from resift.evaluate.data.trec import checked_label
 from resift.files.names import path_text
 from resift.files.whole import read_whole
-from resift.pools.reading import CandidatePool, decode_object, read_lines, read_pools
+from resift.pools.reading import CandidatePool, decode_object, read_lines
+from resift.pools.source import read_pools
+from resift.pools.trec import checked_label
 from resift.settings import PRECISIONS, Precision
 
 if TYPE_CHECKING:

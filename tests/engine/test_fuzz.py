@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from resift import ArtifactError, InputError, Reranker, ResiftError
 from resift.artifact.manifest import MANIFEST, Manifest, decode_manifest
-from resift.pools.reading import CandidatePool, decode_pool, read_documents, read_pools
+from resift.pools.reading import CandidatePool, decode_pool, read_documents
+from resift.pools.source import read_pools
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -22,10 +22,11 @@ RERANKER = SimpleNamespace(
     provider="cpu",
     plan_for=lambda plan=None, top_k=None: plan or "full",
     resolved=SimpleNamespace(max_length=512, truncation="only_second", windows=1),
+    settings=SimpleNamespace(document_template="auto", scores="auto"),
 )
 
 
-def rerank_pools(reranker, pools, *, top_k=None, plan=None):
+def rerank_pools(reranker, pools, *, top_k=None, plan=None, instruction=None):
     """In place of resift.pools.collection.rerank_pools, with the same contract."""
     for pool in pools:
         logits = np.array([len(text) for text in pool.documents], np.float32)

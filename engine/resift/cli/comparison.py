@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resift.cli.streams import shorten
+from resift.cli.streams import paragraph, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
     blocks = [
         [f"{data.name}: {data.pools} queries, {data.pairs} pairs, {data.judgements} judgements"],
         _systems(evaluation),
+        _latencies(evaluation),
         _differences(evaluation),
         _agreement(evaluation.systems),
         _sizes(evaluation),
@@ -39,11 +40,12 @@ def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
             *([f"queries left out of their own candidates, as in BEIR: {own}"] if (own := data.self_candidates) else []),
         ],
         [
-            f"{system.name}: {system.unscored} candidates {UNSCORED_NOTES[system.kind == 'artifact']}"
+            line
             for system in evaluation.systems
             if system.unscored
+            for line in paragraph(f"{system.name}: {system.unscored} candidates {UNSCORED_NOTES[system.kind == 'artifact']}")
         ],
-        [f"{finding.severity}: {finding.words}; {finding.advice}" for finding in evaluation.findings],
+        [line for finding in evaluation.findings for line in paragraph(f"{finding.severity}: {finding.words}; {finding.advice}")],
         _queries(evaluation) if per_query else [],
     ]
     lines: list[str] = []
@@ -54,12 +56,21 @@ def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
 
 
 def _systems(evaluation: Evaluation) -> list[str]:
-    rows = [["system", *evaluation.measures, "p50 ms", "p95 ms", "pairs/s"]]
-    for system in evaluation.systems:
-        latency = system.latency_ms
-        speed = ["-"] * 3 if latency is None else [f"{latency.p50:.1f}", f"{latency.p95:.1f}", f"{system.pairs_per_second:.0f}"]
-        rows.append([_short(system.name), *(f"{system.measures[name]:.4f}" for name in evaluation.measures), *speed])
+    rows = [["system", *evaluation.measures]]
+    rows += [
+        [_short(system.name), *(f"{system.measures[name]:.4f}" for name in evaluation.measures)] for system in evaluation.systems
+    ]
     return _table(rows)
+
+
+def _latencies(evaluation: Evaluation) -> list[str]:
+    rows = [["latency", "p50 ms", "p95 ms", "pairs/s"]]
+    rows += [
+        [_short(system.name), f"{latency.p50:.1f}", f"{latency.p95:.1f}", f"{system.pairs_per_second:.0f}"]
+        for system in evaluation.systems
+        if (latency := system.latency_ms) is not None
+    ]
+    return _table(rows) if len(rows) > 1 else []
 
 
 def _differences(evaluation: Evaluation) -> list[str]:

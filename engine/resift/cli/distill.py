@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from resift.cli.options import Commands
 
 EPILOG = f"""examples:
-  resift distill cross-encoder/ms-marco-MiniLM-L12-v2 ./student --layers 6 --data pools.jsonl.gz
-  resift distill ./teacher ./first-look --keep 3,7,11 --data pools.jsonl.gz --exclude test.jsonl --pairs 300000
+  resift distill ./teacher ./student --layers 6 --data pools.jsonl.gz
+  resift distill ./teacher ./student --keep 3,7,11 --data pools.jsonl.gz
   resift distill ./teacher ./narrow --width 0.5 --pairs 0 --data pools.jsonl.gz
-  resift distill ./teacher ./longer --layers 6 --from ./student --local 0 --data pools.jsonl.gz
+  resift distill ./teacher ./longer --from ./student --data pools.jsonl.gz
   resift export ./student ./artifact
 
 Pools are {{"query", "documents"}} or {{"query", "candidates": [{{"text", "label"?}}]}} per line; labels are not needed.

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from resift.cli import values
 from resift.cli.meter import Meter
-from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
-from resift.cli.streams import write_json, write_lines
+from resift.cli.options import CHECK, EXIT_CODES, add_engine, add_template, settings
+from resift.cli.streams import paragraph, write_json, write_lines
 from resift.errors import InputError
-from resift.evaluate.data.trec import find_qrels, read_qrels
 from resift.evaluate.doctor.diagnosis import diagnose
 from resift.files.names import path_text
-from resift.pools.reading import read_pools
+from resift.pools.source import read_pools, template_of
+from resift.pools.trec import find_qrels, read_qrels
 from resift.reranker import Reranker
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 200
 """Number of pools to examine by default: enough to estimate every share that is reported, in minutes instead of hours."""
 
-EPILOG = f"""POOLS holds one candidate pool per line, as `resift rerank --pools` reads it. Labels are not needed, but let the doctor
-see more: the field "label" of candidates (0: not relevant), or TREC judgements (--qrels FILE, or NAME.qrels next to POOLS, NAME
-being its name up to the first dot).
+EPILOG = f"""POOLS is JSON Lines, CSV, TSV or Parquet, as `resift rerank --pools` reads it. Labels are not needed, but let the
+doctor see more: the field "label" of candidates (0: not relevant), or TREC judgements (--qrels FILE, or NAME.qrels next to POOLS,
+NAME being its name up to the first dot).
 
 examples:
   resift doctor pools.jsonl.gz
@@ -64,6 +64,7 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--strict", action="store_true", help="exit with code 3 if there is a problem")
     command.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    add_template(command)
     add_engine(command)
     command.set_defaults(run=run)
 
@@ -72,12 +73,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Scores the pools and prints the findings."""
     file = arguments.qrels or find_qrels(arguments.pools)
     qrels = None if file is None else read_qrels(file)
-    read = list(islice(read_pools(arguments.pools), arguments.limit + 1))
+    how = settings(arguments)
+    read = list(islice(read_pools(arguments.pools, template_of(how)), arguments.limit + 1))
     pools = read[: arguments.limit]
     pairs = sum(len(pool.documents) for pool in pools)
     if not pairs:
         raise InputError(f"{arguments.pools} holds {len(pools)} pools and no candidates; expected some to look at")
-    with Reranker.load(arguments.model, settings=settings(arguments)) as reranker, Meter() as meter:
+    with Reranker.load(arguments.model, settings=how) as reranker, Meter() as meter:
         findings = diagnose(reranker, pools, qrels=qrels, progress=meter)
     if arguments.json:
         model = {"model": reranker.artifact.manifest.model, "precision": reranker.precision}
@@ -87,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         judged = "" if file is None else f", judged by {path_text(file)}"
         lines = [f"{path_text(arguments.pools)}: {first}{len(pools)} pools, {pairs} pairs{judged}"]
         for finding in findings:
-            lines += ["", f"{finding.severity}: {finding.name}", f"  {finding.words}", f"  advice: {finding.advice}"]
+            lines += ["", f"{finding.severity}: {finding.name}", *paragraph(finding.words, "  ")]
+            lines += paragraph(f"advice: {finding.advice}", "  ")
         write_lines(lines if findings else [*lines, "nothing found"])
     return CHECK if arguments.strict and any(finding.severity == "problem" for finding in findings) else 0

@@ -13,7 +13,7 @@ from resift.artifact.folder import closed
 from resift.cli import values
 from resift.cli.comparison import comparison
 from resift.cli.meter import Meter
-from resift.cli.options import EXIT_CODES, add_engine, settings
+from resift.cli.options import EXIT_CODES, add_engine, add_template, settings
 from resift.cli.streams import write_json, write_lines
 from resift.errors import InputError
 from resift.files.outputs import check_outputs, write_whole
@@ -24,17 +24,23 @@ if TYPE_CHECKING:
     from resift.evaluate.systems import System
 
 EPILOG = f"""DATA is one of
-  candidate pools, one per line: {{"qid", "query", "candidates": [{{"docid", "text", "label"}}]}}; with a file NAME.qrels next to
-  it (NAME up to the first dot) or --qrels, those are the judgements
-  a BEIR folder (corpus.jsonl, queries.jsonl, qrels/test.tsv), with --retrieve bm25 or --run FILE
+  candidate pools in JSON Lines, one per line:
+    {{"qid", "query", "candidates": [{{"docid", "text", "label"}}]}}
+  .csv, .tsv or .parquet, a row for each pair: query, document, qid?, docid?,
+    label?, sorted by query
+  a BEIR folder (corpus.jsonl, queries.jsonl, qrels/test.tsv),
+    with --retrieve bm25 or --run FILE
   a TREC run, with --qrels, --texts and --queries
+The judgements of the first two are their labels or, if there is such a file, NAME.qrels next to it (NAME up to the first dot) or
+that of --qrels.
 
 examples:
   resift eval pools.jsonl.gz
-  resift eval pools.jsonl.gz --precision int8 --precision float32 --html report.html
-  resift eval pools.jsonl.gz --model ./mine --plan full --plan balanced --plan fast
-  resift eval pools.jsonl.gz --model ./mine --model ms-marco-minilm-l12 --baseline "ms-marco-minilm-l12 int8"
-  resift eval pools.jsonl.gz --checkpoint cross-encoder/ms-marco-MiniLM-L12-v2 --limit 50 --json figures.json
+  resift eval pools.jsonl.gz --precision int8 --precision float32
+  resift eval pools.jsonl.gz --html report.html --json figures.json
+  resift eval pools.jsonl.gz --model ./mine --plan full --plan balanced
+  resift eval pools.jsonl.gz --model ./mine --baseline "mine int8"
+  resift eval pools.jsonl.gz --checkpoint ./my-cross-encoder --limit 50
   resift eval pools.jsonl.gz --scores other-engine.trec
   resift eval ./scifact --retrieve bm25 --candidates 50
 
@@ -110,6 +116,7 @@ def add(commands: Commands) -> None:
     group.add_argument("--html", type=values.path, metavar="FILE", help="write a report")
     group.add_argument("--json", type=values.file_name, metavar="FILE", help="write all results as JSON; - prints them instead")
     group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    add_template(group)
     add_engine(command)
     systems.add_argument(
         "--precision", action="append", choices=["auto", *PRECISIONS], help="precision to run; may be repeated (default: auto)"
@@ -141,7 +148,8 @@ def run(arguments: argparse.Namespace) -> int:
     except InputError as error:
         arguments.usage_error(f"argument --measure: {error}")
     systems = _systems(arguments)
-    dataset = read_dataset(arguments.data, **_reading(arguments))
+    template = settings(argparse.Namespace(settings=arguments.settings, document_template=arguments.document_template))
+    dataset = read_dataset(arguments.data, document_template=template.document_template, **_reading(arguments))
     with Meter() as meter:
         evaluation = evaluate(dataset, systems, measures=measures, baseline=arguments.baseline, progress=meter)
     if json:
@@ -159,7 +167,7 @@ def _systems(arguments: argparse.Namespace) -> list[System]:
     """The systems to compare with the order given."""
     from resift.evaluate.systems import ArtifactSystem, CheckpointSystem, ScoresFile
 
-    engine = settings(argparse.Namespace(**{**vars(arguments), "precision": None, "plan": None}))
+    engine = settings(argparse.Namespace(**{**vars(arguments), "precision": None, "plan": None, "scores": None}))
     engines = [replace(engine, precision=precision) for precision in dict.fromkeys(arguments.precision or [])] or [engine]
     engines = [replace(each, plan=plan) for each in engines for plan in dict.fromkeys(arguments.plan or [engine.plan])]
     models = dict.fromkeys(arguments.model or ([] if arguments.scores else [None]))
@@ -181,7 +189,7 @@ def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _inputs(arguments: argparse.Namespace) -> list[Path]:
     """Every file and folder that is read, except standard input."""
-    from resift.evaluate.data.trec import find_qrels
+    from resift.pools.trec import find_qrels
 
     named = [
         arguments.data,

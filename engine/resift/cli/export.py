@@ -25,12 +25,12 @@ SEARCH_EVALUATIONS = 100
 """Default limit of evaluations in a search; to find one or two damaged products takes about ten."""
 EPILOG = f"""examples:
   resift export ./my-cross-encoder ./my-artifact
-  resift export cross-encoder/ms-marco-MiniLM-L6-v2 ./l6 --revision c5ee24c --precision int8,float32
+  resift export cross-encoder/ms-marco-MiniLM-L6-v2 ./l6 --revision c5ee24c
   resift export ./my-cross-encoder ./my-artifact --vnni
   resift export ./my-cross-encoder ./my-artifact --search
-  resift export ./my-cross-encoder ./my-artifact --first-look ./my-student --plan balanced
+  resift export ./my-cross-encoder ./my-artifact --first-look ./my-student
   resift export ./my-nli-model ./my-artifact --relevant-label entailment
-  resift export ./my-cross-encoder ./my-artifact --calibration pairs.jsonl --gate pools.jsonl
+  resift export ./mine ./artifact --calibration pairs.jsonl --gate pools.jsonl
 
 --calibration: {{"query": "...", "document": "..."}} per line, a hundred or more, of texts like those you will serve.
 --gate: pools as {{"query", "documents"}} or {{"query", "candidates": [{{"text", "label"?}}]}} per line, 30 or more of 10 documents.

@@ -22,9 +22,15 @@ if TYPE_CHECKING:
 
 EPILOG = f"""examples:
   resift info
+  resift info ./my-artifact --all
   resift info ./my-artifact --json
 
 {EXIT_CODES}"""
+
+
+HERE = ("artifact", "runs", "max_length", "document_template", "scores", "machine", "versions", "embedded_models")
+"""What the command prints without --all."""
+MORE = "`resift info --all` also prints the graphs, the certificate and the recipe"
 
 
 def add(commands: Commands) -> None:
@@ -32,8 +38,11 @@ def add(commands: Commands) -> None:
     command = commands.add_parser(
         "info",
         help="show what an artifact is and how this machine runs it",
-        description="Show what an artifact is, how well it agrees with its checkpoint, and how this machine runs it.",
+        description="Show how this machine runs an artifact and, with --all, what it is and how it agrees with its checkpoint.",
         epilog=EPILOG,
+    )
+    command.add_argument(
+        "--all", action="store_true", help="also print the graphs, the certificate and how the artifact was made; --json has all"
     )
     add_model(command, "MODEL")
     add_engine(command)
@@ -41,15 +50,29 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Loads the artifact and prints the variant, provider and settings that run here."""
+    """Loads the artifact and prints the variant, provider and settings that run here, and what the artifact is."""
     with Reranker.load(arguments.model, settings=settings(arguments)) as reranker:
         manifest = reranker.artifact.manifest
         certificate = Certificate.read(reranker.artifact)
         record = {
             "artifact": path_text(reranker.artifact.folder),
+            "runs": {
+                "variant": reranker.variant.file,
+                "precision": reranker.precision,
+                "provider": reranker.provider,
+                "threads": reranker.resolved.threads,
+                "token_budget": reranker.resolved.token_budget,
+                "plan": str(reranker.plan_for()),
+                "plan_with_top_k": str(reranker.plan_for(top_k=1)),
+            },
+            "max_length": reranker.resolved.max_length,
+            "document_template": str(reranker.resolved.document_template),
+            "scores": reranker.resolved.scores,
+            "machine": {"usable_cores": usable_cores(), "instruction_sets": sorted(instruction_sets())},
+            "versions": versions("resift", "onnxruntime", "tokenizers", "numpy"),
+            "embedded_models": sorted(embedded()),
             "bytes": reranker.artifact.size(),
             "model": manifest.model,
-            "max_length": reranker.resolved.max_length,
             "pair": manifest.pair,
             "graphs": manifest.graphs,
             "forced": manifest.forced,
@@ -61,24 +84,14 @@ def run(arguments: argparse.Namespace) -> int:
             "recipe": manifest.recipe,
             "made_with": manifest.versions,
             "tested_onnxruntime": manifest.onnxruntime,
-            "runs": {
-                "variant": reranker.variant.file,
-                "precision": reranker.precision,
-                "provider": reranker.provider,
-                "threads": reranker.resolved.threads,
-                "token_budget": reranker.resolved.token_budget,
-                "plan": str(reranker.plan_for()),
-                "plan_with_top_k": str(reranker.plan_for(top_k=1)),
-            },
-            "machine": {"usable_cores": usable_cores(), "instruction_sets": sorted(instruction_sets())},
-            "versions": versions("resift", "onnxruntime", "tokenizers", "numpy"),
-            "embedded_models": sorted(embedded()),
         }
     plain = msgspec.to_builtins(record)
     if arguments.json:
         write_json(plain)
-    else:
-        write_lines(lines(plain))
+        return 0
+    shown = lines(plain if arguments.all else {name: plain[name] for name in HERE})
+    model = f"model: {manifest.model.id}"
+    write_lines([model, *shown, *([] if arguments.all else [MORE])])
     return 0
 
 

@@ -11,7 +11,19 @@ if TYPE_CHECKING:
 
     from resift.cli.options import Parser
 
+OVERVIEW = """resift {version}: reranks documents with a cross-encoder, without PyTorch.
+
+Try:
+  resift sample sample
+  resift rerank "why are there two high tides a day" sample/documents.txt
+  resift rerank --pools sample/pairs.csv --out ranked.jsonl
+
+Commands:
+  {commands}
+`resift --help` says what each does, and `resift COMMAND --help` how.
+"""
 EPILOG = """examples:
+  resift sample sample
   resift rerank "how do tides work" documents.txt
   grep -h tide notes/*.txt | resift rerank "how do tides work" - --top-k 3
   resift eval pools.jsonl.gz
@@ -32,18 +44,21 @@ def parser() -> Parser:
     with importing():
         from importlib.metadata import version
 
-        from resift.cli import distill, doctor, export, info, rerank, serve, tune, verify
+        from resift.cli import distill, doctor, export, info, rerank, sample, serve, tune, verify
         from resift.cli import eval as evaluation
         from resift.cli.options import EXIT_CODES, Parser
+        from resift.cli.streams import write_lines
 
         installed = version("resift")
     root = Parser(
         prog="resift", description="Rerank documents with a cross-encoder, without PyTorch.", epilog=f"{EPILOG}{EXIT_CODES}"
     )
     root.add_argument("--version", action="version", version=f"resift {installed}")
-    commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (rerank, serve, evaluation, doctor, tune, export, distill, verify, info):
+    commands = root.add_subparsers(title="commands", metavar="COMMAND")
+    for command in (sample, rerank, serve, evaluation, doctor, tune, export, distill, verify, info):
         command.add(commands)
+    overview = OVERVIEW.format(version=installed, commands=", ".join(commands.choices))
+    root.set_defaults(run=lambda _: write_lines(overview.splitlines()) or 0)
     return root
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, Self
+from concurrent.futures import wait
+from typing import TYPE_CHECKING, Any, Self
 
 from resift.errors import importing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from concurrent.futures import Future
 
 BAR_SECONDS = 0.2
 LINE_SECONDS = 10.0
 """Minimum time between two lines if standard error is not a terminal."""
 BAR = "{percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]"
+BAR_OF_STAGE = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
 BAR_OF_UNKNOWN_LENGTH = "{postfix} [{elapsed}]"
 
 
@@ -41,6 +47,7 @@ class Meter(_ThrottledMeter):
 
     def __enter__(self) -> Self:
         self._counts: tuple[int, int, float | None] | None = None
+        self._initial = 0.0
         self._written: object = None
         return super().__enter__()
 
@@ -51,6 +58,8 @@ class Meter(_ThrottledMeter):
 
     def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
         """`pools` and `pairs` so far; `share` of the work done, None if it is unknown."""
+        if self._counts is None:
+            self._initial = share or 0.0
         self._counts = pools, pairs, share
         on_terminal = sys.stderr.isatty()
         if self._is_due(on_terminal=on_terminal):
@@ -71,8 +80,9 @@ class Meter(_ThrottledMeter):
             from tqdm import tqdm
 
         if self._bar is None:
+            # What was done before, as by a run that this one resumes, took none of this time.
             options = {"total": 1.0, "bar_format": BAR} if share is not None else {"bar_format": BAR_OF_UNKNOWN_LENGTH}
-            self._bar = tqdm(file=sys.stderr, **options)
+            self._bar = tqdm(file=sys.stderr, initial=self._initial, **options)
         self._bar.n = share or 0.0
         self._bar.set_postfix_str(text)
 
@@ -117,7 +127,7 @@ class StageMeter(_ThrottledMeter):
             from tqdm import tqdm
 
         if self._bar is None:
-            self._bar = tqdm(file=sys.stderr, desc=self._stage, total=total, initial=done, leave=False)
+            self._bar = tqdm(file=sys.stderr, desc=self._stage, total=total, initial=done, leave=False, bar_format=BAR_OF_STAGE)
         self._bar.n = done
         self._bar.refresh()
 
@@ -126,6 +136,16 @@ class StageMeter(_ThrottledMeter):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def wait_for(answers: Collection[Future[Any]], queued: Callable[[], int], meter: StageMeter, stage: str) -> None:
+    """Waits until all answers are there. `queued` counts what waits to run for them, by which `meter` shows a percentage."""
+    total = max(1, queued())
+    while wait(answers, BAR_SECONDS).not_done:
+        waiting = queued()
+        total = max(total, waiting)
+        meter(stage, min(99, 100 * (total - waiting) // total), 100)
+    meter(stage, 100, 100)
 
 
 def _write(text: str) -> None:

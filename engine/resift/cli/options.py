@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from dataclasses import replace
+from difflib import get_close_matches
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from resift.cli import values
@@ -11,21 +14,61 @@ from resift.files.escapes import visible
 from resift.settings import PRECISIONS, PROVIDERS, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     Commands = argparse._SubParsersAction["Parser"]  # noqa: SLF001 - argparse has no public name for it
 
 FAULT, CHECK, INTERRUPTED = 1, 3, 130
 EXIT_CODES = "exit codes: 0 done; 1 bad input or artifact; 2 bad command line; 3 a check failed; 130 interrupted"
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Wraps texts between words only; lines of descriptions and epilogs that begin with a space, such as examples, stay."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        for is_prose, group in groupby(text.strip().splitlines(), lambda line: bool(line) and not line[0].isspace()):
+            block = list(group)
+            lines += self._split_lines(" ".join(block), width) if is_prose else block
+        return "\n".join(indent + line for line in lines)
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser that prints its epilog as written, and whose errors cannot control a terminal."""
+    """An argument parser that suggests options and commands, and whose errors cannot control a terminal."""
 
     def __init__(self, **keywords: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
+        super().__init__(formatter_class=_Formatter, **keywords)
 
     def error(self, message: str) -> NoReturn:
         """Shows the usage and the message, and exits with code 2."""
         super().error(visible(message))
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Like argparse's, which calls that of the command's parser; what is unknown is an error where the options are known."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = [option for action in self._actions for option in action.option_strings]
+            typed = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_suggestion(typed, options)}")
+        return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            message = f"{error.message}{_suggestion(str(value), map(str, action.choices or ()))}"
+            raise argparse.ArgumentError(action, message) from error
+
+
+def _suggestion(typed: str, known: Iterable[str]) -> str:
+    """What may have been meant, as the end of a message; empty if nothing is similar."""
+    similar = get_close_matches(typed, list(known), n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def add_model(command: argparse.ArgumentParser, metavar: str) -> None:
@@ -37,6 +80,16 @@ def add_model(command: argparse.ArgumentParser, metavar: str) -> None:
         help="a folder, a hub id or an embedded model's name (default: the default model)",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+
+
+def add_template(group: argparse._ActionsContainer) -> None:
+    """Adds the option for what the model reads of a document with fields."""
+    group.add_argument(
+        "--document-template",
+        type=values.template,
+        metavar="TEMPLATE",
+        help='what the model reads of a document with fields, such as "{title} {text}" (default: its text)',
+    )
 
 
 def add_engine(command: argparse.ArgumentParser) -> None:
@@ -68,10 +121,10 @@ def add_engine(command: argparse.ArgumentParser) -> None:
 
 
 def settings(arguments: argparse.Namespace) -> Settings:
-    """The settings of the file of --settings, or the defaults, overridden by the options of `add_engine` and by --plan.
+    """The settings of the file of --settings, or the defaults, overridden by the options of the same names.
 
     Raises InputError if the file or a value cannot be used.
     """
-    names = ("provider", "precision", "threads", "max_length", "windows", "plan")
+    names = ("provider", "precision", "threads", "max_length", "windows", "plan", "document_template", "scores")
     overrides: dict[str, Any] = {name: getattr(arguments, name) for name in names if getattr(arguments, name, None) is not None}
     return replace(Settings() if arguments.settings is None else Settings.read(arguments.settings), **overrides)

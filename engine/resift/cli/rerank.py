@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from argparse import ArgumentTypeError
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.cli import values
-from resift.cli.meter import Meter
-from resift.cli.options import EXIT_CODES, add_engine, settings
+from resift.cli.meter import Meter, StageMeter, wait_for
+from resift.cli.options import EXIT_CODES, add_engine, add_template, settings
 from resift.cli.streams import complain, shorten, write_json, write_lines
 from resift.errors import InputError
 from resift.files.escapes import visible
 from resift.pools.job import Job, rerank_file
 from resift.pools.reading import read_documents
+from resift.pools.source import template_of
+from resift.ranking import Ranking
 from resift.reranker import Reranker
 
 if TYPE_CHECKING:
@@ -24,28 +27,37 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from resift.cli.options import Commands
-    from resift.ranking import Ranking
 
 EPILOG = f"""FILE holds one document per line, or one JSON object {{"text": "...", ...}} per line, whose other fields --json keeps.
-POOLS holds one candidate pool per line: {{"qid"?, "query", "documents": ["..."]}} or {{"qid"?, "query", "candidates":
-[{{"docid"?, "text", ...}}]}}; OUT gets one ranked pool per line, in the same order. Files named .gz are gzip.
+
+POOLS, recognized by name and content, is one of
+  JSON Lines, a pool in each: {{"qid"?, "query", "documents": ["..."]}}
+    or {{"qid"?, "query", "candidates": [{{"docid"?, "text", ...}}]}}
+  .csv, .tsv or .parquet, a row for each pair: query, document, qid?, docid?,
+    sorted by query; or Parquet with a pool in each row
+  a TREC run, with --texts and --queries
+  a BEIR folder, with --run
+OUT gets one ranked pool per line, in the same order. Files named .gz are gzip.
 
 examples:
   resift rerank "how do tides work" documents.txt
   resift rerank "how do tides work" documents.jsonl.gz --top-k 3 --json
-  cat documents.txt | resift rerank "how do tides work" - --model ./my-artifact
+  cat documents.txt | resift rerank "how do tides work" - --model ./mine
   resift rerank "how do tides work" documents.txt --plan fast --top-k 5
   resift rerank --pools pools.jsonl.gz --out ranked.jsonl --top-k 10
-  resift rerank --pools pools.jsonl --out run.trec --format trec --on-error skip
+  resift rerank --pools pairs.csv --out ranked.jsonl --with-documents
+  resift rerank --pools scifact --run bm25.trec --out run.trec --format trec
   resift rerank pools.parquet -o ranked/ --engine ray --workers 8 --threads 2
 
-An interrupted run with --out, even a killed one, resumes when the same command is run again. With --engine ray, POOLS is a Parquet
-file of pools or a folder of them, OUT a folder of ranked Parquet; both may be URIs such as s3://bucket/folder.
+An interrupted run with --out, even a killed one, resumes when the same command is run again. With --engine ray, POOLS is a
+Parquet file of pools or a folder of them, OUT a folder of ranked Parquet; both may be URIs such as s3://bucket/folder.
 
 {EXIT_CODES}"""
 
 MIN_TEXT_WIDTH = 20
 """Minimum width of a document's text in a table, however narrow the terminal is."""
+EMPTY = "(empty)"
+"""Stands for a document without text."""
 SPACES = {code: " " for code in range(0x3001) if chr(code).isspace()}
 """Maps each character that str.split() treats as whitespace to a space; U+3000 is the last such character."""
 
@@ -76,10 +88,34 @@ def add(commands: Commands) -> None:
         help="stop after MS milliseconds; documents that the full model has not scored by then follow without a score",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    group = command.add_argument_group("a file of pools")
+    group = command.add_argument_group("what the model reads and says")
+    add_template(group)
+    group.add_argument(
+        "--instruction",
+        type=values.text,
+        metavar="TEXT",
+        help="text before every query (default: the model's prompt)",
+    )
+    group.add_argument(
+        "--scores",
+        choices=["auto", "logit", "sigmoid"],
+        help="the scale of scores (default: auto, that of the model)",
+    )
+    group = command.add_argument_group("files of pools")
     group.add_argument("--pools", type=values.file_name, metavar="POOLS", help="rank every pool of this file; - for standard input")
+    group.add_argument("--run", type=values.file_name, dest="trec_run", metavar="FILE", help="the TREC run of a BEIR folder")
+    group.add_argument(
+        "--texts", type=values.file_name, metavar="FILE", help='a TREC run\'s documents: {"_id", "title"?, "text"} per line'
+    )
+    group.add_argument(
+        "--queries",
+        type=values.file_name,
+        metavar="FILE",
+        help='a TREC run\'s queries: {"_id", "text"}, or qid, tab, query',
+    )
     group.add_argument("-o", "--out", type=values.file_name, metavar="OUT", help="write the ranked pools here")
     group.add_argument("--format", choices=["jsonl", "trec"], default="jsonl", help="format of OUT (default: jsonl)")
+    group.add_argument("--with-documents", action="store_true", help="write the documents' texts into JSON Lines, too")
     group.add_argument("--max-candidates", type=values.whole(), metavar="N", help="read only the first N candidates of each pool")
     group.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="skip: bad lines go to OUT.errors.jsonl")
     group.add_argument(
@@ -101,8 +137,15 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.usage_error("--workers needs --engine ray; --threads is the number of batches at once in this process")
     if (arguments.query is None) == (arguments.pools is None):
         arguments.usage_error("expected either QUERY or --pools POOLS")
+    if arguments.pools is None and arguments.out is not None and _is_file(arguments.query):
+        name = arguments.query
+        arguments.usage_error(f"--out is for pools: --pools {name} --out FILE, or --engine ray for Parquet on a Ray cluster")
     if (arguments.pools is None) != (arguments.out is None):
         arguments.usage_error("--pools POOLS and --out OUT must be given together")
+    if arguments.pools is None and (arguments.trec_run or arguments.texts or arguments.queries or arguments.with_documents):
+        arguments.usage_error("--run, --texts, --queries and --with-documents are for --pools POOLS")
+    if arguments.with_documents and arguments.format == "trec":
+        arguments.usage_error("--with-documents is for JSON Lines: a TREC run holds no texts")
     if arguments.pools is not None and arguments.budget_ms is not None:
         arguments.usage_error("--budget-ms is for QUERY: a file of pools must be ranked the same way when resumed; use --plan")
     return _rank_documents(arguments) if arguments.pools is None else _rank_pools(arguments)
@@ -115,18 +158,31 @@ def _rank_documents(arguments: argparse.Namespace) -> int:
         arguments.usage_error(f"argument QUERY: {error}")
     if arguments.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("no documents: name a FILE, or pipe documents in, one per line")
-    pool = read_documents(arguments.file, query)
     how = settings(arguments)
+    pool = read_documents(arguments.file, query, template_of(how))
     if how.plan == "auto" and arguments.top_k is None and arguments.budget_ms is None:
         how = replace(how, plan="full")  # the same plan for such a call; naming it avoids loading the first look
-    with Reranker.load(arguments.model, settings=how) as reranker:
-        ranking = reranker.rerank(pool.query, pool.documents, top_k=arguments.top_k, budget_ms=arguments.budget_ms)
+    with Reranker.load(arguments.model, settings=how) as reranker, StageMeter() as meter:
+        answer = reranker.submit(
+            pool.query,
+            pool.documents,
+            top_k=arguments.top_k,
+            budget_ms=arguments.budget_ms,
+            instruction=arguments.instruction,
+        )
+        wait_for([answer], lambda: reranker.queued.rows, meter, "rank")
+        ranking = Ranking.of(pool.documents, answer.result(), top_k=arguments.top_k)
     if arguments.json:
         write_json(pool.ranked(ranking, with_documents=True))
     else:
         is_terminal = sys.stdout is not None and sys.stdout.isatty()
         write_lines(table(ranking, pool.lines, shutil.get_terminal_size().columns if is_terminal else None))
     return 0
+
+
+def _is_file(query: str) -> bool:
+    """Whether a query seems to be the name of a file."""
+    return query.endswith(".parquet") or os.path.exists(query)  # noqa: PTH110 - Path.exists raises for a name that is too long
 
 
 def _rank_pools(arguments: argparse.Namespace) -> int:
@@ -137,25 +193,28 @@ def _rank_pools(arguments: argparse.Namespace) -> int:
         top_k=arguments.top_k,
         max_candidates=arguments.max_candidates,
         on_error=arguments.on_error,
+        run=arguments.trec_run,
+        texts=arguments.texts,
+        queries=arguments.queries,
+        with_documents=arguments.with_documents,
+        instruction=arguments.instruction,
     )
     with Reranker.load(arguments.model, settings=settings(arguments)) as reranker, Meter() as meter:
         skipped = rerank_file(reranker, job, overwrite=arguments.overwrite, progress=meter)
     if skipped:
-        complain(f"{skipped} bad lines were skipped, see {job.errors}")
+        complain(f"{skipped} bad lines or rows were skipped, see {job.errors}")
     return 0
 
 
 def _rank_on_ray(arguments: argparse.Namespace) -> int:
     if (arguments.query is None) == (arguments.pools is None) or arguments.file != "-" or arguments.out is None:
         arguments.usage_error("--engine ray needs one POOLS and --out OUT")
-    if (
-        arguments.json
-        or arguments.overwrite
-        or arguments.format != "jsonl"
-        or arguments.on_error != "stop"
-        or arguments.budget_ms is not None
-    ):
-        arguments.usage_error("--engine ray does not take --json, --format, --on-error, --overwrite or --budget-ms")
+    unusable = ("json", "overwrite", "budget_ms", "with_documents", "instruction", "trec_run", "texts", "queries")
+    if arguments.format != "jsonl" or arguments.on_error != "stop" or any(getattr(arguments, name) for name in unusable):
+        arguments.usage_error(
+            "--engine ray does not take --json, --format, --on-error, --overwrite, --budget-ms, --with-documents, --instruction, "
+            "--run, --texts or --queries"
+        )
     from resift.integrations.ray import rerank_parquet
 
     done = rerank_parquet(
@@ -183,7 +242,7 @@ def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[s
     """Rank, score, input line (`numbers[i]` of document i) and text of each result, cut to `width` columns (None: not cut)."""
     rows = [f"{'rank':>4}  {'score':>8}  {'line':>5}  document"]
     for rank, result in enumerate(ranking, 1):
-        text = one_line(result.document)
+        text = one_line(result.document) or EMPTY
         at_least = "at least " if result.tokens_cut_at_least else ""
         cut = f"  ({at_least}{result.tokens_cut} tokens cut)" if result.tokens_cut or at_least else ""
         score = "-" if result.score is None else f"{result.score:.3f}"
@@ -192,9 +251,9 @@ def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[s
             text = shorten(visible(text), max(MIN_TEXT_WIDTH, width - len(start) - len(cut)))
         rows.append(f"{start}{text}{cut}")
     if without_score := sum(result.score is None for result in ranking):
-        rows.append(
-            f"{without_score} of {len(ranking)} have no score from the full model: they rank by an earlier stage, or as given"
-        )
+        rows.append(f"{without_score} of {len(ranking)} without a score of the full model rank as a stage before, or as given")
+    if len(ranking) > 1 and not ranking[0].document.strip():
+        rows.append("an empty document ranks first: the model finds no other one more relevant")
     if ranking.query_tokens_cut:
         rows.append(f"the query was too long: its last {ranking.query_tokens_cut} tokens were cut")
     return rows

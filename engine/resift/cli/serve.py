@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from resift.cli.options import Commands
 
-EPILOG = f"""Every setting may also be given in the environment, as RESIFT_SERVE_MAX_BODY_BYTES for --max-body-bytes, or in the
-file of --config, as max_body_bytes = 1000000. Flags override the environment, which overrides the file.
+EPILOG = f"""Every setting may also be given in the environment, as RESIFT_SERVE_MAX_BODY_BYTES for --max-body-bytes, or in the file
+of --config, as max_body_bytes = 1000000. Flags override the environment, which overrides the file.
 
 examples:
   resift serve

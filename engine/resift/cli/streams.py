@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
+import textwrap
 import unicodedata
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
+MIN_WIDTH = 40
+"""Minimum width of a paragraph, however narrow the terminal is."""
 MESSAGE_LIMIT = 2000
 """Maximum number of characters in a line on standard error, as messages can contain names and keys of any length."""
 
@@ -50,6 +54,16 @@ def write_lines(lines: Iterable[str]) -> None:
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(errors="replace")
         output.writelines(f"{visible(line)}\n" for line in lines)
+
+
+def paragraph(text: str, indent: str = "") -> list[str]:
+    """A text for people as lines that fit the terminal, all but the first indented by two columns more; one line elsewhere."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return [indent + text]
+    width = max(MIN_WIDTH, shutil.get_terminal_size().columns)
+    return textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def write_json(record: object) -> None:

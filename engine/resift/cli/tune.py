@@ -8,31 +8,32 @@ from typing import TYPE_CHECKING
 from resift.artifact.folder import Artifact, closed
 from resift.cli import values
 from resift.cli.meter import StageMeter
-from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
-from resift.cli.streams import complain, write_json, write_lines
+from resift.cli.options import CHECK, EXIT_CODES, add_engine, add_template, settings
+from resift.cli.streams import complain, paragraph, write_json, write_lines
 from resift.errors import InputError
-from resift.evaluate.data.trec import find_qrels, read_qrels
 from resift.evaluate.tuning.plot import check_plot, draw
 from resift.evaluate.tuning.tune import CANDIDATES, check, tune
 from resift.evaluate.tuning.tunedfile import check_writer, encode_tuned, read_tuned
 from resift.files.names import path_text
 from resift.files.outputs import check_outputs, write_whole
-from resift.pools.reading import read_pools
+from resift.pools.source import read_pools, template_of
+from resift.pools.trec import find_qrels, read_qrels
 
 if TYPE_CHECKING:
     import argparse
 
     from resift.cli.options import Commands
-    from resift.evaluate.data.trec import Qrels
     from resift.evaluate.tuning.records import Point, Tuning
     from resift.pools.reading import CandidatePool
+    from resift.pools.trec import Qrels
+    from resift.settings import Settings
 
-EPILOG = f"""POOLS holds one candidate pool per line, as `resift rerank --pools` reads it, in your retriever's order. Its candidates
-may have a "label" (graded relevance), or there may be TREC judgements next to the file, in NAME.qrels. Without either, quality is
-the agreement with the ranking of all candidates.
+EPILOG = f"""POOLS is JSON Lines, CSV, TSV or Parquet, as `resift rerank --pools` reads it, in your retriever's order. Its
+candidates may have a "label" (graded relevance), or there may be TREC judgements next to the file, in NAME.qrels. Without either,
+quality is the agreement with the ranking of all candidates.
 
 examples:
-  resift tune pools.jsonl.gz --budget-ms 200 --out tuned.toml --plot tuned.svg
+  resift tune pools.jsonl.gz --budget-ms 200 --out tuned.toml
   resift tune pools.jsonl.gz --threads 1 --limit 50
   resift tune pools.jsonl.gz --check tuned.toml
 
@@ -77,6 +78,7 @@ def add(commands: Commands) -> None:
         "--check", metavar="FILE", type=values.path, help="only check whether FILE's settings and candidates hold its budget"
     )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    add_template(command)
     add_engine(command)
     command.set_defaults(run=run, usage_error=command.error)
 
@@ -97,7 +99,8 @@ def _tune(arguments: argparse.Namespace) -> int:
         kind = check_plot(arguments.plot) if arguments.plot else ""
     except InputError as error:
         arguments.usage_error(f"argument --plot: {error}")
-    base_settings, (pools, qrels) = settings(arguments), _data(arguments)
+    base_settings = settings(arguments)
+    pools, qrels = _data(arguments, base_settings)
     with StageMeter() as meter:
         tuning = tune(
             pools,
@@ -143,7 +146,8 @@ def _check(arguments: argparse.Namespace) -> int:
             f"{arguments.check} was measured with {tuned.model}, but the model here is {model}; name its artifact with --model"
         )
     arguments.settings = arguments.check
-    base_settings, (pools, qrels) = settings(arguments), _data(arguments)
+    base_settings = settings(arguments)
+    pools, qrels = _data(arguments, base_settings)
     with StageMeter() as meter:
         found = check(
             pools,
@@ -168,9 +172,9 @@ def _check(arguments: argparse.Namespace) -> int:
     return CHECK
 
 
-def _data(arguments: argparse.Namespace) -> tuple[list[CandidatePool], Qrels | None]:
+def _data(arguments: argparse.Namespace, settings: Settings) -> tuple[list[CandidatePool], Qrels | None]:
     qrels = read_qrels(arguments.qrels) if arguments.qrels else None
-    return list(islice(read_pools(arguments.pools), arguments.limit)), qrels
+    return list(islice(read_pools(arguments.pools, template_of(settings)), arguments.limit)), qrels
 
 
 def _lines(tuning: Tuning) -> list[str]:
@@ -201,7 +205,8 @@ def _lines(tuning: Tuning) -> list[str]:
             )
             table = "  ".join(f"{cell!s:>{len(name)}}" for name, cell in zip(columns, cells, strict=True))
             rows.append(f"{'*' if point == tuning.chosen else ' '} {table}{'' if point.fits else '  does not hold the budget'}")
-    return [*head, "", *rows, "", *_advice(tuning)]
+    head, advice = ([line for text in texts for line in paragraph(text)] for texts in (head, _advice(tuning)))
+    return [*head, "", *rows, "", *advice]
 
 
 def _doubt(tuning: Tuning) -> list[str]:

@@ -8,6 +8,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resift.documents import DocumentTemplate
 from resift.errors import InputError
 from resift.files.names import is_file_name
 from resift.plans import Plan
@@ -68,6 +69,17 @@ def plan(found: str) -> str:
         except InputError as error:
             raise ArgumentTypeError(str(error)) from error
     return found
+
+
+def template(found: str) -> str:
+    r"""The type of document templates, which stay text; \n stands for a line break."""
+    template = text(found).replace(r"\n", "\n")
+    if template != "auto":
+        try:
+            DocumentTemplate.parse(template)
+        except InputError as error:
+            raise ArgumentTypeError(str(error)) from error
+    return template
 
 
 def text(found: str) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 
 from resift.artifact.agreement import Agreement, Bounds, check_bounds, check_reference
 from resift.artifact.certificate import MIN_RECALL, Certificate, FirstLookRecall, check_recall
+from resift.cli.meter import StageMeter, wait_for
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
-from resift.cli.streams import write_json, write_lines
+from resift.cli.streams import paragraph, write_json, write_lines
 from resift.errors import ParityError
 from resift.files.names import path_text
 from resift.plans import Plan, Stage
@@ -17,6 +18,8 @@ from resift.reranker import Reranker
 
 if TYPE_CHECKING:
     import argparse
+
+    from numpy.typing import NDArray
 
     from resift.cli.options import Commands
 
@@ -46,14 +49,18 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores, compares and prints; raises ParityError if a bound does not hold or is looser than the default."""
-    with Reranker.load(arguments.model, settings=settings(arguments)) as reranker:
+    with Reranker.load(arguments.model, settings=settings(arguments)) as reranker, StageMeter() as meter:
         artifact, file = reranker.artifact, reranker.variant.file
         certificate = Certificate.read(artifact)
         check_reference([np.array(pool.checkpoint) for pool in certificate.pools])
-        # All are submitted at once, so that pairs of one length share a batch, whichever pools they are from.
-        answers = [reranker.submit(pool.query, pool.documents, plan="full") for pool in certificate.pools]
-        logits = [answer.result().logits for answer in answers]
-        first_looks = _first_looks(reranker, certificate)
+        logits = _logits(reranker, certificate, "full", meter)
+        first_looks = {
+            reranker.variant_of(graph.name).file: certificate.measure_first_look(
+                _logits(reranker, certificate, Plan([Stage(graph.name)]), meter)
+            )
+            for graph in artifact.manifest.graphs
+            if graph.role == "first-look"
+        }
     agreement = certificate.measure(logits)
     at_export = certificate.agreement[file]
     recorded = [np.array(pool.variants[file]) for pool in certificate.pools]
@@ -76,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         table = _table(certificate.bounds, agreement, at_export)
         changed = f"largest change of a logit since export: {largest_change:.2g}"
-        search = [certificate.search[file].summary()] if file in certificate.search else []
+        search = [*paragraph(certificate.search[file].summary())] if file in certificate.search else []
         look_tables = [
             line for name, here in first_looks.items() for line in _first_look_table(name, here, certificate.first_looks[name])
         ]
@@ -94,17 +101,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _first_looks(reranker: Reranker, certificate: Certificate) -> dict[str, list[FirstLookRecall]]:
-    """The recall of the first looks on this machine, by the file of the variant that runs here."""
-    recalls = {}
-    for graph in reranker.artifact.manifest.graphs:
-        if graph.role == "first-look":
-            plan = Plan([Stage(graph.name)])
-            answers = [reranker.submit(pool.query, pool.documents, plan=plan) for pool in certificate.pools]
-            recalls[reranker.variant_of(graph.name).file] = certificate.measure_first_look(
-                [answer.result().logits for answer in answers]
-            )
-    return recalls
+def _logits(reranker: Reranker, certificate: Certificate, plan: Plan | str, meter: StageMeter) -> list[NDArray[np.float32]]:
+    """The logits of the certificate's pools on this machine.
+
+    All pools are submitted at once, so that pairs of one length share a batch, whichever pools they are from.
+    """
+    answers = [reranker.submit(pool.query, pool.documents, plan=plan) for pool in certificate.pools]
+    wait_for(answers, lambda: reranker.queued.tokens, meter, "verify")
+    return [answer.result().logits for answer in answers]
 
 
 def _first_look_table(file: str, here: list[FirstLookRecall], at_export: list[FirstLookRecall]) -> list[str]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resift.errors import InputError
-from resift.evaluate.data.trec import run_line
 from resift.pools.reading import decode_object, read_lines
+from resift.pools.trec import run_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,7 +1,8 @@
-"""Files of candidate pools: read them, and rank them one after another in bounded memory, or as a job that resumes."""
+"""Files of candidate pools in any form: read them, and rank them one after another in bounded memory, or as a job that resumes."""
 
 from resift.pools.collection import rerank_pools
 from resift.pools.job import Job, rerank_file
-from resift.pools.reading import CandidatePool, read_documents, read_pools
+from resift.pools.reading import CandidatePool, read_documents
+from resift.pools.source import read_pools
 
 __all__ = ["CandidatePool", "Job", "read_documents", "read_pools", "rerank_file", "rerank_pools"]

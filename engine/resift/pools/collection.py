@@ -24,19 +24,29 @@ WINDOW_CHARACTERS = 2_000_000
 
 
 def rerank_pools(
-    reranker: Reranker, pools: Iterable[CandidatePool], *, top_k: int | None = None, plan: Plan | str | None = None
+    reranker: Reranker,
+    pools: Iterable[CandidatePool],
+    *,
+    top_k: int | None = None,
+    plan: Plan | str | None = None,
+    instruction: str | None = None,
 ) -> Iterator[tuple[CandidatePool, Ranking]]:
     """Yields each pool with its Ranking, in order. Only as many pools are in memory at once as batch well together.
 
     An error raised by `pools` is raised after the pools before it have been yielded. Raises like `Reranker.rerank`.
     """
     check_count("top_k", top_k)
-    for pool, scored in score_pools(reranker, pools, top_k=top_k, plan=plan):
+    for pool, scored in score_pools(reranker, pools, top_k=top_k, plan=plan, instruction=instruction):
         yield pool, Ranking.of(pool.documents, scored, top_k=top_k)
 
 
 def score_pools(
-    reranker: Reranker, pools: Iterable[CandidatePool], *, top_k: int | None = None, plan: Plan | str | None = None
+    reranker: Reranker,
+    pools: Iterable[CandidatePool],
+    *,
+    top_k: int | None = None,
+    plan: Plan | str | None = None,
+    instruction: str | None = None,
 ) -> Iterator[tuple[CandidatePool, Scored]]:
     """Like `rerank_pools`, but yields each pool with its Scored, the result of `Reranker.submit`, instead of the Ranking."""
     source, failure, more = iter(pools), None, True
@@ -48,7 +58,8 @@ def score_pools(
                 if more:
                     pool = next(source)
                     size = sum(map(len, pool.documents))
-                    window.append((pool, reranker.submit(pool.query, pool.documents, plan=plan, top_k=top_k), size))
+                    answer = reranker.submit(pool.query, pool.documents, plan=plan, top_k=top_k, instruction=instruction)
+                    window.append((pool, answer, size))
                     pairs, characters = pairs + len(pool.documents), characters + size
             except StopIteration:
                 more = False

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+import math
+from collections import deque
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
+import numpy as np
 
 from resift.errors import InputError
 from resift.files.names import is_file_name
@@ -17,12 +19,14 @@ from resift.plans import Plan, as_plan
 from resift.pools.collection import rerank_pools
 from resift.pools.journal import Journal
 from resift.pools.outfiles import OutFiles, writing
-from resift.pools.reading import CandidatePool, Lines, decode_pool
+from resift.pools.reading import CandidatePool, candidate_id
+from resift.pools.source import Source, template_of
 from resift.ranking import decreasing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from resift.documents import DocumentTemplate
     from resift.ranking import Ranking
     from resift.reranker import Reranker
 
@@ -31,7 +35,7 @@ class Progress(Protocol):
     """Called after each pool that is written."""
 
     def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
-        """`pools` and `pairs` in this run so far; `share` of the input that was read, None if unknown."""
+        """`pools` and `pairs` in this run so far; `share` of the input that is done, None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +43,8 @@ class Job:
     """One file of pools to rank into another. Raises InputError or TypeError for an invalid field."""
 
     source: str
-    """JSON Lines of pools, gzip if it ends in .gz, - for standard input"""
+    """JSON Lines of pools or - for standard input, a table with a row for each pair (.csv, .tsv, .parquet), Parquet with a pool in
+    each row, a TREC run, or a BEIR folder; text is gzip if the name ends in .gz. See `resift.pools.source.Source`"""
     out: Path
     """the output, which appears when it is complete: until then its lines are in OUT.partial, from which the same job resumes; if
     it is a symbolic link, its target is written"""
@@ -52,12 +57,27 @@ class Job:
     """skip: bad lines go to OUT.errors.jsonl with the reason"""
     plan: Plan | str | None = None
     """the cascade for each pool, as for `Reranker.plan_for`; None: that of the Reranker's settings"""
+    run: str | None = None
+    """the TREC run of a BEIR folder"""
+    texts: str | None = None
+    """the documents of a TREC run, in the form of BEIR's corpus.jsonl"""
+    queries: str | None = None
+    """the queries of a TREC run, in the form of BEIR's queries.jsonl, or lines of qid, tab, query"""
+    with_documents: bool = False
+    """whether each result of JSON Lines has the document's text, as the model read it"""
+    instruction: str | None = None
+    """text put before every query, as for `Reranker.rerank`"""
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not isinstance(self.out, Path):
             raise TypeError(f"source is {type(self.source).__name__} and out {type(self.out).__name__}; expected str and Path")
         if not is_file_name(self.source) or not is_file_name(self.out) or str(self.out) == "-":
             raise InputError(f"source is {self.source!r} and out {str(self.out)!r}; expected file names")
+        for name in ("run", "texts", "queries"):
+            if getattr(self, name) is not None and not is_file_name(getattr(self, name)):
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected a file name")
+        if self.with_documents and self.format == "trec":
+            raise InputError("with_documents is for JSON Lines: a TREC run holds no texts; expected the format jsonl")
         for name, allowed in (("format", ("jsonl", "trec")), ("on_error", ("stop", "skip"))):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(allowed)}")
@@ -82,7 +102,7 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
     nothing.
     """
     files = OutFiles.of(job.out)
-    files.check(job.source)
+    files.check(*(name for name in (job.source, job.run, job.texts, job.queries) if name is not None))
     with Journal(files) as journal:
         if not overwrite:
             files.check_absent(
@@ -90,14 +110,22 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
                 *([] if journal.was_done else [files.errors]),
             )
         files.check_errors()
-        with closing(_Reader(job, files)) as reader:
+        with closing(_Reader(job, files, template_of(reranker.settings))) as reader:
+            files.check(*reader.inputs)
             remaining = journal.resume(_settings(reranker, job), iter(reader), overwrite=overwrite)
+            shares: deque[float | None] = deque()
+
+            def read() -> Iterator[CandidatePool]:
+                for pool in remaining:
+                    shares.append(reader.share())  # the input is read ahead of the pool that is written
+                    yield pool
+
             pools = pairs = 0
-            for pool, ranking in rerank_pools(reranker, remaining, top_k=job.top_k, plan=job.plan):
+            for pool, ranking in rerank_pools(reranker, read(), top_k=job.top_k, plan=job.plan, instruction=job.instruction):
                 journal.add(pool, _encode(job, pool, ranking))
                 pools, pairs = pools + 1, pairs + len(pool.documents)
                 if progress:
-                    progress(pools=pools, pairs=pairs, share=reader.lines.share())
+                    progress(pools=pools, pairs=pairs, share=shares.popleft())
         journal.finish(overwrite=overwrite)
     return reader.skipped
 
@@ -118,42 +146,56 @@ def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
         "plan": None if plan == str(reranker.plan_for("full")) else plan,
         # None for one window, as in journals that were written before windows existed.
         "windows": None if reranker.resolved.windows == 1 else reranker.resolved.windows,
+        # None where they are not used, as in journals that were written before they existed.
+        "document_template": None if template_of(reranker.settings) is None else reranker.settings.document_template,
+        "scores": None if reranker.settings.scores == "auto" else reranker.settings.scores,
+        "instruction": job.instruction,
+        "with_documents": job.with_documents or None,
     }
 
 
 class _Reader:
-    """The valid pools of a file; a bad line raises, or is recorded and skipped.
+    """The valid pools of an input; a bad line raises, or is recorded and skipped.
 
     A resumed job reads its input from the beginning, so every run records all bad lines anew.
     """
 
-    def __init__(self, job: Job, files: OutFiles) -> None:
-        """Reads the first line. Raises InputError if it cannot be read."""
-        self.lines = Lines(job.source)
+    def __init__(self, job: Job, files: OutFiles, template: DocumentTemplate | None) -> None:
+        """Reads the first line. Raises InputError if it cannot be read, or if the job's options do not suit it."""
         self.skipped = 0
         self._job = job
         self._errors = files.partial_errors
-        self._open_lines = iter(self.lines)
-        first = next(self._open_lines, None)
-        self._numbered_lines = itertools.chain([first], self._open_lines) if first else self._open_lines
+        self._source = Source(
+            job.source, run=job.run, texts=job.texts, queries=job.queries, depth=job.max_candidates, template=template
+        )
+        try:
+            self._source.check()
+        except InputError:
+            self._source.close()
+            raise
+        self.inputs = self._source.inputs
 
     def close(self) -> None:
         """Closes the input, even if it was not read to its end."""
-        self._open_lines.close()
+        self._source.close()
+
+    def share(self) -> float | None:
+        """Share of the input that has been read, 0 to 1; None if its size is unknown."""
+        return self._source.share()
 
     def __iter__(self) -> Iterator[CandidatePool]:
         with writing(self._errors):
             self._errors.unlink(missing_ok=True)
-        for number, line in self._numbered_lines:
-            where = f"{self._job.source}, line {number}"
+        for number, where, content, pool in self._source:
             try:
-                pool = decode_pool(line, where)
+                if isinstance(pool, InputError):
+                    raise pool
                 if self._job.format == "trec":
                     _check_trec(pool, where)
             except InputError as error:
                 if self._job.on_error == "stop":
                     raise
-                self._skip(number, line, str(error))
+                self._skip(number, content, str(error))
                 continue
             yield pool.first(self._job.max_candidates)
 
@@ -170,14 +212,27 @@ class _Reader:
 
 def _encode(job: Job, pool: CandidatePool, ranking: Ranking) -> bytes:
     if job.format == "jsonl":
-        return msgspec.json.encode(pool.ranked(ranking)) + b"\n"
-    docids = [pool.fields[result.index]["docid"] for result in ranking]
-    values = decreasing([result.logit if result.score is not None else None for result in ranking])
+        return msgspec.json.encode(pool.ranked(ranking, with_documents=job.with_documents)) + b"\n"
+    docids = [candidate_id(pool.fields[result.index]) for result in ranking]
+    values = _distinct(decreasing([result.logit if result.score is not None else None for result in ranking]))
     rows = [f"{pool.qid} Q0 {docid} {rank} {values[rank - 1]!r} resift\n" for rank, docid in enumerate(docids, 1)]
     return "".join(rows).encode()
 
 
+def _distinct(values: Iterable[float]) -> list[float]:
+    """Values, best first, each of which is below the one before by at least one step of float32.
+
+    trec_eval reads scores as float32 and puts documents with equal ones in the order of their ids.
+    """
+    found: list[float] = []
+    limit = math.inf
+    for value in values:
+        found.append(min(float(np.float32(value)), limit))
+        limit = float(np.nextafter(np.float32(found[-1]), np.float32(-math.inf)))
+    return found
+
+
 def _check_trec(pool: CandidatePool, where: str) -> None:
-    names = [pool.qid, *(fields.get("docid") for fields in pool.fields)]
+    names = [pool.qid, *map(candidate_id, pool.fields)]
     if len(names) != len(pool.documents) + 1 or any(name is None or len(str(name).split()) != 1 for name in names):
-        raise InputError(f"{where}: a TREC run needs a 'qid' and a 'docid' for every candidate, without spaces")
+        raise InputError(f"{where}: a TREC run needs a 'qid' and a 'docid' (or 'id') for every candidate, without spaces")

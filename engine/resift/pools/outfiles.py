@@ -102,19 +102,20 @@ class OutFiles:
     def _with_suffix(self, suffix: str) -> Path:
         return self.out.with_name(self.out.name + suffix)
 
-    def check(self, source: str) -> None:
-        """Raises OutputError if a path is `source`, has a second name or is not a regular file. Changes nothing."""
+    def check(self, *sources: str) -> None:
+        """Raises OutputError if a path is one of `sources`, has a second name or is not a regular file. Changes nothing."""
         if not self.out.name:
             raise OutputError(f"OUT is {self.out}, a folder; expected a file name")
-        source_stat = _stat_of_source(source)
+        source_stats = {source: found for source in sources if (found := _stat_of_source(source))}
         for path in (self.out, self.errors, self.journal, *self.work):
             path_stat = _stat(path)
             if path_stat is None:
                 continue
             if not stat.S_ISREG(path_stat.st_mode):
                 raise OutputError(f"{path} is {_kind(path_stat.st_mode)}; expected a regular file or nothing: choose another OUT")
-            if source_stat and os.path.samestat(path_stat, source_stat):
-                raise OutputError(f"{path}, which this job would write, is also its input {source}: choose another OUT")
+            for source, source_stat in source_stats.items():
+                if os.path.samestat(path_stat, source_stat):
+                    raise OutputError(f"{path}, which this job would write, is also its input {source}: choose another OUT")
             if path not in {self.out, self.errors} and path_stat.st_nlink > 1:
                 raise OutputError(f"{path} has a second name (a hard link), whose content would change too: remove one of them")
         if not self.out.parent.is_dir():

@@ -1,4 +1,4 @@
-"""Reading: candidate pools and documents from files of JSON Lines or plain lines.
+"""Reading: pools and documents from JSON Lines or plain lines, one line after another.
 
 A file whose name ends in .gz is compressed with gzip; - is standard input.
 """
@@ -16,18 +16,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from resift.documents import ALIASES, document_id
 from resift.errors import InputError
 from resift.files import git_lfs
 from resift.files.json_decoding import decode_json
 from resift.files.names import is_file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Generator, Iterator, Sequence
+    from collections.abc import Container, Generator, Iterator, Mapping, Sequence
 
+    from resift.documents import DocumentTemplate
     from resift.ranking import Ranking
 
 LINE_LIMIT = 1 << 28
 """Maximum size of one line in bytes; a longer line means another kind of file."""
+QUERY_IDS = ("qid", "query_id", "query-id")
+"""Fields and columns that can hold a query's id, the first that is there."""
 UNSUPPORTED_FORMATS = (
     (rb"\xff\xfe\0\0|\0\0\xfe\xff|[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]", "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8"),
     (rb"\xff\xfe|\xfe\xff|[\t\n\r -~]\0|\0[\t\n\r -~]", "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8"),
@@ -37,7 +41,7 @@ UNSUPPORTED_FORMATS = (
     (rb"BZh[1-9]1AY&SY", "compressed with bzip2; unpack it: bzip2 -dc"),
     (rb"PK\x03\x04", "a zip archive (or a format based on it, such as docx); unpack it and pass a text file"),
     (re.escape(git_lfs.START), git_lfs.DESCRIPTION),
-    (rb"PAR1\x15", "a parquet file; write its rows as JSON Lines first, or rank them with --engine ray"),
+    (rb"PAR1\x15", "a parquet file; rank its rows with --pools, under a name that ends in .parquet, or with --engine ray"),
 )
 """First bytes of files that are not UTF-8 text (without a byte order mark as in RFC 4627, section 3); what they are, and what to
 do with them."""
@@ -101,26 +105,19 @@ class CandidatePool:
         return {**head, "query": self.query, "results": results}
 
 
-def read_pools(path: str | os.PathLike[str]) -> Iterator[CandidatePool]:
-    """The pools of a JSON Lines file, one per line; blank lines are skipped.
-
-    Raises InputError that names the file and the line for anything else.
-    """
-    for number, line in read_lines(path):
-        yield decode_pool(line, f"{os.fspath(path)}, line {number}")
+def decode_pool(line: bytes, where: str, template: DocumentTemplate | None = None) -> CandidatePool:
+    """The pool of a line of JSON; see `to_pool`. If an object holds a name twice, the last value counts."""
+    return to_pool(decode_object(line, where), where, template)
 
 
-def decode_pool(line: bytes, where: str) -> CandidatePool:
+def to_pool(row: Mapping[str, Any], where: str, template: DocumentTemplate | None = None) -> CandidatePool:
     """A pool from {"qid"?, "query", "documents": [str]} or {"qid"?, "query", "candidates": [{"docid"?, "text", ...}]}.
 
-    If an object holds a name twice, the last value counts. Raises InputError that begins with `where` for anything else.
+    `template`: what the model reads of a candidate; None: its text. Raises InputError that begins with `where` for anything else.
     """
-    row = decode_object(line, where)
-    query, qid = row.get("query"), row.get("qid")
+    query, qid = row.get("query"), query_id(row, where)
     if not isinstance(query, str):
         raise InputError(f"{where}: 'query' is {json_kind(query)}; expected a string")
-    if not isinstance(qid, str | int | None) or isinstance(qid, bool):
-        raise InputError(f"{where}: 'qid' is {json_kind(qid)}; expected a string or an integer")
     if ("documents" in row) == ("candidates" in row):
         raise InputError(f"{where}: expected either 'documents' or 'candidates'; found the keys {', '.join(row)}")
     items = row.get("documents", row.get("candidates"))
@@ -131,8 +128,42 @@ def decode_pool(line: bytes, where: str) -> CandidatePool:
             if not isinstance(item, str):
                 raise InputError(f"{where}: documents[{position}] is {json_kind(item)}; expected a string")
         return CandidatePool(query, items, qid)
-    candidates = [_candidate(item, f"{where}: candidates[{position}]") for position, item in enumerate(items)]
+    candidates = [to_candidate(item, f"{where}: candidates[{position}]", template) for position, item in enumerate(items)]
     return CandidatePool(query, [text for text, _ in candidates], qid, [fields for _, fields in candidates])
+
+
+def query_id(row: Mapping[str, Any], where: str) -> str | int | None:
+    """The first of QUERY_IDS that a row has; None if it has none. Raises InputError that begins with `where` for any other type."""
+    name, qid = next(((name, row[name]) for name in QUERY_IDS if row.get(name) is not None), ("qid", None))
+    if not isinstance(qid, str | int | None) or isinstance(qid, bool):
+        raise InputError(f"{where}: {name!r} is {json_kind(qid)}; expected a string or an integer")
+    return qid
+
+
+def to_candidate(item: object, where: str, template: DocumentTemplate | None = None) -> tuple[str, dict[str, Any]]:
+    """What the model reads of a candidate, by `template` (None: its text), and its fields other than the text.
+
+    The text is its first of `text`, `content` and `page_content`. Raises InputError that begins with `where` for anything else.
+    """
+    if not isinstance(item, dict):
+        raise InputError(f'{where}: {json_kind(item)}; expected {{"text": "...", ...}}')
+    name = next((name for name in ALIASES["text"] if item.get(name) is not None), "text")
+    fields = {key: value for key, value in item.items() if key != name}
+    if template is not None:
+        try:
+            return template.text(item, where), fields
+        except TypeError as error:
+            raise InputError(str(error)) from error
+    text = item.get(name)
+    if not isinstance(text, str):
+        raise InputError(f'{where}: an object whose {name!r} is {json_kind(text)}; expected {{"text": "...", ...}}')
+    return text, fields
+
+
+def candidate_id(fields: Mapping[str, Any]) -> object:
+    """The id among a candidate's fields: its `docid`, or else as `resift.documents.document_id` finds it; None if it has none."""
+    docid = fields.get("docid")
+    return document_id(fields) if docid is None else docid
 
 
 def decode_object(line: bytes, where: str) -> dict[str, Any]:
@@ -162,10 +193,11 @@ def json_kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def read_documents(path: str | os.PathLike[str], query: str) -> CandidatePool:
+def read_documents(path: str | os.PathLike[str], query: str, template: DocumentTemplate | None = None) -> CandidatePool:
     """One query's documents: one per line, or, if the first line begins with {, one JSON object {"text", ...} per line.
 
-    Blank lines are skipped. Raises InputError that names the file, and the line if one is at fault.
+    Blank lines are skipped. `template`: what the model reads of an object; None: its text. Raises InputError that names the file,
+    and the line if one is at fault.
     """
     pool = CandidatePool(query, [])
     is_json = False
@@ -173,7 +205,7 @@ def read_documents(path: str | os.PathLike[str], query: str) -> CandidatePool:
         where = f"{os.fspath(path)}, line {number}"
         is_json = line.lstrip().startswith(b"{") if not pool.lines else is_json
         if is_json:
-            text, fields = _candidate(decode_object(line, where), where)
+            text, fields = to_candidate(decode_object(line, where), where, template)
             pool.fields.append(fields)
         else:
             text = decode_text(line, where)
@@ -193,9 +225,14 @@ class Lines:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._name = os.fspath(path)
         self._raw: IO[bytes] | None = None
+        self._is_read = False
 
-    def __iter__(self) -> Generator[tuple[int, bytes], None, None]:
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
         """Number (from 1) and content of every line that is not blank. Raises InputError if the file cannot be read."""
+        return ((number, line) for number, line in self.every() if line.strip())
+
+    def every(self) -> Generator[tuple[int, bytes], None, None]:
+        """Number and content of every line, the blank ones, too, which may be in the middle of a cell of CSV."""
         try:
             with self._open() as file:
                 number = 0
@@ -207,8 +244,7 @@ class Lines:
                     if len(line) > LINE_LIMIT:
                         where = f"{self._name}, line {number}"
                         raise InputError(f"{where}: longer than {LINE_LIMIT} bytes; expected one document or pool per line")
-                    if line.strip():
-                        yield number, line
+                    yield number, line
         except (OSError, EOFError, zlib.error) as error:
             if isinstance(error, gzip.BadGzipFile) and git_lfs.is_pointer(Path(self._name)):
                 raise InputError(f"{self._name} is {git_lfs.DESCRIPTION}") from error
@@ -218,7 +254,7 @@ class Lines:
     def share(self) -> float | None:
         """Share of the file's bytes read so far, 0 to 1; None if the size is unknown."""
         if self._raw is None or self._name == "-":
-            return None
+            return 1.0 if self._is_read else None
         size = os.fstat(self._raw.fileno()).st_size
         return min(1.0, self._raw.tell() / size) if size else 1.0
 
@@ -246,7 +282,7 @@ class Lines:
                 else:
                     yield raw
             finally:
-                self._raw = None
+                self._raw, self._is_read = None, True
 
 
 def free_name(name: str, result_fields: Container[str], candidate_fields: Container[str]) -> str:
@@ -259,10 +295,3 @@ def free_name(name: str, result_fields: Container[str], candidate_fields: Contai
         while name in candidate_fields:
             name = f"given_{name}"
     return name
-
-
-def _candidate(item: object, where: str) -> tuple[str, dict[str, Any]]:
-    if not isinstance(item, dict) or not isinstance(item.get("text"), str):
-        kind = json_kind(item) if not isinstance(item, dict) else f"an object whose 'text' is {json_kind(item.get('text'))}"
-        raise InputError(f'{where}: {kind}; expected {{"text": "...", ...}}')
-    return item["text"], {name: value for name, value in item.items() if name != "text"}

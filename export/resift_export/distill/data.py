@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from resift.errors import InputError
 from resift.files.names import path_text
-from resift.pools.reading import decode_object, read_lines, read_pools
+from resift.pools.reading import decode_object, read_lines
+from resift.pools.source import read_pools
 from resift_export.distill.recipe import DataFile
 
 if TYPE_CHECKING:

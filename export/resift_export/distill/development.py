@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from resift.errors import ExportError
-from resift.evaluate.data.trec import checked_label
 from resift.metrics import TOP, kendall_tau, ndcg, top_overlap
+from resift.pools.trec import checked_label
 from resift.scoring import relevance
 from resift_export.distill.batches import padded_batches
 from resift_export.distill.recipe import Figures

@@ -105,7 +105,8 @@ def test_info_tells_what_runs(artifact, reranker):
     found = json.loads(answered(resift("info", artifact, "--threads", "1", "--max-length", "50", "--json")))
     assert found.keys() == {
         "artifact", "bytes", "model", "pair", "max_length", "graphs", "forced", "reference", "agreement", "search", "first_looks",
-        "plan", "recipe", "made_with", "tested_onnxruntime", "runs", "machine", "versions", "embedded_models",
+        "plan", "recipe", "made_with", "tested_onnxruntime", "runs", "machine", "versions", "embedded_models", "document_template",
+        "scores",
     }  # fmt: skip
     assert (found["artifact"], found["max_length"], found["forced"]) == (str(artifact), 50, False)
     (graph,) = found["graphs"]
@@ -127,8 +128,8 @@ def test_info_tells_what_runs(artifact, reranker):
 
 
 def test_info_of_the_embedded_model_by_name_or_by_default():
-    out = answered(resift("info"))
-    assert out == answered(resift("info", "ms-marco-minilm-l12"))
+    out = answered(resift("info", "--all"))
+    assert out == answered(resift("info", "ms-marco-minilm-l12", "--all"))
     assert "  id: cross-encoder/ms-marco-MiniLM-L12-v2\n" in out
     assert "\nruns:\n  variant: model.int8.onnx\n  precision: int8\n" in out
 

@@ -101,6 +101,37 @@ def test_a_cut_that_is_a_lower_bound_is_shown_as_one():
     ]
 
 
+def test_an_empty_document_is_shown_as_one_and_does_not_rank_first_in_silence():
+    found = [RankedDocument(0, 0.5, 1.0, " \n", 0), RankedDocument(1, 0.25, 0.0, "fire", 0)]
+    assert table(Ranking(tuple(found)), [1, 2], None)[1:] == [
+        "   1     0.500      1  (empty)",
+        "   2     0.250      2  fire",
+        "an empty document ranks first: the model finds no other one more relevant",
+    ]
+    assert len(table(Ranking(tuple(reversed(found))), [1, 2], None)) == 3
+    assert len(table(Ranking((found[0],)), [1, 2], None)) == 2
+
+
+def test_an_empty_text_in_json_lines_is_a_document_and_a_blank_line_is_none(artifact, reranker):
+    given = b'\n{"text": "", "id": 1}\n\n{"text": "the sea", "id": 2}\n'
+    found = json.loads(answered(resift("rerank", QUERY, "--model", artifact, "--json", given=given)))["results"]
+    assert {result["id"]: result["logit"] for result in found} == dict(
+        zip([1, 2], reranker.logits(QUERY, ["", "the sea"]).tolist(), strict=True)
+    )
+
+
+def test_a_template_an_instruction_and_a_scale_are_the_callers(artifact, reranker):
+    given = b'{"title": "Tides", "text": "The moon.", "id": 7}\n{"text": "The sea."}\n'
+    options = ["--document-template", r"{title}\n{text}", "--instruction", "find: ", "--scores", "logit"]
+    found = json.loads(answered(resift("rerank", QUERY, "--model", artifact, "--json", *options, given=given)))["results"]
+    expected = reranker.rerank(QUERY, ["Tides\nThe moon.", "The sea."], instruction="find: ")
+    assert [(each["index"], each["logit"], each["score"], each["document"]) for each in found] == [
+        (each.index, each.logit, each.logit, each.document) for each in expected
+    ]
+    (tides,) = [each for each in found if each["index"] == 0]
+    assert (tides["id"], tides["title"]) == (7, "Tides")
+
+
 def test_what_a_query_lost_is_said_at_the_end(artifact, reranker):
     query = "tides " * 300
     cut = reranker.rerank(query, DOCUMENTS).query_tokens_cut

@@ -14,8 +14,8 @@ import pytest
 
 from resift import Settings
 from resift.cli.main import main
-from resift.evaluate.data.trec import read_qrels
 from resift.evaluate.tuning.timing import Bench
+from resift.pools.trec import read_qrels
 from tests.support import tiny
 from tests.support.commands import LINES, QUERY, answered, resift
 

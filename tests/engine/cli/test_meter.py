@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
+from concurrent.futures import Future
 from contextlib import suppress
 
 import pytest
 
 from resift.cli import meter
-from resift.cli.meter import Meter, StageMeter
+from resift.cli.meter import Meter, StageMeter, wait_for
 
 
 class Terminal(io.StringIO):
@@ -107,3 +108,27 @@ def test_the_last_count_is_told_once_and_not_of_what_is_quick(clock, monkeypatch
         clock[0] += 11
         told(pools=1, pairs=1, share=1.0)
     assert sys.stderr.getvalue().count("\n") == 1
+
+
+def test_a_wait_shows_what_no_longer_waits_until_the_answer_is_there(monkeypatch):
+    monkeypatch.setattr(meter, "BAR_SECONDS", 0.0)
+    answer, waiting, shown = Future(), [30, 20, 20, 0, 0], []
+
+    def tell(stage, done, total):
+        shown.append((done, total))
+        if len(shown) == 2:
+            answer.set_result(None)
+
+    wait_for([answer], lambda: waiting.pop(0), tell, "rank")
+    assert shown == [(33, 100), (99, 100), (100, 100)]
+
+
+def test_what_was_done_before_does_not_count_for_the_estimate(monkeypatch):
+    """A resumed job whose first pool is at 90 % has still the time for the other 10 % before it."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Meter() as told:
+        told(pools=1, pairs=10, share=0.9)
+        told._last_write = -1e9
+        told(pools=2, pairs=20, share=0.95)
+        assert told._bar.initial == 0.9
+        assert told._bar.n == 0.95

@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from resift import Reranker
 from resift.cli.main import main
 from resift.cli.messages import _Visible
-from resift.cli.streams import MESSAGE_LIMIT, complain, shorten
+from resift.cli.streams import MESSAGE_LIMIT, complain, paragraph, shorten
 from resift.files.escapes import visible
 from tests.support.commands import DOCUMENTS, LINES, QUERY, RESIFT, TIMEOUT, answered, complaint, resift
 
@@ -283,3 +284,16 @@ def test_a_full_output_is_named(artifact, command):
         )
     assert done.returncode == 1
     assert done.stderr == b"resift: cannot write to standard output: No space left on device\n"
+
+
+def test_a_paragraph_fits_the_terminal_and_is_one_line_elsewhere(monkeypatch):
+    text = "half of the pools have 8 candidates or fewer: " * 4
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: False))
+    assert paragraph(text, "  ") == [f"  {text}"]
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
+    for columns, width in (("80", 80), ("50", 50), ("1", 40)):
+        monkeypatch.setenv("COLUMNS", columns)
+        lines = paragraph(text, "  ")
+        assert max(map(len, lines)) <= width
+        assert " ".join(lines).split() == text.split()
+        assert [line[:4].strip() != "" for line in lines] == [True, *[False] * (len(lines) - 1)]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from resift import ExtraError, InputError
 from resift.evaluate.data.dataset import DEPTH, read_dataset
 from resift.evaluate.data.retrieve import bm25
-from resift.evaluate.data.trec import LABEL_LIMIT
+from resift.pools.trec import LABEL_LIMIT
 
 
 def pool(qid, labels, **fields):
@@ -336,7 +336,7 @@ def test_a_count_below_1_or_of_another_type_is_refused(pools, option):
 
 def test_an_option_that_the_format_has_no_use_for_is_refused(pools, file, beir):
     for name in ("run", "retrieve", "split", "texts", "queries"):
-        with pytest.raises(InputError, match=f"candidate pools do; --{name} cannot be used with it"):
+        with pytest.raises(InputError, match=f"holds candidate pools; --{name} cannot be used with it"):
             read_dataset(pools(pool("x", [1, 0])), **{name: "bm25"})
     with pytest.raises(InputError, match="is a TREC run; --run, --split cannot"):
         read_dataset(file(RUN.encode(), "x.run"), run="x", split="dev")

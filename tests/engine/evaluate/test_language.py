@@ -11,7 +11,8 @@ from resift.artifact.folder import Artifact
 from resift.encoding.tokenizer import PairTokenizer
 from resift.evaluate.doctor import language
 from resift.evaluate.doctor.diagnosis import diagnose
-from resift.pools.reading import CandidatePool, read_pools
+from resift.pools.reading import CandidatePool
+from resift.pools.source import read_pools
 from tests.support import tiny
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from resift import InputError
-from resift.evaluate.data.trec import LABEL_LIMIT, read_qrels, read_run
 from resift.pools.reading import read_lines
+from resift.pools.trec import LABEL_LIMIT, read_qrels, read_run
 
 
 def run_of(path, depth=100):

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from resift import InputError, Ranking
 from resift.pools import reading as pools
-from resift.pools.reading import CandidatePool, decode_pool, read_documents, read_lines, read_pools
+from resift.pools.reading import CandidatePool, decode_pool, read_documents, read_lines
+from resift.pools.source import read_pools
 from tests.support.columns import columns_of
 
 GOOD = b'{"query": "q", "documents": ["a"]}\n'
@@ -153,7 +154,10 @@ OTHER_KINDS = {
     "bzip2": (bz2.compress(TEXT.encode()), "compressed with bzip2; unpack it"),
     "zstd": (b"\x28\xb5\x2f\xfd\x04\x58", "compressed with zstd; unpack it"),
     "zip": (b"PK\x03\x04\x14\0\0\0", "a zip archive"),
-    "parquet": (b"PAR1\x15\x04\x15\x40", "a parquet file; write its rows as JSON Lines first, or rank them with --engine ray"),
+    "parquet": (
+        b"PAR1\x15\x04\x15\x40",
+        "a parquet file; rank its rows with --pools, under a name that ends in .parquet",
+    ),
     "Git LFS": (POINTER, "a Git LFS pointer, not the file itself, which was not downloaded; fetch it with `git lfs pull`"),
 }
 

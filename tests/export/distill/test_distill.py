@@ -15,7 +15,8 @@ from resift import Reranker, Settings
 from resift.cli.main import parser
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import ExportError, InputError
-from resift.pools.reading import CandidatePool, read_pools
+from resift.pools.reading import CandidatePool
+from resift.pools.source import read_pools
 from resift_export.checkpoint import load as checkpoint
 from resift_export.checkpoint.config import CheckpointConfig
 from resift_export.checkpoint.layers import layers_of

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from resift.documents import DocumentTemplate
 from resift.errors import InputError
-from resift.evaluate.data.beir import Texts, find_judgements, read_corpus, read_queries
 from resift.evaluate.data.labelled_pools import read_labelled_pools
 from resift.evaluate.data.retrieve import bm25
 from resift.evaluate.data.selection import QuerySelection
-from resift.evaluate.data.trec import RUN_COLUMNS, Qrels, columns, find_qrels, read_qrels, read_run
 from resift.inputs import check_count
-from resift.pools.reading import CandidatePool, read_lines
+from resift.pools.beir import Texts, find_judgements, read_corpus, read_queries
+from resift.pools.reading import read_lines
+from resift.pools.runs import RunTexts
+from resift.pools.source import Source
+from resift.pools.trec import RUN_COLUMNS, Qrels, columns, find_qrels, read_qrels, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+    from resift.pools.reading import CandidatePool
 
     PathLike = str | os.PathLike[str]
     Format = Literal["pools", "beir", "trec"]
@@ -28,7 +33,8 @@ DEPTH = 100
 BEYOND = 2
 """Candidates read beyond the depth: one may be the query itself, and another shows that the pool is cut."""
 FORMATS = (
-    'candidate pools as JSON Lines ({"qid", "query", "candidates": [{"docid", "text", "label"}]} a line), '
+    'candidate pools as JSON Lines ({"qid", "query", "candidates": [{"docid", "text", "label"}]} a line) or as a table with a row '
+    "for each pair (.csv, .tsv or .parquet), "
     "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/test.tsv), or a TREC run ('qid Q0 docid rank score tag' a line)"
 )
 
@@ -74,12 +80,14 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
     queries: PathLike | None = None,
     depth: int | None = None,
     limit: int | None = None,
+    document_template: str = "auto",
 ) -> Dataset:
     """Reads labelled data in one of three formats, recognized by the contents of `path`.
 
-    - Candidate pools (see `resift.pools`). Labels are the candidates' "label" (null or missing: not judged), or come from `qrels`,
-      or else from NAME.qrels next to the file if it exists (NAME: up to the first dot). With such a file, the field is ignored,
-      and qid and docid are required; without one, a missing qid is the line's number, missing docids the positions from 0.
+    - Candidate pools as JSON Lines, CSV, TSV or Parquet (see `resift.pools`). Labels are the candidates' "label" (null or missing:
+      not judged), or come from `qrels`, or else from NAME.qrels next to the file if it exists (NAME: up to the first dot). With
+      such a file, the field is ignored, and qid and docid are required; without one, a missing qid is the number of the line or of
+      the pool's first row, missing docids the positions from 0.
     - A BEIR folder: corpus.jsonl, queries.jsonl (each may end in .gz), and qrels/SPLIT.tsv (`split`, default "test") or `qrels`.
       Its pools come from the TREC run `run`, or by BM25 with retrieve="bm25".
     - A TREC run, with `qrels` (or NAME.qrels), `texts` (documents as in BEIR's corpus.jsonl) and `queries` (as in BEIR's
@@ -88,6 +96,8 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
     Candidates keep the order given; those of a run are sorted by score, then by rank. `depth` is the maximum number of
     candidates in a pool (None: all of a pools file, otherwise DEPTH), and `limit` that of queries: reading ends after so many
     queries with a relevant document judged. Evaluated texts are kept in memory; everything else is read as a stream.
+    `document_template`: what is read of a candidate with fields, as in `Settings`; "auto": its text, and in BEIR's corpora its
+    title and its text.
 
     `QuerySelection` says which queries are left out, and why; `left_out` counts them by reason. A query whose relevant documents
     are all outside its pool stays: every ranking of it has the value 0, as in trec_eval. A query that is a document of the corpus,
@@ -99,6 +109,7 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
     """
     check_count("depth", depth)
     check_count("limit", limit)
+    template = None if document_template == "auto" else DocumentTemplate.parse(document_template)
     source = os.fspath(path)
     selection = QuerySelection(source, limit)
     beir_options, run_options = {"run": run, "retrieve": retrieve, "split": split}, {"texts": texts, "queries": queries}
@@ -110,29 +121,41 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
         _check_makers(source, run, retrieve)
         judged = read_qrels(find_judgements(Path(source), split or "test") if qrels is None else qrels)
         if run is None:
-            pools = _retrieved_pools(found, judged, selection, depth or DEPTH)
+            pools = _retrieved_pools(found, judged, selection, depth or DEPTH, template)
         else:
-            pools = _run_pools(os.fspath(run), read_lines(run), judged, selection, found, depth or DEPTH)
+            pools = _run_pools(os.fspath(run), read_lines(run), judged, selection, found, depth or DEPTH, template)
         return _dataset(source, "beir", pools, selection, depth or DEPTH)
-    lines = read_lines(path)
-    start = next(lines, None)
-    if start is None:
-        raise InputError(f"{source} holds no lines; expected {FORMATS}")
-    lines = chain([start], lines)
-    judgements = find_qrels(source) if qrels is None else qrels
-    if start[1].lstrip().startswith(b"{"):
-        _refuse(f"{source} holds JSON Lines, as candidate pools do", beir_options | run_options)
-        return _dataset(source, "pools", _labelled_pools(source, lines, judgements, selection, depth), selection, depth)
-    width = len(columns(start[1], f"{source}, line {start[0]}"))
+    with closing(Source(path, template=template)) as opened:
+        judgements = find_qrels(source) if qrels is None else qrels
+        if opened.form != "run" and not _is_other_text(opened):
+            _refuse(f"{source} holds candidate pools", beir_options | run_options)
+            return _dataset(source, "pools", _labelled_pools(opened, judgements, selection, depth), selection, depth)
+        _refuse(f"{source} is a TREC run", beir_options)
+        if judgements is None or texts is None or queries is None:
+            required = {"qrels": judgements, "texts": texts, "queries": queries}
+            missing = ", ".join(f"--{name} FILE" for name, value in required.items() if value is None)
+            raise InputError(f"{source} is a TREC run; its evaluation also needs {missing}")
+        files = Texts(texts, queries)
+        pools = _run_pools(source, opened.lines(), read_qrels(judgements), selection, files, depth or DEPTH, template)
+        return _dataset(source, "trec", pools, selection, depth or DEPTH)
+
+
+def _is_other_text(source: Source) -> bool:
+    """Whether the first line of what `Source` takes for JSON Lines is none, but may be a bad line of a run.
+
+    Raises InputError if it can be neither, or if there is none.
+    """
+    if source.form != "jsonl":
+        return False
+    if source.first is None:
+        raise InputError(f"{source.name} holds no lines; expected {FORMATS}")
+    number, line = source.first
+    if line.lstrip().startswith(b"{"):
+        return False
+    width = len(columns(line, f"{source.name}, line {number}"))
     if width != RUN_COLUMNS:
-        raise InputError(f"{source}, line {start[0]}: neither a JSON object nor 6 columns, but {width}; expected {FORMATS}")
-    _refuse(f"{source} is a TREC run", beir_options)
-    if judgements is None or texts is None or queries is None:
-        required = {"qrels": judgements, "texts": texts, "queries": queries}
-        missing = ", ".join(f"--{name} FILE" for name, value in required.items() if value is None)
-        raise InputError(f"{source} is a TREC run; its evaluation also needs {missing}")
-    pools = _run_pools(source, lines, read_qrels(judgements), selection, Texts(texts, queries), depth or DEPTH)
-    return _dataset(source, "trec", pools, selection, depth or DEPTH)
+        raise InputError(f"{source.name}, line {number}: neither a JSON object nor 6 columns, but {width}; expected {FORMATS}")
+    return True
 
 
 def _check_makers(source: str, run: PathLike | None, retrieve: str | None) -> None:
@@ -147,50 +170,40 @@ def _check_makers(source: str, run: PathLike | None, retrieve: str | None) -> No
 
 
 def _labelled_pools(
-    source: str, lines: Iterable[tuple[int, bytes]], judgements: PathLike | None, selection: QuerySelection, depth: int | None
+    source: Source, judgements: PathLike | None, selection: QuerySelection, depth: int | None
 ) -> Iterator[CandidatePool]:
     qrels = None if judgements is None else read_qrels(judgements)
-    for _, pool in selection.select(read_labelled_pools(source, lines, qrels, selection), qrels or ()):
+    for _, pool in selection.select(read_labelled_pools(source, qrels, selection), qrels or ()):
         selection.is_cut |= depth is not None and len(pool.documents) > depth
         yield pool.first(depth)
 
 
-def _retrieved_pools(texts: Texts, qrels: Qrels, selection: QuerySelection, depth: int) -> Iterator[CandidatePool]:
-    items = ((qid, qrels.get(qid, {}), query) for qid, query in read_queries(texts.queries))
+def _retrieved_pools(
+    files: Texts, qrels: Qrels, selection: QuerySelection, depth: int, template: DocumentTemplate | None
+) -> Iterator[CandidatePool]:
+    items = ((qid, qrels.get(qid, {}), query) for qid, query in read_queries(files.queries))
     queries = dict(selection.select(items, qrels))
-    rankings = bm25(read_corpus(texts.corpus), queries, depth + BEYOND)
-    documents = _documents(texts, rankings.values())
+    rankings = bm25(read_corpus(files.corpus, None, template), queries, depth + BEYOND)
+    documents = dict(read_corpus(files.corpus, {docid for docids in rankings.values() for docid in docids}, template))
+    texts = RunTexts("", files, queries, documents)
     for qid, docids in rankings.items():
-        yield _pool(qid, queries[qid], selection.docids(qid, docids, depth), documents)
+        yield texts.pool(qid, {}, selection.docids(qid, docids, depth))
 
 
 def _run_pools(  # noqa: PLR0913 - the files of a run, and how to select
-    run: str, lines: Iterable[tuple[int, bytes]], qrels: Qrels, selection: QuerySelection, texts: Texts, depth: int
+    run: str,
+    lines: Iterable[tuple[int, bytes]],
+    qrels: Qrels,
+    selection: QuerySelection,
+    files: Texts,
+    depth: int,
+    template: DocumentTemplate | None,
 ) -> Iterator[CandidatePool]:
     rankings = read_run(run, lines, depth + BEYOND)
     chosen = dict(selection.select(((qid, qrels.get(qid, {}), ranked) for qid, ranked in rankings), qrels))
-    queries = {qid: query for qid, query in read_queries(texts.queries) if qid in chosen}
-    documents = _documents(texts, chosen.values())
+    texts = RunTexts.read(run, files, chosen, template)
     for qid, ranked in chosen.items():
-        if qid not in queries:
-            line = min(ranked.values())
-            raise InputError(f"{run}, line {line}: query {qid!r} is not in {os.fspath(texts.queries)}")
-        docids = selection.docids(qid, ranked, depth)
-        for docid in docids:
-            if docid not in documents:
-                where = f"{run}, line {ranked[docid]}"
-                raise InputError(f"{where}: document {docid!r} is not in {os.fspath(texts.corpus)}; expected its text there")
-        yield _pool(qid, queries[qid], docids, documents)
-
-
-def _documents(texts: Texts, rankings: Iterable[Iterable[str]]) -> dict[str, str]:
-    """The text of every document that is in a ranking and in the corpus."""
-    return dict(read_corpus(texts.corpus, {docid for docids in rankings for docid in docids}))
-
-
-def _pool(qid: str, query: str, docids: Iterable[str], texts: Mapping[str, str]) -> CandidatePool:
-    fields = [{"docid": docid} for docid in docids]
-    return CandidatePool(query, [texts[candidate["docid"]] for candidate in fields], qid, fields)
+        yield texts.pool(qid, ranked, selection.docids(qid, ranked, depth))
 
 
 def _dataset(source: str, form: Format, pools: Iterable[CandidatePool], selection: QuerySelection, depth: int | None) -> Dataset:

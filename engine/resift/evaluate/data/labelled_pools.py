@@ -6,38 +6,37 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from resift.errors import InputError
-from resift.evaluate.data.beir import identifier
-from resift.evaluate.data.trec import checked_label
-from resift.pools.reading import decode_pool, json_kind
+from resift.pools.beir import identifier
+from resift.pools.reading import candidate_id, json_kind
+from resift.pools.trec import checked_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from resift.evaluate.data.selection import QuerySelection
-    from resift.evaluate.data.trec import Qrels
     from resift.pools.reading import CandidatePool
+    from resift.pools.source import Source
+    from resift.pools.trec import Qrels
 
 
 def read_labelled_pools(
-    name: str, lines: Iterable[tuple[int, bytes]], qrels: Qrels | None, selection: QuerySelection
+    source: Source, qrels: Qrels | None, selection: QuerySelection
 ) -> Iterator[tuple[str, Mapping[str, int], CandidatePool]]:
-    """The qid, judgements and pool of each numbered line of the file `name`; qid and docids in the pools are str.
+    """The qid, judgements and pool of each pool of a file; qid and docids in the pools are str.
 
-    Judgements are those of `qrels`, or else the candidates' "label" (null or missing: not judged). Without `qrels`, a missing
-    qid is the line's number, and missing docids are the positions, from 0. `selection` leaves the query itself out of its pool.
-    Raises InputError that names file and line.
+    Judgements are those of `qrels`, or else the candidates' "label" (null or missing: not judged). Without `qrels`, a missing qid
+    is the number of the pool's line or first row, and missing docids are the positions, from 0. `selection` leaves the query itself
+    out of its pool. Raises InputError that names file and line.
     """
     lines_by_qid: dict[str, int] = {}
-    for number, line in lines:
-        where = f"{name}, line {number}"
-        pool = decode_pool(line, where)
-        generated = str(number) if qrels is None and pool.qid is None else None
-        qid = generated or identifier(pool.qid, where, "'qid'")
+    for number, where, _, whole in source.checked():
+        generated = str(number) if qrels is None and whole.qid is None else None
+        qid = generated or identifier(whole.qid, where, "'qid'")
         if qid in lines_by_qid:
             raise InputError(f"{where}: qid {qid!r} again; it is in line {lines_by_qid[qid]}; expected each once")
         lines_by_qid[qid] = number
-        docids = _docids(pool, where, is_required=qrels is not None)
-        pool = selection.without_query(pool, qrels)
+        docids = _docids(whole, where, is_required=qrels is not None)
+        pool = selection.without_query(whole, qrels)
         docids = [docids[position] for position in pool.given_positions()]
         judged = _labels(pool, docids, where) if qrels is None else qrels.get(qid, {})
         fields: list[dict[str, Any]] = pool.fields or [{} for _ in docids]
@@ -53,7 +52,7 @@ def _docids(pool: CandidatePool, where: str, *, is_required: bool) -> list[str]:
         raise InputError(f"{where}: 'documents' have no ids for the judgements to name; expected 'candidates' with a 'docid'")
     places: dict[str, int] = {}
     for position, fields in enumerate(pool.fields):
-        docid = identifier(fields.get("docid"), f"{where}: candidates[{position}]", "'docid'")
+        docid = identifier(candidate_id(fields), f"{where}: candidates[{position}]", "'docid'")
         if docid in places:
             raise InputError(
                 f"{where}: candidates[{position}]: docid {docid!r} is also candidates[{places[docid]}]'s; expected each once"

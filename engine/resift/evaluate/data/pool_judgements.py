@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.evaluate.data.beir import identifier
 from resift.evaluate.data.labelled_pools import candidate_labels
-from resift.evaluate.data.trec import checked_label
 from resift.metrics import ndcg
+from resift.pools.beir import identifier
+from resift.pools.reading import candidate_id
+from resift.pools.trec import checked_label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ class PoolJudgements:
                 return None
             judged = {docid: checked_label(label, where) for docid, label in found.items()}
             docids = [
-                identifier(fields.get("docid"), f"{where}: candidates[{position}]", "'docid'")
+                identifier(candidate_id(fields), f"{where}: candidates[{position}]", "'docid'")
                 for position, fields in zip(pool.given_positions(), pool.fields or [{}] * len(pool.documents), strict=True)
             ]
             return cls._from([judged.get(docid, 0) for docid in docids], [*judged.values()])

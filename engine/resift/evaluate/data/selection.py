@@ -12,7 +12,7 @@ from resift.pools.reading import CandidatePool
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from resift.evaluate.data.trec import Qrels
+    from resift.pools.trec import Qrels
 
 Item = TypeVar("Item")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resift.pools.reading import candidate_id
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -32,7 +34,7 @@ def without_query(pool: CandidatePool, qrels: Mapping[str, Mapping[str, int]] | 
     qid = str(pool.qid)
     labels = (fields.get("label") if qrels is None else qrels.get(qid, {}).get(qid) for fields in pool.fields)
     marks = [
-        is_query(fields.get("docid"), qid, label) and _agrees(document, pool.query)
+        is_query(candidate_id(fields), qid, label) and _agrees(document, pool.query)
         for fields, label, document in zip(pool.fields, labels, pool.documents, strict=False)  # plain documents have no fields
     ]
     return pool.select([place for place, mark in enumerate(marks) if not mark]) if any(marks) else pool

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.evaluate.data.trec import Qrels
     from resift.evaluate.tuning.timing import StageProgress
     from resift.pools.reading import CandidatePool
+    from resift.pools.trec import Qrels
 
 CANDIDATES = (5, 10, 20, 30, 50, 100)
 TIMED_POOLS = 40

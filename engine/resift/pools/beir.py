@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resift.errors import InputError
-from resift.pools.reading import decode_object, decode_text, json_kind, read_lines
+from resift.pools.reading import decode_object, decode_text, json_kind, read_lines, to_candidate
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
     from pathlib import Path
+
+    from resift.documents import DocumentTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +30,27 @@ class Texts:
         return None if corpus is None or queries is None else cls(corpus, queries)
 
 
-def read_corpus(path: str | os.PathLike[str], docids: Container[str] | None = None) -> Iterator[tuple[str, str]]:
-    """The docid and text of every document, or of those in `docids`: {"_id" or "docid", "title"?, "text"} per line.
+def read_corpus(
+    path: str | os.PathLike[str], docids: Container[str] | None = None, template: DocumentTemplate | None = None
+) -> Iterator[tuple[str, str]]:
+    """The docid and text of every document, or of those in `docids`: {"_id", "docid" or "id", "title"?, "text"} per line.
 
-    A document's text is its title, a space and its text, as in BEIR's own baselines. Raises InputError that names file and line,
-    also for a docid that occurs twice (among `docids`, as no other ids are remembered).
+    What the model reads of a document is its title, a space and its text, as in BEIR's own baselines, or what `template` says.
+    Raises InputError that names file and line, also for a docid that occurs twice (among `docids`, as no other ids are remembered).
     """
     lines_by_id = dict[str, int]()
     for number, line in read_lines(path):
         where = f"{os.fspath(path)}, line {number}"
         row = decode_object(line, where)
-        docid = identifier(row.get("_id", row.get("docid")), where, "'_id' or 'docid'")
+        docid = identifier(row.get("_id", row.get("docid", row.get("id"))), where, "'_id' or 'docid'")
         if docids is not None and docid not in docids:
             continue
         if docid in lines_by_id:
             raise InputError(f"{where}: document {docid!r} again; it is in line {lines_by_id[docid]}; expected each once")
         lines_by_id[docid] = number
+        if template is not None:
+            yield docid, to_candidate(row, where, template)[0]
+            continue
         title, text = row.get("title"), row.get("text")
         title = "" if title is None else title
         for name, value in (("title", title), ("text", text)):

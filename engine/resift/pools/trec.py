@@ -72,8 +72,10 @@ def checked_label(label: int, where: str) -> int:
     return max(0, label)
 
 
-def read_run(path: str | os.PathLike[str], lines: Iterable[tuple[int, bytes]], depth: int) -> Iterator[tuple[str, dict[str, int]]]:
-    """Each query of a run, with its best `depth` docids, best first, and the number of the line that names each.
+def read_run(
+    path: str | os.PathLike[str], lines: Iterable[tuple[int, bytes]], depth: int | None = None
+) -> Iterator[tuple[str, dict[str, int]]]:
+    """Each query of a run, with its best `depth` docids (None: all), best first, and the number of the line that names each.
 
     `lines` are the numbered lines of the file `path`. Documents are sorted by score, highest first, as in trec_eval; those with
     equal scores by rank, and those with equal ranks in the file's order (trec_eval sorts equal scores by docid, which ignores the
@@ -109,6 +111,15 @@ def run_line(line: bytes, where: str) -> tuple[str, str, int, float]:
     return qid, docid, _integer(rank, f"{where}: the rank"), _score(score, where)
 
 
+def is_run_line(line: bytes) -> bool:
+    """Whether a line seems to be one of a run: of six columns, with a number as the rank and as the score."""
+    found = line.split()
+    try:
+        return len(found) == RUN_COLUMNS and math.isfinite(float(found[4])) and int(found[3]) is not None
+    except ValueError:
+        return False
+
+
 def columns(line: bytes, where: str) -> list[str]:
     """The columns, separated by ASCII white space as in trec_eval. Raises InputError for a NUL or text that is not UTF-8."""
     decode_text(line, where)
@@ -122,7 +133,7 @@ def _judgement(line: bytes, where: str, *, is_beir: bool) -> tuple[str, str, int
     return found[0], found[-2], _integer(found[-1].strip(), f"{where}: the label")
 
 
-def _best_first(ranked: dict[str, tuple[float, int, int]], depth: int) -> dict[str, int]:
+def _best_first(ranked: dict[str, tuple[float, int, int]], depth: int | None) -> dict[str, int]:
     return {docid: ranked[docid][2] for docid in sorted(ranked, key=ranked.__getitem__)[:depth]}
 
 
