@@ -19,13 +19,13 @@ Reason = Literal[
     "body size",
     "documents",  # too many of them
     "length",  # too many characters or tokens, or a pair that must not be cut
-    "tokenizer",  # it cannot encode a text
     "model",  # no such model
     "key",
     "busy",
     "late",  # no answer before the deadline
     "stopping",
-    "failed",
+    "failed",  # the model failed
+    "artifact",  # the model's files are damaged or gone
 ]
 
 
