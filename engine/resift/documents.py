@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from numbers import Integral, Number, Real
@@ -13,7 +14,6 @@ from resift.errors import InputError
 
 Document = str | Mapping[str, Any]
 """A text, or a mapping such as {"id": "d7", "title": "Tides", "text": "The moon's gravity ..."}."""
-DEFAULT_TEMPLATE = "{text}"
 EXAMPLE = r'such as "{title}\n{text}"'
 ALIASES = {"text": ("text", "content", "page_content")}
 """Fields by which a template's field is looked for, the first that is there: frameworks name the text differently."""
@@ -27,8 +27,8 @@ class DocumentTemplate:
     r"""What the model reads of a document that is a mapping, such as "{title}\n{text}".
 
     A field is looked for in the document, then in its `meta` and its `metadata`; "{meta.title}" names a nested one. The field
-    `text` stands for the first of `text`, `content` and `page_content`. A field that is missing or empty is left out, with what joins
-    it to the next field of its line; a line whose fields are all left out is left out itself.
+    `text` stands for the first of `text`, `content` and `page_content`. A field that is missing or empty is left out, with what
+    joins it to the next field of its line; a line whose fields are all left out is left out itself.
     """
 
     source: str
@@ -113,6 +113,9 @@ def _checked(name: str, form: str | None, conversion: str | None) -> str:
     return name.strip()
 
 
+DEFAULT = DocumentTemplate.parse("{text}")
+
+
 def document_id(document: Document) -> str | int | None:
     """The id of a mapping: its first of `id`, `_id`, `docid` and `doc_id` that is there; None if there is none, and for a str.
 
@@ -124,6 +127,46 @@ def document_id(document: Document) -> str | int | None:
     if isinstance(found, Integral) or (isinstance(found, Real) and float(found).is_integer()):
         return int(found)
     return None if found is None else str(found)
+
+
+def plain(value: object) -> Any:
+    """A value of a document as JSON has it, the whole of a list or a mapping.
+
+    NaN and infinity become None, half a surrogate pair U+FFFD, arrays lists, dates ISO 8601 text, and anything else its str().
+    """
+    match value:
+        case _ if _is_missing(value):
+            found: Any = None
+        case bool():
+            found = value
+        case str():
+            found = str.__str__(encodable(value))
+        case Integral():
+            found = int(value)
+        case Real():
+            found = float(value) if math.isfinite(value) else None
+        case Mapping():
+            found = {plain(str(key)): plain(inner) for key, inner in value.items()}
+        case date():
+            found = value.isoformat()
+        case _ if hasattr(value, "tolist"):
+            found = plain(value.tolist())
+        case Iterable() if not isinstance(value, bytes | bytearray):
+            found = [plain(inner) for inner in value]
+        case _:
+            found = plain(str(value))
+    return found
+
+
+def encodable(text: str) -> str:
+    """The text with U+FFFD in place of each half of a surrogate pair, which has no UTF-8 form."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _joined(parts: list[tuple[str | None, str]]) -> str:
@@ -147,10 +190,10 @@ def _value(document: Mapping[str, Any], field: str, name: str) -> str | None:
                 continue
             if not isinstance(value, str | Number | date):
                 raise TypeError(
-                    f"{name} has {type(value).__name__} in its field {alias:.60}; expected text or a number: make it text, or leave it "
-                    "out of the document template"
+                    f"{name} has {type(value).__name__} in its field {alias:.60}; expected text or a number: make it text, or "
+                    "leave it out of the document template"
                 )
-            found = str(value)
+            found = value if isinstance(value, str) else str(value)
             if found:
                 return found
     return found

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from resift.documents import DEFAULT, Document, document_id, plain
 from resift.inputs import check_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from resift.inputs import Candidates
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -22,7 +26,7 @@ class Scored:
     logits: NDArray[np.float32]
     """float32[n]: what a ranking is sorted by, from the last graph that scored the pair; different graphs do not compare"""
     scores: NDArray[np.float32]
-    """float32[n]: on the scale that the model declares; NaN for pairs of which the full graph did not score all windows"""
+    """float32[n]: on the scale of `Settings.scores`; NaN for pairs of which the full graph did not score all windows"""
     tokens_cut: NDArray[np.int32]
     """int32[n]: tokens cut from the end of each document because the pair was too long, or too long for all its windows"""
     tokens_cut_at_least: NDArray[np.bool_]
@@ -52,6 +56,10 @@ class Scored:
         }
         return replace(self, **columns)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields as JSON has them: a list for each column, null for a number that is missing."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
@@ -60,11 +68,12 @@ class RankedDocument:
     index: int
     """its position in the caller's list, from 0"""
     score: float | None
-    """on the scale that the model declares: a logit, or a probability in [0, 1]; None if the full graph did not score all windows
-    of the document, which happens only with a plan named by the caller or with a deadline"""
+    """on the scale of `Settings.scores`: a logit, or a number in [0, 1]; None if the full graph did not score all windows of the
+    document, which happens only with a plan named by the caller or with a deadline"""
     logit: float | None
     """from the graph named by `scored_by`; None if no graph scored the document"""
-    document: str
+    document: Document = field(hash=False)
+    """the caller's own"""
     tokens_cut: int
     """tokens cut from the end of the document because the pair was too long, or too long for all its windows"""
     tokens_cut_at_least: bool = False
@@ -75,6 +84,22 @@ class RankedDocument:
     """number of its windows that `scored_by` scored: all, unless time ran out; above 1 only with `Settings.windows`"""
     window: int = 0
     """number, from 0, of the window with the largest logit (of equal ones, the first), which is the document's logit"""
+    text: str = field(default="", repr=False)
+    """what the model read of the document: a str itself; of a mapping, what `Settings.document_template` says"""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.document, str):
+            object.__setattr__(self, "text", self.document)
+
+    @property
+    def id(self) -> str | int | None:
+        """The id of a document that is a mapping: its first of `id`, `_id`, `docid` and `doc_id`; None for a str."""
+        return document_id(self.document)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON has it, with the document as the caller gave it and its id, but not `text`."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "text"}
+        return plain({"index": self.index, "id": self.id, **columns})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +117,21 @@ class Ranking(Sequence[RankedDocument]):
     """whether documents may have had several windows"""
 
     @classmethod
-    def of(cls, documents: Sequence[str], scored: Scored, *, top_k: int | None = None) -> Ranking:
+    def of(
+        cls,
+        documents: Sequence[Document],
+        scored: Scored,
+        *,
+        top_k: int | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> Ranking:
         """Ranks `documents` by what `Reranker.submit` returned for them, best first, and keeps the best `top_k` (None: all).
 
-        Raises TypeError and InputError for a `top_k` that cannot be used.
+        `texts`: what the model read of each document, as from `Reranker.texts`; None: what it reads without a template in the
+        Settings. Raises TypeError and InputError for documents or a `top_k` that cannot be used.
         """
-        check_count("top_k", top_k)
+        top_k = check_count("top_k", top_k)
+        given = list(documents)
         count, graphs = len(scored.logits), scored.graphs
         order = best_first(scored.logits, scored.stages_done)[:top_k]
         done = len(graphs) if scored.stages_done is None else scored.stages_done
@@ -112,11 +146,12 @@ class Ranking(Sequence[RankedDocument]):
                     index,
                     _or_none(score),
                     _or_none(logit),
-                    documents[index],
+                    given[index],
                     cut,
                     bound,
                     graphs[stage - 1] if stage else None,
                     *rest,
+                    text=DEFAULT.text(given[index], f"documents[{index}]") if texts is None else texts[index],
                 )
                 for index, score, logit, cut, bound, stage, *rest in rows
             ),
@@ -133,6 +168,23 @@ class Ranking(Sequence[RankedDocument]):
     def __getitem__(self, index: slice) -> tuple[RankedDocument, ...]: ...
     def __getitem__(self, index: int | slice) -> RankedDocument | tuple[RankedDocument, ...]:
         return self.results[index]
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Its results as JSON has them, best first; see `RankedDocument.to_dict`."""
+        return [result.to_dict() for result in self.results]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ranking as JSON has it: no NaN, no number or array of numpy's, no text without a UTF-8 form."""
+        return {"results": self.to_list(), "query_tokens_cut": self.query_tokens_cut, "windowed": self.windowed}
+
+    def to_json(self) -> str:
+        """`to_dict` as one line of JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+
+def rank(pools: Sequence[Candidates], scored: Sequence[Scored], top_k: int | None) -> list[Ranking]:
+    """The Ranking of each of the pools, whose candidates were scored so."""
+    return [Ranking.of(pool.given, each, top_k=top_k, texts=pool.documents) for pool, each in zip(pools, scored, strict=True)]
 
 
 def best_first(logits: NDArray[np.float32], stages_done: NDArray[np.int8] | None) -> NDArray[np.intp]:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.artifact.manifest import Activation, Relevance
+    from resift.settings import Scale
+
+ACTIVATION: dict[Scale, Activation] = {"logit": "identity", "sigmoid": "sigmoid"}
+"""From the scale of scores to the activation that gives it."""
 
 
 def relevance(logits: NDArray[np.float32], rule: Relevance, *, positions: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
@@ -34,7 +38,7 @@ def relevance(logits: NDArray[np.float32], rule: Relevance, *, positions: NDArra
 
 
 def activate(logits: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
-    """Scores, float32 of the same shape, on the scale that the model declares."""
+    """Scores, float32 of the same shape."""
     if activation == "identity":
         return logits
     with np.errstate(under="ignore"):

@@ -8,20 +8,20 @@ import numpy as np
 
 from resift.encoding.windows import best_rows
 from resift.ranking import Scored
-from resift.scoring import activate, relevance
+from resift.scoring import ACTIVATION, activate, relevance
 
 if TYPE_CHECKING:
-    from resift.artifact.manifest import Activation
     from resift.scheduling.call import Call
+    from resift.settings import Scale
 
 
-def scored_of(call: Call, *, full: str = "full", activation: Activation = "identity", windowed: bool = False) -> Scored:
+def scored_of(call: Call, *, full: str = "full", scale: Scale = "logit", windowed: bool = False) -> Scored:
     """The columns of a call that has ended.
 
     A document has the logit of its best window, by the last graph that scored all its windows. If time ran out before even the
     first graph had scored all of them, it has the best logit among the windows that were scored, and its `Scored.stages_done` is 0.
-    `full`: name of the graph whose logits become scores, by `activation`. `windowed`: whether documents may have several windows,
-    which fills in the columns of windows. Raises LogitsError that names the document.
+    `full`: name of the graph whose logits become scores, on `scale`. `windowed`: whether documents may have several windows, which
+    fills in the columns of windows. Raises LogitsError that names the document.
     """
     encodings, documents, done, order = call.encodings, call.encodings.documents, call.document_steps, call.order
     stage = np.maximum(done, 1)[documents]
@@ -40,7 +40,7 @@ def scored_of(call: Call, *, full: str = "full", activation: Activation = "ident
     logits = values[best]
     return Scored(
         logits=logits,
-        scores=activate(np.where(by_last & (last == full), logits, np.float32(np.nan)), activation),
+        scores=activate(np.where(by_last & (last == full), logits, np.float32(np.nan)), ACTIVATION[scale]),
         tokens_cut=encodings.tokens_cut[order],
         tokens_cut_at_least=encodings.tokens_cut_at_least[order],
         query_tokens_cut=encodings.query_tokens_cut,
