@@ -86,6 +86,8 @@ class V1Request(V2Request, kw_only=True):
     """fields of the documents that are read, joined by line breaks, in this order"""
     max_chunks_per_doc: Count | None = None
     """accepted: a document is read as one chunk, from its start"""
+    instruction: str | None = None
+    """vLLM's: put before the query, in place of the prompt that the model declares"""
     raw_scores: bool | None = None
     """infinity's: true for logits"""
     use_activation: bool | None = None
@@ -139,6 +141,7 @@ def _request(body: V2Request, texts: list[str]) -> list[RankingRequest]:
         model=body.model,
         query=body.query,
         documents=texts,
+        instruction=body.instruction if isinstance(body, V1Request) else None,
         top_n=body.top_n,
         document_tokens=body.max_tokens_per_doc,
         plan=body.plan,
@@ -186,7 +189,7 @@ def _results(body: V2Request, answer: RankingResult, scores: Sequence[float]) ->
 def _document(document: str | Fields, result: RankedDocument) -> Fields:
     """The fields of a document, with `text`, which Cohere's and Jina's clients read."""
     own = {} if isinstance(document, str) else document
-    return own if isinstance(own.get("text"), str) else {**own, "text": result.document}
+    return own if isinstance(own.get("text"), str) else {**own, "text": result.text}
 
 
 def _meta(version: str, body: V2Request, answer: RankingResult) -> Meta:

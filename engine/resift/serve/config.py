@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_o
 import msgspec
 from msgspec import inspect
 
-from resift.documents import DEFAULT_TEMPLATE, DocumentTemplate
+from resift.documents import DocumentTemplate
 from resift.errors import InputError
 from resift.files.whole import read_toml
-from resift.settings import LARGEST, Precision, Provider, Settings
+from resift.settings import LARGEST, Precision, Provider, Scale, Settings
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +31,6 @@ Threads = Annotated[int, Meta(ge=1, le=LARGEST["threads"])]
 Length = Annotated[int, Meta(ge=1, le=LARGEST["max_length"])]
 Windows = Annotated[int, Meta(ge=1, le=LARGEST["windows"])]
 BatchTokens = Annotated[int, Meta(ge=1, le=LARGEST["token_budget"])]
-Scale = Literal["sigmoid", "logit"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Alias = Annotated[str, Meta(pattern="^[^=]+=.", title="NAME=MODEL")]
 Key = Annotated[str, Meta(pattern=r"^([!-~]([ -~]*[!-~])?)?\Z", title="printable ASCII without outer spaces")]
@@ -58,8 +57,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     api_key: Annotated[Key, Meta(description="require `Authorization: Bearer KEY`; better given in the environment")] = ""
     no_auth: Annotated[bool, Meta(description="serve other machines without a key")] = False
     cors_origin: Annotated[list[Origin], Meta(description=CORS)] = []
-    scores: Annotated[Scale, Meta(description="scale of scores: sigmoid, or logit as with raw_scores")] = "sigmoid"
-    document_template: Annotated[str, Meta(description="what is read of documents that are objects, by field")] = DEFAULT_TEMPLATE
+    scores: Annotated[Scale | None, Meta(description="scale of scores: sigmoid, or logit as with raw_scores; unset: sigmoid")] = (
+        None
+    )
+    document_template: Annotated[str, Meta(description="what is read of documents that are objects; unset: {text}")] = ""
     settings: Annotated[str, Meta(description="the engine's settings from a TOML file, such as `resift tune` writes")] = ""
     provider: Annotated[Provider | None, Meta(description="where to run: cpu or cuda; unset: the best available")] = None
     precision: Annotated[Precision | None, Meta(description="int8 or float32; unset: the fastest available")] = None
@@ -108,7 +109,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def check(self) -> None:
         """Raises InputError for settings that contradict each other, and for a document template that cannot be read."""
-        DocumentTemplate.parse(self.document_template)
+        if self.document_template:
+            DocumentTemplate.parse(self.document_template)
         if not (self.api_key or self.no_auth or _is_loopback(self.host)):
             raise InputError(
                 f"--host {self.host} can be reached from other machines; set {PREFIX}API_KEY, "
@@ -125,6 +127,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "precision": self.precision,
             "threads": self.threads,
             "max_length": self.max_length,
+            "scores": self.scores,
+            "document_template": self.document_template or None,
             "windows": self.windows,
             "token_budget": self.max_batch_tokens,
             "waiting_tokens": self.max_waiting_tokens,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.documents import DocumentTemplate
+from resift.documents import DEFAULT, DocumentTemplate
 from resift.errors import ArtifactError, ClosedError, InputError, OverloadedError, ProviderError, ResiftError
 from resift.plans import Plan, Stage
 from resift.ranking import Ranking, decreasing
@@ -41,8 +41,11 @@ class Service:
     def __init__(self, config: Config, models: Models) -> None:
         self.config = config
         self.models = models
-        self.template = DocumentTemplate.parse(config.document_template)
+        settings = config.engine()
+        template = settings.document_template
+        self.template = DEFAULT if template == "auto" else DocumentTemplate.parse(template)
         """what is read of documents that are objects"""
+        self._gives_logits = settings.scores == "logit"
         self.admission = Admission(config)
         self.metrics = Metrics(models, self.admission)
         self.is_warm = False
@@ -163,7 +166,7 @@ class Service:
         scored = [result.logit for result in ranking if result.score is not None and result.logit is not None]
         rest: list[float | None] = [None] * (len(ranking) - len(scored))
         logits = decreasing([*scored, *rest])
-        if self.config.scores == "logit":
+        if self._gives_logits:
             return logits, logits
         return logits, decreasing([*activate(np.array(scored, np.float32), "sigmoid").tolist(), *rest], minimum=0.0)
 
@@ -177,6 +180,7 @@ async def _encode(reranker: Reranker, request: RankingRequest) -> Call:
             top_k=request.top_n,
             plan=request.plan,
             budget_ms=request.budget_ms,
+            instruction=request.instruction,
         )
     except InputError as error:
         raise Refusal("invalid", str(error)) from error

@@ -39,6 +39,8 @@ class ScoreRequest(msgspec.Struct, kw_only=True):
     use_activation: bool | None = None
     """false for logits"""
     max_tokens_per_doc: Count | None = None
+    instruction: str | None = None
+    """put before the query, in place of the prompt that the model declares"""
 
     def pools(self) -> dict[str, list[tuple[int, str]]]:
         """The documents of each distinct query, each with the position of its pair. Raises Refusal."""
@@ -100,6 +102,7 @@ def _read(body: ScoreRequest, _: DocumentTemplate) -> list[RankingRequest]:
             model=body.model,
             query=query,
             documents=[document for _, document in pool],
+            instruction=body.instruction,
             document_tokens=body.max_tokens_per_doc,
             plan="full",
         )

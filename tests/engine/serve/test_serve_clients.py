@@ -161,6 +161,16 @@ def test_the_scale_of_scores_is_a_setting(reranker):
     assert sorted((row["score"] for row in scores), reverse=True) == logits
 
 
+def test_an_instruction_is_put_before_the_query(served, reranker):
+    given = {"instruction": "find physics"}
+    found = served.post("/rerank", ASKED | given | {"raw_scores": True}).json()["results"]
+    expected = reranker.rerank(QUERY, DOCUMENTS, **given)
+    assert [(row["index"], row["relevance_score"]) for row in found] == [(result.index, result.logit) for result in expected]
+    assert [row["relevance_score"] for row in found] != [result.logit for result in reranker.rerank(QUERY, DOCUMENTS)]
+    scores = served.post("/score", PAIRS | given | {"use_activation": False}).json()["data"]
+    assert [row["score"] for row in scores] == reranker.logits(QUERY, DOCUMENTS, **given).tolist()
+
+
 def test_a_document_comes_back_with_its_fields_and_with_text(served):
     documents = [{"title": "Tides", "body": "The moon."}, {"text": "Bread.", "page": 3}, {"content": "Sea.", "text": 7}]
     body = {"query": QUERY, "documents": documents[:1], "rank_fields": ["title", "body"], "return_documents": True}

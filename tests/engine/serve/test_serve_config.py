@@ -169,6 +169,8 @@ def test_a_key_is_never_shown():
 def test_the_engines_settings_come_from_it():
     found = gathered("--threads", "2", "--max-length", "64", "--windows", "4", "--max-batch-tokens", "99").engine()
     assert found == Settings(threads=2, max_length=64, windows=4, token_budget=99, waiting_tokens=1 << 21, waiting_seconds=1.0)
+    found = gathered("--scores", "logit", "--document-template", "{title}").engine()
+    assert (found.scores, found.document_template) == ("logit", "{title}")
 
 
 def test_the_help_names_every_setting():
