@@ -19,14 +19,8 @@ import sys
 import traceback
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 
-QUERY = "why are there two high tides a day"
-FILE = Path(__file__).parents[1] / "examples" / "tides.txt"
-DOCUMENTS = FILE.read_text(encoding="utf-8").splitlines()
-TOP = 3
-KEY = "a-key-of-the-test"
-MODEL = "rerank-v3.5"
+from request_clients import BY_REQUEST, DOCUMENTS, FILE, KEY, MODEL, QUERY, TOP
 
 
 def cohere_v1(url):
@@ -71,15 +65,6 @@ def cohere_errors(url):
             message = ""
         assert message, (kind, change or key)
     return cohere_v2(url)
-
-
-def tei_by_requests(url):
-    import requests
-
-    body = {"query": QUERY, "texts": DOCUMENTS, "truncate": True}
-    reply = requests.post(f"{url}/rerank", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=30)
-    reply.raise_for_status()
-    return [(rank["index"], rank["score"]) for rank in reply.json()][:TOP]
 
 
 def tei_by_huggingface_hub(url):
@@ -140,18 +125,112 @@ def llamaindex(postprocessor):
     return [(int(node.node.node_id), node.score) for node in found]
 
 
+def litellm_cohere(url):
+    return litellm("cohere", f"{url}/v2/rerank")
+
+
+def litellm_jina_ai(url):
+    return litellm("jina_ai", f"{url}/v1/rerank")
+
+
+def litellm_infinity(url):
+    return litellm("infinity", url)
+
+
+def litellm_hosted_vllm(url):
+    return litellm("hosted_vllm", f"{url}/v1/rerank")  # it posts to /rerank
+
+
+def litellm_huggingface(url):
+    return litellm("huggingface", url)
+
+
+def litellm(provider, url):
+    import litellm
+
+    reply = litellm.rerank(
+        model=f"{provider}/{MODEL}", query=QUERY, documents=DOCUMENTS, top_n=TOP, return_documents=True, api_base=url, api_key=KEY
+    )
+    found = [result for result in reply.results if "document" in result]
+    assert all(result["document"]["text"] == DOCUMENTS[result["index"]] for result in found)
+    return [(result["index"], result["relevance_score"]) for result in reply.results]
+
+
+def infinity_client(url):
+    from infinity_client import AuthenticatedClient
+    from infinity_client.api.default import rerank
+    from infinity_client.models import RerankInput
+
+    with AuthenticatedClient(base_url=url, token=KEY) as client:
+        reply = rerank.sync(client=client, body=RerankInput(query=QUERY, documents=DOCUMENTS, model=MODEL, top_n=TOP))
+    return [(result.index, result.relevance_score) for result in reply.results]
+
+
+def rerankers_cohere(url):
+    return rerankers("cohere", f"{url}/v1/rerank")
+
+
+def rerankers_jina(url):
+    return rerankers("jina", f"{url}/v1/rerank")
+
+
+def rerankers_voyage(url):
+    return rerankers("voyage", f"{url}/v1/rerank")
+
+
+def rerankers_tei(url):
+    return rerankers("text-embeddings-inference", f"{url}/rerank")
+
+
+def rerankers(provider, url):
+    from rerankers.models.api_rankers import APIRanker
+
+    found = APIRanker(MODEL, KEY, provider, url=url).rank(QUERY, DOCUMENTS, doc_ids=list(range(len(DOCUMENTS))))
+    return [(result.document.doc_id, result.score) for result in found.top_k(TOP)]
+
+
+def voyageai(url):
+    import voyageai
+
+    found = voyageai.Client(KEY, base_url=f"{url}/v1").rerank(QUERY, DOCUMENTS, model="rerank-2.5", top_k=TOP).results
+    assert all(result.document == DOCUMENTS[result.index] for result in found)
+    return [(result.index, result.relevance_score) for result in found]
+
+
+def openai_models(url):
+    from openai import OpenAI
+
+    with OpenAI(api_key=KEY, base_url=f"{url}/v1") as client:
+        names = [model.id for model in client.models.list()]
+        assert names
+        assert client.models.retrieve(names[0]).id == names[0]
+    return cohere_v2(url)
+
+
 CLIENTS = {
     cohere_v1: "cohere",
     cohere_v2: "cohere",
     cohere_v2_async: "cohere",
     cohere_errors: "cohere",
-    tei_by_requests: "requests",
     tei_by_huggingface_hub: "huggingface_hub",
     langchain_cohere_rerank: "langchain-cohere",
     langchain_jina_rerank: "langchain-community",
     llamaindex_cohere_rerank: "llama-index-postprocessor-cohere-rerank",
     llamaindex_jina_rerank: "llama-index-postprocessor-jinaai-rerank",
     llamaindex_tei_rerank: "llama-index-postprocessor-tei-rerank",
+    litellm_cohere: "litellm",
+    litellm_jina_ai: "litellm",
+    litellm_infinity: "litellm",
+    litellm_hosted_vllm: "litellm",
+    litellm_huggingface: "litellm",
+    infinity_client: "infinity-client",
+    rerankers_cohere: "rerankers",
+    rerankers_jina: "rerankers",
+    rerankers_voyage: "rerankers",
+    rerankers_tei: "rerankers",
+    voyageai: "voyageai",
+    openai_models: "openai",
+    **BY_REQUEST,
 }
 """Each client with the name of its package."""
 

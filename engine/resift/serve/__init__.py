@@ -1,1 +1,1 @@
-"""The server (extra: serve): HTTP in the formats of Cohere, Jina and text-embeddings-inference, on top of Reranker.submit."""
+"""The server (extra: serve): HTTP in the formats of Cohere, Jina, Voyage, TEI, vLLM and others, on top of Reranker.aencode."""

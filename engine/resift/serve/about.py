@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,15 @@ import msgspec
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from resift.serve import openapi
-from resift.serve.api_table import APIS
+from resift.serve import error_reply, model_list, openapi
+from resift.serve.access import RequestRecord
+from resift.serve.api_table import PATHS
 from resift.serve.endpoint import check_key
 from resift.serve.request import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
 
     from resift.serve.service import Service
@@ -24,11 +28,12 @@ POLICY = "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-
 
 
 class About:
-    """Answers GET requests. /info and /metrics need the API key, if there is one; probes and documentation do not."""
+    """Answers GET and HEAD. The probes and the documentation need no API key; all else does, if there is one."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._document = openapi.document(APIS, version("resift"), service.config)
+        self._document = openapi.document(PATHS, version("resift"), service.config)
+        self._began = int(time.time())
 
     def routes(self) -> list[Route]:
         """The routes; each is answered by one method."""
@@ -36,6 +41,8 @@ class About:
             "/health": self.health,
             "/ready": self.ready,
             "/info": self.info,
+            "/v1/models": self.models,
+            "/v1/models/{name:path}": self.model,
             "/metrics": self.metrics,
             "/openapi.json": self.document,
             "/docs": self.docs,
@@ -54,12 +61,21 @@ class About:
 
     async def info(self, request: Request) -> Response:
         """The first model in the fields of text-embeddings-inference, and the names of all models."""
-        return self._refusal(request) or as_json(self._info())
+        return self._keyed(request, self._info)
+
+    async def models(self, request: Request) -> Response:
+        """The models in OpenAI's format."""
+        return self._keyed(request, lambda: model_list.listed(self._service.models, self._began))
+
+    async def model(self, request: Request) -> Response:
+        """One model in OpenAI's format."""
+        name = request.path_params["name"]
+        return self._keyed(request, lambda: model_list.found(self._service.models, name, self._began))
 
     async def metrics(self, request: Request) -> Response:
         """Metrics for Prometheus."""
-        return self._refusal(request) or Response(
-            self._service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        return self._keyed(
+            request, lambda: Response(self._service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
         )
 
     async def document(self, _: Request) -> Response:
@@ -71,18 +87,22 @@ class About:
         page, style = openapi.page(self._document)
         return HTMLResponse(page, headers={"content-security-policy": POLICY.format(style=style)})
 
-    def _refusal(self, request: Request) -> Response | None:
+    def _keyed(self, request: Request, answer: Callable[[], object]) -> Response:
+        """The answer as JSON, unless it is a Response, to a request that carries the key."""
         try:
             check_key(request.headers, self._service.config.api_key)
+            content = answer()
         except Refusal as refusal:
-            return as_json({"error": str(refusal)}, 401, {"www-authenticate": "Bearer"})
-        return None
+            error = error_reply.refuse(refusal, RequestRecord.of(request.scope).id)
+            return as_json(error, error.error.code, {"www-authenticate": "Bearer"} if refusal.reason == "key" else None)
+        return content if isinstance(content, Response) else as_json(content)
 
     def _info(self) -> dict[str, Any]:
         config, name = self._service.config, self._service.models.first
         reranker = self._service.models.rerankers[name]
         return {
-            "model_id": name,
+            "model_id": reranker.artifact.manifest.model.id,
+            "served_model_name": name,
             "model_sha": reranker.artifact.manifest.model.revision,
             "model_dtype": reranker.precision,
             "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},

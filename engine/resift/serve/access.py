@@ -16,13 +16,15 @@ from resift.serve.logs import log
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from resift.serve.metrics import Metrics
+    from resift.serve.service import Service
 
 ID_HEADER = "x-request-id"
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """A client's id that matches is used for its request; any other is replaced."""
 CLIENT_CLOSED = 499
 """The status in logs and metrics for a client that went away before its answer, as in nginx."""
+METHOD_LIMIT, PATH_LIMIT = 20, 200
+"""Characters of a method and of a path that are logged or quoted in an answer."""
 PROBES = ("/health", "/ready", "/metrics")
 """Paths that machines request every few seconds: they are logged at level debug, unless they fail."""
 
@@ -48,9 +50,9 @@ class RequestRecord:
 class Access:
     """ASGI middleware that records every request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
-        self._metrics = metrics
+        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the app, then logs and counts the request."""
@@ -63,7 +65,10 @@ class Access:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)[ID_HEADER] = record.id
+                headers = MutableHeaders(scope=message)
+                headers[ID_HEADER] = record.id
+                if self._service.admission.is_stopping:
+                    headers["connection"] = "close"  # a request that came later on this connection would be lost
             await send(message)
 
         began = time.perf_counter()
@@ -71,15 +76,14 @@ class Access:
             await self._app(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - began
-            self._metrics.count_request(record.api, record.status, seconds)
-            path = scope["path"][:200]
+            self._service.metrics.count_request(record.api, record.status, seconds)
             is_probe = scope["path"] in PROBES and record.status < 400
             log(
                 "request",
                 level=logging.DEBUG if is_probe else logging.INFO,
                 request_id=record.id,
-                method=scope["method"],
-                path=path,
+                method=scope["method"][:METHOD_LIMIT],
+                path=scope["path"][:PATH_LIMIT],
                 status=record.status,
                 seconds=round(seconds, 6),
                 client=(scope.get("client") or [None])[0],

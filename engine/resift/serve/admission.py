@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from resift.serve.request import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from resift.serve.config import Config
     from resift.serve.request import RankingRequest
@@ -45,18 +45,16 @@ class Admission:
             self.requests -= 1
 
     @contextmanager
-    def text(self, request: RankingRequest, seconds: float) -> Iterator[None]:
-        """Counts a request's characters while they wait. If no other characters wait, there is no limit on their number.
+    def text(self, requests: Sequence[RankingRequest], seconds: float) -> Iterator[None]:
+        """Counts the characters of a body's requests while they wait. If no others wait, there is no limit on their number.
 
-        `seconds`: the predicted time until the waiting work has run. Raises Refusal for a request that is too large, or if too many
-        characters would wait.
+        `seconds`: the predicted time until the waiting work has run. Raises Refusal for requests that are too large together, or if
+        too many characters would wait.
         """
-        if len(request.documents) > self._config.max_client_batch_size:
-            raise Refusal(
-                "documents",
-                f"batch size {len(request.documents)} > maximum allowed batch size {self._config.max_client_batch_size}",
-            )
-        characters = request.characters
+        documents = sum(len(request.documents) for request in requests)
+        if documents > self._config.max_client_batch_size:
+            raise Refusal("documents", f"batch size {documents} > maximum allowed batch size {self._config.max_client_batch_size}")
+        characters = sum(request.characters for request in requests)
         if characters > self._config.max_request_characters:
             raise Refusal(
                 "length",

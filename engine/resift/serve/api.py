@@ -1,4 +1,4 @@
-"""Api: one HTTP format. It reads a body into a RankingRequest, and writes a RankingResult or a Refusal."""
+"""Api: one HTTP format. It reads a body into RankingRequests, and writes their RankingResults or a Refusal."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from resift.errors import InputError
 from resift.files.json_decoding import decode_halves, json_fault
 from resift.serve.request import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from resift.documents import Document, DocumentTemplate
     from resift.ranking import RankedDocument
     from resift.serve.request import RankingRequest, RankingResult, Reason
 
 Milliseconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class Extensions(msgspec.Struct, kw_only=True):
-    """Fields that resift adds to every format."""
+    """Fields that resift adds to every format of rankings."""
 
     return_tokens_cut: bool = False
     """each result says how many of its tokens were cut"""
@@ -38,30 +42,32 @@ class Extensions(msgspec.Struct, kw_only=True):
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Api:
     """One HTTP format. msgspec decodes and encodes the types `body`, `reply` and `error`, and OpenAPI describes them."""
 
     name: str
     """its name in metrics and logs"""
-    path: str
     summary: str
     body: type[msgspec.Struct]
     reply: Any
     error: type[msgspec.Struct]
-    read: Callable[[Any], RankingRequest]
-    """makes the request from a `body`; raises Refusal"""
-    write: Callable[[Any, RankingResult], Any]
-    """makes the `reply` from the `body` and the result"""
+    read: Callable[[Any, DocumentTemplate], Sequence[RankingRequest]]
+    """makes the requests, one for each query, from a `body`; the template says what is read of documents that are objects; raises
+    Refusal"""
+    write: Callable[[Any, Sequence[RankingResult]], Any]
+    """makes the `reply` from the `body` and the results of its requests"""
     refuse: Callable[[Refusal, str], Any]
     """makes the `error` from a refusal and the request's id"""
     statuses: Mapping[Reason, int]
     example: dict[str, Any]
     """a body that works"""
+    strict: bool = False
+    """whether a number or a boolean may not be given as text, as in "top_n": "2" """
     _decoder: msgspec.json.Decoder[Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_decoder", msgspec.json.Decoder(self.body))
+        object.__setattr__(self, "_decoder", msgspec.json.Decoder(self.body, strict=self.strict))
 
     def decode(self, content: bytes) -> Any:
         """A `body` from JSON, read as by `decode_halves`. If a key occurs twice, the last value counts. Raises Refusal."""
@@ -82,3 +88,11 @@ def check_query(query: str) -> None:
     """Raises Refusal for an empty query."""
     if not query:
         raise Refusal("invalid", "`query` is empty; expected text to rank the documents for")
+
+
+def texts_of(documents: Iterable[Document], template: DocumentTemplate) -> list[str]:
+    """What the model reads of each document. Raises Refusal that names the first one of which nothing can be read."""
+    try:
+        return [template.text(document, f"documents[{position}]") for position, document in enumerate(documents)]
+    except (InputError, TypeError) as error:
+        raise Refusal("invalid", str(error)) from error

@@ -1,7 +1,7 @@
 """The formats of Cohere: v2, and v1 combined with Jina's, as both are POST /v1/rerank.
 
 https://docs.cohere.com/v2/reference/rerank, https://docs.cohere.com/v1/reference/rerank, https://jina.ai/reranker
-Unknown fields are ignored, as those servers do.
+infinity, vLLM, llama.cpp and LocalAI follow Jina: V1 has the fields that they add. Unknown fields are ignored, as those servers do.
 """
 
 from __future__ import annotations
@@ -10,36 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from resift.serve.api import Api, Extensions, check_query
-from resift.serve.request import RankingRequest, Reason, Refusal
+from resift.serve.api import Api, Count, Extensions, Text, check_query, texts_of
+from resift.serve.error_reply import STATUSES, Error, refuse
+from resift.serve.request import RankingRequest, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
+    from resift.documents import DocumentTemplate
+    from resift.ranking import RankedDocument
     from resift.serve.request import RankingResult
 
-Text = Annotated[str, msgspec.Meta(min_length=1)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
 Fields = dict[str, Any]
-Document = Annotated[Fields, msgspec.Meta(extra_json_schema={"properties": {"text": {"type": "string"}}, "required": ["text"]})]
-
-STATUSES: Mapping[Reason, int] = {
-    "syntax": 400,
-    "invalid": 400,
-    "empty": 400,
-    "media type": 415,
-    "slow": 408,
-    "body size": 413,
-    "documents": 400,
-    "length": 400,
-    "tokenizer": 422,
-    "model": 404,
-    "key": 401,
-    "busy": 429,
-    "late": 504,
-    "stopping": 503,
-    "failed": 500,
-}
+WithText = Annotated[Fields, msgspec.Meta(extra_json_schema={"properties": {"text": {"type": "string"}}, "required": ["text"]})]
+SEARCH_UNIT = 100
+"""Documents that Cohere bills as one search."""
 
 
 class ApiVersion(msgspec.Struct):
@@ -48,16 +33,24 @@ class ApiVersion(msgspec.Struct):
     version: str
 
 
+class BilledUnits(msgspec.Struct):
+    """What Cohere would bill: a search unit is a query with up to a hundred documents."""
+
+    search_units: int
+
+
 class Tokens(msgspec.Struct):
-    """The tokens that were read."""
+    """The tokens that were read; none are written."""
 
     input_tokens: int
+    output_tokens: int = 0
 
 
 class Meta(msgspec.Struct, omit_defaults=True):
     """Facts about an answer."""
 
     api_version: ApiVersion
+    billed_units: BilledUnits
     tokens: Tokens
     warnings: list[str] = []
 
@@ -69,43 +62,36 @@ class Usage(msgspec.Struct):
     prompt_tokens: int
 
 
-class Error(msgspec.Struct):
-    """A refusal; `message` is Cohere's field, `detail` is Jina's."""
-
-    id: str
-    message: str
-    detail: str
-
-
 class V2Request(Extensions, kw_only=True):
     """POST /v2/rerank."""
 
     model: str | None = None
     query: Text
-    documents: Annotated[list[str], msgspec.Meta(min_length=1)]
+    documents: Annotated[list[str | Fields], msgspec.Meta(min_length=1)]
+    """texts, or objects, of which the server's document template says what is read; by default the field `text`"""
     top_n: Count | None = None
     max_tokens_per_doc: Count | None = None
     """each document is cut to this many tokens, or to as many as the model takes if that is less"""
+    return_documents: bool | None = None
     priority: int | None = None
     """accepted, but all requests have the same priority"""
     relevant_spans: None = None
     """not supported"""
 
 
-class V1Request(Extensions, kw_only=True):
-    """POST /v1/rerank, Cohere's and Jina's."""
+class V1Request(V2Request, kw_only=True):
+    """POST /v1/rerank, Cohere's and Jina's; at the other paths that of infinity, vLLM, llama.cpp and LocalAI."""
 
-    model: str | None = None
-    query: Text
-    documents: Annotated[list[str | Document], msgspec.Meta(min_length=1)]
-    """texts, or objects with a field `text` or those of `rank_fields`"""
-    top_n: Count | None = None
     rank_fields: Annotated[list[str], msgspec.Meta(min_length=1)] | None = None
     """fields of the documents that are read, joined by line breaks, in this order"""
-    return_documents: bool | None = None
     max_chunks_per_doc: Count | None = None
     """accepted: a document is read as one chunk, from its start"""
-    max_tokens_per_doc: Count | None = None
+    instruction: str | None = None
+    """vLLM's: put before the query, in place of the prompt that the model declares"""
+    raw_scores: bool | None = None
+    """infinity's: true for logits"""
+    use_activation: bool | None = None
+    """vLLM's: false for logits"""
 
 
 class V2Result(msgspec.Struct, omit_defaults=True):
@@ -113,16 +99,12 @@ class V2Result(msgspec.Struct, omit_defaults=True):
 
     index: int
     relevance_score: float
-    """the sigmoid of the logit, in [0, 1]"""
+    """the sigmoid of the logit, in [0, 1], unless logits were asked for, or are the server's setting"""
+    document: WithText | None = None
+    """with `return_documents`: its own fields, and in `text` what the model read if it has no such field"""
     tokens_cut: int | None = None
     scored_by: str | None = None
     """with a plan or a budget, the last graph that scored it; absent if none did"""
-
-
-class V1Result(V2Result, omit_defaults=True):
-    """One document of the ranking, with its fields if `return_documents` is true."""
-
-    document: Fields | None = None
 
 
 class V2Response(msgspec.Struct):
@@ -139,82 +121,85 @@ class V1Response(msgspec.Struct):
     id: str
     model: str
     usage: Usage
-    results: list[V1Result]
+    results: list[V2Result]
     meta: Meta
 
 
-def _read_v2(body: V2Request) -> RankingRequest:
-    return _request(body, body.documents)
+def _read_v2(body: V2Request, template: DocumentTemplate) -> list[RankingRequest]:
+    return _request(body, texts_of(body.documents, template))
 
 
-def _read_v1(body: V1Request) -> RankingRequest:
-    return _request(body, [_text(document, position, body.rank_fields) for position, document in enumerate(body.documents)])
+def _read_v1(body: V1Request, template: DocumentTemplate) -> list[RankingRequest]:
+    if body.rank_fields is None:
+        return _read_v2(body, template)
+    return _request(body, [_joined(document, position, body.rank_fields) for position, document in enumerate(body.documents)])
 
 
-def _request(body: V1Request | V2Request, documents: list[str]) -> RankingRequest:
+def _request(body: V2Request, texts: list[str]) -> list[RankingRequest]:
     check_query(body.query)
-    return RankingRequest(
+    request = RankingRequest(
         model=body.model,
         query=body.query,
-        documents=documents,
+        documents=texts,
+        instruction=body.instruction if isinstance(body, V1Request) else None,
         top_n=body.top_n,
         document_tokens=body.max_tokens_per_doc,
         plan=body.plan,
         budget_ms=body.budget_ms,
     )
+    return [request]
 
 
-def _text(document: str | Fields, position: int, rank_fields: list[str] | None) -> str:
+def _joined(document: str | Fields, position: int, rank_fields: list[str]) -> str:
     if isinstance(document, str):
         return document
-    names = rank_fields or ["text"]
-    texts = [document[name] for name in names if name in document]
+    texts = {name: document[name] for name in rank_fields if name in document}
     if not texts:
-        raise Refusal(
-            "invalid", f"documents[{position}] has no field {' or '.join(names)}; expected a string or an object with text"
-        )
-    for name, text in zip((name for name in names if name in document), texts, strict=True):
+        raise Refusal("invalid", f"documents[{position}] has none of the fields {' or '.join(rank_fields)} of rank_fields")
+    for name, text in texts.items():
         if not isinstance(text, str):
             raise Refusal("invalid", f"documents[{position}].{name} is {type(text).__name__}; expected a string")
-    return "\n".join(texts)
+    return "\n".join(document[name] for name in rank_fields if name in document)
 
 
-def _write_v2(body: V2Request, answer: RankingResult) -> V2Response:
-    results = [
-        V2Result(index=result.index, relevance_score=score, **body.result_fields(result))
-        for result, score in zip(answer.ranking, answer.relevance, strict=True)
-    ]
-    return V2Response(answer.id, results, _meta("2", answer))
+def _write_v2(body: V2Request, answers: Sequence[RankingResult]) -> V2Response:
+    [answer] = answers
+    return V2Response(answer.id, _results(body, answer, answer.relevance), _meta("2", body, answer))
 
 
-def _write_v1(body: V1Request, answer: RankingResult) -> V1Response:
-    results = [
-        V1Result(
+def _write_v1(body: V1Request, answers: Sequence[RankingResult]) -> V1Response:
+    [answer] = answers
+    scores = answer.logits if body.raw_scores or body.use_activation is False else answer.relevance
+    usage = Usage(answer.tokens, answer.tokens)
+    return V1Response(answer.id, answer.model, usage, _results(body, answer, scores), _meta("1", body, answer))
+
+
+def _results(body: V2Request, answer: RankingResult, scores: Sequence[float]) -> list[V2Result]:
+    return [
+        V2Result(
             index=result.index,
             relevance_score=score,
-            document=_fields(body.documents[result.index]) if body.return_documents else None,
+            document=_document(body.documents[result.index], result) if body.return_documents else None,
             **body.result_fields(result),
         )
-        for result, score in zip(answer.ranking, answer.relevance, strict=True)
+        for result, score in zip(answer.ranking, scores, strict=True)
     ]
-    return V1Response(answer.id, answer.model, Usage(answer.tokens, answer.tokens), results, _meta("1", answer))
 
 
-def _fields(document: str | Fields) -> Fields:
-    return {"text": document} if isinstance(document, str) else document
+def _document(document: str | Fields, result: RankedDocument) -> Fields:
+    """The fields of a document, with `text`, which Cohere's and Jina's clients read."""
+    own = {} if isinstance(document, str) else document
+    return own if isinstance(own.get("text"), str) else {**own, "text": result.text}
 
 
-def _meta(version: str, answer: RankingResult) -> Meta:
+def _meta(version: str, body: V2Request, answer: RankingResult) -> Meta:
     warnings = []
     if answer.documents_cut:
         warnings.append(f"{answer.documents_cut} documents were too long and were cut at their end")
     if answer.ranking.query_tokens_cut:
         warnings.append(f"the query was too long and its last {answer.ranking.query_tokens_cut} tokens were cut")
-    return Meta(ApiVersion(version), Tokens(answer.tokens), warnings)
-
-
-def _refuse(refusal: Refusal, request_id: str) -> Error:
-    return Error(request_id, str(refusal), str(refusal))
+    units = -(-len(body.documents) // SEARCH_UNIT)
+    return Meta(ApiVersion(version), BilledUnits(units), Tokens(answer.tokens), warnings)
 
 
 EXAMPLE = {
@@ -225,27 +210,25 @@ EXAMPLE = {
 }
 V2 = Api(
     name="cohere-v2",
-    path="/v2/rerank",
     summary="Rerank, in the format of Cohere v2",
     body=V2Request,
     reply=V2Response,
     error=Error,
     read=_read_v2,
     write=_write_v2,
-    refuse=_refuse,
+    refuse=refuse,
     statuses=STATUSES,
     example=EXAMPLE,
 )
 V1 = Api(
     name="cohere-jina-v1",
-    path="/v1/rerank",
-    summary="Rerank, in the formats of Cohere v1 and of Jina",
+    summary="Rerank, in the formats of Cohere v1 and of Jina, which infinity, vLLM, llama.cpp and LocalAI follow",
     body=V1Request,
     reply=V1Response,
     error=Error,
     read=_read_v1,
     write=_write_v1,
-    refuse=_refuse,
+    refuse=refuse,
     statuses=STATUSES,
     example=EXAMPLE,
 )

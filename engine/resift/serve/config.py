@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_o
 import msgspec
 from msgspec import inspect
 
+from resift.documents import DocumentTemplate
 from resift.errors import InputError
 from resift.files.whole import read_toml
-from resift.settings import LARGEST, Precision, Provider, Settings
+from resift.settings import LARGEST, Precision, Provider, Scale, Settings
 
 if TYPE_CHECKING:
     import argparse
@@ -39,6 +40,8 @@ WORDS = {
     inspect.BoolType: "true or false",
 }
 """What values of a type are."""
+Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)\Z", title="* or an origin such as https://example.org")]
+CORS = "origin whose pages may use the server, or * for any; several may be given"
 MODEL = "a model to serve: a folder, a hub id or an embedded model's name; several may be given"
 
 
@@ -47,11 +50,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     model: Annotated[list[str], Meta(description=MODEL)] = []
     alias: Annotated[list[Alias], Meta(description="NAME=MODEL: serve a model under another name, too")] = []
+    name: Annotated[str, Meta(description="name of the first model for clients; unset: its id, such as org/name")] = ""
     strict_model: Annotated[bool, Meta(description="refuse any name but the model's own, even if only one is served")] = False
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 for any free one")] = 8787
     api_key: Annotated[Key, Meta(description="require `Authorization: Bearer KEY`; better given in the environment")] = ""
     no_auth: Annotated[bool, Meta(description="serve other machines without a key")] = False
+    cors_origin: Annotated[list[Origin], Meta(description=CORS)] = []
+    scores: Annotated[Scale | None, Meta(description="scale of scores: sigmoid, or logit as with raw_scores; unset: sigmoid")] = (
+        None
+    )
+    document_template: Annotated[str, Meta(description="what is read of documents that are objects; unset: {text}")] = ""
     settings: Annotated[str, Meta(description="the engine's settings from a TOML file, such as `resift tune` writes")] = ""
     provider: Annotated[Provider | None, Meta(description="where to run: cpu or cuda; unset: the best available")] = None
     precision: Annotated[Precision | None, Meta(description="int8 or float32; unset: the fastest available")] = None
@@ -99,7 +108,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return config
 
     def check(self) -> None:
-        """Raises InputError for settings that contradict each other."""
+        """Raises InputError for settings that contradict each other, and for a document template that cannot be read."""
+        if self.document_template:
+            DocumentTemplate.parse(self.document_template)
         if not (self.api_key or self.no_auth or _is_loopback(self.host)):
             raise InputError(
                 f"--host {self.host} can be reached from other machines; set {PREFIX}API_KEY, "
@@ -116,6 +127,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "precision": self.precision,
             "threads": self.threads,
             "max_length": self.max_length,
+            "scores": self.scores,
+            "document_template": self.document_template or None,
             "windows": self.windows,
             "token_budget": self.max_batch_tokens,
             "waiting_tokens": self.max_waiting_tokens,

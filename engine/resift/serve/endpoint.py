@@ -1,4 +1,4 @@
-"""Endpoint: one Api over HTTP."""
+"""Endpoint: the Apis of one path over HTTP."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from resift.errors import one_line
 from resift.serve.access import RequestRecord
 from resift.serve.limits import Body, ClientDisconnected
 from resift.serve.logs import log
 from resift.serve.request import Refusal
+from resift.serve.service import IN_LOG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +24,12 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from resift.serve.api import Api
+    from resift.serve.forms import Forms
     from resift.serve.request import RankingResult
     from resift.serve.service import Service
+
+FAULTS = ("failed", "artifact")
+"""Reasons whose cause is in the log alone."""
 
 
 def check_key(headers: Headers, key: str) -> None:
@@ -35,46 +41,57 @@ def check_key(headers: Headers, key: str) -> None:
 
 
 class Endpoint:
-    """An ASGI app that answers one Api's requests."""
+    """An ASGI app that answers the requests to one path, each in the format of its body."""
 
-    def __init__(self, api: Api, service: Service) -> None:
-        self._api = api
+    def __init__(self, forms: Forms, service: Service) -> None:
+        self._forms = forms
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request, whatever is wrong with it, in the format of the API."""
+        """Answers one request, whatever is wrong with it, in the format of its body, or of the path until the body is read."""
         record, headers, body = RequestRecord.of(scope), Headers(scope=scope), Body(receive)
-        record.api = self._api.name
+        began, api = time.perf_counter(), self._forms.default
+        record.api = api.name
         try:
             try:
-                response = await self._answer(headers, body, record)
+                check_key(headers, self._service.config.api_key)
+                async with self._service.accept():
+                    content = await self._read(headers, body)
+                    api = self._forms.choose(content)
+                    record.api = api.name
+                    response = await self._answer(api, content, body, record, began)
             except Refusal as refusal:
-                response = await self._refuse(refusal, headers, body, record)
+                response = await self._refuse(api, refusal, headers, body, record)
             except ClientDisconnected:
                 raise
             except Exception as error:  # noqa: BLE001 - the client gets an answer, the log gets the error
                 log("unexpected error", level=logging.ERROR, error=error, request_id=record.id)
-                failed = Refusal("failed", "unexpected error; the server's log has it under this request's id")
-                response = await self._refuse(failed, headers, body, record)
+                failed = Refusal("failed", f"unexpected error; {IN_LOG}")
+                response = await self._refuse(api, failed, headers, body, record)
         except ClientDisconnected:
             self._service.metrics.count_disconnect()
         else:
             await response(scope, receive, send)
 
-    async def _answer(self, headers: Headers, content: Body, record: RequestRecord) -> Response:
-        config = self._service.config
-        began = time.perf_counter()
-        check_key(headers, config.api_key)
-        with self._service.admission.request():
-            body = self._api.decode(await self._read(headers, content))
-            request = self._api.read(body)
-            record.fields |= {"documents": len(request.documents), "characters": request.characters}
-            if config.log_texts:
-                record.fields["texts"] = {"query": request.query, "documents": request.documents}
-            answer = await self._service.answer(request, record.id, content.wait_for_disconnect)
-            record.fields |= {"model": answer.model, "tokens": answer.tokens, "documents_cut": answer.documents_cut}
-            record.fields |= {name: round(seconds, 6) for name, seconds in _stages(answer).items()}
-            return self._write(self._api.write(body, answer), {**_stages(answer), "total": time.perf_counter() - began})
+    async def _answer(self, api: Api, content: bytes, body: Body, record: RequestRecord, began: float) -> Response:
+        decoded = api.decode(content)
+        requests = api.read(decoded, self._service.template)
+        record.fields |= {
+            "documents": sum(len(request.documents) for request in requests),
+            "characters": sum(request.characters for request in requests),
+        }
+        if self._service.config.log_texts:
+            texts = [{"query": request.query, "documents": request.documents} for request in requests]
+            record.fields["texts"] = texts[0] if len(texts) == 1 else texts
+        answers = await self._service.answer(requests, record.id, body.wait_for_disconnect)
+        record.fields |= {
+            "model": answers[0].model,
+            "tokens": sum(answer.tokens for answer in answers),
+            "documents_cut": sum(answer.documents_cut for answer in answers),
+        }
+        stages = _stages(answers[0])
+        record.fields |= {name: round(seconds, 6) for name, seconds in stages.items()}
+        return _write(api.write(decoded, answers), {**stages, "total": time.perf_counter() - began})
 
     async def _read(self, headers: Headers, content: Body) -> bytes:
         config = self._service.config
@@ -86,31 +103,34 @@ class Endpoint:
             raise Refusal("media type", f"Content-Encoding is {encoding!r:.100}; expected a body that is not compressed")
         length = headers.get("content-length", "")
         return await content.read(
-            length=int(length) if length.isdecimal() else None,
+            length=int(length[:20]) if length.isdecimal() else None,
             limit=config.max_body_bytes,
             seconds=config.body_seconds,
         )
 
-    def _write(self, reply: object, seconds: Mapping[str, float]) -> Response:
-        try:
-            content = msgspec.json.encode(reply)
-        except (RecursionError, OverflowError) as error:
-            raise Refusal("invalid", f"a document cannot be returned: {error}; leave return_documents out") from error
-        stages = ", ".join(f"{name};dur={1000 * spent:.3f}" for name, spent in seconds.items())
-        return Response(content, media_type="application/json", headers={"server-timing": stages})
-
-    async def _refuse(self, refusal: Refusal, headers: Headers, content: Body, record: RequestRecord) -> Response:
-        if refusal.reason != "slow" and "expect" not in headers:
-            await content.drain(self._service.config.body_seconds)
+    async def _refuse(self, api: Api, refusal: Refusal, headers: Headers, body: Body, record: RequestRecord) -> Response:
+        if refusal.reason != "slow" and "expect" not in headers and not self._service.has_ended:
+            await body.drain(self._service.config.body_seconds)
         self._service.metrics.count_refusal(refusal.reason)
         record.fields |= {"refused": refusal.reason, "message": str(refusal)[:500]}
-        reply_headers = {} if content.is_complete else {"connection": "close"}
+        if refusal.reason in FAULTS and refusal.__cause__ is not None:
+            record.fields["cause"] = one_line(str(refusal.__cause__))
+        reply_headers = {} if body.is_complete else {"connection": "close"}
         if refusal.retry_after is not None:
             reply_headers["retry-after"] = str(refusal.retry_after)
         if refusal.reason == "key":
             reply_headers["www-authenticate"] = "Bearer"
-        error = msgspec.json.encode(self._api.refuse(refusal, record.id))
-        return Response(error, self._api.statuses[refusal.reason], reply_headers, media_type="application/json")
+        error = msgspec.json.encode(api.refuse(refusal, record.id))
+        return Response(error, api.statuses[refusal.reason], reply_headers, media_type="application/json")
+
+
+def _write(reply: object, seconds: Mapping[str, float]) -> Response:
+    try:
+        content = msgspec.json.encode(reply)
+    except (RecursionError, OverflowError) as error:
+        raise Refusal("invalid", f"a document cannot be returned: {error}; leave return_documents out") from error
+    stages = ", ".join(f"{name};dur={1000 * spent:.3f}" for name, spent in seconds.items())
+    return Response(content, media_type="application/json", headers={"server-timing": stages})
 
 
 def _stages(answer: RankingResult) -> dict[str, float]:

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from resift.serve.error_reply import Error
+from resift.serve.model_list import ModelList, ModelObject
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from resift.serve.api import Api
     from resift.serve.config import Config
+    from resift.serve.forms import Forms
     from resift.serve.request import Reason
 
 REFUSALS: Mapping[Reason, str] = {
@@ -26,20 +30,25 @@ REFUSALS: Mapping[Reason, str] = {
     "body size": "the body is too large",
     "documents": "there are too many documents",
     "length": "the texts are too long",
-    "tokenizer": "a text cannot be tokenized",
     "model": "no such model is served",
     "key": "the API key is missing or wrong",
     "busy": "too much work is waiting; Retry-After says when to try again",
     "late": "there was no answer within the deadline",
     "stopping": "the server is shutting down",
     "failed": "the model failed",
+    "artifact": "the model's files are damaged or gone",
 }
 ABOUT = {
     "/health": "Whether the server runs",
     "/ready": "Whether the models are warm and requests are accepted",
-    "/info": "What is served",
+    "/info": "What is served, in the fields of text-embeddings-inference",
+    "/v1/models": "The models, in OpenAI's format",
+    "/v1/models/{name}": "One model, in OpenAI's format",
     "/metrics": "Metrics for Prometheus",
 }
+REPLIES = {"/v1/models": ModelList, "/v1/models/{name}": ModelObject}
+"""Types of the answers to GET that are described."""
+NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "description": "one of its names"}
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#1c1c1e;background:#fff}
 pre{background:#f4f4f6;padding:.8rem;overflow:auto;border-radius:6px;font-size:.85rem}h2{margin-top:2.5rem}
 table{border-collapse:collapse;width:100%}
@@ -47,20 +56,19 @@ td,th{text-align:left;vertical-align:top;padding:.3rem .8rem .3rem 0;border-bott
 @media(prefers-color-scheme:dark){body{color:#eee;background:#18181b}pre{background:#27272a}td,th{border-color:#3f3f46}a{color:#8ab4f8}}"""
 
 
-def document(apis: Iterable[Api], version: str, config: Config) -> dict[str, Any]:
+def document(paths: Mapping[str, Forms], version: str, config: Config) -> dict[str, Any]:
     """OpenAPI 3.1, as plain objects."""
-    apis = list(apis)
-    types = [kind for api in apis for kind in (api.body, api.reply, api.error)]
-    references, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    parts = iter(references)
-    paths: dict[str, Any] = {api.path: {"post": _operation(api, next(parts), next(parts), next(parts))} for api in apis}
+    apis = dict.fromkeys(api for forms in paths.values() for api in forms.apis)
+    types = dict.fromkeys([*(kind for api in apis for kind in (api.body, api.reply, api.error)), Error, *REPLIES.values()])
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    schema_of = dict(zip(types, schemas, strict=True))
+    operations: dict[str, Any] = {path: {"post": _operation(path, forms.apis, schema_of)} for path, forms in paths.items()}
     for path, summary in ABOUT.items():
-        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary}}}}
-    paths["/ready"]["get"]["responses"]["503"] = {"description": "Not yet, or not any more"}
+        operations[path] = {"get": _about(path, summary, schema_of, config)}
     specification: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "resift", "version": version, "description": "Rerankers on CPU, in the formats clients already speak."},
-        "paths": paths,
+        "paths": operations,
         "components": {"schemas": components},
     }
     if config.api_key:
@@ -69,23 +77,46 @@ def document(apis: Iterable[Api], version: str, config: Config) -> dict[str, Any
     return specification
 
 
-def _operation(api: Api, body: Any, reply: Any, error: Any) -> dict[str, Any]:
-    reasons: dict[int, list[str]] = {}
-    for reason, status in api.statuses.items():
-        reasons.setdefault(status, []).append(REFUSALS[reason])
+def _operation(path: str, apis: Iterable[Api], schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+    apis = list(apis)
+    reasons: dict[int, dict[str, None]] = {}  # texts and errors of a status, each once
+    errors: dict[int, dict[type, None]] = {}
+    for api in apis:
+        for reason, status in api.statuses.items():
+            reasons.setdefault(status, {})[REFUSALS[reason]] = None
+            errors.setdefault(status, {})[api.error] = None
     refusals = {
-        str(status): {"description": "; ".join(texts), "content": {"application/json": {"schema": error}}}
+        str(status): _reply("; ".join(texts), [schema_of[error] for error in errors[status]])
         for status, texts in sorted(reasons.items())
     }
+    body = {"schema": _any([schema_of[api.body] for api in apis]), "examples": {api.name: {"value": api.example} for api in apis}}
     return {
-        "summary": api.summary,
-        "operationId": api.name,
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body, "example": api.example}}},
-        "responses": {
-            "200": {"description": "The ranking, best first", "content": {"application/json": {"schema": reply}}},
-            **refusals,
-        },
+        "summary": "; or: ".join(api.summary for api in apis),
+        "operationId": path.strip("/").replace("/", "-"),
+        "requestBody": {"required": True, "content": {"application/json": body}},
+        "responses": {"200": _reply("The answer to each body", [schema_of[api.reply] for api in apis]), **refusals},
     }
+
+
+def _about(path: str, summary: str, schema_of: Mapping[Any, Any], config: Config) -> dict[str, Any]:
+    error = [schema_of[Error]]
+    schemas = [schema_of[REPLIES[path]]] if path in REPLIES else []
+    responses = {"200": _reply(summary, schemas) if schemas else {"description": summary}}
+    if path == "/ready":
+        responses["503"] = {"description": "Not yet, or not any more"}
+    if path.endswith("{name}"):
+        responses["404"] = _reply(REFUSALS["model"], error)
+    if config.api_key and path not in ("/health", "/ready"):
+        responses["401"] = _reply(REFUSALS["key"], error)
+    return {"summary": summary, "responses": responses, **({"parameters": [NAME]} if path.endswith("{name}") else {})}
+
+
+def _reply(description: str, schemas: list[Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _any(schemas)}}}
+
+
+def _any(schemas: list[Any]) -> Any:
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
 
 def page(specification: Mapping[str, Any]) -> tuple[str, str]:
@@ -116,10 +147,12 @@ def _section(path: str, method: str, operation: Mapping[str, Any]) -> str:
     text = f"<h2>{method.upper()} {html.escape(path)}</h2><p>{html.escape(operation['summary'])}.</p>"
     if "requestBody" in operation:
         content = operation["requestBody"]["content"]["application/json"]
-        name = content["schema"]["$ref"].rpartition("/")[2]
-        example = json.dumps(content["example"], indent=2).replace("'", r"'\''")
-        curl = f"curl -s HOST{path} -H 'Content-Type: application/json' -d '{example}'"
-        text += f'<p>Body: <a href="#{html.escape(name)}">{html.escape(name)}</a></p><pre>{html.escape(curl)}</pre>'
+        schemas = content["schema"].get("anyOf", [content["schema"]])
+        for schema, example in zip(schemas, content["examples"].values(), strict=True):
+            name = schema["$ref"].rpartition("/")[2]
+            body = json.dumps(example["value"], indent=2).replace("'", r"'\''")
+            curl = f"curl -s HOST{path} -H 'Content-Type: application/json' -d '{body}'"
+            text += f'<p>Body: <a href="#{html.escape(name)}">{html.escape(name)}</a></p><pre>{html.escape(curl)}</pre>'
     return f"{text}<table><tr><th>status<th>when{rows}</table>"
 
 

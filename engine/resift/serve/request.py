@@ -19,13 +19,13 @@ Reason = Literal[
     "body size",
     "documents",  # too many of them
     "length",  # too many characters or tokens, or a pair that must not be cut
-    "tokenizer",  # it cannot encode a text
     "model",  # no such model
     "key",
     "busy",
     "late",  # no answer before the deadline
     "stopping",
-    "failed",
+    "failed",  # the model failed
+    "artifact",  # the model's files are damaged or gone
 ]
 
 
@@ -46,6 +46,8 @@ class RankingRequest:
     model: str | None
     query: str
     documents: list[str]
+    instruction: str | None = None
+    """put before the query, in place of the prompt that the model declares; None: that prompt"""
     top_n: int | None = None
     document_tokens: int | None = None
     """maximum number of tokens read of a document; None: as many as the model takes"""
@@ -58,8 +60,8 @@ class RankingRequest:
 
     @property
     def characters(self) -> int:
-        """Characters of the query and all documents."""
-        return len(self.query) + sum(map(len, self.documents))
+        """Characters of the instruction, the query and all documents."""
+        return len(self.instruction or "") + len(self.query) + sum(map(len, self.documents))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

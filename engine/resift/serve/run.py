@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from resift.serve.config import Config
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
+"""Signals that end the server. SIGHUP, which a closed terminal sends, exists on POSIX only, and SIGBREAK on Windows only."""
 BACKLOG = 2048
 """Connections that wait to be accepted."""
 HEAD_BYTES = 1 << 16
@@ -35,47 +37,73 @@ LAST_SECONDS = 2
 
 
 class GracefulServer(uvicorn.Server):
-    """A server that refuses new requests after a signal, until the accepted ones have finished; a second signal ends it at once."""
+    """A server that refuses new requests after a signal, until the accepted ones have finished or their time is over.
+
+    The second signal says that their time is over; the third one ends the server with answers unwritten.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
         self._stop_by: float | None = None
-        self._has_stopped_listening = False
+        self._exit_by: float | None = None
+        self._sockets: list[socket.socket] = []
+        self._accepting: set[asyncio.Task[Any]] = set()
         self._warm_up_task: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to listen and to warm up the models; /ready tells when that is done."""
+        self._sockets = sockets or []
         await super().startup(sockets)
         self._warm_up_task = asyncio.create_task(self._service.warm_up())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Begins to shut down; the second signal ends the server at once."""
-        if self._stop_by is not None:
-            self.force_exit = True
-            self.should_exit = True
-            return
-        self._service.stop()
-        self._stop_by = time.monotonic() + self._service.config.shutdown_seconds
+        """Begins to shut down; the second signal ends the time for it, the third one the server."""
+        if self._stop_by is None:
+            self._service.stop()
+            self._stop_by = time.monotonic() + self._service.config.shutdown_seconds
+        elif time.monotonic() < self._stop_by:
+            self._stop_by = time.monotonic()
+        else:
+            self.force_exit = self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn every 0.1 s; True ends the server. Raises any error of the warm-up."""
         if self._warm_up_task is not None and self._warm_up_task.done():
             self._warm_up_task.result()
         if self._stop_by is not None and not self.should_exit:
-            late = time.monotonic() >= self._stop_by
-            if late:
+            is_late = time.monotonic() >= self._stop_by
+            if is_late:
                 self._service.end()
-            if late or not self._service.admission.requests:
-                self.should_exit = late or self._has_stopped_listening
+            if self._exit_by is not None:
+                self.should_exit = time.monotonic() >= self._exit_by or not self._is_expecting_a_request()
+            elif is_late or not self._service.admission.requests:
                 self._stop_listening()
         return await super().on_tick(counter)
 
     def _stop_listening(self) -> None:
-        """Accepts no more connections. Open ones have until the next tick to be read and refused."""
+        """Accepts no more connections, once those are accepted that the system has queued, as it would reset them."""
+        loop = asyncio.get_running_loop()
+        if sys.platform != "win32":
+            for listening in self._sockets:
+                for connection in _queued(listening):
+                    task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+                    self._accepting.add(task)
+                    task.add_done_callback(self._accepting.discard)
         for listener in self.servers:
             listener.close()
-        self._has_stopped_listening = True
+        self._exit_by = time.monotonic() + LAST_SECONDS
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return protocol
+
+    def _is_expecting_a_request(self) -> bool:
+        """Whether a request of an open connection is still to be read and refused: the first one of each is on its way."""
+        return bool(self._accepting) or any(
+            connection.cycle is None or not connection.cycle.response_complete for connection in self.server_state.connections
+        )
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -83,12 +111,24 @@ class GracefulServer(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {sig: signal.signal(sig, self.handle_exit) for sig in SIGNALS}
+        # Under nohup, which ignores SIGHUP, it stays ignored.
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in SIGNALS if signal.getsignal(sig) is not signal.SIG_IGN}
         try:
             yield
         finally:
             for sig, handler in before.items():
                 signal.signal(sig, handler)
+
+
+def _queued(listening: socket.socket) -> Iterator[socket.socket]:
+    """The connections that the system has accepted for a socket that does not block, and that no one has taken."""
+    try:
+        while True:
+            connection, _ = listening.accept()
+            connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            yield connection
+    except OSError:  # there are no more, or no more file descriptors
+        return
 
 
 def build_server(config: Config, service: Service) -> GracefulServer:
@@ -135,7 +175,7 @@ def run(config: Config) -> int:
         with listen(config) as listening:
             logs.log("listening", host=config.host, port=listening.getsockname()[1], models=list(models.rerankers))
             running.run([listening])
-        logs.log("stopped", unanswered=service.admission.requests)
-        return int(bool(service.admission.requests))
+        logs.log("stopped", unanswered=service.unanswered)
+        return int(bool(service.unanswered))
     finally:
         models.close()

@@ -1,14 +1,16 @@
-"""Service: makes a RankingResult from a RankingRequest with a Reranker. It needs the event loop, but no HTTP."""
+"""Service: makes RankingResults from RankingRequests with a Reranker. It needs the event loop, but no HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.errors import ArtifactError, ClosedError, InferenceError, InputError, OverloadedError, ResiftError
+from resift.documents import DEFAULT, DocumentTemplate
+from resift.errors import ArtifactError, ClosedError, InputError, OverloadedError, ProviderError, ResiftError
 from resift.plans import Plan, Stage
 from resift.ranking import Ranking, decreasing
 from resift.scoring import activate
@@ -18,7 +20,8 @@ from resift.serve.metrics import Metrics
 from resift.serve.request import RankingResult, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from concurrent.futures import Future
 
     from resift.ranking import Scored
     from resift.reranker import Reranker
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 WARM_UP = (8, 64, 512)
 """Words of the documents scored before the server is ready."""
+IN_LOG = "the server's log has the cause under this request's id"
 
 
 class Service:
@@ -37,11 +41,20 @@ class Service:
     def __init__(self, config: Config, models: Models) -> None:
         self.config = config
         self.models = models
+        settings = config.engine()
+        template = settings.document_template
+        self.template = DEFAULT if template == "auto" else DocumentTemplate.parse(template)
+        """what is read of documents that are objects"""
+        self._gives_logits = settings.scores == "logit"
         self.admission = Admission(config)
         self.metrics = Metrics(models, self.admission)
         self.is_warm = False
         """whether every model has run"""
-        self._shutdown = asyncio.Event()
+        self.has_ended = False
+        """whether the time of the accepted requests is over"""
+        self.unanswered = 0
+        """the number of accepted requests that were given up because the server ended"""
+        self._limits: set[asyncio.Timeout] = set()
 
     @property
     def is_ready(self) -> bool:
@@ -65,27 +78,46 @@ class Service:
 
     def end(self) -> None:
         """Refuses the requests in progress, too: their time to finish is over."""
-        self._shutdown.set()
+        self.has_ended = True
+        for limit in self._limits:
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    @asynccontextmanager
+    async def accept(self) -> AsyncIterator[None]:
+        """A request in progress. Raises Refusal if it is not accepted, or when `end` ends it."""
+        with self.admission.request():
+            try:
+                async with asyncio.timeout(None) as limit:
+                    self._limits.add(limit)
+                    yield
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                self.unanswered += 1
+                raise Refusal("stopping", STOPPING, retry_after=1) from error
+            except asyncio.CancelledError:  # the server does not wait for it any longer
+                self.unanswered += 1
+                raise
+            finally:
+                self._limits.discard(limit)
 
     async def answer(
-        self, request: RankingRequest, request_id: str, wait_for_disconnect: Callable[[], Awaitable[None]]
-    ) -> RankingResult:
-        """Ranks the request's documents. Once `wait_for_disconnect` returns, the rows that have not begun are dropped.
+        self, requests: Sequence[RankingRequest], request_id: str, wait_for_disconnect: Callable[[], Awaitable[None]]
+    ) -> list[RankingResult]:
+        """Ranks the documents of each of a body's requests.
 
-        Raises Refusal and ClientDisconnected.
+        Once `wait_for_disconnect` returns, the rows that have not begun are dropped. Raises Refusal and ClientDisconnected.
         """
-        name, reranker = self.models.choose(request.model)
-        work = asyncio.ensure_future(self._rank(name, reranker, request, request_id))
-        disconnect, shutdown = asyncio.ensure_future(wait_for_disconnect()), asyncio.ensure_future(self._shutdown.wait())
-        tasks = (work, disconnect, shutdown)
+        name, reranker = self.models.choose(requests[0].model)
+        work = asyncio.ensure_future(self._rank(name, reranker, requests, request_id))
+        disconnect = asyncio.ensure_future(wait_for_disconnect())
+        tasks = (work, disconnect)
         try:
             await asyncio.wait(tasks, timeout=self.config.request_seconds, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
             if disconnect.done():
                 raise ClientDisconnected
-            if shutdown.done():
-                raise Refusal("stopping", STOPPING, retry_after=1)
             message = f"{OVERLOADED}: no answer within {self.config.request_seconds:g} seconds; try again later"
             raise Refusal("late", message, retry_after=retry_after(reranker.queued.seconds))
         finally:
@@ -93,62 +125,91 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _rank(self, name: str, reranker: Reranker, request: RankingRequest, request_id: str) -> RankingResult:
+    async def _rank(
+        self, name: str, reranker: Reranker, requests: Sequence[RankingRequest], request_id: str
+    ) -> list[RankingResult]:
         began = time.perf_counter()
-        call = await self._encode(reranker, request)
+        with self.admission.text(requests, reranker.queued.seconds):
+            calls = [await _encode(reranker, request) for request in requests]
         tokenized = time.perf_counter()
-        if not request.truncate:
-            check_uncut(call, reranker.resolved.max_length)
-        self.admission.check_tokens(call.tokens)
-        scored = await self._score(reranker, call)
+        for request, call in zip(requests, calls, strict=True):
+            if not request.truncate:
+                check_uncut(call, reranker.resolved.max_length)
+        self.admission.check_tokens(sum(call.tokens for call in calls))
+        outcomes = await _score(reranker, calls)
         ended = time.perf_counter()
-        self.metrics.count_result(scored, tokenized - began)
-        top = None if request.top_n is None else min(request.top_n, len(request.documents))
-        ranking = Ranking.of(request.documents, scored, top_k=top)
-        logits = [result.logit for result in ranking if result.score is not None and result.logit is not None]
-        rest: list[float | None] = [None] * (len(ranking) - len(logits))
-        return RankingResult(
-            id=request_id,
-            model=name,
-            ranking=ranking,
-            relevance=decreasing([*activate(np.array(logits, np.float32), "sigmoid").tolist(), *rest], minimum=0.0),
-            logits=decreasing([*logits, *rest]),
-            tokens=int(scored.lengths.sum()),
-            documents_cut=int((scored.tokens_cut > 0).sum()),
-            tokenize_seconds=tokenized - began,
-            queue_seconds=scored.waited,
-            run_seconds=max(0.0, ended - tokenized - scored.waited),
-        )
-
-    async def _encode(self, reranker: Reranker, request: RankingRequest) -> Call:
-        with self.admission.text(request, reranker.queued.seconds):
-            try:
-                return await reranker.aencode(
-                    request.query,
-                    request.documents,
-                    document_tokens=request.document_tokens,
-                    top_k=request.top_n,
-                    plan=request.plan,
-                    budget_ms=request.budget_ms,
+        waited = max(scored.waited for scored in outcomes)
+        answers = []
+        for request, scored in zip(requests, outcomes, strict=True):
+            self.metrics.count_result(scored, tokenized - began)
+            top = None if request.top_n is None else min(request.top_n, len(request.documents))
+            ranking = Ranking.of(request.documents, scored, top_k=top)
+            logits, relevance = self._scales(ranking)
+            answers.append(
+                RankingResult(
+                    id=request_id,
+                    model=name,
+                    ranking=ranking,
+                    relevance=relevance,
+                    logits=logits,
+                    tokens=int(scored.lengths.sum()),
+                    documents_cut=int((scored.tokens_cut > 0).sum()),
+                    tokenize_seconds=tokenized - began,
+                    queue_seconds=waited,
+                    run_seconds=max(0.0, ended - tokenized - waited),
                 )
-            except InputError as error:
-                raise Refusal("invalid", str(error)) from error
-            except ClosedError as error:
-                raise Refusal("stopping", STOPPING) from error
-            except ArtifactError as error:
-                raise Refusal("tokenizer", str(error)) from error
-            except InferenceError as error:
-                raise Refusal("failed", str(error)) from error
+            )
+        return answers
 
-    async def _score(self, reranker: Reranker, call: Call) -> Scored:
-        try:
-            return await asyncio.wrap_future(reranker.submit_encoded(call))
-        except OverloadedError as error:
-            raise Refusal("busy", f"{OVERLOADED}: {error}", retry_after=retry_after(reranker.queued.seconds)) from error
-        except ClosedError as error:
-            raise Refusal("stopping", STOPPING) from error
-        except ResiftError as error:
-            raise Refusal("failed", str(error)) from error
+    def _scales(self, ranking: Ranking) -> tuple[list[float], list[float]]:
+        """For each result, its logit and its relevance on the scale that the server is set to."""
+        scored = [result.logit for result in ranking if result.score is not None and result.logit is not None]
+        rest: list[float | None] = [None] * (len(ranking) - len(scored))
+        logits = decreasing([*scored, *rest])
+        if self._gives_logits:
+            return logits, logits
+        return logits, decreasing([*activate(np.array(scored, np.float32), "sigmoid").tolist(), *rest], minimum=0.0)
+
+
+async def _encode(reranker: Reranker, request: RankingRequest) -> Call:
+    try:
+        return await reranker.aencode(
+            request.query,
+            request.documents,
+            document_tokens=request.document_tokens,
+            top_k=request.top_n,
+            plan=request.plan,
+            budget_ms=request.budget_ms,
+            instruction=request.instruction,
+        )
+    except InputError as error:
+        raise Refusal("invalid", str(error)) from error
+    except ResiftError as error:
+        raise _fault(error) from error
+
+
+async def _score(reranker: Reranker, calls: Sequence[Call]) -> list[Scored]:
+    futures: list[Future[Scored]] = []
+    try:
+        for call in calls:
+            futures.append(reranker.submit_encoded(call))  # noqa: PERF401 - if one raises, those before it are cancelled
+        return await asyncio.gather(*map(asyncio.wrap_future, futures))
+    except OverloadedError as error:
+        raise Refusal("busy", f"{OVERLOADED}: {error}", retry_after=retry_after(reranker.queued.seconds)) from error
+    except ResiftError as error:
+        raise _fault(error) from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _fault(error: ResiftError) -> Refusal:
+    """The refusal for a fault of the server: what a client is told names no file of this machine."""
+    if isinstance(error, ClosedError):
+        return Refusal("stopping", STOPPING)
+    if isinstance(error, ArtifactError | ProviderError):
+        return Refusal("artifact", f"the model cannot be used, because its files are damaged or gone; {IN_LOG}")
+    return Refusal("failed", f"the model failed; {IN_LOG}")
 
 
 def check_uncut(call: Call, max_length: int) -> None:

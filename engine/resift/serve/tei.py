@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from resift.serve.api import Api, Extensions
+from resift.serve.api import Api, Count, Extensions
 from resift.serve.request import RankingRequest, Reason, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from resift.documents import DocumentTemplate
     from resift.serve.request import RankingResult
 
 ErrorType = Literal["Empty", "Validation", "Tokenizer", "Backend", "Overloaded", "Unhealthy"]
@@ -31,21 +32,21 @@ STATUSES: Mapping[Reason, int] = {
     "body size": 413,
     "documents": 413,
     "length": 413,
-    "tokenizer": 422,
     "model": 404,
     "key": 401,
     "busy": 429,
     "late": 429,
     "stopping": 503,
     "failed": 424,
+    "artifact": 500,
 }
 TYPES: Mapping[Reason, ErrorType] = {
     "empty": "Empty",
-    "tokenizer": "Tokenizer",
     "busy": "Overloaded",
     "late": "Overloaded",
     "stopping": "Unhealthy",
     "failed": "Backend",
+    "artifact": "Backend",
 }
 
 
@@ -61,6 +62,8 @@ class RerankRequest(Extensions, kw_only=True):
     raw_scores: bool = False
     """true: scores are logits; otherwise the sigmoids of the logits"""
     return_text: bool = False
+    top_n: Count | None = None
+    """an extension, as in llama.cpp: how many of the best texts are returned"""
     model: str | None = None
     """an extension: which of several models ranks"""
 
@@ -83,24 +86,27 @@ class ErrorResponse(msgspec.Struct):
     error_type: ErrorType
 
 
-def _read(body: RerankRequest) -> RankingRequest:
+def _read(body: RerankRequest, _: DocumentTemplate) -> list[RankingRequest]:
     if not body.texts:
         raise Refusal("empty", "`texts` cannot be empty")
     if body.truncation_direction.lower() == "left" and body.truncate is not False:
         raise Refusal("invalid", "`truncation_direction` is Left, but this server cuts a text at its end only; expected Right")
     if not body.query and "" in body.texts:
         raise Refusal("length", "Input validation error: `inputs` cannot be empty")
-    return RankingRequest(
+    request = RankingRequest(
         model=body.model,
         query=body.query,
         documents=body.texts,
+        top_n=body.top_n,
         truncate=body.truncate is not False,
         plan=body.plan,
         budget_ms=body.budget_ms,
     )
+    return [request]
 
 
-def _write(body: RerankRequest, answer: RankingResult) -> list[Rank]:
+def _write(body: RerankRequest, answers: Sequence[RankingResult]) -> list[Rank]:
+    [answer] = answers
     return [
         Rank(
             result.index,
@@ -118,7 +124,6 @@ def _refuse(refusal: Refusal, _: str) -> ErrorResponse:
 
 RERANK = Api(
     name="tei",
-    path="/rerank",
     summary="Rerank, in the format of text-embeddings-inference",
     body=RerankRequest,
     reply=list[Rank],
@@ -128,4 +133,5 @@ RERANK = Api(
     refuse=_refuse,
     statuses=STATUSES,
     example={"query": "What is Deep Learning?", "texts": ["Deep Learning is not...", "Deep learning is..."]},
+    strict=True,  # as TEI is
 )

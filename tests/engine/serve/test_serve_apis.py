@@ -154,7 +154,13 @@ def test_cohere_and_jina_refuse_in_their_shape(served, path, change, status, sai
 
 
 @pytest.mark.parametrize(
-    ("document", "said"), [({}, "no field text"), ({"text": 3}, "documents[1].text is int"), ({"text": None}, "is NoneType")]
+    ("document", "said"),
+    [
+        ({}, "has the fields none"),
+        ({"text": None}, "no value in text or content or page_content"),
+        ({"text": ["a"]}, "has list in its field text"),
+        ({"title": "a"}, "has the fields title"),
+    ],
 )
 def test_a_document_without_text_is_named(served, document, said):
     reply = served.post("/v1/rerank", {"query": QUERY, "documents": ["a", document]})
@@ -284,48 +290,53 @@ def test_a_model_that_declares_no_sigmoid_is_still_served_in_0_to_1(copy):
     assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize(
-    ("error", "statuses"),
-    [("InferenceError", (500, 500, 424)), ("LogitsError", (500, 500, 424)), ("RuntimeError", (500, 500, 424))],
-)
-def test_a_fault_of_the_model_is_answered_in_each_apis_shape(served, monkeypatch, error, statuses):
+@pytest.mark.parametrize("error", ["InferenceError", "LogitsError", "RuntimeError"])
+def test_a_fault_of_the_model_is_answered_in_each_apis_shape(served, monkeypatch, error):
     from resift import errors
     from resift.runtime.sessions import Session
 
     kind = getattr(errors, error, RuntimeError)
 
     def fail(self, batch):
-        raise kind("the graph failed")
+        raise kind("the graph in /srv/model failed")
 
     monkeypatch.setattr(Session, "run", fail)
     replies = [served.post(path, {"query": f"{error}", field: ["a"]}) for path, field in PATHS.items()]
-    assert tuple(reply.status_code for reply in replies) == statuses
-    said = "the graph failed" if error != "RuntimeError" else "unexpected error"
-    assert all(said in message(reply) for reply in replies)
+    assert [reply.status_code for reply in replies] == [500, 500, 424]
+    said = "unexpected error" if error == "RuntimeError" else "the model failed"
+    assert {message(reply) for reply in replies} == {f"{said}; the server's log has the cause under this request's id"}
     assert replies[2].json()["error_type"] == "Backend"
 
 
-def test_a_text_that_cannot_be_tokenized_is_tokenizer_in_tei(served, reranker, monkeypatch):
-    from resift.errors import ArtifactError
+def test_a_model_whose_file_is_gone_is_a_fault_of_the_server_that_only_its_log_names(planned_artifact, tmp_path, capfd):
+    import logging
+    import shutil
 
-    def fail(*_, **__):
-        raise ArtifactError("tokenizer.json cannot encode a text: broken")
+    from resift.serve.logs import LOGGER, configure
 
-    monkeypatch.setattr(type(reranker.tokenizer), "parts", fail)
-    reply = served.post("/rerank", {"query": QUERY, "texts": ["a"]})
-    assert (reply.status_code, reply.json()["error_type"]) == (422, "Tokenizer")
-    assert served.post("/v2/rerank", {"query": QUERY, "documents": ["a"]}).status_code == 422
-
-
-def test_a_tokenizer_short_of_memory_is_a_fault_of_the_server(served, reranker, monkeypatch):
-    from resift.errors import InferenceError
-
-    def fail(*_, **__):
-        raise InferenceError("memory is short")
-
-    monkeypatch.setattr(type(reranker.tokenizer), "parts", fail)
-    reply = served.post("/v2/rerank", {"query": QUERY, "documents": ["a"]})
-    assert (reply.status_code, message(reply)) == (500, "memory is short")
+    folder = shutil.copytree(planned_artifact, tmp_path / "model")
+    configure("info")
+    try:
+        with Reranker.load(folder, plan="full") as reranker:  # which loads no first look before a request names it
+            [look] = [graph for graph in reranker.artifact.manifest.graphs if graph.name == "first-look"]
+            for variant in look.variants:
+                (folder / variant.file).unlink()
+            with serving({"tiny": reranker}) as served:
+                replies = [
+                    served.post(path, {"query": QUERY, field: ["a", "b"], "plan": "first-look:1,full"})
+                    for path, field in PATHS.items()
+                ]
+    finally:
+        for name in (LOGGER.name, "uvicorn"):
+            logging.getLogger(name).handlers.clear()
+    assert [reply.status_code for reply in replies] == [500, 500, 500]
+    assert all("its files are damaged or gone" in message(reply) for reply in replies)
+    assert replies[2].json()["error_type"] == "Backend"
+    assert not any(str(tmp_path) in reply.text for reply in replies)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    causes = [line["cause"] for line in lines if line["event"] == "request" and line["status"] == 500]
+    assert len(causes) == 3
+    assert all(str(folder) in cause for cause in causes)
 
 
 def test_the_cohere_clients_rank_right(served, reranker):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from itertools import count
 import pytest
 
 from tests.support import tiny
-from tests.support.commands import QUERY, complaint, resift, running
+from tests.support.commands import QUERY, RESIFT, complaint, resift, running
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -57,7 +58,7 @@ def started(artifact):
 
 
 @posix
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_signal_in_the_middle_of_load_loses_no_accepted_request(started, interruptible, reranker, sent):
     process, log, url = started
     expected = [result.index for result in reranker.rerank(QUERY, DOCUMENTS)]
@@ -74,7 +75,7 @@ def test_a_signal_in_the_middle_of_load_loses_no_accepted_request(started, inter
         assert reply.status_code == 200
         assert [row["index"] for row in reply.json()] == expected
         if next(answers) == 20:
-            process.send_signal(sent)
+            process.send_signal(getattr(signal, sent))
         return "answered"
 
     with ThreadPoolExecutor(8) as threads:
@@ -90,7 +91,7 @@ def test_a_signal_in_the_middle_of_load_loses_no_accepted_request(started, inter
 
 
 @posix
-def test_a_second_signal_ends_it_at_once(started, interruptible):
+def test_a_second_signal_refuses_what_is_left_and_says_how_much(started, interruptible):
     process, log, url = started
     texts = [f"{text} {number}" for number in range(100) for text in DOCUMENTS[:10]]
     with ThreadPoolExecutor(1) as threads:
@@ -102,8 +103,22 @@ def test_a_second_signal_ends_it_at_once(started, interruptible):
             pass
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
-    assert code in (0, 1)  # 0 if the request was answered meanwhile
+    assert (asked.result().status_code, code, log.wait("stopped")["unanswered"]) in ((200, 0, 0), (503, 1, 1))
     assert not log.find("unexpected error")
+
+
+@posix
+def test_a_server_that_ignores_sighup_goes_on(artifact):
+    command = f"trap '' HUP; exec {shlex.quote(str(RESIFT))} serve --model {shlex.quote(str(artifact))} --port 0"
+    with subprocess.Popen(["sh", "-c", command], stderr=subprocess.PIPE) as process:
+        try:
+            log = Log(process)
+            url = "http://127.0.0.1:{port}".format(**log.wait("listening"))
+            process.send_signal(signal.SIGHUP)
+            assert httpx.post(f"{url}/rerank", json={"query": QUERY, "texts": DOCUMENTS}, timeout=60).status_code == 200
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0
 
 
 def test_a_port_in_use_is_named(started, artifact):

@@ -42,11 +42,15 @@ def test_each_setting_can_be_given_in_all_three_ways(found, file):
         "host": "::1",
         "api_key": "k",
         "settings": "tuned.toml",
+        "name": "mine",
+        "cors_origin": "https://example.org",
+        "scores": "logit",
+        "document_template": "{title}",
     }
     is_bool = isinstance(found.default, bool)
     given = "true" if is_bool else text.get(found.name, "7")
     quoted = given if is_bool or given == "7" else f'"{given}"'
-    content = f"{found.name} = [{quoted}]" if found.name in ("model", "alias") else f"{found.name} = {quoted}"
+    content = f"{found.name} = [{quoted}]" if found.name in ("model", "alias", "cors_origin") else f"{found.name} = {quoted}"
     expected = msgspec.structs.asdict(gathered(**{PREFIX + found.name.upper(): given}))
     assert expected != msgspec.structs.asdict(Config())
     assert msgspec.structs.asdict(gathered(flag(found.name), *([] if is_bool else [given]))) == expected
@@ -86,6 +90,7 @@ def test_a_switch_can_be_turned_off_again():
         (["--host", "0.0.0.0"], {}, "can be reached from other machines"),
         (["--host", "::"], {}, "can be reached from other machines"),
         (["--host", "example.org"], {}, "can be reached from other machines"),
+        (["--document-template", "{title"], {}, "document template '{title'"),
         (["--host", "0.0.0.0", "--api-key", ""], {}, "can be reached from other machines"),
         ([], {"RESIFT_SERVE_PORT": "x"}, "RESIFT_SERVE_PORT: expected a whole number from 0 to 65535; found 'x'"),
         ([], {"RESIFT_SERVE_THREADS": "1025"}, "RESIFT_SERVE_THREADS: expected a whole number from 1 to 1024; found '1025'"),
@@ -114,6 +119,13 @@ def test_what_cannot_be_is_named(arguments, environment, said):
         ("--alias", "a", "expected NAME=MODEL; found 'a'"),
         ("--alias", "=a", "expected NAME=MODEL; found '=a'"),
         ("--alias", "a=", "expected NAME=MODEL; found 'a='"),
+        ("--cors-origin", "example.org", "expected * or an origin such as https://example.org; found 'example.org'"),
+        (
+            "--cors-origin",
+            "https://example.org/a",
+            "expected * or an origin such as https://example.org; found 'https://example.org/a'",
+        ),
+        ("--scores", "raw", "expected logit or sigmoid; found 'raw'"),
         ("--api-key", "cl\u00e9", "expected printable ASCII without outer spaces"),
         ("--api-key", "gehe\x07im", "expected printable ASCII without outer spaces"),
         ("--api-key", "geheim\n", "expected printable ASCII without outer spaces"),
@@ -157,6 +169,8 @@ def test_a_key_is_never_shown():
 def test_the_engines_settings_come_from_it():
     found = gathered("--threads", "2", "--max-length", "64", "--windows", "4", "--max-batch-tokens", "99").engine()
     assert found == Settings(threads=2, max_length=64, windows=4, token_budget=99, waiting_tokens=1 << 21, waiting_seconds=1.0)
+    found = gathered("--scores", "logit", "--document-template", "{title}").engine()
+    assert (found.scores, found.document_template) == ("logit", "{title}")
 
 
 def test_the_help_names_every_setting():

@@ -20,7 +20,8 @@ from tests.support.serving import serving
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:2]
 PATHS = {"/v2/rerank": "documents", "/v1/rerank": "documents", "/rerank": "texts"}
-SHAPES = {"/v2/rerank": {"id", "message", "detail"}, "/v1/rerank": {"id", "message", "detail"}, "/rerank": {"error", "error_type"}}
+COHERE = {"id", "message", "detail", "error"}
+SHAPES = {"/v2/rerank": COHERE, "/v1/rerank": COHERE, "/rerank": {"error", "error_type"}}
 
 
 def until(condition) -> None:
@@ -194,6 +195,46 @@ def test_a_server_that_has_stopped_long_enough_refuses_what_is_left(one_at_a_tim
         opened.set()
     assert [reply.status_code for reply in replies] == [503, 503, 503]
     assert replies[2].json()["error_type"] == "Unhealthy"
+    assert served.service.unanswered == 3
+
+
+def test_a_second_signal_refuses_what_was_accepted_and_counts_it(one_at_a_time, gate, threads):
+    opened, _, _ = gate
+    with serving({"tiny": one_at_a_time}) as served, served.connect() as half:
+        accepted = [threads.submit(served.post, path, body(path)) for path in PATHS]
+        half.sendall(b"POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{")
+        until(lambda: served.service.admission.requests == 4)
+        served.running.handle_exit(15, None)
+        served.running.handle_exit(15, None)
+        replies = [each.result() for each in accepted]
+        assert half.recv(100).startswith(b"HTTP/1.1 503 ")
+        opened.set()
+    assert [reply.status_code for reply in replies] == [503, 503, 503]
+    assert {reply.headers["connection"] for reply in replies} == {"close"}
+    assert served.service.unanswered == 4
+
+
+def test_connections_that_the_system_has_queued_are_refused_and_not_reset(reranker):
+    content = json.dumps(body("/rerank")).encode()
+    head = f"POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n".encode()
+    late, done = [], threading.Event()
+    with serving({"tiny": reranker}) as served:
+        until(lambda: served.service.is_ready)
+
+        def stop():
+            for _ in range(20):
+                late.append(served.connect())
+                late[-1].sendall(head + content)
+            served.running.handle_exit(15, None)
+            served.running._stop_listening()
+            done.set()
+
+        served.running.servers[0].get_loop().call_soon_threadsafe(stop)
+        assert done.wait(60)
+        assert [connection.recv(100)[:13] for connection in late] == [b"HTTP/1.1 503 "] * 20
+        for connection in late:
+            connection.close()
+    assert served.service.unanswered == 0
 
 
 def test_a_key_is_asked_for_where_there_is_one(reranker):
@@ -289,25 +330,6 @@ def test_a_model_that_cannot_run_ends_the_server(one_at_a_time, monkeypatch):
     running = build_server(config, Service(config, Models({"tiny": one_at_a_time}, {})))
     with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(InferenceError, match="no memory"):
         running.run([listening])
-
-
-def test_models_are_found_by_id_source_and_alias(artifact, copy):
-    from resift.serve.config import Config
-    from resift.serve.models import Models
-    from resift.serve.request import Refusal
-
-    models = Models.load(Config(model=[str(artifact), str(copy)], alias=[f"rerank-v3.5={copy}"]))
-    first = models.rerankers[models.first].artifact.manifest.model.id
-    try:
-        assert list(models.rerankers) == [first, str(copy)]
-        assert [models.choose(name)[0] for name in (None, first, str(artifact))] == [first] * 3
-        assert [models.choose(name)[0] for name in (str(copy), "rerank-v3.5")] == [str(copy)] * 2
-        with pytest.raises(Refusal, match="no model 'other' is served; expected one of") as caught:
-            models.choose("other")
-        assert str(artifact) not in str(caught.value)  # where a model lies is no client's business
-        assert "'rerank-v3.5'" in str(caught.value)
-    finally:
-        models.close()
 
 
 def test_probes_are_logged_only_when_they_fail(one_at_a_time, gate, logged):

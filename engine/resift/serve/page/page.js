@@ -59,7 +59,7 @@ async function content(response) {
   if (response.ok) return found;
   const wait = response.headers.get("retry-after");
   const retry = wait ? ` Try again in ${plural(Number(wait), "second")}.` : "";
-  const reason = found?.error ?? found?.message ?? "the request was refused";
+  const reason = found?.message ?? found?.error ?? "the request was refused";
   if (response.status === 401) find("key-field").hidden = false;
   throw new Fault(`${response.status}: ${reason}.${retry}`, response.status === 401 ? "key" : undefined);
 }
@@ -229,7 +229,7 @@ async function introduce() {
   find("key-field").hidden = !needed;
   if (needed && !find("key").value.trim()) return;
   const info = await content(await reach("info", { headers: authorization() }));
-  find("about").textContent = info.models.length > 1 ? plural(info.models.length, "model") : info.model_id;
+  find("about").textContent = info.models.length > 1 ? plural(info.models.length, "model") : info.served_model_name;
   find("model").replaceChildren(...info.models.map((name) => element("option", "", name)));
   find("model-field").hidden = info.models.length < 2;
 }
