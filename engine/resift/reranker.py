@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from resift import machine
 from resift.artifact.folder import Artifact
 from resift.artifact.resolved_plans import Plans
+from resift.calibration import READING, check_threshold
 from resift.encoding.artifact_tokenizer import open_tokenizer
 from resift.inputs import check_count, deadline_after, read_candidates, read_pairs, read_pools, runs
 from resift.ranking import Ranking
@@ -66,6 +67,8 @@ class Reranker:
             max_length=manifest.pair.max_length,
         )
         """what this process runs with"""
+        if self.settings.calibration is not None:
+            self.settings.calibration.check(**self.logit_identity())
         self.tokenizer = open_tokenizer(artifact, self.resolved)
         providers.check_version(manifest.onnxruntime[0])
         sessions.open(self.graph.name)
@@ -163,6 +166,11 @@ class Reranker:
         """
         return self._calls.submit(encoded)
 
+    def logit_identity(self) -> dict[str, Any]:
+        """What the logits of a pair depend on, by `ScoreCalibration.check`: the artifact, and how pairs are read."""
+        reading = {name: getattr(self.resolved, name) for name in READING}
+        return {"artifact": self.artifact.fingerprint(), "model": self.artifact.manifest.model.id, **reading}
+
     @property
     def queued(self) -> Queued:
         """The rows and tokens that wait to run, and the rows dropped so far. A snapshot; any thread may ask."""
@@ -184,7 +192,7 @@ class Reranker:
         """Scores float32[n] of (query, document) pairs, in the caller's order. Raises TypeError for anything but pairs of str."""
         return self._score(runs(read_pairs(pairs))).scores
 
-    def rerank(
+    def rerank(  # noqa: PLR0913 - what `submit` takes, and what is returned
         self,
         query: str,
         documents: Sequence[str],
@@ -192,20 +200,22 @@ class Reranker:
         top_k: int | None = None,
         plan: Plan | str | None = None,
         budget_ms: float | None = None,
+        threshold: float | None = None,
     ) -> Ranking:
         """Ranks `documents` for `query`, best first, and keeps the best `top_k` (None: all).
 
         `plan`: the cascade of graphs that scores the pool, as for `plan_for`; None: that of the Settings. `budget_ms`: milliseconds
         after which it returns with what has been scored by then, as for `submit`. Documents that the full graph did not score have
-        no score; they follow in the order of the stage before, then those that no graph scored, in the caller's order. Raises
-        InputError for a `top_k` below 1, a plan whose graphs this artifact does not have or a `budget_ms` out of range, and
-        otherwise like `submit`.
+        no score; they follow in the order of the stage before, then those that no graph scored, in the caller's order.
+        `threshold`: a probability; only documents whose `probability`, by `Settings.calibration`, is that or more are returned, and
+        none that the full graph did not score. Raises InputError for a `top_k` below 1, a plan whose graphs this artifact does not
+        have, a `budget_ms` out of range or a `threshold` out of range or without a calibration, and otherwise like `submit`.
         """
-        terms = self._terms(plan, top_k, budget_ms)
+        terms = self._terms(plan, top_k, budget_ms, threshold)
         pool = read_candidates(query, documents)
-        return Ranking.of(pool.documents, self._calls.wait([[pool]], *terms)[0], top_k=top_k)
+        return Ranking.of(pool.documents, self._calls.wait([[pool]], *terms)[0], top_k=top_k, threshold=threshold)
 
-    def rerank_many(
+    def rerank_many(  # noqa: PLR0913 - what `submit` takes, and what is returned
         self,
         queries: Sequence[str],
         pools: Sequence[Sequence[str]],
@@ -213,17 +223,18 @@ class Reranker:
         top_k: int | None = None,
         plan: Plan | str | None = None,
         budget_ms: float | None = None,
+        threshold: float | None = None,
     ) -> list[Ranking]:
         """One Ranking for each query and its pool, all pairs batched together. `budget_ms` is for all of them together.
 
         Raises like `rerank`.
         """
-        terms = self._terms(plan, top_k, budget_ms)
+        terms = self._terms(plan, top_k, budget_ms, threshold)
         work = read_pools(queries, pools)
         scored = self._calls.wait([[pool] for pool in work], *terms)
-        return [Ranking.of(pool.documents, each, top_k=top_k) for pool, each in zip(work, scored, strict=True)]
+        return [Ranking.of(pool.documents, each, top_k=top_k, threshold=threshold) for pool, each in zip(work, scored, strict=True)]
 
-    async def arerank(
+    async def arerank(  # noqa: PLR0913 - what `submit` takes, and what is returned
         self,
         query: str,
         documents: Sequence[str],
@@ -231,13 +242,14 @@ class Reranker:
         top_k: int | None = None,
         plan: Plan | str | None = None,
         budget_ms: float | None = None,
+        threshold: float | None = None,
     ) -> Ranking:
         """`rerank` for asyncio, without blocking the event loop; cancelling it drops the pairs that have not started."""
-        terms = self._terms(plan, top_k, budget_ms)
+        terms = self._terms(plan, top_k, budget_ms, threshold)
         pool = read_candidates(query, documents)
-        return Ranking.of(pool.documents, (await self._calls.await_all([[pool]], *terms))[0], top_k=top_k)
+        return Ranking.of(pool.documents, (await self._calls.await_all([[pool]], *terms))[0], top_k=top_k, threshold=threshold)
 
-    async def arerank_many(
+    async def arerank_many(  # noqa: PLR0913 - what `submit` takes, and what is returned
         self,
         queries: Sequence[str],
         pools: Sequence[Sequence[str]],
@@ -245,12 +257,13 @@ class Reranker:
         top_k: int | None = None,
         plan: Plan | str | None = None,
         budget_ms: float | None = None,
+        threshold: float | None = None,
     ) -> list[Ranking]:
         """`rerank_many` for asyncio."""
-        terms = self._terms(plan, top_k, budget_ms)
+        terms = self._terms(plan, top_k, budget_ms, threshold)
         work = read_pools(queries, pools)
         scored = await self._calls.await_all([[pool] for pool in work], *terms)
-        return [Ranking.of(pool.documents, each, top_k=top_k) for pool, each in zip(work, scored, strict=True)]
+        return [Ranking.of(pool.documents, each, top_k=top_k, threshold=threshold) for pool, each in zip(work, scored, strict=True)]
 
     async def ascore(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """`score` for asyncio."""
@@ -279,9 +292,12 @@ class Reranker:
     async def _ascore(self, pools: list[Candidates]) -> Scored:
         return (await self._calls.await_all([pools], self._plans.full))[0]
 
-    def _terms(self, plan: Plan | str | None, top_k: int | None, budget_ms: float | None) -> tuple[ResolvedPlan, float | None]:
+    def _terms(
+        self, plan: Plan | str | None, top_k: int | None, budget_ms: float | None, threshold: float | None = None
+    ) -> tuple[ResolvedPlan, float | None]:
         """The plan of a call that begins now, and its deadline by time.monotonic."""
         deadline = None if budget_ms is None else deadline_after(budget_ms)
+        check_threshold(threshold, is_calibrated=self.settings.calibration is not None)
         check_count("top_k", top_k)
         return self._plans.choose(plan, top_k=top_k, is_timed=deadline is not None), deadline
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from resift.calibration import ScoreCalibration
 from resift.errors import InputError
 from resift.files.whole import read_toml
 from resift.plans import Plan, as_plan
@@ -21,7 +22,7 @@ PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
 Truncation = Literal["only_second", "longest_first"]
 TRUNCATIONS: tuple[Truncation, ...] = ("only_second", "longest_first")
 LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40, "windows": 64}
-TABLE = "settings"
+TABLE, CALIBRATION = "settings", "calibration"
 OTHER_TABLES = ("retrieval", "measured")
 """Further tables of a settings file, which `Settings.read` does not read."""
 
@@ -58,6 +59,9 @@ class Settings:
     windows: int | Auto = "auto"
     """Maximum number of windows in which a document too long for its pair is read; the best window's logit counts. auto: 1, and
     the end of the document is cut. Each window makes a pair with the whole query and takes as long as any other pair."""
+    calibration: ScoreCalibration | None = None
+    """The map from logits to probabilities that `resift calibrate` fitted for the artifact, or its table; None: results have no
+    probability, and calls take no threshold."""
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
@@ -83,6 +87,7 @@ class Settings:
         if self.plan != "auto":
             plan = as_plan(self.plan, "Settings.plan")
             object.__setattr__(self, "plan", self.plan if isinstance(self.plan, str) else str(plan))
+        object.__setattr__(self, "calibration", _calibration(self.calibration))
 
     def with_arguments(self, **arguments: Any) -> Self:
         """With those arguments that are not None. Raises InputError if one contradicts a field that is set already."""
@@ -97,9 +102,10 @@ class Settings:
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """Settings from a TOML file (https://toml.io/en/v1.0.0), such as `resift tune` writes.
 
-        Its table [settings] holds fields of this class; a missing field stays "auto". The file may also have the tables
-        [retrieval] and [measured]: how many candidates to request from the retriever, and the measurements. They are for the
-        reader and are not applied. Raises InputError that names the file for anything else.
+        Its table [settings] holds fields of this class; a missing field stays "auto". Its table [calibration], if there is one, is
+        what `resift calibrate` writes. The file may also have the tables [retrieval] and [measured]: how many candidates to request
+        from the retriever, and the measurements. They are for the reader and are not applied. Raises InputError that names the file
+        for anything else.
         """
         tables = read_tables(path)
         values = tables.get(TABLE)
@@ -109,15 +115,19 @@ class Settings:
         if unknown:
             raise InputError(f"{path}: [{TABLE}] has {', '.join(map(repr, sorted(unknown)))}; expected only {', '.join(_names())}")
         try:
-            return cls(**values)
+            return cls(**values, calibration=tables.get(CALIBRATION))  # type: ignore[arg-type]
         except (InputError, TypeError) as error:
             raise InputError(f"{path}: {error}") from error
+
+    def table(self) -> dict[str, Any]:
+        """The table [settings] of a file: the fields that are not "auto", without the calibration, which has its own table."""
+        return {name: value for name in _names() if (value := getattr(self, name)) != "auto"}
 
 
 def read_tables(path: str | os.PathLike[str]) -> dict[str, object]:
     """The tables of a settings file. Raises InputError like `read_toml`, and for other tables than `Settings.read` names."""
     tables = read_toml(path)
-    allowed = (TABLE, *OTHER_TABLES)
+    allowed = (TABLE, CALIBRATION, *OTHER_TABLES)
     unknown = [name for name in tables if name not in allowed]
     if unknown:
         raise InputError(
@@ -127,7 +137,12 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, object]:
 
 
 def _names() -> list[str]:
-    return [field.name for field in fields(Settings)]
+    """The fields that the table [settings] holds."""
+    return [field.name for field in fields(Settings) if field.name != CALIBRATION]
+
+
+def _calibration(value: object) -> ScoreCalibration | None:
+    return value if value is None or isinstance(value, ScoreCalibration) else ScoreCalibration.of(value)
 
 
 def _check_seconds(name: str, value: object) -> None:
@@ -152,6 +167,7 @@ class ResolvedSettings:
     """None: any number"""
     waiting_seconds: float | None = None
     """None: any time"""
+    calibration: ScoreCalibration | None = None
 
 
 def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: int) -> ResolvedSettings:
@@ -171,4 +187,5 @@ def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: in
         windows=1 if settings.windows == "auto" else settings.windows,
         waiting_tokens=None if settings.waiting_tokens == "auto" else settings.waiting_tokens,
         waiting_seconds=None if settings.waiting_seconds == "auto" else settings.waiting_seconds,
+        calibration=settings.calibration,
     )

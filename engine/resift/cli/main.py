@@ -21,6 +21,7 @@ EPILOG = """examples:
   resift info ./my-artifact
   resift doctor pools.jsonl.gz
   resift tune pools.jsonl --budget-ms 200 --out tuned.toml
+  resift calibrate ./my-artifact pools.jsonl --precision 0.9 -o settings.toml
 
 """
 
@@ -32,7 +33,7 @@ def parser() -> Parser:
     with importing():
         from importlib.metadata import version
 
-        from resift.cli import distill, doctor, export, info, rerank, serve, tune, verify
+        from resift.cli import calibrate, distill, doctor, export, info, rerank, serve, tune, verify
         from resift.cli import eval as evaluation
         from resift.cli.options import EXIT_CODES, Parser
 
@@ -42,7 +43,7 @@ def parser() -> Parser:
     )
     root.add_argument("--version", action="version", version=f"resift {installed}")
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (rerank, serve, evaluation, doctor, tune, export, distill, verify, info):
+    for command in (rerank, serve, evaluation, doctor, tune, calibrate, export, distill, verify, info):
         command.add(commands)
     return root
 

@@ -75,6 +75,12 @@ def add(commands: Commands) -> None:
         metavar="MS",
         help="stop after MS milliseconds; documents that the full model has not scored by then follow without a score",
     )
+    command.add_argument(
+        "--threshold",
+        type=values.share,
+        metavar="P",
+        help="only documents whose probability of relevance is P or more; needs --settings with a calibration",
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     group = command.add_argument_group("a file of pools")
     group.add_argument("--pools", type=values.file_name, metavar="POOLS", help="rank every pool of this file; - for standard input")
@@ -120,12 +126,21 @@ def _rank_documents(arguments: argparse.Namespace) -> int:
     if how.plan == "auto" and arguments.top_k is None and arguments.budget_ms is None:
         how = replace(how, plan="full")  # the same plan for such a call; naming it avoids loading the first look
     with Reranker.load(arguments.model, settings=how) as reranker:
-        ranking = reranker.rerank(pool.query, pool.documents, top_k=arguments.top_k, budget_ms=arguments.budget_ms)
+        ranking = reranker.rerank(
+            pool.query,
+            pool.documents,
+            top_k=arguments.top_k,
+            budget_ms=arguments.budget_ms,
+            threshold=arguments.threshold,
+        )
     if arguments.json:
         write_json(pool.ranked(ranking, with_documents=True))
     else:
         is_terminal = sys.stdout is not None and sys.stdout.isatty()
-        write_lines(table(ranking, pool.lines, shutil.get_terminal_size().columns if is_terminal else None))
+        lines = table(ranking, pool.lines, shutil.get_terminal_size().columns if is_terminal else None)
+        if arguments.threshold is not None and ranking.without_score:
+            lines.append(f"{ranking.without_score} have no probability, as the full model did not score them: none of them passes")
+        write_lines(lines)
     return 0
 
 
@@ -137,6 +152,7 @@ def _rank_pools(arguments: argparse.Namespace) -> int:
         top_k=arguments.top_k,
         max_candidates=arguments.max_candidates,
         on_error=arguments.on_error,
+        threshold=arguments.threshold,
     )
     with Reranker.load(arguments.model, settings=settings(arguments)) as reranker, Meter() as meter:
         skipped = rerank_file(reranker, job, overwrite=arguments.overwrite, progress=meter)
@@ -154,8 +170,9 @@ def _rank_on_ray(arguments: argparse.Namespace) -> int:
         or arguments.format != "jsonl"
         or arguments.on_error != "stop"
         or arguments.budget_ms is not None
+        or arguments.threshold is not None
     ):
-        arguments.usage_error("--engine ray does not take --json, --format, --on-error, --overwrite or --budget-ms")
+        arguments.usage_error("--engine ray does not take --json, --format, --on-error, --overwrite, --budget-ms or --threshold")
     from resift.integrations.ray import rerank_parquet
 
     done = rerank_parquet(
@@ -181,13 +198,16 @@ def one_line(text: str) -> str:
 
 def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[str]:
     """Rank, score, input line (`numbers[i]` of document i) and text of each result, cut to `width` columns (None: not cut)."""
-    rows = [f"{'rank':>4}  {'score':>8}  {'line':>5}  document"]
+    probability = f"{'probability':>11}  " if ranking.calibrated else ""
+    rows = [f"{'rank':>4}  {'score':>8}  {probability}{'line':>5}  document"]
     for rank, result in enumerate(ranking, 1):
         text = one_line(result.document)
         at_least = "at least " if result.tokens_cut_at_least else ""
         cut = f"  ({at_least}{result.tokens_cut} tokens cut)" if result.tokens_cut or at_least else ""
         score = "-" if result.score is None else f"{result.score:.3f}"
-        start = f"{rank:>4}  {score:>8}  {numbers[result.index]:>5}  "
+        if ranking.calibrated:
+            probability = f"{'-' if result.probability is None else f'{result.probability:.3f}':>11}  "
+        start = f"{rank:>4}  {score:>8}  {probability}{numbers[result.index]:>5}  "
         if width is not None:
             text = shorten(visible(text), max(MIN_TEXT_WIDTH, width - len(start) - len(cut)))
         rows.append(f"{start}{text}{cut}")

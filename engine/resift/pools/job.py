@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
+from resift.calibration import check_threshold
 from resift.errors import InputError
 from resift.files.names import is_file_name
 from resift.inputs import check_count
@@ -52,6 +53,8 @@ class Job:
     """skip: bad lines go to OUT.errors.jsonl with the reason"""
     plan: Plan | str | None = None
     """the cascade for each pool, as for `Reranker.plan_for`; None: that of the Reranker's settings"""
+    threshold: float | None = None
+    """only results whose probability is that or more; None: all"""
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not isinstance(self.out, Path):
@@ -65,6 +68,7 @@ class Job:
             check_count(name, getattr(self, name))
         if self.plan not in (None, "auto"):
             as_plan(self.plan, "plan")
+        check_threshold(self.threshold, is_calibrated=True)
 
     @property
     def errors(self) -> Path:
@@ -81,6 +85,7 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
     file cannot be written, if another process is writing it, or if another job or input was started there. A refused call changes
     nothing.
     """
+    check_threshold(job.threshold, is_calibrated=reranker.settings.calibration is not None)
     files = OutFiles.of(job.out)
     files.check(job.source)
     with Journal(files) as journal:
@@ -93,7 +98,7 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
         with closing(_Reader(job, files)) as reader:
             remaining = journal.resume(_settings(reranker, job), iter(reader), overwrite=overwrite)
             pools = pairs = 0
-            for pool, ranking in rerank_pools(reranker, remaining, top_k=job.top_k, plan=job.plan):
+            for pool, ranking in rerank_pools(reranker, remaining, top_k=job.top_k, plan=job.plan, threshold=job.threshold):
                 journal.add(pool, _encode(job, pool, ranking))
                 pools, pairs = pools + 1, pairs + len(pool.documents)
                 if progress:
@@ -104,7 +109,7 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
 
 def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
     """The model and settings that the lines of OUT depend on, besides the pools."""
-    plan = str(reranker.plan_for(job.plan, top_k=job.top_k))
+    plan, calibration = str(reranker.plan_for(job.plan, top_k=job.top_k)), reranker.settings.calibration
     return {
         "model": reranker.artifact.fingerprint(),
         "precision": reranker.precision,
@@ -118,6 +123,9 @@ def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
         "plan": None if plan == str(reranker.plan_for("full")) else plan,
         # None for one window, as in journals that were written before windows existed.
         "windows": None if reranker.resolved.windows == 1 else reranker.resolved.windows,
+        # None without them, as in journals that were written before they existed.
+        "calibration": None if calibration is None else calibration.table(),
+        "threshold": job.threshold,
     }
 
 
