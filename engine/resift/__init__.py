@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from resift.reranker import Reranker
     from resift.settings import Settings
 
+    __version__: str
+    """the version of the installed package"""
+
 __all__ = [
     "ArtifactError",
     "ClosedError",
@@ -51,9 +54,14 @@ _MODULES = ("errors", "plans", "settings", "ranking", "reranker")
 if not TYPE_CHECKING:  # with this function, a type checker would take any name for one of this module
 
     def __getattr__(name: str) -> object:
-        """A public name, or a module of public names. Raises ExtraError if a package that resift needs cannot be imported."""
+        """A public name, the version, or a module of public names.
+
+        Raises ExtraError if a package that resift needs cannot be imported.
+        """
         from importlib import import_module
 
+        if name == "__version__":
+            return import_module("importlib.metadata").version("resift")
         if name not in {*__all__, *_MODULES}:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -69,4 +77,4 @@ if not TYPE_CHECKING:  # with this function, a type checker would take any name 
 
     def __dir__() -> list[str]:
         """The public names, too, before their first use."""
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__all__, "__version__"})

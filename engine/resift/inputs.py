@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from itertools import groupby
 from numbers import Real
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from resift.counts import as_int
+from resift.documents import DEFAULT
 from resift.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from resift.documents import Document, DocumentTemplate
+
 Pair = tuple[str, str]
-"""A query and a document."""
+"""A query, and what the model reads of a document."""
 
 
 class Candidates(NamedTuple):
@@ -25,49 +29,73 @@ class Candidates(NamedTuple):
 
     query: str
     documents: list[str]
+    """what the model reads of each"""
+    given: Sequence[Document]
+    """the caller's own, in the same order"""
+    instruction: str | None = None
+    """what is put before the query; None: the prompt that the model declares"""
 
 
-def read_candidates(query: str, documents: Sequence[str]) -> Candidates:
-    """A query and its documents. Raises TypeError that names the argument that is not a str."""
-    if not isinstance(query, str):
-        raise TypeError(f"query is {type(query).__name__}; expected str")
-    return Candidates(query, _texts(documents, "documents"))
+def read_candidates(
+    query: str, documents: Sequence[Document], template: DocumentTemplate = DEFAULT, instruction: str | None = None
+) -> Candidates:
+    """A query and its documents, of which `template` says what the model reads.
+
+    Raises TypeError that names the argument that is neither str nor, as a document, a mapping, and InputError for a mapping that
+    has none of the template's fields.
+    """
+    _check_text(query, "query")
+    return _candidates(query, documents, "documents", template, instruction)
 
 
-def read_pools(queries: Sequence[str], pools: Sequence[Sequence[str]]) -> list[Candidates]:
-    """Each query with its pool. Raises TypeError like `read_candidates`, and InputError if their numbers differ."""
-    query_list, pool_list = _texts(queries, "queries"), _column(pools, "pools", "lists of str")
+def read_pools(
+    queries: Sequence[str],
+    pools: Sequence[Sequence[Document]],
+    template: DocumentTemplate = DEFAULT,
+    instruction: str | None = None,
+) -> list[Candidates]:
+    """Each query with its pool. Raises like `read_candidates`, and InputError if their numbers differ."""
+    query_list, pool_list = _column(queries, "queries", "str"), _column(pools, "pools", "lists of str")
+    for position, query in enumerate(query_list):
+        _check_text(query, f"queries[{position}]")
     if len(query_list) != len(pool_list):
         raise InputError(f"{len(query_list)} queries and {len(pool_list)} pools; expected one pool for each query")
     names = ["documents"] if len(pool_list) == 1 else [f"pools[{number}]" for number in range(len(pool_list))]
-    return [Candidates(query, _texts(pool, name)) for query, pool, name in zip(query_list, pool_list, names, strict=True)]
+    rows = zip(query_list, pool_list, names, strict=True)
+    return [_candidates(query, pool, name, template, instruction) for query, pool, name in rows]
 
 
-def read_pairs(pairs: Iterable[tuple[str, str]]) -> list[Pair]:
-    """Any iterable of pairs as a list. Raises TypeError that names the item that is not a pair of str."""
+def read_pairs(pairs: Iterable[tuple[str, Document]], template: DocumentTemplate = DEFAULT) -> list[Pair]:
+    """Any iterable of pairs as a list, with what the model reads of each document. Raises like `read_candidates`."""
     if isinstance(pairs, str):
         raise TypeError("pairs is a str; expected (query, document) tuples")
     rows: list[Pair] = []
     for number, pair in enumerate(pairs):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise TypeError(f"pairs[{number}] is {pair!r:.80}; expected a (query, document) tuple")
-        query, document = _texts(pair, f"pairs[{number}]")
-        rows.append((query, document))
+        query, document = pair
+        _check_text(query, f"pairs[{number}][0]")
+        rows.append((query, template.text(document, f"pairs[{number}][1]")))
     return rows
 
 
-def runs(pairs: Iterable[Pair]) -> list[Candidates]:
+def runs(pairs: Iterable[Pair], instruction: str | None = None) -> list[Candidates]:
     """The candidates of each run of consecutive pairs with the same query."""
-    return [Candidates(query, [document for _, document in run]) for query, run in groupby(pairs, key=itemgetter(0))]
+    texts = [(query, [text for _, text in run]) for query, run in groupby(pairs, key=operator.itemgetter(0))]
+    return [Candidates(query, documents, documents, instruction) for query, documents in texts]
 
 
-def _texts(texts: Sequence[str], name: str) -> list[str]:
-    """The texts as a list. Raises TypeError that names the item that is not a str."""
-    column: list[str] = _column(texts, name, "str")
-    for position, text in enumerate(column):
-        if not isinstance(text, str):
-            raise TypeError(f"{name}[{position}] is {type(text).__name__}; expected str")
-    return column
+def _check_text(text: object, name: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is {type(text).__name__}; expected str")
+
+
+def _candidates(
+    query: str, documents: Sequence[Document], name: str, template: DocumentTemplate, instruction: str | None
+) -> Candidates:
+    given: list[Document] = _column(documents, name, "str, or of mappings with a text")
+    texts = [template.text(document, f"{name}[{position}]") for position, document in enumerate(given)]
+    return Candidates(query, texts, given, instruction)
 
 
 def _column(values: Sequence[Any], name: str, of: str) -> list[Any]:
@@ -84,14 +112,25 @@ def _column(values: Sequence[Any], name: str, of: str) -> list[Any]:
     return list(values)
 
 
-def check_count(name: str, value: object) -> None:
-    """Raises TypeError unless `value` is an int or None, and InputError if it is below 1. `name`: the parameter's name."""
+def check_instruction(instruction: object) -> None:
+    """Raises TypeError unless the instruction of a call is a str or None."""
+    if instruction is not None:
+        _check_text(instruction, "instruction")
+
+
+def check_count(name: str, value: object) -> int | None:
+    """A count as an int, also from numpy's whole numbers; None stays. `name`: the parameter's name.
+
+    Raises TypeError for anything else, and InputError if it is below 1.
+    """
     if value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    count = as_int(value)
+    if count is None:
         raise TypeError(f"{name} is {type(value).__name__}; expected an int or None")
-    if value < 1:
-        raise InputError(f"{name} is {value}; expected 1 or more, or None for all")
+    if count < 1:
+        raise InputError(f"{name} is {count}; expected 1 or more, or None for all")
+    return count
 
 
 def deadline_after(budget_ms: float) -> float:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Self
 
+from resift.counts import as_int
 from resift.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,8 +52,10 @@ class Stage:
             )
         if self.keep is None:
             return
-        if not isinstance(self.keep, int | float) or isinstance(self.keep, bool):
+        if not isinstance(self.keep, Real) or isinstance(self.keep, bool):
             raise TypeError(f"Stage.keep is {type(self.keep).__name__}; expected an int, a float or None")
+        count = as_int(self.keep)
+        object.__setattr__(self, "keep", float(self.keep) if count is None else count)
         if isinstance(self.keep, float) and not 0 < self.keep < 1:
             raise InputError(f"a stage keeps {self.keep}; expected a share between 0 and 1, or a whole number as an int")
         if isinstance(self.keep, int) and not 1 <= self.keep <= LARGEST_KEEP:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from resift.calibration import check_threshold
+from resift.documents import DEFAULT, Document, document_id, plain
 from resift.inputs import check_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from resift.inputs import Candidates
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -23,7 +27,7 @@ class Scored:
     logits: NDArray[np.float32]
     """float32[n]: what a ranking is sorted by, from the last graph that scored the pair; different graphs do not compare"""
     scores: NDArray[np.float32]
-    """float32[n]: on the scale that the model declares; NaN for pairs of which the full graph did not score all windows"""
+    """float32[n]: on the scale of `Settings.scores`; NaN for pairs of which the full graph did not score all windows"""
     tokens_cut: NDArray[np.int32]
     """int32[n]: tokens cut from the end of each document because the pair was too long, or too long for all its windows"""
     tokens_cut_at_least: NDArray[np.bool_]
@@ -55,6 +59,10 @@ class Scored:
         }
         return replace(self, **columns)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields as JSON has them: a list for each column, null for a number that is missing."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
@@ -63,11 +71,12 @@ class RankedDocument:
     index: int
     """its position in the caller's list, from 0"""
     score: float | None
-    """on the scale that the model declares: a logit, or a probability in [0, 1]; None if the full graph did not score all windows
-    of the document, which happens only with a plan named by the caller or with a deadline"""
+    """on the scale of `Settings.scores`: a logit, or a number in [0, 1]; None if the full graph did not score all windows of the
+    document, which happens only with a plan named by the caller or with a deadline"""
     logit: float | None
     """from the graph named by `scored_by`; None if no graph scored the document"""
-    document: str
+    document: Document = field(hash=False)
+    """the caller's own"""
     tokens_cut: int
     """tokens cut from the end of the document because the pair was too long, or too long for all its windows"""
     tokens_cut_at_least: bool = False
@@ -80,6 +89,22 @@ class RankedDocument:
     """number, from 0, of the window with the largest logit (of equal ones, the first), which is the document's logit"""
     probability: float | None = None
     """that the document is relevant, by Settings.calibration; None without one, and where the score is None"""
+    text: str = field(default="", repr=False)
+    """what the model read of the document: a str itself; of a mapping, what `Settings.document_template` says"""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.document, str):
+            object.__setattr__(self, "text", self.document)
+
+    @property
+    def id(self) -> str | int | None:
+        """The id of a document that is a mapping: its first of `id`, `_id`, `docid` and `doc_id`; None for a str."""
+        return document_id(self.document)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON has it, with the document as the caller gave it and its id, but not `text`."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "text"}
+        return plain({"index": self.index, "id": self.id, **columns})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +127,24 @@ class Ranking(Sequence[RankedDocument]):
     probability, and never pass a threshold"""
 
     @classmethod
-    def of(cls, documents: Sequence[str], scored: Scored, *, top_k: int | None = None, threshold: float | None = None) -> Ranking:
+    def of(
+        cls,
+        documents: Sequence[Document],
+        scored: Scored,
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> Ranking:
         """Ranks `documents` by what `Reranker.submit` returned for them, best first, and keeps the best `top_k` (None: all).
 
-        `threshold`: only documents whose probability is that or more. Raises TypeError and InputError for a `top_k` or a
-        `threshold` that cannot be used.
+        `threshold`: only documents whose probability is that or more. `texts`: what the model read of each document, as from
+        `Reranker.texts`; None: what it reads without a template in the Settings. Raises TypeError and InputError for documents, a
+        `top_k` or a `threshold` that cannot be used.
         """
-        check_count("top_k", top_k)
+        top_k = check_count("top_k", top_k)
         check_threshold(threshold, is_calibrated=scored.probabilities is not None)
+        given = list(documents)
         count, graphs = len(scored.logits), scored.graphs
         probabilities = np.full(count, np.nan) if scored.probabilities is None else scored.probabilities
         order = best_first(scored.logits, scored.stages_done)
@@ -137,12 +172,13 @@ class Ranking(Sequence[RankedDocument]):
                     index,
                     _or_none(score),
                     _or_none(logit),
-                    documents[index],
+                    given[index],
                     cut,
                     bound,
                     graphs[stage - 1] if stage else None,
                     *rest,
                     probability=_or_none(probability),
+                    text=DEFAULT.text(given[index], f"documents[{index}]") if texts is None else texts[index],
                 )
                 for index, score, logit, cut, bound, stage, *rest, probability in rows
             ),
@@ -161,6 +197,26 @@ class Ranking(Sequence[RankedDocument]):
     def __getitem__(self, index: slice) -> tuple[RankedDocument, ...]: ...
     def __getitem__(self, index: int | slice) -> RankedDocument | tuple[RankedDocument, ...]:
         return self.results[index]
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Its results as JSON has them, best first; see `RankedDocument.to_dict`."""
+        return [result.to_dict() for result in self.results]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ranking as JSON has it: no NaN, no number or array of numpy's, no text without a UTF-8 form."""
+        return {**{field.name: getattr(self, field.name) for field in fields(self)}, "results": self.to_list()}
+
+    def to_json(self) -> str:
+        """`to_dict` as one line of JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+
+def rank(pools: Sequence[Candidates], scored: Sequence[Scored], top_k: int | None, threshold: float | None = None) -> list[Ranking]:
+    """The Ranking of each of the pools, whose candidates were scored so."""
+    return [
+        Ranking.of(pool.given, each, top_k=top_k, threshold=threshold, texts=pool.documents)
+        for pool, each in zip(pools, scored, strict=True)
+    ]
 
 
 def best_first(logits: NDArray[np.float32], stages_done: NDArray[np.int8] | None) -> NDArray[np.intp]:

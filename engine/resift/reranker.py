@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from resift import machine
 from resift.artifact.folder import Artifact
 from resift.artifact.resolved_plans import Plans
-from resift.calibration import READING, check_threshold
+from resift.calibration import check_threshold
 from resift.encoding.artifact_tokenizer import open_tokenizer
 from resift.inputs import check_count, deadline_after, read_candidates, read_pairs, read_pools, runs
-from resift.ranking import Ranking
+from resift.ranking import rank
 from resift.runtime import providers
 from resift.runtime.sessions import Sessions
 from resift.scheduling.submission import Submission
+from resift.scoring import logit_identity
 from resift.settings import Settings, resolve
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 
     from resift.artifact.manifest import Variant
     from resift.artifact.resolved_plans import ResolvedPlan
+    from resift.documents import Document
     from resift.inputs import Candidates
     from resift.plans import Plan
-    from resift.ranking import Scored
+    from resift.ranking import Ranking, Scored
     from resift.scheduling.call import Batch, Call
     from resift.scheduling.workers import Queued
     from resift.settings import Auto, Provider
@@ -46,11 +48,14 @@ class Reranker:
     One Reranker serves any number of threads at once. It pickles as its source and settings, and a forked child reopens the
     graph at its first call. A pair's logit does not depend on the pairs scored with it.
 
-    Documents are read once, by position: a list, a tuple, an array or a pandas Series of str; results give positions in it.
+    Documents are read once, by position: a list, a tuple, an array or a pandas Series of str, or of mappings of which
+    `Settings.document_template` says what the model reads. Results give positions in it.
     """
 
     def __init__(self, artifact: Artifact, *, settings: Settings | None = None) -> None:
-        """Use `load`, which finds and opens the artifact first."""
+        """Use `load`, which finds and opens the artifact first. Raises TypeError for the name of one."""
+        if not isinstance(artifact, Artifact):
+            raise TypeError(f"artifact is {type(artifact).__name__}; expected an Artifact: use Reranker.load({artifact!r:.200})")
         manifest = artifact.manifest
         self.artifact = artifact
         self.settings = settings or Settings()
@@ -65,10 +70,11 @@ class Reranker:
             cores=machine.usable_cores(),
             token_budget=sessions.policy.token_budget,
             max_length=manifest.pair.max_length,
+            scores="logit" if self.graph.activation == "identity" else "sigmoid",
         )
         """what this process runs with"""
         if self.settings.calibration is not None:
-            self.settings.calibration.check(**self.logit_identity())
+            self.settings.calibration.check(**logit_identity(artifact, self.resolved))
         self.tokenizer = open_tokenizer(artifact, self.resolved)
         providers.check_version(manifest.onnxruntime[0])
         sessions.open(self.graph.name)
@@ -112,14 +118,15 @@ class Reranker:
         """The variant of the artifact's graph of that name that runs here. Raises ProviderError if none can."""
         return self._sessions.variant(graph)
 
-    def submit(
+    def submit(  # noqa: PLR0913 - the options of a call, by name
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Sequence[Document],
         *,
         plan: Plan | str | None = None,
         top_k: int | None = None,
         budget_ms: float | None = None,
+        instruction: str | None = None,
     ) -> Future[Scored]:
         """Tokenizes in the calling thread, queues the pairs and returns a Future of columns in the caller's order.
 
@@ -133,31 +140,33 @@ class Reranker:
         plan "auto" no pair is left out while there is time, and stages that find an order run only if there seems to be too little
         for all; before any batch has run, only a long time seems enough. All texts are tokenized, however long that takes.
 
-        Raises TypeError for anything but strings, InputError for a plan, a `top_k` or a `budget_ms` that cannot be used and
+        `instruction`: put before the query, and part of it, in place of the prompt that the model declares; None: that prompt.
+
+        Raises TypeError for anything but texts and mappings, InputError for an argument or a document that cannot be used and
         ClosedError after `close`; the Future raises InferenceError, LogitsError, or ClosedError if `close` came first.
         """
         terms = self._terms(plan, top_k, budget_ms)
-        return self._calls.submit(self._calls.encode([read_candidates(query, documents)], *terms))
+        return self._calls.submit(self._calls.encode([self._read(query, documents, instruction)], *terms))
 
     async def aencode(  # noqa: PLR0913 - what `submit` takes
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Sequence[Document],
         *,
         document_tokens: int | None = None,
         plan: Plan | str | None = None,
         top_k: int | None = None,
         budget_ms: float | None = None,
+        instruction: str | None = None,
     ) -> Call:
         """The first half of `submit`, for asyncio: tokenizes on a background thread; cancelling it stops that.
 
         `document_tokens`: most tokens of a document; None: what the model takes. The result is for `submit_encoded`; its numbers of
-        tokens can be looked at before. `plan`, `top_k`, `budget_ms`: as for `submit`; the time counts from this call. Raises
-        TypeError for anything but strings, InputError for an argument that cannot be used, and ClosedError after `close`.
+        tokens can be looked at before. Other arguments: as for `submit`; the time counts from this call. Raises like `submit`.
         """
-        check_count("document_tokens", document_tokens)
+        limit = check_count("document_tokens", document_tokens)
         terms = self._terms(plan, top_k, budget_ms)
-        return await self._calls.aencode([read_candidates(query, documents)], *terms, document_tokens=document_tokens)
+        return await self._calls.aencode([self._read(query, documents, instruction)], *terms, document_tokens=limit)
 
     def submit_encoded(self, encoded: Call) -> Future[Scored]:
         """The second half of `submit`: queues what `aencode` of this Reranker returned, once.
@@ -165,11 +174,6 @@ class Reranker:
         Raises InputError if it was submitted before, and like `submit`.
         """
         return self._calls.submit(encoded)
-
-    def logit_identity(self) -> dict[str, Any]:
-        """What the logits of a pair depend on, by `ScoreCalibration.check`: the artifact, and how pairs are read."""
-        reading = {name: getattr(self.resolved, name) for name in READING}
-        return {"artifact": self.artifact.fingerprint(), "model": self.artifact.manifest.model.id, **reading}
 
     @property
     def queued(self) -> Queued:
@@ -180,98 +184,101 @@ class Reranker:
         """Calls `observer` with each batch that ran and its seconds, on a worker's thread; it must neither raise nor wait."""
         self._workers.observe = observer
 
-    def logits(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+    def texts(self, documents: Sequence[Document]) -> list[str]:
+        """What the model reads of each document, before it is cut to fit. Raises TypeError and InputError like `submit`."""
+        return self._read("", documents, None).documents
+
+    def logits(self, query: str, documents: Sequence[Document], *, instruction: str | None = None) -> NDArray[np.float32]:
         """Logits float32[n] of `documents` for `query` by the full graph, in the caller's order. Raises like `submit`."""
-        return self._score([read_candidates(query, documents)]).logits
+        return self._calls.wait([[self._read(query, documents, instruction)]], self._plans.full)[0].logits
 
-    def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, query: str, documents: Sequence[Document], *, instruction: str | None = None) -> NDArray[np.float32]:
         """Scores float32[n] of `documents` for `query`, in the caller's order, by the full graph. Raises like `submit`."""
-        return self._score([read_candidates(query, documents)]).scores
+        return self._calls.wait([[self._read(query, documents, instruction)]], self._plans.full)[0].scores
 
-    def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
-        """Scores float32[n] of (query, document) pairs, in the caller's order. Raises TypeError for anything but pairs of str."""
-        return self._score(runs(read_pairs(pairs))).scores
+    def score_pairs(self, pairs: Iterable[tuple[str, Document]], *, instruction: str | None = None) -> NDArray[np.float32]:
+        """Scores float32[n] of (query, document) pairs, in the caller's order. Raises TypeError for anything but such pairs."""
+        return self._calls.wait([self._runs(pairs, instruction)], self._plans.full)[0].scores
 
-    def rerank(  # noqa: PLR0913 - what `submit` takes, and what is returned
+    def rerank(  # noqa: PLR0913 - the options of a call, by name
         self,
         query: str,
-        documents: Sequence[str],
-        *,
+        documents: Sequence[Document],
         top_k: int | None = None,
+        *,
         plan: Plan | str | None = None,
         budget_ms: float | None = None,
         threshold: float | None = None,
+        instruction: str | None = None,
     ) -> Ranking:
         """Ranks `documents` for `query`, best first, and keeps the best `top_k` (None: all).
 
-        `plan`: the cascade of graphs that scores the pool, as for `plan_for`; None: that of the Settings. `budget_ms`: milliseconds
-        after which it returns with what has been scored by then, as for `submit`. Documents that the full graph did not score have
-        no score; they follow in the order of the stage before, then those that no graph scored, in the caller's order.
-        `threshold`: a probability; only documents whose `probability`, by `Settings.calibration`, is that or more are returned, and
-        none that the full graph did not score. Raises InputError for a `top_k` below 1, a plan whose graphs this artifact does not
-        have, a `budget_ms` out of range or a `threshold` out of range or without a calibration, and otherwise like `submit`.
+        `plan`: the cascade of graphs that scores the pool, as for `plan_for`; None: that of the Settings. `instruction`: as for
+        `submit`. `budget_ms`: milliseconds after which it returns with what has been scored by then, as for `submit`. Documents
+        that the full graph did not score have no score; they follow in the order of the stage before, then those that no graph
+        scored, in the caller's order. `threshold`: the probability, by `Settings.calibration`, that a document must have to be
+        returned; those without a score have none. Raises InputError for a `top_k` below 1, a plan whose graphs this artifact does
+        not have, a `budget_ms` or `threshold` out of range, or a `threshold` without a calibration, and otherwise like `submit`.
         """
         terms = self._terms(plan, top_k, budget_ms, threshold)
-        pool = read_candidates(query, documents)
-        return Ranking.of(pool.documents, self._calls.wait([[pool]], *terms)[0], top_k=top_k, threshold=threshold)
+        pool = self._read(query, documents, instruction)
+        return rank([pool], self._calls.wait([[pool]], *terms), top_k, threshold)[0]
 
-    def rerank_many(  # noqa: PLR0913 - what `submit` takes, and what is returned
+    def rerank_many(  # noqa: PLR0913 - the options of a call, by name
         self,
         queries: Sequence[str],
-        pools: Sequence[Sequence[str]],
-        *,
+        pools: Sequence[Sequence[Document]],
         top_k: int | None = None,
+        *,
         plan: Plan | str | None = None,
         budget_ms: float | None = None,
         threshold: float | None = None,
+        instruction: str | None = None,
     ) -> list[Ranking]:
-        """One Ranking for each query and its pool, all pairs batched together. `budget_ms` is for all of them together.
-
-        Raises like `rerank`.
-        """
+        """One Ranking for each query and its pool, all pairs batched together, within one `budget_ms`. Raises like `rerank`."""
         terms = self._terms(plan, top_k, budget_ms, threshold)
-        work = read_pools(queries, pools)
-        scored = self._calls.wait([[pool] for pool in work], *terms)
-        return [Ranking.of(pool.documents, each, top_k=top_k, threshold=threshold) for pool, each in zip(work, scored, strict=True)]
+        work = read_pools(queries, pools, self.resolved.document_template, instruction)
+        return rank(work, self._calls.wait([[pool] for pool in work], *terms), top_k, threshold)
 
-    async def arerank(  # noqa: PLR0913 - what `submit` takes, and what is returned
+    async def arerank(  # noqa: PLR0913 - the options of a call, by name
         self,
         query: str,
-        documents: Sequence[str],
-        *,
+        documents: Sequence[Document],
         top_k: int | None = None,
+        *,
         plan: Plan | str | None = None,
         budget_ms: float | None = None,
         threshold: float | None = None,
+        instruction: str | None = None,
     ) -> Ranking:
         """`rerank` for asyncio, without blocking the event loop; cancelling it drops the pairs that have not started."""
         terms = self._terms(plan, top_k, budget_ms, threshold)
-        pool = read_candidates(query, documents)
-        return Ranking.of(pool.documents, (await self._calls.await_all([[pool]], *terms))[0], top_k=top_k, threshold=threshold)
+        pool = self._read(query, documents, instruction)
+        return rank([pool], await self._calls.await_all([[pool]], *terms), top_k, threshold)[0]
 
-    async def arerank_many(  # noqa: PLR0913 - what `submit` takes, and what is returned
+    async def arerank_many(  # noqa: PLR0913 - the options of a call, by name
         self,
         queries: Sequence[str],
-        pools: Sequence[Sequence[str]],
-        *,
+        pools: Sequence[Sequence[Document]],
         top_k: int | None = None,
+        *,
         plan: Plan | str | None = None,
         budget_ms: float | None = None,
         threshold: float | None = None,
+        instruction: str | None = None,
     ) -> list[Ranking]:
         """`rerank_many` for asyncio."""
         terms = self._terms(plan, top_k, budget_ms, threshold)
-        work = read_pools(queries, pools)
-        scored = await self._calls.await_all([[pool] for pool in work], *terms)
-        return [Ranking.of(pool.documents, each, top_k=top_k, threshold=threshold) for pool, each in zip(work, scored, strict=True)]
+        work = read_pools(queries, pools, self.resolved.document_template, instruction)
+        return rank(work, await self._calls.await_all([[pool] for pool in work], *terms), top_k, threshold)
 
-    async def ascore(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+    async def ascore(self, query: str, documents: Sequence[Document], *, instruction: str | None = None) -> NDArray[np.float32]:
         """`score` for asyncio."""
-        return (await self._ascore([read_candidates(query, documents)])).scores
+        return (await self._calls.await_all([[self._read(query, documents, instruction)]], self._plans.full))[0].scores
 
-    async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
+    async def ascore_pairs(self, pairs: Iterable[tuple[str, Document]], *, instruction: str | None = None) -> NDArray[np.float32]:
         """`score_pairs` for asyncio."""
-        return (await self._ascore(runs(read_pairs(pairs)))).scores
+        return (await self._calls.await_all([self._runs(pairs, instruction)], self._plans.full))[0].scores
 
     def close(self) -> None:
         """Frees the graphs. Pending and later calls raise ClosedError."""
@@ -286,11 +293,11 @@ class Reranker:
     def __reduce__(self) -> tuple[object, ...]:
         return _reload, (type(self), self.artifact.folder, self.artifact.links_into, self.settings)
 
-    def _score(self, pools: list[Candidates]) -> Scored:
-        return self._calls.wait([pools], self._plans.full)[0]
+    def _read(self, query: str, documents: Sequence[Document], instruction: str | None) -> Candidates:
+        return read_candidates(query, documents, self.resolved.document_template, instruction)
 
-    async def _ascore(self, pools: list[Candidates]) -> Scored:
-        return (await self._calls.await_all([pools], self._plans.full))[0]
+    def _runs(self, pairs: Iterable[tuple[str, Document]], instruction: str | None) -> list[Candidates]:
+        return runs(read_pairs(pairs, self.resolved.document_template), instruction)
 
     def _terms(
         self, plan: Plan | str | None, top_k: int | None, budget_ms: float | None, threshold: float | None = None
@@ -298,8 +305,7 @@ class Reranker:
         """The plan of a call that begins now, and its deadline by time.monotonic."""
         deadline = None if budget_ms is None else deadline_after(budget_ms)
         check_threshold(threshold, is_calibrated=self.settings.calibration is not None)
-        check_count("top_k", top_k)
-        return self._plans.choose(plan, top_k=top_k, is_timed=deadline is not None), deadline
+        return self._plans.choose(plan, top_k=check_count("top_k", top_k), is_timed=deadline is not None), deadline
 
 
 def _reload(kind: type[Reranker], folder: Path, links_into: Path | None, settings: Settings) -> Reranker:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from resift.calibration import ScoreCalibration
+from resift.counts import as_int
+from resift.documents import DEFAULT, DocumentTemplate
 from resift.errors import InputError
 from resift.files.whole import read_toml
 from resift.plans import Plan, as_plan
@@ -21,6 +24,9 @@ Provider = Literal["cpu", "cuda"]
 PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
 Truncation = Literal["only_second", "longest_first"]
 TRUNCATIONS: tuple[Truncation, ...] = ("only_second", "longest_first")
+Scale = Literal["logit", "sigmoid"]
+SCALES: tuple[Scale, ...] = ("logit", "sigmoid")
+CHOICES = {"provider": PROVIDERS, "precision": PRECISIONS, "truncation": TRUNCATIONS, "scores": SCALES}
 LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40, "windows": 64}
 TABLE, CALIBRATION = "settings", "calibration"
 OTHER_TABLES = ("retrieval", "measured")
@@ -59,26 +65,24 @@ class Settings:
     windows: int | Auto = "auto"
     """Maximum number of windows in which a document too long for its pair is read; the best window's logit counts. auto: 1, and
     the end of the document is cut. Each window makes a pair with the whole query and takes as long as any other pair."""
+    scores: Scale | Auto = "auto"
+    """The scale of scores: logit, or its sigmoid, in [0, 1]. auto: the scale that the model declares."""
+    document_template: str | Auto = "auto"
+    """What the model reads of a document that is a mapping, such as "{title}\\n{text}"; auto: "{text}". See `DocumentTemplate`."""
     calibration: ScoreCalibration | None = None
     """The map from logits to probabilities that `resift calibrate` fitted for the artifact, or its table; None: results have no
     probability, and calls take no threshold."""
 
     def __post_init__(self) -> None:
-        for name, largest in LARGEST.items():
-            value = getattr(self, name)
-            if value == "auto":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"Settings.{name} is {type(value).__name__}; expected an int or 'auto'")
-            if not 1 <= value <= largest:
-                raise InputError(f"Settings.{name} is {value}; expected 1 to {largest}, or 'auto'")
-        _check_seconds("waiting_seconds", self.waiting_seconds)
-        for name, choices in (("provider", PROVIDERS), ("precision", PRECISIONS), ("truncation", TRUNCATIONS)):
-            value = getattr(self, name)
-            if not isinstance(value, str):
-                raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a str")
-            if value not in ("auto", *choices):
-                raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(choices)}")
+        for name in LARGEST:
+            object.__setattr__(self, name, _number(name, getattr(self, name)))
+        object.__setattr__(self, "waiting_seconds", _seconds("waiting_seconds", self.waiting_seconds))
+        for name, choices in CHOICES.items():
+            _check_choice(name, getattr(self, name), choices)
+        if not isinstance(self.document_template, str):
+            raise TypeError(f"Settings.document_template is {type(self.document_template).__name__}; expected a str")
+        if self.document_template != "auto":
+            DocumentTemplate.parse(self.document_template)
         if self.truncation == "longest_first" and self.windows not in ("auto", 1):
             raise InputError(
                 f"Settings.windows is {self.windows} but Settings.truncation is 'longest_first', which may cut the query of a long "
@@ -145,13 +149,32 @@ def _calibration(value: object) -> ScoreCalibration | None:
     return value if value is None or isinstance(value, ScoreCalibration) else ScoreCalibration.of(value)
 
 
-def _check_seconds(name: str, value: object) -> None:
-    if value == "auto":
-        return
-    if not isinstance(value, int | float) or isinstance(value, bool):
+def _number(name: str, value: object) -> int | Auto:
+    if isinstance(value, str) and value == "auto":
+        return "auto"
+    number, largest = as_int(value), LARGEST[name]
+    if number is None:
+        raise TypeError(f"Settings.{name} is {type(value).__name__}; expected an int or 'auto'")
+    if not 1 <= number <= largest:
+        raise InputError(f"Settings.{name} is {number}; expected 1 to {largest}, or 'auto'")
+    return number
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a str")
+    if value not in ("auto", *choices):
+        raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(choices)}")
+
+
+def _seconds(name: str, value: object) -> float | Auto:
+    if isinstance(value, str) and value == "auto":
+        return "auto"
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a number or 'auto'")
     if not 0 < value < math.inf:
         raise InputError(f"Settings.{name} is {value}; expected a number above 0, or 'auto'")
+    return value if isinstance(value, int) else float(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +190,15 @@ class ResolvedSettings:
     """None: any number"""
     waiting_seconds: float | None = None
     """None: any time"""
+    scores: Scale = "logit"
+    document_template: DocumentTemplate = DEFAULT
     calibration: ScoreCalibration | None = None
 
 
-def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: int) -> ResolvedSettings:
+def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: int, scores: Scale = "logit") -> ResolvedSettings:
     """Fills in "auto" from the machine's `cores`, the provider's `token_budget` and the model's own `max_length` (both in tokens).
+
+    `scores`: the scale that the model declares.
 
     Raises InputError if `settings.max_length` is more than the model takes.
     """
@@ -187,5 +214,7 @@ def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: in
         windows=1 if settings.windows == "auto" else settings.windows,
         waiting_tokens=None if settings.waiting_tokens == "auto" else settings.waiting_tokens,
         waiting_seconds=None if settings.waiting_seconds == "auto" else settings.waiting_seconds,
+        scores=scores if settings.scores == "auto" else settings.scores,
+        document_template=DEFAULT if settings.document_template == "auto" else DocumentTemplate.parse(settings.document_template),
         calibration=settings.calibration,
     )

@@ -12,6 +12,7 @@ import pytest
 
 from resift import InputError, Ranking, Reranker, Settings
 from resift.calibration import ScoreCalibration
+from resift.scoring import logit_identity
 from tests.support import tiny
 from tests.support.columns import columns_of
 
@@ -25,7 +26,9 @@ ISOTONIC = ScoreCalibration(method="isotonic", logits=[-2.0, 0.0, 4.0], probabil
 def calibration_of(reranker, **more):
     """One whose middle, 0.5, is the middle of the documents' logits."""
     middle = float(np.median(reranker.logits(QUERY, DOCUMENTS)))
-    return ScoreCalibration(**{"method": "platt", "slope": 1.0, "intercept": -middle, **reranker.logit_identity(), **more})
+    return ScoreCalibration(
+        **{"method": "platt", "slope": 1.0, "intercept": -middle, **logit_identity(reranker.artifact, reranker.resolved), **more}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,9 @@ def test_a_table_that_leaves_something_out_is_refused(name):
 
 def test_a_settings_file_holds_it_beside_the_settings(file):
     rows = "\n".join(f"{name} = {json.dumps(value)}" for name, value in ISOTONIC.table().items())
-    content = f"[settings]\nthreads = 2\n[calibration]\n{rows}\n[calibration.measured]\nece = [0.1, 0.2]\n[retrieval]\ncandidates = 3\n"
+    content = (
+        f"[settings]\nthreads = 2\n[calibration]\n{rows}\n[calibration.measured]\nece = [0.1, 0.2]\n[retrieval]\ncandidates = 3\n"
+    )
     assert Settings.read(file(content.encode(), "settings.toml")) == Settings(threads=2, calibration=ISOTONIC)
     for bad, said in ((b"[settings]\n[calibration]\nmethod = 'platt'", "is missing"), (b"calibration = 3\n[settings]", "is int")):
         path = file(bad, "bad.toml")
@@ -232,4 +237,6 @@ def test_a_plan_gives_probabilities_to_what_the_full_graph_scored(planned, plann
         assert [each.probability is not None for each in ranking] == [True] * 3 + [False] * 9
         assert ranking.without_score == 9
         assert len(reranker.rerank(QUERY, DOCUMENTS, plan="first-look:3,full", threshold=0)) == 3
-        assert {each.probability for each in reranker.rerank(QUERY, DOCUMENTS, plan="first-look")} == {None}, "another model's logits"
+        assert {each.probability for each in reranker.rerank(QUERY, DOCUMENTS, plan="first-look")} == {None}, (
+            "another model's logits"
+        )

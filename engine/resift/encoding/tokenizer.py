@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from resift import process
+from resift.documents import encodable
 from resift.encoding.encodings import Encodings
 from resift.encoding.extent import SHORT_TEXT_CHARACTERS, EncodedText, Extent
 from resift.encoding.seams import last_seam, seam_spaces
@@ -92,10 +93,7 @@ class PairTokenizer:
         if self.vocabulary > np.iinfo(np.int32).max:
             raise ArtifactError(f"tokenizer.json has the token id {self.vocabulary - 1}; expected ids below 2**31")
         self._prompt = prompt
-        if prompt and self._encode_query("")[1]:
-            raise InputError(
-                f"max_length is {max_length} tokens, too few for the model's prompt {prompt[:60]!r} and two texts; expected more"
-            )
+        self._check_prompt(prompt, "the model's prompt")
 
     @cached_property
     def unknown(self) -> int | None:
@@ -126,21 +124,30 @@ class PairTokenizer:
         return self._special + query_tokens
 
     def parts(
-        self, query: str, documents: Sequence[str], *, document_tokens: int | None = None, windows: int = 1
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        prompt: str | None = None,
+        document_tokens: int | None = None,
+        windows: int = 1,
     ) -> Iterator[Encodings]:
         """`encode` in steps: yields the encodings of consecutive documents, a bounded amount of text at a time.
 
-        `document_tokens`: maximum number of tokens to keep of a document; None: as many as the pair has room for. `windows`:
-        maximum number of windows, a row each, in which a document too long for its pair is read; above 1 only with "only_second".
+        `prompt`: put before the query in place of the tokenizer's own; None: that. `document_tokens`: maximum number of tokens to
+        keep of a document; None: as many as the pair has room for. `windows`: maximum number of windows, a row each, in which a
+        document too long for its pair is read; above 1 only with "only_second".
 
         A caller can stop between two parts; PART_CHARACTERS and PART_DOCUMENTS keep each below a second. Without documents there
-        are no parts.
+        are no parts. Raises InputError if `prompt` leaves no room for two texts.
         """
         assert windows == 1 or self._truncation == "only_second", "Settings refuses it"
         if not documents:
             return
         start, characters, part_characters = 0, 0, PART_CHARACTERS * self._cores
-        encoded_query = self._encode_query(query)
+        if prompt is not None:
+            self._check_prompt(prompt, "the instruction")
+        encoded_query = self._encode_query(query, prompt)
         extent = self._extent(encoded_query, document_tokens, windows)
         max_characters = extent.characters
         for end, document in enumerate(documents, 1):
@@ -149,10 +156,17 @@ class PairTokenizer:
                 yield self._encode_pairs(encoded_query, documents[start:end], extent)
                 start, characters = end, 0
 
-    def _encode_query(self, query: str) -> EncodedText:
-        """The prompt and the query, cut to the number of tokens that they may have."""
+    def _check_prompt(self, prompt: str, name: str) -> None:
+        if prompt and self._encode_query("", prompt).tokens_cut:
+            raise InputError(
+                f"max_length is {self._room + self._special} tokens, too few for {name} {prompt[:60]!r} and two texts; expected "
+                "more tokens, or less text before the query"
+            )
+
+    def _encode_query(self, query: str, prompt: str | None = None) -> EncodedText:
+        """The prompt (None: the tokenizer's own) and the query, cut to the number of tokens that they may have."""
         room = query_room(self._room, self._truncation)
-        return self._encode_texts([self._prompt + query], Extent(room, room))[0]
+        return self._encode_texts([(self._prompt if prompt is None else prompt) + query], Extent(room, room))[0]
 
     def _extent(self, query: EncodedText, document_tokens: int | None, windows: int) -> Extent:
         room = document_room(len(query.ids), self._room, self._truncation)
@@ -210,7 +224,7 @@ class PairTokenizer:
         return _cut(encoding, extent.tokens, at_least=limit < len(text))
 
     def _encode_whole(self, texts: Sequence[str]) -> list[Encoding]:
-        readable = [_encodable(text) for text in texts]
+        readable = [encodable(text) for text in texts]
         with _refusing("tokenizer.json cannot encode a text"):
             if process.is_forked:  # the child lacks the library's thread pool, for which a batch would wait forever
                 return [self._tokenizer.encode(text, add_special_tokens=False) for text in readable]
@@ -218,7 +232,7 @@ class PairTokenizer:
 
     def _normalize(self, text: str) -> str:
         normalizer = self._tokenizer.normalizer
-        return text if normalizer is None else normalizer.normalize_str(_encodable(text))
+        return text if normalizer is None else normalizer.normalize_str(encodable(text))
 
     def _find_seam_spaces(self) -> str:
         normalizer, pre_tokenizer = (
@@ -266,13 +280,3 @@ def _refusing(failure: str) -> Iterator[None]:
             raise InferenceError(f"the tokenizer cannot run: {short} (RAYON_NUM_THREADS=1)") from error
         reason = " ".join(str(error).split())[:300]
         raise ArtifactError(f"{failure}: {reason}; export the artifact again") from error
-
-
-def _encodable(text: str) -> str:
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

@@ -55,7 +55,7 @@ class Submission:
         self._tokenizer = tokenizer
         self._sessions = sessions
         self._outcome = partial(
-            scored_of, full=full.name, activation=full.activation, windowed=settings.windows > 1, calibration=settings.calibration
+            scored_of, full=full.name, scale=settings.scores, windowed=settings.windows > 1, calibration=settings.calibration
         )
         self._windows = settings.windows
         self._background = Background(settings.threads)
@@ -77,7 +77,8 @@ class Submission:
         numbers: dict[tuple[str, str], int] = {}  # of the distinct pairs
         order: list[int] = []
         parts = []
-        for query, documents in pools:
+        encode = partial(self._tokenizer.parts, document_tokens=document_tokens, windows=self._windows)
+        for query, documents, _, instruction in pools:
             start = len(numbers)
             new: list[str] = []
             for document in documents:
@@ -85,7 +86,7 @@ class Submission:
                 order.append(number)
                 if number == start + len(new):
                     new.append(document)
-            for part in self._tokenizer.parts(query, new, document_tokens=document_tokens, windows=self._windows):
+            for part in encode(query, new, prompt=instruction):
                 if check is not None:
                     check()
                 parts.append(part)

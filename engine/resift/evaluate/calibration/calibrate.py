@@ -21,6 +21,7 @@ from resift.files.names import path_text
 from resift.inputs import check_count
 from resift.pools.collection import score_pools
 from resift.reranker import Reranker
+from resift.scoring import logit_identity
 from resift.settings import Settings
 
 if TYPE_CHECKING:
@@ -148,4 +149,4 @@ def _calibration(reranker: Reranker, method: Method, fitted: ProbabilityMap) -> 
         if isinstance(fitted, PlattMap)
         else {"logits": tuple(fitted.logits.tolist()), "probabilities": tuple(fitted.probabilities.tolist())}
     )
-    return ScoreCalibration.of({"method": method, **values, **reranker.logit_identity()})
+    return ScoreCalibration.of({"method": method, **values, **logit_identity(reranker.artifact, reranker.resolved)})
