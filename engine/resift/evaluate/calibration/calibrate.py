@@ -11,7 +11,7 @@ import numpy as np
 
 from resift.calibration import METHODS, ScoreCalibration, sigmoid
 from resift.errors import InputError
-from resift.evaluate.calibration.maps import FOLDS, PlattMap, choose, splits
+from resift.evaluate.calibration.maps import FOLDS, PlattMap, choose, fit_platt, splits
 from resift.evaluate.calibration.records import CalibrationResult
 from resift.evaluate.calibration.reliability import reliability
 from resift.evaluate.calibration.sample import Sample
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.calibration import Method
-    from resift.evaluate.calibration.maps import ProbabilityMap
+    from resift.evaluate.calibration.maps import ChosenMap
     from resift.evaluate.data.dataset import Dataset
     from resift.pools.job import Progress
 
@@ -79,20 +79,18 @@ def calibrate(  # noqa: PLR0913 - each is an option of `resift calibrate`
             f"all {len(sample.logits)} logits on {dataset.name} are {sample.logits[0]:.6g}, which says nothing of relevance; check "
             "the model with `resift verify`, and the texts"
         )
-    chosen = choose(sample, method, seed)
-    fitted = chosen.map
-    slope = fitted.slope if isinstance(fitted, PlattMap) else np.ptp(fitted.probabilities)
-    if slope <= 0:
+    if fit_platt(sample).slope <= 0:
         raise InputError(
             f"the logits of {reranker.artifact.manifest.model.id} do not rise with relevance on {dataset.name}, so they "
             "tell nothing of its probability; check that higher labels mean more relevant, or use another model"
         )
+    chosen = choose(sample, method, seed)
     folds = [Fold(choose(others, method, seed).map, others, rows) for others, rows in splits(sample, seed)]
     held_out = np.empty(len(sample.logits))
     for fold in folds:
         held_out[fold.rows] = fold.map(sample.logits[fold.rows])
     return CalibrationResult(
-        calibration=_calibration(reranker, chosen.method, fitted),
+        calibration=_calibration(reranker, chosen),
         data=path_text(dataset.name),
         queries=sample.size,
         pairs=len(sample.logits),
@@ -109,7 +107,7 @@ def calibrate(  # noqa: PLR0913 - each is an option of `resift calibrate`
         seed=seed,
         before=reliability(sigmoid(sample.logits), sample),
         after=reliability(held_out, sample),
-        thresholds=[threshold(sample, fitted, target, folds) for target in targets],
+        thresholds=[threshold(sample, chosen.map, target, folds) for target in targets],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         version=version("resift"),
     )
@@ -143,10 +141,11 @@ def _sample(reranker: Reranker, dataset: Dataset, relevant: list[NDArray[np.bool
     return Sample.of(found)
 
 
-def _calibration(reranker: Reranker, method: Method, fitted: ProbabilityMap) -> ScoreCalibration:
-    values = (
+def _calibration(reranker: Reranker, chosen: ChosenMap) -> ScoreCalibration:
+    fitted = chosen.map
+    values: dict[str, object] = (
         {"slope": fitted.slope, "intercept": fitted.intercept}
         if isinstance(fitted, PlattMap)
         else {"logits": tuple(fitted.logits.tolist()), "probabilities": tuple(fitted.probabilities.tolist())}
     )
-    return ScoreCalibration.of({"method": method, **values, **logit_identity(reranker.artifact, reranker.resolved)})
+    return ScoreCalibration.of({"method": chosen.method, **values, **logit_identity(reranker.artifact, reranker.resolved)})
