@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +74,8 @@ def test_a_ranking_becomes_json():
                 "scored_by": "full",
                 "windows": 1,
                 "window": 0,
+                "probability": None,
+                "text": "document 1",
             },
             {
                 "index": 0,
@@ -84,11 +87,63 @@ def test_a_ranking_becomes_json():
                 "scored_by": "full",
                 "windows": 1,
                 "window": 0,
+                "probability": None,
+                "text": "document 0",
             },
         ],
         "query_tokens_cut": 7,
         "windowed": False,
+        "calibrated": False,
+        "without_score": 0,
     }
+
+
+def test_a_ranking_becomes_one_line_of_json_and_rows():
+    ranking = Ranking.of(["a\nb", "half \ud83d"], columns_of([1, 2], query_tokens_cut=7))
+    assert (
+        json.loads(ranking.to_json())
+        == ranking.to_dict()
+        == {
+            "results": ranking.to_list(),
+            "query_tokens_cut": 7,
+            "windowed": False,
+            "calibrated": False,
+            "without_score": 0,
+        }
+    )
+    assert ranking.to_list() == [
+        {
+            "index": index,
+            "id": None,
+            "score": score,
+            "logit": score,
+            "document": document,
+            "tokens_cut": 0,
+            "tokens_cut_at_least": False,
+            "scored_by": "full",
+            "windows": 1,
+            "window": 0,
+            "probability": None,
+        }
+        for index, score, document in ((1, 2.0, "half \ufffd"), (0, 1.0, "a\nb"))
+    ]
+    assert len(ranking.to_json().splitlines()) == 1
+    assert ranking[0].document == "half \ud83d"
+
+
+def test_documents_are_read_once_and_by_position():
+    documents = pd.Series(["a", "b"], index=[1, 0])
+    assert [result.document for result in Ranking.of(documents, columns_of([1, 2]))] == ["b", "a"]
+    assert Ranking.of(iter(documents), columns_of([1, 2]), top_k=np.int64(1)) == Ranking.of(documents, columns_of([1, 2]), top_k=1)
+
+
+def test_columns_become_json():
+    columns = planned_columns([9.0, -3.0, np.nan], [1, 2, 0])
+    found = columns.to_dict()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["logits"] == [9.0, -3.0, None]
+    assert found["scores"] == [None, pytest.approx(-0.3), None]
+    assert (found["stages_done"], found["graphs"], found["windows"]) == ([1, 2, 0], list(STAGES), None)
 
 
 def test_a_ranking_is_a_sequence_of_its_results():
@@ -111,12 +166,14 @@ def test_no_documents_rank_as_an_empty_sequence():
 STAGES = ("first-look", "full")
 
 
-def planned(logits, read, top_k=None):
-    """A ranking after two stages; scores are a tenth of the logits of those that both read."""
+def planned_columns(logits, read):
+    """Columns after two stages; scores are a tenth of the logits of those that both read."""
     scores = np.where(np.array(read) == 2, np.array(logits, np.float32) / 10, np.nan).astype(np.float32)
-    documents = [f"document {index}" for index in range(len(logits))]
-    columns = columns_of(logits, scores=scores, graphs=STAGES, stages_done=np.array(read, np.int8))
-    return Ranking.of(documents, columns, top_k=top_k)
+    return columns_of(logits, scores=scores, graphs=STAGES, stages_done=np.array(read, np.int8))
+
+
+def planned(logits, read, top_k=None):
+    return Ranking.of([f"document {index}" for index in range(len(logits))], planned_columns(logits, read), top_k=top_k)
 
 
 def test_what_a_later_stage_read_ranks_above_what_it_did_not():
@@ -130,6 +187,7 @@ def test_what_a_later_stage_read_ranks_above_what_it_did_not():
     ]
     assert [result.score for result in ranking] == [pytest.approx(-0.2), pytest.approx(-0.3), None, None, None]
     json.dumps(asdict(ranking), allow_nan=False)
+    assert json.loads(ranking.to_json())["results"][-1]["score"] is None
 
 
 @given(st.lists(st.tuples(st.integers(-2, 2), st.integers(0, 2)), max_size=30), st.none() | st.integers(1, 40))

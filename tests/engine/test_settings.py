@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 
 from resift import InputError, Settings
+from resift.documents import DocumentTemplate
 from resift.settings import ResolvedSettings, resolve
 
 NUMBERS = ["threads", "token_budget", "max_length", "waiting_tokens"]
@@ -60,6 +63,50 @@ def test_an_unknown_truncation_is_an_input_error(value):
 @pytest.mark.parametrize("value", ["auto", "int8", "float32"])
 def test_known_precisions_are_kept(value):
     assert Settings(precision=value).precision == value
+
+
+def test_numpys_numbers_are_numbers():
+    found = Settings(threads=np.int64(2), windows=np.uint8(4), waiting_seconds=np.float32(1.5))
+    assert found == Settings(threads=2, windows=4, waiting_seconds=1.5)
+    assert [type(value) for value in (found.threads, found.windows, found.waiting_seconds)] == [int, int, float]
+
+
+@pytest.mark.parametrize("value", [np.True_, np.float32(2), np.array([2, 2]), np.datetime64(2, "D")])
+def test_what_only_looks_like_a_number_is_a_type_error(value):
+    with pytest.raises(TypeError, match=rf"Settings\.threads is {type(value).__name__}; expected an int or 'auto'"):
+        Settings(threads=value)
+
+
+@pytest.mark.parametrize("value", ["probability", "Sigmoid", ""])
+def test_an_unknown_scale_is_an_input_error(value):
+    with pytest.raises(InputError, match=rf"Settings\.scores is '{value}'; expected 'auto' or one of logit, sigmoid"):
+        Settings(scores=value)
+
+
+@pytest.mark.parametrize("value", [None, 7, ["{text}"]])
+def test_a_template_or_a_scale_of_the_wrong_type_is_a_type_error(value):
+    with pytest.raises(TypeError, match=rf"Settings\.document_template is {type(value).__name__}; expected a str"):
+        Settings(document_template=value)
+    with pytest.raises(TypeError, match=rf"Settings\.scores is {type(value).__name__}; expected a str"):
+        Settings(scores=value)
+
+
+def test_the_models_scale_and_the_text_alone_are_the_default():
+    found = resolve(Settings(), cores=1, token_budget=256, max_length=512, scores="sigmoid")
+    assert (found.scores, str(found.document_template)) == ("sigmoid", "{text}")
+    asked = Settings(scores="logit", document_template="{title}: {text}")
+    found = resolve(asked, cores=1, token_budget=256, max_length=512, scores="sigmoid")
+    assert (found.scores, found.document_template) == ("logit", DocumentTemplate.parse("{title}: {text}"))
+    assert pickle.loads(pickle.dumps(asked)) == asked
+
+
+def test_an_argument_must_not_contradict_a_template_or_a_scale():
+    asked = Settings(scores="logit", document_template="{title}")
+    assert asked.with_arguments(scores="logit", document_template=None) == asked
+    for name, value in (("scores", "sigmoid"), ("document_template", "{text}")):
+        with pytest.raises(InputError, match=rf"{name} is .* but Settings\.{name} is"):
+            asked.with_arguments(**{name: value})
+        assert getattr(Settings().with_arguments(**{name: value}), name) == value
 
 
 def test_settings_are_keywords_that_cannot_change():

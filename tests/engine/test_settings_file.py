@@ -34,6 +34,12 @@ def test_all_fields_are_read_and_further_tables_are_not(toml):
     assert Settings.read(toml(FULL)) == Settings(provider="cpu", threads=2, token_budget=64, max_length=32, precision="float32")
 
 
+def test_a_template_and_a_scale_are_read(toml):
+    found = Settings.read(toml(b'[settings]\nscores = "sigmoid"\ndocument_template = "{title}\\n{text}"\n'))
+    assert found == Settings(scores="sigmoid", document_template="{title}\n{text}")
+    assert Settings.read(toml(b"[settings]\ndocument_template = '''\n{title}\n{text}'''")).document_template == "{title}\n{text}"
+
+
 def test_what_a_file_leaves_out_stays_auto(toml):
     assert Settings.read(toml(b"[settings]\nthreads = 3")) == Settings(threads=3)
     assert Settings.read(toml(b"[settings]")) == Settings()
@@ -58,6 +64,9 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(toml):
         (b"[settings]\nthreads = 0", r"Settings\.threads is 0; expected 1 to 1024"),
         (b"[settings]\nprecision = 8", r"Settings\.precision is int; expected a str"),
         (b"[settings]\nprecision = 'int4'", r"Settings\.precision is 'int4'; expected 'auto' or one of int8, float32"),
+        (b"[settings]\nscores = 'both'", r"Settings\.scores is 'both'; expected 'auto' or one of logit, sigmoid"),
+        (b"[settings]\ndocument_template = 'text'", r"document template 'text' names no field"),
+        (b"[settings]\ndocument_template = ['{text}']", r"Settings\.document_template is list; expected a str"),
         (b"[settings]\nmax_length = 1979-05-27", r"Settings\.max_length is date"),
         (b"[settings]\nthreads = 1\nthreads = 2\n", r"is not TOML: .*line 3"),
         (b"[settings\nthreads = 2", r"is not TOML: .*line 1"),
