@@ -30,7 +30,7 @@ class Candidates(NamedTuple):
     query: str
     documents: list[str]
     """what the model reads of each"""
-    given: Sequence[Document]
+    originals: Sequence[Document]
     """the caller's own, in the same order"""
     instruction: str | None = None
     """what is put before the query; None: the prompt that the model declares"""
@@ -93,9 +93,9 @@ def _check_text(text: object, name: str) -> None:
 def _candidates(
     query: str, documents: Sequence[Document], name: str, template: DocumentTemplate, instruction: str | None
 ) -> Candidates:
-    given: list[Document] = _column(documents, name, "str, or of mappings with a text")
-    texts = [template.text(document, f"{name}[{position}]") for position, document in enumerate(given)]
-    return Candidates(query, texts, given, instruction)
+    originals: list[Document] = _column(documents, name, "str, or of mappings with a text")
+    texts = [template.text(document, f"{name}[{position}]") for position, document in enumerate(originals)]
+    return Candidates(query, texts, originals, instruction)
 
 
 def _column(values: Sequence[Any], name: str, of: str) -> list[Any]:

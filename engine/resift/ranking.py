@@ -214,7 +214,7 @@ class Ranking(Sequence[RankedDocument]):
 def rank(pools: Sequence[Candidates], scored: Sequence[Scored], top_k: int | None, threshold: float | None = None) -> list[Ranking]:
     """The Ranking of each of the pools, whose candidates were scored so."""
     return [
-        Ranking.of(pool.given, each, top_k=top_k, threshold=threshold, texts=pool.documents)
+        Ranking.of(pool.originals, each, top_k=top_k, threshold=threshold, texts=pool.documents)
         for pool, each in zip(pools, scored, strict=True)
     ]
 
