@@ -67,6 +67,11 @@ def write_gate(path, request):
     path.write_text(lines(pools(count=30, documents=10)))
 
 
+def write_many_pools(path, request):
+    """Short pools of as many queries as there are."""
+    path.write_bytes(gzip.compress(lines(pools(count=100)).encode()))
+
+
 def write_large_pools(path, request):
     """Two labelled pools of 51 short candidates, most of them from other pools: the frontier needs more than 50."""
     first, second, *others = pools(count=7, documents=10)
@@ -146,6 +151,7 @@ AT_HAND = {
         "scifact": write_beir,
     },
     "tuning.md": {"pools.jsonl.gz": write_pools},
+    "calibration.md": {"pools.jsonl.gz": write_many_pools},
     "artifacts-and-export.md": {"my-cross-encoder": copy_checkpoint, "gate.jsonl": write_gate},
     "own-reranker.md": {
         "my-cross-encoder": copy_checkpoint,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resift.calibration import check_threshold
 from resift.inputs import check_count, deadline_after, read_candidates, read_pairs, read_pools, runs
 from resift.ranking import rank
 
@@ -58,12 +59,13 @@ class AsyncMethods:
         *,
         plan: Plan | str | None = None,
         budget_ms: float | None = None,
+        threshold: float | None = None,
         instruction: str | None = None,
     ) -> Ranking:
         """`rerank` for asyncio, without blocking the event loop; cancelling it drops the pairs that have not started."""
-        terms = self._terms(plan, top_k, budget_ms)
+        terms = self._terms(plan, top_k, budget_ms, threshold)
         pool = self._read(query, documents, instruction)
-        return rank([pool], await self._calls.await_all([[pool]], *terms), top_k)[0]
+        return rank([pool], await self._calls.await_all([[pool]], *terms), top_k, threshold)[0]
 
     async def arerank_many(  # noqa: PLR0913 - the options of a call, by name
         self,
@@ -73,12 +75,13 @@ class AsyncMethods:
         *,
         plan: Plan | str | None = None,
         budget_ms: float | None = None,
+        threshold: float | None = None,
         instruction: str | None = None,
     ) -> list[Ranking]:
         """`rerank_many` for asyncio."""
-        terms = self._terms(plan, top_k, budget_ms)
+        terms = self._terms(plan, top_k, budget_ms, threshold)
         work = read_pools(queries, pools, self.resolved.document_template, instruction)
-        return rank(work, await self._calls.await_all([[pool] for pool in work], *terms), top_k)
+        return rank(work, await self._calls.await_all([[pool] for pool in work], *terms), top_k, threshold)
 
     async def ascore(self, query: str, documents: Sequence[Document], *, instruction: str | None = None) -> NDArray[np.float32]:
         """`score` for asyncio."""
@@ -92,7 +95,10 @@ class AsyncMethods:
     def _read(self, query: str, documents: Sequence[Document], instruction: str | None) -> Candidates:
         return read_candidates(query, documents, self.resolved.document_template, instruction)
 
-    def _terms(self, plan: Plan | str | None, top_k: int | None, budget_ms: float | None) -> tuple[ResolvedPlan, float | None]:
+    def _terms(
+        self, plan: Plan | str | None, top_k: int | None, budget_ms: float | None, threshold: float | None = None
+    ) -> tuple[ResolvedPlan, float | None]:
         """The plan of a call that begins now, and its deadline by time.monotonic."""
         deadline = None if budget_ms is None else deadline_after(budget_ms)
+        check_threshold(threshold, is_calibrated=self.resolved.calibration is not None)
         return self._plans.choose(plan, top_k=check_count("top_k", top_k), is_timed=deadline is not None), deadline

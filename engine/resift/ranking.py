@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from resift.calibration import check_threshold
 from resift.documents import DEFAULT, Document, document_id, plain
 from resift.inputs import check_count
 
@@ -46,6 +47,8 @@ class Scored:
     """int32[n]: windows of each document that were scored by the graph its logit is from; None: Settings.windows is off"""
     window: NDArray[np.int32] | None = None
     """int32[n]: number, from 0, of the window that the logit is from (of equal ones, the first); None: Settings.windows is off"""
+    probabilities: NDArray[np.float64] | None = None
+    """float64[n]: the probability that each document is relevant, NaN where its score is; None: Settings.calibration is None"""
     outputs: NDArray[np.float32] | None = None
     """float32[n, labels]: what the last stage's graph returned; NaN for pairs that it did not score, None if it scored none"""
 
@@ -84,6 +87,8 @@ class RankedDocument:
     """number of its windows that `scored_by` scored: all, unless time ran out; above 1 only with `Settings.windows`"""
     window: int = 0
     """number, from 0, of the window with the largest logit (of equal ones, the first), which is the document's logit"""
+    probability: float | None = None
+    """that the document is relevant, by Settings.calibration; None without one, and where the score is None"""
     text: str = field(default="", repr=False)
     """what the model read of the document: a str itself; of a mapping, what `Settings.document_template` says"""
 
@@ -115,6 +120,11 @@ class Ranking(Sequence[RankedDocument]):
     """tokens cut from the end of the query"""
     windowed: bool = False
     """whether documents may have had several windows"""
+    calibrated: bool = False
+    """whether documents that the full graph scored have a probability"""
+    without_score: int = 0
+    """number of documents of the pool, whether they are among the results or not, that the full graph did not score; they have no
+    probability, and never pass a threshold"""
 
     @classmethod
     def of(
@@ -123,22 +133,38 @@ class Ranking(Sequence[RankedDocument]):
         scored: Scored,
         *,
         top_k: int | None = None,
+        threshold: float | None = None,
         texts: Sequence[str] | None = None,
     ) -> Ranking:
         """Ranks `documents` by what `Reranker.submit` returned for them, best first, and keeps the best `top_k` (None: all).
 
-        `texts`: what the model read of each document, as from `Reranker.texts`; None: what it reads without a template in the
-        Settings. Raises TypeError and InputError for documents or a `top_k` that cannot be used.
+        `threshold`: only documents whose probability is that or more. `texts`: what the model read of each document, as from
+        `Reranker.texts`; None: what it reads without a template in the Settings. Raises TypeError and InputError for documents, a
+        `top_k` or a `threshold` that cannot be used.
         """
         top_k = check_count("top_k", top_k)
+        check_threshold(threshold, is_calibrated=scored.probabilities is not None)
         given = list(documents)
         count, graphs = len(scored.logits), scored.graphs
-        order = best_first(scored.logits, scored.stages_done)[:top_k]
+        probabilities = np.full(count, np.nan) if scored.probabilities is None else scored.probabilities
+        order = best_first(scored.logits, scored.stages_done)
+        if threshold is not None:
+            order = order[probabilities[order] >= threshold]  # a NaN is not
+        order = order[:top_k]
         done = len(graphs) if scored.stages_done is None else scored.stages_done
         stages = np.where(np.isnan(scored.logits), 0, np.maximum(1, done))
         windows = np.ones(count, np.int32) if scored.windows is None else scored.windows
         window = np.zeros(count, np.int32) if scored.window is None else scored.window
-        columns = (scored.scores, scored.logits, scored.tokens_cut, scored.tokens_cut_at_least, stages, windows, window)
+        columns = (
+            scored.scores,
+            scored.logits,
+            scored.tokens_cut,
+            scored.tokens_cut_at_least,
+            stages,
+            windows,
+            window,
+            probabilities,
+        )
         rows = zip(order.tolist(), *(column[order].tolist() for column in columns), strict=True)
         return cls(
             tuple(
@@ -151,12 +177,15 @@ class Ranking(Sequence[RankedDocument]):
                     bound,
                     graphs[stage - 1] if stage else None,
                     *rest,
+                    probability=_or_none(probability),
                     text=DEFAULT.text(given[index], f"documents[{index}]") if texts is None else texts[index],
                 )
-                for index, score, logit, cut, bound, stage, *rest in rows
+                for index, score, logit, cut, bound, stage, *rest, probability in rows
             ),
             scored.query_tokens_cut,
             scored.windows is not None,
+            scored.probabilities is not None,
+            int(np.isnan(scored.scores).sum()),
         )
 
     def __len__(self) -> int:
@@ -175,16 +204,19 @@ class Ranking(Sequence[RankedDocument]):
 
     def to_dict(self) -> dict[str, Any]:
         """The ranking as JSON has it: no NaN, no number or array of numpy's, no text without a UTF-8 form."""
-        return {"results": self.to_list(), "query_tokens_cut": self.query_tokens_cut, "windowed": self.windowed}
+        return {**{field.name: getattr(self, field.name) for field in fields(self)}, "results": self.to_list()}
 
     def to_json(self) -> str:
         """`to_dict` as one line of JSON."""
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
 
 
-def rank(pools: Sequence[Candidates], scored: Sequence[Scored], top_k: int | None) -> list[Ranking]:
+def rank(pools: Sequence[Candidates], scored: Sequence[Scored], top_k: int | None, threshold: float | None = None) -> list[Ranking]:
     """The Ranking of each of the pools, whose candidates were scored so."""
-    return [Ranking.of(pool.originals, each, top_k=top_k, texts=pool.documents) for pool, each in zip(pools, scored, strict=True)]
+    return [
+        Ranking.of(pool.originals, each, top_k=top_k, threshold=threshold, texts=pool.documents)
+        for pool, each in zip(pools, scored, strict=True)
+    ]
 
 
 def best_first(logits: NDArray[np.float32], stages_done: NDArray[np.int8] | None) -> NDArray[np.intp]:

@@ -15,6 +15,7 @@ from resift.ranking import rank
 from resift.runtime import providers
 from resift.runtime.sessions import Sessions
 from resift.scheduling.submission import Submission
+from resift.scoring import logit_identity
 from resift.settings import Settings, resolve
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class Reranker(AsyncMethods):
             scores="logit" if self.graph.activation == "identity" else "sigmoid",
         )
         """what this process runs with"""
+        if self.settings.calibration is not None:
+            self.settings.calibration.check(**logit_identity(artifact, self.resolved))
         self.tokenizer = open_tokenizer(artifact, self.resolved)
         providers.check_version(manifest.onnxruntime[0])
         sessions.open(self.graph.name)
@@ -174,8 +177,7 @@ class Reranker(AsyncMethods):
 
     def score_pairs(self, pairs: Iterable[tuple[str, Document]], *, instruction: str | None = None) -> NDArray[np.float32]:
         """Scores float32[n] of (query, document) pairs, in the caller's order. Raises TypeError for anything but such pairs."""
-        pools = runs(read_pairs(pairs, self.resolved.document_template), instruction)
-        return self._calls.wait([pools], self._plans.full)[0].scores
+        return self._calls.wait([runs(read_pairs(pairs, self.resolved.document_template), instruction)], self._plans.full)[0].scores
 
     def rerank(  # noqa: PLR0913 - the options of a call, by name
         self,
@@ -185,6 +187,7 @@ class Reranker(AsyncMethods):
         *,
         plan: Plan | str | None = None,
         budget_ms: float | None = None,
+        threshold: float | None = None,
         instruction: str | None = None,
     ) -> Ranking:
         """Ranks `documents` for `query`, best first, and keeps the best `top_k` (None: all).
@@ -192,12 +195,13 @@ class Reranker(AsyncMethods):
         `plan`: the cascade of graphs that scores the pool, as for `plan_for`; None: that of the Settings. `instruction`: as for
         `submit`. `budget_ms`: milliseconds after which it returns with what has been scored by then, as for `submit`. Documents
         that the full graph did not score have no score; they follow in the order of the stage before, then those that no graph
-        scored, in the caller's order. Raises InputError for a `top_k` below 1, a plan whose graphs this artifact does not have or a
-        `budget_ms` out of range, and otherwise like `submit`.
+        scored, in the caller's order. `threshold`: the probability, by `Settings.calibration`, that a document must have to be
+        returned; those without a score have none. Raises InputError for a `top_k` below 1, a plan whose graphs this artifact does
+        not have, a `budget_ms` or `threshold` out of range, or a `threshold` without a calibration, and otherwise like `submit`.
         """
-        terms = self._terms(plan, top_k, budget_ms)
+        terms = self._terms(plan, top_k, budget_ms, threshold)
         pool = self._read(query, documents, instruction)
-        return rank([pool], self._calls.wait([[pool]], *terms), top_k)[0]
+        return rank([pool], self._calls.wait([[pool]], *terms), top_k, threshold)[0]
 
     def rerank_many(  # noqa: PLR0913 - the options of a call, by name
         self,
@@ -207,12 +211,13 @@ class Reranker(AsyncMethods):
         *,
         plan: Plan | str | None = None,
         budget_ms: float | None = None,
+        threshold: float | None = None,
         instruction: str | None = None,
     ) -> list[Ranking]:
         """One Ranking for each query and its pool, all pairs batched together, within one `budget_ms`. Raises like `rerank`."""
-        terms = self._terms(plan, top_k, budget_ms)
+        terms = self._terms(plan, top_k, budget_ms, threshold)
         work = read_pools(queries, pools, self.resolved.document_template, instruction)
-        return rank(work, self._calls.wait([[pool] for pool in work], *terms), top_k)
+        return rank(work, self._calls.wait([[pool] for pool in work], *terms), top_k, threshold)
 
     def close(self) -> None:
         """Frees the graphs. Pending and later calls raise ClosedError."""

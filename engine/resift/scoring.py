@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from resift.calibration import READING
 from resift.errors import LogitsError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from resift.artifact.folder import Artifact
     from resift.artifact.manifest import Activation, Relevance
-    from resift.settings import Scale
+    from resift.settings import ResolvedSettings, Scale
 
 ACTIVATION: dict[Scale, Activation] = {"logit": "identity", "sigmoid": "sigmoid"}
 """From the scale of scores to the activation that gives it."""
+
+
+def logit_identity(artifact: Artifact, resolved: ResolvedSettings) -> dict[str, Any]:
+    """What the logits of pairs depend on beside their texts, for `ScoreCalibration.check`: the artifact, and how pairs are read."""
+    reading = {name: getattr(resolved, name) for name in READING}
+    return {"artifact": artifact.fingerprint(), "model": artifact.manifest.model.id, **reading}
 
 
 def relevance(logits: NDArray[np.float32], rule: Relevance, *, positions: NDArray[np.int64] | None = None) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from resift.calibration import ScoreCalibration
 from resift.counts import as_int
 from resift.documents import DEFAULT, DocumentTemplate
 from resift.errors import InputError
@@ -27,7 +28,7 @@ Scale = Literal["logit", "sigmoid"]
 SCALES: tuple[Scale, ...] = ("logit", "sigmoid")
 CHOICES = {"provider": PROVIDERS, "precision": PRECISIONS, "truncation": TRUNCATIONS, "scores": SCALES}
 LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40, "windows": 64}
-TABLE = "settings"
+TABLE, CALIBRATION = "settings", "calibration"
 OTHER_TABLES = ("retrieval", "measured")
 """Further tables of a settings file, which `Settings.read` does not read."""
 
@@ -68,6 +69,9 @@ class Settings:
     """The scale of scores: logit, or its sigmoid, in [0, 1]. auto: the scale that the model declares."""
     document_template: str | Auto = "auto"
     """What the model reads of a document that is a mapping, such as "{title}\\n{text}"; auto: "{text}". See `DocumentTemplate`."""
+    calibration: ScoreCalibration | None = None
+    """The map from logits to probabilities that `resift calibrate` fitted for the artifact, or its table; None: results have no
+    probability, and calls take no threshold."""
 
     def __post_init__(self) -> None:
         for name in LARGEST:
@@ -87,6 +91,7 @@ class Settings:
         if self.plan != "auto":
             plan = as_plan(self.plan, "Settings.plan")
             object.__setattr__(self, "plan", self.plan if isinstance(self.plan, str) else str(plan))
+        object.__setattr__(self, "calibration", _calibration(self.calibration))
 
     def with_arguments(self, **arguments: Any) -> Self:
         """With those arguments that are not None. Raises InputError if one contradicts a field that is set already."""
@@ -101,9 +106,10 @@ class Settings:
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """Settings from a TOML file (https://toml.io/en/v1.0.0), such as `resift tune` writes.
 
-        Its table [settings] holds fields of this class; a missing field stays "auto". The file may also have the tables
-        [retrieval] and [measured]: how many candidates to request from the retriever, and the measurements. They are for the
-        reader and are not applied. Raises InputError that names the file for anything else.
+        Its table [settings] holds fields of this class; a missing field stays "auto". Its table [calibration], if there is one, is
+        what `resift calibrate` writes. The file may also have the tables [retrieval] and [measured]: how many candidates to request
+        from the retriever, and the measurements. They are for the reader and are not applied. Raises InputError that names the file
+        for anything else.
         """
         tables = read_tables(path)
         values = tables.get(TABLE)
@@ -113,15 +119,19 @@ class Settings:
         if unknown:
             raise InputError(f"{path}: [{TABLE}] has {', '.join(map(repr, sorted(unknown)))}; expected only {', '.join(_names())}")
         try:
-            return cls(**values)
+            return cls(**values, calibration=tables.get(CALIBRATION))  # type: ignore[arg-type]
         except (InputError, TypeError) as error:
             raise InputError(f"{path}: {error}") from error
+
+    def table(self) -> dict[str, Any]:
+        """The table [settings] of a file: the fields that are not "auto", without the calibration, which has its own table."""
+        return {name: value for name in _names() if (value := getattr(self, name)) != "auto"}
 
 
 def read_tables(path: str | os.PathLike[str]) -> dict[str, object]:
     """The tables of a settings file. Raises InputError like `read_toml`, and for other tables than `Settings.read` names."""
     tables = read_toml(path)
-    allowed = (TABLE, *OTHER_TABLES)
+    allowed = (TABLE, CALIBRATION, *OTHER_TABLES)
     unknown = [name for name in tables if name not in allowed]
     if unknown:
         raise InputError(
@@ -131,7 +141,12 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, object]:
 
 
 def _names() -> list[str]:
-    return [field.name for field in fields(Settings)]
+    """The fields that the table [settings] holds."""
+    return [field.name for field in fields(Settings) if field.name != CALIBRATION]
+
+
+def _calibration(value: object) -> ScoreCalibration | None:
+    return value if value is None or isinstance(value, ScoreCalibration) else ScoreCalibration.of(value)
 
 
 def _number(name: str, value: object) -> int | Auto:
@@ -177,6 +192,7 @@ class ResolvedSettings:
     """None: any time"""
     scores: Scale = "logit"
     document_template: DocumentTemplate = DEFAULT
+    calibration: ScoreCalibration | None = None
 
 
 def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: int, scores: Scale = "logit") -> ResolvedSettings:
@@ -200,4 +216,5 @@ def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: in
         waiting_seconds=None if settings.waiting_seconds == "auto" else settings.waiting_seconds,
         scores=scores if settings.scores == "auto" else settings.scores,
         document_template=DEFAULT if settings.document_template == "auto" else DocumentTemplate.parse(settings.document_template),
+        calibration=settings.calibration,
     )

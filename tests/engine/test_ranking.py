@@ -74,6 +74,7 @@ def test_a_ranking_becomes_json():
                 "scored_by": "full",
                 "windows": 1,
                 "window": 0,
+                "probability": None,
                 "text": "document 1",
             },
             {
@@ -86,11 +87,14 @@ def test_a_ranking_becomes_json():
                 "scored_by": "full",
                 "windows": 1,
                 "window": 0,
+                "probability": None,
                 "text": "document 0",
             },
         ],
         "query_tokens_cut": 7,
         "windowed": False,
+        "calibrated": False,
+        "without_score": 0,
     }
 
 
@@ -103,6 +107,8 @@ def test_a_ranking_becomes_one_line_of_json_and_rows():
             "results": ranking.to_list(),
             "query_tokens_cut": 7,
             "windowed": False,
+            "calibrated": False,
+            "without_score": 0,
         }
     )
     assert ranking.to_list() == [
@@ -117,6 +123,7 @@ def test_a_ranking_becomes_one_line_of_json_and_rows():
             "scored_by": "full",
             "windows": 1,
             "window": 0,
+            "probability": None,
         }
         for index, score, document in ((1, 2.0, "half \ufffd"), (0, 1.0, "a\nb"))
     ]

@@ -56,7 +56,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(toml):
         (b"[retrieval]\ncandidates = 3", r"no table \[settings\]"),
         (b"settings = 3", r"no table \[settings\]"),
         (b"[settings]\nthread = 2\ncolour = 1", r"\[settings\] has 'colour', 'thread'; expected only provider, threads, "),
-        (b"[settings]\n[serve]\nport = 1", r"has 'serve'; expected only the tables \[settings\], \[retrieval\], \[measured\]"),
+        (b"[settings]\n[serve]\nport = 1", r"expected only the tables \[settings\], \[calibration\], \[retrieval\], \[measured\]"),
         (b"threads = 2\n[settings]", r"has 'threads'; expected only the tables"),
         (b"[settings]\nthreads = '2'", r"Settings\.threads is str; expected an int or 'auto'"),
         (b"[settings]\nthreads = true", r"Settings\.threads is bool"),

@@ -9,7 +9,7 @@ from resift.cli.streams import paragraph, shorten
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resift.evaluate.results import Evaluation, SystemResult
+    from resift.evaluate.results import Evaluation, Share, SystemResult
 
 NAME_COLUMNS = 40
 QUERY_COLUMNS = 60
@@ -34,6 +34,7 @@ def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
         _latencies(evaluation),
         _differences(evaluation),
         _agreement(evaluation.systems),
+        _reliability(evaluation.systems),
         _sizes(evaluation),
         [
             *(f"{count} queries left out: {reason}" for reason, count in data.left_out.items() if count),
@@ -60,7 +61,7 @@ def _systems(evaluation: Evaluation) -> list[str]:
     rows += [
         [_short(system.name), *(f"{system.measures[name]:.4f}" for name in evaluation.measures)] for system in evaluation.systems
     ]
-    return _table(rows)
+    return aligned(rows)
 
 
 def _latencies(evaluation: Evaluation) -> list[str]:
@@ -70,7 +71,7 @@ def _latencies(evaluation: Evaluation) -> list[str]:
         for system in evaluation.systems
         if (latency := system.latency_ms) is not None
     ]
-    return _table(rows) if len(rows) > 1 else []
+    return aligned(rows) if len(rows) > 1 else []
 
 
 def _differences(evaluation: Evaluation) -> list[str]:
@@ -80,7 +81,7 @@ def _differences(evaluation: Evaluation) -> list[str]:
         for system in evaluation.systems
         for name, found in system.differences.items()
     ]
-    return _table(rows, left_aligned=(0, 1)) if len(rows) > 1 else []
+    return aligned(rows, left_aligned=(0, 1)) if len(rows) > 1 else []
 
 
 def _agreement(systems: Sequence[SystemResult]) -> list[str]:
@@ -89,7 +90,16 @@ def _agreement(systems: Sequence[SystemResult]) -> list[str]:
         return []
     rows = [[f"agreement with {_short(compared[0][1].reference)}", "tau", "worst tau", "top 10"]]
     rows += [[_short(name), f"{found.tau:.4f}", f"{found.worst_tau:.4f}", f"{found.overlap:.4f}"] for name, found in compared]
-    return _table(rows)
+    return aligned(rows)
+
+
+def _reliability(systems: Sequence[SystemResult]) -> list[str]:
+    rows = [["probabilities of a label above 0", "ECE", "95 % interval", "Brier", "95 % interval"]]
+    for system in systems:
+        for name, found in (("sigmoid", system.sigmoid), ("calibrated", system.calibrated)):
+            if found:
+                rows.append([f"{_short(system.name)}, {name}", *share_cells(found.ece), *share_cells(found.brier)])
+    return aligned(rows) if len(rows) > 1 else []
 
 
 def _sizes(evaluation: Evaluation) -> list[str]:
@@ -100,7 +110,7 @@ def _sizes(evaluation: Evaluation) -> list[str]:
         for system in evaluation.systems
         if measure in system.by_size
     ]
-    return _table(rows)
+    return aligned(rows)
 
 
 def _queries(evaluation: Evaluation) -> list[str]:
@@ -109,14 +119,19 @@ def _queries(evaluation: Evaluation) -> list[str]:
     for number, query in enumerate(evaluation.queries):
         values = [f"{system.per_query[measure][number]:.4f}" for system in evaluation.systems]
         rows.append([_short(query.qid), *values, shorten(" ".join(query.query.split()), QUERY_COLUMNS)])
-    return _table(rows, left_aligned=(0, len(rows[0]) - 1))
+    return aligned(rows, left_aligned=(0, len(rows[0]) - 1))
 
 
 def _short(name: str) -> str:
     return shorten(name, NAME_COLUMNS)
 
 
-def _table(rows: Sequence[Sequence[str]], *, left_aligned: Sequence[int] = (0,)) -> list[str]:
+def share_cells(share: Share) -> list[str]:
+    """The value and its interval."""
+    return [f"{share.value:.4f}", f"[{share.low:.4f}, {share.high:.4f}]"]
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left_aligned: Sequence[int] = (0,)) -> list[str]:
     """The rows with aligned columns, two spaces apart; the columns in `left_aligned` align left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -85,26 +85,7 @@ def add(commands: Commands) -> None:
         help="another engine's scores: a TREC run, or JSON Lines as `resift rerank --pools` writes",
     )
     group.add_argument("--baseline", metavar="NAME", help="the system to compare the others with (default: order given)")
-    group = command.add_argument_group("data")
-    group.add_argument("--qrels", type=values.file_name, metavar="FILE", help="judgements: TREC's qrels, or BEIR's")
-    group.add_argument(
-        "--split", type=values.file_name, metavar="NAME", help="the BEIR folder's judgements qrels/NAME.tsv (default: test)"
-    )
-    group.add_argument("--retrieve", choices=["bm25"], help="make the BEIR folder's pools")
-    group.add_argument(
-        "--run", type=values.file_name, dest="trec_run", metavar="FILE", help="a TREC run that makes the BEIR folder's pools"
-    )
-    group.add_argument(
-        "--texts", type=values.file_name, metavar="FILE", help='the TREC run\'s documents: {"_id", "title"?, "text"} per line'
-    )
-    group.add_argument(
-        "--queries",
-        type=values.file_name,
-        metavar="FILE",
-        help='the TREC run\'s queries: {"_id", "text"}, or qid, tab, query per line',
-    )
-    group.add_argument("--candidates", type=values.whole(), metavar="N", help="only the first N candidates of each query")
-    group.add_argument("--limit", type=values.whole(), metavar="N", help="only the first N queries")
+    add_data(command)
     group = command.add_argument_group("results")
     group.add_argument(
         "--measure",
@@ -131,6 +112,30 @@ def add(commands: Commands) -> None:
     command.set_defaults(run=run, usage_error=command.error)
 
 
+def add_data(command: argparse.ArgumentParser) -> None:
+    """Adds the options of labelled data; its argument is named `data`."""
+    group = command.add_argument_group("data")
+    group.add_argument("--qrels", type=values.file_name, metavar="FILE", help="judgements: TREC's qrels, or BEIR's")
+    group.add_argument(
+        "--split", type=values.file_name, metavar="NAME", help="the BEIR folder's judgements qrels/NAME.tsv (default: test)"
+    )
+    group.add_argument("--retrieve", choices=["bm25"], help="make the BEIR folder's pools")
+    group.add_argument(
+        "--run", type=values.file_name, dest="trec_run", metavar="FILE", help="a TREC run that makes the BEIR folder's pools"
+    )
+    group.add_argument(
+        "--texts", type=values.file_name, metavar="FILE", help='the TREC run\'s documents: {"_id", "title"?, "text"} per line'
+    )
+    group.add_argument(
+        "--queries",
+        type=values.file_name,
+        metavar="FILE",
+        help='the TREC run\'s queries: {"_id", "text"}, or qid, tab, query per line',
+    )
+    group.add_argument("--candidates", type=values.whole(), metavar="N", help="only the first N candidates of each query")
+    group.add_argument("--limit", type=values.whole(), metavar="N", help="only the first N queries")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Reads, scores and compares; prints the comparison and writes the requested files."""
     from resift.evaluate.data.dataset import read_dataset
@@ -149,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.usage_error(f"argument --measure: {error}")
     systems = _systems(arguments)
     template = settings(argparse.Namespace(settings=arguments.settings, document_template=arguments.document_template))
-    dataset = read_dataset(arguments.data, document_template=template.document_template, **_reading(arguments))
+    dataset = read_dataset(arguments.data, document_template=template.document_template, **reading(arguments))
     with Meter() as meter:
         evaluation = evaluate(dataset, systems, measures=measures, baseline=arguments.baseline, progress=meter)
     if json:
@@ -180,7 +185,7 @@ def _systems(arguments: argparse.Namespace) -> list[System]:
     ]
 
 
-def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
+def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of `read_dataset` that were given."""
     options = {name: getattr(arguments, name) for name in ("qrels", "split", "retrieve", "texts", "queries", "limit")}
     options |= {"run": arguments.trec_run, "depth": arguments.candidates}
@@ -189,15 +194,12 @@ def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _inputs(arguments: argparse.Namespace) -> list[Path]:
     """Every file and folder that is read, except standard input."""
+    return [*data_inputs(arguments), *(Path(name) for name in (*arguments.scores, *arguments.checkpoint) if name != "-")]
+
+
+def data_inputs(arguments: argparse.Namespace) -> list[Path]:
+    """The files and folders of the labelled data, except standard input."""
     from resift.pools.trec import find_qrels
 
-    named = [
-        arguments.data,
-        arguments.qrels,
-        arguments.trec_run,
-        arguments.texts,
-        arguments.queries,
-        *arguments.scores,
-        *arguments.checkpoint,
-    ]
+    named = (arguments.data, arguments.qrels, arguments.trec_run, arguments.texts, arguments.queries)
     return [Path(name) for name in (*named, find_qrels(arguments.data)) if name not in (None, "-")]

@@ -33,6 +33,7 @@ EPILOG = """examples:
   resift info ./my-artifact
   resift doctor pools.jsonl.gz
   resift tune pools.jsonl --budget-ms 200 --out tuned.toml
+  resift calibrate ./my-artifact pools.jsonl --precision 0.9 -o settings.toml
 
 """
 
@@ -44,7 +45,7 @@ def parser() -> Parser:
     with importing():
         from importlib.metadata import version
 
-        from resift.cli import distill, doctor, export, info, rerank, sample, serve, tune, verify
+        from resift.cli import calibrate, distill, doctor, export, info, rerank, sample, serve, tune, verify
         from resift.cli import eval as evaluation
         from resift.cli.options import EXIT_CODES, Parser
         from resift.cli.streams import write_lines
@@ -55,7 +56,7 @@ def parser() -> Parser:
     )
     root.add_argument("--version", action="version", version=f"resift {installed}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (sample, rerank, serve, evaluation, doctor, tune, export, distill, verify, info):
+    for command in (sample, rerank, serve, evaluation, doctor, tune, calibrate, export, distill, verify, info):
         command.add(commands)
     overview = OVERVIEW.format(version=installed, commands=", ".join(commands.choices))
     root.set_defaults(run=lambda _: write_lines(overview.splitlines()) or 0)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resift.calibration import check_threshold
 from resift.cli import values
 from resift.cli.meter import Meter, StageMeter, wait_for
 from resift.cli.options import EXIT_CODES, add_engine, add_template, settings
@@ -87,6 +88,12 @@ def add(commands: Commands) -> None:
         metavar="MS",
         help="stop after MS milliseconds; documents that the full model has not scored by then follow without a score",
     )
+    command.add_argument(
+        "--threshold",
+        type=values.share,
+        metavar="P",
+        help="only documents whose probability of relevance is P or more; needs --settings with a calibration",
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     group = command.add_argument_group("what the model reads and says")
     add_template(group)
@@ -162,6 +169,7 @@ def _rank_documents(arguments: argparse.Namespace) -> int:
     pool = read_documents(arguments.file, query, template_of(how))
     if how.plan == "auto" and arguments.top_k is None and arguments.budget_ms is None:
         how = replace(how, plan="full")  # the same plan for such a call; naming it avoids loading the first look
+    check_threshold(arguments.threshold, is_calibrated=how.calibration is not None)
     with Reranker.load(arguments.model, settings=how) as reranker, StageMeter() as meter:
         answer = reranker.submit(
             pool.query,
@@ -171,12 +179,15 @@ def _rank_documents(arguments: argparse.Namespace) -> int:
             instruction=arguments.instruction,
         )
         wait_for([answer], lambda: reranker.queued.rows, meter, "rank")
-        ranking = Ranking.of(pool.documents, answer.result(), top_k=arguments.top_k)
+        ranking = Ranking.of(pool.documents, answer.result(), top_k=arguments.top_k, threshold=arguments.threshold)
     if arguments.json:
         write_json(pool.ranked(ranking, with_documents=True))
     else:
         is_terminal = sys.stdout is not None and sys.stdout.isatty()
-        write_lines(table(ranking, pool.lines, shutil.get_terminal_size().columns if is_terminal else None))
+        lines = table(ranking, pool.lines, shutil.get_terminal_size().columns if is_terminal else None)
+        if arguments.threshold is not None and ranking.without_score:
+            lines.append(f"{ranking.without_score} have no probability, as the full model did not score them: none of them passes")
+        write_lines(lines)
     return 0
 
 
@@ -198,6 +209,7 @@ def _rank_pools(arguments: argparse.Namespace) -> int:
         queries=arguments.queries,
         with_documents=arguments.with_documents,
         instruction=arguments.instruction,
+        threshold=arguments.threshold,
     )
     with Reranker.load(arguments.model, settings=settings(arguments)) as reranker, Meter() as meter:
         skipped = rerank_file(reranker, job, overwrite=arguments.overwrite, progress=meter)
@@ -209,11 +221,11 @@ def _rank_pools(arguments: argparse.Namespace) -> int:
 def _rank_on_ray(arguments: argparse.Namespace) -> int:
     if (arguments.query is None) == (arguments.pools is None) or arguments.file != "-" or arguments.out is None:
         arguments.usage_error("--engine ray needs one POOLS and --out OUT")
-    unusable = ("json", "overwrite", "budget_ms", "with_documents", "instruction", "trec_run", "texts", "queries")
+    unusable = ("json", "overwrite", "budget_ms", "threshold", "with_documents", "instruction", "trec_run", "texts", "queries")
     if arguments.format != "jsonl" or arguments.on_error != "stop" or any(getattr(arguments, name) for name in unusable):
         arguments.usage_error(
-            "--engine ray does not take --json, --format, --on-error, --overwrite, --budget-ms, --with-documents, --instruction, "
-            "--run, --texts or --queries"
+            "--engine ray does not take --json, --format, --on-error, --overwrite, --budget-ms, --threshold, --with-documents, "
+            "--instruction, --run, --texts or --queries"
         )
     from resift.integrations.ray import rerank_parquet
 
@@ -240,13 +252,16 @@ def one_line(text: str) -> str:
 
 def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[str]:
     """Rank, score, input line (`numbers[i]` of document i) and text of each result, cut to `width` columns (None: not cut)."""
-    rows = [f"{'rank':>4}  {'score':>8}  {'line':>5}  document"]
+    probability = f"{'probability':>11}  " if ranking.calibrated else ""
+    rows = [f"{'rank':>4}  {'score':>8}  {probability}{'line':>5}  document"]
     for rank, result in enumerate(ranking, 1):
         text = one_line(result.document) or EMPTY
         at_least = "at least " if result.tokens_cut_at_least else ""
         cut = f"  ({at_least}{result.tokens_cut} tokens cut)" if result.tokens_cut or at_least else ""
         score = "-" if result.score is None else f"{result.score:.3f}"
-        start = f"{rank:>4}  {score:>8}  {numbers[result.index]:>5}  "
+        if ranking.calibrated:
+            probability = f"{'-' if result.probability is None else f'{result.probability:.3f}':>11}  "
+        start = f"{rank:>4}  {score:>8}  {probability}{numbers[result.index]:>5}  "
         if width is not None:
             text = shorten(visible(text), max(MIN_TEXT_WIDTH, width - len(start) - len(cut)))
         rows.append(f"{start}{text}{cut}")

@@ -15,6 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from resift.evaluate.calibration.calibrate import calibrate
+    from resift.evaluate.calibration.records import CalibrationResult
     from resift.evaluate.data.dataset import Dataset, read_dataset
     from resift.evaluate.doctor.diagnosis import diagnose
     from resift.evaluate.evaluation import evaluate
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MEASURES",
     "ArtifactSystem",
+    "CalibrationResult",
     "CheckpointSystem",
     "Dataset",
     "Evaluation",
@@ -35,6 +38,7 @@ __all__ = [
     "GivenOrder",
     "ScoresFile",
     "Tuning",
+    "calibrate",
     "diagnose",
     "evaluate",
     "read_dataset",
@@ -43,6 +47,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "calibration.calibrate": ("calibrate",),
+    "calibration.records": ("CalibrationResult",),
     "data.dataset": ("Dataset", "read_dataset"),
     "doctor.diagnosis": ("diagnose",),
     "evaluation": ("evaluate",),

@@ -108,6 +108,7 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and the options of the c
                 pairs_per_second=run.pairs_per_second,
                 unscored=run.unscored,
                 scores=run.histogram(labels),
+                **run.reliability(pools, labels),
             )
             for run in runs
         ],

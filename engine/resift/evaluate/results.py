@@ -29,6 +29,38 @@ class Latency(ResultRecord, frozen=True, kw_only=True):
     p95: float
 
 
+class Share(ResultRecord, frozen=True, kw_only=True):
+    """A share or a mean over pairs, with the ends of its 95 % interval by a bootstrap over queries."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ReliabilityBin(ResultRecord, frozen=True, kw_only=True):
+    """The pairs whose probability is in a range."""
+
+    low: float
+    """the range includes its lower end, and the last one its upper end, too"""
+    high: float
+    pairs: int
+    probability: float
+    """mean probability"""
+    relevant: Share
+    """the share that is relevant, which would be that of the mean probability"""
+
+
+class Reliability(ResultRecord, frozen=True, kw_only=True):
+    """How well probabilities agree with the relevance of the pairs that they are of."""
+
+    ece: Share
+    """expected calibration error: the mean of |probability - share relevant| over the bins, weighted by their pairs"""
+    brier: Share
+    """Brier score: the mean of (probability - relevance)^2, with 1 for relevant pairs and 0 for others"""
+    bins: list[ReliabilityBin]
+    """ten bins of equal width, less those without pairs"""
+
+
 class SystemAgreement(ResultRecord, frozen=True, kw_only=True):
     """How well a system's rankings agree with those of the reference system on the same pools."""
 
@@ -73,6 +105,10 @@ class SystemResult(ResultRecord, frozen=True, kw_only=True):
     unscored: int = 0
     """candidates without a score: not in a file of scores (they rank last, as given), or not scored by the full model"""
     scores: ScoreHistograms | None = None
+    sigmoid: Reliability | None = None
+    """of an artifact: how well the sigmoid of its logits agrees with relevance, a label above 0"""
+    calibrated: Reliability | None = None
+    """of an artifact whose settings have a calibration: the same of its probabilities"""
 
 
 class QueryResult(ResultRecord, frozen=True, kw_only=True):

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resift.calibration import sigmoid
+from resift.evaluate.calibration.reliability import reliability
+from resift.evaluate.calibration.sample import Sample
 from resift.evaluate.results import Latency, ScoreHistograms
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from resift.evaluate.results import Reliability
     from resift.evaluate.systems import Scorer
     from resift.pools.job import Progress
     from resift.pools.reading import CandidatePool
@@ -83,6 +87,19 @@ class SystemRun:
         edges = np.histogram_bin_edges(scores[has_score], BINS)
         counts = [np.histogram(scores[has_score & which], edges)[0].tolist() for which in (relevant, ~relevant)]
         return ScoreHistograms(edges=edges.tolist(), relevant=counts[0], other=counts[1])
+
+    def reliability(self, pools: Sequence[CandidatePool], labels: Sequence[NDArray[np.int64]]) -> dict[str, Reliability]:
+        """Of an artifact: the fields of SystemResult that say how well probabilities agree with labels above 0."""
+        if not self.scored:
+            return {}
+        rows = zip(pools, self.scored, labels, strict=True)
+        sample = Sample.of_scored((pool.query, scored, label > 0) for pool, scored, label in rows)
+        if not len(sample.logits):
+            return {}
+        found = {"sigmoid": reliability(sigmoid(sample.logits), sample)}
+        if self.scorer.reranker and (calibration := self.scorer.reranker.settings.calibration):
+            found["calibrated"] = reliability(calibration.apply(sample.logits), sample)
+        return found
 
 
 def score_all(scorers: Sequence[Scorer], pools: Sequence[CandidatePool], progress: Progress | None = None) -> list[SystemRun]:

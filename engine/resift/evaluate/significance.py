@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 RESAMPLES = 10_000
 SEED = 11
+ENDS = (2.5, 97.5)
+"""Percentiles at the ends of an interval."""
 EXACT_LIMIT = 13
 """Maximum number of differences for which all sign assignments are tried; 2**13 is the last power of two below RESAMPLES."""
 CHUNK_NUMBERS = 1 << 21
@@ -27,14 +29,19 @@ def bootstrap_interval(differences: NDArray[np.float64], *, seed: int = SEED) ->
     The paired bootstrap's percentile interval: queries are drawn n at a time with replacement, RESAMPLES times, with the same
     draws for all m columns (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, sections 6.2 and 13.3).
     """
-    queries = len(differences)
+    return np.percentile(resampled_means(differences, seed=seed), ENDS, axis=0)
+
+
+def resampled_means(values: NDArray[np.float64], *, seed: int = SEED) -> NDArray[np.float64]:
+    """float64[RESAMPLES, m]: the means of `values`, float64[n, m], over n queries drawn with replacement."""
+    queries = len(values)
     generator = np.random.default_rng(seed)
     means = []
     for size in _chunks(queries):
         drawn = generator.integers(0, queries, (size, queries)) + np.arange(size)[:, None] * queries
         times = np.bincount(drawn.ravel(), minlength=size * queries).reshape(size, queries)
-        means.append(times.astype(np.float64) @ differences / queries)
-    return np.percentile(np.concatenate(means), [2.5, 97.5], axis=0)
+        means.append(times.astype(np.float64) @ values / queries)
+    return np.concatenate(means)
 
 
 def randomization_test(differences: NDArray[np.float64], *, seed: int = SEED) -> NDArray[np.float64]:

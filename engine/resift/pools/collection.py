@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from resift.calibration import check_threshold
 from resift.inputs import check_count
 from resift.ranking import Ranking
 
@@ -23,21 +24,23 @@ WINDOW_CHARACTERS = 2_000_000
 """Maximum number of characters of text in memory at once, unless one pool is longer."""
 
 
-def rerank_pools(
+def rerank_pools(  # noqa: PLR0913 - the options of a call, by name
     reranker: Reranker,
     pools: Iterable[CandidatePool],
     *,
     top_k: int | None = None,
     plan: Plan | str | None = None,
     instruction: str | None = None,
+    threshold: float | None = None,
 ) -> Iterator[tuple[CandidatePool, Ranking]]:
     """Yields each pool with its Ranking, in order. Only as many pools are in memory at once as batch well together.
 
     An error raised by `pools` is raised after the pools before it have been yielded. Raises like `Reranker.rerank`.
     """
     check_count("top_k", top_k)
+    check_threshold(threshold, is_calibrated=reranker.settings.calibration is not None)
     for pool, scored in score_pools(reranker, pools, top_k=top_k, plan=plan, instruction=instruction):
-        yield pool, Ranking.of(pool.documents, scored, top_k=top_k)
+        yield pool, Ranking.of(pool.documents, scored, top_k=top_k, threshold=threshold)
 
 
 def score_pools(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 import numpy as np
 
+from resift.calibration import check_threshold
 from resift.errors import InputError
 from resift.files.names import is_file_name
 from resift.inputs import check_count
@@ -67,6 +68,8 @@ class Job:
     """whether each result of JSON Lines has the document's text, as the model read it"""
     instruction: str | None = None
     """text put before every query, as for `Reranker.rerank`"""
+    threshold: float | None = None
+    """only results whose probability is that or more; None: all"""
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not isinstance(self.out, Path):
@@ -85,6 +88,7 @@ class Job:
             check_count(name, getattr(self, name))
         if self.plan not in (None, "auto"):
             as_plan(self.plan, "plan")
+        check_threshold(self.threshold, is_calibrated=True)
 
     @property
     def errors(self) -> Path:
@@ -101,6 +105,7 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
     file cannot be written, if another process is writing it, or if another job or input was started there. A refused call changes
     nothing.
     """
+    check_threshold(job.threshold, is_calibrated=reranker.settings.calibration is not None)
     files = OutFiles.of(job.out)
     files.check(*(name for name in (job.source, job.run, job.texts, job.queries) if name is not None))
     with Journal(files) as journal:
@@ -121,7 +126,10 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
                     yield pool
 
             pools = pairs = 0
-            for pool, ranking in rerank_pools(reranker, read(), top_k=job.top_k, plan=job.plan, instruction=job.instruction):
+            work = rerank_pools(
+                reranker, read(), top_k=job.top_k, plan=job.plan, instruction=job.instruction, threshold=job.threshold
+            )
+            for pool, ranking in work:
                 journal.add(pool, _encode(job, pool, ranking))
                 pools, pairs = pools + 1, pairs + len(pool.documents)
                 if progress:
@@ -132,7 +140,7 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
 
 def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
     """The model and settings that the lines of OUT depend on, besides the pools."""
-    plan = str(reranker.plan_for(job.plan, top_k=job.top_k))
+    plan, calibration = str(reranker.plan_for(job.plan, top_k=job.top_k)), reranker.settings.calibration
     return {
         "model": reranker.artifact.fingerprint(),
         "precision": reranker.precision,
@@ -151,6 +159,8 @@ def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
         "scores": None if reranker.settings.scores == "auto" else reranker.settings.scores,
         "instruction": job.instruction,
         "with_documents": job.with_documents or None,
+        "calibration": None if calibration is None else calibration.table(),
+        "threshold": job.threshold,
     }
 
 

@@ -84,6 +84,9 @@ class CandidatePool:
     def ranked(self, ranking: Ranking, *, with_documents: bool = False) -> dict[str, Any]:
         """The ranked pool as a JSON object: {"qid"?, "query", "results": [...]}, best first; a score or logit may be null.
 
+        With a calibration, results have a "probability", null without a score, and "without_score" counts the pool's documents that
+        have none, if there are any.
+
         A candidate keeps its own fields. A field with the name of a result field, such as a retriever's score, becomes given_NAME,
         or given_given_NAME if the candidate has a given_NAME as well, and so on: nothing is lost.
         """
@@ -95,6 +98,8 @@ class CandidatePool:
                 row["tokens_cut_at_least"] = True
             if ranking.windowed:
                 row |= {"windows": result.windows, "window": result.window}
+            if ranking.calibrated:
+                row["probability"] = result.probability
             if with_documents:
                 row["document"] = result.document
             fields = self.fields[result.index] if self.fields else {}
@@ -102,6 +107,8 @@ class CandidatePool:
         head: dict[str, Any] = {} if self.qid is None else {"qid": self.qid}
         if ranking.query_tokens_cut:
             head["query_tokens_cut"] = ranking.query_tokens_cut
+        if ranking.calibrated and ranking.without_score:
+            head["without_score"] = ranking.without_score
         return {**head, "query": self.query, "results": results}
 
 

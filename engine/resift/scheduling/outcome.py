@@ -11,17 +11,26 @@ from resift.ranking import Scored
 from resift.scoring import ACTIVATION, activate, relevance
 
 if TYPE_CHECKING:
+    from resift.calibration import ScoreCalibration
     from resift.scheduling.call import Call
     from resift.settings import Scale
 
 
-def scored_of(call: Call, *, full: str = "full", scale: Scale = "logit", windowed: bool = False) -> Scored:
+def scored_of(
+    call: Call,
+    *,
+    full: str = "full",
+    scale: Scale = "logit",
+    windowed: bool = False,
+    calibration: ScoreCalibration | None = None,
+) -> Scored:
     """The columns of a call that has ended.
 
     A document has the logit of its best window, by the last graph that scored all its windows. If time ran out before even the
     first graph had scored all of them, it has the best logit among the windows that were scored, and its `Scored.stages_done` is 0.
     `full`: name of the graph whose logits become scores, on `scale`. `windowed`: whether documents may have several windows, which
-    fills in the columns of windows. Raises LogitsError that names the document.
+    fills in the columns of windows. `calibration`: what makes the column of probabilities. Raises LogitsError that names the
+    document.
     """
     encodings, documents, done, order = call.encodings, call.encodings.documents, call.document_steps, call.order
     stage = np.maximum(done, 1)[documents]
@@ -38,9 +47,11 @@ def scored_of(call: Call, *, full: str = "full", scale: Scale = "logit", windowe
     outputs = call.logits.get(last)
     by_last = done[order] == len(call.steps)
     logits = values[best]
+    full_logits = np.where(by_last & (last == full), logits, np.float32(np.nan))
     return Scored(
         logits=logits,
-        scores=activate(np.where(by_last & (last == full), logits, np.float32(np.nan)), ACTIVATION[scale]),
+        scores=activate(full_logits, ACTIVATION[scale]),
+        probabilities=None if calibration is None else calibration.apply(full_logits),
         tokens_cut=encodings.tokens_cut[order],
         tokens_cut_at_least=encodings.tokens_cut_at_least[order],
         query_tokens_cut=encodings.query_tokens_cut,

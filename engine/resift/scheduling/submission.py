@@ -54,7 +54,9 @@ class Submission:
         self.workers = Workers(scheduler, sessions.run, count)
         self._tokenizer = tokenizer
         self._sessions = sessions
-        self._outcome = partial(scored_of, full=full.name, scale=settings.scores, windowed=settings.windows > 1)
+        self._outcome = partial(
+            scored_of, full=full.name, scale=settings.scores, windowed=settings.windows > 1, calibration=settings.calibration
+        )
         self._windows = settings.windows
         self._background = Background(settings.threads)
 

@@ -81,6 +81,7 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
     depth: int | None = None,
     limit: int | None = None,
     document_template: str = "auto",
+    every_query: bool = False,
 ) -> Dataset:
     """Reads labelled data in one of three formats, recognized by the contents of `path`.
 
@@ -95,14 +96,14 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
 
     Candidates keep the order given; those of a run are sorted by score, then by rank. `depth` is the maximum number of
     candidates in a pool (None: all of a pools file, otherwise DEPTH), and `limit` that of queries: reading ends after so many
-    queries with a relevant document judged. Evaluated texts are kept in memory; everything else is read as a stream.
+    queries that are selected. Evaluated texts are kept in memory; everything else is read as a stream.
     `document_template`: what is read of a candidate with fields, as in `Settings`; "auto": its text, and in BEIR's corpora its
     title and its text.
 
-    `QuerySelection` says which queries are left out, and why; `left_out` counts them by reason. A query whose relevant documents
-    are all outside its pool stays: every ranking of it has the value 0, as in trec_eval. A query that is a document of the corpus,
-    under the same id, is left out of its own candidates, as in BEIR (see `is_query`); `self_candidates` counts such queries. In a
-    pools file, the text must agree as well (see `without_query`).
+    `QuerySelection` says which queries are left out, and why, and what `every_query` changes; `left_out` counts them by reason. A
+    query whose relevant documents are all outside its pool stays: every ranking of it has the value 0, as in trec_eval. A query
+    that is a document of the corpus, under the same id, is left out of its own candidates, as in BEIR (see `is_query`);
+    `self_candidates` counts such queries. In a pools file, the text must agree as well (see `without_query`).
 
     Raises InputError that names file and line for bad data, an option that the format does not use, and data without a query that
     can be evaluated; ExtraError if retrieve="bm25" lacks the extra `eval`.
@@ -111,7 +112,7 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
     check_count("limit", limit)
     template = None if document_template == "auto" else DocumentTemplate.parse(document_template)
     source = os.fspath(path)
-    selection = QuerySelection(source, limit)
+    selection = QuerySelection(source, limit, every_query=every_query)
     beir_options, run_options = {"run": run, "retrieve": retrieve, "split": split}, {"texts": texts, "queries": queries}
     if source and Path(source).is_dir():
         _refuse(f"{source} is a folder", run_options)

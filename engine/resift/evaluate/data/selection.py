@@ -30,15 +30,18 @@ class QuerySelection:
     mean would hold a 0 for every system; trec_eval 7 "ignored" them). So are queries with fewer than two candidates, as there is
     nothing to rank, and queries that are in the judgements only, as in trec_eval without -c. A query that is a document of its own
     corpus is left out of its candidates, but counts as one of the two; see `is_query` and `can_be_evaluated`.
+
+    With `every_query`, queries without a relevant document and pools of one candidate are selected, too: they say nothing of a
+    ranking, but as much of a probability as any other.
     """
 
-    def __init__(self, path: str, limit: int | None = None) -> None:
+    def __init__(self, path: str, limit: int | None = None, *, every_query: bool = False) -> None:
         self.left_out: Counter[str] = Counter()
         self.self_candidates = set[str]()
         """qids of the queries that were left out of their own candidates"""
         self.is_cut = False
         """whether a pool has more candidates than were read"""
-        self._path, self._limit = path, limit
+        self._path, self._limit, self._every_query = path, limit, every_query
         self._qrels: Qrels = {}
         self._example: str | None = None
 
@@ -56,7 +59,7 @@ class QuerySelection:
             self._example = self._example or qid
             if isinstance(item, CandidatePool) and not item.documents:
                 self.left_out[NO_CANDIDATES] += 1
-            elif max(judged.values(), default=0) == 0:
+            elif not judged or (max(judged.values()) == 0 and not self._every_query):
                 self.left_out[NONE_RELEVANT if judged else NOT_JUDGED] += 1
             else:
                 self._qrels[qid] = dict(judged)
@@ -94,7 +97,7 @@ class QuerySelection:
         for pool in pools:
             remaining = len(pool.documents)
             candidates = remaining + (str(pool.qid) in self.self_candidates)
-            if can_be_evaluated(min(candidates, depth or candidates), remaining):
+            if can_be_evaluated(min(candidates, depth or candidates), remaining) or (self._every_query and remaining):
                 evaluated.append(pool)
             else:
                 self.left_out[ONE_CANDIDATE if pool.documents else NO_CANDIDATES] += 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.evaluate.doctor import language
-from resift.evaluate.doctor.label_checks import given_better, good_first, nothing_relevant, recall_ceiling
+from resift.evaluate.doctor.label_checks import given_better, good_first, nothing_relevant, recall_ceiling, uncalibrated
 from resift.evaluate.doctor.severity import NOTE_SHARE, PROBLEM_SHARE, WARNING_SHARE, severity_of
 from resift.evaluate.lengths import shares_lost
 from resift.evaluate.results import Finding
@@ -122,7 +122,8 @@ def saturated_scores(evidence: Evidence) -> Finding | None:
         severity="note",
         value=share,
         words=f"{share:.0%} of the scores, as probabilities (sigmoid), are within {SATURATION_MARGIN} of 0 or 1",
-        advice="set no threshold on such scores, but on the logits; the ranking goes by logits and is not affected",
+        advice="set no threshold on such scores, but on the probabilities that `resift calibrate` fits; the ranking goes by logits "
+        "and is not affected",
     )
 
 
@@ -206,6 +207,7 @@ CHECKS = (
     empty_documents,
     flat_logits,
     saturated_scores,
+    uncalibrated,
     good_first,
 )
 """All checks; findings of equal severity are reported in this order."""

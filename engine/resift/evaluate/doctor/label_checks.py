@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resift.calibration import sigmoid
+from resift.evaluate.calibration.reliability import reliability
+from resift.evaluate.calibration.sample import Sample
 from resift.evaluate.doctor.severity import NOTE_SHARE, severity_of
 from resift.evaluate.results import Finding
 from resift.evaluate.significance import bootstrap_interval
@@ -24,6 +27,33 @@ LOW_CEILING = 0.8
 """Below this mean of the highest nDCG@10 that any order can reach, missing relevant documents are a warning, otherwise a note."""
 MATERIAL_LOSS = 0.005
 """Smallest loss of nDCG@10 that is reported although it may be chance; int8 alone changes nDCG@10 by 0.004."""
+
+CALIBRATION_ERROR = 0.05
+"""Expected calibration error above which probabilities are reported; calibrated ones stay below on pools like those of the fit."""
+
+
+def uncalibrated(evidence: Evidence) -> Finding | None:
+    """Reports probabilities that do not agree with the labels: a threshold on them does not mean what it says."""
+    every = zip(evidence.pools, evidence.scored, evidence.judgements, strict=True)
+    judged = [(pool.query, scored, found.labels > 0) for pool, scored, found in every if found is not None]
+    sample, calibration = Sample.of_scored(judged), evidence.reranker.settings.calibration
+    if sample.size < MIN_LABELLED or not sample.relevant.any():
+        return None
+    error = reliability(calibration.apply(sample.logits) if calibration else sigmoid(sample.logits), sample).ece
+    if error.low <= CALIBRATION_ERROR:
+        return None
+    interval = f"95 % interval [{error.low:.2f}, {error.high:.2f}], {sample.size} labelled queries"
+    off = f"{error.value:.2f} off in the mean (ECE; {interval})"
+    if calibration:
+        words = f"the probabilities of the settings' calibration are {off}: they were fitted to other pools, or other labels"
+        advice = "run `resift calibrate` again, with pools like these"
+    else:
+        words = f"as probabilities (sigmoid), the scores are {off}: a threshold on scores or logits does not mean what it seems to"
+        advice = (
+            "where you set a threshold (such as score_threshold of LangChain and Haystack, which is not seen here), run "
+            "`resift calibrate`, load its file, and set `threshold`, a probability"
+        )
+    return Finding(name="uncalibrated", severity="warning", value=error.value, words=words, advice=advice)
 
 
 def recall_ceiling(evidence: Evidence) -> Finding | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -56,8 +55,10 @@ def encode_tuned(tuning: Tuning) -> bytes:
         "date": tuning.created,
         "resift": tuning.version,
     }
+    calibration = point.settings.calibration
     tables = {
-        "settings": {name: value for name, value in asdict(point.settings).items() if value != "auto"},
+        "settings": point.settings.table(),
+        **({} if calibration is None else {"calibration": calibration.table()}),
         "retrieval": {"candidates": point.candidates},
         "measured": {name: value for name, value in figures.items() if value is not None},
     }
