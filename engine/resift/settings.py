@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from resift.errors import InputError
 from resift.files.whole import read_toml
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 Auto = Literal["auto"]
 Precision = Literal["int8", "float32"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
-Provider = Literal["cpu", "cuda"]
-PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
+Provider = Literal["cpu", "cuda", "openvino", "dml", "coreml", "tensorrt", "qnn"]
+PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 Truncation = Literal["only_second", "longest_first"]
 TRUNCATIONS: tuple[Truncation, ...] = ("only_second", "longest_first")
 LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40, "windows": 64}
@@ -34,7 +35,8 @@ class Settings:
     """
 
     provider: Provider | Auto = "auto"
-    """Where to run; auto: CUDA if it is available and the artifact has a variant for it, otherwise the CPU."""
+    """Where to run; auto: CUDA if it starts here and the artifact has a variant for it, otherwise the CPU. Other providers than
+    these two are tried, not promised: loading raises ProviderError unless they reproduce logits of the certificate."""
     threads: int | Auto = "auto"
     """Batches that run at once, one thread each; auto: the physical cores this process may use."""
     token_budget: int | Auto = "auto"
@@ -49,6 +51,8 @@ class Settings:
     longer raises OverloadedError; auto: no limit."""
     precision: Precision | Auto = "auto"
     """Precision of the graphs to run; auto: the fastest one the artifact has for this machine."""
+    provider_options: Mapping[str, str] | Auto = field(default="auto", hash=False)
+    """onnxruntime's options of the provider, by name; numbers and booleans become text. auto: onnxruntime's own defaults."""
     plan: Plan | str = "auto"
     """The cascade that scores a pool: a Plan, which becomes text, a built-in name (full, fast, balanced) or stages such as
     "first-look:15,full"; auto: the artifact's own plan for calls with a top_k, if it has one, and otherwise full."""
@@ -75,6 +79,7 @@ class Settings:
                 raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a str")
             if value not in ("auto", *choices):
                 raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(choices)}")
+        object.__setattr__(self, "provider_options", _read_options(self.provider_options, self.provider))
         if self.truncation == "longest_first" and self.windows not in ("auto", 1):
             raise InputError(
                 f"Settings.windows is {self.windows} but Settings.truncation is 'longest_first', which may cut the query of a long "
@@ -127,7 +132,23 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, object]:
 
 
 def _names() -> list[str]:
-    return [field.name for field in fields(Settings)]
+    return [each.name for each in fields(Settings)]
+
+
+def _read_options(options: object, provider: str) -> dict[str, str] | Auto:
+    """A copy of the options of an execution provider, or "auto". Raises like Settings."""
+    if options == "auto":
+        return "auto"
+    name = "Settings.provider_options"
+    if not isinstance(options, Mapping):
+        raise TypeError(f"{name} is {type(options).__name__}; expected a mapping of options by name, or 'auto'")
+    if provider in ("auto", "cpu"):
+        others = ", ".join(PROVIDERS[1:])
+        raise InputError(f"{name} is set but Settings.provider is {provider!r}; expected one that has options: {others}")
+    for key, value in options.items():
+        if not isinstance(key, str) or not isinstance(value, str | int | float):
+            raise TypeError(f"{name} has {key!r:.100} of type {type(value).__name__}; expected a str, number or bool by name")
+    return {key: str(value) for key, value in options.items()}
 
 
 def _check_seconds(name: str, value: object) -> None:

@@ -13,6 +13,7 @@ from resift.cli.streams import write_json, write_lines
 from resift.files.names import path_text
 from resift.machine import instruction_sets, usable_cores
 from resift.reranker import Reranker
+from resift.runtime import wheels
 from resift.runtime.providers import versions
 
 if TYPE_CHECKING:
@@ -65,12 +66,14 @@ def run(arguments: argparse.Namespace) -> int:
                 "variant": reranker.variant.file,
                 "precision": reranker.precision,
                 "provider": reranker.provider,
+                "nodes": reranker.nodes,
                 "threads": reranker.resolved.threads,
                 "token_budget": reranker.resolved.token_budget,
                 "plan": str(reranker.plan_for()),
                 "plan_with_top_k": str(reranker.plan_for(top_k=1)),
             },
             "machine": {"usable_cores": usable_cores(), "instruction_sets": sorted(instruction_sets())},
+            "wheels": wheels.installed(),
             "versions": versions("resift", "onnxruntime", "tokenizers", "numpy"),
             "embedded_models": sorted(embedded()),
         }

@@ -53,7 +53,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     api_key: Annotated[Key, Meta(description="require `Authorization: Bearer KEY`; better given in the environment")] = ""
     no_auth: Annotated[bool, Meta(description="serve other machines without a key")] = False
     settings: Annotated[str, Meta(description="the engine's settings from a TOML file, such as `resift tune` writes")] = ""
-    provider: Annotated[Provider | None, Meta(description="where to run: cpu or cuda; unset: the best available")] = None
+    provider: Annotated[Provider | None, Meta(description="where to run: cpu, cuda or another; unset: the best available")] = None
     precision: Annotated[Precision | None, Meta(description="int8 or float32; unset: the fastest available")] = None
     threads: Annotated[Threads | None, Meta(description="batches at once, one thread each; unset: the physical cores")] = None
     max_length: Annotated[Length | None, Meta(description="most tokens of a pair; unset: the model's limit")] = None

@@ -263,7 +263,7 @@ def _room(settings: Settings) -> int:
 
 
 def _gpus(settings: Settings) -> int:
-    return int(settings.provider == "cuda")
+    return int(settings.provider in ("cuda", "tensorrt"))
 
 
 @contextmanager
