@@ -118,6 +118,8 @@ def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
         "plan": None if plan == str(reranker.plan_for("full")) else plan,
         # None for one window, as in journals that were written before windows existed.
         "windows": None if reranker.resolved.windows == 1 else reranker.resolved.windows,
+        # Likewise.
+        "provider_options": None if reranker.settings.provider_options == "auto" else dict(reranker.settings.provider_options),
     }
 
 

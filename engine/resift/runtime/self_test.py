@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from resift.artifact.folder import Artifact
     from resift.artifact.manifest import Graph
-    from resift.ranking import Scored
     from resift.runtime.sessions import Sessions
 
 log = logging.getLogger(__name__)
@@ -27,11 +26,11 @@ POOLS = 4
 """Number of stored pools of which the best and the worst document are scored."""
 
 
-def check_provider(sessions: Sessions, artifact: Artifact, graphs: Sequence[Graph], submit: Callable[..., Future[Scored]]) -> None:
+def check_provider(sessions: Sessions, artifact: Artifact, graphs: Sequence[Graph], submit: Callable[..., Future[Any]]) -> None:
     """Raises ProviderError if a logit of a stored pair differs by more than the certificate's bound of errors.
 
     The bound is a share of the range of all logits that the certificate holds for the variant. Pairs that the settings cut are
-    left out; if they are all, that is logged. `submit` is that of the Reranker whose `sessions` these are.
+    left out; if they are all, that is logged. `submit` is that of the Reranker whose `sessions` these are; its Future has a Scored.
     """
     certificate, provider = Certificate.read(artifact), ORT_NAMES[sessions.provider]
     for graph in {graph.name: graph for graph in graphs}.values():
