@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     Scorer = Callable[[str, Sequence[str]], Sequence[float]]
 
 
+def version_of(package: str) -> str:
+    """The version that an imported module tells, as onnxruntime may come from a distribution of another name; or the package's."""
+    return getattr(sys.modules.get(package), "__version__", None) or version(package)
+
+
 def serve(load: Callable[[str, int], Scorer], packages: Sequence[str]) -> None:
     """Loads the model named on the command line and answers until standard input ends."""
     model, threads = sys.argv[1], int(sys.argv[2])
@@ -33,6 +38,6 @@ def serve(load: Callable[[str, int], Scorer], packages: Sequence[str]) -> None:
             answer = {"seconds": time.perf_counter() - start, "scores": [float(value) for value in scores]}
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            answer = {"peak_mb": peak, "versions": {name: version(name) for name in packages}}
+            answer = {"peak_mb": peak, "versions": {name: version_of(name) for name in packages}}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

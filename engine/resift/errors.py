@@ -24,7 +24,7 @@ from contextlib import contextmanager
 
 TYPE_CHECKING = False  # importing typing takes longer than this module
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 MESSAGE_LIMIT = 1000
 """Maximum number of characters in a message."""
@@ -125,18 +125,27 @@ SAME_NAME = frozenset(
 
 
 @contextmanager
-def importing(package: str = "resift") -> Iterator[None]:
-    """Turns any error of the block, which imports `package`, into an ExtraError that names what is to be installed again."""
+def importing(package: str = "resift", find_mend: Callable[[], str] | None = None) -> Iterator[None]:
+    """Turns any error of the block, which imports `package`, into an ExtraError that names what is to be installed again.
+
+    `find_mend` says what to do if it is `package` itself that cannot be imported; None: install it again.
+    """
     try:
         yield
     except Exception as error:
-        raise import_failure(error, package) from error
+        raise import_failure(error, package, find_mend) from error
 
 
-def import_failure(error: Exception, package: str = "resift") -> ExtraError:
-    """The error of an import as one line. `package` is to be installed again, unless the error names one of SAME_NAME."""
+def import_failure(error: Exception, package: str = "resift", find_mend: Callable[[], str] | None = None) -> ExtraError:
+    """The error of an import as one line. `package` is to be installed again, unless the error names one of SAME_NAME.
+
+    `find_mend`: as for `importing`.
+    """
     name = ((isinstance(error, ImportError) and error.name) or package).partition(".")[0]
-    mend = f"pip install --force-reinstall {name if name in SAME_NAME else package}"
     if name in sys.stdlib_module_names:
         mend = "it is part of Python; install a Python that has it"
+    elif find_mend and name == package:
+        mend = find_mend()
+    else:
+        mend = f"pip install --force-reinstall {name if name in SAME_NAME else package}"
     return ExtraError(f"{name} cannot be imported ({first_line(error.__cause__ or error)}): {mend}", name=name)

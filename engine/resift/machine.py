@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 import os
 import platform
+import struct
+import sys
 from pathlib import Path
 
 SYSTEM = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")
 INSTRUCTION_SETS = frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 """The instruction sets that decide which int8 and bfloat16 kernels run, by the names Linux gives them."""
+WINDOWS_FEATURES = {"avx2": 40, "avx512f": 41, "asimddp": 43, "i8mm": 66}
+"""Those of which Windows tells:
+https://learn.microsoft.com/windows/win32/api/processthreadsapi/nf-processthreadsapi-isprocessorfeaturepresent"""
+MACOS_FEATURES = {
+    "avx2": "hw.optional.avx2_0",
+    "avx512f": "hw.optional.avx512f",
+    "asimddp": "hw.optional.arm.FEAT_DotProd",
+    "i8mm": "hw.optional.arm.FEAT_I8MM",
+}
+"""Those of which macOS tells:
+https://developer.apple.com/documentation/kernel/1387446-sysctlbyname/determining_instruction_set_characteristics"""
+GROUP = 64
+"""Logical processors of a processor group of Windows."""
 
 
 def usable_cores() -> int:
@@ -26,11 +42,16 @@ def affinity() -> frozenset[int]:
     """Numbers of the logical processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))
+    everything = frozenset(range(os.cpu_count() or 1))
+    return (everything & _windows_affinity() or everything) if sys.platform == "win32" else everything
 
 
 def physical_cores(processors: frozenset[int], system: Path = SYSTEM) -> int:
     """Number of cores that `processors` belong to; each processor counts as a core where the system does not say."""
+    if sys.platform == "win32":
+        return sum(not processors.isdisjoint(core) for core in _windows_cores()) or len(processors)
+    if sys.platform == "darwin":
+        return min(len(processors), int.from_bytes(_sysctl("hw.physicalcpu"), "little") or len(processors))
     cores = set()
     for number in processors:
         try:
@@ -77,7 +98,12 @@ def _limit(folder: Path) -> float:
 
 @functools.cache
 def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """The members of INSTRUCTION_SETS that this processor has; empty where the system does not say."""
+    """The members of INSTRUCTION_SETS that this processor has, as far as the system says."""
+    if sys.platform == "win32":
+        kernel = ctypes.WinDLL("kernel32")
+        return frozenset(name for name, number in WINDOWS_FEATURES.items() if kernel.IsProcessorFeaturePresent(number))
+    if sys.platform == "darwin":
+        return frozenset(name for name, key in MACOS_FEATURES.items() if any(_sysctl(key)))
     try:
         text = cpuinfo.read_text()
     except OSError:
@@ -88,7 +114,9 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 @functools.cache
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name as Linux gives it; elsewhere what the platform calls it."""
+    """The processor's name as Linux or macOS gives it; elsewhere what the platform calls it."""
+    if sys.platform == "darwin" and (name := _sysctl("machdep.cpu.brand_string")):
+        return name.rstrip(b"\0").decode(errors="replace")
     try:
         lines = cpuinfo.read_text(errors="replace").splitlines()
     except OSError:
@@ -100,3 +128,49 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def description() -> str:
     """The processor, its usable cores and its instruction sets in one line, to go with figures that were measured on it."""
     return f"{processor()}, {usable_cores()} usable cores, {' '.join(sorted(instruction_sets()))}"
+
+
+def _windows_affinity() -> frozenset[int]:
+    """The logical processors that this process may run on; empty for a process in several processor groups."""
+    kernel = ctypes.WinDLL("kernel32")
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    process, system = ctypes.c_size_t(), ctypes.c_size_t()
+    handle = ctypes.c_void_p(kernel.GetCurrentProcess())
+    if not kernel.GetProcessAffinityMask(handle, ctypes.byref(process), ctypes.byref(system)):
+        return frozenset()
+    return frozenset() if (os.cpu_count() or 1) > GROUP else _bits(process.value)
+
+
+def _windows_cores() -> list[frozenset[int]]:
+    """The logical processors of each core; empty if the system does not say.
+
+    https://learn.microsoft.com/windows/win32/api/sysinfoapi/nf-sysinfoapi-getlogicalprocessorinformationex
+    """
+    kernel = ctypes.WinDLL("kernel32")
+    size = ctypes.c_uint32()
+    kernel.GetLogicalProcessorInformationEx(0, None, ctypes.byref(size))  # 0: RelationProcessorCore
+    buffer = ctypes.create_string_buffer(size.value)
+    if not kernel.GetLogicalProcessorInformationEx(0, buffer, ctypes.byref(size)):
+        return []
+    mask = struct.Struct("<QH6x" if struct.calcsize("P") == 8 else "<IH6x")  # GROUP_AFFINITY
+    cores, at = [], 0
+    while at < size.value:
+        _, length, groups = struct.unpack_from("<II22xH", buffer, at)
+        masks = [mask.unpack_from(buffer, at + 32 + mask.size * number) for number in range(groups)]
+        cores.append(frozenset(GROUP * group + bit for bits, group in masks for bit in _bits(bits)))
+        at += length
+    return cores
+
+
+def _bits(mask: int) -> frozenset[int]:
+    return frozenset(bit for bit in range(mask.bit_length()) if mask >> bit & 1)
+
+
+def _sysctl(name: str) -> bytes:
+    """The value of a name of sysctlbyname(3); empty if macOS does not have it."""
+    system = ctypes.CDLL(None)
+    size = ctypes.c_size_t()
+    if system.sysctlbyname(name.encode(), None, ctypes.byref(size), None, 0):
+        return b""
+    value = ctypes.create_string_buffer(size.value)
+    return b"" if system.sysctlbyname(name.encode(), value, ctypes.byref(size), None, 0) else value.raw[: size.value]

@@ -13,6 +13,7 @@ from resift.encoding.artifact_tokenizer import open_tokenizer
 from resift.inputs import read_pairs, read_pools, runs
 from resift.ranking import rank
 from resift.runtime import providers
+from resift.runtime.self_test import check_provider
 from resift.runtime.sessions import Sessions
 from resift.scheduling.submission import Submission
 from resift.scoring import logit_identity
@@ -84,6 +85,8 @@ class Reranker(AsyncMethods):
         self._workers = self._calls.workers
         self._close = weakref.finalize(self, self._calls.close)
         self._close.atexit = False
+        if self.provider not in providers.SUPPORTED:
+            check_provider(sessions, artifact, [self.graph, *self._plans.default_graphs()], self.submit)
 
     @classmethod
     def load(
@@ -116,6 +119,11 @@ class Reranker(AsyncMethods):
     def variant_of(self, graph: str) -> Variant:
         """The variant of the artifact's graph of that name that runs here. Raises ProviderError if none can."""
         return self._sessions.variant(graph)
+
+    @property
+    def nodes(self) -> dict[str, int] | None:
+        """Number of the full graph's nodes on each execution provider, by onnxruntime's names; None before onnxruntime 1.24."""
+        return self._sessions.nodes(self.graph.name)
 
     def submit(  # noqa: PLR0913 - the options of a call, by name
         self,

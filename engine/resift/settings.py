@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from resift.calibration import ScoreCalibration
 from resift.counts import as_int
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 Auto = Literal["auto"]
 Precision = Literal["int8", "float32"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
-Provider = Literal["cpu", "cuda"]
-PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
+Provider = Literal["cpu", "cuda", "openvino", "dml", "coreml", "tensorrt", "qnn"]
+PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 Truncation = Literal["only_second", "longest_first"]
 TRUNCATIONS: tuple[Truncation, ...] = ("only_second", "longest_first")
 Scale = Literal["logit", "sigmoid"]
@@ -41,7 +42,8 @@ class Settings:
     """
 
     provider: Provider | Auto = "auto"
-    """Where to run; auto: CUDA if it is available and the artifact has a variant for it, otherwise the CPU."""
+    """Where to run; auto: CUDA if it starts here and the artifact has a variant for it, otherwise the CPU. Other providers than
+    these two are tried, not promised: loading raises ProviderError unless they reproduce logits of the certificate."""
     threads: int | Auto = "auto"
     """Batches that run at once, one thread each; auto: the physical cores this process may use."""
     token_budget: int | Auto = "auto"
@@ -56,6 +58,8 @@ class Settings:
     longer raises OverloadedError; auto: no limit."""
     precision: Precision | Auto = "auto"
     """Precision of the graphs to run; auto: the fastest one the artifact has for this machine."""
+    provider_options: Mapping[str, str] | Auto = field(default="auto", hash=False)
+    """onnxruntime's options of the provider, by name; numbers and booleans become text. auto: onnxruntime's own defaults."""
     plan: Plan | str = "auto"
     """The cascade that scores a pool: a Plan, which becomes text, a built-in name (full, fast, balanced) or stages such as
     "first-look:15,full"; auto: the artifact's own plan for calls with a top_k, if it has one, and otherwise full."""
@@ -83,6 +87,7 @@ class Settings:
             raise TypeError(f"Settings.document_template is {type(self.document_template).__name__}; expected a str")
         if self.document_template != "auto":
             DocumentTemplate.parse(self.document_template)
+        object.__setattr__(self, "provider_options", _read_options(self.provider_options, self.provider))
         if self.truncation == "longest_first" and self.windows not in ("auto", 1):
             raise InputError(
                 f"Settings.windows is {self.windows} but Settings.truncation is 'longest_first', which may cut the query of a long "
@@ -142,7 +147,23 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, object]:
 
 def _names() -> list[str]:
     """The fields that the table [settings] holds."""
-    return [field.name for field in fields(Settings) if field.name != CALIBRATION]
+    return [each.name for each in fields(Settings) if each.name != CALIBRATION]
+
+
+def _read_options(options: object, provider: str) -> dict[str, str] | Auto:
+    """A copy of the options of an execution provider, or "auto". Raises like Settings."""
+    if options == "auto":
+        return "auto"
+    name = "Settings.provider_options"
+    if not isinstance(options, Mapping):
+        raise TypeError(f"{name} is {type(options).__name__}; expected a mapping of options by name, or 'auto'")
+    if provider in ("auto", "cpu"):
+        others = ", ".join(PROVIDERS[1:])
+        raise InputError(f"{name} is set but Settings.provider is {provider!r}; expected one that has options: {others}")
+    for key, value in options.items():
+        if not isinstance(key, str) or not isinstance(value, str | int | float):
+            raise TypeError(f"{name} has {key!r:.100} of type {type(value).__name__}; expected a str, number or bool by name")
+    return {key: str(value) for key, value in options.items()}
 
 
 def _calibration(value: object) -> ScoreCalibration | None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from resift import Settings
 from resift.ranking import Ranking
 from tests.support import tiny
 from tests.support.columns import columns_of
@@ -20,9 +21,9 @@ RERANKER = SimpleNamespace(
     artifact=SimpleNamespace(fingerprint=lambda: "5" * 64),
     precision="int8",
     provider="cpu",
+    settings=Settings(),
     plan_for=lambda plan=None, top_k=None: plan or "full",
     resolved=SimpleNamespace(max_length=512, truncation="only_second", windows=1),
-    settings=SimpleNamespace(document_template="auto", scores="auto"),
 )
 
 

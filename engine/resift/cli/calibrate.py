@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_writer()
     others = {} if arguments.settings is None else read_tables(arguments.settings)
     engine = replace(settings(arguments), calibration=None)
-    dataset = read_dataset(arguments.data, every_query=True, **reading(arguments))
+    dataset = read_dataset(arguments.data, every_query=True, document_template=engine.document_template, **reading(arguments))
     with Meter() as meter:
         result = calibrate(
             dataset,

@@ -13,6 +13,7 @@ from resift.cli.streams import write_json, write_lines
 from resift.files.names import path_text
 from resift.machine import instruction_sets, usable_cores
 from resift.reranker import Reranker
+from resift.runtime import wheels
 from resift.runtime.providers import versions
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ EPILOG = f"""examples:
 {EXIT_CODES}"""
 
 
-HERE = ("artifact", "runs", "max_length", "document_template", "scores", "machine", "versions", "embedded_models")
+HERE = ("artifact", "runs", "max_length", "document_template", "scores", "machine", "wheels", "versions", "embedded_models")
 """What the command prints without --all."""
 MORE = "`resift info --all` also prints the graphs, the certificate and the recipe"
 
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "variant": reranker.variant.file,
                 "precision": reranker.precision,
                 "provider": reranker.provider,
+                "nodes": reranker.nodes,
                 "threads": reranker.resolved.threads,
                 "token_budget": reranker.resolved.token_budget,
                 "plan": str(reranker.plan_for()),
@@ -69,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             "document_template": str(reranker.resolved.document_template),
             "scores": reranker.resolved.scores,
             "machine": {"usable_cores": usable_cores(), "instruction_sets": sorted(instruction_sets())},
+            "wheels": wheels.installed(),
             "versions": versions("resift", "onnxruntime", "tokenizers", "numpy"),
             "embedded_models": sorted(embedded()),
             "bytes": reranker.artifact.size(),

@@ -143,11 +143,11 @@ def unfailing_stderr() -> Iterator[None]:
     except OSError:  # a stream without a descriptor, such as a test's
         yield
         return
+    # On Windows, text for a console is in the encoding of its code page.
+    encoding = (os.device_encoding(number) if sys.platform == "win32" else None) or sys.stderr.encoding
     raw = _UnfailingFile(number, "wb", closefd=False)
     with (
-        io.TextIOWrapper(
-            io.BufferedWriter(raw), encoding=sys.stderr.encoding, errors=sys.stderr.errors, line_buffering=True
-        ) as messages,
+        io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=sys.stderr.errors, line_buffering=True) as messages,
         redirect_stderr(messages),
     ):
         yield

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 NO_FOLDER_SYNC = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 """Errors of systems and file systems that cannot write a folder to the disk."""
+HELD = {5, 32, 33}
+"""Errors of Windows where another program has a file open, or one in the folder: ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION and
+ERROR_LOCK_VIOLATION. Virus scanners and indexers hold a new file for a moment."""
+WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds between attempts to rename what another program holds."""
 
 
 def place(fresh: Path, target: Path) -> None:
@@ -24,8 +30,27 @@ def place(fresh: Path, target: Path) -> None:
     for path in sorted(fresh.rglob("*")) if fresh.is_dir() else [fresh]:
         if path.is_file():
             flush(path)
-    fresh.replace(target)
+    rename(fresh, target)
     _flush_folder(target.parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Renames a file or a folder, replacing a file that is there; tries again while another program holds it, as Windows lets it.
+
+    Raises OSError, whose message says so if another program still holds it after the last of WAITS.
+    """
+    for seconds in (*WAITS, None):
+        try:
+            source.replace(target)
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in HELD:
+                raise
+            if seconds is None:
+                said = "another program has it open, or a file in it: close it there, then try again"
+                raise PermissionError(error.errno, said, os.fspath(target)) from error
+            time.sleep(seconds)
+        else:
+            return
 
 
 def flush(path: Path) -> None:

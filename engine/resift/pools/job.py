@@ -161,6 +161,7 @@ def _settings(reranker: Reranker, job: Job) -> dict[str, Any]:
         "with_documents": job.with_documents or None,
         "calibration": None if calibration is None else calibration.table(),
         "threshold": job.threshold,
+        "provider_options": None if reranker.settings.provider_options == "auto" else dict(reranker.settings.provider_options),
     }
 
 

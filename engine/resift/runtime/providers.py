@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resift.errors import ProviderError, importing
+from resift.runtime import wheels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import ModuleType
 
     import numpy as np
@@ -22,9 +23,28 @@ if TYPE_CHECKING:
     from resift.artifact.manifest import Variant
     from resift.settings import Auto, Precision, Provider
 
-ORT_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-PRECISIONS: dict[Provider, tuple[Precision, ...]] = {"cpu": ("int8", "float32"), "cuda": ("float32",)}
-"""The precisions that a provider runs, fastest first: the int8 operators have kernels for the CPU only."""
+ORT_NAMES: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "dml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+}
+PRECISIONS: dict[Provider, tuple[Precision, ...]] = {
+    "cpu": ("int8", "float32"),
+    "cuda": ("float32",),
+    "openvino": ("int8", "float32"),
+    "dml": ("float32", "int8"),
+    "coreml": ("float32", "int8"),
+    "tensorrt": ("float32", "int8"),
+    "qnn": ("float32", "int8"),
+}
+"""The precisions that a provider runs, fastest first. CUDA has no kernels for the int8 operators; the others leave to the CPU
+what they have none for."""
+SUPPORTED: frozenset[Provider] = frozenset({"cpu", "cuda"})
+"""The providers that rank as certified. Any other has to reproduce some of the certificate's logits whenever it is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +89,12 @@ POLICIES: dict[Provider, Policy] = {
     "cpu": Policy("cpu", token_budget=256, step=1, is_concurrent=True),
     # A GPU needs large batches (not measured yet). Lengths are not mixed there either, as graphs read no attention mask.
     "cuda": Policy("cuda", token_budget=4096, step=1, is_concurrent=False),
+    "tensorrt": Policy("tensorrt", token_budget=4096, step=1, is_concurrent=False),
+    # These use the CPU's cores or one small accelerator, one batch at a time.
+    "openvino": Policy("openvino", token_budget=1024, step=1, is_concurrent=False),
+    "dml": Policy("dml", token_budget=1024, step=1, is_concurrent=False),
+    "coreml": Policy("coreml", token_budget=1024, step=1, is_concurrent=False),
+    "qnn": Policy("qnn", token_budget=1024, step=1, is_concurrent=False),
 }
 
 
@@ -81,11 +107,23 @@ def runtime() -> ModuleType:
     imported.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    with importing("onnxruntime"):
+    with importing("onnxruntime", wheels.mend):
         import onnxruntime
+
+        # After another wheel was removed from its folder, an empty package can be left, or one without its parts.
+        if not hasattr(onnxruntime, "InferenceSession"):
+            raise ImportError("the package has no InferenceSession", name="onnxruntime")
 
     module: ModuleType = onnxruntime
     return module
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """The exceptions that onnxruntime defines, and the built-in ones that its binding raises (std::exception, out of memory)."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    defined = [kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*defined, RuntimeError, MemoryError, ValueError)
 
 
 def available() -> list[str]:
@@ -98,7 +136,8 @@ def check_version(oldest: str) -> None:
     installed = runtime().__version__
     if _numbers(installed) < _numbers(oldest):
         raise ProviderError(
-            f"onnxruntime {installed} is installed, but this artifact needs {oldest} or newer: pip install -U onnxruntime"
+            f"onnxruntime {installed} is installed, but this artifact needs {oldest} or newer: "
+            f"pip install -U {' '.join(wheels.installed()) or 'onnxruntime'}"
         )
 
 
@@ -108,8 +147,11 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def can_map() -> bool:
-    """Whether the installed onnxruntime maps the weights of a graph that it receives as bytes. On Linux it needs /proc for that."""
-    if sys.platform == "linux" and not Path("/proc/self/fd").is_dir():
+    """Whether the installed onnxruntime is to map the weights of a graph that it receives as bytes.
+
+    On Linux it needs /proc for that. On Windows no mapped file can be replaced, nor its folder be renamed, so none is mapped.
+    """
+    if sys.platform == "win32" or (sys.platform == "linux" and not Path("/proc/self/fd").is_dir()):
         return False
     return _numbers(runtime().__version__) >= _numbers(OLDEST_THAT_MAPS)
 
@@ -119,13 +161,19 @@ def _numbers(version: str) -> list[int]:
 
 
 def choose(
-    requested: Provider | Auto, precision: Precision | Auto, *, available: Sequence[str], variants: Sequence[Variant]
+    requested: Provider | Auto,
+    precision: Precision | Auto,
+    *,
+    available: Sequence[str],
+    variants: Sequence[Variant],
+    starts: Callable[[Provider], bool],
 ) -> tuple[Provider, Variant]:
     """The provider and the variant to run.
 
     `available`: onnxruntime's names of its providers. `variants`: those whose instruction sets this machine has, best first.
-    Provider "auto" is CUDA if it is available and has a variant to run, otherwise the CPU; precision "auto" is the provider's
-    fastest. The first variant of that precision is chosen. Raises ProviderError if the request cannot be met.
+    `starts`: whether a provider starts on this machine, which is asked only where it decides. Provider "auto" is CUDA if it is
+    available, has a variant to run and starts, otherwise the CPU; precision "auto" is the provider's fastest. The first variant of
+    that precision is chosen. Raises ProviderError if the request cannot be met.
     """
     has_cuda = ORT_NAMES["cuda"] in available
     preferences: list[Provider] = [requested] if requested != "auto" else ["cuda", "cpu"] if has_cuda else ["cpu"]
@@ -133,8 +181,7 @@ def choose(
     for provider in preferences:
         if ORT_NAMES[provider] not in available:
             reasons.append(
-                f"the installed onnxruntime has no {ORT_NAMES[provider]} (it has {', '.join(available)}): "
-                f"{'install onnxruntime-gpu instead' if provider == 'cuda' else 'reinstall onnxruntime'}"
+                f"the installed onnxruntime has no {ORT_NAMES[provider]} (it has {', '.join(available)}): {wheels.advice(provider)}"
             )
             continue
         precisions = [kind for kind in PRECISIONS[provider] if precision in ("auto", kind)]
@@ -143,6 +190,9 @@ def choose(
             continue
         fastest_first = [variant for kind in precisions for variant in variants if variant.precision == kind]
         if fastest_first:
+            if requested == "auto" and provider != "cpu" and not starts(provider):
+                reasons.append(f"{ORT_NAMES[provider]} does not start on this machine")
+                continue
             return provider, fastest_first[0]
         offered = ", ".join(dict.fromkeys(variant.precision for variant in variants)) or "no graph"
         wanted = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,8 @@ from resift import machine
 from resift.artifact.manifest import OUTPUT
 from resift.errors import ArtifactError, ClosedError, InferenceError, ProviderError, first_line, shortage
 from resift.process import renew_in_children
-from resift.runtime import providers
-from resift.runtime.providers import ORT_NAMES, runtime
+from resift.runtime import probe, providers, wheels
+from resift.runtime.providers import ORT_NAMES, failures, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
     from resift.artifact.folder import Artifact, GraphOnDisk
     from resift.artifact.manifest import Graph, Signature, Variant
     from resift.runtime.providers import Policy
-    from resift.settings import Auto, Precision, Settings
+    from resift.settings import Auto, Precision, Provider, Settings
 
 ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 """onnxruntime's names of a signature's types."""
 
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 """onnxruntime's option for the folder with the external weights of a graph that it receives as bytes."""
+RECORD_PLACES = "session.record_ep_graph_assignment_info"
+"""onnxruntime's option to remember which provider runs which node; versions before 1.24 ignore it."""
 
 
 class Sessions:
@@ -38,27 +41,35 @@ class Sessions:
 
     def __init__(self, artifact: Artifact, settings: Settings) -> None:
         """Chooses the provider and the full graph's variant. Raises ProviderError if the settings cannot be met."""
+        wheels.warn_of_several()
         self._artifact = artifact
         self._precision: Precision | Auto = settings.precision
         self._graphs = {graph.name: graph for graph in artifact.manifest.graphs}
         self._variants: dict[str, Variant] = {}
         self._sessions: dict[str, Session] = {}
         full = artifact.manifest.full
-        self.provider, self._variants[full.name] = providers.choose(
-            settings.provider, self._precision, available=providers.available(), variants=_runnable(full)
-        )
+        self.provider, self._variants[full.name] = self._choose(settings.provider, full)
         self.policy = providers.POLICIES[self.provider]
+        self._options = {} if settings.provider_options == "auto" else dict(settings.provider_options)
 
     def variant(self, graph: str) -> Variant:
         """The graph's variant on this machine. Raises ProviderError if it has none of the requested precision."""
         if graph not in self._variants:
-            variants = _runnable(self._graphs[graph])
             try:
-                _, variant = providers.choose(self.provider, self._precision, available=providers.available(), variants=variants)
+                _, variant = self._choose(self.provider, self._graphs[graph])
             except ProviderError as error:
                 raise ProviderError(f"the graph {graph} cannot run: {error}; or use the plan full") from error
             self._variants[graph] = variant
         return self._variants[graph]
+
+    def _choose(self, provider: Provider | Auto, graph: Graph) -> tuple[Provider, Variant]:
+        return providers.choose(
+            provider, self._precision, available=providers.available(), variants=_runnable(graph), starts=probe.starts
+        )
+
+    def nodes(self, graph: str) -> dict[str, int] | None:
+        """Number of the graph's nodes on each provider, by onnxruntime's names; see `Session.nodes`."""
+        return self._session(graph).nodes()
 
     def open(self, graph: str) -> None:
         """Loads a graph unless it is loaded. Raises ProviderError, and like `Session.open`."""
@@ -76,9 +87,11 @@ class Sessions:
     def _session(self, graph: str) -> Session:
         session = self._sessions.get(graph)
         if session is None:
-            read = partial(self._artifact.read_graph, self.variant(graph), can_map=providers.can_map())
+            can_map = self.provider in providers.SUPPORTED and providers.can_map()
+            read = partial(self._artifact.read_graph, self.variant(graph), can_map=can_map)
+            fresh = Session(read, self._graphs[graph].signature, self.policy, self._options)
             # If two threads come here at once, both get the Session of the first one.
-            session = self._sessions.setdefault(graph, Session(read, self._graphs[graph].signature, self.policy))
+            session = self._sessions.setdefault(graph, fresh)
         return session
 
 
@@ -89,11 +102,21 @@ class Session:
     session would wait for them forever.
     """
 
-    def __init__(self, read_graph: Callable[[], bytes | GraphOnDisk], signature: Signature, policy: Policy) -> None:
-        """`read_graph` returns the ONNX graph or its location on disk; the graph must have that signature."""
+    def __init__(
+        self,
+        read_graph: Callable[[], bytes | GraphOnDisk],
+        signature: Signature,
+        policy: Policy,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        """`read_graph` returns the ONNX graph or its location on disk; the graph must have that signature.
+
+        `options`: onnxruntime's options of the policy's provider, by name.
+        """
         self._read_graph = read_graph
         self._signature = signature
         self._policy = policy
+        self._options = dict(options or {})
         self._closed = False
         self._lock = threading.Lock()
         self._session: Any = None
@@ -109,7 +132,7 @@ class Session:
         rows, width = inputs["input_ids"].shape
         try:
             logits: NDArray[np.float32] = session.run([OUTPUT], inputs)[0]
-        except _failures() as error:
+        except failures() as error:
             reason = shortage(error) or f"{first_line(error)}; check the artifact with `resift verify`"
             raise InferenceError(f"onnxruntime failed on {rows} pairs of {width} tokens: {reason}") from error
         if logits.shape != (rows, self._signature.labels):
@@ -118,6 +141,19 @@ class Session:
                 "as its manifest says: export the checkpoint again"
             )
         return logits
+
+    def nodes(self) -> dict[str, int] | None:
+        """Number of nodes on each provider, by onnxruntime's names, most first; None before onnxruntime 1.24. Raises like `open`.
+
+        They are the graph's nodes as the providers divided them; those that a provider then fuses are counted one by one.
+        """
+        find_places = getattr(self._session or self.open(), "get_provider_graph_assignment_info", None)
+        if find_places is None:
+            return None
+        counts: Counter[str] = Counter()
+        for subgraph in find_places():
+            counts[subgraph.ep_name] += len(subgraph.get_nodes())
+        return dict(counts.most_common())
 
     def open(self) -> Any:
         """Opens the graph unless it is open already, and returns onnxruntime's session.
@@ -140,9 +176,13 @@ class Session:
 
     def _open(self) -> Any:
         onnxruntime = runtime()
-        name = ORT_NAMES[self._policy.provider]
+        provider = self._policy.provider
+        if lack := probe.find_lack(provider):
+            raise ProviderError(_not_started(provider, lack))
+        probe.prepare(provider)
         graph = self._read_graph()
         options = self._policy.options()
+        options.add_session_config_entry(RECORD_PLACES, "1")
         if isinstance(graph, bytes):
             source: bytes | str = graph
         elif graph.content is None:
@@ -151,18 +191,23 @@ class Session:
             source = graph.content
             options.add_session_config_entry(WEIGHTS_FOLDER, os.fspath(graph.path.parent))
         try:
-            session = onnxruntime.InferenceSession(source, sess_options=options, providers=[name])
-        except _failures() as error:
+            # With its fallback, onnxruntime would print what fails and run on the CPU.
+            session = onnxruntime.InferenceSession(
+                source, options, providers=[(ORT_NAMES[provider], self._options)], enable_fallback=0
+            )
+        except failures() as error:
             failure = f"onnxruntime {onnxruntime.__version__} cannot load this graph"
             if short := shortage(error):
                 raise InferenceError(f"{failure}: {short}") from error
+            if provider != "cpu":
+                raise ProviderError(
+                    f"{failure} with {ORT_NAMES[provider]}: {first_line(error)}; use other provider_options, or the provider cpu"
+                ) from error
             raise ArtifactError(f"{failure}: {first_line(error)}; export the checkpoint again") from error
         if not isinstance(graph, bytes):
             graph.check_unchanged()
-        if name not in session.get_providers():
-            raise ProviderError(
-                f"onnxruntime could not start {name} on this machine; its log on stderr says why: use the provider cpu"
-            )
+        if ORT_NAMES[provider] not in session.get_providers():
+            raise ProviderError(_not_started(provider, probe.explain(provider)))
         self._check_signature(session)
         return session
 
@@ -194,15 +239,11 @@ class Session:
         self._lock = threading.Lock()
 
 
+def _not_started(provider: Provider, reason: str) -> str:
+    return f"onnxruntime cannot start {ORT_NAMES[provider]} on this machine: {reason}; use the provider cpu"
+
+
 def _runnable(graph: Graph) -> list[Variant]:
     """The variants that this machine has the instruction sets for, best first."""
     available = machine.instruction_sets()
     return [variant for variant in graph.variants if available.issuperset(variant.instruction_sets)]
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """The exceptions that onnxruntime defines, and the built-in ones that its binding raises (std::exception, out of memory)."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as states
-
-    defined = [kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    return (*defined, RuntimeError, MemoryError, ValueError)

@@ -62,7 +62,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     )
     document_template: Annotated[str, Meta(description="what is read of documents that are objects; unset: {text}")] = ""
     settings: Annotated[str, Meta(description="the engine's settings from a TOML file, such as `resift tune` writes")] = ""
-    provider: Annotated[Provider | None, Meta(description="where to run: cpu or cuda; unset: the best available")] = None
+    provider: Annotated[Provider | None, Meta(description="where to run: cpu, cuda or another; unset: the best available")] = None
     precision: Annotated[Precision | None, Meta(description="int8 or float32; unset: the fastest available")] = None
     threads: Annotated[Threads | None, Meta(description="batches at once, one thread each; unset: the physical cores")] = None
     max_length: Annotated[Length | None, Meta(description="most tokens of a pair; unset: the model's limit")] = None

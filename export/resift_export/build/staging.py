@@ -22,7 +22,7 @@ from resift.artifact.manifest import MANIFEST
 from resift.errors import ExportError, OutputError
 from resift.files import lock
 from resift.files.names import is_file_name
-from resift.files.placing import place
+from resift.files.placing import place, rename
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,9 +99,9 @@ def _recover(workspace: Path, destination: Path) -> None:
     if (workspace / REPLACING).exists():
         old = _backup_of(destination)
         if not destination.exists() and old.exists():
-            old.rename(destination)
+            rename(old, destination)
         elif old.exists() and not _objections(old):
-            old.rename(workspace / OLD)
+            rename(old, workspace / OLD)
         (workspace / REPLACING).unlink()
     for folder in (workspace / NEW, workspace / OLD, workspace / SCRATCH):
         if folder.exists():
@@ -159,7 +159,7 @@ def _move_into_place(workspace: Path, destination: Path, out: Path) -> None:
     try:
         if destination.exists():
             (workspace / REPLACING).touch()
-            destination.rename(_backup_of(destination))
+            rename(destination, _backup_of(destination))
         place(workspace / NEW, destination)
     except OSError as error:
         raise ExportError(f"cannot write {out}: {error.strerror}") from error

@@ -105,8 +105,8 @@ def test_info_tells_what_runs(artifact, reranker):
     found = json.loads(answered(resift("info", artifact, "--threads", "1", "--max-length", "50", "--json")))
     assert found.keys() == {
         "artifact", "bytes", "model", "pair", "max_length", "graphs", "forced", "reference", "agreement", "search", "first_looks",
-        "plan", "recipe", "made_with", "tested_onnxruntime", "runs", "machine", "versions", "embedded_models", "document_template",
-        "scores",
+        "plan", "recipe", "made_with", "tested_onnxruntime", "runs", "machine", "wheels", "versions", "embedded_models",
+        "document_template", "scores",
     }  # fmt: skip
     assert (found["artifact"], found["max_length"], found["forced"]) == (str(artifact), 50, False)
     (graph,) = found["graphs"]
@@ -116,6 +116,7 @@ def test_info_tells_what_runs(artifact, reranker):
         "variant": "model.int8.onnx",
         "precision": "int8",
         "provider": "cpu",
+        "nodes": reranker.nodes,
         "threads": 1,
         "token_budget": reranker.resolved.token_budget,
         "plan": "full",

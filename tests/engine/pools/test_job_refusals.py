@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from resift import Settings
 from resift.errors import InputError, OutputError
 from resift.pools.job import Job, rerank_file
 from tests.support.jobs import RERANKER, files, lines, rerank_pools, rows
@@ -270,6 +272,14 @@ def test_a_partial_file_that_was_replaced_is_kept(source, content):
     begun(source)
     source.with_name("out.jsonl.partial").write_bytes(content)
     refused(source, "does not hold what a job of this resift wrote", overwrite=[False])
+
+
+def test_a_job_is_not_continued_with_other_options_of_the_provider(source):
+    begun(source)
+    settings = Settings(provider="openvino", provider_options={"device_type": "GPU"})
+    other = SimpleNamespace(**vars(RERANKER) | {"settings": settings})
+    with pytest.raises(OutputError, match=r"another job \(provider_options was None, now \{'device_type': 'GPU'\}\)"):
+        rerank_file(other, job(source))
 
 
 def test_another_jobs_partial_file_is_not_continued(source):

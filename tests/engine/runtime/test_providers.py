@@ -15,6 +15,10 @@ SAFE = Variant(file="model.int8.onnx", precision="int8", instruction_sets=[])
 EXACT = Variant(file="model.float32.onnx", precision="float32", instruction_sets=[])
 
 
+def choose(*arguments, starts=lambda provider: True, **keywords):
+    return providers.choose(*arguments, starts=starts, **keywords)
+
+
 def variants(precisions):
     return [{"int8": SAFE, "float32": EXACT}[precision] for precision in precisions]
 
@@ -38,26 +42,55 @@ def variants(precisions):
     ],
 )
 def test_choice_is_the_fastest_that_was_asked_for_and_is_there(asked, precision, available, offered, chosen):
-    provider, variant = providers.choose(asked, precision, available=available, variants=variants(offered))
+    provider, variant = choose(asked, precision, available=available, variants=variants(offered))
     assert (provider, variant.precision) == chosen
+
+
+@pytest.mark.parametrize(("offered", "chosen"), [(FULL, ("cpu", "int8")), (["float32"], ("cpu", "float32"))])
+def test_auto_takes_cuda_only_where_it_starts(offered, chosen):
+    provider, variant = choose("auto", "auto", available=BOTH, variants=variants(offered), starts=lambda provider: False)
+    assert (provider, variant.precision) == chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision", "available", "offered"),
+    [
+        ("cuda", "auto", BOTH, FULL),  # it was asked for: its session is tried
+        ("cpu", "auto", BOTH, FULL),
+        ("auto", "auto", CPU, FULL),
+        ("auto", "auto", BOTH, ["int8"]),  # there is nothing for it to run
+        ("auto", "int8", BOTH, FULL),
+    ],
+)
+def test_whether_cuda_starts_is_asked_only_where_it_decides(asked, precision, available, offered):
+    def starts(provider):
+        raise AssertionError(provider)
+
+    choose(asked, precision, available=available, variants=variants(offered), starts=starts)
+
+
+def test_auto_without_cuda_and_without_a_variant_for_the_cpu_says_both(monkeypatch):
+    monkeypatch.setitem(providers.PRECISIONS, "cpu", ("int8",))
+    with pytest.raises(ProviderError, match=r"^CUDAExecutionProvider does not start on this machine; cpu needs int8, but"):
+        choose("auto", "auto", available=BOTH, variants=variants(["float32"]), starts=lambda provider: False)
 
 
 @pytest.mark.parametrize("precision", ["auto", "int8"])
 @pytest.mark.parametrize("given", [[VNNI, SAFE, EXACT], [EXACT, VNNI, SAFE], [VNNI, EXACT, SAFE]])
 def test_of_several_variants_of_a_precision_the_first_is_taken(given, precision):
-    assert providers.choose("cpu", precision, available=CPU, variants=given) == ("cpu", VNNI)
-    assert providers.choose("cpu", precision, available=CPU, variants=given[::-1]) == ("cpu", SAFE)
+    assert choose("cpu", precision, available=CPU, variants=given) == ("cpu", VNNI)
+    assert choose("cpu", precision, available=CPU, variants=given[::-1]) == ("cpu", SAFE)
 
 
 def test_an_artifact_without_a_variant_for_this_machine_says_so():
     with pytest.raises(ProviderError, match="cpu needs int8 or float32, but this artifact has no graph for this machine: export"):
-        providers.choose("cpu", "auto", available=CPU, variants=[])
+        choose("cpu", "auto", available=CPU, variants=[])
 
 
 @pytest.mark.parametrize(
     ("asked", "precision", "available", "offered", "message"),
     [
-        ("cuda", "auto", CPU, FULL, r"has no CUDAExecutionProvider \(it has CPUExecutionProvider\): install onnxruntime-gpu"),
+        ("cuda", "auto", CPU, FULL, r"has no CUDAExecutionProvider \(it has CPUExecutionProvider\): .*onnxruntime-gpu"),
         ("cpu", "auto", ["CUDAExecutionProvider"], FULL, r"has no CPUExecutionProvider .*: reinstall onnxruntime"),
         ("cuda", "auto", BOTH, ["int8"], r"cuda needs float32, but this artifact has int8 .*: export"),
         ("cuda", "int8", BOTH, FULL, r"cuda does not run int8; ask for float32"),
@@ -81,7 +114,7 @@ def test_an_artifact_without_a_variant_for_this_machine_says_so():
 )
 def test_what_cannot_be_had_is_an_error_that_says_why(asked, precision, available, offered, message):
     with pytest.raises(ProviderError, match=message):
-        providers.choose(asked, precision, available=available, variants=variants(offered))
+        choose(asked, precision, available=available, variants=variants(offered))
 
 
 def test_available_are_onnxruntimes_own_names():

@@ -226,17 +226,22 @@ def _load(model: str | None, settings: Settings) -> Reranker:
 def _identity(reranker: Reranker, top_k: int | None) -> dict[str, Any]:
     """The model and settings that a ranking of the best `top_k` depends on, besides the pool.
 
-    It names windows only if they are on, because parts that were written before windows existed do not name them.
+    It names windows only if they are on, and options only if there are some, as parts that were written before do not name them.
     """
     windows = {} if reranker.resolved.windows == 1 else {"windows": reranker.resolved.windows}
-    return windows | {
-        "model": reranker.artifact.fingerprint(),
-        "variant": reranker.variant.file,
-        "provider": reranker.provider,
-        "max_length": reranker.resolved.max_length,
-        "truncation": reranker.resolved.truncation,
-        "plan": str(reranker.plan_for(top_k=top_k)),
-    }
+    options = reranker.settings.provider_options
+    return (
+        windows
+        | ({} if options == "auto" else {"provider_options": dict(options)})
+        | {
+            "model": reranker.artifact.fingerprint(),
+            "variant": reranker.variant.file,
+            "provider": reranker.provider,
+            "max_length": reranker.resolved.max_length,
+            "truncation": reranker.resolved.truncation,
+            "plan": str(reranker.plan_for(top_k=top_k)),
+        }
+    )
 
 
 def _identity_of_a_worker(model: str | None, settings: Settings, top_k: int | None) -> dict[str, Any]:
@@ -263,7 +268,7 @@ def _room(settings: Settings) -> int:
 
 
 def _gpus(settings: Settings) -> int:
-    return int(settings.provider == "cuda")
+    return int(settings.provider in ("cuda", "tensorrt"))
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def deployment(config: Config, *, min_replicas: int = 1, max_replicas: int = 8) 
         name="resift",
         max_ongoing_requests=config.max_concurrent_requests,
         autoscaling_config={"min_replicas": min_replicas, "max_replicas": max_replicas},
-        ray_actor_options={"num_cpus": threads, "num_gpus": int(engine.provider == "cuda")},
+        ray_actor_options={"num_cpus": threads, "num_gpus": int(engine.provider in ("cuda", "tensorrt"))},
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from resift.errors import InputError
 from resift.inputs import read_pairs
-from resift.runtime.providers import ORT_NAMES
+from resift.runtime.providers import ORT_NAMES, SUPPORTED
 from resift.settings import Settings
 
 if TYPE_CHECKING:
@@ -162,11 +162,10 @@ def settings_of(
     provider, precision = provider_of(device), _precision(model)
     ort_name = model.pop("provider", None)
     if ort_name is not None:
-        named_provider = {name: key for key, name in ORT_NAMES.items()}.get(ort_name)
+        names = {ORT_NAMES[key]: key for key in sorted(SUPPORTED)}
+        named_provider = names.get(ort_name)
         if named_provider is None or provider not in ("auto", named_provider):
-            raise InputError(
-                f"model_kwargs has the provider {ort_name!r} (device: {device}); expected {' or '.join(ORT_NAMES.values())}"
-            )
+            raise InputError(f"model_kwargs has the provider {ort_name!r} (device: {device}); expected {' or '.join(names)}")
         provider = named_provider
     max_length = processor.pop("model_max_length", None) if max_length is None else max_length
     if not model.pop("use_safetensors", True):

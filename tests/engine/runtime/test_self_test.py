@@ -1,0 +1,143 @@
+"""Providers that resift does not promise: they load if they compute the logits that the certificate holds, and not otherwise.
+
+Simulated: onnxruntime lists its CPU provider under the name of another one.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import onnx
+import onnxruntime
+import pytest
+
+from resift import InputError, ProviderError, Reranker, Settings
+from resift.runtime import providers
+from resift.runtime.sessions import Sessions
+from tests.support.tiny import texts
+
+QUERY, DOCUMENTS = "how do tides work", texts()[1:12:2]
+
+
+@pytest.fixture
+def openvino(monkeypatch):
+    """The options with which a session of the provider is created, once it is."""
+    given = []
+    create = onnxruntime.InferenceSession
+
+    def session(source, options, providers, **keywords):
+        ((name, provider_options),) = providers
+        given.append(provider_options)
+        return create(source, options, providers=[name], **keywords)
+
+    monkeypatch.setitem(providers.ORT_NAMES, "openvino", "CPUExecutionProvider")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    return given
+
+
+@pytest.fixture
+def wrong(monkeypatch):
+    """wrong(graph): the provider computes other logits of the graph."""
+    run = Sessions.run
+
+    def spoil(name):
+        monkeypatch.setattr(Sessions, "run", lambda self, graph, inputs: run(self, graph, inputs) + (50.0 if graph == name else 0))
+
+    return spoil
+
+
+def test_a_provider_that_computes_the_certificates_logits_loads(artifact, openvino):
+    settings = Settings(provider="openvino", provider_options={"device_type": "CPU", "num_of_threads": 2, "cache": True})
+    with Reranker.load(artifact) as reranker:
+        expected = reranker.logits(QUERY, DOCUMENTS).tolist()
+    openvino.clear()
+    with Reranker.load(artifact, settings=settings) as reranker:
+        assert (reranker.provider, reranker.precision) == ("openvino", "int8")
+        assert reranker.logits(QUERY, DOCUMENTS).tolist() == expected
+    assert openvino == [{"device_type": "CPU", "num_of_threads": "2", "cache": "True"}]
+
+
+@pytest.mark.parametrize("graph", ["full", "first-look"])
+def test_one_that_does_not_is_refused_whichever_graph_shows_it(planned_artifact, openvino, wrong, graph):
+    wrong(graph)
+    file = {"full": "model.int8.onnx", "first-look": "first-look.int8.onnx"}[graph]
+    with pytest.raises(
+        ProviderError, match=rf"does not compute what the certificate of {file} holds: the logits of [68] stored pairs"
+    ):
+        Reranker.load(planned_artifact, provider="openvino")
+
+
+@pytest.mark.parametrize("provider", ["auto", "cpu"])
+def test_the_cpu_is_not_tested_at_every_load(artifact, wrong, provider):
+    wrong("full")
+    Reranker.load(artifact, provider=provider).close()
+
+
+def test_pairs_that_the_settings_cut_do_not_count(artifact, openvino, caplog):
+    with caplog.at_level(logging.WARNING, "resift"):
+        Reranker.load(artifact, settings=Settings(provider="openvino", max_length=9)).close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "CPUExecutionProvider is not tested: every pair that the artifact stores for it is cut"
+    ]
+
+
+def test_an_option_that_the_provider_refuses_is_an_error_of_the_provider(artifact, monkeypatch):
+    def session(*_, **__):
+        raise RuntimeError("Unknown provider option: colour")
+
+    monkeypatch.setitem(providers.ORT_NAMES, "openvino", "CPUExecutionProvider")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(ProviderError, match=r"Unknown provider option: colour; use other provider_options, or the provider cpu"):
+        Reranker.load(artifact, settings=Settings(provider="openvino", provider_options={"colour": "red"}))
+
+
+def test_a_provider_that_onnxruntime_lacks_names_its_wheel(artifact):
+    with pytest.raises(ProviderError, match=r"no QNNExecutionProvider \(it has .*CPUExecutionProvider.*\): "):
+        Reranker.load(artifact, provider="qnn")
+
+
+@pytest.mark.skipif(providers._numbers(onnxruntime.__version__) < [1, 24], reason="onnxruntime tells since 1.24")
+def test_where_nodes_run_is_told(artifact):
+    with Reranker.load(artifact) as reranker:
+        graph = onnx.load(artifact / reranker.variant.file).graph
+        assert reranker.nodes == {"CPUExecutionProvider": len(graph.node)}
+
+
+def test_where_nodes_run_is_unknown_before(artifact, monkeypatch):
+    monkeypatch.delattr(onnxruntime.InferenceSession.__mro__[1], "get_provider_graph_assignment_info", raising=False)
+    with Reranker.load(artifact) as reranker:
+        assert reranker.nodes is None
+
+
+@pytest.mark.parametrize("provider", ["auto", "cpu"])
+def test_options_need_a_provider_that_has_some(provider):
+    with pytest.raises(InputError, match=rf"provider_options is set but Settings\.provider is '{provider}'; expected one that has"):
+        Settings(provider=provider, provider_options={})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (None, r"provider_options is NoneType; expected a mapping of options by name, or 'auto'"),
+        ("cpu", r"provider_options is str; expected a mapping"),
+        ([("a", "b")], r"provider_options is list; expected a mapping"),
+        ({1: "b"}, r"provider_options has 1 of type str; expected a str, number or bool by name"),
+        ({"a": None}, r"provider_options has 'a' of type NoneType; expected"),
+        ({"a": {"b": 1}}, r"provider_options has 'a' of type dict; expected"),
+    ],
+)
+def test_options_of_the_wrong_type_are_type_errors(options, message):
+    with pytest.raises(TypeError, match=message):
+        Settings(provider="cuda", provider_options=options)
+
+
+def test_options_are_copied_and_settings_stay_hashable(tmp_path):
+    given = {"device_id": 1}
+    settings = Settings(provider="cuda", provider_options=given)
+    given["device_id"] = 2
+    assert settings.provider_options == {"device_id": "1"}
+    assert settings != Settings(provider="cuda")
+    assert {settings: 1}[Settings(provider="cuda", provider_options={"device_id": "1"})] == 1
+    path = tmp_path / "settings.toml"
+    path.write_text('[settings]\nprovider = "cuda"\n[settings.provider_options]\ndevice_id = 1\n')
+    assert Settings.read(path) == settings
