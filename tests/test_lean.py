@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
 import resift
 from resift import errors
+from tests.support import children
 
 HEAVY = (
     *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "resift_export"),
@@ -24,7 +24,7 @@ LATE = ("onnxruntime", "tokenizers")
 def pulled(code: str, names: tuple[str, ...]) -> list[str]:
     """Which of `names` a fresh interpreter has imported after running `code`."""
     code = f"import sys; {code}; print(*[name for name in {names} if name in sys.modules])"
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120).stdout.split()
+    return children.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
 
 
 def test_import_pulls_neither_the_toolchain_nor_the_runtime():
@@ -46,7 +46,7 @@ def test_the_drop_in_pulls_neither_pytorch_nor_what_it_stands_for():
 
 def test_modules_of_public_names_are_there_after_a_bare_import():
     code = "import resift; print(resift.errors.InputError.__name__, resift.settings.Settings.__name__)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    done = children.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "InputError Settings\n"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from resift.artifact.agreement import Bounds
 from tests.conftest import REPOSITORY
+from tests.support import children
 
 FOPEN = """
 import ctypes
@@ -36,7 +36,7 @@ def older():
 
     def run(*command) -> str:
         asked = [sys.executable, "-m", "benchmarks.older", *command]
-        done = subprocess.run(asked, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+        done = children.run(asked, cwd=REPOSITORY, capture_output=True, text=True)
         if "cannot make CPUID fault" in done.stderr:
             pytest.skip("this kernel does not let CPUID fault")
         assert done.returncode == 0, done.stderr

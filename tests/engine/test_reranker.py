@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 
 from resift import ClosedError, InputError, ProviderError, Ranking, Reranker, Settings
 from resift.runtime.sessions import Session
-from tests.support import tiny
+from tests.support import children, tiny
 from tests.support.forks import beside_threads, can_fork
 
 QUERY = "how do tides work"
@@ -296,7 +295,7 @@ if not unused:
 assert os.waitpid(used, 0)[1] == 0 and os.waitpid(unused, 0)[1] == 0
 print("done")
 """
-    done = subprocess.run([sys.executable, "-c", code, str(artifact)], capture_output=True, text=True, timeout=120, check=False)
+    done = children.run([sys.executable, "-c", code, str(artifact)], capture_output=True, text=True)
     assert done.stdout == "done\n", done.stderr
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from resift.errors import shortage
 from resift.runtime import providers
-from tests.support.commands import TIMEOUT
+from tests.support import children
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="address space is limited as Linux does")
 
@@ -43,7 +43,7 @@ reranker.rerank("tides", ["the moon"])
 
 
 def last_line(code):
-    done = subprocess.run([sys.executable, "-c", LIMITED + code], capture_output=True, timeout=TIMEOUT, check=False)
+    done = children.run([sys.executable, "-c", LIMITED + code], capture_output=True)
     assert done.returncode == 1
     return done.stderr.decode().splitlines()[-1]
 
@@ -71,7 +71,7 @@ def without_proc():
 
     def run(code, *arguments):
         command = [*hidden, sys.executable, "-c", code, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False, text=True)
+        return children.run(command, capture_output=True, text=True)
 
     return run
 
@@ -89,7 +89,7 @@ print(Reranker.load(sys.argv[1]).logits("tides", ["the moon"]))
 def test_a_graph_is_read_whole_where_it_cannot_be_mapped(artifact, without_proc):
     done = without_proc(MAPPED, artifact)
     assert done.returncode == 0, done.stderr
-    here = subprocess.run([sys.executable, "-c", MAPPED, artifact], capture_output=True, timeout=TIMEOUT, check=True, text=True)
+    here = children.run([sys.executable, "-c", MAPPED, artifact], capture_output=True, check=True, text=True)
     assert done.stdout == here.stdout
 
 

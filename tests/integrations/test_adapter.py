@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
-import subprocess
 import sys
 import threading
 import weakref
@@ -22,6 +21,7 @@ from resift import Reranker, Settings
 from resift.integrations import adapter as adapters
 from resift.integrations.adapter import CACHE_SIZE, Adapter
 from tests.conftest import edit
+from tests.support import children
 from tests.support.forks import beside_threads, can_fork, in_child
 
 QUERY, TEXTS = "how do tides work", ["The moon pulls the sea.", "Bread rises."]
@@ -160,7 +160,7 @@ def test_a_child_forked_while_a_model_loads_can_load(artifact):
 @pytest.mark.parametrize(("name", "package"), [("langchain", "langchain_core"), ("llamaindex", "llama_index")])
 def test_without_its_framework_an_adapter_names_the_extra(name, package):
     code = f"import sys; sys.modules['{package}'] = None; import resift.integrations.{name}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = children.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert f"ExtraError: resift.integrations.{name} needs" in done.stderr
     assert f"pip install 'resift[{name}]'" in done.stderr.splitlines()[-1]

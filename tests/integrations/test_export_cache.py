@@ -17,6 +17,7 @@ from resift.errors import ArtifactError, ExportError, ExtraError, InputError, Ou
 from resift.integrations.sentence_transformers import export_cache
 from resift.integrations.sentence_transformers.export_cache import ModelSource, find, find_precision
 from resift.settings import Settings
+from tests.support import children
 from tests.support.hub_server import COMMITS, environment, serving
 
 
@@ -237,7 +238,7 @@ print(json.dumps({"folders": folders, "calls": calls}))
 def ask(server, home, artifact, *, revision="", cache="", **more):
     variables = {**os.environ, **environment(server, home), **more}
     command = [sys.executable, "-c", HUB, str(artifact), "org/tiny", revision, str(cache)]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    done = children.run(command, env=variables, capture_output=True, text=True)
     return SimpleNamespace(err=done.stderr, **(json.loads(done.stdout) if done.returncode == 0 else {}))
 
 

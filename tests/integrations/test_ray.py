@@ -6,7 +6,6 @@ import datetime as dt
 import os
 import random
 import signal
-import subprocess
 import sys
 import sysconfig
 from functools import partial
@@ -29,6 +28,7 @@ from resift import ArtifactError, InferenceError, InputError, OutputError, Reran
 from resift.integrations.ray import RankPools, data, rerank_parquet
 from resift.integrations.ray.parts import OutFolder, Part, find_sources, read_rows, split
 from resift.integrations.ray.table import check_columns, rank_batches
+from tests.support import children
 
 RESIFT = Path(sysconfig.get_path("scripts")) / "resift"
 WORDS = ["tide", "moon", "sea", "bread", "yeast", "salt", "wind", "sail", "harbour", "anchor", "lamp", "clock", "map", "river"]
@@ -475,7 +475,7 @@ def test_ranking_in_a_pipeline_of_ones_own(embedded, source):
 def resift(*arguments):
     """Joins this module's Ray."""
     joined = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    return subprocess.run([RESIFT, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False, env=joined)
+    return children.run([RESIFT, *map(str, arguments)], capture_output=True, text=True, env=joined)
 
 
 def test_the_command_line_ranks_into_a_folder(embedded, source, tmp_path):
@@ -492,7 +492,7 @@ from resift.integrations.ray import rerank_parquet
 print(rerank_parquet(*sys.argv[1:], workers=1).pools, ray.is_initialized())
 """
     command = [sys.executable, "-c", code, source, tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = children.run(command, capture_output=True, text=True)
     assert done.stdout.split()[-2:] == ["32", "False"], done.stderr
     assert "Started a local Ray instance" in done.stderr
     assert read(tmp_path / "out") == expected(embedded, rows(23, 1) + rows(9, 2))

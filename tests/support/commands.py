@@ -7,15 +7,12 @@ import re
 import shutil
 import subprocess
 import sysconfig
-import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from tests.support import tiny
+from tests.support import children, tiny
 
 RESIFT = shutil.which("resift", path=sysconfig.get_path("scripts"))
-TIMEOUT = 300
-"""Seconds after which a command is taken to hang; nothing is expected to take that long, on a busy machine either."""
 QUERY = "how do tides work"
 DOCUMENTS = tiny.texts()[1:17:2]
 LINES = "".join(f"{document}\n" for document in DOCUMENTS).encode()
@@ -34,23 +31,18 @@ def without_progress(said: bytes) -> bytes:
 def resift(*arguments, given=b"", **environment):
     """Exit code and output of `resift ARGUMENTS` with `given` on standard input."""
     command = [RESIFT, *map(str, arguments)]
-    done = subprocess.run(
-        command, input=given, capture_output=True, timeout=TIMEOUT, env={**os.environ, **environment}, check=False
-    )
+    done = children.run(command, input=given, capture_output=True, env={**os.environ, **environment})
     return SimpleNamespace(code=done.returncode, out=done.stdout.decode(), err=without_progress(done.stderr).decode())
 
 
 @contextmanager
 def running(*arguments):
-    """A process of `resift ARGUMENTS` with pipes for all streams, killed at the end of the block or after TIMEOUT."""
-    command = [RESIFT, *map(str, arguments)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        timer = threading.Timer(TIMEOUT, process.kill)
-        timer.start()
+    """A process of `resift ARGUMENTS` with pipes for all streams, which may not hang, killed at the end of the block."""
+    command, pipes = [RESIFT, *map(str, arguments)], dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **pipes) as process, children.guarded(process):
         try:
             yield process
         finally:
-            timer.cancel()
             process.kill()
 
 

@@ -16,6 +16,8 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support import children
+
 REPOSITORY = Path(__file__).parent.parent.parent
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 NOTE = re.compile(r"<!-- (not run|needs|file|output|background|may exit with [1-9])(?:: (.+))? -->")
@@ -132,9 +134,7 @@ class Reader:
         if "background" in block.notes:
             self._serve(command)
             return ""
-        done = subprocess.run(
-            command, cwd=self.folder, env=self._environment, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        done = children.run(command, cwd=self.folder, env=self._environment, capture_output=True, text=True)
         expected = [0, *(int(note.removeprefix(EXIT)) for note in block.notes if note.startswith(EXIT))]
         assert done.returncode in expected, f"{code}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr

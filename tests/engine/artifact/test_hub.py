@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from resift.artifact import hub as hubs
 from resift.artifact.folder import Artifact
 from resift.errors import ArtifactError
+from tests.support import children
 from tests.support.hub_server import COMMITS, environment, hangs_up, hangs_up_half_way, is_gated, says_it_is_no_hub, serving
 
 RERANK = (
@@ -32,7 +32,7 @@ def load(hub, tmp_path):
     def run(source, **more):
         variables = {**os.environ, **environment(hub, tmp_path / "home"), **more}
         command = [sys.executable, "-c", RERANK, source]
-        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+        return children.run(command, env=variables, capture_output=True, text=True)
 
     return run
 

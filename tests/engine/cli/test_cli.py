@@ -14,7 +14,8 @@ import pytest
 
 from resift.cli.main import parser
 from resift.runtime import providers
-from tests.support.commands import LINES, QUERY, RESIFT, TIMEOUT, answered, complaint, resift, running
+from tests.support import children
+from tests.support.commands import LINES, QUERY, RESIFT, answered, complaint, resift, running
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, pipes and terminals as POSIX has them")
 
@@ -185,11 +186,12 @@ def test_an_interrupt_while_it_ranks_ends_it_with_130(artifact, file):
     with (
         os.fdopen(reading, "rb") as batches,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[writing]) as process,
+        children.guarded(process),
     ):
         os.close(writing)
         assert batches.read(1) == b"."
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=TIMEOUT)
+        out, err = process.communicate()
         assert (process.returncode, out, err) == (130, b"", b"resift: interrupted\n")
         assert len(batches.read()) < 20_000
 
@@ -198,9 +200,7 @@ def test_an_interrupt_while_it_ranks_ends_it_with_130(artifact, file):
 def test_a_terminal_without_documents_is_told_what_to_do(artifact):
     terminal, end = os.openpty()
     try:
-        done = subprocess.run(
-            [RESIFT, "rerank", QUERY, "--model", artifact], stdin=end, capture_output=True, timeout=TIMEOUT, check=False, text=True
-        )
+        done = children.run([RESIFT, "rerank", QUERY, "--model", artifact], stdin=end, capture_output=True, text=True)
     finally:
         os.close(terminal)
         os.close(end)
@@ -217,6 +217,6 @@ def test_a_document_that_the_output_cannot_encode_is_no_traceback(artifact):
 @pytest.mark.parametrize("json_asked", [[], ["--json"]], ids=["table", "json"])
 def test_a_query_that_is_not_utf_8_is_a_wrong_command_line(artifact, json_asked):
     command = [RESIFT, "rerank", b"\xff tides", "--model", artifact, *json_asked]
-    done = subprocess.run(command, input=LINES, capture_output=True, timeout=TIMEOUT, check=False)
+    done = children.run(command, input=LINES, capture_output=True)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.endswith(b"resift rerank: error: argument QUERY: expected text in UTF-8; found '\\udcff tides'\n")

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from resift import RankedDocument, Ranking
 from resift.cli.rerank import SPACES, one_line, table
 from tests.conftest import worst_first
-from tests.support.commands import DOCUMENTS, LINES, QUERY, RESIFT, TIMEOUT, answered, complaint, resift
+from tests.support import children
+from tests.support.commands import DOCUMENTS, LINES, QUERY, RESIFT, answered, complaint, resift
 
 posix = pytest.mark.skipif(os.name != "posix", reason="terminals as POSIX has them")
 
@@ -173,7 +174,7 @@ def on_terminal(*arguments, **environment):
     terminal, end = os.openpty()
     try:
         command, streams = [RESIFT, *map(str, arguments)], {"stdout": end, "stderr": subprocess.PIPE}
-        done = subprocess.run(command, **streams, timeout=TIMEOUT, env={**os.environ, **environment}, check=False)
+        done = children.run(command, **streams, env={**os.environ, **environment})
         os.write(end, b"END")
         out = b""
         while not out.endswith(b"END"):
@@ -296,7 +297,7 @@ sys.exit(code)
 def test_a_document_of_50_megabytes_takes_little_memory(artifact, file, unit, option):
     long = file(json.dumps({"text": unit * (50_000_000 // len(unit))}).encode())
     command = [sys.executable, "-c", PEAK, "rerank", "tides", long, "--model", artifact, *option]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=TIMEOUT, check=True)
+    done = children.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
     assert int(done.stderr) < 500
 
 
@@ -347,6 +348,6 @@ def test_options_of_ray_are_refused_without_it(tmp_path):
 def test_the_extra_is_named_where_ray_is_missing(part):
     code = f"import sys; sys.modules[{part!r}] = None; from resift.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "rerank", "p.parquet", "-o", "out", "--engine", "ray"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    done = children.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "pip install 'resift[ray]'" in done.stderr

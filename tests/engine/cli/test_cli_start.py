@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from tests.support.commands import LINES, QUERY, RESIFT, TIMEOUT, complaint
+from tests.support import children
+from tests.support.commands import LINES, QUERY, RESIFT, complaint
 
 HOOK = """
 import importlib.abc, runpy, signal, sys
@@ -32,7 +32,7 @@ OWN = ("resift.errors", "resift.cli.streams", "resift.cli.options", "resift.cli.
 
 def hooked(module, act, *arguments):
     command = [sys.executable, "-c", HOOK.format(module=module, act=act), RESIFT, *map(str, arguments)]
-    done = subprocess.run(command, input=LINES, capture_output=True, timeout=TIMEOUT, check=False, text=False)
+    done = children.run(command, input=LINES, capture_output=True, text=False)
     return SimpleNamespace(code=done.returncode, out=done.stdout.decode(), err=done.stderr.decode())
 
 
@@ -72,7 +72,7 @@ def test_a_package_that_a_command_imports_when_it_runs_is_named():
 @pytest.mark.parametrize("module", ["numpy", "msgspec", "onnxruntime", "tokenizers"])
 def test_a_program_without_a_package_gets_an_error_that_names_it(artifact, module):
     code = f"import sys; sys.modules[{module!r}] = None; from resift import Reranker; Reranker.load(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", code, artifact], capture_output=True, timeout=TIMEOUT, check=False, text=True)
+    done = children.run([sys.executable, "-c", code, artifact], capture_output=True, text=True)
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"resift.errors.ExtraError: {module} cannot be imported (")
     assert last.endswith(f"): pip install --force-reinstall {module}")
@@ -82,7 +82,7 @@ def test_the_hubs_client_is_named_where_it_is_needed():
     code = (
         "import sys; sys.modules['huggingface_hub'] = None; from resift.cli.main import main; sys.exit(main(['info', 'org/name']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=TIMEOUT, check=False, text=True)
+    done = children.run([sys.executable, "-c", code], capture_output=True, text=True)
     said = complaint(SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr))
     assert said.startswith("resift: huggingface_hub cannot be imported (")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 
 import pytest
 
 from resift.cli import values
 from resift.cli.main import main, parser
-from tests.support.commands import DOCUMENTS, LINES, QUERY, RESIFT, TIMEOUT, resift
+from tests.support import children
+from tests.support.commands import DOCUMENTS, LINES, QUERY, RESIFT, resift
 
 HUGE = str(2**63)
 BAD = ("", "0", "-1", "abc", "nan", "inf", HUGE)
@@ -123,7 +123,7 @@ def test_a_query_in_utf_8_is_read_in_any_locale(artifact, tmp_path, query):
     found = []
     for environment in ({}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
         command = [RESIFT, "rerank", query, tmp_path / "flüsse.txt", "--model", artifact, "--json"]
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False, env={**os.environ, **environment})
+        done = children.run(command, capture_output=True, env={**os.environ, **environment})
         assert (done.returncode, done.stderr) == (0, b"")
         found.append(done.stdout.decode())
     assert found[0] == found[1]

@@ -18,7 +18,8 @@ from resift.cli.main import main
 from resift.cli.messages import _Visible
 from resift.cli.streams import MESSAGE_LIMIT, complain, paragraph, shorten
 from resift.files.escapes import visible
-from tests.support.commands import DOCUMENTS, LINES, QUERY, RESIFT, TIMEOUT, answered, complaint, resift
+from tests.support import children
+from tests.support.commands import DOCUMENTS, LINES, QUERY, RESIFT, answered, complaint, resift
 
 FULL = Path("/dev/full")
 
@@ -123,11 +124,11 @@ def test_a_long_message_keeps_its_beginning_and_its_end(capsys):
 def test_a_name_that_is_not_utf_8_is_shown(artifact, tmp_path, name):
     copy = os.fsencode(shutil.copytree(artifact, tmp_path / os.fsdecode(name)))
     for command in (["info", copy], ["info", copy, "--json"], ["verify", copy, "--accept-bounds", "--json"]):
-        done = subprocess.run([RESIFT, *command], capture_output=True, timeout=TIMEOUT, check=False)
+        done = children.run([RESIFT, *command], capture_output=True)
         assert (done.returncode, done.stderr) == (0, b"")
         assert_harmless(done.stdout.decode())
         assert rb"\xff" in done.stdout
-    done = subprocess.run([RESIFT, "rerank", QUERY, copy + b".gz"], capture_output=True, timeout=TIMEOUT, check=False)
+    done = children.run([RESIFT, "rerank", QUERY, copy + b".gz"], capture_output=True)
     assert done.returncode == 1
     assert rb"\udcff" in done.stderr
     assert_harmless(done.stderr.decode())
@@ -162,14 +163,14 @@ def test_the_exit_code_stays_where_standard_error_is_lost(artifact, disagreeing,
     command = [RESIFT, *(str(places.get(argument, argument)) for argument in arguments)]
     writer = gone() if lost == "broken" else None
     command = command if lost == "broken" else [*without(2), *command]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=writer, timeout=TIMEOUT, check=False)
+    done = children.run(command, stdout=subprocess.PIPE, stderr=writer)
     assert done.returncode == code
     assert bool(done.stdout) == (code in (0, 3))
 
 
 @posix
 def test_the_exit_code_of_a_check_stays_where_the_reader_of_its_table_is_gone(disagreeing):
-    done = subprocess.run([RESIFT, "verify", disagreeing], stdout=gone(), stderr=subprocess.PIPE, timeout=TIMEOUT, check=False)
+    done = children.run([RESIFT, "verify", disagreeing], stdout=gone(), stderr=subprocess.PIPE)
     assert done.returncode == 3
     assert done.stderr.count(b"\n") == 1
     assert b"does not rank like its checkpoint" in done.stderr
@@ -181,9 +182,7 @@ def test_the_exit_code_of_a_check_stays_where_the_reader_of_its_table_is_gone(di
 )
 def test_a_closed_standard_output_is_a_fault_that_is_named(artifact, file, command):
     command = [str(file(LINES)) if argument == "FILE" else argument for argument in command]
-    done = subprocess.run(
-        [*without(1), RESIFT, *command, artifact], stderr=subprocess.PIPE, timeout=TIMEOUT, check=False, text=True
-    )
+    done = children.run([*without(1), RESIFT, *command, artifact], stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("resift: standard output is closed; redirect ")
     assert done.stderr.count("\n") == 1
@@ -193,7 +192,7 @@ def test_a_closed_standard_output_is_a_fault_that_is_named(artifact, file, comma
 def test_all_streams_closed_still_ranks_a_collection(artifact, file, tmp_path):
     pools = file(json.dumps({"query": QUERY, "documents": DOCUMENTS}).encode(), "pools.jsonl")
     command = ["rerank", "--pools", pools, "--out", tmp_path / "out.jsonl", "--model", artifact]
-    done = subprocess.run([*without(1, 2, 0), RESIFT, *command], timeout=TIMEOUT, check=False)
+    done = children.run([*without(1, 2, 0), RESIFT, *command])
     assert done.returncode == 0
     assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 1
 
@@ -203,7 +202,7 @@ def test_all_streams_closed_still_ranks_a_collection(artifact, file, tmp_path):
 def test_a_closed_standard_input_is_a_fault_that_is_named(artifact, tmp_path, arguments):
     places = {"QUERY": QUERY, "OUT": tmp_path / "out.jsonl"}
     command = ["sh", "-c", 'exec "$0" "$@" <&-', RESIFT, "rerank", *(places.get(item, item) for item in arguments)]
-    done = subprocess.run([*command, "--model", artifact], capture_output=True, timeout=TIMEOUT, check=False, text=True)
+    done = children.run([*command, "--model", artifact], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("resift: ")
     assert done.stderr.count("\n") == 1
@@ -229,7 +228,7 @@ sys.exit(main())
 @posix
 def test_what_an_interrupt_left_unwritten_is_dropped(artifact):
     command = [sys.executable, "-c", INTERRUPTED, "info", artifact]
-    done = subprocess.run(command, stdout=gone(), stderr=subprocess.PIPE, timeout=TIMEOUT, check=False)
+    done = children.run(command, stdout=gone(), stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (130, b"resift: interrupted\n")
 
 
@@ -243,11 +242,11 @@ def test_progress_does_not_end_a_job(artifact, file, tmp_path, lost):
     arguments = ["rerank", "--pools", pools, "--out", tmp_path / "out.jsonl", "--model", artifact]
     command = [sys.executable, "-c", CHATTY, *map(str, arguments)]
     writer = gone() if lost == "broken" else None
-    done = subprocess.run(command if lost == "broken" else [*without(2), *command], stderr=writer, timeout=TIMEOUT, check=False)
+    done = children.run(command if lost == "broken" else [*without(2), *command], stderr=writer)
     assert done.returncode == 0
     assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == len(DOCUMENTS)
     (tmp_path / "out.jsonl").unlink()
-    said = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=True, text=True).stderr
+    said = children.run(command, capture_output=True, check=True, text=True).stderr
     assert said.splitlines()[-1].startswith(f"resift: {len(DOCUMENTS)} pools, {len(DOCUMENTS)} pairs, ")
 
 
@@ -279,9 +278,7 @@ def test_a_name_too_long_for_the_system_is_named():
 @pytest.mark.parametrize("command", [["rerank", QUERY, "--model"], ["rerank", QUERY, "--json", "--model"], ["info"], ["verify"]])
 def test_a_full_output_is_named(artifact, command):
     with FULL.open("wb") as full:
-        done = subprocess.run(
-            [RESIFT, *command, artifact], input=LINES, stdout=full, stderr=subprocess.PIPE, timeout=TIMEOUT, check=False
-        )
+        done = children.run([RESIFT, *command, artifact], input=LINES, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 1
     assert done.stderr == b"resift: cannot write to standard output: No space left on device\n"
 

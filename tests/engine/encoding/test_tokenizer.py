@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +17,7 @@ from resift.encoding import tokenizer as pairs
 from resift.encoding.extent import SHORT_TEXT_CHARACTERS
 from resift.encoding.tokenizer import PART_CHARACTERS, PairTokenizer
 from resift.errors import ArtifactError, InputError
-from tests.support import tiny
+from tests.support import children, tiny
 from tests.support.forks import can_fork
 
 MAX_LENGTH = 24
@@ -229,13 +228,11 @@ ours = PairTokenizer(Artifact.find(None).read(TOKENIZER), 512)
 
 
 def run(script, **environment):
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-c", SCRIPT + script],
         capture_output=True,
         text=True,
-        timeout=300,
         env={**os.environ, **environment},
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 import sys
 from dataclasses import fields
 
@@ -19,7 +18,7 @@ from resift.encoding.tokenizer import PairTokenizer
 from resift.encoding.windows import OVERLAP, best_rows, reach, spans
 from resift.errors import LogitsError
 from resift.scheduling.outcome import scored_of
-from tests.support import tiny
+from tests.support import children, tiny
 from tests.support.columns import columns_of
 from tests.support.steady_calls import answers, call, drain, scheduler
 
@@ -186,7 +185,7 @@ assert 1 <= len(found) <= 64
 [peak] = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")]
 print(peak // 1024)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    done = children.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 600
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
 
-from tests.support.commands import TIMEOUT
+from tests.support import children
 from tests.support.forks import can_fork
 
 pytest.importorskip("gevent", reason="no gevent here")
@@ -42,5 +41,5 @@ def test_the_first_calls_of_a_child_that_gevent_patched(artifact, before):
     """Its locks were made before gevent replaced them, and keep only threads apart, which greenlets are not."""
     command = [sys.executable, "-c", CODE, str(artifact), before]
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}  # else older tokenizers warn of the fork
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env=environment)
+    done = children.run(command, capture_output=True, text=True, env=environment)
     assert (done.stderr, done.returncode) == ("", 0)

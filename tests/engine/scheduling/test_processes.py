@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 
 from resift import ClosedError
-from tests.support import tiny
+from tests.support import children, tiny
 from tests.support.forks import beside_threads, can_fork, in_child
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:2]
 
 
-def python(code: str, *arguments) -> subprocess.CompletedProcess:
+def python(code: str, *arguments):
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return children.run(command, capture_output=True, text=True)
 
 
 def test_a_thread_that_outlives_the_main_one_gets_its_answers(artifact):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from tests.support import children
 from tests.support.browser import DOCUMENTS, QUERY, copied, rerank
 from tests.support.serving import serving
 
@@ -39,7 +39,7 @@ def test_the_call_as_curl(visit, served, tmp_path, shell):
     page = visit(served.url)
     rerank(page, HOSTILE[0], HOSTILE)
     (tmp_path / "call").write_text('curl() { printf "%s\\0" "$@" > arguments; cat > body; }\n' + copied(page, "curl"))
-    subprocess.run([shell, "call"], cwd=tmp_path, check=True, timeout=60)
+    children.run([shell, "call"], cwd=tmp_path, check=True)
     assert (tmp_path / "arguments").read_text().split("\0")[:-1] == [
         "-sS", f"{served.url}/rerank", "-H", "Content-Type: application/json", "--data-binary", "@-",
     ]  # fmt: skip
@@ -52,7 +52,7 @@ def test_the_call_as_python(visit, served, reranker):
     page = visit(served.url)
     rerank(page, HOSTILE[0], HOSTILE)
     program = copied(page, "python")
-    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    ran = children.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     logits = {result.index: result.logit for result in reranker.rerank(HOSTILE[0], HOSTILE)}
     lines = [line.split() for line in ran.stdout.splitlines()]
     assert [(int(index), float(score)) for index, score in lines] == [
@@ -84,7 +84,7 @@ def test_a_key_is_asked_for_used_and_kept_nowhere(visit, reranker, tmp_path):
             assert "a-secret" not in snippet
             assert "RESIFT_SERVE_API_KEY" in snippet
         environment = {**os.environ, "RESIFT_SERVE_API_KEY": "a-secret"}
-        ran = subprocess.run([sys.executable, "-c", snippet], check=True, capture_output=True, timeout=60, env=environment)
+        ran = children.run([sys.executable, "-c", snippet], check=True, capture_output=True, env=environment)
         assert len(ran.stdout.splitlines()) == len(DOCUMENTS)
         assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie, location.href]") == [
             0, 0, "", f"{keyed.url}/",

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from itertools import count
 
 import pytest
 
-from tests.support import tiny
+from tests.support import children, tiny
 from tests.support.commands import QUERY, RESIFT, complaint, resift, running
 
 pytest.importorskip("starlette")
@@ -138,6 +137,6 @@ def test_what_cannot_be_served_is_named(artifact, tmp_path):
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn", "prometheus_client"])
 def test_a_missing_part_is_named_with_its_extra(missing):
     code = f"import sys; sys.modules[{missing!r}] = None; from resift.cli.main import main; sys.exit(main(['serve']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = children.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == f"resift: `resift serve` needs {missing}; install it with: pip install 'resift[serve]'\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from resift.errors import ExportError, OutputError
 from resift_export.build.staging import staged
 from resift_export.distill.state import Workspace
+from tests.support import children
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks and signals of Unix")
 
@@ -249,7 +249,7 @@ print(step)
 @pytest.mark.parametrize("how", ["SIGKILL", "KeyboardInterrupt"])
 def test_an_interruption_at_any_step_leaves_one_whole_artifact_in_sight(home, how):
     command = [sys.executable, "-c", STEPS, str(home), how, str(Path(__file__).parents[3])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = children.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 8
     outcomes = set()

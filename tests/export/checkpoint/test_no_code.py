@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
+
+from tests.support import children
 
 PLANTED = """
 import os, pathlib
@@ -85,14 +86,12 @@ def test_a_planted_file_does_not_run(checkpoint_of, tmp_path, plant):
     plant(folder)
     ran = tmp_path / "ran"
     environment = {**os.environ, "RAN": str(ran), "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-c", LOAD, str(folder)],
         input=b"y\n" * 100,
         capture_output=True,
-        timeout=300,
         env=environment,
         cwd=tmp_path,
-        check=False,
     )
     output = done.stdout.decode()
     assert not ran.exists()
@@ -113,5 +112,5 @@ def test_the_planted_file_would_run_if_it_were_trusted(checkpoint_of, tmp_path):
     trusting = "import sys, transformers; transformers.AutoConfig.from_pretrained(sys.argv[1])"
     environment = {**os.environ, "RAN": str(ran), "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", trusting, str(folder)]
-    subprocess.run(command, input=b"y\n" * 100, capture_output=True, timeout=300, env=environment, check=False)
+    children.run(command, input=b"y\n" * 100, capture_output=True, env=environment)
     assert ran.exists()

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from resift.errors import ExportError
 from resift_export.checkpoint import load as checkpoint
-from tests.support import tiny
+from tests.support import children, tiny
 
 EXPORT = """
 import os, sys
@@ -202,10 +201,9 @@ def outcomes(checkpoint_of, tmp_path_factory):
     folders = [shutil.copytree(checkpoint_of("bert"), base / name) for name in MISTAKES]
     for folder, (make, _) in zip(folders, MISTAKES.values(), strict=True):
         make(folder)
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-c", EXPORT, str(base / "out"), *map(str, folders)],
         capture_output=True,
-        timeout=300,
         check=True,
         env={**os.environ, "CI": "true"},  # transformers then hands its warnings on after showing them
     )

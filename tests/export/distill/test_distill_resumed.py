@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from resift_export.distill.distillation import distill
 from resift_export.distill.options import Options
 from resift_export.distill.recipe import decode_recipe
 from resift_export.distill.train import Trainer
-from tests.support import tiny
-from tests.support.commands import TIMEOUT, complaint, resift, running
+from tests.support import children, tiny
+from tests.support.commands import complaint, resift, running
 
 OPTIONS = {"layers": 1, "pairs": 320, "evaluate": 100, "development": 0.2, "max_length": 48, "local": 0.4}
 KILLED = """
@@ -114,9 +113,7 @@ def test_killed_and_resumed_it_is_the_same_to_the_bit(kills, source, pools, unbr
     out = tmp_path / "student"
     for place, count in kills:
         arguments = [source, out, pools, json.dumps(OPTIONS), place, count]
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, *map(str, arguments)], timeout=TIMEOUT, capture_output=True, check=False
-        )
+        done = children.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True)
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
         assert (tmp_path / "student.distill").is_dir()
     assert distilled(source, out, pools).is_finished
