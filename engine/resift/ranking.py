@@ -104,7 +104,8 @@ class RankedDocument:
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it, with the document as the caller gave it and its id, but not `text`."""
         columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "text"}
-        return plain({"index": self.index, "id": self.id, **columns})
+        row: dict[str, Any] = plain({"index": self.index, "id": self.id, **columns})
+        return row
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +177,12 @@ class Ranking(Sequence[RankedDocument]):
                     cut,
                     bound,
                     graphs[stage - 1] if stage else None,
-                    *rest,
+                    windows_read,
+                    best_window,
                     probability=_or_none(probability),
-                    text=DEFAULT.text(given[index], f"documents[{index}]") if texts is None else texts[index],
+                    text=texts[index] if texts is not None else DEFAULT.text(given[index], f"documents[{index}]"),
                 )
-                for index, score, logit, cut, bound, stage, *rest, probability in rows
+                for index, score, logit, cut, bound, stage, windows_read, best_window, probability in rows
             ),
             scored.query_tokens_cut,
             scored.windows is not None,

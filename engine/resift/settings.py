@@ -27,7 +27,7 @@ Truncation = Literal["only_second", "longest_first"]
 TRUNCATIONS: tuple[Truncation, ...] = ("only_second", "longest_first")
 Scale = Literal["logit", "sigmoid"]
 SCALES: tuple[Scale, ...] = ("logit", "sigmoid")
-CHOICES = {"provider": PROVIDERS, "precision": PRECISIONS, "truncation": TRUNCATIONS, "scores": SCALES}
+CHOICES: dict[str, tuple[str, ...]] = {"provider": PROVIDERS, "precision": PRECISIONS, "truncation": TRUNCATIONS, "scores": SCALES}
 LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40, "windows": 64}
 TABLE, CALIBRATION = "settings", "calibration"
 OTHER_TABLES = ("retrieval", "measured")
@@ -193,9 +193,10 @@ def _seconds(name: str, value: object) -> float | Auto:
         return "auto"
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a number or 'auto'")
-    if not 0 < value < math.inf:
+    seconds = value if isinstance(value, int) else float(value)
+    if not 0 < seconds < math.inf:
         raise InputError(f"Settings.{name} is {value}; expected a number above 0, or 'auto'")
-    return value if isinstance(value, int) else float(value)
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)
