@@ -176,11 +176,12 @@ class Ranking(Sequence[RankedDocument]):
                     cut,
                     bound,
                     graphs[stage - 1] if stage else None,
-                    *rest,
+                    windows=parts,
+                    window=part,
                     probability=_or_none(probability),
                     text=DEFAULT.text(given[index], f"documents[{index}]") if texts is None else texts[index],
                 )
-                for index, score, logit, cut, bound, stage, *rest, probability in rows
+                for index, score, logit, cut, bound, stage, parts, part, probability in rows
             ),
             scored.query_tokens_cut,
             scored.windows is not None,

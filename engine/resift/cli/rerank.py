@@ -201,7 +201,7 @@ def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[s
     probability = f"{'probability':>11}  " if ranking.calibrated else ""
     rows = [f"{'rank':>4}  {'score':>8}  {probability}{'line':>5}  document"]
     for rank, result in enumerate(ranking, 1):
-        text = one_line(result.document)
+        text = one_line(result.text)
         at_least = "at least " if result.tokens_cut_at_least else ""
         cut = f"  ({at_least}{result.tokens_cut} tokens cut)" if result.tokens_cut or at_least else ""
         score = "-" if result.score is None else f"{result.score:.3f}"
