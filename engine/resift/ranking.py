@@ -177,12 +177,12 @@ class Ranking(Sequence[RankedDocument]):
                     cut,
                     bound,
                     graphs[stage - 1] if stage else None,
-                    windows=parts,
-                    window=part,
-                    probability=_or_none(probability),
-                    text=DEFAULT.text(given[index], f"documents[{index}]") if texts is None else texts[index],
+                    windows_read,
+                    best_window,
+                    _or_none(probability),
+                    texts[index] if texts is not None else DEFAULT.text(given[index], f"documents[{index}]"),
                 )
-                for index, score, logit, cut, bound, stage, parts, part, probability in rows
+                for index, score, logit, cut, bound, stage, windows_read, best_window, probability in rows
             ),
             scored.query_tokens_cut,
             scored.windows is not None,

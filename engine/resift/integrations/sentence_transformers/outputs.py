@@ -36,9 +36,9 @@ def outputs_of(reranker: Reranker, pools: list[Candidates], prompt: str, bar_ste
 
 def _parts(pools: list[Candidates], prompt: str, size: int) -> Iterator[CandidatePool]:
     """The pools with the prompt, `size` documents at a time."""
-    for query, documents in pools:
-        for start in range(0, len(documents), size):
-            yield CandidatePool(prompt + query, documents[start : start + size])
+    for pool in pools:
+        for start in range(0, len(pool.documents), size):
+            yield CandidatePool(prompt + pool.query, pool.documents[start : start + size])
 
 
 def _bar(pairs: int) -> Any:
