@@ -113,7 +113,7 @@ class ScoreCalibration:
         values = logits.astype(np.float64)
         if self.method == "platt":
             with np.errstate(over="ignore"):
-                return sigmoid(self.slope * values + self.intercept)
+                return sigmoid(values * self.slope + self.intercept)  # type: ignore[operator] # both are numbers, once checked
         return np.where(np.isnan(values), np.nan, np.interp(values, self.logits, self.probabilities))
 
     def _check_platt(self) -> None:
@@ -152,7 +152,7 @@ def check_threshold(threshold: object, *, is_calibrated: bool) -> None:
         return
     if not isinstance(threshold, Real) or isinstance(threshold, bool):
         raise TypeError(f"threshold is {type(threshold).__name__}; expected a number from 0 to 1, or None")
-    if not 0 <= threshold <= 1:
+    if not 0 <= threshold <= 1:  # type: ignore[operator] # a Real
         raise InputError(f"threshold is {threshold!s:.80}; expected a probability, from 0 to 1")
     if not is_calibrated:
         raise InputError(f"threshold is {threshold!s:.80}, a probability, but the settings have no calibration: {HOW}")

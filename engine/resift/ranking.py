@@ -179,8 +179,8 @@ class Ranking(Sequence[RankedDocument]):
                     graphs[stage - 1] if stage else None,
                     windows_read,
                     best_window,
-                    probability=_or_none(probability),
-                    text=texts[index] if texts is not None else DEFAULT.text(given[index], f"documents[{index}]"),
+                    _or_none(probability),
+                    texts[index] if texts is not None else DEFAULT.text(given[index], f"documents[{index}]"),
                 )
                 for index, score, logit, cut, bound, stage, windows_read, best_window, probability in rows
             ),

@@ -59,7 +59,7 @@ def test_the_tables(run):
     assert "on pools: 40 queries, 320 pairs, 160 of them relevant (label 1 or above)" in lines[0]
     assert lines[1] == "40 queries say little, and the intervals are too narrow: expected 50 or more"
     assert "chosen by the log loss on held-out queries in 5 folds: platt " in lines[2]
-    for start in ("sigmoid of the logit  0.", "calibrated ", "0.", "precision 0.7: threshold 0.", "recall 0.5: threshold 0."):
+    for start in ("sigmoid of the logit ", "calibrated ", "0.", "precision 0.7: threshold 0.", "recall 0.5: threshold 0."):
         assert any(line.startswith(start) for line in lines), start
     assert lines[-1].startswith("These figures are for pools like these: 8 candidates in the median")
 

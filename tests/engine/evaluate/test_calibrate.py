@@ -108,7 +108,7 @@ def test_isotonic_pools_what_falls_and_ties_have_one_level():
 
 def test_isotonic_has_a_level_for_as_much_as_a_settings_file_holds():
     """Shares that rise from group to group: 1 of n, 2 of n, ..."""
-    groups = 600
+    groups = 300
     logits = np.repeat(np.arange(groups), groups)
     found = fit_isotonic(Sample(logits.astype(float), np.tile(np.arange(groups), groups) < logits, logits, groups))
     assert len(found.logits) <= 2 * BLOCKS
@@ -305,7 +305,7 @@ def test_pools_of_one_candidate_and_duplicates_are_used(artifact, rows, data):
         ),
         (
             lambda rows: [
-                {**row, "query": chr(0x4E00 + number), "candidates": [{"text": "", "label": number % 2}]}
+                {**row, "query": chr(0x13000 + number), "candidates": [{"text": "", "label": number % 2}]}
                 for number, row in enumerate(rows)
             ],
             {},
@@ -337,11 +337,11 @@ def test_the_doctor_reports_probabilities_that_do_not_hold(artifact, reranker, r
     assert report(calibration=fitted) is None
     wrong = report(calibration={**reading, "method": "platt", "slope": 0.001, "intercept": 3.0})
     assert "run `resift calibrate` again, with pools like these" in wrong.advice
-    assert wrong.value > 0.1
+    assert (wrong.severity, wrong.value > 0.1) == ("warning", True)
     error = reliability_of_sigmoid(reranker, rows)
     plain = report()
     assert (plain is not None) == (error.low > 0.05)
-    assert plain is None or (plain.severity, plain.value) == ("warning", pytest.approx(error.value))
+    assert plain is None or (plain.severity, plain.value) == ("note", pytest.approx(error.value))
 
 
 def reliability_of_sigmoid(reranker, rows):

@@ -34,8 +34,7 @@ class Fold(NamedTuple):
     """A map that was fitted without some queries."""
 
     map: ProbabilityMap
-    others: Sample
-    """the pairs that it was fitted to"""
+    fitted_to: Sample
     rows: NDArray[np.bool_]
     """bool[n]: the pairs of the queries that were held out"""
 
@@ -56,7 +55,7 @@ def threshold(sample: Sample, fitted: ProbabilityMap, target: Target, folds: lis
         return found
     passes = np.zeros(len(sample.logits), np.bool_)
     for fold in folds:
-        fold_cut = _cut(fold.map(fold.others.logits), fold.others.relevant, target)
+        fold_cut = _cut(fold.map(fold.fitted_to.logits), fold.fitted_to.relevant, target)
         if fold_cut.threshold is not None:
             passes[fold.rows] = fold.map(sample.logits[fold.rows]) >= fold_cut.threshold
     hits, relevant = passes & sample.relevant, sample.relevant

@@ -53,7 +53,9 @@ def uncalibrated(evidence: Evidence) -> Finding | None:
             "where you set a threshold (such as score_threshold of LangChain and Haystack, which is not seen here), run "
             "`resift calibrate`, load its file, and set `threshold`, a probability"
         )
-    return Finding(name="uncalibrated", severity="warning", value=error.value, words=words, advice=advice)
+    return Finding(
+        name="uncalibrated", severity="warning" if calibration else "note", value=error.value, words=words, advice=advice
+    )
 
 
 def recall_ceiling(evidence: Evidence) -> Finding | None:
