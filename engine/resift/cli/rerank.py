@@ -242,7 +242,7 @@ def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[s
     """Rank, score, input line (`numbers[i]` of document i) and text of each result, cut to `width` columns (None: not cut)."""
     rows = [f"{'rank':>4}  {'score':>8}  {'line':>5}  document"]
     for rank, result in enumerate(ranking, 1):
-        text = one_line(result.document) or EMPTY
+        text = one_line(result.text) or EMPTY
         at_least = "at least " if result.tokens_cut_at_least else ""
         cut = f"  ({at_least}{result.tokens_cut} tokens cut)" if result.tokens_cut or at_least else ""
         score = "-" if result.score is None else f"{result.score:.3f}"
@@ -252,7 +252,7 @@ def table(ranking: Ranking, numbers: Sequence[int], width: int | None) -> list[s
         rows.append(f"{start}{text}{cut}")
     if without_score := sum(result.score is None for result in ranking):
         rows.append(f"{without_score} of {len(ranking)} without a score of the full model rank as a stage before, or as given")
-    if len(ranking) > 1 and not ranking[0].document.strip():
+    if len(ranking) > 1 and not ranking[0].text.strip():
         rows.append("an empty document ranks first: the model finds no other one more relevant")
     if ranking.query_tokens_cut:
         rows.append(f"the query was too long: its last {ranking.query_tokens_cut} tokens were cut")
