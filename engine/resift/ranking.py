@@ -99,7 +99,8 @@ class RankedDocument:
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it, with the document as the caller gave it and its id, but not `text`."""
         columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "text"}
-        return plain({"index": self.index, "id": self.id, **columns})
+        row: dict[str, Any] = plain({"index": self.index, "id": self.id, **columns})
+        return row
 
 
 @dataclass(frozen=True, slots=True)
