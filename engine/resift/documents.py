@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from numbers import Integral, Number, Real
@@ -124,7 +124,9 @@ def document_id(document: Document) -> str | int | None:
     if isinstance(document, str):
         return None
     found = next((value for field in ID_FIELDS if not _is_missing(value := document.get(field))), None)
-    if isinstance(found, Integral) or (isinstance(found, Real) and float(found).is_integer()):
+    if isinstance(found, Real) and not isinstance(found, Integral) and float(found).is_integer():
+        found = int(float(found))
+    if isinstance(found, Integral):
         return int(found)
     return None if found is None else str(found)
 
@@ -169,7 +171,7 @@ def encodable(text: str) -> str:
     return text
 
 
-def _joined(parts: list[tuple[str | None, str]]) -> str:
+def _joined(parts: Sequence[tuple[str | None, str]]) -> str:
     """The parts that are neither None nor empty, each with what joins it to the next; what follows the last one of all ends it."""
     present = [(number, text, join) for number, (text, join) in enumerate(parts) if text]
     if not present:

@@ -151,10 +151,11 @@ class Ranking(Sequence[RankedDocument]):
                     cut,
                     bound,
                     graphs[stage - 1] if stage else None,
-                    *rest,
-                    text=DEFAULT.text(given[index], f"documents[{index}]") if texts is None else texts[index],
+                    windows_read,
+                    best_window,
+                    texts[index] if texts is not None else DEFAULT.text(given[index], f"documents[{index}]"),
                 )
-                for index, score, logit, cut, bound, stage, *rest in rows
+                for index, score, logit, cut, bound, stage, windows_read, best_window in rows
             ),
             scored.query_tokens_cut,
             scored.windows is not None,

@@ -152,14 +152,15 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(choices)}")
 
 
-def _seconds(name: str, value: Any) -> float | Auto:
+def _seconds(name: str, value: object) -> float | Auto:
     if isinstance(value, str) and value == "auto":
         return "auto"
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"Settings.{name} is {type(value).__name__}; expected a number or 'auto'")
-    if not 0 < value < math.inf:
+    seconds = value if isinstance(value, int) else float(value)
+    if not 0 < seconds < math.inf:
         raise InputError(f"Settings.{name} is {value}; expected a number above 0, or 'auto'")
-    return value if isinstance(value, int) else float(value)
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,6 +151,13 @@ def test_a_ranking_of_mappings_becomes_json(titled):
     ranking.to_json().encode()
 
 
+def test_a_ranking_is_a_type_that_pydantic_writes_as_fastapi_does(titled):
+    pydantic = pytest.importorskip("pydantic")
+    ranking = titled.rerank(QUERY, TITLED)
+    written = json.loads(pydantic.TypeAdapter(Ranking).dump_json(ranking))
+    assert written == json.loads(json.dumps(dataclasses.asdict(ranking)))
+
+
 def test_results_of_mappings_hash_and_become_dicts(titled):
     ranking = titled.rerank(QUERY, TITLED)
     assert len(set(ranking)) == len(TITLED)
