@@ -168,6 +168,19 @@ def test_windows_are_columns_where_they_are_on(embedded):
     assert "windows" not in data._identity(embedded, None)
 
 
+def test_a_template_says_what_is_read_and_a_scale_what_is_written(embedded):
+    given = table(rows(8))
+    chosen = {"document_template": "{docid}: {text}", "scores": "sigmoid"}
+    with Reranker.load(settings=Settings(threads=1, **chosen)) as other:
+        for row, pool in zip(ranked(other, given).to_pylist(), rows(8), strict=True):
+            texts = [f"{candidate['docid']}: {candidate['text']}" for candidate in pool["candidates"]]
+            expected = embedded.rerank(pool["query"], texts)
+            assert [(each["index"], each["logit"]) for each in row["results"]] == [(each.index, each.logit) for each in expected]
+            assert all(0 < each["score"] < 1 and each["tags"] is not None for each in row["results"])
+        assert {name: data._identity(other, None)[name] for name in chosen} == chosen
+    assert not chosen.keys() & data._identity(embedded, None).keys()
+
+
 @pytest.mark.parametrize(
     "kind",
     [

@@ -59,7 +59,12 @@ def parser() -> Parser:
     for command in (sample, rerank, serve, evaluation, doctor, tune, calibrate, export, distill, verify, info):
         command.add(commands)
     overview = OVERVIEW.format(version=installed, commands=", ".join(commands.choices))
-    root.set_defaults(run=lambda _: write_lines(overview.splitlines()) or 0)
+
+    def show(_: object) -> int:
+        write_lines(overview.splitlines())
+        return 0
+
+    root.set_defaults(run=show)
     return root
 
 

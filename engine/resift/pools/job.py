@@ -131,9 +131,9 @@ def rerank_file(reranker: Reranker, job: Job, *, overwrite: bool = False, progre
             )
             for pool, ranking in work:
                 journal.add(pool, _encode(job, pool, ranking))
-                pools, pairs = pools + 1, pairs + len(pool.documents)
+                pools, pairs, share = pools + 1, pairs + len(pool.documents), shares.popleft()
                 if progress:
-                    progress(pools=pools, pairs=pairs, share=shares.popleft())
+                    progress(pools=pools, pairs=pairs, share=share)
         journal.finish(overwrite=overwrite)
     return reader.skipped
 

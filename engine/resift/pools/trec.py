@@ -115,7 +115,7 @@ def is_run_line(line: bytes) -> bool:
     """Whether a line seems to be one of a run: of six columns, with a number as the rank and as the score."""
     found = line.split()
     try:
-        return len(found) == RUN_COLUMNS and math.isfinite(float(found[4])) and int(found[3]) is not None
+        return len(found) == RUN_COLUMNS and b"\0" not in line and math.isfinite(float(found[4])) and int(found[3]) is not None
     except ValueError:
         return False
 

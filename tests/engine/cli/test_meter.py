@@ -112,7 +112,7 @@ def test_the_last_count_is_told_once_and_not_of_what_is_quick(clock, monkeypatch
 
 def test_a_wait_shows_what_no_longer_waits_until_the_answer_is_there(monkeypatch):
     monkeypatch.setattr(meter, "BAR_SECONDS", 0.0)
-    answer, waiting, shown = Future(), [30, 20, 20, 0, 0], []
+    answer, waiting, shown = Future(), [30, 20, 0], []
 
     def tell(stage, done, total):
         shown.append((done, total))

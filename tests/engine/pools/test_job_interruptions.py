@@ -175,8 +175,8 @@ def test_bytes_that_came_out_as_zeros_are_ranked_again(source, expected, stopped
 def noting(ranked):
     """rerank_pools that notes the names of what it ranks."""
 
-    def rerank(reranker, pools, *, top_k, plan):
-        for pool, ranking in rerank_pools(reranker, pools, top_k=top_k, plan=plan):
+    def rerank(reranker, pools, **more):
+        for pool, ranking in rerank_pools(reranker, pools, **more):
             ranked.append(pool.qid)
             yield pool, ranking
 

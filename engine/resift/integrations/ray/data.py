@@ -224,24 +224,20 @@ def _load(model: str | None, settings: Settings) -> Reranker:
 
 
 def _identity(reranker: Reranker, top_k: int | None) -> dict[str, Any]:
-    """The model and settings that a ranking of the best `top_k` depends on, besides the pool.
-
-    It names windows only if they are on, and options only if there are some, as parts that were written before do not name them.
-    """
-    windows = {} if reranker.resolved.windows == 1 else {"windows": reranker.resolved.windows}
-    options = reranker.settings.provider_options
-    return (
-        windows
-        | ({} if options == "auto" else {"provider_options": dict(options)})
-        | {
-            "model": reranker.artifact.fingerprint(),
-            "variant": reranker.variant.file,
-            "provider": reranker.provider,
-            "max_length": reranker.resolved.max_length,
-            "truncation": reranker.resolved.truncation,
-            "plan": str(reranker.plan_for(top_k=top_k)),
-        }
-    )
+    """The model and settings that a ranking of the best `top_k` depends on, besides the pool; newer ones only where used."""
+    resolved, settings = reranker.resolved, reranker.settings
+    options: dict[str, Any] = {} if resolved.windows == 1 else {"windows": resolved.windows}
+    options |= {name: value for name in ("scores", "document_template") if (value := getattr(settings, name)) != "auto"}
+    if settings.provider_options != "auto":
+        options["provider_options"] = dict(settings.provider_options)
+    return options | {
+        "model": reranker.artifact.fingerprint(),
+        "variant": reranker.variant.file,
+        "provider": reranker.provider,
+        "max_length": resolved.max_length,
+        "truncation": resolved.truncation,
+        "plan": str(reranker.plan_for(top_k=top_k)),
+    }
 
 
 def _identity_of_a_worker(model: str | None, settings: Settings, top_k: int | None) -> dict[str, Any]:

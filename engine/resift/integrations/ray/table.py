@@ -10,11 +10,13 @@ import pyarrow as pa
 
 from resift.errors import InputError
 from resift.pools.collection import rerank_pools
-from resift.pools.reading import CandidatePool, free_name
+from resift.pools.reading import CandidatePool, free_name, to_candidate
+from resift.pools.source import template_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from resift.documents import DocumentTemplate
     from resift.ranking import Ranking
     from resift.reranker import Reranker
 
@@ -77,27 +79,34 @@ def rank_batches(  # noqa: PLR0913 - input, its name in messages, and options
     Raises InputError for a row that is not a pool, and otherwise like `Reranker.rerank`.
     """
     ahead, behind = tee(batches)  # rerank_pools reads pools ahead of the one that it yields
-    ranked_pools = rerank_pools(reranker, _pools(ahead, where, first, max_candidates), top_k=top_k)
+    ranked_pools = rerank_pools(reranker, _pools(ahead, where, first, max_candidates, template_of(reranker.settings)), top_k=top_k)
     fields = RESULT_FIELDS if reranker.resolved.windows == 1 else RESULT_FIELDS | WINDOW_FIELDS
     for batch in behind:
         rows = list(islice(ranked_pools, batch.num_rows))
         yield _ranked_batch(batch, [ranking for _, ranking in rows], fields), sum(len(pool.documents) for pool, _ in rows)
 
 
-def _pools(batches: Iterable[pa.RecordBatch], where: str, first: int, size: int | None) -> Iterator[CandidatePool]:
+def _pools(
+    batches: Iterable[pa.RecordBatch], where: str, first: int, size: int | None, template: DocumentTemplate | None
+) -> Iterator[CandidatePool]:
     for batch in batches:
         try:
             batch.validate(full=True)
         except pa.ArrowInvalid as error:
             raise InputError(f"{where}, rows {first} to {first + batch.num_rows - 1}: damaged: {error}") from error
         lists = _lists(batch)
-        texts = pa.LargeListArray.from_arrays(lists.offsets, _texts(lists.values)).to_pylist()
+        read = template if pa.types.is_struct(lists.values.type) else None
+        texts = (lists if read else pa.LargeListArray.from_arrays(lists.offsets, _texts(lists.values))).to_pylist()
         rows = zip(batch.column(QUERY).to_pylist(), lists.is_null().to_pylist(), texts, strict=True)
         for number, (query, is_missing, documents) in enumerate(rows, first):
             if query is None or is_missing or None in documents:
                 missing = "'query'" if query is None else "the list" if is_missing else f"the text at {documents.index(None)}"
                 raise InputError(f"{where}, row {number} (from 0): {missing} is null; expected a query and a list of texts")
-            yield CandidatePool(query, documents).first(size)
+            pool = CandidatePool(query, documents).first(size)
+            if read:
+                here = f"{where}, row {number} (from 0): candidates"
+                pool.documents[:] = [to_candidate(item, f"{here}[{n}]", read)[0] for n, item in enumerate(pool.documents)]
+            yield pool
         first += batch.num_rows
 
 
