@@ -78,6 +78,10 @@ def says_it_is_no_hub(asked):
     asked.answer(200, b"<html>Log in to the network of your hotel</html>")
 
 
+def is_gated(asked):
+    asked.answer(403, b"{}", {"X-Error-Code": "GatedRepo"})
+
+
 @contextmanager
 def serving(folder):
     """A hub whose one model, org/tiny, has the files of `folder`."""

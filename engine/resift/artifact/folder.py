@@ -27,7 +27,12 @@ MANIFEST_LIMIT = 1 << 20
 """Bytes; a manifest has about 3 kB."""
 EMBEDDED_PACKAGE = "resift_models"
 DEFAULT = "ms-marco-minilm-l12"
-
+ORGANIZATION = "cross-encoder"
+"""The organization of a checkpoint's hub id that names none, as in sentence-transformers."""
+RENAMED = {"cross-encoder/ms-marco-minilm-l-12-v2": "cross-encoder/ms-marco-minilm-l12-v2"}
+"""Former hub ids of the embedded models' checkpoints, which the hub redirects, and the present ones, in lower case."""
+CONFIG = "config.json"
+"""The file by which a checkpoint is known."""
 
 MAPPED_BYTES = 1 << 26
 """Weights are mapped from a graph's file of this many bytes or more; a smaller file is read whole, and may change afterwards."""
@@ -70,20 +75,43 @@ class Artifact:
     def find(cls, source: str | os.PathLike[str] | None) -> Artifact:
         """Opens `source`: the default model (None), an embedded model's name, a folder, or a hub id.
 
-        Raises ArtifactError if there is no such artifact or it is damaged.
+        The hub id of the checkpoint that an embedded model was made from means the embedded model; see `embedded_of`. Raises
+        ArtifactError if there is no such artifact or it is damaged.
         """
         name = DEFAULT if source is None else os.fspath(source)
         if name in embedded():
             return cls.open(embedded()[name])
         if os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
             return cls.open(Path(name))
-        if hub.HUB_ID.match(name):
-            folder, cache = hub.download(name)
-            return cls.open(folder, links_into=cache)
+        match = hub.HUB_ID.match(name)
+        repository, revision = (match["id"], match["revision"]) if match else (name, None)
+        if folder := embedded_of(repository, revision):
+            return cls.open(folder)
+        if match:
+            return cls.download(repository, revision)
         raise ArtifactError(
             f"no artifact {name!r:.200}: expected a folder, a hub id org/name, or the name of an embedded model "
             f"({', '.join(sorted(embedded())) or 'none is installed'})"
         )
+
+    @classmethod
+    def download(cls, repository: str, revision: str | None) -> Artifact:
+        """Downloads the files of a hub's repository that its manifest lists, once the manifest is there, and opens them.
+
+        Raises ArtifactError like `hub.snapshot` and `open`, and if the repository is no artifact.
+        """
+        found = hub.snapshot(repository, revision, files=(MANIFEST, CONFIG))
+        if not (found / MANIFEST).is_file():
+            if not (found / CONFIG).is_file():
+                raise ArtifactError(f"{repository} on the hub has neither {MANIFEST} nor {CONFIG}; expected an artifact")
+            options = "" if revision is None else f" --revision {revision}"
+            raise ArtifactError(
+                f"{repository} on the hub is a checkpoint, not an artifact (it has {CONFIG}, but no {MANIFEST}); make an artifact "
+                f"of it with `resift export {repository} OUT{options}`, and load OUT"
+            )
+        files = decode_manifest(_read_manifest(found)).files
+        folder = hub.snapshot(repository, found.name, files=(MANIFEST, *files))
+        return cls.open(folder, links_into=folder.parents[1])
 
     @classmethod
     def open(cls, folder: Path, *, links_into: Path | None = None) -> Artifact:
@@ -239,6 +267,17 @@ def embedded() -> Mapping[str, Path]:
     """Folders of the models installed with the engine, by name."""
     root = Path(str(files(EMBEDDED_PACKAGE)))
     return {folder.name: folder for folder in root.iterdir() if (folder / MANIFEST).is_file()}
+
+
+def embedded_of(checkpoint: str, revision: str | None = None) -> Path | None:
+    """The folder of the embedded model that was made from the checkpoint of that hub id; None for any other checkpoint.
+
+    As on the hub, case makes no difference, and former ids count. None for another `revision` than the latest.
+    """
+    name = (checkpoint if "/" in checkpoint else f"{ORGANIZATION}/{checkpoint}").casefold()
+    folders = embedded().values() if revision in (None, "main") else ()
+    ids = {decode_manifest(_read_manifest(folder)).model.id.casefold(): folder for folder in folders}
+    return ids.get(RENAMED.get(name, name))
 
 
 def _read_manifest(folder: Path) -> bytes:

@@ -16,17 +16,6 @@ HUB_ID = re.compile(r"^(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revisi
 """org/name, or org/name@revision with a commit, tag or branch."""
 
 
-def download(source: str) -> tuple[Path, Path]:
-    """The folder of `source`, org/name or org/name@revision, and the cache folder that its links may lead into.
-
-    Raises ArtifactError like `snapshot`.
-    """
-    match = HUB_ID.match(source)
-    assert match is not None
-    folder = snapshot(match["id"], match["revision"])
-    return folder, folder.parents[1]
-
-
 def snapshot(  # noqa: PLR0913 - the arguments of the hub's client, by name
     repository: str,
     revision: str | None,

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resift.artifact import hub
-from resift.artifact.folder import DEFAULT, Artifact, embedded
+from resift.artifact.folder import CONFIG, DEFAULT, ORGANIZATION, Artifact, embedded, embedded_of
 from resift.artifact.manifest import CERTIFICATE, MANIFEST
-from resift.errors import ArtifactError, ExtraError, OutputError, ParityError, importing
+from resift.errors import ArtifactError, ExportError, ExtraError, InputError, OutputError, ParityError, importing
 from resift.files.names import path_text
 
 if TYPE_CHECKING:
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 
     from resift.settings import Precision, Settings
 
-ORGANIZATION = "cross-encoder"
-"""The organization of a hub id that names none."""
-RENAMED = {"cross-encoder/ms-marco-MiniLM-L-12-v2": "cross-encoder/ms-marco-MiniLM-L12-v2"}
-"""The former id of the embedded model's checkpoint, which the hub redirects."""
-CONFIG = "config.json"
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 """The files of a checkpoint that an export reads, at any depth."""
 MODULES = "[0-9]*_*"
@@ -46,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """The folder or hub id of a model, and the options for its download."""
+    """The folder or hub id of a model, and the options for its download and its export."""
 
     name: str
     """a folder, or a hub id"""
@@ -56,6 +51,8 @@ class ModelSource:
     """the folder for downloads and exports; None: the hub client's own"""
     token: bool | str | None = None
     local_files_only: bool = False
+    relevant_label: str | None = None
+    """the name or number of the label that means relevant, for a checkpoint with several; None: it has one label, or (no, yes)"""
 
     def download(self, revision: str | None, files: tuple[str, ...] | None) -> Path:
         """The repository's folder. Raises ArtifactError like `hub.snapshot`."""
@@ -71,7 +68,7 @@ def full_name(source: str | os.PathLike[str] | None) -> str:
         return str(embedded()[name])
     if "/" not in name and not os.path.exists(name):  # noqa: PTH110 - Path.exists raises for a name that is too long
         name = f"{ORGANIZATION}/{name}"
-    return RENAMED.get(name, name)
+    return name
 
 
 def find(source: ModelSource, settings: Settings) -> Artifact:
@@ -83,45 +80,48 @@ def find(source: ModelSource, settings: Settings) -> Artifact:
         return find_precision(source, precision)
     except ParityError as error:
         raise ParityError(f'{error}; or load it in float32: model_kwargs={{"dtype": "float32"}}') from error
+    except ExportError as error:
+        raise ExportError(str(error).replace("--relevant-label", "relevant_label=")) from error
 
 
 def find_precision(source: ModelSource, precision: Precision) -> Artifact:
     """The artifact of `source`: the source itself if it is an artifact, otherwise exported from the checkpoint at its first use.
 
     The id of an embedded model's checkpoint means the embedded model, if it has the precision and `source` names no other revision.
-    Raises ArtifactError if there is neither an artifact nor a checkpoint, ExtraError if a checkpoint has to be exported and the
-    extra `export` is not installed, OutputError if the cache cannot be written, and ExportError or ParityError like
-    `resift export`.
+    Raises ArtifactError if there is neither an artifact nor a checkpoint, InputError if an artifact is to have another relevant
+    label, ExtraError if a checkpoint has to be exported and the extra `export` is not installed, OutputError if the cache cannot be
+    written, and ExportError or ParityError like `resift export`.
     """
     if os.path.isdir(source.name):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
         folder = Path(source.name)
         if (folder / MANIFEST).is_file():
-            return Artifact.open(folder)
+            return _with_own_label(Artifact.open(folder), source)
         _check_config(folder, source.name)
         name = Path(os.path.realpath(folder)).name
         return _find_or_export(source, name, _digest(folder), precision, lambda: folder)
-    embedded_model = None if source.revision not in (None, "main") else _find_embedded(source.name, precision)
-    if embedded_model is not None:
-        return embedded_model
+    if embedded_folder := embedded_of(source.name, source.revision):
+        model = Artifact.open(embedded_folder)
+        if any(variant.precision == precision for variant in model.manifest.full.variants):
+            return _with_own_label(model, source)
     if not re.fullmatch(hub.HUB_ID, source.name) or "@" in source.name:
         raise ArtifactError(f"no model {source.name!r:.200}: expected a folder, an artifact or a checkpoint, or a hub id org/name")
     metadata = source.download(source.revision, (MANIFEST, CERTIFICATE, CONFIG))
     commit = metadata.name
     if (metadata / MANIFEST).is_file() and (metadata / CERTIFICATE).is_file():
         folder = source.download(commit, None)
-        return Artifact.open(folder, links_into=folder.parents[1])
+        return _with_own_label(Artifact.open(folder, links_into=folder.parents[1]), source)
     _check_config(metadata, source.name)
     return _find_or_export(source, source.name, commit, precision, lambda: source.download(commit, FILES))
 
 
-def _find_embedded(name: str, precision: Precision) -> Artifact | None:
-    """The embedded model that was made from the checkpoint `name`."""
-    for folder in embedded().values():
-        artifact = Artifact.open(folder)
-        manifest = artifact.manifest
-        if manifest.model.id == name and any(variant.precision == precision for variant in manifest.full.variants):
-            return artifact
-    return None
+def _with_own_label(artifact: Artifact, source: ModelSource) -> Artifact:
+    """The artifact. Raises InputError if `source` names a relevant label, which is chosen when a checkpoint is exported."""
+    if source.relevant_label is not None:
+        raise InputError(
+            f"relevant_label is {source.relevant_label!r:.80}, but {source.name} is an artifact, whose label was chosen at its "
+            "export; leave it out"
+        )
+    return artifact
 
 
 def _check_config(folder: Path, name: str) -> None:
@@ -148,7 +148,9 @@ def _find_or_export(source: ModelSource, name: str, content: str, precision: Pre
 
     `content` identifies the checkpoint: a commit, or a digest of its files.
     """
-    options = {"precision": precision, "search": EVALUATIONS}
+    options: dict[str, str | int] = {"precision": precision, "search": EVALUATIONS}
+    if source.relevant_label is not None:
+        options["relevant_label"] = source.relevant_label
     key = json.dumps({"checkpoint": content, "options": options, "resift": version("resift")}, sort_keys=True)
     destination = _cache_folder(source, name) / hashlib.sha256(key.encode()).hexdigest()[:16]
     if not destination.exists():
@@ -192,5 +194,6 @@ def _export(source: ModelSource, name: str, destination: Path, precision: Precis
         if destination.exists():  # another process exported it meanwhile
             return
         log.warning("exporting %s once, to %s; this may take minutes", name, destination)
-        recipe = Recipe(precisions=(precision,), search=EVALUATIONS if precision == "int8" else None)
+        search = EVALUATIONS if precision == "int8" else None
+        recipe = Recipe(precisions=(precision,), search=search, relevant_label=source.relevant_label)
         convert(str(fetch()), destination, recipe, name=name)
