@@ -10,6 +10,8 @@ import pytest
 
 from resift.artifact.agreement import measure
 from resift.artifact.certificate import Certificate
+from resift.errors import InputError
+from resift.evaluate.cross_encoder import load_cross_encoder
 from resift.integrations.sentence_transformers import CrossEncoder
 from resift.integrations.sentence_transformers.arguments import ABSENT
 from tests.support import tiny
@@ -53,7 +55,8 @@ def check_same(found, expected):
 @pytest.mark.parametrize("name", ["__init__", "predict", "rank", "is_singular_input", "evaluate", "supports", "get_backend"])
 def test_signatures(name):
     ours, theirs = (inspect.signature(getattr(kind, name)).parameters.values() for kind in (CrossEncoder, real.CrossEncoder))
-    assert [(each.name, each.kind, each.default) for each in ours] == [(each.name, each.kind, each.default) for each in theirs]
+    own = [(each.name, each.kind, each.default) for each in ours if each.name != "relevant_label"]
+    assert own == [(each.name, each.kind, each.default) for each in theirs]
 
 
 def test_every_public_name_is_here_or_is_refused_with_a_reason(one):
@@ -275,3 +278,22 @@ def test_the_progress_bar_is_shown_when_the_originals_is(one, capsys, caplog):
     with caplog.at_level(logging.INFO):
         assert shown(one[0])
         assert shown(one[1])
+
+
+def test_in_the_originals_place_it_is_judged_by_the_original(checkpoint_of, monkeypatch):
+    original = real.CrossEncoder
+    for module in (real, real.cross_encoder):
+        monkeypatch.setattr(module, "CrossEncoder", CrossEncoder)
+    assert type(load_cross_encoder(str(checkpoint_of("bert")), device="cpu")) is original
+    monkeypatch.setattr("sentence_transformers.cross_encoder.model.CrossEncoder", CrossEncoder)
+    with pytest.raises(InputError, match=r"cross_encoder\.model\.CrossEncoder is .*expected sentence-transformers' own class"):
+        load_cross_encoder(str(checkpoint_of("bert")), device="cpu")
+
+
+@pytest.mark.usefixtures("cheap")
+def test_in_the_originals_place_it_exports(source, monkeypatch, tmp_path):
+    theirs = real.CrossEncoder(source, device="cpu")
+    monkeypatch.setattr(real, "CrossEncoder", CrossEncoder)
+    ours = real.CrossEncoder(source, cache_folder=str(tmp_path), model_kwargs=FLOAT32)
+    assert type(ours) is CrossEncoder
+    check_same(ours.predict(PAIRS), theirs.predict(PAIRS))

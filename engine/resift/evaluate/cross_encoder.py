@@ -14,7 +14,8 @@ OLDEST_VERSION = 6
 def load_cross_encoder(source: str, **options: Any) -> Any:
     """The CrossEncoder of a folder or a hub id. `options`: the other arguments of its class.
 
-    Raises ExtraError if sentence-transformers is not installed or too old, and InputError if it cannot load the checkpoint.
+    It is sentence-transformers' own, even where a program has put another class in its place, such as resift's drop-in. Raises
+    ExtraError if sentence-transformers is not installed or too old, and InputError if it cannot load the checkpoint.
     """
     try:
         from sentence_transformers import CrossEncoder
@@ -29,8 +30,9 @@ def load_cross_encoder(source: str, **options: Any) -> Any:
             f"sentence-transformers is {installed}; expected {OLDEST_VERSION} or newer: "
             f"pip install 'sentence-transformers>={OLDEST_VERSION}'"
         )
+    original = _original(CrossEncoder)
     try:
-        return CrossEncoder(source, **options)
+        return original(source, **options)
     except MemoryError:
         raise
     except Exception as error:
@@ -39,3 +41,16 @@ def load_cross_encoder(source: str, **options: Any) -> Any:
             f"sentence-transformers {installed} cannot load the checkpoint {source!r:.200}: {first_line(error)}; "
             "expected a cross-encoder's folder with safetensors weights, or a hub id"
         ) from error
+
+
+def _original(found: Any) -> Any:
+    """The class of sentence-transformers in whose place `found` may stand. Raises InputError if another one stands there, too."""
+    from sentence_transformers.cross_encoder import model
+
+    for kind in (found, model.CrossEncoder):
+        if kind.__module__.startswith("sentence_transformers."):
+            return kind
+    raise InputError(
+        f"sentence_transformers.cross_encoder.model.CrossEncoder is {model.CrossEncoder!r:.200}; expected sentence-transformers' "
+        "own class, by which a checkpoint is judged: put another one only in the place of sentence_transformers.CrossEncoder"
+    )
