@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import shutil
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from resift.errors import ArtifactError, ExtraError, InputError, ParityError, ProviderError
-from resift.integrations.sentence_transformers import CrossEncoder
+from resift.integrations.sentence_transformers import CrossEncoder, arguments
 from resift.settings import Settings
 from tests.conftest import edit
 
@@ -84,7 +85,7 @@ def test_two_labels(two):
     assert scores.shape == shares.shape == (3, 2)
     assert shares.sum(axis=1) == pytest.approx(1)
     assert (np.log(shares[:, 1] / shares[:, 0])) == pytest.approx(scores[:, 1] - scores[:, 0], abs=1e-4)
-    with pytest.raises(InputError, match="rank\\(\\) needs a model with one label, but this one has 2"):
+    with pytest.raises(InputError, match=r"rank\(\) only works for models with num_labels=1.*this model has 2 labels"):
         two.rank(QUERY, DOCUMENTS)
 
 
@@ -109,6 +110,11 @@ def test_what_is_not_text_is_a_type_error(model, documents):
         model.rank(QUERY, documents)
 
 
+def test_a_pair_with_a_mapping_is_a_type_error(model):
+    with pytest.raises(TypeError, match="expected str"):
+        model.predict([(QUERY, {"text": "a", "image": "b"})])
+
+
 def test_texts_are_not_cut_in_half_silently_when_a_pair_has_three(model):
     with pytest.raises(TypeError, match=r"pairs\[0\] is .*expected a \(query, document\) tuple"):
         model.predict([("a", "b", "c")])
@@ -129,7 +135,7 @@ REFUSED = {
     "has the provider 'TensorrtExecutionProvider'": {"model_kwargs": {"provider": "TensorrtExecutionProvider"}},
     "provider 'CUDAExecutionProvider' (device: cpu)": {"device": "cpu", "model_kwargs": {"provider": "CUDAExecutionProvider"}},
     "processor_kwargs has 'padding_side'": {"processor_kwargs": {"padding_side": "left"}},
-    "config_kwargs has 'classifier_dropout'": {"config_kwargs": {"classifier_dropout": 0.1}},
+    "config_kwargs has 'hidden_act'": {"config_kwargs": {"hidden_act": "relu", "classifier_dropout": 0.1}},
     "num_labels is 3": {"num_labels": 3},
     "max_length is 9999": {"max_length": 9999},
 }
@@ -148,12 +154,77 @@ def test_arguments_that_have_no_meaning_are_refused(artifact, reason):
         {"device": "cpu"},
         {"model_kwargs": {"provider": "CPUExecutionProvider", "export": True}, "backend": "onnx"},
         {"model_kwargs": {"dtype": "auto", "use_safetensors": True}},
-        {"config_kwargs": {"num_labels": 1}, "num_labels": 1},
+        {"config_kwargs": {"num_labels": 1, "classifier_dropout": 0.1}, "num_labels": 1},
         {"trust_remote_code": True, "keep_in_fp32_modules": []},
     ],
 )
 def test_arguments_that_ask_for_what_runs_anyway_are_accepted(artifact, model, given):
     assert CrossEncoder(str(artifact), **given).predict(PAIRS).tolist() == model.predict(PAIRS).tolist()
+
+
+OLD = "was renamed and is now deprecated. Please use"
+END = "It will be removed in a future version."
+LOGGED = {
+    "model_name": f"The CrossEncoder `model_name` argument {OLD} `model_name_or_path` instead.",
+    "automodel_args": f"The CrossEncoder `automodel_args` argument {OLD} `model_kwargs` instead.",
+    "tokenizer_args": f"The CrossEncoder `tokenizer_args` argument {OLD} `processor_kwargs` instead.",
+    "tokenizer_kwargs": f"The CrossEncoder `tokenizer_kwargs` argument {OLD} `processor_kwargs` instead.",
+    "config_args": f"The CrossEncoder `config_args` argument {OLD} `config_kwargs` instead.",
+    "cache_dir": f"The CrossEncoder `cache_dir` argument {OLD} `cache_folder` instead.",
+    "default_activation_function": f"The CrossEncoder `default_activation_function` argument {OLD} `activation_fn` instead.",
+    "sentences": f"The `sentences` argument {OLD} `inputs` instead.",
+    "activation_fct": f"The `activation_fct` argument {OLD} `activation_fn` instead.",
+    "num_workers": f"The CrossEncoder.predict `num_workers` argument is deprecated and has no effect. {END}",
+    "convert_to_numpy": "The CrossEncoder.rank `convert_to_numpy` argument is deprecated and has no effect, "
+    f"as `rank` always returns Python floats. {END}",
+}
+"""What sentence-transformers 6 logs of arguments by their old names, in util/decorators.py."""
+
+
+def test_deprecated_arguments_are_logged_once_as_by_the_original(artifact, model, caplog):
+    arguments._warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            one = CrossEncoder(
+                model_name=str(artifact),
+                automodel_args={"dtype": "auto"},
+                tokenizer_args={"model_max_length": 40},
+                tokenizer_kwargs={},
+                config_args={"num_labels": 1},
+                cache_dir=None,
+                default_activation_function=np.tanh,
+            )
+            one.predict(sentences=PAIRS, activation_fct=np.tanh, num_workers=2)
+            one.rank(QUERY, DOCUMENTS, convert_to_numpy=True)
+    assert [record.getMessage() for record in caplog.records] == list(LOGGED.values())
+    assert (one.max_seq_length, one.activation_fn) == (40, np.tanh)
+
+
+def test_arguments_that_older_versions_took_are_logged_each_time(artifact, caplog):
+    with caplog.at_level(logging.WARNING):
+        one = CrossEncoder(str(artifact), 1, 40, classifier_dropout=0.1)
+    assert one.max_seq_length == 40
+    passed = (
+        "Passing `{0}` as a positional argument to CrossEncoder is deprecated. Please use `{0}={1}` as a keyword argument instead."
+    )
+    dropout = "{'classifier_dropout': 0.1}"
+    assert [record.getMessage() for record in caplog.records] == [
+        passed.format("num_labels", 1),
+        passed.format("max_length", 40),
+        f"The CrossEncoder `classifier_dropout` argument is deprecated. Please use `config_kwargs={dropout}` instead.",
+    ]
+    with pytest.raises(TypeError, match="at most 5 arguments by position, but 6 were given"):
+        CrossEncoder(str(artifact), 1, 40, None, "cpu", "more")
+
+
+def test_properties_of_older_versions_warn(artifact):
+    one = CrossEncoder(str(artifact))
+    with pytest.warns(DeprecationWarning, match="The `max_length` property was renamed and is now deprecated"):
+        one.max_length = 32
+    with pytest.warns(DeprecationWarning, match="Please use `max_seq_length` instead"):
+        assert one.max_length == 32
+    with pytest.warns(DeprecationWarning, match="The `default_activation_function` property was renamed"):
+        assert one.default_activation_function is one.activation_fn
 
 
 def test_the_processors_limit(artifact):
@@ -209,6 +280,18 @@ def test_a_checkpoint_that_int8_ranks_otherwise_says_how_to_load_it(monkeypatch,
     monkeypatch.setattr(resift_export.convert, "convert", convert)
     with pytest.raises(ParityError, match=r'0\.5; or load it in float32: model_kwargs=\{"dtype": "float32"\}'):
         CrossEncoder(source, cache_folder=str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("toolchain")
+def test_the_relevant_label_of_several_is_the_models_one(checkpoint_of, artifact_of, tmp_path):
+    float32 = {"dtype": "float32"}
+    logits = CrossEncoder(str(artifact_of("bert", 2)), model_kwargs=float32).predict(PAIRS)
+    first = CrossEncoder(str(checkpoint_of("bert", 2)), relevant_label=0, cache_folder=str(tmp_path), model_kwargs=float32)
+    assert first.num_labels == 1
+    assert first.predict(PAIRS) == pytest.approx(logits[:, 0] - logits[:, 1], abs=1e-4)
+    ranked = [result["corpus_id"] for result in first.rank(QUERY, DOCUMENTS)]
+    assert ranked == np.argsort(logits[:, 1] - logits[:, 0]).tolist()
 
 
 @pytest.mark.usefixtures("toolchain")

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from resift.errors import ArtifactError, ExtraError, OutputError
+from resift.errors import ArtifactError, ExportError, ExtraError, InputError, OutputError
 from resift.integrations.sentence_transformers import export_cache
-from resift.integrations.sentence_transformers.export_cache import ModelSource, find_precision
+from resift.integrations.sentence_transformers.export_cache import ModelSource, find, find_precision
+from resift.settings import Settings
 from tests.support.hub_server import COMMITS, environment, serving
 
 
@@ -57,6 +58,35 @@ def test_a_checkpoint_is_exported_once(checkpoint, cache, exports):
     assert (folder, out, more) == (str(checkpoint), first.folder, {"name": "model"})
     assert (recipe.precisions, recipe.search) == (("int8",), export_cache.EVALUATIONS)
     assert first.folder.is_relative_to(cache / "assets" / "resift" / "exported" / "model")
+
+
+def test_each_relevant_label_has_an_export_of_its_own(checkpoint, cache, exports):
+    labels = [None, "entailment", "2"]
+    folders = [
+        find_precision(ModelSource(name=str(checkpoint), cache=cache, relevant_label=label), "int8").folder
+        for label in [*labels, *labels]
+    ]
+    assert [recipe.relevant_label for _, _, recipe, _ in exports] == labels
+    assert folders[:3] == folders[3:]
+    assert len(set(folders)) == 3
+
+
+@pytest.mark.parametrize("name", ["artifact", "cross-encoder/ms-marco-MiniLM-L12-v2"])
+def test_the_label_of_an_artifact_was_chosen_at_its_export(artifact, cache, name):
+    source = ModelSource(name=str(artifact) if name == "artifact" else name, cache=cache, relevant_label="entailment")
+    with pytest.raises(InputError, match=r"relevant_label is 'entailment', but .* is an artifact, whose label was chosen"):
+        find_precision(source, "int8")
+
+
+def test_several_labels_without_a_relevant_one_name_the_argument(checkpoint, cache, exports, monkeypatch):
+    import resift_export.convert
+
+    def convert(*_, **__):
+        raise ExportError("model has 3 labels; name the one that means relevant with --relevant-label")
+
+    monkeypatch.setattr(resift_export.convert, "convert", convert)
+    with pytest.raises(ExportError, match="name the one that means relevant with relevant_label="):
+        find(ModelSource(name=str(checkpoint), cache=cache), Settings())
 
 
 def test_a_moved_checkpoint_is_known_again(checkpoint, cache, exports):

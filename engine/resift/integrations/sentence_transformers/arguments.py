@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
-from functools import wraps
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -15,10 +16,12 @@ from resift.runtime.providers import ORT_NAMES
 from resift.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from resift.inputs import Pair
     from resift.settings import Auto, Precision, Provider
+
+log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -51,19 +54,28 @@ ABSENT = {name: reason for reason, names in REASONS.items() for name in names}
 
 
 def renamed(**names: str) -> Callable[[F], F]:
-    """Lets a function accept keyword arguments by old names. `names` maps each to the new name, or to "" if it has no effect."""
+    """Lets a function accept keyword arguments by old names. `names` maps each to the new name, or to "" if it has no effect.
+
+    Each old name is logged once, with the text of sentence-transformers.
+    """
 
     def decorate(function: F) -> F:
+        method = function.__name__
+        owner = "CrossEncoder " if method == "__init__" else ""
+
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            for old in names.keys() & kwargs.keys():
+            for old in [name for name in names if name in kwargs]:
                 new, value = names[old], kwargs.pop(old)
-                advice = f"use {new}" if new else "it has no effect"
-                warnings.warn(
-                    f"the argument {old} of {function.__name__} is deprecated: {advice}", DeprecationWarning, stacklevel=2
-                )
                 if new:
                     kwargs.setdefault(new, value)
+                    _warn_once(f"The {owner}`{old}` argument was renamed and is now deprecated. Please use `{new}` instead.")
+                else:
+                    reason = f", as `{method}` always returns Python floats" if old.startswith("convert_to_") else ""
+                    _warn_once(
+                        f"The CrossEncoder.{method} `{old}` argument is deprecated and has no effect{reason}. "
+                        "It will be removed in a future version."
+                    )
             return function(*args, **kwargs)
 
         return cast("F", call)
@@ -71,19 +83,70 @@ def renamed(**names: str) -> Callable[[F], F]:
     return decorate
 
 
-def positional(function: F) -> F:
-    """Lets a constructor accept the arguments POSITIONAL by position, as versions before 5.4 did."""
+def former(function: F) -> F:
+    """Lets a constructor accept the arguments POSITIONAL by position, and classifier_dropout, as versions before 5.4 did."""
 
     @wraps(function)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        extra = dict(zip(POSITIONAL, args[1:], strict=False))
         if len(args) > 1 + len(POSITIONAL):
             raise TypeError(f"CrossEncoder takes at most {1 + len(POSITIONAL)} arguments by position, but {len(args)} were given")
-        if extra:
-            warnings.warn(f"pass {', '.join(extra)} of CrossEncoder by keyword", DeprecationWarning, stacklevel=3)
-        return function(self, *args[:1], **{**extra, **kwargs})
+        for name, value in zip(POSITIONAL, args[1:], strict=False):
+            kwargs.setdefault(name, value)
+            log.warning(
+                "Passing `%s` as a positional argument to CrossEncoder is deprecated. Please use `%s=%.200r` as a keyword argument "
+                "instead.",
+                *(name, name, value),
+            )
+        if "classifier_dropout" in kwargs:
+            dropout = {"classifier_dropout": kwargs.pop("classifier_dropout")}
+            kwargs["config_kwargs"] = {**(kwargs.get("config_kwargs") or {}), **dropout}
+            log.warning(
+                "The CrossEncoder `classifier_dropout` argument is deprecated. Please use `config_kwargs=%s` instead.", dropout
+            )
+        return function(self, *args[:1], **kwargs)
 
     return cast("F", call)
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """The warning of a property that is read or set by its old name, with the text of sentence-transformers."""
+    warnings.warn(
+        f"The `{old}` property was renamed and is now deprecated. Please use `{new}` instead.", DeprecationWarning, stacklevel=3
+    )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
+
+def prompt_of(
+    prompts: Mapping[str, str], default_name: str | None, model_prompt: str, *, name: str | None = None, prompt: str | None = None
+) -> str:
+    """What to put before each query: `prompt`, or else the prompt of that name, or else the default one of `prompts`.
+
+    `model_prompt`: what the engine puts before every query. Raises InputError for an unknown name, or another prompt than that.
+    """
+    name = default_name if name is None else name
+    if prompt is None and name is not None:
+        prompt = prompts.get(name)
+        if prompt is None:
+            raise InputError(f"Prompt name {name!r} not found in the configured prompts dictionary with keys {list(prompts)!r}.")
+    if model_prompt and prompt not in (None, model_prompt):
+        raise InputError(f"the model has a prompt of its own, {model_prompt!r}; expected no other one")
+    return "" if prompt is None or model_prompt else prompt
+
+
+def labels_of(config_kwargs: Mapping[str, Any] | None, num_labels: int | None) -> int | None:
+    """The number of labels that the caller states; None if the caller does not.
+
+    Raises InputError for other options in `config_kwargs` than the number of labels and dropout, which is for training.
+    """
+    config = dict(config_kwargs or {})
+    declared = config.pop("num_labels", None)
+    config.pop("classifier_dropout", None)
+    refuse_options("config_kwargs", config)
+    return declared if num_labels is None else num_labels
 
 
 def settings_of(
@@ -160,4 +223,14 @@ def read(inputs: Any) -> tuple[list[Pair], bool]:
     if not isinstance(rows, lists):
         raise TypeError(f"inputs is {type(inputs).__name__}; expected a list of (query, document) pairs of str, or one pair")
     is_single = len(rows) > 0 and not isinstance(rows[0], lists)
-    return read_pairs([tuple(rows)] if is_single else rows), is_single
+    pairs = [tuple(rows)] if is_single else rows
+    texts = read_pairs(pairs)
+    check_texts([document for _, document in pairs], "inputs")
+    return texts, is_single
+
+
+def check_texts(documents: Iterable[Any], name: str) -> None:
+    """Raises TypeError for a document that is not a str, such as a mapping, which may hold an image."""
+    for position, document in enumerate(documents):
+        if not isinstance(document, str):
+            raise TypeError(f"{name}[{position}] has {type(document).__name__} for a document; expected str")

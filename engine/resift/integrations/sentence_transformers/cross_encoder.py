@@ -7,7 +7,6 @@ Signatures and results are those of sentence-transformers 6.2 (https://sbert.net
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import replace
 from operator import itemgetter
@@ -17,15 +16,13 @@ from resift.errors import InputError
 from resift.inputs import read_candidates, runs
 from resift.integrations.sentence_transformers import arguments, export_cache
 from resift.integrations.sentence_transformers import scores as scoring
-from resift.integrations.sentence_transformers.outputs import outputs_of
+from resift.integrations.sentence_transformers.outputs import bar_step, outputs_of
 from resift.reranker import Reranker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from resift.settings import Settings
-
-log = logging.getLogger(__name__)
 
 
 class CrossEncoder:
@@ -48,7 +45,7 @@ class CrossEncoder:
         cache_dir="cache_folder",
         default_activation_function="activation_fn",
     )
-    @arguments.positional
+    @arguments.former
     def __init__(  # noqa: PLR0913 - sentence-transformers'
         self,
         model_name_or_path: str | None = None,
@@ -71,13 +68,15 @@ class CrossEncoder:
         max_length: int | None = None,
         activation_fn: Callable[..., Any] | None = None,
         keep_in_fp32_modules: list[str] | None = None,
+        relevant_label: str | int | None = None,
     ) -> None:
         """Loads an artifact, or exports a checkpoint once (extra `export`) into the cache and loads that.
 
         `model_name_or_path`: a folder with an artifact or a checkpoint, a hub id of either, or None for the embedded model, which
         the id of its checkpoint also loads. `cache_folder`, or SENTENCE_TRANSFORMERS_HOME: where downloads and exports are kept;
         None: the hub client's cache. `model_kwargs={"dtype": "float32"}` asks for float32 instead of int8. No code of a checkpoint
-        is run, whatever `trust_remote_code` allows.
+        is run, whatever `trust_remote_code` allows. `relevant_label`, which sentence-transformers does not have: the name or number
+        of the label that means relevant, for a checkpoint with several; the model then has one label, the log-odds of that one.
 
         Raises InputError for arguments that resift has no use for, and like `export_cache.find` and `Reranker.load`.
         """
@@ -85,10 +84,7 @@ class CrossEncoder:
         for name, value in refused.items():
             if value is not None:
                 raise InputError(f"{name} is given, but {arguments.TORCH}; leave it out")
-        config = dict(config_kwargs or {})
-        declared = config.pop("num_labels", None)
-        labels = declared if num_labels is None else num_labels
-        arguments.refuse_options("config_kwargs", config)
+        labels = arguments.labels_of(config_kwargs, num_labels)
         settings = arguments.settings_of(device, backend, max_length, model_kwargs or {}, processor_kwargs or {})
         source = export_cache.ModelSource(
             name=export_cache.full_name(model_name_or_path),
@@ -96,6 +92,7 @@ class CrossEncoder:
             cache=cache_folder or os.getenv("SENTENCE_TRANSFORMERS_HOME"),
             token=token,
             local_files_only=local_files_only,
+            relevant_label=None if relevant_label is None else str(relevant_label),
         )
         self.prompts = dict(prompts or {})
         self.default_prompt_name = default_prompt_name
@@ -140,7 +137,7 @@ class CrossEncoder:
         torch = scoring.import_torch() if convert_to_tensor or not convert_to_numpy else None
         pairs, is_single = arguments.read(inputs)
         pools = runs(pairs)
-        outputs = outputs_of(self.reranker, pools, self._prompt(prompt_name, prompt), _bar_step(batch_size, show_progress_bar))
+        outputs = outputs_of(self.reranker, pools, self._prompt(prompt_name, prompt), bar_step(batch_size, show_progress_bar))
         scores = scoring.scores_of(
             outputs, self.activation_fn if activation_fn is None else activation_fn, softmax=bool(apply_softmax)
         )
@@ -169,11 +166,15 @@ class CrossEncoder:
         Equal scores keep the order given. Raises InputError if the model has several labels, and like `predict`.
         """
         if self.num_labels != 1:
-            raise InputError(f"rank() needs a model with one label, but this one has {self.num_labels}; use predict() with pairs")
+            raise InputError(
+                "CrossEncoder.rank() only works for models with num_labels=1. Consider using CrossEncoder.predict() with input "
+                f"pairs instead, or load a checkpoint with relevant_label=: this model has {self.num_labels} labels"
+            )
         self._check_call(batch_size, device, pool)
         candidates = read_candidates(query, documents)
-        bar_step = _bar_step(batch_size, show_progress_bar)
-        outputs = outputs_of(self.reranker, [candidates], self._prompt(prompt_name, prompt), bar_step)
+        arguments.check_texts(documents, "documents")
+        bar = bar_step(batch_size, show_progress_bar)
+        outputs = outputs_of(self.reranker, [candidates], self._prompt(prompt_name, prompt), bar)
         scores = scoring.scores_of(outputs, self.activation_fn if activation_fn is None else activation_fn, softmax=False)
         results: list[dict[str, Any]] = [{"corpus_id": position, "score": score} for position, score in enumerate(scores.tolist())]
         if return_documents:
@@ -218,8 +219,16 @@ class CrossEncoder:
     def max_seq_length(self, value: int) -> None:
         self._reload(replace(self.reranker.settings, max_length=value))
 
-    max_length = max_seq_length
-    """the former name of `max_seq_length`"""
+    @property
+    def max_length(self) -> int:
+        """The former name of `max_seq_length`."""
+        arguments.warn_renamed("max_length", "max_seq_length")
+        return self.max_seq_length
+
+    @max_length.setter
+    def max_length(self, value: int) -> None:
+        arguments.warn_renamed("max_length", "max_seq_length")
+        self.max_seq_length = value
 
     def get_max_seq_length(self) -> int:
         """`max_seq_length`."""
@@ -228,6 +237,7 @@ class CrossEncoder:
     @property
     def default_activation_function(self) -> Callable[..., Any]:
         """The former name of `activation_fn`."""
+        arguments.warn_renamed("default_activation_function", "activation_fn")
         return self.activation_fn
 
     @property
@@ -279,21 +289,5 @@ class CrossEncoder:
             raise InputError(f"device is {device!r}, but the model runs on {self.device}; move it with to({device!r}) first")
 
     def _prompt(self, name: str | None, prompt: str | None) -> str:
-        """What to put before each query: `prompt`, or else the prompt of that name, or else the default one."""
-        name = self.default_prompt_name if name is None else name
-        if prompt is None and name is not None:
-            prompt = self.prompts.get(name)
-            if prompt is None:
-                raise InputError(
-                    f"Prompt name {name!r} not found in the configured prompts dictionary with keys {list(self.prompts)!r}."
-                )
-        own = self.reranker.artifact.manifest.pair.prompt  # the engine puts it before every query
-        if own and prompt not in (None, own):
-            raise InputError(f"the model has a prompt of its own, {own!r}; expected no other one")
-        return "" if prompt is None or own else prompt
-
-
-def _bar_step(batch_size: int, show_progress_bar: bool | None) -> int | None:  # noqa: FBT001 - the caller's argument
-    """Pairs that a progress bar counts at a time; None without a bar. By default it is shown if this module logs its progress."""
-    is_shown = log.isEnabledFor(logging.INFO) if show_progress_bar is None else bool(show_progress_bar)
-    return batch_size if is_shown else None
+        model_prompt = self.reranker.artifact.manifest.pair.prompt
+        return arguments.prompt_of(self.prompts, self.default_prompt_name, model_prompt, name=name, prompt=prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 
     from resift.inputs import Candidates
     from resift.reranker import Reranker
+
+log = logging.getLogger(__name__)
+
+
+def bar_step(batch_size: int, show_progress_bar: bool | None) -> int | None:  # noqa: FBT001 - the caller's argument
+    """Pairs that a progress bar counts at a time; None without a bar. By default it is shown if this module logs its progress."""
+    is_shown = log.isEnabledFor(logging.INFO) if show_progress_bar is None else bool(show_progress_bar)
+    return batch_size if is_shown else None
 
 
 def outputs_of(reranker: Reranker, pools: list[Candidates], prompt: str, bar_step: int | None) -> NDArray[np.float32]:
@@ -36,9 +45,9 @@ def outputs_of(reranker: Reranker, pools: list[Candidates], prompt: str, bar_ste
 
 def _parts(pools: list[Candidates], prompt: str, size: int) -> Iterator[CandidatePool]:
     """The pools with the prompt, `size` documents at a time."""
-    for query, documents in pools:
-        for start in range(0, len(documents), size):
-            yield CandidatePool(prompt + query, documents[start : start + size])
+    for pool in pools:
+        for start in range(0, len(pool.documents), size):
+            yield CandidatePool(prompt + pool.query, pool.documents[start : start + size])
 
 
 def _bar(pairs: int) -> Any:
