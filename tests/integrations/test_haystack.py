@@ -87,6 +87,11 @@ def test_it_goes_through_yaml_in_a_pipeline(artifact):
         score_threshold=-7.5,
         meta_fields_to_embed=["number"],
         embedding_separator=" | ",
+        query_prefix="instruction: ",
+        query_suffix="?\n",
+        document_prefix="passage: ",
+        document_suffix=" (end)",
+        on_error="keep_order",
     )
     text = pipeline.dumps()
     with pytest.raises(DeserializationError, match="allowed_modules"):
@@ -99,7 +104,8 @@ def test_it_goes_through_yaml_in_a_pipeline(artifact):
     ranked = ranker.run(**given)["documents"]
     assert ranked == pipeline.get_component("ranker").run(**given)["documents"]
     with Reranker.load(artifact, settings=Settings(threads=1, precision="float32")) as reranker:
-        ranking = reranker.rerank(QUERY, [f"{document.meta['number']} | {document.content}" for document in DOCUMENTS], top_k=3)
+        read = [f"passage: {document.meta['number']} | {document.content} (end)" for document in DOCUMENTS]
+        ranking = reranker.rerank(f"instruction: {QUERY}?\n", read, top_k=3)
     assert [(document.meta["number"], document.score) for document in ranked] == [(each.index, each.logit) for each in ranking]
 
 
@@ -286,6 +292,19 @@ def test_bad_values_are_refused_when_made_and_when_run(ranker, given, kind, mess
         ranker.run(QUERY, DOCUMENTS, **given)
     with pytest.raises(kind, match=message):
         asyncio.run(ranker.run_async(QUERY, DOCUMENTS, **given))
+
+
+@pytest.mark.parametrize("name", ["query_prefix", "query_suffix", "document_prefix", "document_suffix"])
+def test_each_affix_stands_where_its_name_says_and_is_text(reranker, name):
+    place, end = name.split("_")
+    texts_of = {"query": [QUERY], "document": TEXTS}
+    texts_of[place] = [f"sea {text}" if end == "prefix" else f"{text} sea" for text in texts_of[place]]
+    ranking = reranker.rerank(texts_of["query"][0], texts_of["document"])
+    affix = {name: "sea " if end == "prefix" else " sea"}
+    found = ResiftRanker(reranker=reranker, top_k=None, scale_score=False, **affix).run(QUERY, DOCUMENTS)["documents"]
+    assert [(each.meta["number"], each.score) for each in found] == [(each.index, each.logit) for each in ranking]
+    with pytest.raises(TypeError, match=f"{name} is NoneType; expected a str"):
+        ResiftRanker(**{name: None})
 
 
 def test_what_else_is_refused(reranker, tmp_path):

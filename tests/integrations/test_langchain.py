@@ -283,7 +283,7 @@ def test_a_pickle_and_a_dump_do_not_carry_the_model(artifact):
     used._load()
     assert len(pickle.dumps(used)) < 2000
     assert used == ResiftReranker(model=artifact)
-    assert set(used.model_dump()) == {"model", "settings", "top_n", "plan", "budget_ms", "score_threshold"}
+    assert set(used.model_dump()) == {"model", "settings", "top_n", "plan", "budget_ms", "on_error", "score_threshold"}
     assert "_loaded" not in repr(used)
 
 

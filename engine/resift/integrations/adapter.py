@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr
 
 from resift.artifact.folder import Artifact
 from resift.errors import InputError
+from resift.integrations.fallback import OnError
 from resift.plans import Plan
 from resift.process import Lock
 from resift.reranker import Reranker
@@ -93,6 +94,10 @@ class RankingAdapter(Adapter):
     budget_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Milliseconds after which a ranking is returned with the scores that exist by then, as for `Reranker.rerank`; the time to load
     the model does not count."""
+    on_error: OnError = "raise"
+    """What to do if the model cannot be loaded, a reranking fails, or `budget_ms` passes before the documents to be returned are
+    scored: "raise" the error, and return a partial ranking at the deadline; or "keep_order", which returns the first `top_n` in the
+    order given, each with the reason in its metadata as "rerank_error". Wrong arguments raise with either."""
 
     def _rerank_options(self) -> dict[str, Any]:
         """The keyword arguments of `Reranker.rerank`."""

@@ -8,10 +8,12 @@ To rerank the documents of a retriever, with langchain-classic:
 from __future__ import annotations
 
 from math import inf, nextafter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resift.errors import ExtraError
 from resift.inputs import read_pairs
+from resift.integrations.fallback import RERANK_ERROR, Fallback
+from resift.integrations.fields import document_of
 from resift.ranking import decreasing
 
 try:
@@ -45,14 +47,17 @@ class ResiftReranker(RankingAdapter, BaseDocumentCompressor):  # type: ignore[mi
         ResiftReranker(model="./my-artifact", settings=Settings(threads=2), score_threshold=0.5)
 
     Returns copies of the best documents, best first, in the order of `Reranker.rerank`, each with its score in
-    `metadata["relevance_score"]`, on the scale that the model declares (the embedded model's scores are logits).
+    `metadata["relevance_score"]`, on the scale that the model declares (the embedded model's scores are logits). The model reads
+    the text of a document. With a document template in the settings, `{text}` is that text, and other fields are those of the
+    metadata.
     """
 
     top_n: int | None = Field(default=3, ge=1)
     """Maximum number of documents; None: all."""
     score_threshold: float | None = Field(default=None, allow_inf_nan=False)
     """Documents with a lower score, or with none because of a plan or a budget, are dropped. Without a threshold, documents without
-    a score follow with numbers that decrease below the last score."""
+    a score follow with numbers that decrease below the last score. Documents in the order given, by `on_error`, have no score, and
+    none of them is dropped."""
 
     def compress_documents(
         self,
@@ -61,8 +66,11 @@ class ResiftReranker(RankingAdapter, BaseDocumentCompressor):  # type: ignore[mi
         callbacks: Callbacks | None = None,  # noqa: ARG002 - there is no callback for rerankers
     ) -> list[Document]:
         """The best of `documents`, which are not changed. Raises like `Reranker.load` and `Reranker.rerank`."""
-        ranking = self._load().rerank(query, _texts(documents), **self._rerank_options())
-        return self._select(documents, ranking)
+        with Fallback(self.on_error) as fallback:
+            ranking = self._load().rerank(query, self._read(documents), **self._rerank_options())
+            if fallback.accepts(ranking):
+                return self._select(documents, ranking)
+        return self._in_order(documents, fallback.reason)
 
     async def acompress_documents(
         self,
@@ -71,17 +79,27 @@ class ResiftReranker(RankingAdapter, BaseDocumentCompressor):  # type: ignore[mi
         callbacks: Callbacks | None = None,  # noqa: ARG002
     ) -> list[Document]:
         """`compress_documents` for asyncio; cancelling it drops the pairs that have not started."""
-        ranking = await (await self._aload()).arerank(query, _texts(documents), **self._rerank_options())
-        return self._select(documents, ranking)
+        with Fallback(self.on_error) as fallback:
+            ranking = await (await self._aload()).arerank(query, self._read(documents), **self._rerank_options())
+            if fallback.accepts(ranking):
+                return self._select(documents, ranking)
+        return self._in_order(documents, fallback.reason)
+
+    def _read(self, documents: Sequence[Document]) -> list[Any]:
+        """What the model reads of each document."""
+        return [document_of(document.page_content, document.metadata, self.settings) for document in documents]
 
     def _select(self, documents: Sequence[Document], ranking: Ranking) -> list[Document]:
         scores = decreasing([result.score for result in ranking])
         threshold = self.score_threshold
         return [
-            _with_score(documents[result.index], score)
+            _with_metadata(documents[result.index], RELEVANCE_SCORE, score)
             for result, score in zip(ranking, scores, strict=True)
             if threshold is None or (result.score is not None and result.score >= threshold)
         ]
+
+    def _in_order(self, documents: Sequence[Document], reason: str) -> list[Document]:
+        return [_with_metadata(document, RERANK_ERROR, reason) for document in documents[: self.top_n]]
 
 
 class ResiftCrossEncoder(Adapter, BaseCrossEncoder):  # type: ignore[misc] # langchain-core is optional
@@ -123,9 +141,5 @@ def distinct_scores(ranking: Ranking) -> list[float]:
     return scores
 
 
-def _texts(documents: Sequence[Document]) -> list[str]:
-    return [document.page_content for document in documents]
-
-
-def _with_score(document: Document, score: float) -> Document:
-    return document.model_copy(update={"metadata": {**document.metadata, RELEVANCE_SCORE: score}})
+def _with_metadata(document: Document, key: str, value: float | str) -> Document:
+    return document.model_copy(update={"metadata": {**document.metadata, key: value}})

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from resift.errors import ExtraError, InputError
+from resift.integrations.fallback import RERANK_ERROR, Fallback
+from resift.integrations.fields import document_of, has_template
 from resift.ranking import decreasing
 
 try:
@@ -50,7 +52,7 @@ class ResiftRerank(RankingAdapter, BaseNodePostprocessor):  # type: ignore[misc]
 
     Returns the best nodes, best first, in the order of `Reranker.rerank`, with its scores, on the scale that the model declares
     (the embedded model's scores are logits). The model reads a node as it is embedded, with its metadata, as in LlamaIndex's own
-    rerankers.
+    rerankers. With a document template in the settings, `{text}` is the node's text, and other fields are those of its metadata.
     """
 
     top_n: int | None = Field(default=2, ge=1)
@@ -73,25 +75,39 @@ class ResiftRerank(RankingAdapter, BaseNodePostprocessor):  # type: ignore[misc]
     def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
         """The best of `nodes`, which are not changed. Raises InputError without a query, and otherwise like `Reranker.rerank`."""
         query = _query(query_bundle)
-        reranker = self._load()
-        with self._report_events(nodes, query, reranker) as ranked:
-            ranking = reranker.rerank(query.query_str, _texts(nodes), **self._rerank_options())
-            ranked.extend(self._with_scores(nodes, ranking))
-        return ranked
+        with Fallback(self.on_error) as fallback:
+            reranker = self._load()
+            with self._report_events(nodes, query, reranker) as ranked:
+                ranking = reranker.rerank(query.query_str, self._read(nodes), **self._rerank_options())
+                ranked.extend(self._ranked(nodes, ranking, fallback))
+            return ranked
+        return self._in_order(nodes, fallback.reason)
 
     async def _apostprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
         """`_postprocess_nodes` for asyncio; cancelling it drops the pairs that have not started."""
         query = _query(query_bundle)
-        reranker = await self._aload()
-        with self._report_events(nodes, query, reranker) as ranked:
-            ranking = await reranker.arerank(query.query_str, _texts(nodes), **self._rerank_options())
-            ranked.extend(self._with_scores(nodes, ranking))
-        return ranked
+        with Fallback(self.on_error) as fallback:
+            reranker = await self._aload()
+            with self._report_events(nodes, query, reranker) as ranked:
+                ranking = await reranker.arerank(query.query_str, self._read(nodes), **self._rerank_options())
+                ranked.extend(self._ranked(nodes, ranking, fallback))
+            return ranked
+        return self._in_order(nodes, fallback.reason)
 
-    def _with_scores(self, nodes: list[NodeWithScore], ranking: Ranking) -> list[NodeWithScore]:
-        keep = self.keep_retrieval_score
-        scores = decreasing([result.score for result in ranking])
-        return [_with_score(nodes[result.index], score, keep=keep) for result, score in zip(ranking, scores, strict=True)]
+    def _read(self, nodes: list[NodeWithScore]) -> list[Any]:
+        """What the model reads of each node."""
+        mode = MetadataMode.NONE if has_template(self.settings) else MetadataMode.EMBED
+        return [document_of(each.node.get_content(metadata_mode=mode), each.node.metadata, self.settings) for each in nodes]
+
+    def _ranked(self, nodes: list[NodeWithScore], ranking: Ranking, fallback: Fallback) -> list[NodeWithScore]:
+        """The nodes of the ranking with their scores, or, if `fallback` does not accept it, in the order given."""
+        if not fallback.accepts(ranking):
+            return self._in_order(nodes, fallback.reason)
+        ranked = zip((nodes[result.index] for result in ranking), decreasing([result.score for result in ranking]), strict=True)
+        return [_copy(node, score, {RETRIEVAL_SCORE: node.score} if self.keep_retrieval_score else {}) for node, score in ranked]
+
+    def _in_order(self, nodes: list[NodeWithScore], reason: str) -> list[NodeWithScore]:
+        return [_copy(node, node.score, {RERANK_ERROR: reason}) for node in nodes[: self.top_n]]
 
     @contextmanager
     def _report_events(self, nodes: list[NodeWithScore], query: QueryBundle, reranker: Reranker) -> Iterator[list[NodeWithScore]]:
@@ -121,19 +137,15 @@ def _query(query: QueryBundle | None) -> QueryBundle:
     return query
 
 
-def _texts(nodes: list[NodeWithScore]) -> list[str]:
-    return [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
-
-
-def _with_score(retrieved: NodeWithScore, score: float, *, keep: bool) -> NodeWithScore:
-    """A copy with the new score. `keep`: whether its metadata get the retriever's score."""
+def _copy(retrieved: NodeWithScore, score: float | None, metadata: dict[str, Any]) -> NodeWithScore:
+    """A copy with the score and further metadata, which neither the language model nor the embedding model reads."""
     node = retrieved.node
-    if keep:
+    if metadata:
         node = node.model_copy(
             update={
-                "metadata": {**node.metadata, RETRIEVAL_SCORE: retrieved.score},
-                "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, RETRIEVAL_SCORE],
-                "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, RETRIEVAL_SCORE],
+                "metadata": {**node.metadata, **metadata},
+                "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, *metadata],
+                "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, *metadata],
             }
         )
     return retrieved.model_copy(update={"node": node, "score": score})
