@@ -242,7 +242,9 @@ class ResiftRanker:
         selection = self._selection.with_overrides(top_k=top_k, scale_score=scale_score, score_threshold=score_threshold)
         unique = _unique(documents)
         with Fallback(self.on_error) as fallback:
-            reranker = self._loaded or await asyncio.to_thread(self._reranker)
+            reranker = self._loaded
+            if reranker is None:
+                reranker = await asyncio.to_thread(self._reranker)
             texts = self._read(unique, reranker)
             ranking = await reranker.arerank(self._affixes.query(query), texts, **self._rerank_options(selection))
             if fallback.accepts(ranking):
