@@ -208,7 +208,7 @@ def test_what_a_client_sent_comes_back_cut(served):
     long = "X" * 60_000
     replies = [
         served.client.request(long, "/rerank"),
-        served.client.get(f"/{long}?{long}"),
+        served.client.get(f"/{long[:30_000]}?{long[:30_000]}"),
         served.client.get(f"/v1/models/{long}"),
         served.client.post("/rerank", content=b"{}", headers={"content-type": long}),
         served.client.post("/rerank", content=b"{}", headers=JSON | {"content-encoding": long}),
