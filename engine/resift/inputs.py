@@ -30,7 +30,7 @@ class Candidates(NamedTuple):
     query: str
     documents: list[str]
     """what the model reads of each"""
-    given: Sequence[Document]
+    originals: Sequence[Document]
     """the caller's own, in the same order"""
     instruction: str | None = None
     """what is put before the query; None: the prompt that the model declares"""
@@ -81,8 +81,14 @@ def read_pairs(pairs: Iterable[tuple[str, Document]], template: DocumentTemplate
 
 def runs(pairs: Iterable[Pair], instruction: str | None = None) -> list[Candidates]:
     """The candidates of each run of consecutive pairs with the same query."""
+    _check_instruction(instruction)
     texts = [(query, [text for _, text in run]) for query, run in groupby(pairs, key=operator.itemgetter(0))]
     return [Candidates(query, documents, documents, instruction) for query, documents in texts]
+
+
+def _check_instruction(instruction: object) -> None:
+    if instruction is not None:
+        _check_text(instruction, "instruction")
 
 
 def _check_text(text: object, name: str) -> None:
@@ -93,9 +99,10 @@ def _check_text(text: object, name: str) -> None:
 def _candidates(
     query: str, documents: Sequence[Document], name: str, template: DocumentTemplate, instruction: str | None
 ) -> Candidates:
-    given: list[Document] = _column(documents, name, "str, or of mappings with a text")
-    texts = [template.text(document, f"{name}[{position}]") for position, document in enumerate(given)]
-    return Candidates(query, texts, given, instruction)
+    _check_instruction(instruction)
+    originals: list[Document] = _column(documents, name, "str, or of mappings with a text")
+    texts = [template.text(document, f"{name}[{position}]") for position, document in enumerate(originals)]
+    return Candidates(query, texts, originals, instruction)
 
 
 def _column(values: Sequence[Any], name: str, of: str) -> list[Any]:
@@ -110,12 +117,6 @@ def _column(values: Sequence[Any], name: str, of: str) -> list[Any]:
     if dimensions != 1:
         raise TypeError(f"{name} is {type(values).__name__} of {dimensions} dimensions; expected one column, a list of {of}")
     return list(values)
-
-
-def check_instruction(instruction: object) -> None:
-    """Raises TypeError unless the instruction of a call is a str or None."""
-    if instruction is not None:
-        _check_text(instruction, "instruction")
 
 
 def check_count(name: str, value: object) -> int | None:

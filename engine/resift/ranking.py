@@ -99,7 +99,8 @@ class RankedDocument:
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it, with the document as the caller gave it and its id, but not `text`."""
         columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "text"}
-        return plain({"index": self.index, "id": self.id, **columns})
+        row: dict[str, Any] = plain({"index": self.index, "id": self.id, **columns})
+        return row
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ class Ranking(Sequence[RankedDocument]):
 
 def rank(pools: Sequence[Candidates], scored: Sequence[Scored], top_k: int | None) -> list[Ranking]:
     """The Ranking of each of the pools, whose candidates were scored so."""
-    return [Ranking.of(pool.given, each, top_k=top_k, texts=pool.documents) for pool, each in zip(pools, scored, strict=True)]
+    return [Ranking.of(pool.originals, each, top_k=top_k, texts=pool.documents) for pool, each in zip(pools, scored, strict=True)]
 
 
 def best_first(logits: NDArray[np.float32], stages_done: NDArray[np.int8] | None) -> NDArray[np.intp]:

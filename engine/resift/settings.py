@@ -25,7 +25,7 @@ Truncation = Literal["only_second", "longest_first"]
 TRUNCATIONS: tuple[Truncation, ...] = ("only_second", "longest_first")
 Scale = Literal["logit", "sigmoid"]
 SCALES: tuple[Scale, ...] = ("logit", "sigmoid")
-CHOICES = {"provider": PROVIDERS, "precision": PRECISIONS, "truncation": TRUNCATIONS, "scores": SCALES}
+CHOICES: dict[str, tuple[str, ...]] = {"provider": PROVIDERS, "precision": PRECISIONS, "truncation": TRUNCATIONS, "scores": SCALES}
 LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40, "windows": 64}
 TABLE = "settings"
 OTHER_TABLES = ("retrieval", "measured")
@@ -152,7 +152,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InputError(f"Settings.{name} is {value!r}; expected 'auto' or one of {', '.join(choices)}")
 
 
-def _seconds(name: str, value: object) -> float | Auto:
+def _seconds(name: str, value: Any) -> float | Auto:
     if isinstance(value, str) and value == "auto":
         return "auto"
     if not isinstance(value, Real) or isinstance(value, bool):
