@@ -101,9 +101,8 @@ class GracefulServer(uvicorn.Server):
 
     def _is_expecting_a_request(self) -> bool:
         """Whether a request of an open connection is still to be read and refused: the first one of each is on its way."""
-        return bool(self._accepting) or any(
-            connection.cycle is None or not connection.cycle.response_complete for connection in self.server_state.connections
-        )
+        connections: set[Any] = self.server_state.connections
+        return bool(self._accepting) or any(each.cycle is None or not each.cycle.response_complete for each in connections)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

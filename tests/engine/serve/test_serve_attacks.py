@@ -208,7 +208,7 @@ def test_what_a_client_sent_comes_back_cut(served):
     long = "X" * 60_000
     replies = [
         served.client.request(long, "/rerank"),
-        served.client.get(f"/{long}?{long}"),
+        served.client.get(f"/{long[:30_000]}?{long[:30_000]}"),
         served.client.get(f"/v1/models/{long}"),
         served.client.post("/rerank", content=b"{}", headers={"content-type": long}),
         served.client.post("/rerank", content=b"{}", headers=JSON | {"content-encoding": long}),
@@ -342,13 +342,13 @@ def test_schemathesis_finds_no_fault(served):
     operations = [found.ok() for found in schema.get_all_operations()]
     assert {operation.path for operation in operations} > set(PATHS)
     for operation in operations:
-        documented = {int(status) for status in operation.definition.raw["responses"]}
 
         @given(case=operation.as_strategy())
         @settings(max_examples=40, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None)
-        def ask(case, documented=documented):
+        def ask(case):
             reply = case.call(base_url=served.url)
-            assert reply.status_code in documented, (case, reply.status_code, reply.text)
-            assert reply.status_code < 500 or case.path == "/ready", (case, reply.status_code, reply.text)
+            documented = case.operation.definition.raw["responses"]
+            assert str(reply.status_code) in documented, (case, reply.status_code, reply.text)
+            assert reply.status_code < 500, (case, reply.status_code, reply.text)
 
         ask()
