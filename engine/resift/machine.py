@@ -10,6 +10,7 @@ import platform
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 SYSTEM = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -100,7 +101,7 @@ def _limit(folder: Path) -> float:
 def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """The members of INSTRUCTION_SETS that this processor has, as far as the system says."""
     if sys.platform == "win32":
-        kernel = ctypes.WinDLL("kernel32")
+        kernel = _kernel()
         return frozenset(name for name, number in WINDOWS_FEATURES.items() if kernel.IsProcessorFeaturePresent(number))
     if sys.platform == "darwin":
         return frozenset(name for name, key in MACOS_FEATURES.items() if any(_sysctl(key)))
@@ -130,9 +131,16 @@ def description() -> str:
     return f"{processor()}, {usable_cores()} usable cores, {' '.join(sorted(instruction_sets()))}"
 
 
+def _kernel() -> Any:
+    """The functions of kernel32, which only Windows has."""
+    if sys.platform != "win32":
+        raise NotImplementedError
+    return ctypes.WinDLL("kernel32")
+
+
 def _windows_affinity() -> frozenset[int]:
     """The logical processors that this process may run on; empty for a process in several processor groups."""
-    kernel = ctypes.WinDLL("kernel32")
+    kernel = _kernel()
     kernel.GetCurrentProcess.restype = ctypes.c_void_p
     process, system = ctypes.c_size_t(), ctypes.c_size_t()
     handle = ctypes.c_void_p(kernel.GetCurrentProcess())
@@ -146,7 +154,7 @@ def _windows_cores() -> list[frozenset[int]]:
 
     https://learn.microsoft.com/windows/win32/api/sysinfoapi/nf-sysinfoapi-getlogicalprocessorinformationex
     """
-    kernel = ctypes.WinDLL("kernel32")
+    kernel = _kernel()
     size = ctypes.c_uint32()
     kernel.GetLogicalProcessorInformationEx(0, None, ctypes.byref(size))  # 0: RelationProcessorCore
     buffer = ctypes.create_string_buffer(size.value)

@@ -41,7 +41,6 @@ class Sessions:
 
     def __init__(self, artifact: Artifact, settings: Settings) -> None:
         """Chooses the provider and the full graph's variant. Raises ProviderError if the settings cannot be met."""
-        wheels.warn_of_several()
         self._artifact = artifact
         self._precision: Precision | Auto = settings.precision
         self._graphs = {graph.name: graph for graph in artifact.manifest.graphs}
@@ -49,6 +48,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         full = artifact.manifest.full
         self.provider, self._variants[full.name] = self._choose(settings.provider, full)
+        wheels.warn_of_several()
         self.policy = providers.POLICIES[self.provider]
         self._options = {} if settings.provider_options == "auto" else dict(settings.provider_options)
 

@@ -108,7 +108,7 @@ def unsupported() -> str | None:
         newest = ".".join(map(str, NEWEST_PYTHON))
         return f"it had no wheels for Python {python[0]}.{python[1]} when this resift was released: use Python {newest} or older"
     if sys.maxsize < 1 << 32:
-        return "it has no wheels for 32 bits: use a 64-bit Python"
+        return "it has no newer wheel than 1.20 for 32 bits, and that for Windows only: use a 64-bit Python"
     if sys.platform == "darwin" and platform.machine() == "x86_64" and python > NEWEST_PYTHON_ON_INTEL_MACS:
         return "it has no wheels for Intel Macs and this Python: use Python 3.13 or older"
     return _unsupported_libc() if sys.platform == "linux" else None
