@@ -202,7 +202,6 @@ def test_another_value_is_refused(kind, wrong):
 TITLED = [("Tides", "The moon pulls the sea."), ("Bread", "Yeast makes gas."), ("", "Salt is mined."), ("Harbours", "A pier.")]
 
 
-@pytest.mark.skipif("document_template" not in Settings.__dataclass_fields__, reason="needs Settings.document_template")
 @pytest.mark.parametrize("framework", ["langchain", "llamaindex", "haystack"])
 def test_a_document_template_names_fields_of_the_metadata(artifact, reranker, framework):
     expected = reranker.rerank(QUERY, [f"{title}\n{text}" if title else text for title, text in TITLED])
@@ -223,7 +222,6 @@ def test_a_document_template_names_fields_of_the_metadata(artifact, reranker, fr
     assert rows == [(TITLED[each.index][1], each.logit if logits else each.score) for each in expected]
 
 
-@pytest.mark.skipif("scores" not in Settings.__dataclass_fields__, reason="needs Settings.scores")
 @pytest.mark.parametrize("scale", ["logit", "sigmoid"])
 def test_one_setting_makes_the_scales_alike(artifact, scale):
     with Reranker.load(artifact, settings=Settings(scores=scale)) as loaded:

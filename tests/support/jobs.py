@@ -27,7 +27,7 @@ RERANKER = SimpleNamespace(
 )
 
 
-def rerank_pools(reranker, pools, *, top_k=None, plan=None, instruction=None):
+def rerank_pools(reranker, pools, *, top_k=None, plan=None, instruction=None, threshold=None):
     """In place of resift.pools.collection.rerank_pools, with the same contract."""
     for pool in pools:
         logits = np.array([len(text) for text in pool.documents], np.float32)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def has_template(settings: Settings) -> bool:
     """Whether the settings have a document template."""
-    return getattr(settings, "document_template", "auto") != "auto"
+    return settings.document_template != "auto"
 
 
 def document_of(text: str, metadata: Mapping[str, Any], settings: Settings) -> Any:

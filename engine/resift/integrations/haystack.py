@@ -37,7 +37,7 @@ class ResultSelection:
     score_threshold: float | None
 
     def __post_init__(self) -> None:
-        check_count("top_k", self.top_k)
+        object.__setattr__(self, "top_k", check_count("top_k", self.top_k))
         if not isinstance(self.scale_score, bool | None):
             raise TypeError(f"scale_score is {type(self.scale_score).__name__}; expected a bool or None")
         threshold = self.score_threshold
@@ -52,7 +52,7 @@ class ResultSelection:
 
     def apply(self, documents: list[Document], ranking: Ranking, settings: Settings) -> list[Document]:
         """Copies of the best `documents`, best first, with their scores. `ranking`: of the documents in this order."""
-        is_scaled = getattr(settings, "scores", "auto") != "logit" if self.scale_score is None else self.scale_score
+        is_scaled = settings.scores != "logit" if self.scale_score is None else self.scale_score
         logits = np.array([result.logit for result in ranking if result.score is not None], np.float32)
         scores: list[float] = activate(logits, "sigmoid" if is_scaled else "identity").tolist()
         if self.score_threshold is None:

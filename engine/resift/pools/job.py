@@ -85,7 +85,7 @@ class Job:
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(allowed)}")
         for name in ("top_k", "max_candidates"):
-            check_count(name, getattr(self, name))
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
         if self.plan not in (None, "auto"):
             as_plan(self.plan, "plan")
         check_threshold(self.threshold, is_calibrated=True)

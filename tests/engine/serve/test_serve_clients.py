@@ -134,7 +134,7 @@ def test_documents_that_cannot_be_are_refused_as_llama_cpp_does(served, path, do
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking"])
 @pytest.mark.parametrize("top_n", [0, "0", -1])
 def test_no_results_are_nothing_to_ask_for(served, path, top_n):
-    # As Cohere, Jina, Voyage and infinity answer; vLLM alone takes 0 for all, and a client would not see which it got.
+    # As Cohere, Jina and infinity answer; vLLM alone takes 0 for all, and a client would not see which it got.
     reply = served.post(path, ASKED | {"top_n": top_n})
     assert reply.status_code == 400
     assert "$.top_n" in reply.json()["message"]
