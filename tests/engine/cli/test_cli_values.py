@@ -19,6 +19,7 @@ REQUIRED = {
     "eval": ["d"],
     "doctor": ["p"],
     "tune": ["p"],
+    "calibrate": ["a", "p"],
     "export": ["c", "o"],
     "distill": ["t", "o", "--data", "d"],
 }
@@ -27,6 +28,7 @@ SERVED_NUMBERS = ("--threads", "--max-length", "--windows", "--max-batch-tokens"
 SERVED_CHOICES = ("--provider", "--precision", "--log-level")
 SUITABLE = {
     ("distill", "--pairs"): {"0"},
+    ("calibrate", "--seed"): {"0"},
     ("distill", "--seed"): {"0", "-1"},
     ("distill", "--local"): {"0"},
     ("distill", "--decay"): {"0"},
