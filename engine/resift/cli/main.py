@@ -19,7 +19,7 @@ Try:
   resift rerank --pools sample/pairs.csv --out ranked.jsonl
 
 Commands:
-  {commands}
+{commands}
 `resift --help` says what each does, and `resift COMMAND --help` how.
 """
 EPILOG = """examples:
@@ -44,6 +44,7 @@ def parser() -> Parser:
 
     with importing():
         from importlib.metadata import version
+        from textwrap import fill
 
         from resift.cli import calibrate, distill, doctor, export, info, rerank, sample, serve, tune, verify
         from resift.cli import eval as evaluation
@@ -58,7 +59,8 @@ def parser() -> Parser:
     commands = root.add_subparsers(title="commands", metavar="COMMAND")
     for command in (sample, rerank, serve, evaluation, doctor, tune, calibrate, export, distill, verify, info):
         command.add(commands)
-    overview = OVERVIEW.format(version=installed, commands=", ".join(commands.choices))
+    names = fill(", ".join(commands.choices), 80, initial_indent="  ", subsequent_indent="  ")
+    overview = OVERVIEW.format(version=installed, commands=names)
 
     def show(_: object) -> int:
         write_lines(overview.splitlines())

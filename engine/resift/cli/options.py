@@ -98,7 +98,12 @@ def add_engine(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--settings", metavar="FILE", type=values.path, help="settings from a TOML file; options given here replace the file's"
     )
-    group.add_argument("--provider", choices=["auto", *PROVIDERS], help="where to run (default: auto)")
+    group.add_argument(
+        "--provider",
+        choices=["auto", *PROVIDERS],
+        metavar="PROVIDER",
+        help=f"where to run: {', '.join(PROVIDERS)} (default: auto)",
+    )
     group.add_argument("--precision", choices=["auto", *PRECISIONS], help="precision to run (default: auto)")
     group.add_argument(
         "--threads",

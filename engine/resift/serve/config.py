@@ -28,6 +28,7 @@ Meta = msgspec.Meta
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Threads = Annotated[int, Meta(ge=1, le=LARGEST["threads"])]
+Name = Annotated[str, Meta(max_length=200, title="text of at most 200 characters")]
 Length = Annotated[int, Meta(ge=1, le=LARGEST["max_length"])]
 Windows = Annotated[int, Meta(ge=1, le=LARGEST["windows"])]
 BatchTokens = Annotated[int, Meta(ge=1, le=LARGEST["token_budget"])]
@@ -50,7 +51,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     model: Annotated[list[str], Meta(description=MODEL)] = []
     alias: Annotated[list[Alias], Meta(description="NAME=MODEL: serve a model under another name, too")] = []
-    name: Annotated[str, Meta(description="name of the first model for clients; unset: its id, such as org/name")] = ""
+    name: Annotated[Name, Meta(description="name of the first model for clients; unset: its id, such as org/name")] = ""
     strict_model: Annotated[bool, Meta(description="refuse any name but the model's own, even if only one is served")] = False
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 for any free one")] = 8787

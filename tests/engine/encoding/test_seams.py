@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from resift.documents import encodable
 from resift.encoding import extent as extents
 from resift.encoding import tokenizer as pairs
 from resift.encoding.seams import WORDS, last_seam, seam_spaces
@@ -149,7 +150,7 @@ def kind(request):
 
 
 def whole(tokenizer, text):
-    return tokenizer.encode(pairs._encodable(text), add_special_tokens=False).ids
+    return tokenizer.encode(encodable(text), add_special_tokens=False).ids
 
 
 def test_what_makes_a_seam_is_read_off_the_components(kind):

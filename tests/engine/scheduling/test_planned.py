@@ -330,7 +330,7 @@ def test_the_command_line_follows_a_plan_and_json_says_who_read_what(planned, pl
     assert [item["score"] is None for item in found] == [False] * 4 + [True] * 2
     table = answered(resift("rerank", QUERY, *more, given=given)).splitlines()
     assert [line[:14] for line in table[5:7]] == ["   5         -", "   6         -"]
-    assert table[-1] == "2 of 6 have no score from the full model: they rank by an earlier stage, or as given"
+    assert table[-1] == "2 of 6 without a score of the full model rank as a stage before, or as given"
     settings = file(b'[settings]\nplan = "first-look:4,full"', "s.toml")
     by_file = resift("rerank", QUERY, "--model", planned_artifact, "--settings", settings, "--top-k", "6", given=given)
     assert answered(by_file).splitlines() == table

@@ -118,7 +118,7 @@ def test_damaged_products_are_found_and_nothing_else(quick, shifted, source, hom
     assert all(name in (out / "README.md").read_text() for name in DAMAGED)
     assert main(["verify", str(out), "--accept-bounds"]) == 0
     assert f"(10.0% of the operations, 5 evaluations): {', '.join(DAMAGED)}; with every product" in capsys.readouterr().out
-    assert main(["info", str(out)]) == 0
+    assert main(["info", str(out), "--all"]) == 0
     assert f"search:\n  {INT8}:\n    float32: {'; '.join(DAMAGED)}\n" in capsys.readouterr().out
 
 
