@@ -31,7 +31,8 @@ their candidates are what a threshold must keep out. Candidates that are not jud
 examples:
   resift calibrate ./my-artifact pools.jsonl.gz -o settings.toml --precision 0.9
   resift calibrate ./my-artifact pools.jsonl.gz --relevant-from 2 --recall 0.8
-  resift rerank "how do tides work" documents.txt --model ./my-artifact --settings settings.toml --threshold 0.5
+  resift rerank "how do tides work" documents.txt --model ./my-artifact \\
+    --settings settings.toml --threshold 0.5
 
 Exit code 3 if no threshold reaches a precision; the file is written all the same.
 
