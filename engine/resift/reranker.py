@@ -13,7 +13,6 @@ from resift.encoding.artifact_tokenizer import open_tokenizer
 from resift.inputs import read_pairs, read_pools, runs
 from resift.ranking import rank
 from resift.runtime import providers
-from resift.runtime.self_test import check_provider
 from resift.runtime.sessions import Sessions
 from resift.scheduling.submission import Submission
 from resift.scoring import logit_identity
@@ -86,6 +85,8 @@ class Reranker(AsyncMethods):
         self._close = weakref.finalize(self, self._calls.close)
         self._close.atexit = False
         if self.provider not in providers.SUPPORTED:
+            from resift.runtime.self_test import check_provider  # it reads the certificate, which others need not import
+
             check_provider(sessions, artifact, [self.graph, *self._plans.default_graphs()], self.submit)
 
     @classmethod

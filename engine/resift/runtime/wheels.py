@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import sys
-from importlib.metadata import Distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -49,6 +48,8 @@ def installed() -> list[str]:
 
     Those that hold another package, such as onnxruntime-genai, are none of them.
     """
+    from importlib.metadata import Distribution  # takes longer to import than this module
+
     spec = find_spec("onnxruntime")
     folder = next(iter((spec and spec.submodule_search_locations) or ()), None)
     if folder is None:
