@@ -198,7 +198,7 @@ def start(*arguments):
 
 def test_processes_that_start_at_once_export_once(checkpoint, artifact, cache):
     processes = [start(checkpoint, artifact, cache, "") for _ in range(4)]
-    answers = [process.communicate(timeout=120) for process in processes]
+    answers = [children.outputs(process) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, answers
     lines = [line for out, _ in answers for line in out.splitlines()]
     assert lines.count("exported") == 1
@@ -211,7 +211,7 @@ def test_a_killed_export_leaves_no_artifact_and_the_next_one_completes(checkpoin
         assert killed.stdout.readline() == "exported\n"
         waiting = start(checkpoint, artifact, cache, "")
         killed.kill()
-    out, err = waiting.communicate(timeout=120)
+    out, err = children.outputs(waiting)
     assert waiting.returncode == 0, err
     done, folder = out.splitlines()
     assert done == "exported"

@@ -21,17 +21,28 @@ def run(command, *, input=None, capture_output=False, check=False, **options):  
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} if capture_output else {}
     if input is not None:
         pipes["stdin"] = subprocess.PIPE
-    with subprocess.Popen(command, **pipes, **options) as process, guarded(process):
-        out, err = process.communicate(input)
+    with subprocess.Popen(command, **pipes, **options) as process:
+        out, err = outputs(process, input)
     done = subprocess.CompletedProcess(command, process.returncode, out, err)
     if check:
         done.check_returncode()
     return done
 
 
+def outputs(process, given=None):
+    """What a process writes, as `Popen.communicate` gives it; a process that outlives its parent may hold the pipes, too."""
+    with guarded(process) as hung:
+        while not hung.is_set():
+            try:
+                return process.communicate(given, timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                given = None  # has been sent
+    raise AssertionError  # by `guarded` already
+
+
 @contextmanager
 def guarded(process):
-    """Ends the process if it hangs within the block, and raises an AssertionError then; the block waits for it."""
+    """Ends the process if it hangs within the block, and raises an AssertionError at the block's end; yields the event of it."""
     is_over, hung = threading.Event(), threading.Event()
 
     def watch():
@@ -41,16 +52,17 @@ def guarded(process):
             used = sum(members.values())
             if used - before < HARDLY or used > SECONDS:
                 hung.set()
-                for number in members or [process.pid]:
+                for number in members.keys() - {process.pid}:
                     with suppress(ProcessLookupError):
                         os.kill(number, signal.SIGKILL)
+                process.kill()
                 return
             before = used
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield process
+        yield hung
     finally:
         is_over.set()
         watcher.join()

@@ -163,5 +163,5 @@ class Reader:
         if self._server is not None:
             running, self._server = self._server, None
             os.killpg(running.pid, signal.SIGTERM)
-            said = running.communicate(timeout=SECONDS)[0].decode()
+            said = children.outputs(running)[0].decode()
             assert running.returncode == 0, said

@@ -73,7 +73,7 @@ def encode_field(number: int, content: bytes | int) -> bytes:
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
     """The varint that starts at `at`, and where it ends."""
-    if at < len(message) and (byte := message[at]) < 0x80:  # as most are: the loop below takes three times as long
+    if at < len(message) and (byte := message[at]) < 0x80:  # as most are: the loop below takes longer
         return byte, at + 1
     value = shift = 0
     for byte in message[at : at + LONGEST_VARINT]:

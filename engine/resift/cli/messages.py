@@ -19,7 +19,7 @@ def _unseen(record: logging.LogRecord) -> bool:
     """Whether its library has not shown the record itself, as huggingface_hub does, and transformers where CI is set."""
     logger: logging.Logger | None = logging.getLogger(record.name)
     while logger and logger.parent:
-        if any(isinstance(handler, logging.StreamHandler) for handler in logger.handlers):
+        if any(type(handler) is logging.StreamHandler for handler in logger.handlers):  # not one of its kinds, which writes a file
             return False
         logger = logger.parent
     return True

@@ -186,12 +186,11 @@ def test_an_interrupt_while_it_ranks_ends_it_with_130(artifact, file):
     with (
         os.fdopen(reading, "rb") as batches,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[writing]) as process,
-        children.guarded(process),
     ):
         os.close(writing)
         assert batches.read(1) == b"."
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
+        out, err = children.outputs(process)
         assert (process.returncode, out, err) == (130, b"", b"resift: interrupted\n")
         assert len(batches.read()) < 20_000
 

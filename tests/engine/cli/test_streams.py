@@ -15,7 +15,7 @@ import pytest
 
 from resift import Reranker
 from resift.cli.main import main
-from resift.cli.messages import _Visible
+from resift.cli.messages import _unseen, _Visible
 from resift.cli.streams import MESSAGE_LIMIT, complain, paragraph, shorten
 from resift.files.escapes import visible
 from tests.support import children
@@ -39,6 +39,15 @@ def test_a_steering_character_becomes_its_escape(character):
     assert shown.isprintable()
     assert shown.isascii()
     assert shown[1:-1].encode().decode("unicode_escape") == character
+
+
+def test_a_record_is_shown_again_only_if_its_library_has_not(tmp_path):
+    kinds = {"streams": logging.StreamHandler(), "files": logging.FileHandler(tmp_path / "log"), "silent": logging.NullHandler()}
+    for name, handler in kinds.items():
+        logging.getLogger(f"a_library_that.{name}").addHandler(handler)
+    names = ["a_library_that.streams", "a_library_that.streams.within", "a_library_that.files", "a_library_that.silent", "another"]
+    shown = [name for name in names if _unseen(logging.makeLogRecord({"name": name}))]
+    assert shown == ["a_library_that.files", "a_library_that.silent", "another"]
 
 
 @pytest.mark.parametrize("text", ["plain", "é 潮 🌊 🏳️\u200d🌈", "שלום \u200f", "a\\x1b", ""])

@@ -3,7 +3,6 @@ from __future__ import annotations
 import gzip
 import json
 import signal
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import pytest
 from resift import InputError
 from resift.pools.collection import rerank_pools
 from resift.pools.job import Job, rerank_file
+from tests.support import children
 from tests.support.commands import RESIFT, complaint, running, without_progress
 from tests.support.commands import resift as answer
 from tests.support.jobs import lines, rows
@@ -216,7 +216,7 @@ def test_a_full_disk_is_told_with_the_way_on(command, tmp_path, expected):
     limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
     code = f"import os, resource, sys; {limit}; os.execv(sys.argv[1], sys.argv[1:])"
     full = [sys.executable, "-c", code, RESIFT, *map(str, command)]
-    done = subprocess.run(full, input=given, capture_output=True, check=False)
+    done = children.run(full, input=given, capture_output=True)
     assert done.returncode == 1
     assert done.stderr.decode() == (
         f"resift: {tmp_path / 'out.jsonl.partial'} cannot be written: File too large; "

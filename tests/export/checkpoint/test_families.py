@@ -23,10 +23,11 @@ TOLERANCE = 1e-4
 """Between float32 logits of two libraries, which sum in different orders."""
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
+QUICK = ("bert", "modernbert")
 one_label_and_two = pytest.mark.parametrize(
     ("family", "labels"),
-    [*((family, 1) for family in tiny.FAMILIES), ("bert", 2), ("modernbert", 2)]
-    + [pytest.param(family, 2, marks=pytest.mark.slow) for family in tiny.FAMILIES if family not in ("bert", "modernbert")],
+    [(family, 1) for family in tiny.FAMILIES]
+    + [pytest.param(family, 2, marks=() if family in QUICK else pytest.mark.slow) for family in tiny.FAMILIES],
 )
 
 
@@ -130,7 +131,7 @@ def test_a_mistake_in_the_inputs_would_show(family, change, checkpoint_of):
     assert np.median(changes) > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("family", tiny.quickly("bert", "modernbert"))
+@pytest.mark.parametrize("family", tiny.quickly(*QUICK))
 def test_one_label_of_two_alone_would_show(family, checkpoint_of):
     logits = answers(checkpoint_of(family, 2), DOCUMENTS)
     np.testing.assert_allclose(logits[:, 1] - logits[:, 0], by_transformers(checkpoint_of(family), DOCUMENTS), atol=TOLERANCE)
