@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import struct
 import sys
+import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -176,10 +178,21 @@ def test_physical_cores_of_windows(kernel, monkeypatch, records, processors, mas
 
 
 @pytest.mark.parametrize(
-    ("features", "found"), [((), set()), ((40, 41), {"avx2", "avx512f"}), ((43, 66), {"asimddp", "i8mm"}), ((6, 10, 17), set())]
+    ("python", "features", "found"),
+    [
+        ("win-amd64", (), set()),
+        ("win-amd64", (40, 41), {"avx2", "avx512f"}),
+        ("win-arm64", (19, 43, 66), {"asimd", "asimddp", "i8mm"}),
+        ("win-amd64", (19, 40, 43), {"avx2"}),
+        ("win-amd64", (6, 10, 17), set()),
+    ],
+    ids=["none", "x86", "ARM", "x86 translated on ARM", "others"],
 )
-def test_instruction_sets_of_windows(kernel, features, found):
+def test_instruction_sets_of_windows(kernel, monkeypatch, python, features, found):
     kernel(features=features)
+    monkeypatch.setattr(sysconfig, "get_platform", lambda: python)
+    # It names the processor, not the process.
+    monkeypatch.setattr(platform, "machine", lambda: "ARM64" if 19 in features else "AMD64")
     assert machine.instruction_sets() == found
 
 
@@ -188,9 +201,9 @@ def test_instruction_sets_of_windows(kernel, features, found):
 
 @pytest.fixture
 def sysctl(monkeypatch):
-    """sysctl(values): the function of macOS that tells a value of bytes by its name."""
+    """sysctl(values, process): the function of macOS that tells a value of bytes by its name, and what runs the process."""
 
-    def install(values):
+    def install(values, process="arm64"):
         def sysctlbyname(name, buffer, size, new, new_size):
             assert (new, new_size) == (None, 0)
             content = values.get(name.decode())
@@ -205,6 +218,7 @@ def sysctl(monkeypatch):
         monkeypatch.setattr(ctypes, "CDLL", {None: SimpleNamespace(sysctlbyname=sysctlbyname)}.__getitem__)
         monkeypatch.delattr(os, "sched_getaffinity", raising=False)
         monkeypatch.setattr(os, "cpu_count", lambda: 8)
+        monkeypatch.setattr(platform, "machine", lambda: process)
         for name in ("instruction_sets", "processor"):
             monkeypatch.setattr(machine, name, getattr(machine, name).__wrapped__)
 
@@ -214,21 +228,26 @@ def sysctl(monkeypatch):
 YES, NO = (1).to_bytes(4, "little"), bytes(4)
 
 
-def test_what_an_apple_processor_is(sysctl, monkeypatch):
+@pytest.mark.parametrize(
+    ("process", "sets"), [("arm64", {"asimd", "asimddp"}), ("x86_64", set())], ids=["native", "translated by Rosetta"]
+)
+def test_what_an_apple_processor_is(sysctl, monkeypatch, process, sets):
     sysctl(
         {
             "hw.physicalcpu": (8).to_bytes(4, "little"),
+            "hw.optional.AdvSIMD": YES,
             "hw.optional.arm.FEAT_DotProd": YES,
             "hw.optional.arm.FEAT_I8MM": NO,
             "machdep.cpu.brand_string": b"Apple M1\0",
-        }
+        },
+        process,
     )
     monkeypatch.setattr(machine, "cgroup_quota", lambda: float("inf"))
-    assert (machine.usable_cores(), machine.instruction_sets(), machine.processor()) == (8, {"asimddp"}, "Apple M1")
+    assert (machine.usable_cores(), machine.instruction_sets(), machine.processor()) == (8, sets, "Apple M1")
 
 
 def test_what_an_intel_mac_is(sysctl):
-    sysctl({"hw.physicalcpu": (4).to_bytes(4, "little"), "hw.optional.avx2_0": YES, "hw.optional.avx512f": NO})
+    sysctl({"hw.physicalcpu": (4).to_bytes(4, "little"), "hw.optional.avx2_0": YES, "hw.optional.avx512f": NO}, "x86_64")
     assert machine.physical_cores(machine.affinity()) == 4
     assert machine.instruction_sets() == {"avx2"}
 
