@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 NOTE = re.compile(r"<!-- (not run|needs|file|output|background|may exit with [1-9])(?:: (.+))? -->")
 EXIT = "may exit with "
-INSTALLATION = re.compile(r"^pip install ([^&\n]+?)(?: && |$)", re.MULTILINE)
+INSTALLATION = re.compile(r"^pip (?:un)?install ([^&\n]+?)(?: && |$)", re.MULTILINE)
 PORT = "8787"
 SECONDS = 300
 
