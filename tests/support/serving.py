@@ -45,6 +45,11 @@ class Served:
         time = loop.time
         loop.call_soon_threadsafe(setattr, loop, "time", lambda: time() + seconds)
 
+    def statuses(self) -> set[str]:
+        """The statuses of all answers."""
+        families = text_string_to_metric_families(self.service.metrics.text().decode())
+        return {sample.labels["status"] for family in families for sample in family.samples if "status" in sample.labels}
+
     def metric(self, name: str, **labels) -> float:
         """The sum of a metric over the labels that are not given; 0 if it has not been counted."""
         families = text_string_to_metric_families(self.service.metrics.text().decode())

@@ -110,9 +110,14 @@ def _about(path: str, summary: str, schema_of: Mapping[Any, Any], config: Config
         responses["503"] = {"description": "Not yet, or not any more"}
     if path.endswith("{name}"):
         responses["404"] = _reply(REFUSALS["model"], error)
-    if config.is_keyed and path not in OPEN and not (path == "/metrics" and config.open_metrics):
+    operation: dict[str, Any] = {"summary": summary, "responses": responses}
+    if path.endswith("{name}"):
+        operation["parameters"] = [NAME]
+    if config.is_keyed and (path in OPEN or (path == "/metrics" and config.open_metrics)):
+        operation["security"] = []
+    elif config.is_keyed:
         responses["401"] = _reply(REFUSALS["key"], error)
-    return {"summary": summary, "responses": responses, **({"parameters": [NAME]} if path.endswith("{name}") else {})}
+    return operation
 
 
 def _reply(description: str, schemas: list[Any]) -> dict[str, Any]:

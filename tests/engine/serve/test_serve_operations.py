@@ -57,8 +57,12 @@ def test_metrics_need_a_key_unless_they_are_open(reranker):
             assert served.client.get("/metrics").status_code == status
             assert served.client.get("/metrics", headers={"authorization": "Bearer k"}).status_code == 200
             assert served.client.get("/info").status_code == 401
-            documented = served.client.get("/openapi.json").json()["paths"]["/metrics"]["get"]["responses"]
-            assert ("401" in documented) == (not is_open)
+            documented = {path: each.get("get") for path, each in served.client.get("/openapi.json").json()["paths"].items()}
+            assert ("401" in documented["/metrics"]["responses"], documented["/metrics"].get("security")) == (
+                (False, []) if is_open else (True, None)
+            )
+            assert documented["/health"]["security"] == []
+            assert "security" not in documented["/info"]
 
 
 def test_a_root_path_may_be_left_or_taken_away_by_the_proxy(reranker):
