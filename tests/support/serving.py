@@ -7,6 +7,7 @@ import threading
 from contextlib import contextmanager
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from resift.serve.config import Config
 from resift.serve.models import Models
@@ -44,12 +45,17 @@ class Served:
         time = loop.time
         loop.call_soon_threadsafe(setattr, loop, "time", lambda: time() + seconds)
 
+    def statuses(self) -> set[str]:
+        """The statuses of all answers."""
+        families = text_string_to_metric_families(self.service.metrics.text().decode())
+        return {sample.labels["status"] for family in families for sample in family.samples if "status" in sample.labels}
+
     def metric(self, name: str, **labels) -> float:
-        """The value of a metric, 0 if it has not been counted."""
-        written = ",".join(f'{label}="{value}"' for label, value in labels.items())
-        start = f"{name}{{{written}}} " if labels else f"{name} "
-        lines = self.service.metrics.text().decode().splitlines()
-        return float(next((line[len(start) :] for line in lines if line.startswith(start)), 0))
+        """The sum of a metric over the labels that are not given; 0 if it has not been counted."""
+        families = text_string_to_metric_families(self.service.metrics.text().decode())
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        assert all(set(labels) <= set(sample.labels) for sample in samples), "labels that the metric does not have"
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
 @contextmanager

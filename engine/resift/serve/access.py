@@ -76,7 +76,7 @@ class Access:
             await self._app(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - began
-            self._service.metrics.count_request(record.api, record.status, seconds)
+            self._service.metrics.count_request(record.api, record.fields.get("model", ""), record.status, seconds)
             is_probe = scope["path"] in PROBES and record.status < 400
             log(
                 "request",

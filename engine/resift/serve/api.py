@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Milliseconds = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -32,13 +33,16 @@ class Extensions(msgspec.Struct, kw_only=True):
     """the cascade that scores the documents: full, fast, balanced, or stages such as first-look:15,full"""
     budget_ms: Milliseconds | None = None
     """milliseconds, from when the body was read, after which the ranking is returned with the scores that exist by then"""
+    threshold: Probability | None = None
+    """only documents whose probability of relevance is that or more; needs a calibration in the server's settings"""
 
     def result_fields(self, result: RankedDocument) -> dict[str, Any]:
-        """The values of the extensions' fields in a result; None if they were not requested, or if no graph scored it."""
+        """The values of the extensions' fields in a result; None if they were not requested, or do not exist."""
         names_graph = self.plan is not None or self.budget_ms is not None
         return {
             "tokens_cut": result.tokens_cut if self.return_tokens_cut else None,
             "scored_by": result.scored_by if names_graph else None,
+            "probability": result.probability,
         }
 
 

@@ -105,6 +105,8 @@ class V2Result(msgspec.Struct, omit_defaults=True):
     tokens_cut: int | None = None
     scored_by: str | None = None
     """with a plan or a budget, the last graph that scored it; absent if none did"""
+    probability: float | None = None
+    """that it is relevant, if the server's settings have a calibration and the full model scored it"""
 
 
 class V2Response(msgspec.Struct):
@@ -146,6 +148,7 @@ def _request(body: V2Request, texts: list[str]) -> list[RankingRequest]:
         document_tokens=body.max_tokens_per_doc,
         plan=body.plan,
         budget_ms=body.budget_ms,
+        threshold=body.threshold,
     )
     return [request]
 
@@ -198,6 +201,8 @@ def _meta(version: str, body: V2Request, answer: RankingResult) -> Meta:
         warnings.append(f"{answer.documents_cut} documents were too long and were cut at their end")
     if answer.ranking.query_tokens_cut:
         warnings.append(f"the query was too long and its last {answer.ranking.query_tokens_cut} tokens were cut")
+    if body.threshold is not None and answer.ranking.without_score:
+        warnings.append(f"{answer.ranking.without_score} documents were not scored by the full model, and pass no threshold")
     units = -(-len(body.documents) // SEARCH_UNIT)
     return Meta(ApiVersion(version), BilledUnits(units), Tokens(answer.tokens), warnings)
 

@@ -34,7 +34,9 @@ Windows = Annotated[int, Meta(ge=1, le=LARGEST["windows"])]
 BatchTokens = Annotated[int, Meta(ge=1, le=LARGEST["token_budget"])]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Alias = Annotated[str, Meta(pattern="^[^=]+=.", title="NAME=MODEL")]
-Key = Annotated[str, Meta(pattern=r"^([!-~]([ -~]*[!-~])?)?\Z", title="printable ASCII without outer spaces")]
+SECRET = r"^([!-~]([ -~]*[!-~])?)?\Z"
+Key = Annotated[str, Meta(pattern=SECRET, title="printable ASCII without outer spaces")]
+Prefix = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*\Z", title="a path such as /ranker, without a slash at its end")]
 WORDS = {
     inspect.IntType: "a whole number from {0.ge} to {0.le}",
     inspect.FloatType: "a number above {0.gt:g}, up to {0.le:g}",
@@ -55,8 +57,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     strict_model: Annotated[bool, Meta(description="refuse any name but the model's own, even if only one is served")] = False
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 for any free one")] = 8787
+    uds: Annotated[str, Meta(description="path of a Unix socket to listen on, in place of host and port")] = ""
+    root_path: Annotated[Prefix, Meta(description="path at which a proxy offers the server, such as /ranker")] = ""
     api_key: Annotated[Key, Meta(description="require `Authorization: Bearer KEY`; better given in the environment")] = ""
+    api_key_file: Annotated[str, Meta(description="TOML file of several keys with limits, read again when it changes")] = ""
     no_auth: Annotated[bool, Meta(description="serve other machines without a key")] = False
+    open_metrics: Annotated[bool, Meta(description="serve /metrics without a key")] = False
     cors_origin: Annotated[list[Origin], Meta(description=CORS)] = []
     scores: Annotated[Scale | None, Meta(description="scale of scores: sigmoid, or logit as with raw_scores; unset: sigmoid")] = (
         None
@@ -112,11 +118,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Raises InputError for settings that contradict each other, and for a document template that cannot be read."""
         if self.document_template:
             DocumentTemplate.parse(self.document_template)
-        if not (self.api_key or self.no_auth or _is_loopback(self.host)):
+        if self.api_key and self.api_key_file:
+            raise InputError("--api-key and --api-key-file are both given; put all keys into the file")
+        if not (self.is_keyed or self.no_auth or self.uds or _is_loopback(self.host)):
             raise InputError(
                 f"--host {self.host} can be reached from other machines; set {PREFIX}API_KEY, "
                 "or pass --no-auth to serve without a key"
             )
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether requests need a key."""
+        return bool(self.api_key or self.api_key_file)
 
     def engine(self) -> Settings:
         """The engine's settings: those of the settings file, overridden by those set here.

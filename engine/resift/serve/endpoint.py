@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -25,19 +24,12 @@ if TYPE_CHECKING:
 
     from resift.serve.api import Api
     from resift.serve.forms import Forms
+    from resift.serve.keys import Account
     from resift.serve.request import RankingResult
     from resift.serve.service import Service
 
 FAULTS = ("failed", "artifact")
 """Reasons whose cause is in the log alone."""
-
-
-def check_key(headers: Headers, key: str) -> None:
-    """Raises Refusal unless the request carries the key, compared in constant time. With an empty key, any request passes."""
-    scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    matches = hmac.compare_digest(credentials.strip().encode(), key.encode())
-    if key and not (matches and scheme.lower() == "bearer"):
-        raise Refusal("key", "invalid API key; expected the header `Authorization: Bearer KEY`")
 
 
 class Endpoint:
@@ -54,12 +46,15 @@ class Endpoint:
         record.api = api.name
         try:
             try:
-                check_key(headers, self._service.config.api_key)
-                async with self._service.accept():
-                    content = await self._read(headers, body)
-                    api = self._forms.choose(content)
-                    record.api = api.name
-                    response = await self._answer(api, content, body, record, began)
+                account = self._service.keys.find(headers)
+                if account.holder:
+                    record.fields["key"] = account.holder
+                with account.request():
+                    async with self._service.accept():
+                        content = await self._read(headers, body)
+                        api = self._forms.choose(content)
+                        record.api = api.name
+                        response = await self._answer(api, content, body, record, began, account)
             except Refusal as refusal:
                 response = await self._refuse(api, refusal, headers, body, record)
             except ClientDisconnected:
@@ -73,19 +68,20 @@ class Endpoint:
         else:
             await response(scope, receive, send)
 
-    async def _answer(self, api: Api, content: bytes, body: Body, record: RequestRecord, began: float) -> Response:
+    async def _answer(  # noqa: PLR0913 - one request
+        self, api: Api, content: bytes, body: Body, record: RequestRecord, began: float, account: Account
+    ) -> Response:
         decoded = api.decode(content)
         requests = api.read(decoded, self._service.template)
-        record.fields |= {
-            "documents": sum(len(request.documents) for request in requests),
-            "characters": sum(request.characters for request in requests),
-        }
+        documents = sum(len(request.documents) for request in requests)
+        record.fields |= {"documents": documents, "characters": sum(request.characters for request in requests)}
+        record.fields["model"], _ = self._service.models.choose(requests[0].model)
+        account.spend(documents)
         if self._service.config.log_texts:
             texts = [{"query": request.query, "documents": request.documents} for request in requests]
             record.fields["texts"] = texts[0] if len(texts) == 1 else texts
         answers = await self._service.answer(requests, record.id, body.wait_for_disconnect)
         record.fields |= {
-            "model": answers[0].model,
             "tokens": sum(answer.tokens for answer in answers),
             "documents_cut": sum(answer.documents_cut for answer in answers),
         }

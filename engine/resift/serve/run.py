@@ -19,6 +19,7 @@ from resift.serve.app import build
 from resift.serve.header_timeout import header_timeout_protocol
 from resift.serve.models import Models
 from resift.serve.service import Service
+from resift.serve.unix_socket import listening as listening_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,8 +172,9 @@ def run(config: Config) -> int:
     try:
         service = Service(config, models)
         running = build_server(config, service)
-        with listen(config) as listening:
-            logs.log("listening", host=config.host, port=listening.getsockname()[1], models=list(models.rerankers))
+        with listening_at(config.uds, BACKLOG) if config.uds else listen(config) as listening:
+            where = {"uds": config.uds} if config.uds else {"host": config.host, "port": listening.getsockname()[1]}
+            logs.log("listening", **where, models=list(models.rerankers))
             running.run([listening])
         logs.log("stopped", unanswered=service.unanswered)
         return int(bool(service.unanswered))

@@ -41,6 +41,8 @@ class VoyageResult(msgspec.Struct, omit_defaults=True):
     tokens_cut: int | None = None
     scored_by: str | None = None
     """with a plan or a budget, the last graph that scored it; absent if none did"""
+    probability: float | None = None
+    """that it is relevant, if the server's settings have a calibration and the full model scored it"""
 
 
 class VoyageUsage(msgspec.Struct):
@@ -68,6 +70,7 @@ def _read(body: VoyageRequest, _: DocumentTemplate) -> list[RankingRequest]:
         truncate=body.truncation is not False,
         plan=body.plan,
         budget_ms=body.budget_ms,
+        threshold=body.threshold,
     )
     return [request]
 

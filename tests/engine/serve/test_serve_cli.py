@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
 import ssl
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
 
 from tests.support import children, tiny
-from tests.support.commands import QUERY, RESIFT, complaint, resift, running
+from tests.support.commands import QUERY, RESIFT, Log, complaint, resift, running
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -24,30 +22,6 @@ httpx = pytest.importorskip("httpx")
 
 DOCUMENTS = tiny.texts()[1:40:2]
 posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
-
-
-class Log:
-    """The lines of a process's log, read as they come."""
-
-    def __init__(self, process):
-        self._lines, self._more = [], threading.Condition()
-        self._thread = threading.Thread(target=self._read, args=(process.stderr,), daemon=True)
-        self._thread.start()
-
-    def _read(self, stream):
-        for line in stream:
-            with self._more:
-                self._lines.append(json.loads(line))
-                self._more.notify_all()
-
-    def wait(self, event):
-        """The first record of this event."""
-        with self._more:
-            assert self._more.wait_for(lambda: self.find(event), 60), self._lines
-            return self.find(event)[0]
-
-    def find(self, event):
-        return [line for line in self._lines if line["event"] == event]
 
 
 UNUSED = ssl.create_default_context()

@@ -46,6 +46,9 @@ def test_each_setting_can_be_given_in_all_three_ways(found, file):
         "cors_origin": "https://example.org",
         "scores": "logit",
         "document_template": "{title}",
+        "api_key_file": "keys.toml",
+        "uds": "socket",
+        "root_path": "/ranker",
     }
     is_bool = isinstance(found.default, bool)
     given = "true" if is_bool else text.get(found.name, "7")
@@ -125,6 +128,8 @@ def test_what_cannot_be_is_named(arguments, environment, said):
             "https://example.org/a",
             "expected * or an origin such as https://example.org; found 'https://example.org/a'",
         ),
+        ("--root-path", "/", "expected a path such as /ranker, without a slash at its end; found '/'"),
+        ("--root-path", "ranker", "expected a path such as /ranker, without a slash at its end; found 'ranker'"),
         ("--scores", "raw", "expected logit or sigmoid; found 'raw'"),
         ("--api-key", "cl\u00e9", "expected printable ASCII without outer spaces"),
         ("--api-key", "gehe\x07im", "expected printable ASCII without outer spaces"),
