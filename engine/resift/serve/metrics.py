@@ -32,6 +32,8 @@ class Metrics:
         registry.register(_Queues(models))
         in_progress = Gauge("resift_requests_in_progress", "Rerank requests in progress", registry=registry)
         in_progress.set_function(lambda: admission.requests)
+        held = Gauge("resift_held_bytes", "Bytes of bodies and answers of requests in progress", registry=registry)
+        held.set_function(lambda: admission.held.total)
         characters = Gauge("resift_waiting_characters", "Characters that wait for tokenization", registry=registry)
         characters.set_function(lambda: admission.characters)
         self._requests = Counter("resift_requests", "Requests by API and status", ["api", "status"], registry=registry)
@@ -40,6 +42,7 @@ class Metrics:
         )
         self._rejected = Counter("resift_rejected", "Refused rerank requests by reason", ["reason"], registry=registry)
         self._disconnected = Counter("resift_disconnected", "Requests whose client went away", registry=registry)
+        self._closed = Counter("resift_closed_connections", "Connections closed by a limit", ["reason"], registry=registry)
         self._tokenize = Histogram("resift_tokenize_seconds", "Time to tokenize a request", buckets=SECONDS, registry=registry)
         self._wait = Histogram(
             "resift_queue_seconds", "Time from tokenized to the first row running", buckets=SECONDS, registry=registry
@@ -64,6 +67,10 @@ class Metrics:
     def count_disconnect(self) -> None:
         """Counts a client that went away."""
         self._disconnected.inc()
+
+    def count_closed(self, reason: str) -> None:
+        """Counts a connection that a limit closed."""
+        self._closed.labels(reason).inc()
 
     def count_result(self, scored: Scored, tokenize_seconds: float) -> None:
         """Counts the engine's result for a request, and the seconds that it took to tokenize it."""
