@@ -74,7 +74,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_batch_tokens: Annotated[BatchTokens | None, Meta(description="most tokens of a batch; unset: what runs fastest")] = None
     max_concurrent_requests: Annotated[Count, Meta(description="requests in progress, beyond which 429")] = 512
     max_client_batch_size: Annotated[Count, Meta(description="documents of a request")] = 1000
-    max_body_bytes: Annotated[Count, Meta(description="bytes of a request's body")] = 1 << 22
+    max_body_bytes: Annotated[Count, Meta(description="bytes of a request's body")] = 1 << 21
     max_held_bytes: Annotated[Count, Meta(description=HELD)] = 1 << 27
     max_connections: Annotated[Count, Meta(description="open connections, or fewer if fewer files may be open")] = 2048
     max_peer_connections: Annotated[Count, Meta(description="open connections from one address")] = 1024

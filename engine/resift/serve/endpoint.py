@@ -71,7 +71,7 @@ class Endpoint:
             check_key(headers, self._service.config.api_key)
             async with self._service.accept():
                 content = await self._read(headers, body, holding)
-                api = self._forms.choose(content)
+                api, content = self._forms.choose(content)
                 record.api = api.name
                 return await self._answer(api, content, body, record, began)
         except Refusal as refusal:

@@ -21,7 +21,7 @@ HEAD_BYTES = 1 << 16
 HEADERS_LIMIT = 128
 SMALL_CHUNKS = 1000
 """Chunks of a body that may be of any size; on average, further ones have CHUNK_BYTES."""
-CHUNK_BYTES = 256
+CHUNK_BYTES = 128
 INVALID = b"Invalid HTTP request received."
 FULL = b"Too many connections."
 ENDING = b"\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n\r\n%b"

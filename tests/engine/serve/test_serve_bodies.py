@@ -145,6 +145,6 @@ def test_a_document_that_cannot_be_read_is_named(served, documents, said):
     assert said in refused(served, f'{{"query": "a", "documents": {documents}}}'.encode())
 
 
-def test_a_body_of_more_than_4_mib_needs_the_setting(served):
-    assert Config().max_body_bytes == 4 << 20
-    assert refused(served, b'{"query": "' + b"a" * (4 << 20), status=413) == "the body has 4194315 bytes; expected at most 4194304"
+def test_a_body_of_more_than_2_mib_needs_the_setting(served):
+    assert Config().max_body_bytes == 2 << 20
+    assert refused(served, b'{"query": "' + b"a" * (2 << 20), status=413) == "the body has 2097163 bytes; expected at most 2097152"
