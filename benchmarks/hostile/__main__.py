@@ -5,11 +5,12 @@
 
 `bodies` posts, for each field, the body of the allowed size that takes longest to read, and prints how much longer the longest
 wait for /health then is than with an honest body of that size, and the processor time of the event loop. `connections` holds
-connections of each kind from 127.0.0.2 (or from as many addresses as given), and opens those again that the server closes, one
-second later, while honest clients from 127.0.0.1 rank. It prints the server's memory, the longest wait for /health, the hostile
-connections that are open at the end, the honest clients' p95 compared with that without an attack, how many of their requests
-failed, and the size of the log. The server runs with this interpreter and the code of --checkout. Exit code 1 if a body costs
-more than 150 ms, honest clients wait more than twice as long as without the attack, or one of their requests fails. Linux only.
+connections of each kind from 127.0.0.2 (or from as many addresses as given), and opens those again that the server closes, while
+honest clients from 127.0.0.1 rank. It prints the server's memory, the longest wait for /health, the hostile connections that are
+open at the end, the share of a processor that the event loop takes, the honest clients' p95 compared with that without an attack,
+how many of their requests failed, and the size of the log. The server runs with this interpreter and the code of --checkout. Exit
+code 1 if a body costs more than 150 ms, honest clients wait more than twice as long as without the attack, or one of their requests
+fails. Linux only.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=1000, help="hostile ones (default: %(default)s)")
     parser.add_argument("--addresses", type=int, default=1, help="addresses that they come from (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="length of each attack (default: %(default)s)")
+    parser.add_argument("--reopen", type=float, default=5, help="seconds until a closed one is opened again (default: %(default)s)")
     parser.add_argument("--files", type=int, default=256, help="files that the server may have open (default: %(default)s)")
     parser.add_argument("--checkout", type=Path, default=REPOSITORY, help="repository of the server (default: this one)")
     parser.add_argument("--model", default="", help="artifact (default: the embedded model)")
@@ -78,18 +80,19 @@ def run_bodies(arguments: argparse.Namespace) -> list[dict]:
 
 def run_connections(arguments: argparse.Namespace) -> list[dict]:
     rows = []
-    print(f"{'kind':22} {'MB':>6} {'silence s':>9} {'open':>5} {'p95 ms':>7} {'ratio':>6} {'failed':>6} {'log MB':>7}")
+    print(f"{'kind':22} {'MB':>6} {'silence s':>9} {'open':>5} {'busy':>5} {'p95 ms':>7} {'ratio':>6} {'failed':>6} {'log MB':>7}")
     for kind in [name for name in connections.KINDS if not arguments.kind or name in arguments.kind]:
         with server_of(arguments, files=arguments.files) as server:
             before = connections.measure(server, "", arguments)
             found = connections.measure(server, kind, arguments)
+            log = server.log.stat().st_size / 1e6
         ratio = found.p95 / before.p95
         row = {"kind": kind, "mb": found.mb, "silence": found.silence, "open": found.open, "ratio": ratio, "failed": found.failed}
         rows.append({**row, "before": before.p95, "holds": ratio <= ALLOWED_RATIO and not found.failed})
         print(
-            f"{kind:22} {found.mb:6.0f} {found.silence:9.2f} {found.open:5} {1000 * found.p95:7.0f} {ratio:6.2f} {found.failed:6}"
-            f" {server.log.stat().st_size / 1e6 if server.log.exists() else 0:7.2f}  (alone: {before.mb:.0f} MB,"
-            f" {before.silence:.2f} s, {1000 * before.p95:.0f} ms; {found.requests} requests)",
+            f"{kind:22} {found.mb:6.0f} {found.silence:9.2f} {found.open:5} {found.busy:5.2f} {1000 * found.p95:7.0f} {ratio:6.2f}"
+            f" {found.failed:6} {log:7.2f}  (alone: {before.mb:.0f} MB, {before.silence:.2f} s, {before.busy:.2f},"
+            f" {1000 * before.p95:.0f} ms; {found.requests} requests)",
             flush=True,
         )
     return rows

@@ -29,12 +29,11 @@ HONEST = 4
 DOCUMENTS = ["The moon pulls the sea into tides.", "Bread rises because yeast makes gas.", "Rain falls on the plain."]
 START = 3.0
 """Seconds of an attack before the honest clients are looked at."""
-REOPEN = 1.0
 DRIP = 5.0
 """Seconds between the bytes of a client that is slow."""
 ESTABLISHED = "01"
 HEAD = b"POST /v1/rerank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
-SIZE = 3_500_000
+SIZE = 1_900_000
 LARGE = b'{"query":"a","return_documents":true,"documents":[{"text":"a","n":"' + b"a" * SIZE + b'"}]}'
 
 
@@ -49,6 +48,8 @@ class AttackEffect:
     silence: float
     """seconds of the longest wait for /health"""
     mb: float
+    busy: float
+    """share of a processor that the event loop took"""
     open: int
     """hostile connections at the end"""
 
@@ -56,15 +57,16 @@ class AttackEffect:
 def measure(server: ServerProcess, kind: str, arguments: argparse.Namespace) -> AttackEffect:
     """Honest clients beside an attack; without one if `kind` is empty."""
     port = server.url.rpartition(":")[2]
-    command = [sys.executable, "-m", __name__, kind, port, arguments.connections, arguments.addresses]
+    command = [sys.executable, "-m", __name__, kind, port, arguments.connections, arguments.addresses, arguments.reopen]
     attack = subprocess.Popen(list(map(str, command))) if kind else None
     try:
         time.sleep(START if attack else 0)
+        began, cpu = time.perf_counter(), server.main_thread_seconds()
         with Watch(server) as watch:
             latencies, failed = asyncio.run(honest(server.url, arguments.seconds if attack else min(arguments.seconds, 15)))
-        return AttackEffect(
-            float(np.percentile(latencies, 95)), len(latencies), failed, watch.longest, watch.mb, established(int(port))
-        )
+        busy = (server.main_thread_seconds() - cpu) / (time.perf_counter() - began)
+        p95 = float(np.percentile(latencies, 95))
+        return AttackEffect(p95, len(latencies), failed, watch.longest, watch.mb, busy, established(int(port)))
     finally:
         if attack:
             attack.kill()
@@ -169,8 +171,8 @@ KINDS: dict[str, Callable[[Client], Awaitable[None]]] = {
 }
 
 
-async def attack(kind: str, port: int, count: int, addresses: int) -> None:
-    """Holds so many connections of a kind, and opens those again that end."""
+async def attack(kind: str, port: int, count: int, addresses: int, reopen: float) -> None:
+    """Holds so many connections of a kind, and opens those again that end, `reopen` seconds later."""
 
     async def hold(number: int) -> None:
         await asyncio.sleep(random.random())
@@ -182,10 +184,10 @@ async def attack(kind: str, port: int, count: int, addresses: int) -> None:
                 with suppress(OSError):
                     await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
                     await KINDS[kind](Client(connection))
-            await asyncio.sleep(REOPEN)
+            await asyncio.sleep(reopen)
 
     await asyncio.gather(*map(hold, range(count)))
 
 
 if __name__ == "__main__":
-    asyncio.run(attack(sys.argv[1], *map(int, sys.argv[2:])))
+    asyncio.run(attack(sys.argv[1], *map(int, sys.argv[2:5]), float(sys.argv[5])))
