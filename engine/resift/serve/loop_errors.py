@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from resift.serve.logs import log
 if TYPE_CHECKING:
     import asyncio
 
+CONTENT = re.compile(r"[(<]")
+"""Begins what differs from one fault to the next of its kind, such as the address of an object."""
 INTERVAL = 10.0
 """Seconds after a line in which no other is written about the same fault, which may occur thousands of times a second."""
 
@@ -25,7 +28,7 @@ class LoopErrors:
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Logs the fault; a failure of the system without a traceback."""
         error = context.get("exception")
-        kind = f"{context['message']:.200}: {type(error).__name__}"
+        kind = f"{CONTENT.split(context['message'])[0]:.200}: {type(error).__name__}"
         if loop.time() < self._silent_until.get(kind, 0.0):
             self._omitted[kind] += 1
             return

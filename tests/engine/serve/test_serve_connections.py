@@ -149,6 +149,9 @@ def test_an_answer_that_is_not_taken_is_given_up(reranker):
     long = "a" * (7 << 20)  # more than the system keeps for a client
     body = json.dumps({"query": QUERY, "texts": [long], "return_text": True}).encode()
     with serving({"org/tiny": reranker}, max_body_bytes=1 << 24, **TIMES) as served, socket.socket() as connection:
+        with served.connect() as taking:
+            taking.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
+            assert len(answer(taking)) > len(long)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(TIMEOUT)
         connection.connect(("127.0.0.1", served.port))
@@ -389,3 +392,16 @@ def test_a_fault_of_the_event_loop_is_one_line_in_a_while(logged):
         ("event loop", "socket.accept() out of system resource: [Errno 24] Too many open files", 999),
     ]
     assert [bool(record.exc_info) for record in logged] == [False, True, False]
+
+
+def test_a_fault_in_the_servers_event_loop_is_in_its_log(served, logged):
+    def fail() -> None:
+        raise ZeroDivisionError("so")
+
+    loop = served.running.servers[0].get_loop()
+    for _ in range(3):
+        loop.call_soon_threadsafe(fail)
+    assert served.client.get("/health").status_code == 200
+    [record] = [record for record in logged if record.levelno == logging.ERROR]
+    assert record.fields["fault"].startswith("Exception in callback ")
+    assert record.exc_info[0] is ZeroDivisionError
