@@ -37,6 +37,8 @@ class Metrics:
         registry.register(_Queues(models))
         in_progress = Gauge("resift_requests_in_progress", "Rerank requests in progress", registry=registry)
         in_progress.set_function(lambda: admission.requests)
+        held = Gauge("resift_held_bytes", "Bytes of bodies and answers of requests in progress", registry=registry)
+        held.set_function(lambda: admission.held.total)
         characters = Gauge("resift_waiting_characters", "Characters that wait for tokenization", registry=registry)
         characters.set_function(lambda: admission.characters)
         self._requests = Counter(
@@ -47,6 +49,7 @@ class Metrics:
         )
         self._rejected = Counter("resift_rejected", "Refused rerank requests by reason", ["reason"], registry=registry)
         self._disconnected = Counter("resift_disconnected", "Requests whose client went away", registry=registry)
+        self._closed = Counter("resift_closed_connections", "Connections closed by a limit", ["reason"], registry=registry)
 
         def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(name, about, ["model"], buckets=buckets, registry=registry)
@@ -76,6 +79,10 @@ class Metrics:
     def count_disconnect(self) -> None:
         """Counts a client that went away."""
         self._disconnected.inc()
+
+    def count_closed(self, reason: str) -> None:
+        """Counts a connection that a limit closed."""
+        self._closed.labels(reason).inc()
 
     def count_result(self, model: str, scored: Scored, tokenize_seconds: float) -> None:
         """Counts the engine's result for a request, and the seconds that it took to tokenize it."""

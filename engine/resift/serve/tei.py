@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from resift.serve.api import Api, Count, Extensions
+from resift.serve.api import Api, Count, Extensions, Name
 from resift.serve.request import RankingRequest, Reason, Refusal
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class RerankRequest(Extensions, kw_only=True):
     return_text: bool = False
     top_n: Count | None = None
     """an extension, as in llama.cpp: how many of the best texts are returned"""
-    model: str | None = None
+    model: Name | None = None
     """an extension: which of several models ranks"""
 
 
@@ -131,6 +131,7 @@ RERANK = Api(
     body=RerankRequest,
     reply=list[Rank],
     error=ErrorResponse,
+    count=lambda body: len(body.texts),
     read=_read,
     write=_write,
     refuse=_refuse,

@@ -30,7 +30,19 @@ if TYPE_CHECKING:
 
 SCALE = {"min_replicas": 1, "max_replicas": 8}
 """The default minimum and maximum of replicas."""
-RAY_SETTINGS = ("host", "port", "uds", "root_path", "header_seconds", "keep_alive_seconds", "shutdown_seconds")
+RAY_SETTINGS = (
+    "host",
+    "port",
+    "uds",
+    "root_path",
+    "max_connections",
+    "max_peer_connections",
+    "trusted_proxy",
+    "header_seconds",
+    "write_seconds",
+    "keep_alive_seconds",
+    "shutdown_seconds",
+)
 """Settings of `resift serve` that Ray Serve has instead, as http_options and graceful_shutdown_timeout_s."""
 
 
