@@ -17,8 +17,8 @@ from resift.cli.options import EXIT_CODES, add_engine, add_template, settings
 from resift.cli.streams import complain, shorten, write_json, write_lines
 from resift.errors import InputError
 from resift.files.escapes import visible
+from resift.pools.documents import read_documents
 from resift.pools.job import Job, rerank_file
-from resift.pools.reading import read_documents
 from resift.pools.source import template_of
 from resift.ranking import Ranking
 from resift.reranker import Reranker
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from resift.cli.options import Commands
 
-EPILOG = f"""FILE holds one document per line, or one JSON object {{"text": "...", ...}} per line, whose other fields --json keeps.
+EPILOG = f"""FILE holds one document per line, or one JSON object {{"text": "...", ...}} per line, or (.csv, .tsv) one
+document per row with the column text or document; --json keeps the other fields.
 
 POOLS, recognized by name and content, is one of
   JSON Lines, a pool in each: {{"qid"?, "query", "documents": ["..."]}}

@@ -65,6 +65,8 @@ def test_the_files_of_the_sample_are_named_and_not_replaced(tmp_path, capsys):
     assert (folder / "pairs.csv").read_text() == "mine"
     assert main(["sample", str(folder), "--overwrite"]) == 0
     assert (folder / "pairs.csv").read_text() != "mine"
+    assert main(["sample", str(folder / "pairs.csv")]) == 1
+    assert capsys.readouterr().err == f"resift: {folder}/pairs.csv is not a folder; choose another DIR\n"
 
 
 def test_every_form_of_the_sample_is_evaluated_alike(artifact, sample, capsys):
@@ -140,6 +142,7 @@ def test_the_three_lines_to_try_work(tmp_path, artifact, monkeypatch, capsys):
         (["rerank", "q", "--formt=trec"], "unrecognized arguments: --formt=trec; did you mean --format?"),
         (["rerank", "q", "-", "--topk", "-x"], "did you mean --top-k?"),
         (["rerank", "q", "--provider", "cdua"], "; did you mean cuda?"),
+        (["rerank", "q", "--provider", "gpu"], "invalid choice: 'gpu' (choose from "),
         (["rerank", "q", "f", "more"], "unrecognized arguments: more"),
         (["serve", "--prot", "1"], "did you mean --port?"),
         (["--verson"], "did you mean --version?"),
