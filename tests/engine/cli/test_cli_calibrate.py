@@ -147,17 +147,10 @@ def test_eval_reports_both_kinds_of_probabilities(run, settings, artifact, file,
     assert before["calibrated"] is None
     assert after["sigmoid"] == before["sigmoid"]
     assert after["calibrated"]["brier"]["value"] < before["sigmoid"]["brier"]["value"]
-    rows = [
-        line
-        for line in run("--settings", settings, command=command)[1].splitlines()
-        if ", sigmoid" in line or ", calibrated" in line
-    ]
-    assert [
-        f"{each['ece']['value']:.4f}" in row for each, row in zip((after["sigmoid"], after["calibrated"]), rows, strict=True)
-    ] == [
-        True,
-        True,
-    ]
+    lines = run("--settings", settings, command=command)[1].splitlines()
+    for name in ("sigmoid", "calibrated"):
+        rows = [line.split()[-4:-2] for line in lines if f", {name} " in line]
+        assert rows == [[kind, f"{after[name][kind.lower()]['value']:.4f}"] for kind in ("ECE", "Brier")]
 
 
 @pytest.mark.parametrize(
