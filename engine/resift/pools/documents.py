@@ -7,6 +7,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from resift.errors import InputError
 from resift.pools.reading import CandidatePool, Lines, blank_and_first, decode_object, decode_text, to_candidate
 from resift.pools.tables import check_document_columns, read_document, read_table, table_form
 
@@ -51,7 +52,10 @@ def _of_objects(
     for number, line in lines:
         if line.strip():
             where = f"{name}, line {number}"
-            yield number, *to_candidate(decode_object(line, where), where, template)
+            row = decode_object(line, where)
+            if "query" in row and ("documents" in row or "candidates" in row):
+                raise InputError(f"{where}: a candidate pool; expected a document: rank pools with --pools FILE --out OUT")
+            yield number, *to_candidate(row, where, template)
 
 
 def _of_table(

@@ -208,6 +208,8 @@ def test_info_begins_with_what_runs_here(artifact):
     assert whole.startswith("".join(f"{line}\n" for line in brief.splitlines()[:-1]))
     assert "\ngraphs:\n" in whole
     assert "graphs:" not in brief
+    assert "\nforced: no\n" in whole
+    assert "\n  revision: none\n" in whole
     assert "\ndocument_template: {text}\nscores: sigmoid\n" in brief
 
 

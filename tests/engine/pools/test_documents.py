@@ -27,7 +27,13 @@ def test_documents_are_objects_where_the_first_line_is_one(file):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [(b"plain", "not JSON"), (b"{}", "'text' is missing or null"), (b'["a"]', "a list; expected a JSON object")],
+    [
+        (b"plain", "not JSON"),
+        (b"{}", "'text' is missing or null"),
+        (b'["a"]', "a list; expected a JSON object"),
+        (b'{"query": "q", "documents": []}', "a candidate pool; expected a document: rank pools with --pools FILE --out OUT"),
+        (b'{"query": "q", "candidates": []}', "a candidate pool"),
+    ],
 )
 def test_a_bad_document_among_objects_is_an_input_error_naming_file_and_line(file, line, message):
     path = file(b'{"text": "a"}\n\n' + line)
