@@ -91,7 +91,7 @@ def test_a_root_path_that_hides_a_path_is_named(reranker, root):
 
 
 def ask(path):
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://server", timeout=60) as client:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://server", timeout=300) as client:
         return client.post("/rerank", json=TEI)
 
 
@@ -113,7 +113,7 @@ def test_a_server_on_a_unix_socket(artifact, short, reranker):
         assert "cannot listen on" in complaint(resift("serve", "--model", artifact, "--uds", short))
         assert ask(short).status_code == 200
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     assert not short.exists()
 
 
