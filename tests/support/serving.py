@@ -15,7 +15,7 @@ from resift.serve.run import build_server
 from resift.serve.service import Service
 
 JSON = {"content-type": "application/json"}
-TIMEOUT = 60
+TIMEOUT = 300
 
 
 class Served:
