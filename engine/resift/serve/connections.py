@@ -86,8 +86,8 @@ class Connections:
     def _is_trusted(self, peer: str) -> bool:
         if not self._trusted or not peer:
             return False
-        address = ipaddress.ip_network(peer).network_address
-        return any(address in proxy for proxy in self._trusted)
+        network = ipaddress.ip_network(peer)
+        return any(network.overlaps(proxy) for proxy in self._trusted)
 
 
 def peer_of(host: str | None) -> str:

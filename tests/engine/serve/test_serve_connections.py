@@ -285,8 +285,9 @@ def test_what_is_in_progress_is_not_ended_for_a_peer_that_has_as_many():
     assert registry.count <= 2
 
 
-def test_the_limit_by_peer_does_not_hold_for_a_trusted_proxy():
-    registry = Connections(limit=10, peer_limit=2, trusted_proxies=["10.0.0.0/8", "2001:db8::/32"])
+@pytest.mark.parametrize("proxy", ["2001:db8::/32", "2001:db8::1"], ids=["network", "address"])
+def test_the_limit_by_peer_does_not_hold_for_a_trusted_proxy(proxy):
+    registry = Connections(limit=10, peer_limit=2, trusted_proxies=["10.0.0.0/8", proxy])
     proxied = [Peer(peer_of("10.1.2.3")) for _ in range(3)] + [Peer(peer_of("2001:db8::1")) for _ in range(3)]
     direct = [Peer(peer_of("11.1.2.3")) for _ in range(3)]
     local = [Peer(peer_of(None)) for _ in range(3)]
