@@ -65,17 +65,13 @@ def terminal_width() -> int | None:
 
 def paragraph(text: str, indent: str = "") -> list[str]:
     """A text for people as lines that fit the terminal, all but the first indented by two columns more; one line elsewhere."""
-    width = terminal_width()
-    if width is None:
-        return [indent + text]
-    return textwrap.wrap(
-        text,
-        max(MIN_WIDTH, width),
-        initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return [indent + text] if terminal_width() is None else wrap(indent + text, f"{indent}  ")
+
+
+def wrap(text: str, hanging: str) -> list[str]:
+    """A text as lines that fit the terminal, all but the first with `hanging` before them."""
+    width = max(MIN_WIDTH, shutil.get_terminal_size().columns)
+    return textwrap.wrap(text, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
 
 
 def write_json(record: object) -> None:
