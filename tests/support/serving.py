@@ -77,3 +77,13 @@ def serving(rerankers, names=(), *, strict=False, **settings):
             running.handle_exit(15, None)
             thread.join(TIMEOUT)
             assert not thread.is_alive()
+
+
+def until(condition) -> None:
+    """Waits for what the server's thread brings about."""
+    pause = threading.Event()
+    for _ in range(6000):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it never came about")

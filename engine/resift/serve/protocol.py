@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 1 << 16
 """Largest head of a request."""
+READ_BYTES = 1 << 16
+"""Bytes read of one connection in a turn of the event loop, in place of asyncio's 256 KiB: the turn is over sooner for the rest."""
 HEADERS_LIMIT = 128
 SMALL_CHUNKS = 100
 """Chunks of a body that may be of any size; on average, further ones have CHUNK_BYTES. Each takes h11 some 16 microseconds."""
@@ -77,6 +79,7 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins, or refuses the connection if there are too many."""
         super().connection_made(transport)
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         transport.set_write_buffer_limits(0)  # writing pauses until everything has been sent
         self.peer = peer_of(self.client[0] if self.client else None)
         if self._registry.admit(self):

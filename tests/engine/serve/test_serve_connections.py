@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
-import threading
 from contextlib import suppress
-from types import SimpleNamespace
 
 import pytest
 
@@ -17,13 +14,8 @@ from tests.support import tiny
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from resift.serve import connections
 from resift.serve.access import CLIENT_LIMIT
-from resift.serve.config import Config
-from resift.serve.connections import Connections, connections_for, peer_of
-from resift.serve.logs import LOGGER
-from resift.serve.loop_errors import INTERVAL, LoopErrors
-from tests.support.serving import TIMEOUT, serving
+from tests.support.serving import TIMEOUT, serving, until
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:9:2]
 BODY = json.dumps({"query": QUERY, "texts": DOCUMENTS}).encode()
@@ -35,30 +27,6 @@ TIMES = dict.fromkeys(("header_seconds", "body_seconds", "write_seconds", "reque
 def served(reranker):
     with serving({"org/tiny": reranker}, **TIMES) as running:
         yield running
-
-
-@pytest.fixture
-def logged():
-    """The records of the server's log while a test runs."""
-    records: list[logging.LogRecord] = []
-    recorder = logging.Handler()
-    recorder.emit = records.append
-    LOGGER.addHandler(recorder)
-    before = LOGGER.level
-    LOGGER.setLevel(logging.INFO)
-    yield records
-    LOGGER.setLevel(before)
-    LOGGER.removeHandler(recorder)
-
-
-def until(condition) -> None:
-    """Waits for what the server's thread brings about."""
-    pause = threading.Event()
-    for _ in range(6000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it never came about")
 
 
 def rest(connection) -> bytes:
@@ -181,7 +149,7 @@ def test_bodies_in_progress_are_limited_by_their_bytes(reranker):
         assert served.post("/rerank", content=large).status_code == 200  # by itself a body may have any length
 
 
-def test_a_proxy_tells_clients_apart(reranker, logged):
+def test_a_proxy_tells_clients_apart(reranker, log_records):
     def as_client(address: str) -> dict[str, str]:
         return {"content-type": "application/json", "x-forwarded-for": f"9.9.9.9, {address}"}
 
@@ -194,14 +162,14 @@ def test_a_proxy_tells_clients_apart(reranker, logged):
                 for address in ("10.1.1.1", "10.1.1.2", "x" * 1000)
             ]
         assert statuses == [429, 200, 200]
-    clients = [record.fields["client"] for record in logged if record.getMessage() == "request"]
+    clients = [record.fields["client"] for record in log_records if record.getMessage() == "request"]
     assert clients[:3] == ["10.1.1.1", "10.1.1.2", "x" * CLIENT_LIMIT]
 
 
-def test_a_client_is_not_believed_about_its_address(reranker, logged):
+def test_a_client_is_not_believed_about_its_address(reranker, log_records):
     with serving({"org/tiny": reranker}) as served:
         served.client.get("/info", headers={"x-forwarded-for": "10.1.1.1"})
-    assert [record.fields["client"] for record in logged if record.getMessage() == "request"] == ["127.0.0.1"]
+    assert [record.fields["client"] for record in log_records if record.getMessage() == "request"] == ["127.0.0.1"]
 
 
 def test_a_connection_too_many_of_a_peer_ends_the_one_that_has_waited_longest(reranker):
@@ -256,75 +224,6 @@ def test_a_connection_that_finds_no_room_is_told_so(one_at_a_time, gate):
         assert served.metric("resift_closed_connections_total", reason="too many") == 1
 
 
-class Peer:
-    """A connection of a peer, in progress or waiting for its client."""
-
-    def __init__(self, peer: str, *, waits_for_client: bool = True) -> None:
-        self.peer = peer
-        self.waits_for_client = waits_for_client
-        self.is_open = True
-
-    def make_room(self) -> None:
-        self.is_open = False
-
-
-def test_what_is_in_progress_is_not_ended_for_a_peer_that_has_as_many():
-    registry = Connections(limit=4, peer_limit=4)
-    busy = [Peer("a", waits_for_client=False) for _ in range(3)]
-    assert all(map(registry.admit, [*busy, Peer("b", waits_for_client=False)]))
-    second, third = Peer("b", waits_for_client=False), Peer("c", waits_for_client=False)
-    assert registry.admit(second)  # 3 of a, 1 of b: b's second ends a's newest
-    assert [each.is_open for each in busy] == [True, True, False]
-    assert registry.admit(third)  # 2 of each, none of c: the newest of one that has more
-    assert registry.count == 4
-    assert not registry.admit(Peer("c", waits_for_client=False))  # no one has more than c would have
-    assert registry.count == 4
-    for peer in (*busy, third):
-        registry.forget(peer)
-        registry.forget(peer)
-    assert registry.count <= 2
-
-
-@pytest.mark.parametrize("proxy", ["2001:db8::/32", "2001:db8::1"], ids=["network", "address"])
-def test_the_limit_by_peer_does_not_hold_for_a_trusted_proxy(proxy):
-    registry = Connections(limit=10, peer_limit=2, trusted_proxies=["10.0.0.0/8", proxy])
-    proxied = [Peer(peer_of("10.1.2.3")) for _ in range(3)] + [Peer(peer_of("2001:db8::1")) for _ in range(3)]
-    direct = [Peer(peer_of("11.1.2.3")) for _ in range(3)]
-    local = [Peer(peer_of(None)) for _ in range(3)]
-    assert all(map(registry.admit, [*proxied, *direct, *local]))
-    assert [each.is_open for each in (*proxied, *direct, *local)] == [True] * 6 + [False, True, True] * 2
-
-
-@pytest.mark.parametrize(
-    ("host", "peer"),
-    [
-        ("10.0.0.1", "10.0.0.1"),
-        ("::ffff:10.0.0.1", "10.0.0.1"),
-        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("unknown", ""),
-        ("", ""),
-        (None, ""),
-    ],
-)
-def test_a_peer_is_an_address_or_a_network_of_ipv6(host, peer):
-    assert peer_of(host) == peer
-
-
-@pytest.mark.parametrize(("files", "limit"), [(None, 2048), (1 << 20, 2048), (256, 192), (70, 16)])
-def test_there_are_fewer_connections_where_fewer_files_may_be_open(monkeypatch, files, limit):
-    monkeypatch.setattr(connections, "open_files_limit", lambda: files)
-    assert connections_for(Config()).limit == limit
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
-def test_the_limit_of_open_files_is_the_systems():
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert connections.open_files_limit() == (None if soft == resource.RLIM_INFINITY else soft)
-
-
 REFUSED = {
     "two framings": b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "two framings, the other way": b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
@@ -339,7 +238,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("framing", REFUSED.values(), ids=REFUSED)
-def test_what_is_ambiguous_or_costs_more_than_it_says_is_refused(served, logged, framing):
+def test_what_is_ambiguous_or_costs_more_than_it_says_is_refused(served, log_records, framing):
     disconnected = served.metric("resift_disconnected_total")
     with served.connect() as connection:
         with suppress(ConnectionError):
@@ -349,7 +248,7 @@ def test_what_is_ambiguous_or_costs_more_than_it_says_is_refused(served, logged,
     assert is_cut_off or said.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     until(lambda: not served.service.admission.requests)
     assert served.metric("resift_disconnected_total") - disconnected in (0, 1)
-    assert not [record for record in logged if record.levelno >= logging.ERROR]
+    assert not [record for record in log_records if record.levelno >= logging.ERROR]
 
 
 def test_transfer_encoding_in_http_1_0_is_refused(served):
@@ -368,34 +267,16 @@ def test_chunks_and_headers_within_their_limits_are_read(served):
         assert answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_fault_after_an_early_answer_ends_the_connection_in_silence(served, logged):
+def test_a_fault_after_an_early_answer_ends_the_connection_in_silence(served, log_records):
     with served.connect() as connection:
         connection.sendall(b"POST /health HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
         answer(connection)
         connection.sendall(b"zz\r\n")
         assert rest(connection) == b""
-    assert not [record for record in logged if record.levelno >= logging.ERROR]
+    assert not [record for record in log_records if record.levelno >= logging.ERROR]
 
 
-def test_a_fault_of_the_event_loop_is_one_line_in_a_while(logged):
-    now = 1000.0
-    loop = SimpleNamespace(time=lambda: now)
-    report = LoopErrors()
-    full = {"message": "socket.accept() out of system resource", "exception": OSError(24, "Too many open files")}
-    for _ in range(1000):
-        report(loop, full)
-    report(loop, {"message": "Task exception was never retrieved", "exception": KeyError("x")})
-    now += INTERVAL
-    report(loop, full)
-    assert [(record.getMessage(), record.fields["fault"], record.fields["omitted"]) for record in logged] == [
-        ("event loop", "socket.accept() out of system resource: [Errno 24] Too many open files", 0),
-        ("event loop", "Task exception was never retrieved: 'x'", 0),
-        ("event loop", "socket.accept() out of system resource: [Errno 24] Too many open files", 999),
-    ]
-    assert [bool(record.exc_info) for record in logged] == [False, True, False]
-
-
-def test_a_fault_in_the_servers_event_loop_is_in_its_log(served, logged):
+def test_a_fault_in_the_servers_event_loop_is_in_its_log(served, log_records):
     def fail() -> None:
         raise ZeroDivisionError("so")
 
@@ -403,6 +284,6 @@ def test_a_fault_in_the_servers_event_loop_is_in_its_log(served, logged):
     for _ in range(3):
         loop.call_soon_threadsafe(fail)
     assert served.client.get("/health").status_code == 200
-    [record] = [record for record in logged if record.levelno == logging.ERROR]
+    [record] = [record for record in log_records if record.levelno == logging.ERROR]
     assert record.fields["fault"].startswith("Exception in callback ")
     assert record.exc_info[0] is ZeroDivisionError

@@ -16,22 +16,12 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from resift.serve.logs import LOGGER, configure
-from tests.support.serving import serving
+from tests.support.serving import serving, until
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:2]
 PATHS = {"/v2/rerank": "documents", "/v1/rerank": "documents", "/rerank": "texts"}
 COHERE = {"id", "message", "detail", "error"}
 SHAPES = {"/v2/rerank": COHERE, "/v1/rerank": COHERE, "/rerank": {"error", "error_type"}}
-
-
-def until(condition) -> None:
-    """Waits for what another thread brings about."""
-    pause = threading.Event()
-    for _ in range(6000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it never came about")
 
 
 def body(path: str, documents=DOCUMENTS) -> dict:

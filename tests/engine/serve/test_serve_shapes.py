@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import threading
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -15,7 +14,7 @@ from tests.support import tiny
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from tests.support.serving import serving
+from tests.support.serving import serving, until
 
 TIMES = dict.fromkeys(("header_seconds", "body_seconds", "write_seconds", "request_seconds", "keep_alive_seconds"), 100)
 BODY = json.dumps({"query": "how do tides work", "texts": tiny.texts()[1:5]}).encode()
@@ -125,7 +124,7 @@ def test_every_shape_is_answered_or_closed_in_time(served, first):
                 connection.sendall(shape(seed))
             connections.append(connection)
             assert served.client.get("/health").status_code == 200
-        _wait(lambda: not served.running.server_state.tasks or served.put_forward(101))
+        until(lambda: not served.running.server_state.tasks or served.put_forward(101))
         served.put_forward(101)
         statuses = [_status(connection) for connection in connections]
     assert set(statuses) <= {0, 100, 200, 204, 400, 401, 404, 405, 408, 413, 415, 422}
@@ -133,16 +132,6 @@ def test_every_shape_is_answered_or_closed_in_time(served, first):
     assert not served.service.admission.held.total
     assert served.metric("resift_requests_total", api="other", status="500") == 0
     assert served.post("/rerank", content=BODY).status_code == 200
-
-
-def _wait(condition) -> None:
-    """Waits for what the server's thread brings about."""
-    pause = threading.Event()
-    for _ in range(6000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it never came about")
 
 
 def _status(connection) -> int:
