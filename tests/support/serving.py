@@ -60,8 +60,8 @@ class Served:
 
 @contextmanager
 def serving(rerankers, names=(), *, strict=False, **settings):
-    """A server of `rerankers` by true name, with other `names` for them and settings of Config."""
-    config = Config(port=0, **settings)
+    """A server of `rerankers` by true name, with other `names` for them and settings of Config; a busy machine has time to answer."""
+    config = Config(**{"port": 0, "request_seconds": TIMEOUT, **settings})
     service = Service(config, Models(rerankers, dict(names), strict=strict))
     # The socket listens before the server runs, so that a client's connection waits and no test has to.
     with socket.create_server(("127.0.0.1", 0)) as listening:
