@@ -60,7 +60,7 @@ class Served:
 
 @contextmanager
 def serving(rerankers, names=(), *, strict=False, **settings):
-    """A server of `rerankers` by true name, with other `names` for them and settings of Config; a busy machine has time to answer."""
+    """A server of `rerankers` by true name, with other `names` for them and settings of Config, which has long to answer."""
     config = Config(**{"port": 0, "request_seconds": TIMEOUT, **settings})
     service = Service(config, Models(rerankers, dict(names), strict=strict))
     # The socket listens before the server runs, so that a client's connection waits and no test has to.
