@@ -9,7 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 
-MILLISECONDS = 300_000
+from tests.support import children
+
+MILLISECONDS = 1000 * children.SECONDS
 """For what a page or the browser takes longer to do on a busy machine than playwright's 30 seconds."""
 QUERY = "what do owls eat"
 DOCUMENTS = [

@@ -65,7 +65,7 @@ class Log:
     def wait(self, event):
         """The first record of this event."""
         with self._more:
-            assert self._more.wait_for(lambda: self.find(event), 300), self._lines
+            assert self._more.wait_for(lambda: self.find(event), children.SECONDS), self._lines
             return self.find(event)[0]
 
     def find(self, event):

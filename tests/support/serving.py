@@ -13,9 +13,12 @@ from resift.serve.config import Config
 from resift.serve.models import Models
 from resift.serve.run import build_server
 from resift.serve.service import Service
+from tests.support import children
 
 JSON = {"content-type": "application/json"}
-TIMEOUT = 300
+TIMEOUT = children.SECONDS
+TIMES = dict.fromkeys(("header_seconds", "body_seconds", "write_seconds", "request_seconds", "keep_alive_seconds"), 100)
+"""Settings of a server whose times pass by `put_forward` only."""
 
 
 class Served:
@@ -77,6 +80,17 @@ def serving(rerankers, names=(), *, strict=False, **settings):
             running.handle_exit(15, None)
             thread.join(TIMEOUT)
             assert not thread.is_alive()
+
+
+def rest(connection: socket.socket) -> bytes:
+    """What the server still says on a connection, which it closes."""
+    said = b""
+    try:
+        while part := connection.recv(1 << 16):
+            said += part
+    except ConnectionError:
+        pass  # closed with our bytes unread
+    return said
 
 
 def until(condition) -> None:

@@ -46,7 +46,7 @@ def test_a_signal_in_the_middle_of_load_loses_no_accepted_request(started, reran
 
     def ask(number):
         try:
-            reply = httpx.post(f"{url}/rerank", json={"query": QUERY, "texts": DOCUMENTS}, timeout=300, verify=UNUSED)
+            reply = httpx.post(f"{url}/rerank", json={"query": QUERY, "texts": DOCUMENTS}, timeout=children.SECONDS, verify=UNUSED)
         except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
             return "not read"  # came when no one listened any more
         if reply.status_code == 503:
@@ -59,7 +59,7 @@ def test_a_signal_in_the_middle_of_load_loses_no_accepted_request(started, reran
 
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(ask, range(120)))
-    assert process.wait(300) == 0
+    assert process.wait(children.SECONDS) == 0
     assert log.wait("stopped")["unanswered"] == 0
     assert found.count("answered") >= 20
     assert set(found) > {"answered"}
@@ -74,14 +74,14 @@ def test_a_second_signal_refuses_what_is_left_and_says_how_much(started):
     process, log, url = started
     texts = [f"{text} {number}" for number in range(100) for text in DOCUMENTS[:10]]
     with ThreadPoolExecutor(1) as threads:
-        asked = threads.submit(httpx.post, f"{url}/rerank", json={"query": QUERY, "texts": texts}, timeout=300)
+        asked = threads.submit(httpx.post, f"{url}/rerank", json={"query": QUERY, "texts": texts}, timeout=children.SECONDS)
         while b"resift_requests_in_progress 1" not in httpx.get(f"{url}/metrics").content and not asked.done():
             pass
         process.send_signal(signal.SIGTERM)
         while not asked.done() and httpx.get(f"{url}/ready").status_code == 200:
             pass
         process.send_signal(signal.SIGTERM)
-        code = process.wait(300)
+        code = process.wait(children.SECONDS)
     assert (asked.result().status_code, code, log.wait("stopped")["unanswered"]) in ((200, 0, 0), (503, 1, 1))
     assert not log.find("unexpected error")
 
@@ -94,11 +94,11 @@ def test_a_server_that_ignores_sighup_goes_on(artifact):
             log = Log(process)
             url = "http://127.0.0.1:{port}".format(**log.wait("listening"))
             process.send_signal(signal.SIGHUP)
-            reply = httpx.post(f"{url}/rerank", json={"query": QUERY, "texts": DOCUMENTS}, timeout=300, verify=UNUSED)
+            reply = httpx.post(f"{url}/rerank", json={"query": QUERY, "texts": DOCUMENTS}, timeout=children.SECONDS, verify=UNUSED)
             assert reply.status_code == 200
         finally:
             process.terminate()
-            assert process.wait(300) == 0
+            assert process.wait(children.SECONDS) == 0
 
 
 def test_a_port_in_use_is_named(started, artifact):

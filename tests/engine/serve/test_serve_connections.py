@@ -15,29 +15,17 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from resift.serve.access import CLIENT_LIMIT
-from tests.support.serving import TIMEOUT, serving, until
+from tests.support.serving import TIMEOUT, TIMES, rest, serving, until
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:9:2]
 BODY = json.dumps({"query": QUERY, "texts": DOCUMENTS}).encode()
 HEAD = b"POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
-TIMES = dict.fromkeys(("header_seconds", "body_seconds", "write_seconds", "request_seconds", "keep_alive_seconds"), 100)
 
 
 @pytest.fixture(scope="module")
 def served(reranker):
     with serving({"org/tiny": reranker}, **TIMES) as running:
         yield running
-
-
-def rest(connection) -> bytes:
-    """What the server still says on a connection, which it closes."""
-    said = b""
-    try:
-        while part := connection.recv(1 << 16):
-            said += part
-    except ConnectionResetError:
-        pass  # closed with our bytes unread
-    return said
 
 
 def answer(connection) -> bytes:

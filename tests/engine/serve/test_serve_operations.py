@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from resift.errors import InputError
-from tests.support import tiny
+from tests.support import children, tiny
 from tests.support.commands import complaint, resift, running
 from tests.support.pages import REPOSITORY
 
@@ -91,7 +91,7 @@ def test_a_root_path_that_hides_a_path_is_named(reranker, root):
 
 
 def ask(path):
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://server", timeout=300) as client:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://server", timeout=children.SECONDS) as client:
         return client.post("/rerank", json=TEI)
 
 
@@ -113,7 +113,7 @@ def test_a_server_on_a_unix_socket(artifact, short, reranker):
         assert "cannot listen on" in complaint(resift("serve", "--model", artifact, "--uds", short))
         assert ask(short).status_code == 200
         process.terminate()
-        assert process.wait(300) == 0
+        assert process.wait(children.SECONDS) == 0
     assert not short.exists()
 
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.support import tiny
+from tests.support import children, tiny
 from tests.support.commands import QUERY, Log, running
 
 pytest.importorskip("starlette")
@@ -38,11 +38,11 @@ class Server:
     def stop(self):
         """Its exit code and the number of requests that it gave up."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(300), self.log.wait("stopped")["unanswered"]
+        return self.process.wait(children.SECONDS), self.log.wait("stopped")["unanswered"]
 
 
 def ask(port, method, path, body=None):
-    connection = HTTPConnection("127.0.0.1", port, timeout=300)
+    connection = HTTPConnection("127.0.0.1", port, timeout=children.SECONDS)
     try:
         connection.request(method, path, body, HEADERS)
         reply = connection.getresponse()
@@ -114,7 +114,7 @@ def test_a_rolling_restart_under_load_loses_no_request(artifact, reranker):
         """Waits for so many further answers."""
         with answers:
             begun = len(told)
-            assert answers.wait_for(lambda: len(told) >= begun + count, 300)
+            assert answers.wait_for(lambda: len(told) >= begun + count, children.SECONDS)
 
     with ExitStack() as stack:
         servers = [Server(stack, artifact), Server(stack, artifact)]
@@ -136,7 +136,7 @@ def test_a_rolling_restart_under_load_loses_no_request(artifact, reranker):
         finally:
             done.set()
             for thread in threads[1:]:
-                thread.join(300)
+                thread.join(children.SECONDS)
             proxy.shutdown()
             proxy.server_close()
     assert ends == [(0, 0), (0, 0)]

@@ -14,9 +14,8 @@ from tests.support import tiny
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from tests.support.serving import serving, until
+from tests.support.serving import TIMES, rest, serving, until
 
-TIMES = dict.fromkeys(("header_seconds", "body_seconds", "write_seconds", "request_seconds", "keep_alive_seconds"), 100)
 BODY = json.dumps({"query": "how do tides work", "texts": tiny.texts()[1:5]}).encode()
 SHAPES, AT_ONCE = 360, 24
 
@@ -136,10 +135,5 @@ def test_every_shape_is_answered_or_closed_in_time(served, first):
 
 def _status(connection) -> int:
     """The status of the first answer on a connection that the server has closed, 0 if there is none. Fails if it is not closed."""
-    said = b""
-    try:
-        while part := connection.recv(1 << 16):
-            said += part
-    except ConnectionError:
-        pass  # closed with our bytes unread
+    said = rest(connection)
     return int(said.split(b" ", 2)[1]) if said else 0
