@@ -153,6 +153,14 @@ def test_nothing_is_looked_for_where_nothing_is_known(libraries, provider):
     assert probe.explain(provider) == "onnxruntime's log on stderr says why"
 
 
+def test_the_oldest_onnxruntime_has_no_module_for_its_version_of_cuda(monkeypatch):
+    """Simulated: onnxruntime 1.20 for the CPU, which lacks `build_and_package_info`."""
+    monkeypatch.delattr("onnxruntime.capi.build_and_package_info", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime.capi.build_and_package_info", None)
+    assert probe.find_lack("cpu") is None
+    assert probe.explain("cuda") == "onnxruntime's log on stderr says why"
+
+
 @pytest.fixture
 def lists_cuda(libraries, monkeypatch):
     """A wheel that lists CUDA on a machine without a driver, in a process that has not tried it."""
