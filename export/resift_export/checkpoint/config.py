@@ -123,21 +123,19 @@ class CheckpointConfig:
             return None
         return str(self.transformer.get("transformer_task", "feature-extraction"))
 
-    def activation(self, labels: int) -> Activation:
-        """The function that turns a pair's relevance into its score. Raises the same errors as `scale`."""
-        return ACTIVATIONS[self.scale(labels)]
-
-    def scale(self, labels: int) -> str:
+    def scale(self, labels: int, requested: str | None = None) -> str:
         """The activation, one of ACTIVATIONS, by which CrossEncoder turns this checkpoint's logits into scores.
 
-        Raises ExportError if the activation is not supported.
+        `requested`: the name of the activation, in lower case, that counts instead of what the files say. Raises ExportError if the
+        activation is not supported.
 
         The first of these that is present counts: activation_fn in config_sentence_transformers.json, activation_fn under
         sentence_transformers in config.json, sbert_ce_default_activation_function in config.json, Sigmoid for one label and
         Identity for more. A class outside torch would be the checkpoint's own code: it is ignored with a warning, and CrossEncoder
         ignores it too.
         """
-        for name, activation in self._activations():
+        declared = self._activations() if requested is None else [("--activation", f"torch.nn.{requested.capitalize()}")]
+        for name, activation in declared:
             if not str(activation).startswith("torch."):
                 log.warning("warning   %s declares the activation %s, which is not torch's: ignored", name, f"{activation!s:.80}")
                 continue
@@ -145,7 +143,8 @@ class CheckpointConfig:
             if kind not in ACTIVATIONS or (kind == "Softmax" and labels == 1):
                 raise ExportError(
                     f"{name} declares the activation {activation!s:.80} for {labels} label{'s' if labels > 1 else ''}; "
-                    f"expected one of {', '.join(ACTIVATIONS)} (Softmax for two labels or more)"
+                    f"expected one of {', '.join(ACTIVATIONS)} (Softmax for two labels or more): --activation "
+                    "names the one that counts instead"
                 )
             return kind
         return "Sigmoid" if labels == 1 else "Identity"
