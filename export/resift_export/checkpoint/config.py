@@ -8,6 +8,7 @@ otherwise only config.json counts. Reading them runs no code of the checkpoint.
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import re
@@ -250,10 +251,18 @@ def _check_dense(path: Path) -> None:
         raise ExportError(f"{path} has activation_function {activation!r:.80}; expected a class of torch.nn, such as torch.nn.Tanh")
 
 
+def check_mark(path: Path, content: bytes) -> None:
+    """Raises ExportError if the content of a file begins with a byte-order mark, which transformers and tokenizers do not read."""
+    if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ExportError(f"{path} begins with a byte-order mark; expected UTF-8 without one: save it again so")
+
+
 def read_json(path: Path, kind: type = dict) -> Any:
     """The content of a JSON file of that type. Raises ExportError if it cannot be read, or holds something else."""
     try:
-        content = json.loads(read_whole(path, JSON_LIMIT))
+        content = read_whole(path, JSON_LIMIT)
+        check_mark(path, content)
+        content = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(content, kind):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from resift_export.progress import Report
 
 REFERENCE_PAIRS, REFERENCE_TOKENS = 16, 8192
-"""Limits on the pairs of a batch of references and on its tokens: a pair of 8,192 tokens is a batch of its own."""
+"""Limits on the pairs of a batch of references, and on its tokens."""
 ADAPTER_CONFIG = "adapter_config.json"
 """By this file transformers, PEFT and sentence-transformers recognize an adapter."""
 
@@ -216,8 +216,7 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
             )
     safetensors = any(folder.glob("*.safetensors"))
     model, unused = load_model(folder, config, safetensors=safetensors)
-    reads_segments = getattr(model.config, "type_vocab_size", 0) > 1
-    tokenizer = load_tokenizer(folder, config, reads_segments=reads_segments, texts=texts)
+    tokenizer = load_tokenizer(folder, config, reads_segments=getattr(model.config, "type_vocab_size", 0) > 1, texts=texts)
     prompt = config.prompt(prompt_name)
     encoder = encoders.load(folder, config, model, unused, safetensors=safetensors)
     if encoder is not None:
@@ -281,7 +280,13 @@ def _check_tokenizer(checkpoint: Checkpoint) -> None:
     """Raises ExportError unless the engine's encoding of a pair, also of a long one, equals the tokenizer's own."""
     query, document = "where do rivers begin", "Rivers begin at springs, glaciers or lakes, and in bogs."
     texts = [document, f"{document} " * (checkpoint.max_length // len(document.split()) + 1)]  # the second has to be cut
-    encodings = checkpoint.pair_tokenizer().encode(query, texts)
+    try:
+        encodings = checkpoint.pair_tokenizer().encode(query, texts)
+    except InputError as error:
+        raise ExportError(
+            f"{checkpoint.folder} limits pairs too much: {error}; set model_max_length in its tokenizer_config.json to the longest "
+            "pair that the model was trained for"
+        ) from error
     names = ("input_ids", SEGMENTS) if checkpoint.signature.segment_ids else ("input_ids",)
     for number, text in enumerate(texts):
         expected = checkpoint.tokenizer(

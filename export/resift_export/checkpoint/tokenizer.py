@@ -18,7 +18,7 @@ from resift.artifact.manifest import TOKENIZER
 from resift.encoding.tokenizer_check import SOURCE_BYTES, check_tokenizer
 from resift.errors import ArtifactError, ExportError, first_line
 from resift.files.whole import read_whole
-from resift_export.checkpoint.config import read_json
+from resift_export.checkpoint.config import check_mark, read_json
 from resift_export.checkpoint.transformers import load_error, suppressed_logs
 
 if TYPE_CHECKING:
@@ -101,6 +101,9 @@ def load_tokenizer(folder: Path, config: CheckpointConfig, *, reads_segments: bo
             f"{folder} has no tokenizer; expected one of {', '.join(VOCABULARIES)}: save the model's own tokenizer in its folder"
         )
     settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    names = settings.get("model_input_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ExportError(f"{folder} has model_input_names {names!r:.80} in {SETTINGS}; expected the names of the model's inputs")
     tokenizer = _load(folder, settings, texts)
     if not config.modules and tokenizer.chat_template:
         raise ExportError(
@@ -141,7 +144,9 @@ def _load(folder: Path, settings: Mapping[str, Any], texts: Sequence[str]) -> An
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if file.is_file():
         try:
-            check_tokenizer(read_whole(file, SOURCE_BYTES))
+            content = read_whole(file, SOURCE_BYTES)
+            check_mark(file, content)
+            check_tokenizer(content)
         except (ArtifactError, OSError) as error:
             raise ExportError(f"{folder}: {first_line(error)}") from error
     built, failure = None, None
@@ -224,9 +229,6 @@ def _feeds_segments(tokenizer: Any, folder: Path, config: CheckpointConfig, sett
     all give segment ids, and some of transformers 5 do not. Raises ExportError for a checkpoint that a later version saved with
     such a class, as it may have been trained with an earlier one.
     """
-    names = settings.get("model_input_names", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ExportError(f"{folder} has model_input_names {names!r:.80} in {SETTINGS}; expected the names of the model's inputs")
     if "model_input_names" in settings or SEGMENTS in tokenizer.model_input_names:
         return SEGMENTS in tokenizer.model_input_names
     if not any(tokenizer.backend_tokenizer.encode("a query", "a document").type_ids):

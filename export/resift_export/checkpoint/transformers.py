@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import re
 import sys
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ FLOATS = ("BF16", "F16", "F32", "F64")
 """Names of types in safetensors files."""
 LOAD_REPORT = "LOAD REPORT"
 """In the table of missing, unexpected and mismatched weights that transformers logs."""
-WRAPPERS = {"module.": "DataParallel and DDP", "_orig_mod.": "torch.compile"}
+WRAPPERS = {"module.": "DataParallel or DDP", "_orig_mod.": "torch.compile", "base_model.model.": "PEFT"}
 """Wrappers of a model by the prefix that they put before the names of its weights."""
 ADAPTER_WEIGHTS = re.compile(r"\.(lora_\w+|base_layer|modules_to_save|original_module)\.")
 """In the names that PEFT gives to the weights of an adapter and of the layers that it is added to."""
@@ -50,6 +51,12 @@ def load_model(folder: Path, config: CheckpointConfig, *, safetensors: bool) -> 
     classifies = not config.is_modular or config.transformer.get("transformer_task") == "sequence-classification"
     kind = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModel
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors" if safetensors else "*.bin"))
+    if safetensors and not _weight_files(folder):
+        names = ", ".join(sorted(path.name for path in folder.glob("*.safetensors")))
+        raise ExportError(
+            f"{folder} has the weights {names:.200}, but neither {SAFE_WEIGHTS_NAME} nor {SAFE_WEIGHTS_INDEX_NAME}, which says "
+            "what is in which file; expected one of them: copy it from where the weights come from"
+        )
     try:
         configuration = _configuration(folder)
         _check_size(kind, configuration, folder, weights)
@@ -65,6 +72,11 @@ def load_model(folder: Path, config: CheckpointConfig, *, safetensors: bool) -> 
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below
             )
+    except pickle.UnpicklingError as error:
+        raise ExportError(
+            f"{folder} has a pickle of more than weights, which torch does not load; expected a dictionary of tensors: save the "
+            "model with save_pretrained"
+        ) from error
     except (*MALFORMED_ERRORS, SafetensorError) as error:
         raise load_error(folder, error, f"transformers {transformers.__version__} cannot load {folder}") from error
     unexpected = sorted(loading_info["unexpected_keys"])
