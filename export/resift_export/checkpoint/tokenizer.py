@@ -141,7 +141,6 @@ def share_tokenizer(tokenizer: Any, other: Any) -> None:
 def _load(folder: Path, settings: Mapping[str, Any], texts: Sequence[str]) -> Any:
     """The tokenizer by the class that transformers builds, encoding as tokenizer.json does, if there is one."""
     file = folder / TOKENIZER
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if file.is_file():
         try:
             content = read_whole(file, SOURCE_BYTES)
@@ -149,25 +148,20 @@ def _load(folder: Path, settings: Mapping[str, Any], texts: Sequence[str]) -> An
             check_tokenizer(content)
         except (ArtifactError, OSError) as error:
             raise ExportError(f"{folder}: {first_line(error)}") from error
-    built, failure = None, None
-    try:
-        built = transformers.AutoTokenizer.from_pretrained(folder, **options)
-    except Exception as error:  # the tokenizers library has no errors of its own
-        failure = load_error(folder, error, f"{folder} has no tokenizer that transformers can load")
-        if not file.is_file() or "trust_remote_code" in str(error):
-            raise failure from error
-    if built is not None and not getattr(built, "is_fast", False):
-        raise ExportError(f"{folder} has only a slow tokenizer, {type(built).__name__}; expected one with a tokenizer.json")
-    if not file.is_file():
-        return built
-    try:
+    own = None
+    if file.is_file():
         with suppressed_logs("transformers.tokenization_utils_base", "not the same type as the class"):
-            own = transformers.PreTrainedTokenizerFast.from_pretrained(folder, **options)
-    except Exception as error:
-        raise load_error(folder, error, f"{folder} has no tokenizer that transformers can load") from error
-    if built is None:
-        log.warning("warning   %s; its tokenizer.json is read without the class that %s names", failure, SETTINGS)
-        return own
+            own = _from_pretrained(transformers.PreTrainedTokenizerFast, folder)
+    mend = (
+        ""
+        if own is None
+        else f"; set tokenizer_class in {SETTINGS} to PreTrainedTokenizerFast, which reads tokenizer.json as it is"
+    )
+    built = _from_pretrained(transformers.AutoTokenizer, folder, mend)
+    if not getattr(built, "is_fast", False):
+        raise ExportError(f"{folder} has only a slow tokenizer, {type(built).__name__}; expected one with a tokenizer.json")
+    if own is None:
+        return built
     difference = _first_difference(own.backend_tokenizer, built.backend_tokenizer, [*PROBES, *texts], folder)
     if difference is not None:
         _check_declared(folder, settings, own.backend_tokenizer, difference)
@@ -179,6 +173,13 @@ def _load(folder: Path, settings: Mapping[str, Any], texts: Sequence[str]) -> An
     own.model_input_names = built.model_input_names
     share_tokenizer(own, built)
     return built
+
+
+def _from_pretrained(kind: Any, folder: Path, mend: str = "") -> Any:
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library has no errors of its own
+        raise load_error(folder, error, f"{folder} has no tokenizer that transformers can load", mend) from error
 
 
 def _first_difference(file: Tokenizer, built: Tokenizer, texts: Sequence[str], folder: Path) -> OtherTokens | None:

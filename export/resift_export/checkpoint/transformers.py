@@ -222,11 +222,11 @@ def suppressed_logs(name: str, phrase: str) -> Iterator[None]:
         logger.removeFilter(suppress)
 
 
-def load_error(folder: Path, error: Exception, failure: str) -> ExportError:
+def load_error(folder: Path, error: Exception, failure: str, mend: str = "") -> ExportError:
     """The ExportError for an error of transformers, whose own text advises to trust remote code if the checkpoint has any."""
     if "trust_remote_code" in str(error):
         return foreign_code(str(folder), "auto_map in its configuration")
     # An error such as KeyError says half of it by its name, and the validation of a field the other half in its second line.
     what = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
     whole = " ".join(str(error).split())
-    return ExportError(f"{failure}: {what}{whole if len(whole) <= REASON_LIMIT else first_line(error)}")
+    return ExportError(f"{failure}: {what}{whole if len(whole) <= REASON_LIMIT else first_line(error)}{mend}")
