@@ -152,12 +152,8 @@ def _load(folder: Path, settings: Mapping[str, Any], texts: Sequence[str]) -> An
     if file.is_file():
         with suppressed_logs("transformers.tokenization_utils_base", "not the same type as the class"):
             own = _from_pretrained(transformers.PreTrainedTokenizerFast, folder)
-    mend = (
-        ""
-        if own is None
-        else f"; set tokenizer_class in {SETTINGS} to PreTrainedTokenizerFast, which reads tokenizer.json as it is"
-    )
-    built = _from_pretrained(transformers.AutoTokenizer, folder, mend)
+    mend = f"; set tokenizer_class in {SETTINGS} to PreTrainedTokenizerFast, which reads tokenizer.json as it is"
+    built = _from_pretrained(transformers.AutoTokenizer, folder, "" if own is None else mend)
     if not getattr(built, "is_fast", False):
         raise ExportError(f"{folder} has only a slow tokenizer, {type(built).__name__}; expected one with a tokenizer.json")
     if own is None:
