@@ -102,6 +102,8 @@ class _Export:
             allow_pickle=allow_pickle,
             relevant_label=self._recipe.relevant_label,
             prompt_name=self._recipe.prompt_name,
+            activation=self._recipe.activation,
+            texts=[text for pool in self._pools for text in (pool.query, *pool.documents)],
         )
         self._pools = with_long_pairs(self._pools, self.checkpoint)
         self.student = None

@@ -28,6 +28,7 @@ MIN_CALIBRATION_PAIRS = 32
 MIN_GATE_DOCUMENTS = 10
 MIN_EVALUATIONS = 3
 """Evaluations of a search: the float32 graph, the int8 graph, and one in between."""
+ACTIVATIONS = ("identity", "sigmoid", "softmax")
 RESERVED_NAMES = frozenset({MANIFEST, TOKENIZER, CERTIFICATE})
 FILE_NAME = re.compile(FILE_NAME_PATTERN)
 ATTACHED_LIMIT = 1 << 26
@@ -63,12 +64,16 @@ class Recipe:
     """the name or number of the label that means relevant, for a head with several; None: the head has one label, or (no, yes)"""
     prompt_name: str | None = None
     """the checkpoint's prompt to put before every query; empty: none; None: its default"""
+    activation: Literal["identity", "sigmoid", "softmax"] | None = None
+    """the function that turns logits into scores; None: the one that the checkpoint declares"""
     search: int | None = None
     """evaluations allowed for each int8 file that the gate refuses, to find products to leave in float32; None: no search"""
 
     def __post_init__(self) -> None:
         if self.tracer not in ("torch", "optimum"):
             raise InputError(f"tracer is {self.tracer!r}; expected 'torch' or 'optimum'")
+        if self.activation not in (None, *ACTIVATIONS):
+            raise InputError(f"activation is {self.activation!r:.80}; expected one of {', '.join(ACTIVATIONS)}, or None")
         if not self.precisions:
             raise InputError(f"no precision given; expected one or more of {', '.join(PRECISIONS)}")
         for precision in self.precisions:
@@ -144,7 +149,7 @@ class Recipe:
         }
         if self.search is not None:
             record["search"] = self.search
-        head_options = {"relevant_label": self.relevant_label, "prompt_name": self.prompt_name}
+        head_options = {"relevant_label": self.relevant_label, "prompt_name": self.prompt_name, "activation": self.activation}
         record.update({key: path_text(value) for key, value in head_options.items() if value is not None})
         for name, own_path, built_in in (
             ("calibration", self.calibration, "calibration.jsonl"),

@@ -61,6 +61,13 @@ def test_gate_shares_no_text_with_calibration():
     assert not calibration & gate
 
 
+def test_an_activation_is_recorded_if_it_is_requested():
+    assert Recipe(activation="softmax").record()["activation"] == "softmax"
+    assert "activation" not in Recipe().record()
+    with pytest.raises(InputError, match="activation is 'gelu'; expected one of identity, sigmoid, softmax, or None"):
+        Recipe(activation="gelu")
+
+
 def test_own_calibration_file(tmp_path):
     path = lines(tmp_path / "own.jsonl", ["", *pairs(MIN_CALIBRATION_PAIRS)])
     found = Recipe(calibration=path).calibration_pairs()

@@ -98,6 +98,11 @@ def add(commands: Commands) -> None:
         metavar="NAME",
         help="which of the checkpoint's prompts to put before every query, '' for none (default: its default prompt)",
     )
+    command.add_argument(
+        "--activation",
+        choices=["identity", "sigmoid", "softmax"],
+        help="the function that turns logits into scores (default: the one that the checkpoint declares)",
+    )
     command.add_argument("--tracer", choices=["torch", "optimum"], default="torch", help="how the graph is traced (default: torch)")
     command.add_argument(
         "--name", type=values.text, metavar="ID", help="model id to record (default: the hub id or the folder's name)"
@@ -145,6 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
             search=arguments.search,
             relevant_label=arguments.relevant_label,
             prompt_name=arguments.prompt_name,
+            activation=arguments.activation,
         )
     except InputError as error:
         arguments.usage_error(str(error))
