@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.artifact.agreement import Agreement, Bounds, check_bounds, check_reference
+from resift.artifact.agreement import Agreement, Bounds, ClassAgreement, check_bounds, check_classes, check_reference
 from resift.artifact.certificate import MIN_RECALL, Certificate, FirstLookRecall, check_recall
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
 from resift.cli.streams import write_json, write_lines
@@ -51,12 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
         certificate = Certificate.read(artifact)
         check_reference([np.array(pool.checkpoint) for pool in certificate.pools])
         # All are submitted at once, so that pairs of one length share a batch, whichever pools they are from.
-        answers = [reranker.submit(pool.query, pool.documents, plan="full") for pool in certificate.pools]
+        answers = [reranker.submit(pool.query, pool.documents, plan="full") for pool in certificate.all_pools]
         logits = [answer.result().logits for answer in answers]
         first_looks = _first_looks(reranker, certificate)
-    agreement = certificate.measure(logits)
+    agreement = certificate.measure(logits[: len(certificate.pools)])
+    max_length = artifact.manifest.pair.max_length
+    classes = certificate.measure_classes(logits, max_length) if certificate.has_classes else []
     at_export = certificate.agreement[file]
-    recorded = [np.array(pool.variants[file]) for pool in certificate.pools]
+    recorded = [np.array(pool.variants[file]) for pool in certificate.all_pools]
     largest_change = max(float(np.abs(here - before).max()) for here, before in zip(logits, recorded, strict=True))
     if arguments.json:
         record = {
@@ -68,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             "bounds": certificate.bounds,
             "agreement": agreement,
             "at_export": at_export,
+            "agreement_by_length": classes,
             "largest_change_since_export": largest_change,
             "search": certificate.search.get(file),
             "first_looks": {name: {"kept": here, "at_export": certificate.first_looks[name]} for name, here in first_looks.items()},
@@ -81,10 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
             line for name, here in first_looks.items() for line in _first_look_table(name, here, certificate.first_looks[name])
         ]
         against = f", against {certificate.reference}" if certificate.reference else ""
-        write_lines([f"{file} on {len(certificate.pools)} pools{against}", *table, changed, *search, *look_tables])
+        by_length = _class_lines(classes)
+        write_lines([f"{file} on {len(certificate.pools)} pools{against}", *table, *by_length, changed, *search, *look_tables])
     for name, here in first_looks.items():
         check_recall(here, f"{artifact.folder} ({name})")
     check_bounds(agreement, certificate.bounds, f"{artifact.folder} ({file})")
+    check_classes(classes, certificate.bounds, f"{artifact.folder} ({file})")
     looser = certificate.bounds.looser(Bounds())
     if looser and not arguments.accept_bounds:
         raise ParityError(
@@ -116,6 +121,12 @@ def _first_look_table(file: str, here: list[FirstLookRecall], at_export: list[Fi
         bound = f">= {MIN_RECALL}" if now is here[-1] else ""
         lines.append(f"{now.look:<20.0%} {bound:>8} {before.kept:>8.4f} {now.kept:>8.4f}")
     return lines
+
+
+def _class_lines(classes: list[ClassAgreement]) -> list[str]:
+    if not classes:
+        return ["by length of the pair: not recorded; export the checkpoint again"]
+    return ["by length of the pair, here:", *(f"  up to {each.up_to} tokens: {each.summary()}" for each in classes)]
 
 
 def _table(bounds: Bounds, here: Agreement, at_export: Agreement) -> list[str]:

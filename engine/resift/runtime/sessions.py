@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from resift.errors import ArtifactError, ClosedError, InferenceError, ProviderEr
 from resift.process import renew_in_children
 from resift.runtime import providers
 from resift.runtime.providers import ORT_NAMES, runtime
+from resift.settings import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,7 +36,11 @@ WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Sessions:
-    """One Session per graph, all on the provider of the full graph. Any number of threads may use a Sessions object at once."""
+    """One Session per graph, all on the provider of the full graph. Any number of threads may use a Sessions object at once.
+
+    A graph whose variant has a second one for short pairs has two Sessions. The number of a pair's tokens alone decides which of
+    them scores it.
+    """
 
     def __init__(self, artifact: Artifact, settings: Settings) -> None:
         """Chooses the provider and the full graph's variant. Raises ProviderError if the settings cannot be met."""
@@ -42,7 +48,7 @@ class Sessions:
         self._precision: Precision | Auto = settings.precision
         self._graphs = {graph.name: graph for graph in artifact.manifest.graphs}
         self._variants: dict[str, Variant] = {}
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[tuple[str, str], Session] = {}
         full = artifact.manifest.full
         self.provider, self._variants[full.name] = providers.choose(
             settings.provider, self._precision, available=providers.available(), variants=_runnable(full)
@@ -61,24 +67,32 @@ class Sessions:
         return self._variants[graph]
 
     def open(self, graph: str) -> None:
-        """Loads a graph unless it is loaded. Raises ProviderError, and like `Session.open`."""
+        """Loads a graph unless it is loaded. Raises ProviderError, and like `Session.open`.
+
+        A variant's graph for short pairs is loaded when the first of them comes.
+        """
         self._session(graph).open()
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """The logits of a graph, float32[b, labels], for inputs int64[b, width] by name. Raises like `Session.run`."""
-        return self._session(graph).run(inputs)
+        return self._session(graph, inputs["input_ids"].shape[1]).run(inputs)
 
     def close(self) -> None:
         """Frees the graphs."""
         for session in list(self._sessions.values()):
             session.close()
 
-    def _session(self, graph: str) -> Session:
-        session = self._sessions.get(graph)
+    def _session(self, graph: str, width: int = LARGEST["max_length"]) -> Session:
+        """The session of a graph for pairs of `width` tokens."""
+        whole = self.variant(graph)
+        variant = whole.of_width(width)
+        key = graph, variant.file
+        session = self._sessions.get(key)
         if session is None:
-            read = partial(self._artifact.read_graph, self.variant(graph), can_map=providers.can_map())
+            read = partial(self._artifact.read_graph, variant, can_map=providers.can_map())
+            policy = replace(self.policy, folds_constants=variant.file != whole.file)
             # If two threads come here at once, both get the Session of the first one.
-            session = self._sessions.setdefault(graph, Session(read, self._graphs[graph].signature, self.policy))
+            session = self._sessions.setdefault(key, Session(read, self._graphs[graph].signature, policy))
         return session
 
 
