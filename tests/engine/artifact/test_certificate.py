@@ -261,7 +261,8 @@ def stored(content, files=(GRAPH,), looks=()):
         SimpleNamespace(role=role, variants=[SimpleNamespace(file=file) for file in each])
         for role, each in (("full", files), ("first-look", looks))
     )
-    manifest = SimpleNamespace(full=full, graphs=[full, first] if looks else [full])
+    pair = SimpleNamespace(max_length=512)
+    manifest = SimpleNamespace(full=full, graphs=[full, first] if looks else [full], pair=pair)
     return SimpleNamespace(folder="folder", manifest=manifest, read=lambda name: content if name == "certificate.json" else b"")
 
 
