@@ -24,6 +24,7 @@ from resift.settings import PRECISIONS, Precision
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+SHORT_CALIBRATION, SHORT_GATE = "short_calibration.jsonl", "short_gate.jsonl"
 MIN_CALIBRATION_PAIRS = 32
 MIN_GATE_DOCUMENTS = 10
 MIN_EVALUATIONS = 3
@@ -95,13 +96,7 @@ class Recipe:
     def calibration_pairs(self) -> list[CalibrationPair]:
         """The calibration set. Raises InputError, which names the line, for a bad line."""
         path = self.calibration or _built_in("calibration.jsonl")
-        pairs = []
-        for number, line in read_lines(path):
-            where = f"{path}, line {number}"
-            try:
-                pairs.append(msgspec.convert(decode_object(line, where), CalibrationPair))
-            except msgspec.ValidationError as error:
-                raise InputError(f'{where}: {error}; expected {{"query": "...", "document": "..."}}') from error
+        pairs = _pairs_of(path)
         if len(pairs) < MIN_CALIBRATION_PAIRS:
             raise InputError(f"{path} has {len(pairs)} pairs; expected {MIN_CALIBRATION_PAIRS} or more, preferably a hundred")
         return pairs
@@ -122,6 +117,14 @@ class Recipe:
                 f"expected at least {LEAST_GATE_POOLS}"
             )
         return pools
+
+    def short_calibration_pairs(self) -> list[CalibrationPair]:
+        """Short pairs, by which the products of a graph for short pairs are chosen; always the built-in ones."""
+        return _pairs_of(_built_in(SHORT_CALIBRATION))
+
+    def short_gate_pools(self) -> list[Pool]:
+        """Pools of short queries and documents, on which the agreement by length is measured; always the built-in ones."""
+        return [_gate_pool(pool, number, SHORT_GATE) for number, pool in enumerate(read_pools(_built_in(SHORT_GATE)), 1)]
 
     def attached_files(self) -> dict[str, bytes]:
         """Contents of the attached files by name. Raises InputError if one cannot be read or its name cannot be used."""
@@ -157,8 +160,9 @@ class Recipe:
         ):
             path = own_path or _built_in(built_in)
             record[name] = path_text(path.name) if own_path else f"built-in {built_in}"
-            with path.open("rb") as file:
-                record[f"{name}_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            record[f"{name}_sha256"] = _sha256(path)
+        for name in (SHORT_CALIBRATION, SHORT_GATE):
+            record[f"{name.partition('.')[0]}_sha256"] = _sha256(_built_in(name))
         return record
 
 
@@ -169,6 +173,23 @@ def file_of(precision: Precision) -> str:
 
 def _built_in(name: str) -> Path:
     return Path(str(files("resift_export"))) / "data" / name
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pairs_of(path: Path) -> list[CalibrationPair]:
+    """The pairs of a file. Raises InputError, which names the line, for a bad one."""
+    pairs = []
+    for number, line in read_lines(path):
+        where = f"{path}, line {number}"
+        try:
+            pairs.append(msgspec.convert(decode_object(line, where), CalibrationPair))
+        except msgspec.ValidationError as error:
+            raise InputError(f'{where}: {error}; expected {{"query": "...", "document": "..."}}') from error
+    return pairs
 
 
 def _gate_pool(pool: CandidatePool, number: int, where: str) -> Pool:

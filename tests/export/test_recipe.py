@@ -228,7 +228,10 @@ def test_attached_files_of_one_name_are_refused(tmp_path):
 
 def test_record_of_built_in_texts():
     data = files("resift_export") / "data"
-    hashes = {name: hashlib.sha256((data / f"{name}.jsonl").read_bytes()).hexdigest() for name in ("calibration", "gate")}
+    hashes = {
+        name: hashlib.sha256((data / f"{name}.jsonl").read_bytes()).hexdigest()
+        for name in ("calibration", "gate", "short_calibration", "short_gate")
+    }
     assert Recipe(precisions=("float32", "int8"), tracer="optimum").record() == {
         "precisions": ["float32", "int8"],
         "vnni": False,
@@ -237,6 +240,8 @@ def test_record_of_built_in_texts():
         "calibration_sha256": hashes["calibration"],
         "gate": "built-in gate.jsonl",
         "gate_sha256": hashes["gate"],
+        "short_calibration_sha256": hashes["short_calibration"],
+        "short_gate_sha256": hashes["short_gate"],
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import numpy as np
 
-from resift.artifact.agreement import ROUNDING, Agreement, Bounds, Pool, measure
+from resift.artifact.agreement import ROUNDING, Agreement, Bounds, ClassAgreement, Pool, measure, measure_classes
 from resift.artifact.manifest import CERTIFICATE, GraphFile, Positive, Strict, decode
 from resift.artifact.resolved_plans import share_of
 from resift.errors import ArtifactError, ParityError
@@ -44,9 +44,12 @@ class CertifiedPool(Pool, frozen=True, kw_only=True):
     checkpoint: list[float]
     variants: dict[GraphFile, list[float]]
     """relevance logits, by variant file"""
+    tokens: list[Positive] | None = None
+    """tokens of each pair, special tokens included; None: the export did not record them"""
 
     def __post_init__(self) -> None:
         columns = {"documents": self.documents, "labels": self.labels, "logits of the checkpoint": self.checkpoint}
+        columns["lengths"] = self.tokens
         columns |= {f"logits of {file}": logits for file, logits in self.variants.items()}
         lengths = {name: len(column) for name, column in columns.items() if column is not None}
         if 0 in lengths.values() or len(set(lengths.values())) > 1:
@@ -102,6 +105,10 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
     """the recall of each variant of a first-look graph, for each of LOOKS"""
     reference: str = ""
     """the library that computed the checkpoint's logits, with its version; empty if the export did not record it"""
+    short_pools: list[CertifiedPool] = msgspec.field(default_factory=list)
+    """pools of short queries and documents, on which only the agreement by length class is measured"""
+    classes: dict[GraphFile, list[ClassAgreement]] = msgspec.field(default_factory=dict)
+    """the agreement of each of the full graph's variants by length class of the pair, on all pools; empty: not recorded"""
 
     @classmethod
     def read(cls, artifact: Artifact) -> Certificate:
@@ -115,7 +122,8 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
         for listed, expected, where in [
             (certificate.agreement.keys(), files, "agreement"),
             (certificate.first_looks.keys(), looks, "first_looks"),
-            *((pool.variants.keys(), files | looks, f"pool {pool.qid}") for pool in certificate.pools),
+            *((pool.variants.keys(), files | looks, f"pool {pool.qid}") for pool in certificate.all_pools),
+            *([(certificate.classes.keys(), files, "classes")] if certificate.has_classes else []),
         ]:
             if listed != expected:
                 raise ArtifactError(
@@ -130,6 +138,7 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
                     f"{name} states for {file}: {stated.summary()}; but its own logits give: {measured.summary()}. "
                     "Export the artifact again"
                 )
+        certificate.check_length_classes(name, artifact.manifest.pair.max_length)
         for file, claimed in certificate.first_looks.items():
             recalls = certificate.measure_first_look([np.array(pool.variants[file]) for pool in certificate.pools])
             if len(claimed) != len(recalls) or not all(map(_is_same_look, claimed, recalls)):
@@ -145,9 +154,35 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
                 )
         return certificate
 
+    def check_length_classes(self, name: str, max_length: int) -> None:
+        """Raises ArtifactError unless the agreement by length class is that of the logits in the certificate."""
+        if self.has_classes and any(pool.tokens is None for pool in self.all_pools):
+            raise ArtifactError(f"{name} holds pools without the lengths of their pairs; expected them for its classes")
+        for file, listed_classes in self.classes.items():
+            classes = self.measure_classes([np.array(pool.variants[file]) for pool in self.all_pools], max_length)
+            if len(classes) != len(listed_classes) or not all(map(ClassAgreement.is_close_to, listed_classes, classes)):
+                raise ArtifactError(
+                    f"{name} states for {file} another agreement by length than its own logits give: export the artifact again"
+                )
+
     def measure(self, logits: Sequence[NDArray[np.floating]]) -> Agreement:
         """The agreement of relevance `logits`, one array per pool, with the checkpoint's."""
         return measure(self.pools, [np.array(pool.checkpoint) for pool in self.pools], logits)
+
+    @property
+    def all_pools(self) -> list[CertifiedPool]:
+        """The gate's pools, and after them those of short pairs."""
+        return [*self.pools, *self.short_pools]
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the export recorded the agreement by length class. Artifacts of format 2 have none."""
+        return bool(self.classes or self.short_pools)
+
+    def measure_classes(self, logits: Sequence[NDArray[np.floating]], max_length: int) -> list[ClassAgreement]:
+        """The agreement by length class of relevance `logits`, one array for each of `all_pools`."""
+        checkpoint = [np.array(pool.checkpoint) for pool in self.all_pools]
+        return measure_classes([np.array(pool.tokens) for pool in self.all_pools], checkpoint, logits, max_length, self.bounds)
 
     def measure_first_look(self, logits: Sequence[NDArray[np.floating]]) -> list[FirstLookRecall]:
         """The recall of a first look, for each of LOOKS, from its relevance `logits`, one array per pool."""

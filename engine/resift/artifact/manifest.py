@@ -1,4 +1,4 @@
-"""Manifest: the fields of manifest.json, format 2. Every unknown field is an error."""
+"""Manifest: the fields of manifest.json, format 3. Every unknown field is an error."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = 2
-"""The artifact format this resift reads and writes."""
+FORMAT = 3
+"""The artifact format that this resift writes."""
+READABLE = (2, 3)
+"""The formats that it reads. In format 2, no variant has a graph for short pairs."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 CERTIFICATE = "certificate.json"
@@ -110,6 +112,16 @@ class Signature(Strict, frozen=True):
         return {name: inputs[name] for name in self.inputs}
 
 
+class ShortGraph(Strict, frozen=True, omit_defaults=True):
+    """A variant's second graph, closer to the checkpoint, which scores short pairs in place of the first."""
+
+    file: GraphFile
+    up_to: Positive
+    """tokens of the longest pair that it scores"""
+    weights: FileName | None = None
+    """the file that holds weights shared with the variant's first graph"""
+
+
 class Variant(Strict, frozen=True, omit_defaults=True):
     """A graph at one precision for some instruction sets."""
 
@@ -120,6 +132,18 @@ class Variant(Strict, frozen=True, omit_defaults=True):
     """the machine must have all of them; empty: it runs everywhere"""
     weights: FileName | None = None
     """the file that holds weights shared with another graph, such as the table of embeddings: that graph's, or its weights' file"""
+    short: ShortGraph | None = None
+    """the graph for short pairs; None: one graph scores pairs of any length"""
+
+    def of_width(self, width: int) -> Self:
+        """The variant, with only that of its graphs which scores pairs of `width` tokens."""
+        if self.short is None or width > self.short.up_to:
+            return msgspec.structs.replace(self, short=None)
+        return msgspec.structs.replace(self, file=self.short.file, weights=self.short.weights, short=None)
+
+    def graphs(self) -> list[Self]:
+        """The variant once for each of its graphs, with only that one."""
+        return [msgspec.structs.replace(self, short=None), *([] if self.short is None else [self.of_width(1)])]
 
 
 class Graph(Strict, frozen=True):
@@ -180,7 +204,7 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
         full = [graph.name for graph in self.graphs if graph.role == "full"]
         if len(full) != 1:
             raise ValueError(f"{len(full)} graphs have the role full; expected one")
-        variants = [(graph.name, variant) for graph in self.graphs for variant in graph.variants]
+        variants = [(graph.name, each) for graph in self.graphs for variant in graph.variants for each in variant.graphs()]
         missing = {TOKENIZER, CERTIFICATE, *(variant.file for _, variant in variants)} - self.files.keys()
         if missing:
             raise ValueError(f"its files lack {', '.join(sorted(missing))}")
@@ -209,9 +233,9 @@ class _Format(msgspec.Struct):
 def decode_manifest(content: bytes) -> Manifest:
     """A manifest from its JSON. Raises ArtifactError for another format, an unknown field or a value out of range."""
     version = decode(content, _Format, MANIFEST).format
-    if version != FORMAT:
+    if version not in READABLE:
         raise ArtifactError(
-            f"{MANIFEST} has format {version}; this resift reads format {FORMAT}: "
+            f"{MANIFEST} has format {version}; this resift reads formats {' and '.join(map(str, READABLE))}: "
             f"{'install a newer resift' if version > FORMAT else 'export the artifact again'}"
         )
     return decode(content, Manifest, MANIFEST)

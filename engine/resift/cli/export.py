@@ -65,7 +65,7 @@ def add(commands: Commands) -> None:
         "--keep",
         type=values.file_name,
         metavar="ARTIFACT",
-        help="copy the full graphs of an earlier export unchanged, for example to add a first look",
+        help="copy the graphs of an earlier export unchanged, for example to add a first look",
     )
     command.add_argument("--revision", metavar="REV", help="a commit, tag or branch on the hub; the commit is recorded")
     command.add_argument(

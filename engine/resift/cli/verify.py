@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.artifact.agreement import Agreement, Bounds, check_bounds, check_reference
+from resift.artifact.agreement import Agreement, Bounds, ClassAgreement, check_bounds, check_classes, check_reference
 from resift.artifact.certificate import MIN_RECALL, Certificate, FirstLookRecall, check_recall
 from resift.cli.meter import StageMeter, wait_for
 from resift.cli.options import EXIT_CODES, add_engine, add_model, settings
@@ -18,9 +18,11 @@ from resift.reranker import Reranker
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from resift.artifact.agreement import Pool
     from resift.cli.options import Commands
 
 EPILOG = f"""examples:
@@ -53,17 +55,19 @@ def run(arguments: argparse.Namespace) -> int:
         artifact, file = reranker.artifact, reranker.variant.file
         certificate = Certificate.read(artifact)
         check_reference([np.array(pool.checkpoint) for pool in certificate.pools])
-        logits = _logits(reranker, certificate, "full", meter)
+        logits = _logits(reranker, certificate.all_pools, "full", meter)
         first_looks = {
             reranker.variant_of(graph.name).file: certificate.measure_first_look(
-                _logits(reranker, certificate, Plan([Stage(graph.name)]), meter)
+                _logits(reranker, certificate.pools, Plan([Stage(graph.name)]), meter)
             )
             for graph in artifact.manifest.graphs
             if graph.role == "first-look"
         }
-    agreement = certificate.measure(logits)
+    agreement = certificate.measure(logits[: len(certificate.pools)])
+    max_length = artifact.manifest.pair.max_length
+    classes = certificate.measure_classes(logits, max_length) if certificate.has_classes else []
     at_export = certificate.agreement[file]
-    recorded = [np.array(pool.variants[file]) for pool in certificate.pools]
+    recorded = [np.array(pool.variants[file]) for pool in certificate.all_pools]
     largest_change = max(float(np.abs(here - before).max()) for here, before in zip(logits, recorded, strict=True))
     if arguments.json:
         record = {
@@ -75,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             "bounds": certificate.bounds,
             "agreement": agreement,
             "at_export": at_export,
+            "agreement_by_length": classes,
             "largest_change_since_export": largest_change,
             "search": certificate.search.get(file),
             "first_looks": {name: {"kept": here, "at_export": certificate.first_looks[name]} for name, here in first_looks.items()},
@@ -88,10 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
             line for name, here in first_looks.items() for line in _first_look_table(name, here, certificate.first_looks[name])
         ]
         against = f", against {certificate.reference}" if certificate.reference else ""
-        write_lines([f"{file} on {len(certificate.pools)} pools{against}", *table, changed, *search, *look_tables])
+        by_length = _class_lines(classes)
+        write_lines([f"{file} on {len(certificate.pools)} pools{against}", *table, *by_length, changed, *search, *look_tables])
     for name, here in first_looks.items():
         check_recall(here, f"{artifact.folder} ({name})")
     check_bounds(agreement, certificate.bounds, f"{artifact.folder} ({file})")
+    check_classes(classes, certificate.bounds, f"{artifact.folder} ({file})")
     looser = certificate.bounds.looser(Bounds())
     if looser and not arguments.accept_bounds:
         raise ParityError(
@@ -101,12 +108,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _logits(reranker: Reranker, certificate: Certificate, plan: Plan | str, meter: StageMeter) -> list[NDArray[np.float32]]:
-    """The logits of the certificate's pools on this machine.
+def _logits(reranker: Reranker, pools: Sequence[Pool], plan: Plan | str, meter: StageMeter) -> list[NDArray[np.float32]]:
+    """The logits of `pools` on this machine.
 
     All pools are submitted at once, so that pairs of one length share a batch, whichever pools they are from.
     """
-    answers = [reranker.submit(pool.query, pool.documents, plan=plan) for pool in certificate.pools]
+    answers = [reranker.submit(pool.query, pool.documents, plan=plan) for pool in pools]
     wait_for(answers, lambda: reranker.queued.tokens, meter, "verify")
     return [answer.result().logits for answer in answers]
 
@@ -120,6 +127,12 @@ def _first_look_table(file: str, here: list[FirstLookRecall], at_export: list[Fi
         bound = f">= {MIN_RECALL}" if now is here[-1] else ""
         lines.append(f"{now.look:<20.0%} {bound:>8} {before.kept:>8.4f} {now.kept:>8.4f}")
     return lines
+
+
+def _class_lines(classes: list[ClassAgreement]) -> list[str]:
+    if not classes:
+        return ["by length of the pair: not recorded; export the checkpoint again"]
+    return ["by length of the pair, here:", *(f"  up to {each.up_to} tokens: {each.summary()}" for each in classes)]
 
 
 def _table(bounds: Bounds, here: Agreement, at_export: Agreement) -> list[str]:

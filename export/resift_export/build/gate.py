@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from resift.artifact.agreement import Bounds, check_bounds, check_reference, measure
+from resift.artifact.agreement import Bounds, check_bounds, check_classes, check_reference, measure, measure_classes
 from resift.artifact.certificate import Certificate, CertifiedPool, check_recall, measure_first_look
 from resift.errors import ExportError, ParityError
 from resift.machine import instruction_sets
@@ -59,16 +59,23 @@ def references_of(checkpoint: Checkpoint, pools: Sequence[Pool], report: Report 
     return references
 
 
-def certify(
+def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how progress is reported
     artifact: Artifact,
     references: Sequence[NDArray[np.float32]],
     pools: Sequence[Pool],
     bounds: Bounds,
     report: Report = no_report,
+    *,
+    short_pools: Sequence[Pool] = (),
 ) -> Certificate:
-    """The certificate of a written artifact: compares the files that users will run with the checkpoint's `references`."""
+    """The certificate of a written artifact: compares the files that users will run with the checkpoint's `references`.
+
+    `references` are those of the `pools` and then of the `short_pools`, on which only the agreement by length class is measured.
+    """
     logits_by_file: dict[str, list[NDArray[np.float32]]] = {}
     first_look_files = set()
+    tokens: list[NDArray[np.int32]] = []
+    all_pools = [*pools, *short_pools]
     for graph in artifact.manifest.graphs:
         for variant in graph.variants:
             if variant.file in logits_by_file:
@@ -76,31 +83,38 @@ def certify(
             settings = Settings(provider="cpu", precision=variant.precision)
             with Reranker(_with_single_variant(artifact, graph, variant.file), settings=settings) as reranker:
                 # All pools are submitted at once, so that pairs of one length share a batch across pools.
-                futures = [reranker.submit(pool.query, pool.documents) for pool in pools]
+                futures = [reranker.submit(pool.query, pool.documents) for pool in all_pools]
                 finished_futures = track(f"verify {variant.file}", futures, report)
                 logits_by_file[variant.file] = [future.result().logits for future in finished_futures]
+                tokens = tokens or [reranker.tokenizer.encode(pool.query, pool.documents).lengths for pool in all_pools]
             trim_heap()
             if graph.role == "first-look":
                 first_look_files.add(variant.file)
+    count, max_length = len(pools), artifact.manifest.pair.max_length
+    full_logits = {file: logits for file, logits in logits_by_file.items() if file not in first_look_files}
+    certified_pools = [
+        CertifiedPool(
+            qid=pool.qid,
+            query=pool.query,
+            documents=pool.documents,
+            labels=pool.labels,
+            checkpoint=references[number].tolist(),
+            variants={file: logits[number].tolist() for file, logits in logits_by_file.items()},
+            tokens=tokens[number].tolist(),
+        )
+        for number, pool in enumerate(all_pools)
+    ]
     return Certificate(
         bounds=bounds,
-        agreement={
-            file: measure(pools, references, logits) for file, logits in logits_by_file.items() if file not in first_look_files
-        },
+        agreement={file: measure(pools, references[:count], logits[:count]) for file, logits in full_logits.items()},
         first_looks={
-            file: measure_first_look(references, logits) for file, logits in logits_by_file.items() if file in first_look_files
+            file: measure_first_look(references[:count], logits[:count])
+            for file, logits in logits_by_file.items()
+            if file in first_look_files
         },
-        pools=[
-            CertifiedPool(
-                qid=pool.qid,
-                query=pool.query,
-                documents=pool.documents,
-                labels=pool.labels,
-                checkpoint=references[number].tolist(),
-                variants={file: logits[number].tolist() for file, logits in logits_by_file.items()},
-            )
-            for number, pool in enumerate(pools)
-        ],
+        pools=certified_pools[:count],
+        short_pools=certified_pools[count:],
+        classes={file: measure_classes(tokens, references, logits, max_length, bounds) for file, logits in full_logits.items()},
     )
 
 
@@ -109,17 +123,24 @@ def faults_of(
 ) -> list[ParityError]:
     """The bounds that do not hold, of the full model's files and then of the first look's, each with the ways out of `ways_out`.
 
-    `student`: the first look's checkpoint. `is_kept`: whether the full graphs were copied from another artifact.
+    `student`: the first look's checkpoint; None if it has none of its own, or one copied from another artifact. `is_kept`: whether
+    the full graphs were copied from there.
     """
-    checks = {
-        file: partial(check_bounds, agreement, certificate.bounds, f"{checkpoint.id} in {file}")
+    bounds = certificate.bounds
+    checks = [
+        (file, partial(check_bounds, agreement, bounds, f"{checkpoint.id} in {file}"))
         for file, agreement in certificate.agreement.items()
-    }
-    for file, recalls in certificate.first_looks.items():
-        assert student is not None
-        checks[file] = partial(check_recall, recalls, f"{student.id} in {file}")
+    ]
+    checks += [
+        (file, partial(check_classes, classes, bounds, f"{checkpoint.id} in {file}"))
+        for file, classes in certificate.classes.items()
+    ]
+    checks += [
+        (file, partial(check_recall, recalls, f"{'the copied first look' if student is None else student.id} in {file}"))
+        for file, recalls in certificate.first_looks.items()
+    ]
     faults = []
-    for file, check in checks.items():
+    for file, check in checks:
         try:
             check()
         except ParityError as error:
