@@ -11,12 +11,13 @@ from transformers.utils import logging as transformers_logging
 
 from resift.artifact.certificate import Certificate, look_summary
 from resift.artifact.folder import Artifact
+from resift.encoding.generated_pairs import generated_pools, words_of
+from resift.encoding.long_pairs import with_long_pairs
 from resift.errors import InputError
 from resift.plans import FIRST_LOOK, FULL
 from resift_export.build.draft import draft, feeds_of, first_look_models, levels_of, trace
 from resift_export.build.first_look import check_cheaper, check_plan, check_student
-from resift_export.build.gate import certify, check_runnable, faults_of, references_of
-from resift_export.build.long_pairs import with_long_pairs
+from resift_export.build.gate import certify, check_runnable, faults_of, look_further, references_of
 from resift_export.build.reuse import check_reusable, copy_first_look, copy_graphs, first_look_of
 from resift_export.build.short import ShortModel, short_models, tokens_to_mend
 from resift_export.build.staging import staged
@@ -29,11 +30,17 @@ from resift_export.progress import no_report
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from resift.artifact.agreement import Pool
     from resift_export.build.draft import Draft
     from resift_export.build.write import CopiedGraph
     from resift_export.progress import Report
     from resift_export.recipe import Recipe
 
+GENERATED_PAIRS = 1000
+"""Generated pairs on which the int8 files are compared with the checkpoint; some thousand tokens an export."""
 log = logging.getLogger(__name__)
 
 
@@ -76,7 +83,9 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         export = _Export(recipe, folder, scratch, earlier, report)
         export.load(source, first_look, revision=revision, name=name, allow_pickle=allow_pickle)
         export.draft()
-        certificate = export.mend_short_pairs(export.search(export.gate()))
+        certificate = export.look_further(export.mend_short_pairs(export.search(export.gate())))
+        if recipe.no_texts:
+            certificate = certificate.without_texts()
         faults = faults_of(certificate, export.checkpoint, export.student, recipe, is_kept=keep is not None)
         if faults and not force:
             raise faults[0]
@@ -93,6 +102,8 @@ class _Export:
         self._recipe, self._folder, self._scratch, self._earlier, self._report = recipe, folder, scratch, earlier, report
         self._pairs, self._pools, self._short_pools = recipe.calibration_pairs(), recipe.gate_pools(), recipe.short_gate_pools()
         self._short_models: dict[str, ShortModel] = {}
+        self._generated: list[Pool] = []
+        self._generated_references: list[NDArray[np.float32]] = []
         self._draft: Draft | None = None
         self._first_look_models: dict[str, ir.Model] = {}
         self._first_look: WrittenModel | CopiedGraph | None = None
@@ -110,7 +121,7 @@ class _Export:
             activation=self._recipe.activation,
             texts=[text for pool in self._pools for text in (pool.query, *pool.documents)],
         )
-        self._pools = with_long_pairs(self._pools, self.checkpoint)
+        self._pools = with_long_pairs(self._pools, self.checkpoint.pair_tokenizer(), self.checkpoint.max_length)
         self.student = None
         if first_look is not None:
             log.info("load      %s", first_look)
@@ -132,6 +143,12 @@ class _Export:
         pools = [*self._pools, *self._short_pools]
         log.info("reference %d pools with %s", len(pools), checkpoint.reference_name)
         self._references = references_of(checkpoint, pools, self._report)
+        if levels_of(recipe):
+            tokenizer = checkpoint.pair_tokenizer()
+            self._generated = generated_pools(words_of(pools), tokenizer, checkpoint.max_length, GENERATED_PAIRS)
+            log.info("reference %d generated pairs", GENERATED_PAIRS)
+            generated = [(pool.query, pool.documents) for pool in self._generated]
+            self._generated_references = checkpoint.references(generated, self._report)
         self._weight_names = weight_names(full.model, checkpoint.parameters()) if recipe.search is not None else {}
         checkpoint.release()
         self._exact = full.model
@@ -188,6 +205,14 @@ class _Export:
                 if all(each.holds(bounds) for each in certificate.classes[file]):
                     break
         return replace(certificate, search=search_records)
+
+    def look_further(self, certificate: Certificate) -> Certificate:
+        """Compares the int8 files with the checkpoint on pairs that no gate lists."""
+        if not self._generated:
+            return certificate
+        log.info("verify    on %d generated pairs", GENERATED_PAIRS)
+        artifact = self.write(certificate, is_forced=False)
+        return look_further(artifact, certificate, self._generated, self._generated_references, self._report)
 
     def write(self, certificate: Certificate, *, is_forced: bool, plan: str | None = None) -> Artifact:
         """Writes the files around the graphs."""

@@ -67,6 +67,8 @@ class Recipe:
     """the checkpoint's prompt to put before every query; empty: none; None: its default"""
     activation: Literal["identity", "sigmoid", "softmax"] | None = None
     """the function that turns logits into scores; None: the one that the checkpoint declares"""
+    no_texts: bool = False
+    """leave the texts of your gate out of the certificate; `resift verify` then needs the gate's file"""
     search: int | None = None
     """evaluations allowed for each int8 file that the gate refuses, to find products to leave in float32; None: no search"""
 
@@ -82,6 +84,8 @@ class Recipe:
                 raise InputError(f"--precision is {precision!r:.80}; expected one or more of {', '.join(PRECISIONS)}")
         if self.vnni and "int8" not in self.precisions:
             raise InputError("--vnni needs the int8 precision; add int8 to --precision, or leave out --vnni")
+        if self.no_texts and self.gate is None:
+            raise InputError("--no-texts leaves out the texts of your own gate; expected --gate FILE with it")
         if self.search is not None and "int8" not in self.precisions:
             raise InputError("--search needs the int8 precision; add int8 to --precision, or leave out --search")
         if self.search is not None and self.search < MIN_EVALUATIONS:
@@ -152,6 +156,8 @@ class Recipe:
         }
         if self.search is not None:
             record["search"] = self.search
+        if self.no_texts:
+            record["no_texts"] = True
         head_options = {"relevant_label": self.relevant_label, "prompt_name": self.prompt_name, "activation": self.activation}
         record.update({key: path_text(value) for key, value in head_options.items() if value is not None})
         for name, own_path, built_in in (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from resift.artifact.manifest import Count, Positive, Strict
+from resift.artifact.manifest import Count, Strict
 from resift.errors import ParityError
 from resift.metrics import kendall_tau, ndcg, top_overlap
 
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 
 LEAST_GATE_POOLS = 30
 """The minimum of pools that make a comparison meaningful."""
-LEAST_CLASS_PAIRS = 100
-"""The minimum of pairs of a length class that make its 99th percentile meaningful; a class with fewer is not covered."""
-LEAST_CLASS_RANKED = 5
-"""The minimum of a pool's documents in a class for which their order is compared."""
-SHORTEST_CLASS = 8
-"""Tokens of the longest pair of the first length class; those of each further class are twice as many."""
 ROUNDING = 1e-6
 """Relative and absolute difference allowed between two libraries' means of the same figures."""
 
@@ -111,7 +105,7 @@ class Agreement(Strict, frozen=True):
 
     def is_close_to(self, other: Agreement) -> bool:
         """Whether all figures are equal up to rounding."""
-        return _are_close(self, other)
+        return are_close(self, other)
 
     def violations(self, bounds: Bounds) -> list[str]:
         """One phrase for each bound that does not hold; a bound on labelled pools holds if there are none."""
@@ -121,36 +115,6 @@ class Agreement(Strict, frozen=True):
             for measure, value, bound in pairs
             if value is not None and not measure.holds(value, bound)
         ]
-
-
-class ClassAgreement(Strict, frozen=True):
-    """The agreement on the pairs of one length class: those longer than the class before, and of at most `up_to` tokens."""
-
-    up_to: Positive
-    """tokens of the longest pair, special tokens included"""
-    pairs: Count
-    error: float | None = None
-    """99th percentile of |logit - checkpoint's|, as a share of the checkpoint's range of logits over all classes. This figure and
-    the next two are None where the class is not covered."""
-    off: float | None = None
-    """share of the pairs of which |logit - checkpoint's| is above the bound on `error`"""
-    tau: float | None = None
-    """mean Kendall tau-b of the pools' documents that are in the class; None, too, if no pool has LEAST_CLASS_RANKED of them"""
-
-    def summary(self) -> str:
-        """One phrase for a log."""
-        if self.error is None or self.off is None:
-            return f"not covered ({self.pairs} pairs)"
-        order = "" if self.tau is None else f", tau {self.tau:.4f}"
-        return f"p99 error {self.error:.2%} of the range, {self.off:.2%} of {self.pairs} pairs beyond the bound{order}"
-
-    def is_close_to(self, other: ClassAgreement) -> bool:
-        """Whether all figures are equal up to rounding."""
-        return _are_close(self, other)
-
-    def holds(self, bounds: Bounds) -> bool:
-        """Whether the error is within its bound, or the class is not covered."""
-        return self.error is None or self.error <= bounds.error
 
 
 class Pool(Strict, frozen=True):
@@ -178,67 +142,7 @@ def check_bounds(agreement: Agreement, bounds: Bounds, what: str) -> None:
         raise ParityError(f"{what} does not rank like its checkpoint: {'; '.join(violations)}")
 
 
-def check_classes(classes: Sequence[ClassAgreement], bounds: Bounds, what: str) -> None:
-    """Raises ParityError that lists every length class whose error is beyond its bound, if any. `what` names the graph."""
-    if failing := [each for each in classes if not each.holds(bounds)]:
-        found = "; ".join(f"of up to {each.up_to} tokens: {each.summary()}" for each in failing)
-        raise ParityError(
-            f"{what} does not score pairs of every length like its checkpoint: {found}; expected a p99 error of at most "
-            f"{bounds.error:.0%} of the range"
-        )
-
-
-def class_bounds(max_length: int) -> list[int]:
-    """The tokens of the longest pair of each length class: 8, 16, 32, ... and last `max_length`."""
-    ends = []
-    end = SHORTEST_CLASS
-    while end < max_length:
-        ends.append(end)
-        end *= 2
-    return [*ends, max_length]
-
-
-def measure_classes(
-    tokens: Sequence[NDArray[np.integer]],
-    checkpoint: Sequence[NDArray[np.floating]],
-    logits: Sequence[NDArray[np.floating]],
-    max_length: int,
-    bounds: Bounds,
-) -> list[ClassAgreement]:
-    """The agreement by length class of relevance `logits` with the `checkpoint`'s, one array per pool each.
-
-    `tokens`: the lengths of the pairs, likewise.
-    """
-    reference = np.concatenate(checkpoint).astype(np.float64)
-    errors = np.abs(np.concatenate(logits) - reference) / max(float(np.ptp(reference)), np.finfo(np.float32).tiny)
-    ends = class_bounds(max_length)
-    classes = np.searchsorted(ends, np.concatenate(tokens))
-    pool_classes = np.split(classes, np.cumsum([len(each) for each in tokens])[:-1])
-    found = []
-    for number, end in enumerate(ends):
-        of_class = errors[classes == number]
-        if len(of_class) < LEAST_CLASS_PAIRS:
-            found.append(ClassAgreement(up_to=end, pairs=len(of_class)))
-            continue
-        rankings = zip(pool_classes, checkpoint, logits, strict=True)
-        taus = [
-            kendall_tau(exact[here == number], measured[here == number])
-            for here, exact, measured in rankings
-            if (here == number).sum() >= LEAST_CLASS_RANKED
-        ]
-        found.append(
-            ClassAgreement(
-                up_to=end,
-                pairs=len(of_class),
-                error=float(np.percentile(of_class, 99)),
-                off=float((of_class > bounds.error).mean()),
-                tau=float(np.mean(taus)) if taus else None,
-            )
-        )
-    return found
-
-
-def _are_close(one: Strict, other: Strict) -> bool:
+def are_close(one: Strict, other: Strict) -> bool:
     """Whether all figures of two records of a kind are equal up to rounding."""
     for name in one.__struct_fields__:
         first, second = getattr(one, name), getattr(other, name)

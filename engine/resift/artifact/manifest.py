@@ -171,6 +171,22 @@ class Graph(Strict, frozen=True):
             )
 
 
+class StablePair(Strict, frozen=True):
+    """A pair whose logit noise hardly moves, with the relevance logit of a graph's file on the machine of the export."""
+
+    query: str
+    document: str
+    logit: Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+
+
+class SelfTest(Strict, frozen=True):
+    """What a graph's file has to compute when it is first loaded on a machine or by a version of onnxruntime."""
+
+    bound: Annotated[float, msgspec.Meta(gt=0)]
+    """the largest difference of a logit that is accepted"""
+    pairs: Annotated[list[StablePair], msgspec.Meta(min_length=1, max_length=100)]
+
+
 class Manifest(Strict, frozen=True, omit_defaults=True):
     """manifest.json."""
 
@@ -189,6 +205,8 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
     """the oldest and the newest version that the artifact was tested with; the oldest is required"""
     plan: str | None = None
     """the plan, as text, of calls with a top_k and no plan of their own; None: full"""
+    self_tests: dict[GraphFile, SelfTest] = msgspec.field(default_factory=dict)
+    """the self-test of the file of each variant; a file without one is not tested"""
 
     def __post_init__(self) -> None:
         names = [graph.name for graph in self.graphs]
@@ -204,6 +222,14 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
         full = [graph.name for graph in self.graphs if graph.role == "full"]
         if len(full) != 1:
             raise ValueError(f"{len(full)} graphs have the role full; expected one")
+        self._check_files()
+        if self.plan is not None:
+            try:
+                Plan.parse(self.plan)
+            except InputError as error:
+                raise ValueError(str(error)) from error
+
+    def _check_files(self) -> None:
         variants = [(graph.name, each) for graph in self.graphs for variant in graph.variants for each in variant.graphs()]
         missing = {TOKENIZER, CERTIFICATE, *(variant.file for _, variant in variants)} - self.files.keys()
         if missing:
@@ -214,11 +240,8 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
         uses = {(variant.file, name, variant.precision) for name, variant in variants}
         if len(uses) > len({file for file, _, _ in uses}):
             raise ValueError("two graphs or two precisions share a file; expected separate files")
-        if self.plan is not None:
-            try:
-                Plan.parse(self.plan)
-            except InputError as error:
-                raise ValueError(str(error)) from error
+        if unknown_files := self.self_tests.keys() - {variant.file for _, variant in variants}:
+            raise ValueError(f"it has self-tests of {', '.join(sorted(unknown_files))}, which no variant has")
 
     @property
     def full(self) -> Graph:

@@ -87,6 +87,11 @@ def add(commands: Commands) -> None:
     command.add_argument("--calibration", metavar="FILE", type=values.path, help="your own calibration pairs (default: built in)")
     command.add_argument("--gate", metavar="FILE", type=values.path, help="your own gate pools (default: built in)")
     command.add_argument(
+        "--no-texts",
+        action="store_true",
+        help="leave the texts of your gate out of the certificate; `resift verify` then needs them",
+    )
+    command.add_argument(
         "--relevant-label",
         type=values.text,
         metavar="LABEL",
@@ -147,6 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
             calibration=arguments.calibration,
             gate=arguments.gate,
             attached=tuple(arguments.attach),
+            no_texts=arguments.no_texts,
             search=arguments.search,
             relevant_label=arguments.relevant_label,
             prompt_name=arguments.prompt_name,

@@ -5,14 +5,17 @@ The bounds themselves are judged in the engine, by `agreement.check_bounds` and 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from resift.artifact.agreement import Bounds, check_bounds, check_classes, check_reference, measure, measure_classes
+from resift.artifact.agreement import Bounds, check_bounds, check_reference, measure
 from resift.artifact.certificate import Certificate, CertifiedPool, check_recall, measure_first_look
+from resift.artifact.coverage import check_classes, check_generated, largest_difference, measure_classes, measure_generated
+from resift.encoding.artifact_tokenizer import open_tokenizer
 from resift.errors import ExportError, ParityError
 from resift.machine import instruction_sets
 from resift.reranker import Reranker
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.progress import Report
     from resift_export.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 
 def check_runnable(variants: Sequence[Variant]) -> None:
@@ -74,22 +79,15 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
     """
     logits_by_file: dict[str, list[NDArray[np.float32]]] = {}
     first_look_files = set()
-    tokens: list[NDArray[np.int32]] = []
     all_pools = [*pools, *short_pools]
     for graph in artifact.manifest.graphs:
         for variant in graph.variants:
-            if variant.file in logits_by_file:
-                continue
-            settings = Settings(provider="cpu", precision=variant.precision)
-            with Reranker(_with_single_variant(artifact, graph, variant.file), settings=settings) as reranker:
-                # All pools are submitted at once, so that pairs of one length share a batch across pools.
-                futures = [reranker.submit(pool.query, pool.documents) for pool in all_pools]
-                finished_futures = track(f"verify {variant.file}", futures, report)
-                logits_by_file[variant.file] = [future.result().logits for future in finished_futures]
-                tokens = tokens or [reranker.tokenizer.encode(pool.query, pool.documents).lengths for pool in all_pools]
-            trim_heap()
-            if graph.role == "first-look":
-                first_look_files.add(variant.file)
+            if variant.file not in logits_by_file:
+                logits_by_file[variant.file] = _score(artifact, graph, variant, all_pools, report)
+                if graph.role == "first-look":
+                    first_look_files.add(variant.file)
+    tokenizer = open_tokenizer(artifact)
+    tokens = [tokenizer.encode(pool.query, pool.documents).lengths for pool in all_pools]
     count, max_length = len(pools), artifact.manifest.pair.max_length
     full_logits = {file: logits for file, logits in logits_by_file.items() if file not in first_look_files}
     certified_pools = [
@@ -118,6 +116,34 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
     )
 
 
+def look_further(
+    artifact: Artifact,
+    certificate: Certificate,
+    pools: Sequence[Pool],
+    references: Sequence[NDArray[np.float32]],
+    report: Report = no_report,
+) -> Certificate:
+    """The certificate with the agreement of the full graph's int8 files on generated `pools`, whose `references` are known."""
+    generated = {}
+    for variant in {each.file: each for each in artifact.manifest.full.variants if each.precision == "int8"}.values():
+        logits = _score(artifact, artifact.manifest.full, variant, pools, report)
+        generated[variant.file] = measure_generated(references, logits, certificate.span, certificate.bounds)
+        log.info("          %s: %s", variant.file, generated[variant.file].summary())
+        log.info("          most on %s", largest_difference(pools, references, logits))
+    return msgspec.structs.replace(certificate, generated=generated)
+
+
+def _score(artifact: Artifact, graph: Graph, variant: Variant, pools: Sequence[Pool], report: Report) -> list[NDArray[np.float32]]:
+    """The relevance logits of one file for each pool, by the engine."""
+    settings = Settings(provider="cpu", precision=variant.precision)
+    with Reranker(_with_single_variant(artifact, graph, variant.file), settings=settings) as reranker:
+        # All pools are submitted at once, so that pairs of one length share a batch across pools.
+        futures = [reranker.submit(pool.query, pool.documents) for pool in pools]
+        logits = [future.result().logits for future in track(f"verify {variant.file}", futures, report)]
+    trim_heap()
+    return logits
+
+
 def faults_of(
     certificate: Certificate, checkpoint: Checkpoint, student: Checkpoint | None, recipe: Recipe, *, is_kept: bool = False
 ) -> list[ParityError]:
@@ -134,6 +160,10 @@ def faults_of(
     checks += [
         (file, partial(check_classes, classes, bounds, f"{checkpoint.id} in {file}"))
         for file, classes in certificate.classes.items()
+    ]
+    checks += [
+        (file, partial(check_generated, found, bounds, f"{checkpoint.id} in {file}"))
+        for file, found in certificate.generated.items()
     ]
     checks += [
         (file, partial(check_recall, recalls, f"{'the copied first look' if student is None else student.id} in {file}"))
@@ -175,4 +205,4 @@ def _with_single_variant(artifact: Artifact, graph: Graph, file: str) -> Artifac
     """The artifact with `file`'s variants of the graph as its only graph, in the role full, so that this file runs."""
     variants = [variant for variant in graph.variants if variant.file == file]
     graph_alone = msgspec.structs.replace(graph, name="full", role="full", variants=variants)
-    return replace(artifact, manifest=msgspec.structs.replace(artifact.manifest, graphs=[graph_alone], plan=None))
+    return replace(artifact, manifest=msgspec.structs.replace(artifact.manifest, graphs=[graph_alone], plan=None, self_tests={}))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from resift.artifact.agreement import LEAST_CLASS_PAIRS
 from resift.artifact.certificate import look_summary
+from resift.artifact.coverage import LEAST_PAIRS
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import (
     CARD,
@@ -26,6 +26,7 @@ from resift.artifact.manifest import (
     Pair,
     ShortGraph,
 )
+from resift.artifact.stable_pairs import self_tests
 from resift.errors import ExportError
 from resift.runtime.providers import versions
 from resift_export.build.first_look import first_look_file
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from resift.artifact.agreement import ClassAgreement
     from resift.artifact.certificate import Certificate
+    from resift.artifact.coverage import ClassAgreement
     from resift.artifact.manifest import Role, Variant
     from resift_export.build.short import ShortModel
     from resift_export.checkpoint.load import Checkpoint
@@ -194,6 +195,7 @@ def write(  # noqa: PLR0913 - everything that the artifact holds
         versions=versions(*LIBRARIES),
         onnxruntime=[min_onnxruntime, NEWEST_ONNXRUNTIME],
         plan=plan,
+        self_tests=self_tests(certificate, {file: short.up_to + 1 for file, short in full.short.items()}),
     )
     contents[MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     try:
@@ -266,10 +268,11 @@ def render_card(
         pools=len(certificate.pools),
         rows=rows,
         searched=search_notes + first_look_notes,
+        scripts=_script_rows(certificate),
         classes="\n".join(_class_row(each, certificate) for each in next(iter(certificate.classes.values()), [])),
         class_files=" | ".join(certificate.classes),
         class_rule="---|" * len(certificate.classes),
-        least=LEAST_CLASS_PAIRS,
+        least=LEAST_PAIRS,
         short_pools=len(certificate.short_pools),
         short="".join(
             f"{graph.file} scores pairs of up to {graph.up_to} tokens in place of {file}.\n" for file, graph in short.items()
@@ -282,6 +285,13 @@ def _class_row(of_first: ClassAgreement, certificate: Certificate) -> str:
     """The card's row for one length class, given that of the first variant."""
     at = next(iter(certificate.classes.values())).index(of_first)
     return f"| {of_first.up_to} | {' | '.join(classes[at].summary() for classes in certificate.classes.values())} |"
+
+
+def _script_rows(certificate: Certificate) -> str:
+    """The card's rows by script of the pair."""
+    measured = [certificate.scripts(file) for file in certificate.agreement]
+    names = next(iter(measured), {})
+    return "\n".join(f"| {name} | {' | '.join(each[name].summary() for each in measured)} |" for name in names)
 
 
 def _processors(recipe: Recipe, file: str) -> str:

@@ -75,6 +75,8 @@ def refine(model: ir.Model, exact: Mapping[str, NDArray[np.float32]], names: Col
     for node in [node for node in refined.graph if node.op_type == "Gather" and _is_small_table(node)]:
         _refine_table(refined, node, _weights_of(exact, _name(node, 0, ROWS)))
     tidy(refined)
+    for value in (value for node in refined.graph for value in node.outputs if not value.is_graph_output()):
+        value.type = value.shape = None  # onnxruntime infers them; stored, they would be a share of the file
     return refined
 
 

@@ -16,16 +16,11 @@ from msgspec.structs import replace
 
 from resift import ArtifactError, ParityError
 from resift.artifact.agreement import (
-    LEAST_CLASS_PAIRS,
     Agreement,
     Bounds,
-    ClassAgreement,
     Pool,
     check_bounds,
-    check_classes,
-    class_bounds,
     measure,
-    measure_classes,
 )
 from resift.artifact.certificate import (
     LOOKS,
@@ -37,6 +32,7 @@ from resift.artifact.certificate import (
     first_look_recall,
     measure_first_look,
 )
+from resift.artifact.coverage import LEAST_PAIRS, ClassAgreement, check_classes, class_bounds, measure_classes
 from resift.artifact.folder import Artifact
 from resift.metrics import kendall_tau, ndcg, top_overlap
 from tests.conftest import rewrite
@@ -514,7 +510,7 @@ def test_length_classes_double_up_to_the_longest_pair(max_length, ends):
 
 
 def test_the_agreement_of_a_class_is_that_of_its_pairs_alone():
-    count = LEAST_CLASS_PAIRS
+    count = LEAST_PAIRS
     tokens = [np.full(count, 8), np.repeat([9, 16], count // 2), np.full(count - 1, 17)]
     checkpoint = [np.linspace(0, 10, count), np.linspace(5, 6, count), np.linspace(2, 3, count - 1)]
     shifts = [np.zeros(count), np.where(np.arange(count) < count * 3 // 4, 1.0, 0.0), np.full(count - 1, 99.0)]

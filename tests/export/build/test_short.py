@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from resift import ParityError
-from resift.artifact.agreement import Bounds, ClassAgreement, check_bounds, check_classes
+from resift.artifact.agreement import Bounds, check_bounds
 from resift.artifact.certificate import Certificate
+from resift.artifact.coverage import ClassAgreement, check_classes
 from resift.artifact.folder import Artifact
 from resift_export.build.short import tokens_to_mend
 from resift_export.convert import convert
@@ -46,13 +47,13 @@ def test_what_the_long_pools_accept_is_not_accepted_where_short_pairs_err(fragil
     ("errors", "expected"),
     [
         ([0.01, 0.01, 0.01, 0.01, 0.01], None),
-        ([0.06, 0.01, 0.01, 0.01, 0.01], 8),
+        ([0.06, 0.01, 0.01, 0.01, 0.01], 16),
         ([0.01, 0.06, 0.01, None, None], 16),
         ([0.06, None, 0.06, 0.01, 0.01], 32),
         ([None, None, None, 0.06, 0.01], 64),
         ([0.06, 0.01, 0.01, 0.01, 0.06], None),  # what fails at 128 tokens is refused, not mended
     ],
 )
-def test_a_graph_for_short_pairs_reads_up_to_the_longest_class_that_fails(errors, expected):
+def test_a_graph_for_short_pairs_reads_up_to_the_longest_class_that_fails_and_16_tokens_at_least(errors, expected):
     classes = [ClassAgreement(up_to=8 << number, pairs=100, error=error) for number, error in enumerate(errors)]
     assert tokens_to_mend(classes, Bounds()) == expected
