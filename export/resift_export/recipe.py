@@ -67,6 +67,8 @@ class Recipe:
     """the checkpoint's prompt to put before every query; empty: none; None: its default"""
     activation: Literal["identity", "sigmoid", "softmax"] | None = None
     """the function that turns logits into scores; None: the one that the checkpoint declares"""
+    origin: str | None = None
+    """where the weights come from, in a sentence that `resift info` shows"""
     no_texts: bool = False
     """leave the texts of your gate out of the certificate; `resift verify` then needs the gate's file"""
     search: int | None = None
@@ -158,8 +160,8 @@ class Recipe:
             record["search"] = self.search
         if self.no_texts:
             record["no_texts"] = True
-        head_options = {"relevant_label": self.relevant_label, "prompt_name": self.prompt_name, "activation": self.activation}
-        record.update({key: path_text(value) for key, value in head_options.items() if value is not None})
+        texts = {name: getattr(self, name) for name in ("relevant_label", "prompt_name", "activation", "origin")}
+        record.update({key: path_text(value) for key, value in texts.items() if value is not None})
         for name, own_path, built_in in (
             ("calibration", self.calibration, "calibration.jsonl"),
             ("gate", self.gate, "gate.jsonl"),

@@ -112,6 +112,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--name", type=values.text, metavar="ID", help="model id to record (default: the hub id or the folder's name)"
     )
+    command.add_argument("--origin", type=values.text, metavar="TEXT", help="where the weights come from, for `resift info`")
     command.add_argument(
         "--attach",
         metavar="FILE",
@@ -152,6 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
             calibration=arguments.calibration,
             gate=arguments.gate,
             attached=tuple(arguments.attach),
+            origin=arguments.origin,
             no_texts=arguments.no_texts,
             search=arguments.search,
             relevant_label=arguments.relevant_label,
