@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 PAIRS = 8
 LONGEST = 64
-"""Tokens of the longest pair of a self-test, so that it takes some hundredths of a second."""
+"""Tokens of the longest pair of a self-test, so that it takes some hundredths of a second; ..."""
+CANDIDATES = 50
+"""... but so many of the shortest pairs can be part of it, whatever their lengths."""
 BOUND_SHARE = 0.02
 """The bound as a share of the checkpoint's range of logits. For the embedded model it is 0.43: versions of onnxruntime move its
 logits by 0.02, and ARM's kernels by up to 0.18."""
@@ -32,18 +34,20 @@ def self_tests(certificate: Certificate, shortest: Mapping[str, int]) -> dict[st
     tests = {}
     for file in certificate.agreement.keys() | certificate.first_looks.keys():
         found = [
-            (exact, logit, pool.query, document)
+            (tokens, exact, logit, pool.query, document)
             for pool in pools
             for document, exact, logit, tokens in zip(
                 pool.documents, pool.checkpoint, pool.variants[file], pool.tokens or [], strict=True
             )
-            if shortest.get(file, 1) <= tokens <= LONGEST
+            if tokens >= shortest.get(file, 1)
         ]
+        found.sort(key=lambda pair: pair[0])
+        found = [pair for rank, pair in enumerate(found) if rank < CANDIDATES or pair[0] <= LONGEST]
         if not found or certificate.span == 0:
             continue
-        found.sort(key=lambda pair: pair[1])
+        found.sort(key=lambda pair: pair[2])
         bins = np.array_split(np.arange(len(found)), min(PAIRS, len(found)))
-        best = [min((found[at] for at in places), key=lambda pair: abs(pair[0] - pair[1])) for places in bins]
-        pairs = [StablePair(query=query, document=document, logit=logit) for _, logit, query, document in best]
+        best = [min((found[at] for at in places), key=lambda pair: abs(pair[1] - pair[2])) for places in bins]
+        pairs = [StablePair(query=query, document=document, logit=logit) for _, _, logit, query, document in best]
         tests[file] = SelfTest(bound=BOUND_SHARE * certificate.span, pairs=pairs)
     return tests

@@ -19,7 +19,7 @@ from resift.artifact.coverage import (
     measure_scripts,
     script_of,
 )
-from resift.artifact.stable_pairs import BOUND_SHARE, LONGEST, PAIRS, self_tests
+from resift.artifact.stable_pairs import BOUND_SHARE, CANDIDATES, LONGEST, PAIRS, self_tests
 
 FILE = "model.int8.onnx"
 
@@ -114,9 +114,17 @@ def test_a_self_test_has_the_pairs_with_the_smallest_errors_across_the_range():
     assert sum(pair.document.endswith(" 1") for pair in test.pairs) >= 3  # in their logits' places, no other pair has no error
 
 
-@pytest.mark.parametrize(("tokens", "shortest"), [(LONGEST + 1, 1), (8, 9)])
-def test_a_pair_that_is_too_long_or_that_another_graph_scores_is_no_part_of_it(tokens, shortest):
-    assert self_tests(certified(tokens=tokens), {FILE: shortest}) == {}
+def test_a_pair_that_another_graph_scores_is_no_part_of_it():
+    assert self_tests(certified(tokens=8), {FILE: 9}) == {}
+
+
+def test_long_pairs_are_part_of_it_only_where_short_ones_are_few():
+    certificate = certified()
+    for few, expected in ((CANDIDATES // 4 + 1, False), (1, True)):  # pools of four short pairs each
+        pools = [replace(pool, tokens=[10 if place < few else LONGEST + 1] * 4) for place, pool in enumerate(certificate.pools)]
+        test = self_tests(replace(certificate, pools=pools), {})[FILE]
+        places = [int(pair.query.removeprefix("query ")) for pair in test.pairs]
+        assert (max(places) >= few) == expected
 
 
 def test_a_certificate_without_texts_measures_as_before_and_tests_itself_by_the_short_pools():

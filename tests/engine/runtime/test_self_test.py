@@ -110,7 +110,7 @@ def test_where_nothing_can_be_remembered_each_process_tests_once(artifact, cache
 
 def test_without_a_self_test_or_with_settings_that_cut_all_its_pairs_nothing_is_tested(copy, cache, wrong):
     wrong("full")
-    Reranker.load(copy, settings=Settings(max_length=5)).close()
+    Reranker.load(copy, settings=Settings(max_length=7)).close()
     edit(copy, lambda manifest: manifest.pop("self_tests"))
     Reranker.load(copy).close()
 
