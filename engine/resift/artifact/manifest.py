@@ -240,8 +240,8 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
         uses = {(variant.file, name, variant.precision) for name, variant in variants}
         if len(uses) > len({file for file, _, _ in uses}):
             raise ValueError("two graphs or two precisions share a file; expected separate files")
-        if unknown_files := self.self_tests.keys() - {variant.file for _, variant in variants}:
-            raise ValueError(f"it has self-tests of {', '.join(sorted(unknown_files))}, which no variant has")
+        if unknown_graphs := self.self_tests.keys() - self.files.keys():
+            raise ValueError(f"it has self-tests of {', '.join(sorted(unknown_graphs))}, which its files lack")
 
     @property
     def full(self) -> Graph:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from resift.artifact.certificate import Certificate
+from resift.artifact.certificate import Certificate, encode_certificate
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import CARD, CERTIFICATE, FORMAT, MANIFEST, FileEntry
 from resift.artifact.stable_pairs import self_tests
@@ -65,7 +65,7 @@ def upgrade(artifact: Artifact, out: Path) -> Path:
     if manifest.format == FORMAT:
         raise InputError(f"{path_text(artifact.folder)} already has format {FORMAT}; expected an artifact of an earlier format")
     certificate = _with_lengths(Certificate.read(artifact), artifact)
-    content = msgspec.json.format(msgspec.json.encode(certificate), indent=1)
+    content = encode_certificate(certificate)
     entry = FileEntry(size=len(content), sha256=sha256(content).hexdigest())
     changed = msgspec.structs.replace(
         manifest,

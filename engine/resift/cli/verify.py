@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     classes = certificate.measure_classes(logits, max_length) if certificate.has_classes else []
     scripts = certificate.measure_scripts(logits)
     at_export = certificate.agreement[file]
-    recorded = [np.array(pool.variants[file]) for pool in certificate.all_pools]
+    recorded = [np.array(pool.variants[file], np.float32) for pool in certificate.all_pools]
     largest_change = max(float(np.abs(here - before).max()) for here, before in zip(logits, recorded, strict=True))
     if arguments.json:
         record = {

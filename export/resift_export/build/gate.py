@@ -96,8 +96,8 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
             query=pool.query,
             documents=pool.documents,
             labels=pool.labels,
-            checkpoint=references[number].tolist(),
-            variants={file: logits[number].tolist() for file, logits in logits_by_file.items()},
+            checkpoint=_shortest(references[number]),
+            variants={file: _shortest(logits[number]) for file, logits in logits_by_file.items()},
             tokens=tokens[number].tolist(),
         )
         for number, pool in enumerate(all_pools)
@@ -114,6 +114,11 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
         short_pools=certified_pools[count:],
         classes={file: measure_classes(tokens, references, logits, max_length, bounds) for file, logits in full_logits.items()},
     )
+
+
+def _shortest(logits: NDArray[np.float32]) -> list[float]:
+    """The logits as the shortest decimal numbers that are read as the same float32."""
+    return [float(str(logit)) for logit in logits]
 
 
 def look_further(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from resift.artifact.certificate import look_summary
+from resift.artifact.certificate import encode_certificate, look_summary
 from resift.artifact.coverage import LEAST_PAIRS
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import (
@@ -161,7 +161,7 @@ def write(  # noqa: PLR0913 - everything that the artifact holds
     about = attached.pop(CARD, b"").decode()
     contents = {
         TOKENIZER: checkpoint.tokenizer_json(),
-        CERTIFICATE: msgspec.json.format(msgspec.json.encode(certificate), indent=1),
+        CERTIFICATE: encode_certificate(certificate),
         CARD: render_card(checkpoint, recipe, certificate, about, full.short).encode(),
         **attached,
     }

@@ -144,11 +144,15 @@ def test_format_2_is_read_as_before(manifest):
     assert variant.of_width(1) == variant
 
 
+SELF_TEST = {"bound": 0.4, "pairs": [{"query": "tides", "document": "the moon", "logit": 1.5}]}
 REFUSED = {
     "format 1": (lambda m: m.update(format=1), "format 1; this resift reads formats 2 and 3: export the artifact again"),
     "format 4": (lambda m: m.update(format=4), "format 4; this resift reads formats 2 and 3: install a newer resift"),
     "a short graph not listed": (lambda m: graph(m)["variants"][0].update(short=SHORT), "its files lack short.onnx"),
     "weights of a short graph not listed": (borrowed_by_short, "read weights from other.onnx, which its files lack"),
+    "a self-test of no file": (lambda m: m.update(self_tests={"other.onnx": SELF_TEST}), "has self-tests of other.onnx, which its"),
+    "a self-test without pairs": (lambda m: m.update(self_tests={"model.int8.onnx": {**SELF_TEST, "pairs": []}}), "pairs"),
+    "a self-test without a bound": (lambda m: m.update(self_tests={"model.int8.onnx": {**SELF_TEST, "bound": 0}}), "bound"),
     "a short graph for no pair": (lambda m: graph(m)["variants"][0].update(short={**SHORT, "up_to": 0}), "up_to"),
     "no graphs": (lambda m: m["graphs"].clear(), "graphs"),
     "two graphs of one name": (two_of_a_name, "graphs are named full, full; expected distinct names"),

@@ -44,7 +44,9 @@ is 0.4 to 1."""
 
 def foreign_language(evidence: Evidence) -> Finding | None:
     """Reports texts in another language than the artifact's gate pools; see `resift.evaluate.doctor.language`."""
-    reference = language.measure(evidence.tokenizer, _texts(evidence.certificate.pools)).bytes_per_token()
+    certificate = evidence.certificate
+    known = certificate.pools if certificate.pools[0].has_texts else certificate.short_pools
+    reference = language.measure(evidence.tokenizer, _texts(known)).bytes_per_token()
     pieces = language.measure(evidence.tokenizer, _texts(evidence.pools))
     foreign = pieces.foreign_mask(reference)
     share = float(foreign.mean()) if len(foreign) else 0.0
