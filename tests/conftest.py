@@ -273,10 +273,12 @@ def edit(folder, change) -> None:
 
 @pytest.fixture
 def interruptible():
-    """Child processes receive SIGINT even if this process ignores it, as shells make background processes do."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Child processes receive SIGINT and SIGHUP even if this process ignores them, as one in the background or under nohup does."""
+    handlers = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
+    before = {number: signal.signal(number, handlers[name]) for name, number in vars(signal).items() if name in handlers}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -212,7 +212,13 @@ def missing(block: Block) -> str:
     return ""
 
 
-@pytest.mark.parametrize("block", [*RUN, *SHOWN], ids=str)
+SLOW = ("own-reranker.md", "measurements.md")
+"""Pages whose commands train or measure for long."""
+
+
+@pytest.mark.parametrize(
+    "block", [pytest.param(each, marks=pytest.mark.slow if each.page in SLOW else (), id=str(each)) for each in [*RUN, *SHOWN]]
+)
 def test_a_block_does_what_the_page_says(block, readers, request, alone):
     reader = readers(block.page)
     for each in (each for each in BLOCKS if each.page == block.page and each.line <= block.line):

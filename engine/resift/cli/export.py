@@ -134,17 +134,8 @@ def _stop(number: int, _: object) -> NoReturn:
 
 def run(arguments: argparse.Namespace) -> int:
     """Converts, and prints the artifact's folder and size."""
-    try:
-        from resift_export.convert import convert
-        from resift_export.recipe import Recipe
-    except ImportError as error:
-        raise ExtraError(
-            f"exporting needs PyTorch and other packages that are not installed ({error}): pip install 'resift[export]'"
-        ) from error
-    show_messages()
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _stop)
+    from resift_export.recipe import Recipe
+
     try:
         recipe = Recipe(
             precisions=tuple(dict.fromkeys(arguments.precision.split(","))),
@@ -162,6 +153,16 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except InputError as error:
         arguments.usage_error(str(error))
+    try:
+        from resift_export.convert import convert
+    except ImportError as error:
+        raise ExtraError(
+            f"exporting needs PyTorch and other packages that are not installed ({error}): pip install 'resift[export]'"
+        ) from error
+    show_messages()
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
     with StageMeter() as meter:
         out = convert(
             arguments.checkpoint,

@@ -19,6 +19,8 @@ from tests.support.disk import linux, recorded_steps
 from tests.support.jobs import RERANKER, begun, ended, files, forked, killed_at, lines, rerank_pools, rows
 
 NAMES = ["out.jsonl", "run.trec", "out.jsonl.gz"]
+QUICK = ["out.jsonl", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
+"""One kind of output, the others marked slow: for what is the same of all of them."""
 OLD = b"an earlier OUT\n"
 
 
@@ -65,7 +67,7 @@ def is_whole(source, name, expected):
     assert (source.parent / f"{name}.errors.jsonl").read_bytes().count(b'"line":7') == 1
 
 
-@pytest.mark.parametrize("overwrite", [False, True], ids=["anew", "overwrite"])
+@pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["anew", "overwrite"])
 @pytest.mark.parametrize("name", NAMES)
 def test_killed_at_every_step_it_loses_and_repeats_nothing(source, expected, name, overwrite):
     end, asked = expected(name), job(source, name)
@@ -88,7 +90,7 @@ def test_killed_at_every_step_it_loses_and_repeats_nothing(source, expected, nam
     is_whole(source, name, end)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_killed_at_every_step_of_every_run_it_gets_whole(source, expected, name):
     """Each run is killed a step later than the one before: the resuming itself is interrupted, too."""
     end, asked = expected(name), job(source, name)
@@ -215,7 +217,7 @@ def limited(asked, size, told):
         raise SystemExit(3) from error
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_disk_that_is_full_keeps_what_is_done(source, expected, name):
     """A limit on the size of files stands in for the disk: writes stop in the middle, wherever that is."""
     end, asked = expected(name), job(source, name)
@@ -320,7 +322,7 @@ def starting(start, close, told, asked, overwrite):
         os.write(told, b"D")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_many_runs_that_start_together_leave_one_whole_file(source, expected, name):
     end, asked = expected(name), job(source, name)
     for _ in range(20):

@@ -111,7 +111,7 @@ def cut(teacher, keep, sizes):
     return student
 
 
-@pytest.mark.parametrize("family", LAYERS)
+@pytest.mark.parametrize("family", tiny.quickly("bert", of=tuple(LAYERS)))
 def test_units_that_others_repeat_are_not_missed(family, checkpoint_of):
     """If every unit of the teacher has a twin, the narrowed student computes the same as the teacher."""
     loaded = checkpoint.load(str(checkpoint_of(family)))
@@ -238,6 +238,7 @@ def trained(source, out, pools, *, should_continue=always, start=None, **more):
     )
 
 
+@pytest.mark.slow
 def test_stopped_anywhere_it_goes_on_to_the_same_weights(source, pools, tmp_path):
     """It is stopped while it is fitted, while the teacher scores, and between steps."""
     assert trained(source, tmp_path / "unbroken", pools).is_finished

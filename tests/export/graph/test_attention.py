@@ -131,7 +131,7 @@ def test_nothing_grows_with_the_square_of_the_width(traced_model, optimized):
     assert growth(traced_model) == 4
 
 
-@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("heads", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_layers_of_fewer_heads_are_fused(heads, checkpoint_of):
     loaded = checkpoint.load(str(checkpoint_of("bert")))
     for layer in layers_of(loaded.model):
