@@ -95,10 +95,13 @@ def artifact_of(built, checkpoint_of):
 
 def export(source: Path, folder: Path, **first_look) -> None:
     from resift.artifact.agreement import Bounds
-    from resift_export.convert import convert
+    from resift_export import convert as pipeline
     from resift_export.recipe import Recipe
 
-    convert(str(source), folder, Recipe(precisions=("int8", "float32"), bounds=Bounds(worst_tau=0.75)), **first_look)
+    recipe = Recipe(precisions=("int8", "float32"), bounds=Bounds(worst_tau=0.75))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "GENERATED_PAIRS", 100)
+        pipeline.convert(str(source), folder, recipe, **first_look)
 
 
 def tested(artifact: Path) -> Path:

@@ -148,7 +148,7 @@ class _Export:
             self._generated = generated_pools(words_of(pools), tokenizer, checkpoint.max_length, GENERATED_PAIRS)
             log.info("reference %d generated pairs", GENERATED_PAIRS)
             generated = [(pool.query, pool.documents) for pool in self._generated]
-            self._generated_references = checkpoint.references(generated, self._report)
+            self._generated_references = checkpoint.references(generated, self._report_generated)
         self._weight_names = weight_names(full.model, checkpoint.parameters()) if recipe.search is not None else {}
         checkpoint.release()
         self._exact = full.model
@@ -212,7 +212,7 @@ class _Export:
             return certificate
         log.info("verify    on %d generated pairs", GENERATED_PAIRS)
         artifact = self.write(certificate, is_forced=False)
-        return look_further(artifact, certificate, self._generated, self._generated_references, self._report)
+        return look_further(artifact, certificate, self._generated, self._generated_references, self._report_generated)
 
     def write(self, certificate: Certificate, *, is_forced: bool, plan: str | None = None) -> Artifact:
         """Writes the files around the graphs."""
@@ -225,6 +225,9 @@ class _Export:
             first_look=self._first_look,
             plan=plan,
         )
+
+    def _report_generated(self, step: str, done: int, total: int) -> None:
+        self._report(f"{step} on generated pairs", done, total)
 
     def _measure(self) -> Certificate:
         bounds = self._recipe.bounds

@@ -190,6 +190,14 @@ def test_search_that_may_not_try_anything(evaluations):
         Recipe(search=evaluations)
 
 
+def test_what_is_recorded_only_where_it_is_asked_for(tmp_path):
+    gate = tmp_path / "gate.jsonl"
+    gate.write_text("")
+    found = Recipe(gate=gate, no_texts=True, origin="trained by us").record()
+    assert (found["no_texts"], found["origin"]) == (True, "trained by us")
+    assert Recipe().record().keys().isdisjoint({"no_texts", "origin"})
+
+
 def test_record_of_a_search():
     assert Recipe(search=7).record() == {**Recipe().record(), "search": 7}
 
