@@ -32,7 +32,7 @@ def self_tests(certificate: Certificate, shortest: Mapping[str, int]) -> dict[st
     """
     pools = [pool for pool in certificate.all_pools if pool.documents and pool.tokens]
     tests = {}
-    for file in certificate.agreement.keys() | certificate.first_looks.keys():
+    for file in (*certificate.agreement, *certificate.first_looks):
         found = [
             (tokens, exact, logit, pool.query, document)
             for pool in pools

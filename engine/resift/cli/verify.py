@@ -12,6 +12,7 @@ import numpy as np
 from resift.artifact.agreement import Agreement, Bounds, Pool, check_bounds, check_reference
 from resift.artifact.certificate import MIN_RECALL, Certificate, FirstLookRecall, check_recall
 from resift.artifact.coverage import (
+    LEAST_PAIRS,
     ClassAgreement,
     PartAgreement,
     check_classes,
@@ -65,8 +66,8 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--fuzz",
         metavar="N",
-        type=values.whole(),
-        help="also compare int8 with float32 on N generated pairs; needs a float32 graph, or --checkpoint",
+        type=values.whole(LEAST_PAIRS),
+        help=f"also compare int8 with float32 on N generated pairs, {LEAST_PAIRS} or more; needs a float32 graph, or --checkpoint",
     )
     command.add_argument(
         "--checkpoint",
