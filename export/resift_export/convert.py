@@ -189,11 +189,14 @@ class _Export:
             up_to = tokens_to_mend(certificate.classes[file], bounds)
             if up_to is None or file in self._full.short:
                 continue
-            feeds = list(feeds_of(self.checkpoint, self._recipe.short_calibration_pairs()))
+            feeds = feeds_of(self.checkpoint, self._recipe.short_calibration_pairs())
+            short_feeds = [feed for feed in feeds if feed["input_ids"].shape[1] <= up_to]
+            if not short_feeds:  # the tokenizer cuts words into many tokens
+                continue
             models = short_models(
                 self._exact,
                 ir.load(self._folder / file),
-                [feed for feed in feeds if feed["input_ids"].shape[1] <= up_to],
+                short_feeds,
                 rule=self.checkpoint.relevance,
                 bounds=bounds,
                 scratch=self._scratch / FULL,

@@ -98,14 +98,20 @@ def test_the_cpu_is_tested_once_a_version_of_onnxruntime(artifact, cache, wrong,
         Reranker.load(artifact)
 
 
-def test_where_nothing_can_be_remembered_each_process_tests_once(artifact, cache, wrong, tmp_path):
-    (tmp_path / "cache").write_text("a file in the folder's place")
+@pytest.mark.parametrize("place", ["a file", "no home"])
+def test_where_nothing_can_be_remembered_each_process_tests_once(artifact, cache, wrong, tmp_path, monkeypatch, place):
+    if place == "a file":
+        (tmp_path / "cache").write_text("in the folder's place")
+    else:
+        monkeypatch.setenv("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", "~")
+    monkeypatch.chdir(tmp_path)
     Reranker.load(artifact).close()
     wrong("full")
     Reranker.load(artifact).close()
     cache()
     with pytest.raises(ProviderError, match="does not compute what"):
         Reranker.load(artifact)
+    assert not (tmp_path / "~").exists()
 
 
 def test_without_a_self_test_or_with_settings_that_cut_all_its_pairs_nothing_is_tested(copy, cache, wrong):
