@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from request_clients import BY_REQUEST, DOCUMENTS, FILE, KEY, MODEL, QUERY, TOP
+from request_clients import BY_REQUEST, DOCUMENTS, FILE, KEY, MODEL, QUERY, TOP, tei_by_requests
 
 
 def cohere_v1(url):
@@ -137,7 +137,7 @@ def litellm_jina_ai(url):
 
 
 def litellm_infinity(url):
-    return litellm("infinity", url)
+    return litellm("infinity", url, return_documents=False)  # it reads a document as a string, which no other client does
 
 
 def litellm_hosted_vllm(url):
@@ -148,12 +148,11 @@ def litellm_huggingface(url):
     return litellm("huggingface", url)
 
 
-def litellm(provider, url):
+def litellm(provider, url, *, return_documents=True):
     import litellm
 
-    reply = litellm.rerank(
-        model=f"{provider}/{MODEL}", query=QUERY, documents=DOCUMENTS, top_n=TOP, return_documents=True, api_base=url, api_key=KEY
-    )
+    asked = {"query": QUERY, "documents": DOCUMENTS, "top_n": TOP, "return_documents": return_documents}
+    reply = litellm.rerank(model=f"{provider}/{MODEL}", api_base=url, api_key=KEY, **asked)
     found = [result for result in reply.results if "document" in result]
     assert all(result["document"]["text"] == DOCUMENTS[result["index"]] for result in found)
     return [(result["index"], result["relevance_score"]) for result in reply.results]
@@ -207,7 +206,7 @@ def openai_models(url):
         names = [model.id for model in client.models.list()]
         assert names
         assert client.models.retrieve(names[0]).id == names[0]
-    return cohere_v2(url)
+    return tei_by_requests(url)
 
 
 CLIENTS = {

@@ -15,6 +15,9 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
+# Before PyTorch is imported: the workers share the cores, and threads of several that wait for each other take most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).parent.parent
 SEED = "hypothesis_seed"
 

@@ -269,13 +269,12 @@ def test_what_is_installed_exists():
                 assert (REPOSITORY / file).is_file(), f"{page.name}: {file}"
 
 
-def test_what_is_installed_beside_another_onnxruntime_is_all_that_resift_needs():
-    dependencies = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
-    needed = {re.split("[<>=]", dependency)[0] for dependency in dependencies}
+def test_another_onnxruntime_is_had_by_the_commands_that_its_errors_name():
+    from resift.runtime.wheels import exchange
+
     page = next(page for page in PAGES if page.name == "platforms.md")
-    (block,) = [block for block in blocks_of(page) if "--no-deps ." in block.code]
-    installed = set(block.code.splitlines()[1].removeprefix("pip install ").split())
-    assert installed == needed - {"onnxruntime"} | {"onnxruntime-gpu"}
+    (block,) = [block for block in blocks_of(page) if block.language == "sh"]
+    assert ", then ".join(block.code.splitlines()[1:]) == exchange("onnxruntime-gpu")
 
 
 def test_options_of_commands_exist():
@@ -298,7 +297,7 @@ def test_benchmarks_exist():
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), name
 
 
-OF_OTHERS = {"--pools", "--checkpoint", "--preload", "--stop-timeout", "--no-deps", "--upgrade"}
+OF_OTHERS = {"--pools", "--checkpoint", "--preload", "--stop-timeout", "--upgrade"}
 """Options of the benchmarks, of docker, of gunicorn and of pip."""
 
 

@@ -86,6 +86,13 @@ class ServerProcess:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / TICKS
 
+    def main_thread_seconds(self) -> float:
+        """Time that the main thread ran on a processor, which others' work does not lengthen; 0 once it has ended."""
+        try:
+            return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/schedstat").read_text().split()[0]) / 1e9
+        except (OSError, IndexError):
+            return 0.0
+
     def metrics(self) -> dict[str, float]:
         """The metrics of resift by name, without labels; values of several labels are added up."""
         totals: dict[str, float] = {}

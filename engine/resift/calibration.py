@@ -24,7 +24,10 @@ READING = ("max_length", "truncation", "windows")
 """The fields that say how pairs were read; with other values of them, logits are others."""
 MEASURED = "measured"
 """The table within [calibration] that holds figures for the reader."""
-HOW = "write one with `resift calibrate MODEL POOLS -o settings.toml`, and load it: settings=Settings.read('settings.toml')"
+HOW = (
+    "write one with `resift calibrate MODEL POOLS -o settings.toml`, and use it: --settings settings.toml, or in Python "
+    "Settings.read('settings.toml')"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from itertools import groupby
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from resift.counts import as_int
 from resift.documents import DEFAULT
@@ -119,6 +119,10 @@ def _column(values: Sequence[Any], name: str, of: str) -> list[Any]:
     return list(values)
 
 
+@overload
+def check_count(name: str, value: int) -> int: ...
+@overload
+def check_count(name: str, value: object) -> int | None: ...
 def check_count(name: str, value: object) -> int | None:
     """A count as an int, also from numpy's whole numbers; None stays. `name`: the parameter's name.
 

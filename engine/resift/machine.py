@@ -9,19 +9,22 @@ import os
 import platform
 import struct
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
 SYSTEM = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")
-INSTRUCTION_SETS = frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+OF_X86 = frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8"})
+OF_ARM = frozenset({"asimd", "asimddp", "i8mm"})
 """The instruction sets that decide which int8 and bfloat16 kernels run, by the names Linux gives them."""
-WINDOWS_FEATURES = {"avx2": 40, "avx512f": 41, "asimddp": 43, "i8mm": 66}
+WINDOWS_FEATURES = {"avx2": 40, "avx512f": 41, "asimd": 19, "asimddp": 43, "i8mm": 66}
 """Those of which Windows tells:
 https://learn.microsoft.com/windows/win32/api/processthreadsapi/nf-processthreadsapi-isprocessorfeaturepresent"""
 MACOS_FEATURES = {
     "avx2": "hw.optional.avx2_0",
     "avx512f": "hw.optional.avx512f",
+    "asimd": "hw.optional.AdvSIMD",
     "asimddp": "hw.optional.arm.FEAT_DotProd",
     "i8mm": "hw.optional.arm.FEAT_I8MM",
 }
@@ -99,7 +102,14 @@ def _limit(folder: Path) -> float:
 
 @functools.cache
 def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """The members of INSTRUCTION_SETS that this processor has, as far as the system says."""
+    """Those of OF_X86 or OF_ARM that this processor has, as far as the system says.
+
+    A process for x86 that an ARM processor runs by translation has none of ARM's, whatever the system shows.
+    """
+    return _features(cpuinfo) & (OF_ARM if _is_arm() else OF_X86)
+
+
+def _features(cpuinfo: Path) -> frozenset[str]:
     if sys.platform == "win32":
         kernel = _kernel()
         return frozenset(name for name, number in WINDOWS_FEATURES.items() if kernel.IsProcessorFeaturePresent(number))
@@ -109,8 +119,13 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         text = cpuinfo.read_text()
     except OSError:
         return frozenset()
-    words = {word for line in text.splitlines() if line.lower().startswith(("flags", "features")) for word in line.split()}
-    return INSTRUCTION_SETS & words
+    return frozenset(word for line in text.splitlines() if line.lower().startswith(("flags", "features")) for word in line.split())
+
+
+def _is_arm() -> bool:
+    """Whether this process runs ARM's instructions. On Windows, `platform.machine` may name the processor, not the process."""
+    name = sysconfig.get_platform() if sys.platform == "win32" else platform.machine()
+    return name.endswith(("arm64", "aarch64"))
 
 
 @functools.cache

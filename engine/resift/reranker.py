@@ -97,8 +97,9 @@ class Reranker(AsyncMethods):
     ) -> Self:
         """Opens, checks and loads an artifact.
 
-        `source`: None for the embedded default model, the name of an embedded model, a folder that `resift export` wrote, or a
-        hub id, org/name or org/name@revision, which is downloaded once.
+        `source`: None for the embedded default model, the name of an embedded model or the hub id of its checkpoint, such as
+        cross-encoder/ms-marco-MiniLM-L12-v2, a folder that `resift export` wrote, or the hub id of an artifact, org/name or
+        org/name@revision, which is downloaded once.
         `provider`, `plan`: short for Settings(provider=..., plan=...). Raises ArtifactError, ProviderError or InputError.
         """
         merged = (settings or Settings()).with_arguments(provider=provider, plan=plan)

@@ -34,8 +34,9 @@ RESERVED_NAMES = frozenset({MANIFEST, TOKENIZER, CERTIFICATE})
 FILE_NAME = re.compile(FILE_NAME_PATTERN)
 ATTACHED_LIMIT = 1 << 26
 """Maximum size of an attached file in bytes."""
-VNNI = ("avx512_vnni", "avx_vnni")
-"""Linux names of the instruction sets that sum int8 products in 32 bits; a processor needs one of them."""
+VNNI = ("avx512_vnni", "avx_vnni", "asimd")
+"""Linux names of the instruction sets with which onnxruntime sums int8 products in 32 bits; a processor needs one of them. All of
+ARM's kernels do, those without dot products, too."""
 VNNI_FILE = "model.int8-vnni.onnx"
 
 

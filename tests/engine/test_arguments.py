@@ -14,6 +14,7 @@ import pytest
 
 import resift
 from resift import Plan, Reranker, Settings, Stage
+from resift.inputs import check_count
 from resift.scoring import activate
 from tests.support import tiny
 
@@ -46,6 +47,12 @@ def test_budgets_and_limits_of_numpys(reranker):
     assert [result.index for result in ranking] == [result.index for result in reranker.rerank(QUERY, DOCUMENTS)]
     [short, plain] = (asyncio.run(reranker.aencode(QUERY, DOCUMENTS, document_tokens=count)) for count in (np.int64(3), 3))
     assert short.lengths.tolist() == plain.lengths.tolist()
+
+
+def test_counts_of_numpys_are_recorded_as_int():
+    """What is written to journals and results of evaluations must be numbers of JSON."""
+    found = [check_count("n", count) for count in (3, np.int64(3), np.uint8(3), np.array(3))]
+    assert [(type(count), count) for count in found] == [(int, 3)] * 4
 
 
 def test_a_plan_keeps_numbers_of_numpys(planned):

@@ -166,12 +166,29 @@ def test_a_settings_file_of_long_texts(content, file):
 
 
 def test_a_servers_configuration_of_long_texts(file):
-    names = [name for name in Config.__struct_fields__ if name not in ("model", "api_key", "settings")]
+    paths_and_keys = ("model", "api_key", "settings", "api_key_file", "uds")
+    names = [name for name in Config.__struct_fields__ if name not in paths_and_keys]
     variables = [{f"RESIFT_SERVE_{name.upper()}": HOSTILE} for name in [*names, HOSTILE]]
     assert len(refusals(variables, lambda environment: Config.gather({}, environment))) == len(variables)
     contents = [f"{QUOTED} = 1", *(f"{name} = {QUOTED}" for name in names), HOSTILE]
     paths = [file(content.encode(), f"{number}.toml") for number, content in enumerate(contents)]
     assert len(refusals(paths, lambda path: Config.gather({"config": str(path)}, {}))) >= len(paths) - 1, "a host may be any text"
+
+
+def test_a_file_of_keys_of_long_texts(file):
+    pytest.importorskip("starlette")
+    from resift.serve.keys import read_allowances
+
+    contents = [
+        f"{QUOTED} = 1",
+        f"[{QUOTED}]",
+        f"[a]\nkey = {QUOTED}",
+        f"[a]\n{QUOTED} = 1",
+        f'[a]\nkey = ["k", {QUOTED}]',
+        HOSTILE,
+    ]
+    paths = [file(content.encode(), f"{number}.toml") for number, content in enumerate(contents)]
+    assert len(refusals(paths, read_allowances)) == len(paths)
 
 
 def test_plans_of_long_texts():

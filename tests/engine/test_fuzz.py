@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from resift import ArtifactError, InputError, Reranker, ResiftError
 from resift.artifact.manifest import MANIFEST, Manifest, decode_manifest
-from resift.pools.reading import CandidatePool, decode_pool, read_documents
+from resift.pools.documents import read_documents
+from resift.pools.reading import CandidatePool, decode_pool
 from resift.pools.source import read_pools
 
 JSON = st.recursive(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 
 import pytest
 
@@ -127,15 +128,24 @@ def test_affinity_is_every_processor_where_the_system_does_not_tell(monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("process", "text", "expected"),
     [
-        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_vnni\nbugs\t: amx_int8\n", {"avx2", "avx512f", "avx512_vnni"}),
-        ("processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n", {"asimddp", "i8mm"}),
-        ("flags\t\t: fpu avx avx512_vnnix\n", set()),
-        ("vmx flags\t: avx2\nmodel name\t: avx2\n", set()),
+        (
+            "x86_64",
+            "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_vnni\nbugs\t: amx_int8\n",
+            {"avx2", "avx512f", "avx512_vnni"},
+        ),
+        ("aarch64", "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n", {"asimd", "asimddp", "i8mm"}),
+        ("aarch64", "processor\t: 0\nFeatures\t: fp asimd evtstrm crc32\n", {"asimd"}),
+        # Emulators that show the host's processor: its features are not those of the process.
+        ("x86_64", "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n", set()),
+        ("aarch64", "processor\t: 0\nflags\t\t: fpu avx2 avx512_vnni\n", set()),
+        ("x86_64", "flags\t\t: fpu avx avx512_vnnix\n", set()),
+        ("x86_64", "vmx flags\t: avx2\nmodel name\t: avx2\n", set()),
     ],
 )
-def test_instruction_sets_come_from_the_flags_of_cpuinfo(tmp_path, text, expected):
+def test_instruction_sets_come_from_the_flags_of_cpuinfo(tmp_path, monkeypatch, process, text, expected):
+    monkeypatch.setattr(platform, "machine", lambda: process)
     write(tmp_path / "cpuinfo", text)
     assert machine.instruction_sets(tmp_path / "cpuinfo") == expected
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import struct
 import sys
+import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,6 +56,7 @@ def held(monkeypatch):
 @pytest.mark.parametrize("code", [5, 32, 33])
 @pytest.mark.parametrize("times", [0, 1, 6])
 def test_a_file_that_is_held_for_a_moment_is_replaced_after_it(tmp_path, held, code, times):
+    """Simulated: Windows' errors of os.replace, a number of times, and the waits after them."""
     (tmp_path / "out").write_text("old")
     waits = held(times, code)
     write_whole(tmp_path / "out", b"new")
@@ -62,6 +65,7 @@ def test_a_file_that_is_held_for_a_moment_is_replaced_after_it(tmp_path, held, c
 
 
 def test_one_that_stays_held_is_one_line_after_a_bounded_wait(tmp_path, held):
+    """Simulated: Windows' error of os.replace, at every attempt, and the waits after them."""
     (tmp_path / "out").write_text("old")
     waits = held(7)
     with pytest.raises(OutputError, match=r"out cannot be written: another program has it open, or a file in it: close it there"):
@@ -74,6 +78,7 @@ def test_one_that_stays_held_is_one_line_after_a_bounded_wait(tmp_path, held):
 
 @pytest.mark.parametrize("code", [None, 19])
 def test_another_refusal_is_not_tried_again(tmp_path, held, code):
+    """Simulated: errors of os.replace that are not those of a file in use."""
     waits = held(1, code)
     with pytest.raises(OutputError, match="The process cannot access the file"):
         write_whole(tmp_path / "out", b"new")
@@ -81,7 +86,7 @@ def test_another_refusal_is_not_tried_again(tmp_path, held, code):
 
 
 def test_an_artifact_that_is_held_stays_when_an_export_would_replace_it(tmp_path, held):
-    """Windows renames no folder in which a file is open, such as a graph that a server has loaded."""
+    """Simulated: Windows' error of os.replace for a folder in which a file is open, such as a graph that a server has loaded."""
     staging = pytest.importorskip("resift_export.build.staging")
     out = tmp_path / "out"
     out.mkdir()
@@ -99,6 +104,7 @@ def test_an_artifact_that_is_held_stays_when_an_export_would_replace_it(tmp_path
 
 
 def test_no_graph_is_mapped_on_windows_so_that_its_file_can_be_replaced(artifact, monkeypatch):
+    """Simulated: sys.platform of Windows."""
     monkeypatch.setattr(folders, "MAPPED_BYTES", 1)
     monkeypatch.setattr(providers, "sys", WINDOWS)
     opened = Artifact.open(artifact)
@@ -169,6 +175,7 @@ SERVER = [core((group, 0b11 << 2 * number)) for group in (0, 1) for number in ra
     ids=["all", "one core's", "one of each core", "a fast core and two slow", "two groups", "it does not tell", "no affinity"],
 )
 def test_physical_cores_of_windows(kernel, monkeypatch, records, processors, mask, cores):
+    """Simulated: kernel32's records of cores and mask of affinity."""
     kernel(records, mask)
     monkeypatch.setattr(os, "cpu_count", lambda: processors)
     monkeypatch.setattr(machine, "cgroup_quota", lambda: float("inf"))
@@ -176,10 +183,22 @@ def test_physical_cores_of_windows(kernel, monkeypatch, records, processors, mas
 
 
 @pytest.mark.parametrize(
-    ("features", "found"), [((), set()), ((40, 41), {"avx2", "avx512f"}), ((43, 66), {"asimddp", "i8mm"}), ((6, 10, 17), set())]
+    ("python", "features", "found"),
+    [
+        ("win-amd64", (), set()),
+        ("win-amd64", (40, 41), {"avx2", "avx512f"}),
+        ("win-arm64", (19, 43, 66), {"asimd", "asimddp", "i8mm"}),
+        ("win-amd64", (19, 40, 43), {"avx2"}),
+        ("win-amd64", (6, 10, 17), set()),
+    ],
+    ids=["none", "x86", "ARM", "x86 translated on ARM", "others"],
 )
-def test_instruction_sets_of_windows(kernel, features, found):
+def test_instruction_sets_of_windows(kernel, monkeypatch, python, features, found):
+    """Simulated: kernel32's features, the Python that was built for x86 or ARM, and the machine's name."""
     kernel(features=features)
+    monkeypatch.setattr(sysconfig, "get_platform", lambda: python)
+    # It names the processor, not the process.
+    monkeypatch.setattr(platform, "machine", lambda: "ARM64" if 19 in features else "AMD64")
     assert machine.instruction_sets() == found
 
 
@@ -188,9 +207,9 @@ def test_instruction_sets_of_windows(kernel, features, found):
 
 @pytest.fixture
 def sysctl(monkeypatch):
-    """sysctl(values): the function of macOS that tells a value of bytes by its name."""
+    """sysctl(values, process): the function of macOS that tells a value of bytes by its name, and what runs the process."""
 
-    def install(values):
+    def install(values, process="arm64"):
         def sysctlbyname(name, buffer, size, new, new_size):
             assert (new, new_size) == (None, 0)
             content = values.get(name.decode())
@@ -205,6 +224,7 @@ def sysctl(monkeypatch):
         monkeypatch.setattr(ctypes, "CDLL", {None: SimpleNamespace(sysctlbyname=sysctlbyname)}.__getitem__)
         monkeypatch.delattr(os, "sched_getaffinity", raising=False)
         monkeypatch.setattr(os, "cpu_count", lambda: 8)
+        monkeypatch.setattr(platform, "machine", lambda: process)
         for name in ("instruction_sets", "processor"):
             monkeypatch.setattr(machine, name, getattr(machine, name).__wrapped__)
 
@@ -214,26 +234,34 @@ def sysctl(monkeypatch):
 YES, NO = (1).to_bytes(4, "little"), bytes(4)
 
 
-def test_what_an_apple_processor_is(sysctl, monkeypatch):
+@pytest.mark.parametrize(
+    ("process", "sets"), [("arm64", {"asimd", "asimddp"}), ("x86_64", set())], ids=["native", "translated by Rosetta"]
+)
+def test_what_an_apple_processor_is(sysctl, monkeypatch, process, sets):
+    """Simulated: sysctlbyname of an M1, seen by a process for ARM and by one for x86."""
     sysctl(
         {
             "hw.physicalcpu": (8).to_bytes(4, "little"),
+            "hw.optional.AdvSIMD": YES,
             "hw.optional.arm.FEAT_DotProd": YES,
             "hw.optional.arm.FEAT_I8MM": NO,
             "machdep.cpu.brand_string": b"Apple M1\0",
-        }
+        },
+        process,
     )
     monkeypatch.setattr(machine, "cgroup_quota", lambda: float("inf"))
-    assert (machine.usable_cores(), machine.instruction_sets(), machine.processor()) == (8, {"asimddp"}, "Apple M1")
+    assert (machine.usable_cores(), machine.instruction_sets(), machine.processor()) == (8, sets, "Apple M1")
 
 
 def test_what_an_intel_mac_is(sysctl):
-    sysctl({"hw.physicalcpu": (4).to_bytes(4, "little"), "hw.optional.avx2_0": YES, "hw.optional.avx512f": NO})
+    """Simulated: sysctlbyname of an Intel Mac with AVX2."""
+    sysctl({"hw.physicalcpu": (4).to_bytes(4, "little"), "hw.optional.avx2_0": YES, "hw.optional.avx512f": NO}, "x86_64")
     assert machine.physical_cores(machine.affinity()) == 4
     assert machine.instruction_sets() == {"avx2"}
 
 
 def test_a_system_that_does_not_tell_has_its_logical_cores_and_no_instruction_sets(sysctl):
+    """Simulated: a sysctlbyname that knows no name."""
     sysctl({})
     assert machine.physical_cores(machine.affinity()) == 8
     assert machine.instruction_sets() == frozenset()
@@ -244,6 +272,7 @@ def test_a_system_that_does_not_tell_has_its_logical_cores_and_no_instruction_se
 
 @pytest.mark.parametrize(("page", "expected"), [("cp850", b"resift: \x81 \\u6c34\n"), (None, "resift: ü 水\n".encode())])
 def test_messages_are_in_the_consoles_code_page(tmp_path, monkeypatch, page, expected):
+    """Simulated: sys.platform of Windows and a console with a code page, or none, as where stderr is a file."""
     path = tmp_path / "stderr"
     monkeypatch.setattr(os, "device_encoding", lambda descriptor: page)
     with path.open("w", encoding="utf-8", errors="backslashreplace") as stream:

@@ -207,6 +207,7 @@ def test_variants_are_best_first_whatever_the_order_asked_for():
     assert [(variant.file, variant.precision, variant.instruction_sets) for variant in found] == [
         ("model.int8-vnni.onnx", "int8", ["avx512_vnni"]),
         ("model.int8-vnni.onnx", "int8", ["avx_vnni"]),
+        ("model.int8-vnni.onnx", "int8", ["asimd"]),
         ("model.int8.onnx", "int8", []),
         ("model.float32.onnx", "float32", []),
     ]

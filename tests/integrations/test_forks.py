@@ -1,4 +1,4 @@
-"""A hundred forks while adapters load, calls run and sessions open in other threads: every child ranks, loads and ends."""
+"""Forks while adapters load, calls run and sessions open in other threads: every child ranks, loads and ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from resift.integrations import adapter as adapters
 from resift.integrations.adapter import Adapter
 from tests.support.forks import beside_threads, can_fork, in_child
 
-FORKS = 100
 QUERY, DOCUMENTS = "how do tides work", ["The moon pulls the sea.", "Bread rises.", "The tide comes in twice a day."]
 
 
@@ -39,7 +38,8 @@ def repeated(function, has_forked):
 
 @can_fork
 @beside_threads
-def test_a_hundred_forks_beside_threads_that_load_and_call(artifact):
+@pytest.mark.parametrize("forks", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_forks_beside_threads_that_load_and_call(artifact, forks):
     has_forked, adapter = threading.Event(), Adapter(model=artifact)
     with Reranker.load(artifact, settings=Settings(threads=2)) as shared, ThreadPoolExecutor(4) as pool:
         expected = shared.logits(QUERY, DOCUMENTS).tolist()
@@ -54,7 +54,7 @@ def test_a_hundred_forks_beside_threads_that_load_and_call(artifact):
         functions = [partial(load, artifact), call, call, lambda _: score(artifact)]
         threads = [pool.submit(repeated, function, has_forked) for function in functions]
         try:
-            for _ in range(FORKS):
+            for _ in range(forks):
                 assert in_child(work) == [expected] * 3
         finally:
             has_forked.set()

@@ -453,8 +453,9 @@ def test_another_model_or_input_is_refused(source, tmp_path):
     rerank_parquet(source, out, workers=1)
     with pytest.raises(OutputError, match="its max_length is 512, not 64"):
         rerank_parquet(source, out, workers=1, settings=Settings(max_length=64))
-    with pytest.raises(OutputError, match="its top_k is None, not 3"):
-        rerank_parquet(source, out, workers=1, top_k=3)
+    for top_k in (3, np.int64(3)):
+        with pytest.raises(OutputError, match="its top_k is None, not 3"):
+            rerank_parquet(source, out, workers=1, top_k=top_k)
     pq.write_table(table(rows(9, 3)), source / "b.parquet")
     with pytest.raises(OutputError, match=r"its input b\.parquet is '"):
         rerank_parquet(source, out, workers=1)

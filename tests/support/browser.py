@@ -9,6 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.support import children
+
+MILLISECONDS = 1000 * children.SECONDS
+"""For what a page or the browser takes longer to do on a busy machine than playwright's 30 seconds."""
 QUERY = "what do owls eat"
 DOCUMENTS = [
     "The station clock was mended in spring.",
@@ -27,8 +31,9 @@ def chromium():
     if not found:
         pytest.skip("pages are driven in Chromium, which is not on the PATH; RESIFT_CHROMIUM may name it")
     quiet = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    args = [*quiet, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=[*quiet, *(["--no-sandbox"] if os.geteuid() == 0 else [])])
+        browser = driver.chromium.launch(executable_path=found, args=args, timeout=MILLISECONDS)
         yield browser
         browser.close()
 
@@ -43,6 +48,7 @@ def visits(browser):
 
     def go(url, expected=(), **options):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+        context.set_default_timeout(MILLISECONDS)
         contexts.append(context)
         allowed.extend(expected)
         page = context.new_page()

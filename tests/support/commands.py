@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sysconfig
+import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -44,6 +46,30 @@ def running(*arguments):
             yield process
         finally:
             process.kill()
+
+
+class Log:
+    """The lines of a process's log, read as they come."""
+
+    def __init__(self, process):
+        self._lines, self._more = [], threading.Condition()
+        self._thread = threading.Thread(target=self._read, args=(process.stderr,), daemon=True)
+        self._thread.start()
+
+    def _read(self, stream):
+        for line in stream:
+            with self._more:
+                self._lines.append(json.loads(line))
+                self._more.notify_all()
+
+    def wait(self, event):
+        """The first record of this event."""
+        with self._more:
+            assert self._more.wait_for(lambda: self.find(event), children.SECONDS), self._lines
+            return self.find(event)[0]
+
+    def find(self, event):
+        return [line for line in self._lines if line["event"] == event]
 
 
 def answered(done):

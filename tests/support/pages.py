@@ -22,9 +22,8 @@ REPOSITORY = Path(__file__).parent.parent.parent
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 NOTE = re.compile(r"<!-- (not run|needs|file|output|background|may exit with [1-9])(?:: (.+))? -->")
 EXIT = "may exit with "
-INSTALLATION = re.compile(r"^pip install ([^&\n]+?)(?: && |$)", re.MULTILINE)
+INSTALLATION = re.compile(r"^pip (?:un)?install ([^&\n]+?)(?: && |$)", re.MULTILINE)
 PORT = "8787"
-SECONDS = 300
 
 # What the commands of a page say of a real model and much data, as it is said of a tiny model and a few pools: tiny models learn no
 # relevance, so that the gate may refuse them, and have two layers. A busy machine may not tune to the page's time budget.
@@ -99,7 +98,6 @@ class Reader:
             "HOME": str(folder),
             "CURL_HOME": str(folder),
             "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
             "NO_PROXY": "127.0.0.1",
             **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), nowhere),
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -150,13 +148,13 @@ class Reader:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        for _ in range(SECONDS * 10):
+        for _ in range(children.SECONDS * 10):
             assert self._server.poll() is None, self._server.communicate()[0].decode()
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                urllib.request.urlopen(f"http://127.0.0.1:{self._port}/ready", timeout=SECONDS).close()
+                urllib.request.urlopen(f"http://127.0.0.1:{self._port}/ready", timeout=children.SECONDS).close()
                 return
             time.sleep(0.1)
-        raise AssertionError(f"{command} is not ready after {SECONDS} s")
+        raise AssertionError(f"{command} is not ready after {children.SECONDS} s")
 
     def close(self) -> None:
         """Ends the server, which must end well."""

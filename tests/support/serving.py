@@ -7,14 +7,18 @@ import threading
 from contextlib import contextmanager
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from resift.serve.config import Config
 from resift.serve.models import Models
 from resift.serve.run import build_server
 from resift.serve.service import Service
+from tests.support import children
 
 JSON = {"content-type": "application/json"}
-TIMEOUT = 60
+TIMEOUT = children.SECONDS
+TIMES = dict.fromkeys(("header_seconds", "body_seconds", "write_seconds", "request_seconds", "keep_alive_seconds"), 100)
+"""Settings of a server whose times pass by `put_forward` only."""
 
 
 class Served:
@@ -44,18 +48,23 @@ class Served:
         time = loop.time
         loop.call_soon_threadsafe(setattr, loop, "time", lambda: time() + seconds)
 
+    def statuses(self) -> set[str]:
+        """The statuses of all answers."""
+        families = text_string_to_metric_families(self.service.metrics.text().decode())
+        return {sample.labels["status"] for family in families for sample in family.samples if "status" in sample.labels}
+
     def metric(self, name: str, **labels) -> float:
-        """The value of a metric, 0 if it has not been counted."""
-        written = ",".join(f'{label}="{value}"' for label, value in labels.items())
-        start = f"{name}{{{written}}} " if labels else f"{name} "
-        lines = self.service.metrics.text().decode().splitlines()
-        return float(next((line[len(start) :] for line in lines if line.startswith(start)), 0))
+        """The sum of a metric over the labels that are not given; 0 if it has not been counted."""
+        families = text_string_to_metric_families(self.service.metrics.text().decode())
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        assert all(set(labels) <= set(sample.labels) for sample in samples), "labels that the metric does not have"
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
 @contextmanager
 def serving(rerankers, names=(), *, strict=False, **settings):
-    """A server of `rerankers` by true name, with other `names` for them and settings of Config."""
-    config = Config(port=0, **settings)
+    """A server of `rerankers` by true name, with other `names` for them and settings of Config, which has long to answer."""
+    config = Config(**{"port": 0, "request_seconds": TIMEOUT, **settings})
     service = Service(config, Models(rerankers, dict(names), strict=strict))
     # The socket listens before the server runs, so that a client's connection waits and no test has to.
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -71,3 +80,24 @@ def serving(rerankers, names=(), *, strict=False, **settings):
             running.handle_exit(15, None)
             thread.join(TIMEOUT)
             assert not thread.is_alive()
+
+
+def rest(connection: socket.socket) -> bytes:
+    """What the server still says on a connection, which it closes."""
+    said = b""
+    try:
+        while part := connection.recv(1 << 16):
+            said += part
+    except ConnectionError:
+        pass  # closed with our bytes unread
+    return said
+
+
+def until(condition) -> None:
+    """Waits for what the server's thread brings about."""
+    pause = threading.Event()
+    for _ in range(6000):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it never came about")

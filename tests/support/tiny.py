@@ -224,6 +224,18 @@ def save_with_two_labels(folder: Path, source: Path) -> Path:
     return folder
 
 
+def save_with_other_embeddings(folder: Path, source: Path) -> Path:
+    """Writes the BERT at `source` with its tokens' embeddings in reverse order, and returns the folder."""
+    import transformers
+
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(source)
+    embeddings = model.bert.embeddings.word_embeddings.weight
+    embeddings.data = embeddings.data.flip(0)
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
 def save_deeper(folder: Path, source: Path, layers: int = 5) -> Path:
     """Writes the BERT at `source` with further layers that change little, and returns the folder: `source` is a student of it."""
     import torch

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from resift.artifact.folder import closed
 from resift.calibration import METHODS
 from resift.cli import values
-from resift.cli.comparison import aligned, share_cells
+from resift.cli.comparison import aligned, reliabilities, share_cells
 from resift.cli.eval import add_data, data_inputs, reading
 from resift.cli.meter import Meter
 from resift.cli.options import CHECK, EXIT_CODES, add_engine, settings
-from resift.cli.streams import complain, write_json, write_lines
+from resift.cli.streams import complain, paragraph, write_json, write_lines
 from resift.evaluate.significance import SEED
 from resift.files.names import path_text
 from resift.files.outputs import check_outputs, write_whole
@@ -133,19 +133,15 @@ def _lines(result: CalibrationResult) -> list[str]:
         lines.append(f"{result.queries} queries say little, and the intervals are too narrow: expected {FEW_QUERIES} or more")
     losses = ", ".join(f"{name} {loss:.4f}" for name, loss in result.losses.items())
     how = f"chosen by the log loss on held-out queries in {result.folds} folds: {losses}" if losses else "as requested"
-    lines += [f"method: {result.method}, {how}", ""]
-    rows = [["on held-out queries", "calibration error (ECE)", "", "Brier score", ""]]
-    rows += [
-        [name, *share_cells(found.ece), *share_cells(found.brier)]
-        for name, found in (("sigmoid of the logit", result.before), ("calibrated", result.after))
-    ]
-    lines += aligned(rows)
+    lines += [f"method: {result.method}, {how}"]
+    lines = [*(line for text in lines for line in paragraph(text)), ""]
+    lines += reliabilities("on held-out queries", {"sigmoid of the logit": result.before, "calibrated": result.after})
     for name, found in (("sigmoid", result.before), ("calibrated", result.after)):
         lines += ["", *_bins(name, found)]
     if result.thresholds:
-        lines += ["", *map(_threshold, result.thresholds)]
+        lines += ["", *(line for found in result.thresholds for line in paragraph(_threshold(found)))]
     scope = f"{result.pool_size} candidates in the median, from this retriever and judged alike"
-    return [*lines, "", f"These figures are for pools like these: {scope}. They say nothing of others."]
+    return [*lines, "", *paragraph(f"These figures are for pools like these: {scope}. They say nothing of others.")]
 
 
 def _bins(name: str, found: Reliability) -> list[str]:

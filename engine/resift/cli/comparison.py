@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resift.cli.streams import paragraph, shorten
+from resift.cli.streams import MIN_TEXT_WIDTH, paragraph, shorten, terminal_width
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from resift.evaluate.results import Evaluation, Share, SystemResult
+    from resift.evaluate.results import Evaluation, Reliability, Share, SystemResult
 
 NAME_COLUMNS = 40
 QUERY_COLUMNS = 60
@@ -94,12 +94,15 @@ def _agreement(systems: Sequence[SystemResult]) -> list[str]:
 
 
 def _reliability(systems: Sequence[SystemResult]) -> list[str]:
-    rows = [["probabilities of a label above 0", "ECE", "95 % interval", "Brier", "95 % interval"]]
-    for system in systems:
-        for name, found in (("sigmoid", system.sigmoid), ("calibrated", system.calibrated)):
-            if found:
-                rows.append([f"{_short(system.name)}, {name}", *share_cells(found.ece), *share_cells(found.brier)])
-    return aligned(rows) if len(rows) > 1 else []
+    return reliabilities(
+        "probabilities of a label above 0",
+        {
+            f"{_short(system.name)}, {name}": found
+            for system in systems
+            for name, found in (("sigmoid", system.sigmoid), ("calibrated", system.calibrated))
+            if found
+        },
+    )
 
 
 def _sizes(evaluation: Evaluation) -> list[str]:
@@ -115,15 +118,25 @@ def _sizes(evaluation: Evaluation) -> list[str]:
 
 def _queries(evaluation: Evaluation) -> list[str]:
     measure = evaluation.measures[0]
-    rows = [[f"qid, {measure}", *(_short(system.name) for system in evaluation.systems), "query"]]
+    rows = [[f"qid, {measure}", *(_short(system.name) for system in evaluation.systems)]]
     for number, query in enumerate(evaluation.queries):
-        values = [f"{system.per_query[measure][number]:.4f}" for system in evaluation.systems]
-        rows.append([_short(query.qid), *values, shorten(" ".join(query.query.split()), QUERY_COLUMNS)])
-    return aligned(rows, left_aligned=(0, len(rows[0]) - 1))
+        rows.append([_short(query.qid), *(f"{system.per_query[measure][number]:.4f}" for system in evaluation.systems)])
+    starts, width = aligned(rows), terminal_width()
+    columns = QUERY_COLUMNS if width is None else min(QUERY_COLUMNS, max(MIN_TEXT_WIDTH, width - len(starts[0]) - 2))
+    queries = ["query", *(shorten(" ".join(query.query.split()), columns) for query in evaluation.queries)]
+    return [f"{start}  {query}".rstrip() for start, query in zip(starts, queries, strict=True)]
 
 
 def _short(name: str) -> str:
     return shorten(name, NAME_COLUMNS)
+
+
+def reliabilities(head: str, found: Mapping[str, Reliability]) -> list[str]:
+    """A table of the calibration error (ECE) and the Brier score of each; empty for none."""
+    rows = [[head, "measure", "value", "95 % interval"]]
+    for name, each in found.items():
+        rows += [[name, "ECE", *share_cells(each.ece)], [name, "Brier", *share_cells(each.brier)]]
+    return aligned(rows, left_aligned=(0, 1)) if found else []
 
 
 def share_cells(share: Share) -> list[str]:

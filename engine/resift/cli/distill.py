@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from resift.cli import values
 from resift.cli.messages import show_messages
 from resift.cli.options import EXIT_CODES, INTERRUPTED
-from resift.cli.streams import complain, write_lines
+from resift.cli.streams import complain, paragraph, write_lines
 from resift.errors import ExtraError
 from resift.files.names import path_text
 
@@ -239,7 +239,7 @@ def run(arguments: argparse.Namespace) -> int:
     next_time = "continues" if recipe.runs else "starts again: the fit of --width is saved only once it is complete"
     lines = [f"{done}, {'finished' if recipe.is_finished else f'the same command {next_time}'}"]
     if recipe.curve:
-        lines.append(recipe.curve[-1].summary())
+        lines += paragraph(recipe.curve[-1].summary())
     write_lines(lines)
     if stop.signal is None:
         return 0

@@ -97,7 +97,6 @@ def add(commands: Commands) -> None:
     group.add_argument("--html", type=values.path, metavar="FILE", help="write a report")
     group.add_argument("--json", type=values.file_name, metavar="FILE", help="write all results as JSON; - prints them instead")
     group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    add_template(group)
     add_engine(command)
     systems.add_argument(
         "--precision", action="append", choices=["auto", *PRECISIONS], help="precision to run; may be repeated (default: auto)"
@@ -134,6 +133,7 @@ def add_data(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--candidates", type=values.whole(), metavar="N", help="only the first N candidates of each query")
     group.add_argument("--limit", type=values.whole(), metavar="N", help="only the first N queries")
+    add_template(group)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -74,7 +74,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--vnni",
         action="store_true",
-        help="add 8-bit weights, closer to the checkpoint, for processors with VNNI; others use the 7-bit ones",
+        help="add 8-bit weights, closer to the checkpoint, for VNNI and ARM; other processors use the 7-bit ones",
     )
     command.add_argument(
         "--search",

@@ -119,5 +119,17 @@ def lines(record: dict[str, object], indent: str = "") -> list[str]:
         elif isinstance(value, list | dict):
             found.append(f"{indent}{name}: {'; '.join(map(str, value)) or 'none'}")
         else:
-            found.append(f"{indent}{name}: {f'{value:.4f}' if isinstance(value, float) else value}")
+            found.append(f"{indent}{name}: {_word(value)}")
     return found
+
+
+def _word(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4f}"
+        case _:
+            return str(value)

@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 import sys
 
+from resift.cli.streams import wrap
 from resift.files.escapes import visible
+
+INDENT = " " * 10
+"""The width of a step's name in the toolchain's messages."""
 
 
 class _Visible(logging.Formatter):
-    """Makes each line of a message `visible`."""
+    """Makes each line of a message `visible`, and wraps it on a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(visible(line) for line in super().format(record).split("\n"))
+        lines = [visible(line) for line in super().format(record).split("\n")]
+        if sys.stderr.isatty():
+            lines = [part for line in lines for part in wrap(line, f"{INDENT}  ") or [""]]
+        return "\n".join(lines)
 
 
 def _unseen(record: logging.LogRecord) -> bool:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 BAR_SECONDS = 0.2
 LINE_SECONDS = 10.0
 """Minimum time between two lines if standard error is not a terminal."""
-BAR = "{percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]"
+BAR = "{percentage:3.0f}% |{bar}| {desc} [{elapsed}<{remaining}]"
 BAR_OF_STAGE = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
-BAR_OF_UNKNOWN_LENGTH = "{postfix} [{elapsed}]"
+BAR_OF_UNKNOWN_LENGTH = "{desc} [{elapsed}]"
 
 
 class _ThrottledMeter:
@@ -84,7 +84,7 @@ class Meter(_ThrottledMeter):
             options = {"total": 1.0, "bar_format": BAR} if share is not None else {"bar_format": BAR_OF_UNKNOWN_LENGTH}
             self._bar = tqdm(file=sys.stderr, initial=self._initial, **options)
         self._bar.n = share or 0.0
-        self._bar.set_postfix_str(text)
+        self._bar.set_description_str(text)  # a postfix would begin with a comma
 
 
 class StageMeter(_ThrottledMeter):

@@ -19,11 +19,18 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction["Parser"]  # noqa: SLF001 - argparse has no public name for it
 
 FAULT, CHECK, INTERRUPTED = 1, 3, 130
+SIMILAR = 0.7
+"""How similar, in [0, 1], a name must be to be suggested: cpu for gpu would mean the opposite."""
 EXIT_CODES = "exit codes: 0 done; 1 bad input or artifact; 2 bad command line; 3 a check failed; 130 interrupted"
 
 
 class _Formatter(argparse.HelpFormatter):
     """Wraps texts between words only; lines of descriptions and epilogs that begin with a space, such as examples, stay."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
+            self._action_max_length += self._indent_increment  # argparse forgets that commands are indented
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
@@ -67,7 +74,7 @@ class Parser(argparse.ArgumentParser):
 
 def _suggestion(typed: str, known: Iterable[str]) -> str:
     """What may have been meant, as the end of a message; empty if nothing is similar."""
-    similar = get_close_matches(typed, list(known), n=1)
+    similar = get_close_matches(typed, list(known), n=1, cutoff=SIMILAR)
     return f"; did you mean {similar[0]}?" if similar else ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from argparse import ArgumentTypeError
 from dataclasses import replace
@@ -14,11 +13,11 @@ from resift.calibration import check_threshold
 from resift.cli import values
 from resift.cli.meter import Meter, StageMeter, wait_for
 from resift.cli.options import EXIT_CODES, add_engine, add_template, settings
-from resift.cli.streams import complain, shorten, write_json, write_lines
+from resift.cli.streams import MIN_TEXT_WIDTH, complain, shorten, terminal_width, write_json, write_lines
 from resift.errors import InputError
 from resift.files.escapes import visible
+from resift.pools.documents import read_documents
 from resift.pools.job import Job, rerank_file
-from resift.pools.reading import read_documents
 from resift.pools.source import template_of
 from resift.ranking import Ranking
 from resift.reranker import Reranker
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
 
     from resift.cli.options import Commands
 
-EPILOG = f"""FILE holds one document per line, or one JSON object {{"text": "...", ...}} per line, whose other fields --json keeps.
+EPILOG = f"""FILE holds one document per line, or one JSON object {{"text": "...", ...}} per line, or (.csv, .tsv) one
+document per row with the column text or document; --json keeps the other fields.
 
 POOLS, recognized by name and content, is one of
   JSON Lines, a pool in each: {{"qid"?, "query", "documents": ["..."]}}
@@ -55,8 +55,6 @@ Parquet file of pools or a folder of them, OUT a folder of ranked Parquet; both 
 
 {EXIT_CODES}"""
 
-MIN_TEXT_WIDTH = 20
-"""Minimum width of a document's text in a table, however narrow the terminal is."""
 EMPTY = "(empty)"
 """Stands for a document without text."""
 SPACES = {code: " " for code in range(0x3001) if chr(code).isspace()}
@@ -183,8 +181,7 @@ def _rank_documents(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(pool.ranked(ranking, with_documents=True))
     else:
-        is_terminal = sys.stdout is not None and sys.stdout.isatty()
-        lines = table(ranking, pool.lines, shutil.get_terminal_size().columns if is_terminal else None)
+        lines = table(ranking, pool.lines, terminal_width())
         if arguments.threshold is not None and ranking.without_score:
             lines.append(f"{ranking.without_score} have no probability, as the full model did not score them: none of them passes")
         write_lines(lines)

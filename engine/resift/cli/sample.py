@@ -14,6 +14,7 @@ from resift.artifact.folder import closed
 from resift.cli import values
 from resift.cli.options import EXIT_CODES
 from resift.cli.streams import write_lines
+from resift.errors import OutputError
 from resift.files.names import path_text
 from resift.files.outputs import check_outputs, write_whole
 
@@ -62,6 +63,8 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes the files and prints their names."""
     folder: Path = arguments.folder
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{path_text(folder)} is not a folder; choose another DIR")
     pools = read_sample()
     contents = {folder / name: content.encode() for name, content in files(pools).items()}
     for parent in {path.parent for path in contents}:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MIN_WIDTH = 40
 """Minimum width of a paragraph, however narrow the terminal is."""
+MIN_TEXT_WIDTH = 20
+"""Minimum width of a text in a table, likewise."""
 MESSAGE_LIMIT = 2000
 """Maximum number of characters in a line on standard error, as messages can contain names and keys of any length."""
 
@@ -56,14 +58,20 @@ def write_lines(lines: Iterable[str]) -> None:
         output.writelines(f"{visible(line)}\n" for line in lines)
 
 
+def terminal_width() -> int | None:
+    """The columns of the terminal that standard output is; None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+
+
 def paragraph(text: str, indent: str = "") -> list[str]:
     """A text for people as lines that fit the terminal, all but the first indented by two columns more; one line elsewhere."""
-    if sys.stdout is None or not sys.stdout.isatty():
-        return [indent + text]
+    return [indent + text] if terminal_width() is None else wrap(indent + text, f"{indent}  ")
+
+
+def wrap(text: str, hanging: str) -> list[str]:
+    """A text as lines that fit the terminal, all but the first with `hanging` before them."""
     width = max(MIN_WIDTH, shutil.get_terminal_size().columns)
-    return textwrap.wrap(
-        text, width, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
-    )
+    return textwrap.wrap(text, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
 
 
 def write_json(record: object) -> None:

@@ -204,8 +204,9 @@ def _lines(tuning: Tuning) -> list[str]:
                 f"{point.quality:.4f}",
             )
             table = "  ".join(f"{cell!s:>{len(name)}}" for name, cell in zip(columns, cells, strict=True))
-            rows.append(f"{'*' if point == tuning.chosen else ' '} {table}{'' if point.fits else '  does not hold the budget'}")
-    head, advice = ([line for text in texts for line in paragraph(text)] for texts in (head, _advice(tuning)))
+            rows.append(f"{'*' if point == tuning.chosen else ' ' if point.fits else '!'} {table}")
+    late = ["! does not hold the budget"] if any(row.startswith("!") for row in rows) else []
+    head, advice = ([line for text in texts for line in paragraph(text)] for texts in (head, [*late, *_advice(tuning)]))
     return [*head, "", *rows, "", *advice]
 
 

@@ -30,7 +30,8 @@ def whole(minimum: int = 1, maximum: int = LARGEST_COUNT) -> Callable[[str], int
         except ValueError:
             value = minimum - 1
         if not minimum <= value <= maximum:
-            raise _unsuitable(f"a whole number from {minimum} to {maximum}", found)
+            is_open = maximum == LARGEST_COUNT and value < minimum
+            raise _unsuitable(f"a whole number {f'of {minimum} or more' if is_open else f'from {minimum} to {maximum}'}", found)
         return value
 
     return convert

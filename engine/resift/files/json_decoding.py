@@ -17,9 +17,8 @@ NESTING_LIMIT = 100
 """Maximum number of levels of lists and objects (RFC 8259, section 9, allows a limit): any accepted value can be written again."""
 TOO_DEEP = f"nested deeper than {NESTING_LIMIT} levels"
 HIGH, LOW = rb"[dD][89abAB][0-9a-fA-F]{2}", rb"[dD][c-fC-F][0-9a-fA-F]{2}"
-HALVES = re.compile(rb"(?:\\u(?:%b(?!\\u%b)|(?<!\\u%b\\u)%b))++" % (HIGH, LOW, HIGH, LOW))
+HALVES = re.compile(rb"\\u(?:%b(?!\\u%b)|(?<!\\u%b\\u)%b)" % (HIGH, LOW, HIGH, LOW))
 """The escapes of halves of surrogate pairs, high or low ones alone, in JSON without escaped backslashes."""
-ESCAPE_BYTES = 6
 CONSTANT = re.compile(rb"(?:NaN|-?Infinity)(?=\s*(?:[,\]}]|\Z))")
 """A constant that Python's json and JavaScript have, but not JSON (RFC 8259, section 6)."""
 PLACE = re.compile(r"\(byte (\d+)\)$")
@@ -54,18 +53,18 @@ def decode_halves(content: bytes, decode: Callable[[bytes], Decoded]) -> Decoded
     try:
         return decode(content)
     except msgspec.DecodeError:
-        mended = _replace_halves(content)
+        mended = replace_halves(content)
         if mended == content:
             raise
         return decode(mended)
 
 
-def _replace_halves(content: bytes) -> bytes:
+def replace_halves(content: bytes) -> bytes:
     r"""JSON with \ufffd for every half of a surrogate pair, which is as long."""
     if b"\0" in content:  # not JSON; below, NULs stand for an escaped backslash
         return content
     plain = content.replace(rb"\\", b"\0\0")
-    mended = HALVES.sub(lambda found: rb"\ufffd" * (len(found[0]) // ESCAPE_BYTES), plain)
+    mended = HALVES.sub(rb"\\ufffd", plain)
     return mended.replace(b"\0\0", rb"\\")
 
 

@@ -78,7 +78,7 @@ def rerank_frame(  # noqa: PLR0913 - the columns, the model, the form of the res
     queries; TypeError for a lazy frame, or a cell or an argument of the wrong type; otherwise like `Reranker.load` and
     `Reranker.rerank`.
     """
-    check_count("top_k", top_k)
+    top_k = check_count("top_k", top_k)
     if model is not None and reranker is not None:
         raise InputError("both model and reranker are given; expected one of them")
     if reranker is not None and not isinstance(reranker, Reranker):

@@ -37,7 +37,7 @@ def rerank_pools(  # noqa: PLR0913 - the options of a call, by name
 
     An error raised by `pools` is raised after the pools before it have been yielded. Raises like `Reranker.rerank`.
     """
-    check_count("top_k", top_k)
+    top_k = check_count("top_k", top_k)
     check_threshold(threshold, is_calibrated=reranker.settings.calibration is not None)
     for pool, scored in score_pools(reranker, pools, top_k=top_k, plan=plan, instruction=instruction):
         yield pool, Ranking.of(pool.documents, scored, top_k=top_k, threshold=threshold)

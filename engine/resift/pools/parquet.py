@@ -39,7 +39,7 @@ class ParquetPools:
         names = self._file.schema_arrow.names
         self._has_pools = "documents" in names or "candidates" in names
         if not self._has_pools:
-            check_columns(names, path)
+            check_columns(names, path, template)
 
     def __iter__(self) -> Iterator[Item]:
         if not self._has_pools:

@@ -1,4 +1,4 @@
-"""Reading: pools and documents from JSON Lines or plain lines, one line after another.
+"""Reading: the lines of files, and pools and candidates from JSON, one line after another.
 
 A file whose name ends in .gz is compressed with gzip; - is standard input.
 """
@@ -200,30 +200,19 @@ def json_kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def read_documents(path: str | os.PathLike[str], query: str, template: DocumentTemplate | None = None) -> CandidatePool:
-    """One query's documents: one per line, or, if the first line begins with {, one JSON object {"text", ...} per line.
-
-    Blank lines are skipped. `template`: what the model reads of an object; None: its text. Raises InputError that names the file,
-    and the line if one is at fault.
-    """
-    pool = CandidatePool(query, [])
-    is_json = False
-    for number, line in read_lines(path):
-        where = f"{os.fspath(path)}, line {number}"
-        is_json = line.lstrip().startswith(b"{") if not pool.lines else is_json
-        if is_json:
-            text, fields = to_candidate(decode_object(line, where), where, template)
-            pool.fields.append(fields)
-        else:
-            text = decode_text(line, where)
-        pool.documents.append(text)
-        pool.lines.append(number)
-    return pool
-
-
 def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
     """Number (from 1) and content of every line that is not blank."""
     return iter(Lines(path))
+
+
+def blank_and_first(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """The lines up to the first that is not blank."""
+    found = []
+    for number, line in lines:
+        found.append((number, line))
+        if line.strip():
+            break
+    return found
 
 
 class Lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,9 +13,9 @@ from resift.documents import DocumentTemplate
 from resift.errors import InputError
 from resift.pools.beir import Texts
 from resift.pools.parquet import ParquetPools
-from resift.pools.reading import Lines, decode_pool
+from resift.pools.reading import Lines, blank_and_first, decode_pool
 from resift.pools.runs import run_pools
-from resift.pools.tables import Item, pools_of, read_table
+from resift.pools.tables import Item, check_columns, pools_of, read_table, table_form
 from resift.pools.trec import is_run_line
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Source:
         self._parquet = ParquetPools(name, template) if name.endswith(".parquet") else None
         self._file = Lines(name)
         self._open_lines = self._file.every()
-        self._start = [] if self._parquet else _blank_and_first(self._open_lines)
+        self._start = [] if self._parquet else blank_and_first(self._open_lines)
         self.form = self._form(is_run=run is not None)
         named = (path, run, texts, queries, *([files.corpus, files.queries] if files else []))
         self.inputs = {os.fspath(file) for file in named if file is not None}
@@ -112,7 +113,8 @@ class Source:
         if self._parquet:
             return iter(self._parquet)
         if self.form in ("csv", "tsv"):
-            rows = read_table(chain(self._start, self._open_lines), self.name, is_tsv=self.form == "tsv")
+            check = partial(check_columns, template=self._template)
+            rows = read_table(chain(self._start, self._open_lines), self.name, is_tsv=self.form == "tsv", check=check)
             return pools_of(rows, self._template)
         if self.form == "run":
             assert self._files, "call check first"
@@ -142,10 +144,7 @@ class Source:
         first = self.first[1] if self.first else b""
         if is_run or is_run_line(first):
             return "run"
-        name = self.name.removesuffix(".gz")
-        if name.endswith((".csv", ".tsv")) and not first.lstrip().startswith(b"{"):
-            return "csv" if name.endswith(".csv") else "tsv"
-        return "jsonl"
+        return table_form(self.name, first) or "jsonl"
 
     def _json_pools(self) -> Iterator[Item]:
         for number, line in self.lines():
@@ -154,16 +153,6 @@ class Source:
                 yield Item(number, where, line, decode_pool(line, where, self._template))
             except InputError as error:
                 yield Item(number, where, line, error)
-
-
-def _blank_and_first(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """The lines up to the first that is not blank."""
-    found = []
-    for number, line in lines:
-        found.append((number, line))
-        if line.strip():
-            break
-    return found
 
 
 def template_of(settings: Settings) -> DocumentTemplate | None:

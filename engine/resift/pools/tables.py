@@ -1,14 +1,15 @@
-"""Tables: CSV and TSV with a row for each pair of a query and a document, grouped into pools.
+"""Tables: CSV and TSV with a row for each document, or for each pair of a query and a document, grouped into pools.
 
-A table's first line names its columns: `query`, `document` (or `text`, `content`, `page_content`), perhaps `qid` (or `query_id`),
-`docid` (or `id`, `_id`, `doc_id`) and `label`, and any others, which are fields of the candidate. CSV is as in RFC 4180, so that a
-cell in quotation marks may hold commas and line breaks. In TSV, quotation marks mean nothing, as in the files of MS MARCO.
+A table's first line names its columns: `document` (or `text`, `content`, `page_content`), of pairs `query` and perhaps `qid` (or
+`query_id`), perhaps `docid` (or `id`, `_id`, `doc_id`) and `label`, and any others, which are fields of the candidate. CSV is as
+in RFC 4180, so that a cell in quotation marks may hold commas and line breaks. In TSV, quotation marks mean nothing, as in the
+files of MS MARCO.
 """
 
 from __future__ import annotations
 
 import csv
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from resift.documents import ALIASES
 from resift.errors import InputError
@@ -16,7 +17,7 @@ from resift.pools.reading import LINE_LIMIT, QUERY_IDS, CandidatePool, decode_te
 from resift.pools.trec import INTEGER
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
     from resift.documents import DocumentTemplate
 
@@ -26,7 +27,7 @@ TEXTS = (*ALIASES["text"], DOCUMENT)
 
 
 class TableRow(NamedTuple):
-    """A pair as it was read."""
+    """A document or a pair as it was read."""
 
     number: int
     """of its line, from 1, or of its row, from 0"""
@@ -50,23 +51,56 @@ class Item(NamedTuple):
     """the pool; or why its line or row cannot be used"""
 
 
-def check_columns(names: Sequence[str], where: str) -> None:
-    """Raises InputError that begins with `where` unless columns of these names hold pairs."""
-    duplicates = [name for name in names if names.count(name) > 1]
-    if duplicates:
-        raise InputError(f"{where}: the column {duplicates[0]!r:.80} is there {names.count(duplicates[0])} times; expected it once")
-    if QUERY not in names or not any(name in names for name in TEXTS):
-        found = ", ".join(f"{name!s:.40}" for name in names[:10])
+def table_form(name: str, first: bytes) -> Literal["csv", "tsv"] | None:
+    """The form of a table by its file's name, perhaps with .gz behind; None for other names, and if the `first` line is JSON."""
+    ending = name.removesuffix(".gz").rpartition(".")[2]
+    if ending not in ("csv", "tsv") or first.lstrip().startswith(b"{"):
+        return None
+    return "csv" if ending == "csv" else "tsv"
+
+
+def check_columns(names: Sequence[str], where: str, template: DocumentTemplate | None = None) -> None:
+    """Raises InputError that begins with `where` unless columns of these names hold pairs.
+
+    With a `template`, which names the columns to read, there need not be one with the text.
+    """
+    _check_distinct(names, where)
+    if QUERY not in names or not (template or _has_text(names)):
         raise InputError(
-            f"{where}: the columns are {found}; expected 'query' and 'document' (or 'text') with a pair in each row, and 'qid', "
-            "'docid' and 'label' if there are any"
+            f"{where}: the columns are {_listed(names)}; expected 'query' and 'document' (or 'text') with a pair in each row, and "
+            "'qid', 'docid' and 'label' if there are any"
         )
 
 
-def read_table(lines: Iterable[tuple[int, bytes]], name: str, *, is_tsv: bool) -> Iterator[TableRow]:
+def check_document_columns(names: Sequence[str], where: str, template: DocumentTemplate | None = None) -> None:
+    """`check_columns` for documents of a query that is given elsewhere."""
+    _check_distinct(names, where)
+    if QUERY in names:
+        raise InputError(f"{where}: a column 'query', so that each row is a pair; rank pairs with --pools FILE --out OUT")
+    if not (template or _has_text(names)):
+        raise InputError(f"{where}: the columns are {_listed(names)}; expected 'text' (or 'document') with a document in each row")
+
+
+def _check_distinct(names: Sequence[str], where: str) -> None:
+    duplicates = [name for name in names if names.count(name) > 1]
+    if duplicates:
+        raise InputError(f"{where}: the column {duplicates[0]!r:.80} is there {names.count(duplicates[0])} times; expected it once")
+
+
+def _has_text(names: Sequence[str]) -> bool:
+    return any(name in names for name in TEXTS)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"{name!s:.40}" for name in names[:10])
+
+
+def read_table(
+    lines: Iterable[tuple[int, bytes]], name: str, *, is_tsv: bool, check: Callable[[Sequence[str], str], None] = check_columns
+) -> Iterator[TableRow]:
     """The rows of CSV or TSV from the numbered lines of the file `name`, the blank ones included.
 
-    Raises InputError that names file and line if the first line does not name the columns of pairs.
+    `check`: what raises InputError, which names file and line, unless the first line names the columns that are wanted.
     """
     header: list[str] | None = None
     for number, content, cells in _records(lines, name, is_tsv=is_tsv):
@@ -75,7 +109,7 @@ def read_table(lines: Iterable[tuple[int, bytes]], name: str, *, is_tsv: bool) -
             if isinstance(cells, InputError):
                 raise cells
             header = [cell.strip() for cell in cells]
-            check_columns(header, where)
+            check(header, where)
         elif isinstance(cells, InputError):
             yield TableRow(number, where, content, cells)
         elif len(cells) != len(header):
@@ -132,6 +166,16 @@ def _check_place(row: TableRow, pair: CandidatePool, before: CandidatePool | Non
         raise InputError(f"{row.where}: the query is {pair.query!r:.80}; expected that of {key!r:.80} before, {before.query!r:.80}")
 
 
+def read_document(row: TableRow, template: DocumentTemplate | None) -> tuple[str, dict[str, Any]]:
+    """What the model reads of a row by `template` (None: its text), and its other cells. Raises InputError if it cannot be used."""
+    if isinstance(row.cells, InputError):
+        raise row.cells
+    cells = dict(row.cells)
+    if DOCUMENT in cells and not any(name in cells for name in ALIASES["text"]):
+        cells["text"] = cells.pop(DOCUMENT)
+    return to_candidate(cells, row.where, template)
+
+
 def _pair(row: TableRow, template: DocumentTemplate | None) -> CandidatePool:
     """The row as a pool of one candidate. Raises InputError if it is none."""
     if isinstance(row.cells, InputError):
@@ -145,9 +189,7 @@ def _pair(row: TableRow, template: DocumentTemplate | None) -> CandidatePool:
         raise InputError(f"{row.where}: 'query' is {json_kind(query)}; expected a string")
     for name in QUERY_IDS:
         cells.pop(name, None)
-    if not any(name in cells for name in ALIASES["text"]):
-        cells["text"] = cells.pop(DOCUMENT)
-    text, fields = to_candidate(cells, row.where, template)
+    text, fields = read_document(row._replace(cells=cells), template)
     return CandidatePool(query, [text], qid, [fields])
 
 

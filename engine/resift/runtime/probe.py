@@ -140,10 +140,7 @@ def _needed_and_found(provider: Provider) -> tuple[str, bool]:
 
 def _cuda_version() -> str:
     """The version of CUDA that the installed onnxruntime was built with; "" if none."""
-    runtime()
-    from onnxruntime.capi import build_and_package_info
-
-    return str(getattr(build_and_package_info, "cuda_version", "") or "")
+    return str(getattr(runtime(), "cuda_version", "") or "")
 
 
 def _library(name: str) -> ctypes.CDLL | None:

@@ -13,7 +13,6 @@ from starlette.routing import Route
 from resift.serve import error_reply, model_list, openapi
 from resift.serve.access import RequestRecord
 from resift.serve.api_table import PATHS
-from resift.serve.endpoint import check_key
 from resift.serve.request import Refusal
 
 if TYPE_CHECKING:
@@ -28,7 +27,10 @@ POLICY = "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-
 
 
 class About:
-    """Answers GET and HEAD. The probes and the documentation need no API key; all else does, if there is one."""
+    """Answers GET and HEAD. The probes and the documentation need no API key; all else does, if there is one.
+
+    The metrics need none with the setting `open_metrics`.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -74,9 +76,9 @@ class About:
 
     async def metrics(self, request: Request) -> Response:
         """Metrics for Prometheus."""
-        return self._keyed(
-            request, lambda: Response(self._service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-        )
+        if self._service.config.open_metrics:
+            return self._metrics()
+        return self._keyed(request, self._metrics)
 
     async def document(self, _: Request) -> Response:
         """The OpenAPI document."""
@@ -90,12 +92,15 @@ class About:
     def _keyed(self, request: Request, answer: Callable[[], object]) -> Response:
         """The answer as JSON, unless it is a Response, to a request that carries the key."""
         try:
-            check_key(request.headers, self._service.config.api_key)
+            self._service.keys.find(request.headers)
             content = answer()
         except Refusal as refusal:
             error = error_reply.refuse(refusal, RequestRecord.of(request.scope).id)
             return as_json(error, error.error.code, {"www-authenticate": "Bearer"} if refusal.reason == "key" else None)
         return content if isinstance(content, Response) else as_json(content)
+
+    def _metrics(self) -> Response:
+        return Response(self._service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def _info(self) -> dict[str, Any]:
         config, name = self._service.config, self._service.models.first

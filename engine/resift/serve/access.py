@@ -25,6 +25,8 @@ CLIENT_CLOSED = 499
 """The status in logs and metrics for a client that went away before its answer, as in nginx."""
 METHOD_LIMIT, PATH_LIMIT = 20, 200
 """Characters of a method and of a path that are logged or quoted in an answer."""
+CLIENT_LIMIT = 60
+"""Characters of a client's address, which a proxy may have passed on, that are logged."""
 PROBES = ("/health", "/ready", "/metrics")
 """Paths that machines request every few seconds: they are logged at level debug, unless they fail."""
 
@@ -47,6 +49,12 @@ class RequestRecord:
         return record
 
 
+def client_of(scope: Scope) -> str:
+    """The address of the client, as the connection or a trusted proxy says; empty if unknown."""
+    host, _ = scope.get("client") or ("", 0)
+    return str(host)
+
+
 class Access:
     """ASGI middleware that records every request."""
 
@@ -55,7 +63,7 @@ class Access:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the app, then logs and counts the request."""
+        """Runs the app until the client has taken its answer, then logs and counts the request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -69,6 +77,9 @@ class Access:
                 headers[ID_HEADER] = record.id
                 if self._service.admission.is_stopping:
                     headers["connection"] = "close"  # a request that came later on this connection would be lost
+            elif message.get("body") and not message.get("more_body"):
+                await send({**message, "more_body": True})
+                message = {"type": message["type"]}  # the end, which uvicorn sends once the client has taken the rest
             await send(message)
 
         began = time.perf_counter()
@@ -76,7 +87,7 @@ class Access:
             await self._app(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - began
-            self._service.metrics.count_request(record.api, record.status, seconds)
+            self._service.metrics.count_request(record.api, record.fields.get("model", ""), record.status, seconds)
             is_probe = scope["path"] in PROBES and record.status < 400
             log(
                 "request",
@@ -86,6 +97,6 @@ class Access:
                 path=scope["path"][:PATH_LIMIT],
                 status=record.status,
                 seconds=round(seconds, 6),
-                client=(scope.get("client") or [None])[0],
+                client=client_of(scope)[:CLIENT_LIMIT] or None,
                 **record.fields,
             )

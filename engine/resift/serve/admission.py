@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 OVERLOADED = "Model is overloaded"
 """the beginning of text-embeddings-inference's message"""
 STOPPING = "the server is shutting down"
+PEER_SHARE = 4
+"""One client may have at most this fraction of the bytes that are held for all."""
 
 
 class Admission:
-    """Counts the requests in progress and the characters that wait for tokenization. Only one thread may use it."""
+    """Counts the requests in progress, their bytes, and the characters that wait for tokenization. Only one thread may use it."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -28,6 +31,7 @@ class Admission:
         """the number of requests in progress"""
         self.characters = 0
         """the characters of requests that are not tokenized yet"""
+        self.held = HeldBytes(config.max_held_bytes)
         self.is_stopping = False
         """whether new requests are refused because the server stops"""
 
@@ -51,9 +55,6 @@ class Admission:
         `seconds`: the predicted time until the waiting work has run. Raises Refusal for requests that are too large together, or if
         too many characters would wait.
         """
-        documents = sum(len(request.documents) for request in requests)
-        if documents > self._config.max_client_batch_size:
-            raise Refusal("documents", f"batch size {documents} > maximum allowed batch size {self._config.max_client_batch_size}")
         characters = sum(request.characters for request in requests)
         if characters > self._config.max_request_characters:
             raise Refusal(
@@ -70,6 +71,11 @@ class Admission:
         finally:
             self.characters -= characters
 
+    def check_documents(self, documents: int) -> None:
+        """Raises Refusal for a body of too many documents."""
+        if documents > self._config.max_client_batch_size:
+            raise Refusal("documents", f"batch size {documents} > maximum allowed batch size {self._config.max_client_batch_size}")
+
     def check_tokens(self, tokens: int) -> None:
         """Raises Refusal for a request of too many tokens."""
         if tokens > self._config.max_request_tokens:
@@ -77,6 +83,57 @@ class Admission:
                 "length",
                 f"the request has {tokens} tokens; expected at most {self._config.max_request_tokens}: send fewer documents",
             )
+
+
+class HeldBytes:
+    """The bytes of bodies and answers, each from its arrival or its making until the answer has been taken, by client."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.total = 0
+        self._by_client: Counter[str] = Counter()
+
+    @contextmanager
+    def of(self, client: str) -> Iterator[Holding]:
+        """What one request holds; it is let go at the end."""
+        holding = Holding(self, client)
+        try:
+            yield holding
+        finally:
+            holding.add(-holding.bytes)
+            if not self._by_client[client]:
+                del self._by_client[client]
+
+    def change(self, client: str, count: int) -> None:
+        """Counts that many bytes more."""
+        self.total += count
+        self._by_client[client] += count
+
+    def check(self, client: str, size: int) -> None:
+        """Raises Refusal if too many bytes are held, `size` of them by the request in question, unless these are all of them."""
+        in_all, by_client = self.total - size, self._by_client[client] - size
+        if (in_all and self.total > self._limit) or (by_client and self._by_client[client] > self._limit // PEER_SHARE):
+            message = f"{OVERLOADED}: {by_client} bytes of your other requests are held, {in_all} of all; try again later"
+            raise Refusal("busy", message, retry_after=1)
+
+
+class Holding:
+    """The bytes that one request holds."""
+
+    def __init__(self, held: HeldBytes, client: str) -> None:
+        self._held = held
+        self._client = client
+        self.bytes = 0
+
+    def add(self, count: int) -> None:
+        """Counts bytes that exist in any case."""
+        self.bytes += count
+        self._held.change(self._client, count)
+
+    def receive(self, count: int) -> None:
+        """Counts bytes that arrive. Raises Refusal if too many are held."""
+        self.add(count)
+        self._held.check(self._client, self.bytes)
 
 
 def retry_after(seconds: float) -> int:

@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from resift.errors import InputError
 from resift.files.json_decoding import decode_halves, json_fault
 from resift.serve.request import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from resift.documents import Document, DocumentTemplate
+    from resift.documents import DocumentTemplate
     from resift.ranking import RankedDocument
     from resift.serve.request import RankingRequest, RankingResult, Reason
 
 Milliseconds = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
+Name = Annotated[str, msgspec.Meta(max_length=200)]
+"""Of a model or a field."""
+PlanText = Annotated[str, msgspec.Meta(max_length=500)]
 
 
 class Extensions(msgspec.Struct, kw_only=True):
@@ -28,17 +31,20 @@ class Extensions(msgspec.Struct, kw_only=True):
 
     return_tokens_cut: bool = False
     """each result says how many of its tokens were cut"""
-    plan: str | None = None
+    plan: PlanText | None = None
     """the cascade that scores the documents: full, fast, balanced, or stages such as first-look:15,full"""
     budget_ms: Milliseconds | None = None
     """milliseconds, from when the body was read, after which the ranking is returned with the scores that exist by then"""
+    threshold: Probability | None = None
+    """only documents whose probability of relevance is that or more; needs a calibration in the server's settings"""
 
     def result_fields(self, result: RankedDocument) -> dict[str, Any]:
-        """The values of the extensions' fields in a result; None if they were not requested, or if no graph scored it."""
+        """The values of the extensions' fields in a result; None if they were not requested, or do not exist."""
         names_graph = self.plan is not None or self.budget_ms is not None
         return {
             "tokens_cut": result.tokens_cut if self.return_tokens_cut else None,
             "scored_by": result.scored_by if names_graph else None,
+            "probability": result.probability,
         }
 
 
@@ -52,6 +58,8 @@ class Api:
     body: type[msgspec.Struct]
     reply: Any
     error: type[msgspec.Struct]
+    count: Callable[[Any], int]
+    """how many documents a `body` has, before any of them is read"""
     read: Callable[[Any, DocumentTemplate], Sequence[RankingRequest]]
     """makes the requests, one for each query, from a `body`; the template says what is read of documents that are objects; raises
     Refusal"""
@@ -88,11 +96,3 @@ def check_query(query: str) -> None:
     """Raises Refusal for an empty query."""
     if not query:
         raise Refusal("invalid", "`query` is empty; expected text to rank the documents for")
-
-
-def texts_of(documents: Iterable[Document], template: DocumentTemplate) -> list[str]:
-    """What the model reads of each document. Raises Refusal that names the first one of which nothing can be read."""
-    try:
-        return [template.text(document, f"documents[{position}]") for position, document in enumerate(documents)]
-    except (InputError, TypeError) as error:
-        raise Refusal("invalid", str(error)) from error

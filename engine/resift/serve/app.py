@@ -10,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Route
 
+from resift.errors import InputError
 from resift.serve.about import About, as_json
 from resift.serve.access import ID_HEADER, METHOD_LIMIT, PATH_LIMIT, Access, RequestRecord
 from resift.serve.api_table import PATHS
@@ -25,29 +26,47 @@ if TYPE_CHECKING:
 
 
 def build(service: Service, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
-    """The app of a service. The caller, or `lifespan`, must run `service.warm_up`: /ready tells when that is done."""
+    """The app of a service. The caller, or `lifespan`, must run `service.warm_up`: /ready tells when that is done.
+
+    Raises InputError for a root path that hides a path of the app.
+    """
+    routes = [
+        *(Route(path, Endpoint(forms, service), methods=["POST"]) for path, forms in PATHS.items()),
+        *About(service).routes(),
+        *page_routes(service.config),
+    ]
+    root = service.config.root_path
+    if hidden := next((route.path for route in routes if root and f"{route.path}/".startswith(f"{root}/")), None):
+        raise InputError(f"--root-path {root} is the beginning of {hidden}, a path of the server; use another one")
     return Starlette(
-        routes=[
-            *(Route(path, Endpoint(forms, service), methods=["POST"]) for path, forms in PATHS.items()),
-            *About(service).routes(),
-            *page_routes(service.config),
+        routes=routes,
+        middleware=[
+            Middleware(Access, service=service),
+            *_cors(service.config),
+            Middleware(PlainPath, root=root),
         ],
-        middleware=[Middleware(Access, service=service), *_cors(service.config), Middleware(NoTrailingSlash)],
         exception_handlers={404: _unknown, 405: _unknown},
         lifespan=lifespan,
     )
 
 
-class NoTrailingSlash:
-    """ASGI middleware: /v1/rerank/ is /v1/rerank. Clients do not follow a redirect of a POST, or follow it without its body."""
+class PlainPath:
+    """ASGI middleware: /v1/rerank/ is /v1/rerank. Clients do not follow a redirect of a POST, or follow it without its body.
 
-    def __init__(self, app: ASGIApp) -> None:
+    With a root path, /root/v1/rerank is the same: some proxies take the root path away, and some do not.
+    """
+
+    def __init__(self, app: ASGIApp, root: str) -> None:
         self._app = app
+        self._root = root
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the app with a path that does not end with a slash."""
+        """Runs the app with a path that has no root path and does not end with a slash."""
         if scope["type"] == "http":
-            scope["path"] = scope["path"].rstrip("/") or "/"
+            path = scope["path"]
+            if path == self._root or path.startswith(f"{self._root}/"):
+                path = path[len(self._root) :]
+            scope["path"] = path.rstrip("/") or "/"
         await self._app(scope, receive, send)
 
 

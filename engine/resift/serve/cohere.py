@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from resift.serve.api import Api, Count, Extensions, Text, check_query, texts_of
+from resift.serve.api import Api, Count, Extensions, Name, Text, check_query
+from resift.serve.documents import JSON_DOCUMENT, joined_fields, texts_of, with_text
 from resift.serve.error_reply import STATUSES, Error, refuse
-from resift.serve.request import RankingRequest, Refusal
+from resift.serve.request import RankingRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from resift.documents import DocumentTemplate
-    from resift.ranking import RankedDocument
     from resift.serve.request import RankingResult
 
 Fields = dict[str, Any]
@@ -65,9 +65,9 @@ class Usage(msgspec.Struct):
 class V2Request(Extensions, kw_only=True):
     """POST /v2/rerank."""
 
-    model: str | None = None
+    model: Name | None = None
     query: Text
-    documents: Annotated[list[str | Fields], msgspec.Meta(min_length=1)]
+    documents: Annotated[list[Annotated[msgspec.Raw, JSON_DOCUMENT]], msgspec.Meta(min_length=1)]
     """texts, or objects, of which the server's document template says what is read; by default the field `text`"""
     top_n: Count | None = None
     max_tokens_per_doc: Count | None = None
@@ -82,7 +82,7 @@ class V2Request(Extensions, kw_only=True):
 class V1Request(V2Request, kw_only=True):
     """POST /v1/rerank, Cohere's and Jina's; at the other paths that of infinity, vLLM, llama.cpp and LocalAI."""
 
-    rank_fields: Annotated[list[str], msgspec.Meta(min_length=1)] | None = None
+    rank_fields: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=64)] | None = None
     """fields of the documents that are read, joined by line breaks, in this order"""
     max_chunks_per_doc: Count | None = None
     """accepted: a document is read as one chunk, from its start"""
@@ -105,6 +105,8 @@ class V2Result(msgspec.Struct, omit_defaults=True):
     tokens_cut: int | None = None
     scored_by: str | None = None
     """with a plan or a budget, the last graph that scored it; absent if none did"""
+    probability: float | None = None
+    """that it is relevant, if the server's settings have a calibration and the full model scored it"""
 
 
 class V2Response(msgspec.Struct):
@@ -132,7 +134,7 @@ def _read_v2(body: V2Request, template: DocumentTemplate) -> list[RankingRequest
 def _read_v1(body: V1Request, template: DocumentTemplate) -> list[RankingRequest]:
     if body.rank_fields is None:
         return _read_v2(body, template)
-    return _request(body, [_joined(document, position, body.rank_fields) for position, document in enumerate(body.documents)])
+    return _request(body, joined_fields(body.documents, body.rank_fields))
 
 
 def _request(body: V2Request, texts: list[str]) -> list[RankingRequest]:
@@ -146,20 +148,9 @@ def _request(body: V2Request, texts: list[str]) -> list[RankingRequest]:
         document_tokens=body.max_tokens_per_doc,
         plan=body.plan,
         budget_ms=body.budget_ms,
+        threshold=body.threshold,
     )
     return [request]
-
-
-def _joined(document: str | Fields, position: int, rank_fields: list[str]) -> str:
-    if isinstance(document, str):
-        return document
-    texts = {name: document[name] for name in rank_fields if name in document}
-    if not texts:
-        raise Refusal("invalid", f"documents[{position}] has none of the fields {' or '.join(rank_fields)} of rank_fields")
-    for name, text in texts.items():
-        if not isinstance(text, str):
-            raise Refusal("invalid", f"documents[{position}].{name} is {type(text).__name__}; expected a string")
-    return "\n".join(document[name] for name in rank_fields if name in document)
 
 
 def _write_v2(body: V2Request, answers: Sequence[RankingResult]) -> V2Response:
@@ -179,17 +170,11 @@ def _results(body: V2Request, answer: RankingResult, scores: Sequence[float]) ->
         V2Result(
             index=result.index,
             relevance_score=score,
-            document=_document(body.documents[result.index], result) if body.return_documents else None,
+            document=with_text(body.documents[result.index], result.text) if body.return_documents else None,
             **body.result_fields(result),
         )
         for result, score in zip(answer.ranking, scores, strict=True)
     ]
-
-
-def _document(document: str | Fields, result: RankedDocument) -> Fields:
-    """The fields of a document, with `text`, which Cohere's and Jina's clients read."""
-    own = {} if isinstance(document, str) else document
-    return own if isinstance(own.get("text"), str) else {**own, "text": result.text}
 
 
 def _meta(version: str, body: V2Request, answer: RankingResult) -> Meta:
@@ -198,6 +183,8 @@ def _meta(version: str, body: V2Request, answer: RankingResult) -> Meta:
         warnings.append(f"{answer.documents_cut} documents were too long and were cut at their end")
     if answer.ranking.query_tokens_cut:
         warnings.append(f"the query was too long and its last {answer.ranking.query_tokens_cut} tokens were cut")
+    if body.threshold is not None and answer.ranking.without_score:
+        warnings.append(f"{answer.ranking.without_score} documents were not scored by the full model, and pass no threshold")
     units = -(-len(body.documents) // SEARCH_UNIT)
     return Meta(ApiVersion(version), BilledUnits(units), Tokens(answer.tokens), warnings)
 
@@ -214,6 +201,7 @@ V2 = Api(
     body=V2Request,
     reply=V2Response,
     error=Error,
+    count=lambda body: len(body.documents),
     read=_read_v2,
     write=_write_v2,
     refuse=refuse,
@@ -226,6 +214,7 @@ V1 = Api(
     body=V1Request,
     reply=V1Response,
     error=Error,
+    count=lambda body: len(body.documents),
     read=_read_v1,
     write=_write_v1,
     refuse=refuse,

@@ -34,7 +34,9 @@ Windows = Annotated[int, Meta(ge=1, le=LARGEST["windows"])]
 BatchTokens = Annotated[int, Meta(ge=1, le=LARGEST["token_budget"])]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Alias = Annotated[str, Meta(pattern="^[^=]+=.", title="NAME=MODEL")]
-Key = Annotated[str, Meta(pattern=r"^([!-~]([ -~]*[!-~])?)?\Z", title="printable ASCII without outer spaces")]
+SECRET = r"^([!-~]([ -~]*[!-~])?)?\Z"
+Key = Annotated[str, Meta(pattern=SECRET, title="printable ASCII without outer spaces")]
+Prefix = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*\Z", title="a path such as /ranker, without a slash at its end")]
 WORDS = {
     inspect.IntType: "a whole number from {0.ge} to {0.le}",
     inspect.FloatType: "a number above {0.gt:g}, up to {0.le:g}",
@@ -43,6 +45,9 @@ WORDS = {
 """What values of a type are."""
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)\Z", title="* or an origin such as https://example.org")]
 CORS = "origin whose pages may use the server, or * for any; several may be given"
+Network = Annotated[str, Meta(pattern=r"^[0-9a-fA-F:.]+(/[0-9]+)?\Z", title="an address or a network such as 10.0.0.0/8")]
+PROXY = "address or network of proxies whose X-Forwarded-For is believed; several may be given"
+HELD = "bytes of bodies and answers in progress, beyond which 429; a quarter of them for one client"
 MODEL = "a model to serve: a folder, a hub id or an embedded model's name; several may be given"
 
 
@@ -55,8 +60,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     strict_model: Annotated[bool, Meta(description="refuse any name but the model's own, even if only one is served")] = False
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 for any free one")] = 8787
+    uds: Annotated[str, Meta(description="path of a Unix socket to listen on, in place of host and port")] = ""
+    root_path: Annotated[Prefix, Meta(description="path at which a proxy offers the server, such as /ranker")] = ""
     api_key: Annotated[Key, Meta(description="require `Authorization: Bearer KEY`; better given in the environment")] = ""
+    api_key_file: Annotated[str, Meta(description="TOML file of several keys with limits, read again when it changes")] = ""
     no_auth: Annotated[bool, Meta(description="serve other machines without a key")] = False
+    open_metrics: Annotated[bool, Meta(description="serve /metrics without a key")] = False
     cors_origin: Annotated[list[Origin], Meta(description=CORS)] = []
     scores: Annotated[Scale | None, Meta(description="scale of scores: sigmoid, or logit as with raw_scores; unset: sigmoid")] = (
         None
@@ -71,7 +80,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_batch_tokens: Annotated[BatchTokens | None, Meta(description="most tokens of a batch; unset: what runs fastest")] = None
     max_concurrent_requests: Annotated[Count, Meta(description="requests in progress, beyond which 429")] = 512
     max_client_batch_size: Annotated[Count, Meta(description="documents of a request")] = 1000
-    max_body_bytes: Annotated[Count, Meta(description="bytes of a request's body")] = 1 << 24
+    max_body_bytes: Annotated[Count, Meta(description="bytes of a request's body")] = 1 << 21
+    max_held_bytes: Annotated[Count, Meta(description=HELD)] = 1 << 27
+    max_connections: Annotated[Count, Meta(description="open connections, or fewer if fewer files may be open")] = 2048
+    max_peer_connections: Annotated[Count, Meta(description="open connections from one address")] = 1024
+    trusted_proxy: Annotated[list[Network], Meta(description=PROXY)] = []
     max_request_characters: Annotated[Count, Meta(description="characters of a request's query and documents")] = 1 << 23
     max_request_tokens: Annotated[Count, Meta(description="tokens of a request's pairs, once cut")] = 1 << 20
     max_waiting_characters: Annotated[Count, Meta(description="characters waiting for tokenization, beyond which 429")] = 1 << 24
@@ -82,6 +95,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     request_seconds: Annotated[Seconds, Meta(description="time from a request's body to its answer")] = 30.0
     header_seconds: Annotated[Seconds, Meta(description="time for the headers of a request to arrive")] = 10.0
     body_seconds: Annotated[Seconds, Meta(description="time for the body of a request to arrive")] = 30.0
+    write_seconds: Annotated[Seconds, Meta(description="time for a client to take an answer")] = 30.0
     keep_alive_seconds: Annotated[int, Meta(ge=1, le=86400, description="time an idle connection is kept")] = 65
     shutdown_seconds: Annotated[Seconds, Meta(description="time accepted requests have to finish after SIGTERM")] = 30.0
     log_level: Annotated[LogLevel, Meta(description="debug, info, warning or error")] = "info"
@@ -109,14 +123,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return config
 
     def check(self) -> None:
-        """Raises InputError for settings that contradict each other, and for a document template that cannot be read."""
+        """Raises InputError for settings that contradict each other, and for a template or a network that cannot be read."""
         if self.document_template:
             DocumentTemplate.parse(self.document_template)
-        if not (self.api_key or self.no_auth or _is_loopback(self.host)):
+        for proxy in self.trusted_proxy:
+            _check_network(proxy)
+        if self.api_key and self.api_key_file:
+            raise InputError("--api-key and --api-key-file are both given; put all keys into the file")
+        if not (self.is_keyed or self.no_auth or self.uds or _is_loopback(self.host)):
             raise InputError(
                 f"--host {self.host} can be reached from other machines; set {PREFIX}API_KEY, "
                 "or pass --no-auth to serve without a key"
             )
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether requests need a key."""
+        return bool(self.api_key or self.api_key_file)
 
     def engine(self) -> Settings:
         """The engine's settings: those of the settings file, overridden by those set here.
@@ -228,6 +251,17 @@ def _from_file(path: str) -> dict[str, Any]:
     if unknown:
         raise InputError(f"{path} has {unknown[0]!r}; expected only {', '.join(Config.__struct_fields__)}")
     return {name: _convert_named(name, value, source=f"{path}: {name}", strict=True) for name, value in content.items()}
+
+
+def _check_network(network: str) -> None:
+    import ipaddress
+
+    try:
+        ipaddress.ip_network(network)
+    except ValueError as error:
+        raise InputError(
+            f"--trusted-proxy {network:.80}: {error!s:.200}; expected an address or a network such as 10.0.0.0/8"
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -12,7 +11,8 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from resift.errors import one_line
-from resift.serve.access import RequestRecord
+from resift.serve.access import RequestRecord, client_of
+from resift.serve.connections import peer_of
 from resift.serve.limits import Body, ClientDisconnected
 from resift.serve.logs import log
 from resift.serve.request import Refusal
@@ -23,21 +23,15 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from resift.serve.admission import Holding
     from resift.serve.api import Api
     from resift.serve.forms import Forms
+    from resift.serve.keys import Account
     from resift.serve.request import RankingResult
     from resift.serve.service import Service
 
 FAULTS = ("failed", "artifact")
 """Reasons whose cause is in the log alone."""
-
-
-def check_key(headers: Headers, key: str) -> None:
-    """Raises Refusal unless the request carries the key, compared in constant time. With an empty key, any request passes."""
-    scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    matches = hmac.compare_digest(credentials.strip().encode(), key.encode())
-    if key and not (matches and scheme.lower() == "bearer"):
-        raise Refusal("key", "invalid API key; expected the header `Authorization: Bearer KEY`")
 
 
 class Endpoint:
@@ -48,44 +42,57 @@ class Endpoint:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request, whatever is wrong with it, in the format of its body, or of the path until the body is read."""
-        record, headers, body = RequestRecord.of(scope), Headers(scope=scope), Body(receive)
+        """Answers one request, whatever is wrong with it, in the format of its body, or of the path until the body is read.
+
+        Returns once the client has taken the answer.
+        """
+        with self._service.admission.held.of(peer_of(client_of(scope))) as holding:
+            try:
+                response = await self._respond(RequestRecord.of(scope), Headers(scope=scope), Body(receive), holding)
+            except ClientDisconnected:
+                self._service.metrics.count_disconnect()
+            else:
+                holding.add(len(response.body))
+                await response(scope, receive, send)
+
+    async def _respond(self, record: RequestRecord, headers: Headers, body: Body, holding: Holding) -> Response:
+        """The response to a request. Raises ClientDisconnected."""
         began, api = time.perf_counter(), self._forms.default
         record.api = api.name
         try:
-            try:
-                check_key(headers, self._service.config.api_key)
+            account = self._service.keys.find(headers)
+            if account.holder:
+                record.fields["key"] = account.holder
+            with account.request():
                 async with self._service.accept():
-                    content = await self._read(headers, body)
-                    api = self._forms.choose(content)
+                    content = await self._read(headers, body, holding)
+                    api, content = self._forms.choose(content)
                     record.api = api.name
-                    response = await self._answer(api, content, body, record, began)
-            except Refusal as refusal:
-                response = await self._refuse(api, refusal, headers, body, record)
-            except ClientDisconnected:
-                raise
-            except Exception as error:  # noqa: BLE001 - the client gets an answer, the log gets the error
-                log("unexpected error", level=logging.ERROR, error=error, request_id=record.id)
-                failed = Refusal("failed", f"unexpected error; {IN_LOG}")
-                response = await self._refuse(api, failed, headers, body, record)
+                    return await self._answer(api, content, body, record, began, account)
+        except Refusal as refusal:
+            return await self._refuse(api, refusal, headers, body, record)
         except ClientDisconnected:
-            self._service.metrics.count_disconnect()
-        else:
-            await response(scope, receive, send)
+            raise
+        except Exception as error:  # noqa: BLE001 - the client gets an answer, the log gets the error
+            log("unexpected error", level=logging.ERROR, error=error, request_id=record.id)
+            failed = Refusal("failed", f"unexpected error; {IN_LOG}")
+            return await self._refuse(api, failed, headers, body, record)
 
-    async def _answer(self, api: Api, content: bytes, body: Body, record: RequestRecord, began: float) -> Response:
+    async def _answer(  # noqa: PLR0913 - one request
+        self, api: Api, content: bytes, body: Body, record: RequestRecord, began: float, account: Account
+    ) -> Response:
         decoded = api.decode(content)
+        self._service.admission.check_documents(api.count(decoded))
         requests = api.read(decoded, self._service.template)
-        record.fields |= {
-            "documents": sum(len(request.documents) for request in requests),
-            "characters": sum(request.characters for request in requests),
-        }
+        documents = sum(len(request.documents) for request in requests)
+        record.fields |= {"documents": documents, "characters": sum(request.characters for request in requests)}
+        record.fields["model"], _ = self._service.models.choose(requests[0].model)
+        account.spend(documents)
         if self._service.config.log_texts:
             texts = [{"query": request.query, "documents": request.documents} for request in requests]
             record.fields["texts"] = texts[0] if len(texts) == 1 else texts
         answers = await self._service.answer(requests, record.id, body.wait_for_disconnect)
         record.fields |= {
-            "model": answers[0].model,
             "tokens": sum(answer.tokens for answer in answers),
             "documents_cut": sum(answer.documents_cut for answer in answers),
         }
@@ -93,7 +100,7 @@ class Endpoint:
         record.fields |= {name: round(seconds, 6) for name, seconds in stages.items()}
         return _write(api.write(decoded, answers), {**stages, "total": time.perf_counter() - began})
 
-    async def _read(self, headers: Headers, content: Body) -> bytes:
+    async def _read(self, headers: Headers, content: Body, holding: Holding) -> bytes:
         config = self._service.config
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
@@ -106,6 +113,7 @@ class Endpoint:
             length=int(length[:20]) if length.isdecimal() else None,
             limit=config.max_body_bytes,
             seconds=config.body_seconds,
+            receive=holding.receive,
         )
 
     async def _refuse(self, api: Api, refusal: Refusal, headers: Headers, body: Body, record: RequestRecord) -> Response:
@@ -125,12 +133,8 @@ class Endpoint:
 
 
 def _write(reply: object, seconds: Mapping[str, float]) -> Response:
-    try:
-        content = msgspec.json.encode(reply)
-    except (RecursionError, OverflowError) as error:
-        raise Refusal("invalid", f"a document cannot be returned: {error}; leave return_documents out") from error
     stages = ", ".join(f"{name};dur={1000 * spent:.3f}" for name, spent in seconds.items())
-    return Response(content, media_type="application/json", headers={"server-timing": stages})
+    return Response(msgspec.json.encode(reply), media_type="application/json", headers={"server-timing": stages})
 
 
 def _stages(answer: RankingResult) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from resift.files.json_decoding import decode_halves
+from resift.files.json_decoding import replace_halves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,12 +31,15 @@ class Forms:
             msgspec.defstruct("Fields", [(name, msgspec.Raw, msgspec.field(default=msgspec.UNSET)) for name in self._row])
         )
 
-    def choose(self, content: bytes) -> Api:
-        """The Api that answers a body; the default one if the body cannot be read at all."""
+    def choose(self, content: bytes) -> tuple[Api, bytes]:
+        """The Api that answers a body, and the body as `decode_halves` reads it; the default Api if it cannot be read at all."""
         if not self._row:
-            return self.default
+            return self.default, content
         try:
-            fields = decode_halves(content, self._fields.decode)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return self.default
-        return next((api for name, api in self._row.items() if getattr(fields, name) is not msgspec.UNSET), self.default)
+            fields = self._fields.decode(content)
+        except msgspec.DecodeError:
+            mended = replace_halves(content)
+            return (self.default, content) if mended == content else self.choose(mended)
+        except (UnicodeDecodeError, RecursionError):
+            return self.default, content
+        return next((api for name, api in self._row.items() if getattr(fields, name) is not msgspec.UNSET), self.default), content

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from resift.serve.request import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import Receive
 
 DRAIN_LIMIT = 1 << 26
@@ -26,24 +28,26 @@ class Body:
         self.is_complete = False
         """whether all of it has been read"""
 
-    async def read(self, *, length: int | None, limit: int, seconds: float) -> bytes:
+    async def read(self, *, length: int | None, limit: int, seconds: float, receive: Callable[[int], None]) -> bytes:
         """All of it, if it has at most `limit` bytes and arrives within `seconds`. `length`: the announced bytes, if known.
 
-        Raises Refusal and ClientDisconnected.
+        `receive` is called with the number of bytes of each part that arrives, and may refuse them. Raises Refusal and
+        ClientDisconnected.
         """
         if length is not None and length > limit:
             raise Refusal("body size", f"the body has {length} bytes; expected at most {limit}")
-        size, parts = 0, []
+        content = bytearray()  # a list of parts takes many times as much memory if they are small
         try:
             async with asyncio.timeout(seconds):
                 while not self.is_complete:
-                    parts.append(await self._next())
-                    size += len(parts[-1])
-                    if size > limit:
+                    part = await self._next()
+                    receive(len(part))
+                    content += part
+                    if len(content) > limit:
                         raise Refusal("body size", f"the body has more than {limit} bytes")
         except TimeoutError as error:
             raise Refusal("slow", f"the body did not arrive within {seconds:g} seconds") from error
-        return b"".join(parts)
+        return bytes(content)
 
     async def drain(self, seconds: float) -> None:
         """Reads and discards the rest: if the server closed the connection earlier, the client might never see its refusal.

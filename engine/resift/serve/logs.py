@@ -32,7 +32,7 @@ def configure(level: str) -> None:
     """Sends this server's records, and uvicorn's, to standard error as JSON lines."""
     lines = logging.StreamHandler(sys.stderr)
     lines.setFormatter(JsonLines())
-    for name in (LOGGER.name, "uvicorn", "uvicorn.error"):
+    for name in (LOGGER.name, "uvicorn", "uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [lines] if name != "uvicorn.error" else []
         logger.propagate = name == "uvicorn.error"

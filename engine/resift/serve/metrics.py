@@ -1,7 +1,12 @@
-"""Metrics for Prometheus, in a separate registry."""
+"""Metrics for Prometheus, in a separate registry.
+
+Those named te_ are text-embeddings-inference's, and mean the same. The label `model` is a model's first name, or empty for requests
+that reached none, so that clients cannot make values of it.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -32,29 +37,39 @@ class Metrics:
         registry.register(_Queues(models))
         in_progress = Gauge("resift_requests_in_progress", "Rerank requests in progress", registry=registry)
         in_progress.set_function(lambda: admission.requests)
+        held = Gauge("resift_held_bytes", "Bytes of bodies and answers of requests in progress", registry=registry)
+        held.set_function(lambda: admission.held.total)
         characters = Gauge("resift_waiting_characters", "Characters that wait for tokenization", registry=registry)
         characters.set_function(lambda: admission.characters)
-        self._requests = Counter("resift_requests", "Requests by API and status", ["api", "status"], registry=registry)
+        self._requests = Counter(
+            "resift_requests", "Requests by API, model and status", ["api", "model", "status"], registry=registry
+        )
         self._seconds = Histogram(
             "resift_request_seconds", "Time from the headers to the answer", ["api"], buckets=SECONDS, registry=registry
         )
         self._rejected = Counter("resift_rejected", "Refused rerank requests by reason", ["reason"], registry=registry)
         self._disconnected = Counter("resift_disconnected", "Requests whose client went away", registry=registry)
-        self._tokenize = Histogram("resift_tokenize_seconds", "Time to tokenize a request", buckets=SECONDS, registry=registry)
-        self._wait = Histogram(
-            "resift_queue_seconds", "Time from tokenized to the first row running", buckets=SECONDS, registry=registry
-        )
-        self._documents = Histogram("resift_request_documents", "Documents of a request", buckets=ROWS, registry=registry)
-        self._tokens_cut = Counter("resift_tokens_cut", "Tokens cut from documents that were too long", registry=registry)
-        self._run = Histogram("resift_run_seconds", "Time to run a batch", buckets=SECONDS, registry=registry)
-        self._tokens = Histogram("resift_batch_tokens", "Tokens of a batch", buckets=TOKENS, registry=registry)
-        self._rows = Histogram("resift_batch_rows", "Rows of a batch", buckets=ROWS, registry=registry)
-        for reranker in models.rerankers.values():
-            reranker.observe(self._batch)
+        self._closed = Counter("resift_closed_connections", "Connections closed by a limit", ["reason"], registry=registry)
 
-    def count_request(self, api: str, status: int, seconds: float) -> None:
-        """Counts an answered request."""
-        self._requests.labels(api, str(status)).inc()
+        def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, about, ["model"], buckets=buckets, registry=registry)
+
+        self._answer = histogram("te_request_duration", "Time to tokenize, queue and run an answered request", SECONDS)
+        self._tokenize = histogram("resift_tokenize_seconds", "Time to tokenize a request", SECONDS)
+        self._wait = histogram("resift_queue_seconds", "Time from tokenized to the first row running", SECONDS)
+        self._documents = histogram("resift_request_documents", "Documents of a request", ROWS)
+        self._run = histogram("resift_run_seconds", "Time to run a batch", SECONDS)
+        self._tokens = histogram("te_batch_next_tokens", "Tokens of a batch", TOKENS)
+        self._rows = histogram("te_batch_next_size", "Rows of a batch", ROWS)
+        self._tokens_cut = Counter(
+            "resift_tokens_cut", "Tokens cut from documents that were too long", ["model"], registry=registry
+        )
+        for name, reranker in models.rerankers.items():
+            reranker.observe(partial(self._batch, name))
+
+    def count_request(self, api: str, model: str, status: int, seconds: float) -> None:
+        """Counts a request, whatever its answer. `model`: the name of a served model, or empty."""
+        self._requests.labels(api, model, str(status)).inc()
         self._seconds.labels(api).observe(seconds)
 
     def count_refusal(self, reason: str) -> None:
@@ -65,21 +80,29 @@ class Metrics:
         """Counts a client that went away."""
         self._disconnected.inc()
 
-    def count_result(self, scored: Scored, tokenize_seconds: float) -> None:
+    def count_closed(self, reason: str) -> None:
+        """Counts a connection that a limit closed."""
+        self._closed.labels(reason).inc()
+
+    def count_result(self, model: str, scored: Scored, tokenize_seconds: float) -> None:
         """Counts the engine's result for a request, and the seconds that it took to tokenize it."""
-        self._tokenize.observe(tokenize_seconds)
-        self._wait.observe(scored.waited)
-        self._documents.observe(len(scored.logits))
-        self._tokens_cut.inc(int(scored.tokens_cut.sum()))
+        self._tokenize.labels(model).observe(tokenize_seconds)
+        self._wait.labels(model).observe(scored.waited)
+        self._documents.labels(model).observe(len(scored.logits))
+        self._tokens_cut.labels(model).inc(int(scored.tokens_cut.sum()))
+
+    def count_answer(self, model: str, seconds: float) -> None:
+        """Counts the seconds that the engine took for all requests of a body."""
+        self._answer.labels(model).observe(seconds)
 
     def text(self) -> bytes:
         """All metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
-    def _batch(self, batch: Batch, seconds: float) -> None:
-        self._run.observe(seconds)
-        self._tokens.observe(batch.tokens)
-        self._rows.observe(len(batch.rows))
+    def _batch(self, model: str, batch: Batch, seconds: float) -> None:
+        self._run.labels(model).observe(seconds)
+        self._tokens.labels(model).observe(batch.tokens)
+        self._rows.labels(model).observe(len(batch.rows))
 
 
 class _Queues(Collector):

@@ -46,6 +46,8 @@ ABOUT = {
     "/v1/models/{name}": "One model, in OpenAI's format",
     "/metrics": "Metrics for Prometheus",
 }
+OPEN = ("/health", "/ready")
+"""Paths of ABOUT that need no key."""
 REPLIES = {"/v1/models": ModelList, "/v1/models/{name}": ModelObject}
 """Types of the answers to GET that are described."""
 NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "description": "one of its names"}
@@ -71,7 +73,9 @@ def document(paths: Mapping[str, Forms], version: str, config: Config) -> dict[s
         "paths": operations,
         "components": {"schemas": components},
     }
-    if config.api_key:
+    if config.root_path:
+        specification["servers"] = [{"url": config.root_path}]
+    if config.is_keyed:
         specification["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         specification["security"] = [{"key": []}]
     return specification
@@ -106,9 +110,14 @@ def _about(path: str, summary: str, schema_of: Mapping[Any, Any], config: Config
         responses["503"] = {"description": "Not yet, or not any more"}
     if path.endswith("{name}"):
         responses["404"] = _reply(REFUSALS["model"], error)
-    if config.api_key and path not in ("/health", "/ready"):
+    operation: dict[str, Any] = {"summary": summary, "responses": responses}
+    if path.endswith("{name}"):
+        operation["parameters"] = [NAME]
+    if config.is_keyed and (path in OPEN or (path == "/metrics" and config.open_metrics)):
+        operation["security"] = []
+    elif config.is_keyed:
         responses["401"] = _reply(REFUSALS["key"], error)
-    return {"summary": summary, "responses": responses, **({"parameters": [NAME]} if path.endswith("{name}") else {})}
+    return operation
 
 
 def _reply(description: str, schemas: list[Any]) -> dict[str, Any]:
@@ -121,8 +130,9 @@ def _any(schemas: list[Any]) -> Any:
 
 def page(specification: Mapping[str, Any]) -> tuple[str, str]:
     """The document as HTML, and the SHA-256 of its style in base64, for a content-security policy."""
+    root = specification.get("servers", [{"url": ""}])[0]["url"]
     sections = [
-        _section(path, method, operation)
+        _section(root + path, method, operation)
         for path, methods in specification["paths"].items()
         for method, operation in methods.items()
     ]
@@ -134,7 +144,7 @@ def page(specification: Mapping[str, Any]) -> tuple[str, str]:
     text = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>"
-        f'<p>{html.escape(specification["info"]["description"])} This page as <a href="/openapi.json">OpenAPI</a>.</p>'
+        f'<p>{html.escape(specification["info"]["description"])} This page as <a href="{root}/openapi.json">OpenAPI</a>.</p>'
         f"{''.join(sections)}<h2>Types</h2>{''.join(schemas)}</html>"
     )
     return text, base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()

@@ -55,6 +55,8 @@ class RankingRequest:
     """False: a pair that is too long is refused, not cut"""
     plan: str | None = None
     """the cascade that scores the documents; None: that of the engine's settings"""
+    threshold: float | None = None
+    """the probability that a document must have to be returned; None: all are"""
     budget_ms: float | None = None
     """milliseconds after which the ranking is returned with the scores that exist by then; None: once all documents are scored"""
 

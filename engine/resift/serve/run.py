@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -16,9 +17,12 @@ import uvicorn
 from resift.errors import InputError
 from resift.serve import logs
 from resift.serve.app import build
-from resift.serve.header_timeout import header_timeout_protocol
+from resift.serve.connections import connections_for
+from resift.serve.loop_errors import LoopErrors
 from resift.serve.models import Models
+from resift.serve.protocol import HEAD_BYTES, LimitedProtocol
 from resift.serve.service import Service
+from resift.serve.unix_socket import listening as listening_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +34,8 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 """Signals that end the server. SIGHUP, which a closed terminal sends, exists on POSIX only, and SIGBREAK on Windows only."""
 BACKLOG = 2048
 """Connections that wait to be accepted."""
-HEAD_BYTES = 1 << 16
-"""Largest head of a request."""
+ACCEPTED_AT_ONCE = 16
+"""Connections accepted in one turn of the event loop, before any that are too many can be closed."""
 LAST_SECONDS = 2
 """Time to write the last answers, once the time for shutting down is over."""
 
@@ -55,6 +59,9 @@ class GracefulServer(uvicorn.Server):
         """Begins to listen and to warm up the models; /ready tells when that is done."""
         self._sockets = sockets or []
         await super().startup(sockets)
+        for listening in self._sockets:  # uvicorn has one number for the connections that wait and those accepted at once
+            listening.listen(BACKLOG)
+        asyncio.get_running_loop().set_exception_handler(LoopErrors())
         self._warm_up_task = asyncio.create_task(self._service.warm_up())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
@@ -137,12 +144,14 @@ def build_server(config: Config, service: Service) -> GracefulServer:
             build(service),
             host=config.host,
             port=config.port,
-            http=header_timeout_protocol(config.header_seconds),
+            http=partial(LimitedProtocol, config, connections_for(config), service.metrics),  # type: ignore[arg-type]
+            backlog=ACCEPTED_AT_ONCE,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
-            proxy_headers=False,
+            proxy_headers=bool(config.trusted_proxy),
+            forwarded_allow_ips=config.trusted_proxy,
             server_header=False,
             timeout_keep_alive=config.keep_alive_seconds,
             timeout_graceful_shutdown=LAST_SECONDS,
@@ -171,8 +180,9 @@ def run(config: Config) -> int:
     try:
         service = Service(config, models)
         running = build_server(config, service)
-        with listen(config) as listening:
-            logs.log("listening", host=config.host, port=listening.getsockname()[1], models=list(models.rerankers))
+        with listening_at(config.uds, BACKLOG) if config.uds else listen(config) as listening:
+            where = {"uds": config.uds} if config.uds else {"host": config.host, "port": listening.getsockname()[1]}
+            logs.log("listening", **where, models=list(models.rerankers))
             running.run([listening])
         logs.log("stopped", unanswered=service.unanswered)
         return int(bool(service.unanswered))

@@ -15,6 +15,7 @@ from resift.plans import Plan, Stage
 from resift.ranking import Ranking, decreasing
 from resift.scoring import activate
 from resift.serve.admission import OVERLOADED, STOPPING, Admission, retry_after
+from resift.serve.keys import Keys
 from resift.serve.limits import ClientDisconnected
 from resift.serve.metrics import Metrics
 from resift.serve.request import RankingResult, Refusal
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 WARM_UP = (8, 64, 512)
 """Words of the documents scored before the server is ready."""
+UNCALIBRATED = (
+    "`threshold` is a probability, and this server has no calibration to compute any; "
+    "expected no threshold, or a server with --settings FILE that `resift calibrate` wrote"
+)
 IN_LOG = "the server's log has the cause under this request's id"
 
 
@@ -46,6 +51,7 @@ class Service:
         self.template = DEFAULT if template == "auto" else DocumentTemplate.parse(template)
         """what is read of documents that are objects"""
         self._gives_logits = settings.scores == "logit"
+        self.keys = Keys(config)
         self.admission = Admission(config)
         self.metrics = Metrics(models, self.admission)
         self.is_warm = False
@@ -141,9 +147,9 @@ class Service:
         waited = max(scored.waited for scored in outcomes)
         answers = []
         for request, scored in zip(requests, outcomes, strict=True):
-            self.metrics.count_result(scored, tokenized - began)
+            self.metrics.count_result(name, scored, tokenized - began)
             top = None if request.top_n is None else min(request.top_n, len(request.documents))
-            ranking = Ranking.of(request.documents, scored, top_k=top)
+            ranking = Ranking.of(request.documents, scored, top_k=top, threshold=request.threshold)
             logits, relevance = self._scales(ranking)
             answers.append(
                 RankingResult(
@@ -159,6 +165,7 @@ class Service:
                     run_seconds=max(0.0, ended - tokenized - waited),
                 )
             )
+        self.metrics.count_answer(name, ended - began)
         return answers
 
     def _scales(self, ranking: Ranking) -> tuple[list[float], list[float]]:
@@ -172,6 +179,8 @@ class Service:
 
 
 async def _encode(reranker: Reranker, request: RankingRequest) -> Call:
+    if request.threshold is not None and reranker.resolved.calibration is None:
+        raise Refusal("invalid", UNCALIBRATED)
     try:
         return await reranker.aencode(
             request.query,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from resift.serve.api import Api, Count, Extensions
+from resift.serve.api import Api, Count, Extensions, Name
 from resift.serve.request import RankingRequest, Reason, Refusal
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class RerankRequest(Extensions, kw_only=True):
     return_text: bool = False
     top_n: Count | None = None
     """an extension, as in llama.cpp: how many of the best texts are returned"""
-    model: str | None = None
+    model: Name | None = None
     """an extension: which of several models ranks"""
 
 
@@ -77,6 +77,8 @@ class Rank(msgspec.Struct, omit_defaults=True):
     tokens_cut: int | None = None
     scored_by: str | None = None
     """with a plan or a budget, the last graph that scored it; absent if none did"""
+    probability: float | None = None
+    """that it is relevant, if the server's settings have a calibration and the full model scored it"""
 
 
 class ErrorResponse(msgspec.Struct):
@@ -101,6 +103,7 @@ def _read(body: RerankRequest, _: DocumentTemplate) -> list[RankingRequest]:
         truncate=body.truncate is not False,
         plan=body.plan,
         budget_ms=body.budget_ms,
+        threshold=body.threshold,
     )
     return [request]
 
@@ -128,6 +131,7 @@ RERANK = Api(
     body=RerankRequest,
     reply=list[Rank],
     error=ErrorResponse,
+    count=lambda body: len(body.texts),
     read=_read,
     write=_write,
     refuse=_refuse,

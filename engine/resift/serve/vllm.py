@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from resift.serve.api import Api, Count
+from resift.serve.api import Api, Count, Name
 from resift.serve.error_reply import STATUSES, Error, refuse
 from resift.serve.request import RankingRequest, Refusal
 
@@ -28,7 +28,7 @@ SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), (
 class ScoreRequest(msgspec.Struct, kw_only=True):
     """POST /score. Two of its sides: one text with each of several, or as many texts on both sides, which are paired in order."""
 
-    model: str | None = None
+    model: Name | None = None
     text_1: Texts | None = None
     text_2: Texts | None = None
     queries: Texts | None = None
@@ -42,12 +42,14 @@ class ScoreRequest(msgspec.Struct, kw_only=True):
     instruction: str | None = None
     """put before the query, in place of the prompt that the model declares"""
 
+    def sides(self) -> list[tuple[str, list[str]]]:
+        """The texts of the two sides, each with its name. Raises Refusal."""
+        names = next((names for names in SIDES if all(getattr(self, name) is not None for name in names)), SIDES[0])
+        return [(name, _texts(getattr(self, name), name)) for name in names]
+
     def pools(self) -> dict[str, list[tuple[int, str]]]:
         """The documents of each distinct query, each with the position of its pair. Raises Refusal."""
-        first, second = next(
-            ((one, two) for one, two in SIDES if getattr(self, one) is not None and getattr(self, two) is not None), SIDES[0]
-        )
-        left, right = (_texts(getattr(self, name), name) for name in (first, second))
+        (first, left), (second, right) = self.sides()
         if len(left) == 1:
             left *= len(right)
         if len(left) != len(right):
@@ -126,6 +128,7 @@ SCORE = Api(
     body=ScoreRequest,
     reply=ScoreResponse,
     error=Error,
+    count=lambda body: max(len(texts) for _, texts in body.sides()),
     read=_read,
     write=_write,
     refuse=refuse,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from resift.serve.api import Api, Count, Extensions, Text, check_query
+from resift.serve.api import Api, Count, Extensions, Name, Text, check_query
 from resift.serve.error_reply import STATUSES, Error, refuse
 from resift.serve.request import RankingRequest
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class VoyageRequest(Extensions, kw_only=True):
     """POST /v1/rerank, Voyage's."""
 
-    model: str | None = None
+    model: Name | None = None
     query: Text
     documents: Annotated[list[str], msgspec.Meta(min_length=1)]
     top_k: Count | None = None
@@ -41,6 +41,8 @@ class VoyageResult(msgspec.Struct, omit_defaults=True):
     tokens_cut: int | None = None
     scored_by: str | None = None
     """with a plan or a budget, the last graph that scored it; absent if none did"""
+    probability: float | None = None
+    """that it is relevant, if the server's settings have a calibration and the full model scored it"""
 
 
 class VoyageUsage(msgspec.Struct):
@@ -68,6 +70,7 @@ def _read(body: VoyageRequest, _: DocumentTemplate) -> list[RankingRequest]:
         truncate=body.truncation is not False,
         plan=body.plan,
         budget_ms=body.budget_ms,
+        threshold=body.threshold,
     )
     return [request]
 
@@ -92,6 +95,7 @@ RERANK = Api(
     body=VoyageRequest,
     reply=VoyageResponse,
     error=Error,
+    count=lambda body: len(body.documents),
     read=_read,
     write=_write,
     refuse=refuse,

@@ -15,7 +15,7 @@ import pytest
 from resift.cli.main import parser
 from resift.runtime import providers
 from tests.support import children
-from tests.support.commands import LINES, QUERY, RESIFT, answered, complaint, resift, running
+from tests.support.commands import LINES, QUERY, RESIFT, answered, complaint, resift, running, without_progress
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, pipes and terminals as POSIX has them")
 
@@ -68,7 +68,7 @@ def test_cuda_where_there_is_none_is_refused(artifact, command):
         (["rerank", QUERY, "--colour"], "unrecognized arguments: --colour"),
         (
             ["rerank", QUERY, "--top-k", "many"],
-            "argument --top-k: expected a whole number from 1 to 9223372036854775807; found 'many'",
+            "argument --top-k: expected a whole number of 1 or more; found 'many'",
         ),
         (["rerank", QUERY, "--provider", "tpu"], "argument --provider: invalid choice: 'tpu'"),
         (["sort"], "invalid choice: 'sort'"),
@@ -191,7 +191,7 @@ def test_an_interrupt_while_it_ranks_ends_it_with_130(artifact, file):
         assert batches.read(1) == b"."
         process.send_signal(signal.SIGINT)
         out, err = children.outputs(process)
-        assert (process.returncode, out, err) == (130, b"", b"resift: interrupted\n")
+        assert (process.returncode, out, without_progress(err)) == (130, b"", b"resift: interrupted\n")
         assert len(batches.read()) < 20_000
 
 

@@ -152,6 +152,13 @@ def test_export_without_torch_names_the_extra(checkpoint_of, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mistaken_option_of_an_export_is_refused_before_torch_is_imported(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    done = resift("export", "checkpoint", tmp_path / "out", "--precision", "x", PYTHONPATH=str(tmp_path))
+    assert (done.code, done.out) == (2, "")
+    assert "precision is 'x'" in done.err
+
+
 def test_nothing_but_export_needs_torch(artifact, tmp_path):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
     assert answered(resift("rerank", QUERY, "--model", artifact, given=LINES, PYTHONPATH=str(tmp_path)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 
 import numpy as np
@@ -62,6 +63,14 @@ def test_the_tables(run):
     for start in ("sigmoid of the logit ", "calibrated ", "0.", "precision 0.7: threshold 0.", "recall 0.5: threshold 0."):
         assert any(line.startswith(start) for line in lines), start
     assert lines[-1].startswith("These figures are for pools like these: 8 candidates in the median")
+
+
+def test_on_a_terminal_every_line_fits(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    lines = run("--precision", 0.7, "--recall", 0.5)[1].splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].strip().endswith("They say nothing of others.")
 
 
 def test_the_file_holds_the_calibration_and_the_settings_that_it_was_fitted_with(run, artifact, tmp_path, file):
@@ -138,17 +147,10 @@ def test_eval_reports_both_kinds_of_probabilities(run, settings, artifact, file,
     assert before["calibrated"] is None
     assert after["sigmoid"] == before["sigmoid"]
     assert after["calibrated"]["brier"]["value"] < before["sigmoid"]["brier"]["value"]
-    rows = [
-        line
-        for line in run("--settings", settings, command=command)[1].splitlines()
-        if ", sigmoid" in line or ", calibrated" in line
-    ]
-    assert [
-        f"{each['ece']['value']:.4f}" in row for each, row in zip((after["sigmoid"], after["calibrated"]), rows, strict=True)
-    ] == [
-        True,
-        True,
-    ]
+    lines = run("--settings", settings, command=command)[1].splitlines()
+    for name in ("sigmoid", "calibrated"):
+        rows = [line.split()[-4:-2] for line in lines if f", {name} " in line]
+        assert rows == [[kind, f"{after[name][kind.lower()]['value']:.4f}"] for kind in ("ECE", "Brier")]
 
 
 @pytest.mark.parametrize(

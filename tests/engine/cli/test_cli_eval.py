@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -42,6 +43,11 @@ def unscored(monkeypatch):
     monkeypatch.setattr(Reranker, "submit", submit)
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 def complaint(done, code=1):
     assert (done[0], done[1]) == (code, "")
     assert done[2].startswith("resift: ")
@@ -63,6 +69,21 @@ def test_the_table(run, artifact):
     assert lines[9].startswith("minus order given")
     assert any(line.split() == ["candidates", "5", "10"] for line in lines)
     assert "qid" not in out
+
+
+def test_on_a_terminal_every_line_fits(monkeypatch, artifact):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert main(["eval", str(GATE), "--limit", "3", "--model", str(artifact), "--per-query"]) == 0
+    lines = sys.stdout.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    begin = next(number for number, line in enumerate(lines) if line.startswith("qid, "))
+    assert lines[begin].endswith("  query")
+    queries = [json.loads(line)["query"] for line in GATE.read_text().splitlines()[:3]]
+    shown = [line[lines[begin].index("  query") + 2 :] for line in lines[begin + 1 :]]
+    assert len(shown) == 3
+    for query, found in zip(queries, shown, strict=True):
+        assert query == found or (found.endswith("…") and query.startswith(found[:-1]))
 
 
 def test_queries_left_out_of_their_own_candidates_are_counted(run, file, tmp_path):

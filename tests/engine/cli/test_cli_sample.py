@@ -65,6 +65,8 @@ def test_the_files_of_the_sample_are_named_and_not_replaced(tmp_path, capsys):
     assert (folder / "pairs.csv").read_text() == "mine"
     assert main(["sample", str(folder), "--overwrite"]) == 0
     assert (folder / "pairs.csv").read_text() != "mine"
+    assert main(["sample", str(folder / "pairs.csv")]) == 1
+    assert capsys.readouterr().err == f"resift: {folder}/pairs.csv is not a folder; choose another DIR\n"
 
 
 def test_every_form_of_the_sample_is_evaluated_alike(artifact, sample, capsys):
@@ -140,6 +142,7 @@ def test_the_three_lines_to_try_work(tmp_path, artifact, monkeypatch, capsys):
         (["rerank", "q", "--formt=trec"], "unrecognized arguments: --formt=trec; did you mean --format?"),
         (["rerank", "q", "-", "--topk", "-x"], "did you mean --top-k?"),
         (["rerank", "q", "--provider", "cdua"], "; did you mean cuda?"),
+        (["rerank", "q", "--provider", "gpu"], "invalid choice: 'gpu' (choose from "),
         (["rerank", "q", "f", "more"], "unrecognized arguments: more"),
         (["serve", "--prot", "1"], "did you mean --port?"),
         (["--verson"], "did you mean --version?"),
@@ -205,6 +208,8 @@ def test_info_begins_with_what_runs_here(artifact):
     assert whole.startswith("".join(f"{line}\n" for line in brief.splitlines()[:-1]))
     assert "\ngraphs:\n" in whole
     assert "graphs:" not in brief
+    assert "\nforced: no\n" in whole
+    assert "\n  revision: none\n" in whole
     assert "\ndocument_template: {text}\nscores: sigmoid\n" in brief
 
 

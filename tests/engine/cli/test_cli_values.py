@@ -86,7 +86,8 @@ def test_every_option_refuses_what_it_cannot_be(capsys, command, option, suitabl
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["rerank", "q", "--top-k", "0"], "argument --top-k: expected a whole number from 1 to 9223372036854775807; found '0'"),
+        (["rerank", "q", "--top-k", "0"], "argument --top-k: expected a whole number of 1 or more; found '0'"),
+        (["rerank", "q", "--top-k", "9" * 19], "argument --top-k: expected a whole number from 1 to 9223372036854775807; found '9"),
         (["rerank", "q", "--threads", "1025"], "argument --threads: expected a whole number from 1 to 1024; found '1025'"),
         (["rerank", "q", "--budget-ms", "1e999"], "argument --budget-ms: expected a number above 0; found '1e999'"),
         (["rerank", "q", "--plan", "full:3"], "argument --plan: the plan 'full:3' cannot be used: a plan's last stage keeps 3"),

@@ -85,7 +85,7 @@ def test_the_last_count_of_pools_is_told(clock, monkeypatch, terminal):
             told(pools=pools, pairs=10 * pools, share=pools / 3)
     said = sys.stderr.getvalue().split("\r" if terminal else "resift: ")
     assert "1 pools, 10 pairs, 1 pairs/s" in "".join(said[:-1])
-    assert "3 pools, 30 pairs, 3 pairs/s" in said[-1]
+    assert ("| 3 pools, 30 pairs, 3 pairs/s [" if terminal else "3 pools, 30 pairs, 3 pairs/s") in said[-1]
     assert "100%" in said[-1]
 
 

@@ -120,6 +120,20 @@ def test_a_log_line_of_an_export_cannot_steer_the_terminal():
     assert shown.endswith("\nnext")
 
 
+def test_a_log_line_of_an_export_fits_the_terminal_and_is_one_line_elsewhere(monkeypatch):
+    text = "          model.int8.onnx: " + ", ".join(["top-10 overlap 0.9900"] * 5)
+    record = logging.LogRecord("x", logging.INFO, "", 0, text, (), None)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: False))
+    assert _Visible("%(message)s").format(record) == text
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: True))
+    lines = _Visible("%(message)s").format(record).split("\n")
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("          model.int8.onnx: top-10")
+    assert [line[:13].strip() == "" for line in lines[1:]] == [False] * (len(lines) - 1)
+    assert " ".join(lines).split() == text.split()
+
+
 def test_a_long_message_keeps_its_beginning_and_its_end(capsys):
     complain(f"found {'x' * 10**6}; expected less")
     said = capsys.readouterr().err

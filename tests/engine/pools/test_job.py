@@ -155,6 +155,7 @@ def expected(reranker, source):
     return find
 
 
+@pytest.mark.slow
 def test_killed_processes_lose_and_repeat_nothing(command, tmp_path, expected):
     end, sizes = expected(4 * BEHIND), [0]
     for turn, number in enumerate([signal.SIGKILL, signal.SIGTERM, signal.SIGKILL], 1):

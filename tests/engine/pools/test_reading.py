@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from resift import InputError, Ranking
 from resift.pools import reading as pools
-from resift.pools.reading import CandidatePool, decode_pool, read_documents, read_lines
+from resift.pools.documents import read_documents
+from resift.pools.reading import CandidatePool, decode_pool, read_lines
 from resift.pools.source import read_pools
 from tests.support.columns import columns_of
 
@@ -245,35 +246,6 @@ def test_a_line_over_the_limit_is_an_input_error_naming_it(file, monkeypatch):
     assert list(lines) == [(1, b"0123456789")]
     with pytest.raises(InputError, match="line 2: longer than 10 bytes"):
         list(read_lines(file(b"short\n01234567890\n")))
-
-
-def test_documents_are_plain_lines(file):
-    pool = read_documents(file("first é\r\n\n  second {x}\n[third]".encode()), "q")
-    assert pool == CandidatePool("q", ["first é", "  second {x}", "[third]"])
-    assert pool.lines == [1, 3, 4]
-
-
-def test_documents_are_objects_where_the_first_line_is_one(file):
-    pool = read_documents(file(b'\n {"text": "a", "docid": 1}\n{"text": "b"}\n'), "q")
-    assert pool == CandidatePool("q", ["a", "b"], None, [{"docid": 1}, {}])
-    assert pool.lines == [2, 3]
-    assert pool.first(1).lines == [2]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [(b"plain", "not JSON"), (b"{}", "'text' is missing or null"), (b'["a"]', "a list; expected a JSON object")],
-)
-def test_a_bad_document_among_objects_is_an_input_error_naming_file_and_line(file, line, message):
-    path = file(b'{"text": "a"}\n\n' + line)
-    with pytest.raises(InputError) as caught:
-        read_documents(path, "q")
-    assert str(caught.value).startswith(f"{path}, line 3: ")
-    assert message in str(caught.value)
-
-
-def test_a_file_without_lines_holds_no_documents(file):
-    assert read_documents(file(b"\n\n"), "q") == CandidatePool("q", [])
 
 
 def test_a_ranked_pool_keeps_every_candidates_unknown_fields():

@@ -72,6 +72,14 @@ def test_columns_have_the_names_that_people_give_them(file, text, qid):
     assert list(read_pools(path)) == [CandidatePool("q", ["a", "b"], "7", [{"id": "x"}, {"id": "y"}])]
 
 
+def test_with_a_template_no_column_need_be_the_text(file):
+    path = file(b"query,title,body\nq,Tides,The moon.\nq,,Yeast.\n", "pairs.csv")
+    [pool] = read_pools(path, DocumentTemplate.parse("{title}: {body}"))
+    assert pool.documents == ["Tides: The moon.", "Yeast."]
+    with pytest.raises(InputError, match="the columns are query, title, body; expected 'query' and 'document'"):
+        list(read_pools(path))
+
+
 def test_without_ids_the_query_itself_tells_rows_apart(file):
     path = file(b"query,document\nq,a\nq,b\nr,a\n", "pairs.csv")
     assert list(read_pools(path)) == [CandidatePool("q", ["a", "b"], None, [{}, {}]), CandidatePool("r", ["a"], None, [{}])]

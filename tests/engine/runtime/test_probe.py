@@ -23,6 +23,7 @@ def test_the_graph_of_one_product_starts_on_the_cpu():
 
 
 def test_a_provider_is_tried_once_and_logged_once(monkeypatch, caplog):
+    """Simulated: what the probe finds of a provider."""
     tried = []
     monkeypatch.setattr(probe, "_failure", lambda provider: tried.append(provider) or {"cuda": "no driver"}.get(provider))
     fresh = probe.Probe()
@@ -37,6 +38,7 @@ def test_a_provider_is_tried_once_and_logged_once(monkeypatch, caplog):
 @can_fork
 @beside_threads
 def test_a_forked_child_tries_anew_even_while_its_parent_tries(monkeypatch):
+    """Simulated: what the probe finds of a provider; the fork is real."""
     tried = []
     monkeypatch.setattr(probe, "_failure", tried.append)
     fresh = probe.Probe()
@@ -102,17 +104,20 @@ NONE = f"{NEEDED}no NVIDIA driver (libcuda.so.1), no CUDA 13 (libcudart.so.13, l
 )
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_the_driver_cuda_and_cudnn_are_named_as_needed_and_found(libraries, provider, found, said, is_lacking):
+    """Simulated: the loader of libraries, and a driver that tells its version and its GPUs."""
     libraries(found)
     assert said in probe.explain(provider)
     assert probe.find_lack(provider) == (probe.explain(provider) if is_lacking else None)
 
 
 def test_they_have_other_names_on_windows(libraries):
+    """Simulated: sys.platform of Windows, its loader of libraries, and a driver."""
     libraries({"nvcuda.dll": Driver(), "cudart64_13.dll": object(), "cublasLt64_13.dll": object()}, "win32")
     assert probe.explain("cuda").endswith("(GPUs: 1), CUDA 13, no cuDNN 9 (cudnn64_9.dll)")
 
 
 def test_libraries_are_found_in_the_packages_of_nvidia(libraries, tmp_path):
+    """Simulated: the loader of libraries, and a driver; the search is of real files."""
     path = tmp_path / "nvidia" / "cudnn" / "lib" / "libcudnn.so.9"
     path.parent.mkdir(parents=True)
     path.touch()
@@ -142,9 +147,18 @@ def test_the_packages_of_nvidia_are_loaded_before_a_session_and_only_for_it(libr
 
 @pytest.mark.parametrize("provider", ["cpu", "openvino", "dml", "coreml", "qnn"])
 def test_nothing_is_looked_for_where_nothing_is_known(libraries, provider):
+    """Simulated: a machine without any library of NVIDIA."""
     libraries({})
     assert probe.find_lack(provider) is None
     assert probe.explain(provider) == "onnxruntime's log on stderr says why"
+
+
+def test_the_oldest_onnxruntime_has_no_module_for_its_version_of_cuda(monkeypatch):
+    """Simulated: onnxruntime 1.20 for the CPU, which lacks `build_and_package_info`."""
+    monkeypatch.delattr("onnxruntime.capi.build_and_package_info", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime.capi.build_and_package_info", None)
+    assert probe.find_lack("cpu") is None
+    assert probe.explain("cuda") == "onnxruntime's log on stderr says why"
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 from resift import ProviderError, Reranker, Settings, machine
 from resift.artifact.folder import Artifact
+from resift.runtime.providers import POLICIES, runtime
 from tests.conftest import edit
 from tests.support import tiny
 
@@ -19,6 +20,8 @@ QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:12:2]
 SHIFT = 3.0
 AVX2, AVX512 = {"avx2"}, {"avx2", "avx512f"}
 EIGHT_BITS, SEVEN_BITS = "model.int8-vnni.onnx", "model.int8.onnx"
+SUMS_IN_32_BITS = ("avx512_vnni", "avx_vnni", "asimd")
+"""What `resift export --vnni` asks of a processor."""
 
 
 def write_shifted(folder, name):
@@ -42,7 +45,7 @@ def two(artifact, tmp_path):
     def change(manifest):
         manifest["files"][EIGHT_BITS] = entry
         manifest["graphs"][0]["variants"][:0] = [
-            {"file": EIGHT_BITS, "precision": "int8", "instruction_sets": [name]} for name in ("avx512_vnni", "avx_vnni")
+            {"file": EIGHT_BITS, "precision": "int8", "instruction_sets": [name]} for name in SUMS_IN_32_BITS
         ]
 
     edit(folder, change)
@@ -62,6 +65,8 @@ def logits(folder, **settings):
         (AVX512 | {"avx512_vnni", "avx_vnni"}, EIGHT_BITS),
         (AVX512 | {"avx512_vnni"}, EIGHT_BITS),
         (AVX2 | {"avx_vnni"}, EIGHT_BITS),
+        ({"asimd", "asimddp"}, EIGHT_BITS),
+        ({"asimd"}, EIGHT_BITS),
         (AVX512, SEVEN_BITS),
         (AVX2, SEVEN_BITS),
         (set(), SEVEN_BITS),
@@ -85,7 +90,7 @@ def test_an_artifact_for_other_processors_alone_says_so(monkeypatch, two):
 
 
 def test_what_this_machine_has_decides_where_nothing_is_pretended(two):
-    capable = machine.instruction_sets() & {"avx512_vnni", "avx_vnni"}
+    capable = machine.instruction_sets() & set(SUMS_IN_32_BITS)
     assert logits(two)[0] == (EIGHT_BITS if capable else SEVEN_BITS)
     assert json.loads((two / "manifest.json").read_bytes())["graphs"][0]["variants"][0]["file"] == EIGHT_BITS
 
@@ -135,3 +140,25 @@ def test_the_graph_for_short_pairs_is_loaded_when_the_first_of_them_comes(with_s
         reranker.logits("tides", ["moon"])
         reranker.logits("tides", ["sea", "the " * 60])
     assert files == [SEVEN_BITS, SHORT]
+
+
+@pytest.mark.skipif(not machine.instruction_sets() & set(SUMS_IN_32_BITS), reason="this processor gets no 8-bit weights")
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_processor_that_gets_eight_bit_weights_sums_their_largest_products_exactly(rows, sign):
+    """Sums of 16 bits, as those of AVX2, saturate at the second product."""
+    inputs, columns = 384, 24
+    value = onnx.helper.make_tensor_value_info
+    arrays = {"weights": np.full((inputs, columns), sign * 127, np.int8), "scale": np.float32(1), "zero": np.uint8(0)}
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMulIntegerToFloat", ["x", "weights", "scale", "scale", "zero"], ["y"], domain="com.microsoft")],
+        "product",
+        [value("x", onnx.TensorProto.UINT8, [rows, inputs])],
+        [value("y", onnx.TensorProto.FLOAT, [rows, columns])],
+        [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    content = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    session = runtime().InferenceSession(content, POLICIES["cpu"].options(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": np.full((rows, inputs), 255, np.uint8)})
+    assert found.tolist() == [[sign * 127 * 255 * inputs] * columns] * rows

@@ -38,6 +38,7 @@ def test_the_installed_wheel_is_found():
 
 
 def test_distributions_are_those_that_hold_the_package(site):
+    """Simulated: a folder of packages with several distributions."""
     site("onnxruntime-gpu", "onnxruntime", "ort-nightly", of_others=["onnxruntime-genai", "onnxruntime-extensions", "orthography"])
     assert wheels.installed() == ["onnxruntime", "onnxruntime-gpu", "ort-nightly"]
 
@@ -49,6 +50,7 @@ TWO = (
 
 
 def test_two_at_once_are_named_once_with_their_mend_and_the_artifact_loads(site, artifact, caplog):
+    """Simulated: a folder of packages with two wheels; what runs is the installed one."""
     wheels.warn_of_several.cache_clear()
     site("onnxruntime-gpu", "onnxruntime")
     with caplog.at_level(logging.WARNING, "resift"):
@@ -58,6 +60,7 @@ def test_two_at_once_are_named_once_with_their_mend_and_the_artifact_loads(site,
 
 
 def test_one_alone_is_not_warned_of(site, artifact, caplog):
+    """Simulated: a folder of packages with one wheel and another package's."""
     wheels.warn_of_several.cache_clear()
     site("onnxruntime-gpu", of_others=["onnxruntime-genai"])
     with caplog.at_level(logging.WARNING, "resift"):
@@ -75,6 +78,7 @@ def test_one_alone_is_not_warned_of(site, artifact, caplog):
     ],
 )
 def test_where_it_cannot_be_imported_the_mend_names_what_is_installed(site, monkeypatch, names, mend):
+    """Simulated: an onnxruntime that cannot be imported, and the distributions that are there."""
     site(*names)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExtraError) as caught:
@@ -84,6 +88,7 @@ def test_where_it_cannot_be_imported_the_mend_names_what_is_installed(site, monk
 
 
 def test_what_is_left_in_its_folder_after_another_wheel_was_removed_is_no_onnxruntime(site, monkeypatch):
+    """Simulated: a package onnxruntime without its parts."""
     site("onnxruntime")
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace())
     with pytest.raises(ExtraError, match=r"\(the package has no InferenceSession\): pip install --force-reinstall onnxruntime"):
@@ -111,6 +116,7 @@ def test_what_is_left_in_its_folder_after_another_wheel_was_removed_is_no_onnxru
     ],
 )
 def test_a_missing_provider_is_had_by_exchanging_the_wheel_where_there_is_one(site, monkeypatch, provider, system, names, advice):
+    """Simulated: sys.platform and the distributions in the folder of packages."""
     site(*names)
     monkeypatch.setattr(wheels, "sys", SimpleNamespace(platform=system))
     assert wheels.advice(provider) == advice
@@ -124,6 +130,7 @@ def test_every_provider_has_a_wheel_a_name_and_a_policy():
 
 
 def test_an_old_version_is_upgraded_by_its_own_name(site, monkeypatch):
+    """Simulated: onnxruntime's version, and the wheel that it came in."""
     site("onnxruntime-gpu")
     monkeypatch.setattr(onnxruntime, "__version__", "1.19.0")
     with pytest.raises(ProviderError, match=r"needs 1\.20\.0 or newer: pip install -U onnxruntime-gpu$"):
@@ -173,6 +180,7 @@ def test_a_system_without_a_wheel_is_told_so(site, monkeypatch, system, version,
 
 
 def test_a_c_library_of_another_kind_has_no_confstr(monkeypatch):
+    """Simulated: an os without confstr, as on Windows."""
     monkeypatch.setattr(wheels, "os", SimpleNamespace())
     assert wheels.glibc() is None
 

@@ -209,7 +209,7 @@ def test_logits_are_bit_equal_to_the_librarys_whatever_shares_the_batch(served, 
         replies = list(
             threads.map(lambda pool: served.post("/rerank", {"query": pool[0], "texts": pool[1], "raw_scores": True}), pools)
         )
-    shared = served.metric("resift_batch_rows_count") < sum(len(documents) for _, documents in pools)
+    shared = served.metric("te_batch_next_size_count") < sum(len(documents) for _, documents in pools)
     for (query, documents), reply in zip(pools, replies, strict=True):
         expected = reranker.logits(query, documents)
         found = np.empty(len(documents), np.float32)

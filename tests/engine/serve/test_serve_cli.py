@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
 import ssl
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
 
 from tests.support import children, tiny
-from tests.support.commands import QUERY, RESIFT, complaint, resift, running
+from tests.support.commands import QUERY, RESIFT, Log, complaint, resift, running
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -24,30 +22,6 @@ httpx = pytest.importorskip("httpx")
 
 DOCUMENTS = tiny.texts()[1:40:2]
 posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
-
-
-class Log:
-    """The lines of a process's log, read as they come."""
-
-    def __init__(self, process):
-        self._lines, self._more = [], threading.Condition()
-        self._thread = threading.Thread(target=self._read, args=(process.stderr,), daemon=True)
-        self._thread.start()
-
-    def _read(self, stream):
-        for line in stream:
-            with self._more:
-                self._lines.append(json.loads(line))
-                self._more.notify_all()
-
-    def wait(self, event):
-        """The first record of this event."""
-        with self._more:
-            assert self._more.wait_for(lambda: self.find(event), 60), self._lines
-            return self.find(event)[0]
-
-    def find(self, event):
-        return [line for line in self._lines if line["event"] == event]
 
 
 UNUSED = ssl.create_default_context()
@@ -72,7 +46,7 @@ def test_a_signal_in_the_middle_of_load_loses_no_accepted_request(started, reran
 
     def ask(number):
         try:
-            reply = httpx.post(f"{url}/rerank", json={"query": QUERY, "texts": DOCUMENTS}, timeout=60, verify=UNUSED)
+            reply = httpx.post(f"{url}/rerank", json={"query": QUERY, "texts": DOCUMENTS}, timeout=children.SECONDS, verify=UNUSED)
         except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
             return "not read"  # came when no one listened any more
         if reply.status_code == 503:
@@ -85,7 +59,7 @@ def test_a_signal_in_the_middle_of_load_loses_no_accepted_request(started, reran
 
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(ask, range(120)))
-    assert process.wait(60) == 0
+    assert process.wait(children.SECONDS) == 0
     assert log.wait("stopped")["unanswered"] == 0
     assert found.count("answered") >= 20
     assert set(found) > {"answered"}
@@ -100,14 +74,14 @@ def test_a_second_signal_refuses_what_is_left_and_says_how_much(started):
     process, log, url = started
     texts = [f"{text} {number}" for number in range(100) for text in DOCUMENTS[:10]]
     with ThreadPoolExecutor(1) as threads:
-        asked = threads.submit(httpx.post, f"{url}/rerank", json={"query": QUERY, "texts": texts}, timeout=60)
+        asked = threads.submit(httpx.post, f"{url}/rerank", json={"query": QUERY, "texts": texts}, timeout=children.SECONDS)
         while b"resift_requests_in_progress 1" not in httpx.get(f"{url}/metrics").content and not asked.done():
             pass
         process.send_signal(signal.SIGTERM)
         while not asked.done() and httpx.get(f"{url}/ready").status_code == 200:
             pass
         process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
+        code = process.wait(children.SECONDS)
     assert (asked.result().status_code, code, log.wait("stopped")["unanswered"]) in ((200, 0, 0), (503, 1, 1))
     assert not log.find("unexpected error")
 
@@ -120,11 +94,11 @@ def test_a_server_that_ignores_sighup_goes_on(artifact):
             log = Log(process)
             url = "http://127.0.0.1:{port}".format(**log.wait("listening"))
             process.send_signal(signal.SIGHUP)
-            reply = httpx.post(f"{url}/rerank", json={"query": QUERY, "texts": DOCUMENTS}, timeout=60, verify=UNUSED)
+            reply = httpx.post(f"{url}/rerank", json={"query": QUERY, "texts": DOCUMENTS}, timeout=children.SECONDS, verify=UNUSED)
             assert reply.status_code == 200
         finally:
             process.terminate()
-            assert process.wait(60) == 0
+            assert process.wait(children.SECONDS) == 0
 
 
 def test_a_port_in_use_is_named(started, artifact):

@@ -12,6 +12,7 @@ from resift.settings import Settings
 from tests.support.commands import resift
 
 FIELDS = msgspec.structs.fields(Config)
+LISTS = ("model", "alias", "cors_origin", "trusted_proxy")
 
 
 def gathered(*arguments, **environment) -> Config:
@@ -44,13 +45,17 @@ def test_each_setting_can_be_given_in_all_three_ways(found, file):
         "settings": "tuned.toml",
         "name": "mine",
         "cors_origin": "https://example.org",
+        "trusted_proxy": "10.0.0.0/8",
         "scores": "logit",
         "document_template": "{title}",
+        "api_key_file": "keys.toml",
+        "uds": "socket",
+        "root_path": "/ranker",
     }
     is_bool = isinstance(found.default, bool)
     given = "true" if is_bool else text.get(found.name, "7")
     quoted = given if is_bool or given == "7" else f'"{given}"'
-    content = f"{found.name} = [{quoted}]" if found.name in ("model", "alias", "cors_origin") else f"{found.name} = {quoted}"
+    content = f"{found.name} = [{quoted}]" if found.name in LISTS else f"{found.name} = {quoted}"
     expected = msgspec.structs.asdict(gathered(**{PREFIX + found.name.upper(): given}))
     assert expected != msgspec.structs.asdict(Config())
     assert msgspec.structs.asdict(gathered(flag(found.name), *([] if is_bool else [given]))) == expected
@@ -91,6 +96,8 @@ def test_a_switch_can_be_turned_off_again():
         (["--host", "::"], {}, "can be reached from other machines"),
         (["--host", "example.org"], {}, "can be reached from other machines"),
         (["--document-template", "{title"], {}, "document template '{title'"),
+        (["--trusted-proxy", "10.0.0.1/8"], {}, "--trusted-proxy 10.0.0.1/8: 10.0.0.1/8 has host bits set; expected an address or"),
+        ([], {"RESIFT_SERVE_TRUSTED_PROXY": "::1, 10.0.0.300"}, "--trusted-proxy 10.0.0.300: "),
         (["--host", "0.0.0.0", "--api-key", ""], {}, "can be reached from other machines"),
         ([], {"RESIFT_SERVE_PORT": "x"}, "RESIFT_SERVE_PORT: expected a whole number from 0 to 65535; found 'x'"),
         ([], {"RESIFT_SERVE_THREADS": "1025"}, "RESIFT_SERVE_THREADS: expected a whole number from 1 to 1024; found '1025'"),
@@ -125,6 +132,9 @@ def test_what_cannot_be_is_named(arguments, environment, said):
             "https://example.org/a",
             "expected * or an origin such as https://example.org; found 'https://example.org/a'",
         ),
+        ("--root-path", "/", "expected a path such as /ranker, without a slash at its end; found '/'"),
+        ("--root-path", "ranker", "expected a path such as /ranker, without a slash at its end; found 'ranker'"),
+        ("--trusted-proxy", "proxy.example", "expected an address or a network such as 10.0.0.0/8; found 'proxy.example'"),
         ("--scores", "raw", "expected logit or sigmoid; found 'raw'"),
         ("--api-key", "cl\u00e9", "expected printable ASCII without outer spaces"),
         ("--api-key", "gehe\x07im", "expected printable ASCII without outer spaces"),

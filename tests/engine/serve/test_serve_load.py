@@ -16,22 +16,12 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from resift.serve.logs import LOGGER, configure
-from tests.support.serving import serving
+from tests.support.serving import serving, until
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:2]
 PATHS = {"/v2/rerank": "documents", "/v1/rerank": "documents", "/rerank": "texts"}
 COHERE = {"id", "message", "detail", "error"}
 SHAPES = {"/v2/rerank": COHERE, "/v1/rerank": COHERE, "/rerank": {"error", "error_type"}}
-
-
-def until(condition) -> None:
-    """Waits for what another thread brings about."""
-    pause = threading.Event()
-    for _ in range(6000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it never came about")
 
 
 def body(path: str, documents=DOCUMENTS) -> dict:
@@ -258,14 +248,14 @@ def test_metrics_count_what_was_done(reranker):
 
     with serving({"tiny": reranker}) as served:
         until(lambda: served.service.is_ready)
-        before = {name: served.metric(name) for name in ("resift_batch_rows_sum", "resift_batch_tokens_sum")}
+        before = {name: served.metric(name) for name in ("te_batch_next_size_sum", "te_batch_next_tokens_sum")}
         reply = served.post("/v1/rerank", {"query": QUERY, "documents": [*DOCUMENTS, "tide " * 500], "return_tokens_cut": True})
         cut = sum(result["tokens_cut"] for result in reply.json()["results"])
         assert cut > 0
         assert served.metric("resift_tokens_cut_total") == cut
         until(lambda: served.metric("resift_requests_total", api="cohere-jina-v1", status="200") == 1)  # once it is sent
-        assert served.metric("resift_batch_rows_sum") - before["resift_batch_rows_sum"] == len(DOCUMENTS) + 1
-        tokens = served.metric("resift_batch_tokens_sum") - before["resift_batch_tokens_sum"]
+        assert served.metric("te_batch_next_size_sum") - before["te_batch_next_size_sum"] == len(DOCUMENTS) + 1
+        tokens = served.metric("te_batch_next_tokens_sum") - before["te_batch_next_tokens_sum"]
         assert tokens == reply.json()["usage"]["total_tokens"]
         for name in ("tokenize_seconds", "queue_seconds", "request_documents"):
             assert served.metric(f"resift_{name}_count") == 1

@@ -65,7 +65,7 @@ def log_odds(logits, number):
     return np.log(selected / (1 - selected))
 
 
-@pytest.mark.parametrize("label", ["entailment", "2"])
+@pytest.mark.parametrize("label", [pytest.param("entailment", marks=pytest.mark.slow), "2"])
 def test_the_log_odds_of_the_label_that_means_relevant_rank(three, home, small_gate, capsys, label):
     """Their sigmoid is the label's softmax probability."""
     command = ["export", str(three), str(home / "out"), "--precision", "float32", "--gate", str(small_gate)]

@@ -78,6 +78,7 @@ def by_hand(folder, prompt):
     return np.array(found)
 
 
+@pytest.mark.usefixtures("cheap")
 def test_scores_have_the_saved_activation_and_prompt(saved, home, small_gate):
     folder, activation, prompt = saved
     opened = Artifact.open(convert(str(folder), home / "out", Recipe(precisions=("float32",), gate=small_gate)))

@@ -169,6 +169,7 @@ def test_share_that_does_not_suffice(quick, monkeypatch, shifted, home, small_ga
     assert list(home.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_misleading_noise_is_made_up_for_by_measured_drift(quick, monkeypatch, shifted, home, small_gate):
     noise = searching.noise
     monkeypatch.setattr(searching, "noise", lambda *arguments: -noise(*arguments))
@@ -228,7 +229,11 @@ def trace_of_scaled(scaled):
     return trace(checkpoint.load(scaled))
 
 
-@pytest.mark.parametrize(("migrations", "expected"), [((0.5,), None), ((0.0,), [1, 3])], ids=["smoothed", "not smoothed"])
+@pytest.mark.parametrize(
+    ("migrations", "expected"),
+    [((0.5,), None), pytest.param((0.0,), [1, 3], marks=pytest.mark.slow)],
+    ids=["smoothed", "not smoothed"],
+)
 def test_scaled_channels_are_smoothed_away_or_found(monkeypatch, trace_of_scaled, scaled, home, migrations, expected):
     trace_once(monkeypatch, trace_of_scaled)
     monkeypatch.setattr(choosing, "MIGRATIONS", migrations)

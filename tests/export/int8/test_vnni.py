@@ -31,6 +31,7 @@ def test_eight_bit_weights_beside_seven_bit_ones(cheap, source, home, small_gate
     assert [(variant.file, variant.instruction_sets) for variant in opened.manifest.full.variants] == [
         (VNNI_FILE, ["avx512_vnni"]),
         (VNNI_FILE, ["avx_vnni"]),
+        (VNNI_FILE, ["asimd"]),
         ("model.int8.onnx", []),
         ("model.float32.onnx", []),
     ]
@@ -39,7 +40,7 @@ def test_eight_bit_weights_beside_seven_bit_ones(cheap, source, home, small_gate
     assert list(certificate.agreement) == [VNNI_FILE, "model.int8.onnx", "model.float32.onnx"]
     eight, seven = certificate.agreement[VNNI_FILE], certificate.agreement["model.int8.onnx"]
     assert 0 < eight.error < seven.error
-    assert f"| {VNNI_FILE} | avx512_vnni or avx_vnni |" in files(out)["README.md"].decode()
+    assert f"| {VNNI_FILE} | avx512_vnni or avx_vnni or asimd |" in files(out)["README.md"].decode()
     with Reranker.load(out) as reranker:
         assert reranker.variant.file == VNNI_FILE
         pool = certificate.pools[3]
@@ -65,7 +66,7 @@ def test_vnni_is_refused_where_it_cannot_be_verified(monkeypatch, source, home, 
     monkeypatch.setattr("resift_export.build.gate.instruction_sets", lambda: frozenset(features))
     message = f"{', '.join(sorted(features)) or 'neither'}, so it cannot be verified here; export on a machine"
     with pytest.raises(
-        ExportError, match=rf"{VNNI_FILE} needs a processor with avx512_vnni or avx_vnni, but this one has {message}"
+        ExportError, match=rf"{VNNI_FILE} needs a processor with avx512_vnni or avx_vnni or asimd, but this one has {message}"
     ):
         convert(source, home / "out", Recipe(vnni=True))
     assert list(home.iterdir()) == []

@@ -63,7 +63,7 @@ def calibrate(  # noqa: PLR0913 - each is an option of `resift calibrate`
     Raises InputError for fewer than LEAST_QUERIES queries, labels of one kind, logits that do not rise with relevance or a value
     out of range, and otherwise like `Reranker.load` and `Reranker.submit`.
     """
-    check_count("relevant_from", relevant_from)
+    relevant_from = check_count("relevant_from", relevant_from)
     targets = [*(Target("precision", value) for value in precisions), *(Target("recall", value) for value in recalls)]
     for target in targets:
         if not 0 < target.value <= 1:

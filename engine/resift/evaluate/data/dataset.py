@@ -64,7 +64,7 @@ class Dataset:
 
     def first(self, n: int) -> Dataset:
         """The dataset with the first `n` candidates of every pool, and all its judgements. Raises InputError if n is below 1."""
-        check_count("n", n)
+        n = check_count("n", n)
         is_cut = any(len(pool.documents) > n for pool in self.pools)
         return replace(self, pools=[pool.first(n) for pool in self.pools], cut_at=n if is_cut else self.cut_at)
 
@@ -108,8 +108,7 @@ def read_dataset(  # noqa: PLR0913 - each is an option of one or two formats
     Raises InputError that names file and line for bad data, an option that the format does not use, and data without a query that
     can be evaluated; ExtraError if retrieve="bm25" lacks the extra `eval`.
     """
-    check_count("depth", depth)
-    check_count("limit", limit)
+    depth, limit = check_count("depth", depth), check_count("limit", limit)
     template = None if document_template == "auto" else DocumentTemplate.parse(document_template)
     source = os.fspath(path)
     selection = QuerySelection(source, limit, every_query=every_query)

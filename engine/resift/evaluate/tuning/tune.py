@@ -89,7 +89,7 @@ def check(  # noqa: PLR0913 - each is an option of `resift tune --check`
     `qrels`: as for `tune`, as they say which candidate is not the query itself. Raises like `tune`.
     """
     goal = Goal(budget_ms=budget_ms, share=share)
-    check_count("candidates", candidates)
+    candidates = check_count("candidates", candidates)
     rankable = _rankable(list(pools), qrels)[0]
     chosen = [pool.first(candidates) for pool in _spread([*rankable.values()], TIMED_POOLS)]
     with Bench(source, settings, report) as bench:
@@ -120,8 +120,7 @@ def tune_on(
     goal = goal or Goal()
     if not candidates:
         raise InputError("no numbers of candidates to try; expected one or more")
-    for number in candidates:
-        check_count("candidates", number)
+    candidates = [check_count("candidates", number) for number in candidates]
     rankable, self_candidates = _rankable(pools, qrels)
     labelled = [PoolJudgements.of(pool, qrels, f"pool {number} (qid {pool.qid!r})") for number, pool in rankable.items()]
     judgements = [each if each and each.has_relevant() else None for each in labelled]

@@ -63,10 +63,10 @@ class RankPools:
         top_k: int | None = None,
         max_candidates: int | None = None,
     ) -> None:
-        """`model` and `settings`: as for `Reranker.load`. Raises like `Reranker.load`."""
+        """`model` and `settings`: as for `Reranker.load`. Raises like `Reranker.load`, and InputError for a count below 1."""
         self._reranker = _load(model, settings or Settings())
-        self._top_k = top_k
-        self._max_candidates = max_candidates
+        self._top_k = check_count("top_k", top_k)
+        self._max_candidates = check_count("max_candidates", max_candidates)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The ranked table. Raises InputError for a row that is not a pool, and otherwise like `Reranker.rerank`."""
@@ -104,8 +104,8 @@ def rerank_parquet(  # noqa: PLR0913 - input, output, model and options
     that cannot be read, OutputError if `out` holds anything but this job's work or cannot be written, ArtifactError if a machine
     would run another model or variant than others, InferenceError if Ray gives up a part, and else like `Reranker.rerank`.
     """
-    for name, count in (("top_k", top_k), ("max_candidates", max_candidates), ("workers", workers), ("part_pools", part_pools)):
-        check_count(name, count)
+    top_k, max_candidates = check_count("top_k", top_k), check_count("max_candidates", max_candidates)
+    workers, part_pools = check_count("workers", workers), check_count("part_pools", part_pools)
     source, out = os.fspath(source), os.fspath(out)
     _check_apart(source, out)
     settings = settings or Settings()
@@ -175,11 +175,10 @@ class _RankParts:
         return reranker
 
     def _rank(self, part: Part) -> dict[str, int]:
-        filesystem, _ = locate(part.path)
         ranked = list(
             rank_batches(
                 self._reranker,
-                read_rows(filesystem, part),
+                read_rows(locate(part.path)[0], part),
                 part.path,
                 first=part.start,
                 top_k=self._task.job["top_k"],

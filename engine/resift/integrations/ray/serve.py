@@ -30,7 +30,19 @@ if TYPE_CHECKING:
 
 SCALE = {"min_replicas": 1, "max_replicas": 8}
 """The default minimum and maximum of replicas."""
-RAY_SETTINGS = ("host", "port", "header_seconds", "keep_alive_seconds", "shutdown_seconds")
+RAY_SETTINGS = (
+    "host",
+    "port",
+    "uds",
+    "root_path",
+    "max_connections",
+    "max_peer_connections",
+    "trusted_proxy",
+    "header_seconds",
+    "write_seconds",
+    "keep_alive_seconds",
+    "shutdown_seconds",
+)
 """Settings of `resift serve` that Ray Serve has instead, as http_options and graceful_shutdown_timeout_s."""
 
 
@@ -42,7 +54,7 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
     Serve's other options: `deployment(config).options(...).bind()`.
 
     Raises InputError for a name that is not a setting, or a value that cannot be used. As Serve may listen for other machines,
-    `api_key` or `no_auth` is required.
+    `api_key`, `api_key_file` or `no_auth` is required.
     """
     flags = dict(arguments)
     scale = {name: _replicas(name, flags.pop(name, default)) for name, default in SCALE.items()}
@@ -57,7 +69,7 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
             allowed = [field for field in (*SCALE, *Config.__struct_fields__) if field not in RAY_SETTINGS]
             raise InputError(f"{name!r:.200} is not a setting; expected one of {', '.join(allowed)}")
     config = Config.gather(flags)
-    if not (config.api_key or config.no_auth):
+    if not (config.is_keyed or config.no_auth):
         raise InputError(f"Ray Serve may listen for other machines: set {PREFIX}API_KEY, or pass no_auth=true")
     return deployment(config, **scale).bind()
 

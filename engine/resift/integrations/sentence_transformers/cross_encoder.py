@@ -168,7 +168,7 @@ class CrossEncoder:
         if self.num_labels != 1:
             raise InputError(
                 "CrossEncoder.rank() only works for models with num_labels=1. Consider using CrossEncoder.predict() with input "
-                f"pairs instead, or load a checkpoint with relevant_label=: this model has {self.num_labels} labels"
+                f"pairs instead. Or load a checkpoint with relevant_label=: this model has {self.num_labels} labels"
             )
         self._check_call(batch_size, device, pool)
         candidates = read_candidates(query, documents)

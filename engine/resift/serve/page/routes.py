@@ -40,7 +40,7 @@ def routes(config: Config) -> list[Route]:
     """One route for each file of the page."""
     files = resources.files(__package__)
     page = files.joinpath("index.html").read_bytes()
-    if config.api_key:
+    if config.is_keyed:
         page = page.replace(KEY, b'data-key="required"')
     assets = [_route(f"/page/{name}", files.joinpath(name).read_bytes(), kind) for name, kind in ASSETS.items()]
     return [_route("/", page, "text/html"), *assets]

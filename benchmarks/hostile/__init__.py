@@ -1,0 +1,1 @@
+"""Hostile clients against a server: the worst bodies, and connections that are held."""
