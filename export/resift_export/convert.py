@@ -142,7 +142,7 @@ class _Export:
             student.release()
         pools = [*self._pools, *self._short_pools]
         log.info("reference %d pools with %s", len(pools), checkpoint.reference_name)
-        self._references = references_of(checkpoint, pools, self._report)
+        self._references = references_of(checkpoint, self._pools, self._report, short_pools=self._short_pools)
         if levels_of(recipe):
             tokenizer = checkpoint.pair_tokenizer()
             self._generated = generated_pools(words_of(pools), tokenizer, checkpoint.max_length, GENERATED_PAIRS)

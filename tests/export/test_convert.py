@@ -81,9 +81,9 @@ def test_certificate_says_what_users_will_see(cheap, source, home, small_gate):
     certificate, loaded = Certificate.read(opened), checkpoint.load(source)
     with Reranker.load(home / "out") as reranker:
         found = [reranker.logits(pool.query, pool.documents) for pool in certificate.pools]
-    assert certificate.measure(found) == certificate.agreement["model.int8.onnx"]
+    assert certificate.measure(found).is_close_to(certificate.agreement["model.int8.onnx"])
     pool = certificate.pools[7]
-    assert pool.variants["model.int8.onnx"] == found[7].tolist()
+    assert np.array(pool.variants["model.int8.onnx"], np.float32).tolist() == found[7].tolist()
     # In other batches, PyTorch rounds differently.
     assert pool.checkpoint == pytest.approx(loaded.reference(pool.query, pool.documents).tolist(), abs=1e-5)
 

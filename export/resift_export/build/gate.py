@@ -54,13 +54,15 @@ def check_runnable(variants: Sequence[Variant]) -> None:
             )
 
 
-def references_of(checkpoint: Checkpoint, pools: Sequence[Pool], report: Report = no_report) -> list[NDArray[np.float32]]:
-    """The checkpoint's relevance logits float32[documents] of each pool, computed by PyTorch.
+def references_of(
+    checkpoint: Checkpoint, pools: Sequence[Pool], report: Report = no_report, *, short_pools: Sequence[Pool] = ()
+) -> list[NDArray[np.float32]]:
+    """The checkpoint's relevance logits float32[documents] of the `pools` and then of the `short_pools`, computed by PyTorch.
 
-    Raises ParityError if the checkpoint itself does not rank, even in a forced export.
+    Raises ParityError if the checkpoint itself does not rank the `pools`, even in a forced export.
     """
-    references = checkpoint.references([(pool.query, pool.documents) for pool in pools], report)
-    check_reference(references)
+    references = checkpoint.references([(pool.query, pool.documents) for pool in (*pools, *short_pools)], report)
+    check_reference(references[: len(pools)])
     return references
 
 

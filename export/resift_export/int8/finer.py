@@ -37,8 +37,6 @@ FEW_ROWS = 2048
 """Tables of at most so many rows, such as those of positions, get remainders; those of token ids would take too much space."""
 FINE_STEPS, FINE_CENTRE = 127, 128
 """Largest magnitude and zero point of the fine part of an activation."""
-TOLERANCE = 0.01
-"""How much farther than half a step a weight may be from its level, which float32's own rounding explains."""
 WEIGHTS, ROWS, SMOOTHED = "_weights", "_rows", "_smoothed"
 """What `quantize` adds to the name of a product or a table in the name of its levels, and to an activation's that it smooths."""
 
@@ -61,7 +59,8 @@ def exact_weights(model: ir.Model) -> dict[str, NDArray[np.float32]]:
 def refine(model: ir.Model, exact: Mapping[str, NDArray[np.float32]], names: Collection[str]) -> ir.Model:
     """A copy of the int8 graph `model` whose products `names`, and small tables, are closer to float32.
 
-    `exact` holds their weights, see `exact_weights`. Raises ExportError if the levels of `model` are not those of these weights.
+    `exact` holds their weights, see `exact_weights`. Raises ExportError if it lacks one of a product's shape. Levels that were not
+    made from these weights give a graph that is no closer, which the gate then refuses.
     """
     refined = model.clone()
     activations: dict[str, tuple[_Quantized, _Quantized]] = {}
@@ -71,9 +70,9 @@ def refine(model: ir.Model, exact: Mapping[str, NDArray[np.float32]], names: Col
             assert quantized is not None
             key = str(quantized.name)
             activations[key] = activations.get(key) or _split(refined, quantized)
-            _refine_product(refined, name, node, _weights_of(exact, name), *activations[key])
+            _refine_product(refined, name, node, _weights_of(exact, name, node.inputs[1]), *activations[key])
     for node in [node for node in refined.graph if node.op_type == "Gather" and _is_small_table(node)]:
-        _refine_table(refined, node, _weights_of(exact, _name(node, 0, ROWS)))
+        _refine_table(refined, node, _weights_of(exact, _name(node, 0, ROWS), node.inputs[0]))
     tidy(refined)
     for value in (value for node in refined.graph for value in node.outputs if not value.is_graph_output()):
         value.type = value.shape = None  # onnxruntime infers them; stored, they would be a share of the file
@@ -191,9 +190,7 @@ def _remainders(model: ir.Model, before: ir.Node, name: str, steps: NDArray[np.i
 
 
 def remainders(places: NDArray[np.float32], largest: int) -> NDArray[np.int8]:
-    """`places` within a level's step, -0.5 to 0.5, as -`largest` to `largest`. Raises ExportError if one is outside the step."""
-    if places.size and np.abs(places).max() > 0.5 + TOLERANCE:
-        raise ExportError("the int8 graph was not made from the weights of this checkpoint; leave --keep out")
+    """`places` within a level's step, -0.5 to 0.5, as -`largest` to `largest`; those outside as its ends."""
     found: NDArray[np.int8] = np.clip(np.rint(places * 2 * largest), -largest, largest).astype(np.int8)
     return found
 
@@ -221,9 +218,14 @@ def _is_small_table(node: ir.Node) -> bool:
     return levels is not None and levels.dtype == np.int8 and len(levels) <= FEW_ROWS
 
 
-def _weights_of(exact: Mapping[str, NDArray[np.float32]], name: str) -> NDArray[np.float32]:
-    if name not in exact:
-        raise ExportError(f"the int8 graph has the product {name}, which the checkpoint's graph has not; leave --keep out")
+def _weights_of(exact: Mapping[str, NDArray[np.float32]], name: str, levels: ir.Value | None) -> NDArray[np.float32]:
+    array = array_of(levels)
+    shape = None if array is None else array.shape
+    if name not in exact or exact[name].shape != shape:
+        found = f"of the shape {exact[name].shape}" if name in exact else "not"
+        raise ExportError(
+            f"the int8 graph has {name} of the shape {shape}, which the checkpoint's graph has {found}; leave --keep out"
+        )
     return exact[name]
 
 
