@@ -98,10 +98,21 @@ def artifact_of(built, checkpoint_of):
 
 def export(source: Path, folder: Path, **first_look) -> None:
     from resift.artifact.agreement import Bounds
-    from resift_export.convert import convert
+    from resift_export import convert as pipeline
     from resift_export.recipe import Recipe
 
-    convert(str(source), folder, Recipe(precisions=("int8", "float32"), bounds=Bounds(worst_tau=0.75)), **first_look)
+    recipe = Recipe(precisions=("int8", "float32"), bounds=Bounds(worst_tau=0.75))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "GENERATED_PAIRS", 100)
+        pipeline.convert(str(source), folder, recipe, **first_look)
+
+
+def tested(artifact: Path) -> Path:
+    """The artifact, loaded once: tests that count or hold its batches see none of its self-test."""
+    from resift import Reranker
+
+    Reranker.load(artifact).close()
+    return artifact
 
 
 @pytest.fixture(scope="session")
@@ -127,13 +138,15 @@ def trace_of_source(source, toolchain):
 
 @pytest.fixture
 def cheap(monkeypatch, trace_of_source):
-    """Exports of `source` that trace it once for all tests and take the first range they try."""
+    """Exports of `source` that trace it once for all tests, take the first range they try, and generate few pairs."""
+    from resift_export import convert
     from resift_export.graph.trace import TRACERS
     from resift_export.int8 import ranges
 
     monkeypatch.setitem(TRACERS, "torch", lambda loaded: trace_of_source.clone())
     monkeypatch.setattr(ranges, "CLIPS", (1.0,))
     monkeypatch.setattr(ranges, "MIGRATIONS", (0.0,))
+    monkeypatch.setattr(convert, "GENERATED_PAIRS", 100)
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +173,7 @@ def home(tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def artifact(artifact_of) -> Path:
     """The artifact of a tiny BERT."""
-    return artifact_of("bert")
+    return tested(artifact_of("bert"))
 
 
 @pytest.fixture(scope="session")
@@ -170,7 +183,7 @@ def planned_artifact(built, checkpoint_of) -> Path:
 
     student = checkpoint_of("bert")
     deeper = built("bert-deeper", lambda folder: tiny.save_deeper(folder, student))
-    return built("bert-planned", lambda folder: export(deeper, folder, first_look=str(student), plan="first-look:0.2,full"))
+    return tested(built("bert-planned", lambda folder: export(deeper, folder, first_look=str(student), plan="first-look:0.2,full")))
 
 
 @pytest.fixture(scope="session")

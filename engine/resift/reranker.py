@@ -12,7 +12,7 @@ from resift.asynchronous import AsyncMethods
 from resift.encoding.artifact_tokenizer import open_tokenizer
 from resift.inputs import read_pairs, read_pools, runs
 from resift.ranking import rank
-from resift.runtime import providers
+from resift.runtime import providers, self_test
 from resift.runtime.sessions import Sessions
 from resift.scheduling.submission import Submission
 from resift.scoring import logit_identity
@@ -84,10 +84,7 @@ class Reranker(AsyncMethods):
         self._workers = self._calls.workers
         self._close = weakref.finalize(self, self._calls.close)
         self._close.atexit = False
-        if self.provider not in providers.SUPPORTED:
-            from resift.runtime.self_test import check_provider  # it reads the certificate, which others need not import
-
-            check_provider(sessions, artifact, [self.graph, *self._plans.default_graphs()], self.submit)
+        self_test.check(sessions, artifact, [self.graph, *self._plans.default_graphs()], self.submit)
 
     @classmethod
     def load(

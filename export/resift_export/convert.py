@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import onnx_ir as ir
 from msgspec.structs import replace
 from transformers.utils import logging as transformers_logging
 
 from resift.artifact.certificate import Certificate, look_summary
 from resift.artifact.folder import Artifact
+from resift.encoding.generated_pairs import generated_pools, words_of
+from resift.encoding.long_pairs import with_long_pairs
 from resift.errors import InputError
 from resift.plans import FIRST_LOOK, FULL
-from resift_export.build.draft import draft, first_look_models, levels_of, trace
+from resift_export.build.draft import draft, feeds_of, first_look_models, levels_of, trace
 from resift_export.build.first_look import check_cheaper, check_plan, check_student
-from resift_export.build.gate import certify, check_runnable, faults_of, references_of
-from resift_export.build.long_pairs import with_long_pairs
-from resift_export.build.reuse import check_reusable, copy_graphs
+from resift_export.build.gate import certify, check_runnable, faults_of, look_further, references_of
+from resift_export.build.reuse import check_reusable, copy_first_look, copy_graphs, first_look_of
+from resift_export.build.short import ShortModel, short_models, tokens_to_mend
 from resift_export.build.staging import staged
-from resift_export.build.write import WrittenModel, write, write_first_look, write_graphs
+from resift_export.build.write import WrittenModel, with_short, write, write_first_look, write_graphs
 from resift_export.checkpoint import load as checkpoints
 from resift_export.checkpoint.source import folder_of
 from resift_export.int8.search import Sensitivity, search, weight_names
@@ -27,12 +30,17 @@ from resift_export.progress import no_report
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import onnx_ir as ir
+    import numpy as np
+    from numpy.typing import NDArray
 
+    from resift.artifact.agreement import Pool
     from resift_export.build.draft import Draft
+    from resift_export.build.write import CopiedGraph
     from resift_export.progress import Report
     from resift_export.recipe import Recipe
 
+GENERATED_PAIRS = 1000
+"""Generated pairs on which the int8 files are compared with the checkpoint; some thousand tokens an export."""
 log = logging.getLogger(__name__)
 
 
@@ -55,24 +63,29 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
 
     `first_look`: a cheaper checkpoint with the same tokenizer (folder or hub id) that decides which documents the full model
     scores. `plan`: the plan, as text, of calls that have a top_k and name no plan; None: the full model scores all their documents.
-    `keep`: an earlier artifact of the checkpoint whose full graphs are copied unchanged; the gate measures them again. `report` is
-    told the progress of every step that takes long.
+    `keep`: an earlier artifact of the checkpoint whose full graphs are copied unchanged, and so are its first look and its plan
+    unless others are given; the gate measures them again. `report` is told the progress of every step that takes long.
 
     Raises ExportError if a checkpoint cannot be used or `out` cannot be written, InputError for bad calibration or gate files, for
     a plan whose graphs the artifact does not have or for `force` with a search, and ParityError, with nothing written, if the
     artifact does not rank as its checkpoint does or the recall of the first look is too low, and `force` is not set.
     """
     _check_search(recipe, force=force, keep=keep)
-    check_plan(plan, has_first_look=first_look is not None)
+    earlier = None if keep is None else Artifact.find(keep)
+    if earlier is not None and first_look is None and plan is None:
+        plan = earlier.manifest.plan
+    has_copied_look = earlier is not None and first_look_of(earlier) is not None
+    check_plan(plan, has_first_look=first_look is not None or has_copied_look)
     check_runnable(recipe.variants())
     transformers_logging.disable_progress_bar()  # it would draw bars of its own
-    earlier = None if keep is None else Artifact.find(keep)
     sources = [folder_of(each) for each in (source, first_look) if each is not None] + ([] if earlier is None else [earlier.folder])
     with staged(out, overwrite=overwrite, sources=[each for each in sources if each is not None]) as (folder, scratch):
         export = _Export(recipe, folder, scratch, earlier, report)
         export.load(source, first_look, revision=revision, name=name, allow_pickle=allow_pickle)
         export.draft()
-        certificate = export.search(export.gate())
+        certificate = export.look_further(export.mend_short_pairs(export.search(export.gate())))
+        if recipe.no_texts:
+            certificate = certificate.without_texts()
         faults = faults_of(certificate, export.checkpoint, export.student, recipe, is_kept=keep is not None)
         if faults and not force:
             raise faults[0]
@@ -87,10 +100,13 @@ class _Export:
     def __init__(self, recipe: Recipe, folder: Path, scratch: Path, earlier: Artifact | None, report: Report) -> None:
         """`folder`: where the artifact is written. `earlier`: the artifact whose full graphs are copied; None: they are made."""
         self._recipe, self._folder, self._scratch, self._earlier, self._report = recipe, folder, scratch, earlier, report
-        self._pairs, self._pools = recipe.calibration_pairs(), recipe.gate_pools()
+        self._pairs, self._pools, self._short_pools = recipe.calibration_pairs(), recipe.gate_pools(), recipe.short_gate_pools()
+        self._short_models: dict[str, ShortModel] = {}
+        self._generated: list[Pool] = []
+        self._generated_references: list[NDArray[np.float32]] = []
         self._draft: Draft | None = None
         self._first_look_models: dict[str, ir.Model] = {}
-        self._first_look: WrittenModel | None = None
+        self._first_look: WrittenModel | CopiedGraph | None = None
 
     def load(self, source: str, first_look: str | None, *, revision: str | None, name: str | None, allow_pickle: bool) -> None:
         """Loads the checkpoints."""
@@ -102,8 +118,10 @@ class _Export:
             allow_pickle=allow_pickle,
             relevant_label=self._recipe.relevant_label,
             prompt_name=self._recipe.prompt_name,
+            activation=self._recipe.activation,
+            texts=[text for pool in self._pools for text in (pool.query, *pool.documents)],
         )
-        self._pools = with_long_pairs(self._pools, self.checkpoint)
+        self._pools = with_long_pairs(self._pools, self.checkpoint.pair_tokenizer(), self.checkpoint.max_length)
         self.student = None
         if first_look is not None:
             log.info("load      %s", first_look)
@@ -113,24 +131,30 @@ class _Export:
     def draft(self) -> None:
         """Makes the graphs at the recipe's precisions, and the gate's references, and releases the weights of the checkpoints."""
         recipe, checkpoint, student = self._recipe, self.checkpoint, self.student
-        full = look = None
-        if self._earlier is None:
-            full = trace(checkpoint, recipe, self._scratch / FULL)
-            self._operations = full.operations
-        else:
+        look = None
+        if self._earlier is not None:
             check_reusable(self._earlier, checkpoint, recipe)
-            self._operations = self._earlier.manifest.full.operations
+        full = trace(checkpoint, recipe, self._scratch / FULL)
+        self._operations = full.operations if self._earlier is None else self._earlier.manifest.full.operations
         if student is not None:
             look = trace(student, recipe, self._scratch / FIRST_LOOK)
             check_cheaper(student, look.operations, checkpoint, self._operations)
             student.release()
-        log.info("reference %d pools with %s", len(self._pools), checkpoint.reference_name)
-        self._references = references_of(checkpoint, self._pools, self._report)
-        has_search = full is not None and recipe.search is not None
-        self._weight_names = weight_names(full.model, checkpoint.parameters()) if full is not None and has_search else {}
+        pools = [*self._pools, *self._short_pools]
+        log.info("reference %d pools with %s", len(pools), checkpoint.reference_name)
+        self._references = references_of(checkpoint, self._pools, self._report, short_pools=self._short_pools)
+        if levels_of(recipe):
+            tokenizer = checkpoint.pair_tokenizer()
+            self._generated = generated_pools(words_of(pools), tokenizer, checkpoint.max_length, GENERATED_PAIRS)
+            log.info("reference %d generated pairs", GENERATED_PAIRS)
+            generated = [(pool.query, pool.documents) for pool in self._generated]
+            self._generated_references = checkpoint.references(generated, self._report_generated)
+        self._weight_names = weight_names(full.model, checkpoint.parameters()) if recipe.search is not None else {}
         checkpoint.release()
-        if full is not None:
+        self._exact = full.model
+        if self._earlier is None:
             self._draft = draft(full, recipe, self._pairs, self._report)
+            self._exact = self._draft.calibration.model
         if look is not None:
             self._first_look_models = first_look_models(look, recipe, self._pairs, self._report)
             self._first_look = WrittenModel(look.checkpoint, {}, look.operations)
@@ -158,6 +182,41 @@ class _Export:
         }
         return search(self._draft.models, sensitivities, certificate, self._measure, self._weight_names)
 
+    def mend_short_pairs(self, certificate: Certificate) -> Certificate:
+        """Adds a graph for short pairs to each int8 file that scores some of them differently, and measures again."""
+        bounds, search_records = self._recipe.bounds, certificate.search
+        for file in levels_of(self._recipe):
+            up_to = tokens_to_mend(certificate.classes[file], bounds)
+            if up_to is None or file in self._full.short:
+                continue
+            feeds = feeds_of(self.checkpoint, self._recipe.short_calibration_pairs())
+            short_feeds = [feed for feed in feeds if feed["input_ids"].shape[1] <= up_to]
+            if not short_feeds:  # the tokenizer cuts words into many tokens
+                continue
+            models = short_models(
+                self._exact,
+                ir.load(self._folder / file),
+                short_feeds,
+                rule=self.checkpoint.relevance,
+                bounds=bounds,
+                scratch=self._scratch / FULL,
+                report=self._report,
+            )
+            for model in models:
+                self._short_models[file] = ShortModel(model, up_to)
+                certificate = self._measure()
+                if all(each.holds(bounds) for each in certificate.classes[file]):
+                    break
+        return replace(certificate, search=search_records)
+
+    def look_further(self, certificate: Certificate) -> Certificate:
+        """Compares the int8 files with the checkpoint on pairs that no gate lists."""
+        if not self._generated:
+            return certificate
+        log.info("verify    on %d generated pairs", GENERATED_PAIRS)
+        artifact = self.write(certificate, is_forced=False)
+        return look_further(artifact, certificate, self._generated, self._generated_references, self._report_generated)
+
     def write(self, certificate: Certificate, *, is_forced: bool, plan: str | None = None) -> Artifact:
         """Writes the files around the graphs."""
         return write(
@@ -170,25 +229,36 @@ class _Export:
             plan=plan,
         )
 
+    def _report_generated(self, step: str, done: int, total: int) -> None:
+        self._report(f"{step} on generated pairs", done, total)
+
     def _measure(self) -> Certificate:
         bounds = self._recipe.bounds
         self._write_graphs()
         artifact = self.write(Certificate(bounds=bounds, agreement={}, pools=[]), is_forced=False)
-        certificate = certify(artifact, self._references, self._pools, bounds, self._report)
+        certificate = certify(artifact, self._references, self._pools, bounds, self._report, short_pools=self._short_pools)
         for file, agreement in certificate.agreement.items():
             log.info("          %s: %s", file, agreement.summary())
+            for each in certificate.classes[file]:
+                log.info("            up to %d tokens: %s", each.up_to, each.summary())
         for file, recalls in certificate.first_looks.items():
             log.info("          %s: %s", file, look_summary(recalls))
         return replace(certificate, reference=self.checkpoint.reference_name)
 
     def _write_graphs(self) -> None:
-        if self._earlier is not None:
-            graphs, fingerprint = copy_graphs(self._earlier, self._folder), self._earlier.fingerprint()
+        earlier, short, fingerprint = self._earlier, {}, None
+        if earlier is not None:
+            graphs, fingerprint = copy_graphs(earlier, earlier.manifest.full, self._folder), earlier.fingerprint()
+            short = {variant.file: variant.short for variant in earlier.manifest.full.variants if variant.short is not None}
+            look = first_look_of(earlier)
+            if look is not None and self.student is None:
+                self._first_look = copy_first_look(earlier, look, self._folder)
         else:
             assert self._draft is not None
-            graphs, fingerprint = write_graphs(self._folder, self._draft.models), None
-        self._full = WrittenModel(self.checkpoint, graphs, self._operations, fingerprint)
-        if self._first_look is not None:
+            graphs = write_graphs(self._folder, self._draft.models)
+        full = WrittenModel(self.checkpoint, graphs, self._operations, fingerprint, short)
+        self._full = with_short(self._folder, full, self._short_models)
+        if isinstance(self._first_look, WrittenModel):
             files = write_first_look(self._folder, self._first_look_models, graphs)
             self._first_look = self._first_look._replace(graphs=files)
 

@@ -24,10 +24,12 @@ from resift.settings import PRECISIONS, Precision
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+SHORT_CALIBRATION, SHORT_GATE = "short_calibration.jsonl", "short_gate.jsonl"
 MIN_CALIBRATION_PAIRS = 32
 MIN_GATE_DOCUMENTS = 10
 MIN_EVALUATIONS = 3
 """Evaluations of a search: the float32 graph, the int8 graph, and one in between."""
+ACTIVATIONS = ("identity", "sigmoid", "softmax")
 RESERVED_NAMES = frozenset({MANIFEST, TOKENIZER, CERTIFICATE})
 FILE_NAME = re.compile(FILE_NAME_PATTERN)
 ATTACHED_LIMIT = 1 << 26
@@ -64,12 +66,20 @@ class Recipe:
     """the name or number of the label that means relevant, for a head with several; None: the head has one label, or (no, yes)"""
     prompt_name: str | None = None
     """the checkpoint's prompt to put before every query; empty: none; None: its default"""
+    activation: Literal["identity", "sigmoid", "softmax"] | None = None
+    """the function that turns logits into scores; None: the one that the checkpoint declares"""
+    origin: str | None = None
+    """where the weights come from, in a sentence that `resift info` shows"""
+    no_texts: bool = False
+    """leave the texts of your gate out of the certificate; `resift verify` then needs the gate's file"""
     search: int | None = None
     """evaluations allowed for each int8 file that the gate refuses, to find products to leave in float32; None: no search"""
 
     def __post_init__(self) -> None:
         if self.tracer not in ("torch", "optimum"):
             raise InputError(f"tracer is {self.tracer!r}; expected 'torch' or 'optimum'")
+        if self.activation not in (None, *ACTIVATIONS):
+            raise InputError(f"activation is {self.activation!r:.80}; expected one of {', '.join(ACTIVATIONS)}, or None")
         if not self.precisions:
             raise InputError(f"no precision given; expected one or more of {', '.join(PRECISIONS)}")
         for precision in self.precisions:
@@ -77,6 +87,8 @@ class Recipe:
                 raise InputError(f"--precision is {precision!r:.80}; expected one or more of {', '.join(PRECISIONS)}")
         if self.vnni and "int8" not in self.precisions:
             raise InputError("--vnni needs the int8 precision; add int8 to --precision, or leave out --vnni")
+        if self.no_texts and self.gate is None:
+            raise InputError("--no-texts leaves out the texts of your own gate; expected --gate FILE with it")
         if self.search is not None and "int8" not in self.precisions:
             raise InputError("--search needs the int8 precision; add int8 to --precision, or leave out --search")
         if self.search is not None and self.search < MIN_EVALUATIONS:
@@ -91,13 +103,7 @@ class Recipe:
     def calibration_pairs(self) -> list[CalibrationPair]:
         """The calibration set. Raises InputError, which names the line, for a bad line."""
         path = self.calibration or _built_in("calibration.jsonl")
-        pairs = []
-        for number, line in read_lines(path):
-            where = f"{path}, line {number}"
-            try:
-                pairs.append(msgspec.convert(decode_object(line, where), CalibrationPair))
-            except msgspec.ValidationError as error:
-                raise InputError(f'{where}: {error}; expected {{"query": "...", "document": "..."}}') from error
+        pairs = _pairs_of(path)
         if len(pairs) < MIN_CALIBRATION_PAIRS:
             raise InputError(f"{path} has {len(pairs)} pairs; expected {MIN_CALIBRATION_PAIRS} or more, preferably a hundred")
         return pairs
@@ -118,6 +124,14 @@ class Recipe:
                 f"expected at least {LEAST_GATE_POOLS}"
             )
         return pools
+
+    def short_calibration_pairs(self) -> list[CalibrationPair]:
+        """Short pairs, by which the products of a graph for short pairs are chosen; always the built-in ones."""
+        return _pairs_of(_built_in(SHORT_CALIBRATION))
+
+    def short_gate_pools(self) -> list[Pool]:
+        """Pools of short queries and documents, on which the agreement by length is measured; always the built-in ones."""
+        return [_gate_pool(pool, number, SHORT_GATE) for number, pool in enumerate(read_pools(_built_in(SHORT_GATE)), 1)]
 
     def attached_files(self) -> dict[str, bytes]:
         """Contents of the attached files by name. Raises InputError if one cannot be read or its name cannot be used."""
@@ -145,16 +159,19 @@ class Recipe:
         }
         if self.search is not None:
             record["search"] = self.search
-        head_options = {"relevant_label": self.relevant_label, "prompt_name": self.prompt_name}
-        record.update({key: path_text(value) for key, value in head_options.items() if value is not None})
+        if self.no_texts:
+            record["no_texts"] = True
+        texts = {name: getattr(self, name) for name in ("relevant_label", "prompt_name", "activation", "origin")}
+        record.update({key: path_text(value) for key, value in texts.items() if value is not None})
         for name, own_path, built_in in (
             ("calibration", self.calibration, "calibration.jsonl"),
             ("gate", self.gate, "gate.jsonl"),
         ):
             path = own_path or _built_in(built_in)
             record[name] = path_text(path.name) if own_path else f"built-in {built_in}"
-            with path.open("rb") as file:
-                record[f"{name}_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            record[f"{name}_sha256"] = _sha256(path)
+        for name in (SHORT_CALIBRATION, SHORT_GATE):
+            record[f"{name.partition('.')[0]}_sha256"] = _sha256(_built_in(name))
         return record
 
 
@@ -165,6 +182,23 @@ def file_of(precision: Precision) -> str:
 
 def _built_in(name: str) -> Path:
     return Path(str(files("resift_export"))) / "data" / name
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pairs_of(path: Path) -> list[CalibrationPair]:
+    """The pairs of a file. Raises InputError, which names the line, for a bad one."""
+    pairs = []
+    for number, line in read_lines(path):
+        where = f"{path}, line {number}"
+        try:
+            pairs.append(msgspec.convert(decode_object(line, where), CalibrationPair))
+        except msgspec.ValidationError as error:
+            raise InputError(f'{where}: {error}; expected {{"query": "...", "document": "..."}}') from error
+    return pairs
 
 
 def _gate_pool(pool: CandidatePool, number: int, where: str) -> Pool:

@@ -25,9 +25,9 @@ GOLDEN = [
     pytest.param("how do tides work", "Feed the sourdough the evening before and let the dough rest.", -11.293, id="unrelated"),
     pytest.param("harbour crane", LONG, 4.006, id="longer than the model reads"),
     pytest.param("was kostet ein Fahrrad", "Ein gutes Fahrrad kostet etwa 700 €. 🚲 自転車は速い。", 6.352, id="unicode"),
-    pytest.param("how to mend a puncture", "", -10.966, id="empty document"),
-    pytest.param("", "A text without a question.", 4.534, id="empty query"),
-    pytest.param("capital of peru", "Lima", -3.178, id="one word"),
+    pytest.param("how to mend a puncture", "", -11.084, id="empty document"),
+    pytest.param("", "A text without a question.", 4.482, id="empty query"),
+    pytest.param("capital of peru", "Lima", -3.427, id="one word"),
 ]
 
 
@@ -114,8 +114,17 @@ def test_a_logit_does_not_depend_on_what_it_is_scored_beside(default):
     assert default.logits(QUERY, [*reversed(documents), "water " * 600]).tolist()[:-1] == alone[::-1]
 
 
-def test_it_is_at_most_42_mb(default):
-    assert sum(file.stat().st_size for file in default.artifact.folder.iterdir()) <= 42e6
+def test_it_is_at_most_46_4_mb(default):
+    assert sum(file.stat().st_size for file in default.artifact.folder.iterdir()) <= 46.4e6
+
+
+@pytest.mark.parametrize(
+    ("query", "document", "expected"), [("phone charger", "coffee maker", -10.75), ("baking", "compost", -10.7)]
+)
+def test_a_pair_of_a_few_words_is_scored_as_by_the_checkpoint(default, query, document, expected):
+    """The full graph gives these 1.8 and 7.7."""
+    assert default.logits(query, [document])[0] == pytest.approx(expected, abs=1)
+    assert default.logits(query, [document, "water " * 60])[0] == default.logits(query, [document])[0]
 
 
 def test_its_card_names_the_origin_and_the_data(default):

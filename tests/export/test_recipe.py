@@ -61,6 +61,13 @@ def test_gate_shares_no_text_with_calibration():
     assert not calibration & gate
 
 
+def test_an_activation_is_recorded_if_it_is_requested():
+    assert Recipe(activation="softmax").record()["activation"] == "softmax"
+    assert "activation" not in Recipe().record()
+    with pytest.raises(InputError, match="activation is 'gelu'; expected one of identity, sigmoid, softmax, or None"):
+        Recipe(activation="gelu")
+
+
 def test_own_calibration_file(tmp_path):
     path = lines(tmp_path / "own.jsonl", ["", *pairs(MIN_CALIBRATION_PAIRS)])
     found = Recipe(calibration=path).calibration_pairs()
@@ -183,6 +190,14 @@ def test_search_that_may_not_try_anything(evaluations):
         Recipe(search=evaluations)
 
 
+def test_what_is_recorded_only_where_it_is_asked_for(tmp_path):
+    gate = tmp_path / "gate.jsonl"
+    gate.write_text("")
+    found = Recipe(gate=gate, no_texts=True, origin="trained by us").record()
+    assert (found["no_texts"], found["origin"]) == (True, "trained by us")
+    assert Recipe().record().keys().isdisjoint({"no_texts", "origin"})
+
+
 def test_record_of_a_search():
     assert Recipe(search=7).record() == {**Recipe().record(), "search": 7}
 
@@ -222,7 +237,10 @@ def test_attached_files_of_one_name_are_refused(tmp_path):
 
 def test_record_of_built_in_texts():
     data = files("resift_export") / "data"
-    hashes = {name: hashlib.sha256((data / f"{name}.jsonl").read_bytes()).hexdigest() for name in ("calibration", "gate")}
+    hashes = {
+        name: hashlib.sha256((data / f"{name}.jsonl").read_bytes()).hexdigest()
+        for name in ("calibration", "gate", "short_calibration", "short_gate")
+    }
     assert Recipe(precisions=("float32", "int8"), tracer="optimum").record() == {
         "precisions": ["float32", "int8"],
         "vnni": False,
@@ -231,6 +249,8 @@ def test_record_of_built_in_texts():
         "calibration_sha256": hashes["calibration"],
         "gate": "built-in gate.jsonl",
         "gate_sha256": hashes["gate"],
+        "short_calibration_sha256": hashes["short_calibration"],
+        "short_gate_sha256": hashes["short_gate"],
     }
 
 

@@ -105,13 +105,7 @@ class Agreement(Strict, frozen=True):
 
     def is_close_to(self, other: Agreement) -> bool:
         """Whether all figures are equal up to rounding."""
-        for name in self.__struct_fields__:
-            first, second = getattr(self, name), getattr(other, name)
-            if (first is None) != (second is None):
-                return False
-            if first is not None and not math.isclose(first, second, rel_tol=ROUNDING, abs_tol=ROUNDING):
-                return False
-        return True
+        return are_close(self, other)
 
     def violations(self, bounds: Bounds) -> list[str]:
         """One phrase for each bound that does not hold; a bound on labelled pools holds if there are none."""
@@ -146,6 +140,17 @@ def check_bounds(agreement: Agreement, bounds: Bounds, what: str) -> None:
     """Raises ParityError that lists every bound that `agreement` violates, if any. `what` names the graph."""
     if violations := agreement.violations(bounds):
         raise ParityError(f"{what} does not rank like its checkpoint: {'; '.join(violations)}")
+
+
+def are_close(one: Strict, other: Strict) -> bool:
+    """Whether all figures of two records of a kind are equal up to rounding."""
+    for name in one.__struct_fields__:
+        first, second = getattr(one, name), getattr(other, name)
+        if (first is None) != (second is None):
+            return False
+        if first is not None and not math.isclose(first, second, rel_tol=ROUNDING, abs_tol=ROUNDING):
+            return False
+    return True
 
 
 def measure(pools: Sequence[Pool], checkpoint: Sequence[NDArray[np.floating]], logits: Sequence[NDArray[np.floating]]) -> Agreement:

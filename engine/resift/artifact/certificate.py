@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import msgspec
 import numpy as np
 
 from resift.artifact.agreement import ROUNDING, Agreement, Bounds, Pool, measure
+from resift.artifact.coverage import ClassAgreement, PartAgreement, measure_classes, measure_scripts, script_of
 from resift.artifact.manifest import CERTIFICATE, GraphFile, Positive, Strict, decode
 from resift.artifact.resolved_plans import share_of
 from resift.errors import ArtifactError, ParityError
@@ -44,9 +45,16 @@ class CertifiedPool(Pool, frozen=True, kw_only=True):
     checkpoint: list[float]
     variants: dict[GraphFile, list[float]]
     """relevance logits, by variant file"""
+    tokens: list[Positive] | None = None
+    """tokens of each pair, special tokens included; None: the export did not record them"""
+    scripts: list[str] | None = None
+    """the script of each pair, where the texts are left out: then the query is empty and there are no documents"""
 
     def __post_init__(self) -> None:
         columns = {"documents": self.documents, "labels": self.labels, "logits of the checkpoint": self.checkpoint}
+        columns |= {"lengths": self.tokens, "scripts": self.scripts}
+        if not self.has_texts:
+            del columns["documents"]
         columns |= {f"logits of {file}": logits for file, logits in self.variants.items()}
         lengths = {name: len(column) for name, column in columns.items() if column is not None}
         if 0 in lengths.values() or len(set(lengths.values())) > 1:
@@ -54,6 +62,19 @@ class CertifiedPool(Pool, frozen=True, kw_only=True):
             raise ValueError(f"pool {self.qid} has {counts}; expected the same number of each, at least one")
         if not np.isfinite([*self.checkpoint, *(logit for logits in self.variants.values() for logit in logits)]).all():
             raise ValueError(f"pool {self.qid} has logits that are NaN or infinite")
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the pool has its texts; an export with --no-texts leaves them out."""
+        return self.scripts is None or bool(self.documents)
+
+    def pair_scripts(self) -> list[str]:
+        """The script of each pair."""
+        return self.scripts or [script_of(f"{self.query} {document}") for document in self.documents]
+
+    def without_texts(self) -> Self:
+        """The pool with the scripts of its pairs in place of its texts."""
+        return msgspec.structs.replace(self, query="", documents=[], scripts=self.pair_scripts())
 
 
 class SearchRecord(Strict, frozen=True):
@@ -102,6 +123,12 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
     """the recall of each variant of a first-look graph, for each of LOOKS"""
     reference: str = ""
     """the library that computed the checkpoint's logits, with its version; empty if the export did not record it"""
+    short_pools: list[CertifiedPool] = msgspec.field(default_factory=list)
+    """pools of short queries and documents, on which only the agreement by length class is measured"""
+    classes: dict[GraphFile, list[ClassAgreement]] = msgspec.field(default_factory=dict)
+    """the agreement of each of the full graph's variants by length class of the pair, on all pools; empty: not recorded"""
+    generated: dict[GraphFile, PartAgreement] = msgspec.field(default_factory=dict)
+    """the agreement of each of the full graph's int8 variants on generated pairs, which are not stored; empty: not recorded"""
 
     @classmethod
     def read(cls, artifact: Artifact) -> Certificate:
@@ -115,7 +142,9 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
         for listed, expected, where in [
             (certificate.agreement.keys(), files, "agreement"),
             (certificate.first_looks.keys(), looks, "first_looks"),
-            *((pool.variants.keys(), files | looks, f"pool {pool.qid}") for pool in certificate.pools),
+            *((pool.variants.keys(), files | looks, f"pool {pool.qid}") for pool in certificate.all_pools),
+            (certificate.generated.keys() | files, files, "generated"),
+            *([(certificate.classes.keys(), files, "classes")] if certificate.has_classes else []),
         ]:
             if listed != expected:
                 raise ArtifactError(
@@ -130,6 +159,7 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
                     f"{name} states for {file}: {stated.summary()}; but its own logits give: {measured.summary()}. "
                     "Export the artifact again"
                 )
+        certificate.check_length_classes(name, artifact.manifest.pair.max_length)
         for file, claimed in certificate.first_looks.items():
             recalls = certificate.measure_first_look([np.array(pool.variants[file]) for pool in certificate.pools])
             if len(claimed) != len(recalls) or not all(map(_is_same_look, claimed, recalls)):
@@ -145,13 +175,62 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
                 )
         return certificate
 
+    def check_length_classes(self, name: str, max_length: int) -> None:
+        """Raises ArtifactError unless the agreement by length class is that of the logits in the certificate."""
+        if self.has_classes and any(pool.tokens is None for pool in self.all_pools):
+            raise ArtifactError(f"{name} holds pools without the lengths of their pairs; expected them for its classes")
+        for file, listed_classes in self.classes.items():
+            classes = self.measure_classes([np.array(pool.variants[file]) for pool in self.all_pools], max_length)
+            if len(classes) != len(listed_classes) or not all(map(ClassAgreement.is_close_to, listed_classes, classes)):
+                raise ArtifactError(
+                    f"{name} states for {file} another agreement by length than its own logits give: export the artifact again"
+                )
+
     def measure(self, logits: Sequence[NDArray[np.floating]]) -> Agreement:
         """The agreement of relevance `logits`, one array per pool, with the checkpoint's."""
         return measure(self.pools, [np.array(pool.checkpoint) for pool in self.pools], logits)
 
+    @property
+    def all_pools(self) -> list[CertifiedPool]:
+        """The gate's pools, and after them those of short pairs."""
+        return [*self.pools, *self.short_pools]
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the export recorded the agreement by length class. Artifacts of format 2 have none."""
+        return bool(self.classes or self.short_pools)
+
+    def measure_classes(self, logits: Sequence[NDArray[np.floating]], max_length: int) -> list[ClassAgreement]:
+        """The agreement by length class of relevance `logits`, one array for each of `all_pools`."""
+        checkpoint = [np.array(pool.checkpoint) for pool in self.all_pools]
+        return measure_classes([np.array(pool.tokens) for pool in self.all_pools], checkpoint, logits, max_length, self.bounds)
+
+    def measure_scripts(self, logits: Sequence[NDArray[np.floating]]) -> dict[str, PartAgreement]:
+        """The agreement by script of relevance `logits`, one array for each of `all_pools`."""
+        checkpoint = [np.array(pool.checkpoint) for pool in self.all_pools]
+        return measure_scripts([pool.pair_scripts() for pool in self.all_pools], checkpoint, logits, self.bounds)
+
+    @property
+    def span(self) -> float:
+        """The range of the checkpoint's logits on all pairs."""
+        return float(np.ptp([logit for pool in self.all_pools for logit in pool.checkpoint]))
+
+    def scripts(self, file: str) -> dict[str, PartAgreement]:
+        """The agreement by script of the full graph's variant `file`, as it was at export."""
+        return self.measure_scripts([np.array(pool.variants[file]) for pool in self.all_pools])
+
+    def without_texts(self) -> Self:
+        """The certificate without the texts of the gate; those of the short pools are resift's own."""
+        return msgspec.structs.replace(self, pools=[pool.without_texts() for pool in self.pools])
+
     def measure_first_look(self, logits: Sequence[NDArray[np.floating]]) -> list[FirstLookRecall]:
         """The recall of a first look, for each of LOOKS, from its relevance `logits`, one array per pool."""
         return measure_first_look([np.array(pool.checkpoint) for pool in self.pools], logits)
+
+
+def encode_certificate(certificate: Certificate) -> bytes:
+    """The content of certificate.json, in one line: with a number a line, it would be a fifth larger."""
+    return msgspec.json.encode(certificate)
 
 
 def measure_first_look(checkpoint: Sequence[NDArray[np.floating]], logits: Sequence[NDArray[np.floating]]) -> list[FirstLookRecall]:

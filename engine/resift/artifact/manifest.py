@@ -1,4 +1,4 @@
-"""Manifest: the fields of manifest.json, format 2. Every unknown field is an error."""
+"""Manifest: the fields of manifest.json, format 3. Every unknown field is an error."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = 2
-"""The artifact format this resift reads and writes."""
+FORMAT = 3
+"""The artifact format that this resift writes."""
+READABLE = (2, 3)
+"""The formats that it reads. In format 2, no variant has a graph for short pairs."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 CERTIFICATE = "certificate.json"
@@ -110,6 +112,16 @@ class Signature(Strict, frozen=True):
         return {name: inputs[name] for name in self.inputs}
 
 
+class ShortGraph(Strict, frozen=True, omit_defaults=True):
+    """A variant's second graph, closer to the checkpoint, which scores short pairs in place of the first."""
+
+    file: GraphFile
+    up_to: Positive
+    """tokens of the longest pair that it scores"""
+    weights: FileName | None = None
+    """the file that holds weights shared with the variant's first graph"""
+
+
 class Variant(Strict, frozen=True, omit_defaults=True):
     """A graph at one precision for some instruction sets."""
 
@@ -120,6 +132,18 @@ class Variant(Strict, frozen=True, omit_defaults=True):
     """the machine must have all of them; empty: it runs everywhere"""
     weights: FileName | None = None
     """the file that holds weights shared with another graph, such as the table of embeddings: that graph's, or its weights' file"""
+    short: ShortGraph | None = None
+    """the graph for short pairs; None: one graph scores pairs of any length"""
+
+    def of_width(self, width: int) -> Self:
+        """The variant, with only that of its graphs which scores pairs of `width` tokens."""
+        if self.short is None or width > self.short.up_to:
+            return msgspec.structs.replace(self, short=None)
+        return msgspec.structs.replace(self, file=self.short.file, weights=self.short.weights, short=None)
+
+    def graphs(self) -> list[Self]:
+        """The variant once for each of its graphs, with only that one."""
+        return [msgspec.structs.replace(self, short=None), *([] if self.short is None else [self.of_width(1)])]
 
 
 class Graph(Strict, frozen=True):
@@ -147,6 +171,22 @@ class Graph(Strict, frozen=True):
             )
 
 
+class StablePair(Strict, frozen=True):
+    """A pair whose logit noise hardly moves, with the relevance logit of a graph's file on the machine of the export."""
+
+    query: str
+    document: str
+    logit: Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+
+
+class SelfTest(Strict, frozen=True):
+    """What a graph's file has to compute when it is first loaded on a machine or by a version of onnxruntime."""
+
+    bound: Annotated[float, msgspec.Meta(gt=0)]
+    """the largest difference of a logit that is accepted"""
+    pairs: Annotated[list[StablePair], msgspec.Meta(min_length=1, max_length=100)]
+
+
 class Manifest(Strict, frozen=True, omit_defaults=True):
     """manifest.json."""
 
@@ -165,6 +205,8 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
     """the oldest and the newest version that the artifact was tested with; the oldest is required"""
     plan: str | None = None
     """the plan, as text, of calls with a top_k and no plan of their own; None: full"""
+    self_tests: dict[GraphFile, SelfTest] = msgspec.field(default_factory=dict)
+    """the self-test of the file of each variant; a file without one is not tested"""
 
     def __post_init__(self) -> None:
         names = [graph.name for graph in self.graphs]
@@ -180,7 +222,15 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
         full = [graph.name for graph in self.graphs if graph.role == "full"]
         if len(full) != 1:
             raise ValueError(f"{len(full)} graphs have the role full; expected one")
-        variants = [(graph.name, variant) for graph in self.graphs for variant in graph.variants]
+        self._check_files()
+        if self.plan is not None:
+            try:
+                Plan.parse(self.plan)
+            except InputError as error:
+                raise ValueError(str(error)) from error
+
+    def _check_files(self) -> None:
+        variants = [(graph.name, each) for graph in self.graphs for variant in graph.variants for each in variant.graphs()]
         missing = {TOKENIZER, CERTIFICATE, *(variant.file for _, variant in variants)} - self.files.keys()
         if missing:
             raise ValueError(f"its files lack {', '.join(sorted(missing))}")
@@ -190,11 +240,8 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
         uses = {(variant.file, name, variant.precision) for name, variant in variants}
         if len(uses) > len({file for file, _, _ in uses}):
             raise ValueError("two graphs or two precisions share a file; expected separate files")
-        if self.plan is not None:
-            try:
-                Plan.parse(self.plan)
-            except InputError as error:
-                raise ValueError(str(error)) from error
+        if unknown_graphs := self.self_tests.keys() - self.files.keys():
+            raise ValueError(f"it has self-tests of {', '.join(sorted(unknown_graphs))}, which its files lack")
 
     @property
     def full(self) -> Graph:
@@ -209,9 +256,9 @@ class _Format(msgspec.Struct):
 def decode_manifest(content: bytes) -> Manifest:
     """A manifest from its JSON. Raises ArtifactError for another format, an unknown field or a value out of range."""
     version = decode(content, _Format, MANIFEST).format
-    if version != FORMAT:
+    if version not in READABLE:
         raise ArtifactError(
-            f"{MANIFEST} has format {version}; this resift reads format {FORMAT}: "
+            f"{MANIFEST} has format {version}; this resift reads formats {' and '.join(map(str, READABLE))}: "
             f"{'install a newer resift' if version > FORMAT else 'export the artifact again'}"
         )
     return decode(content, Manifest, MANIFEST)

@@ -65,7 +65,7 @@ def add(commands: Commands) -> None:
         "--keep",
         type=values.file_name,
         metavar="ARTIFACT",
-        help="copy the full graphs of an earlier export unchanged, for example to add a first look",
+        help="copy the graphs of an earlier export unchanged, for example to add a first look",
     )
     command.add_argument("--revision", metavar="REV", help="a commit, tag or branch on the hub; the commit is recorded")
     command.add_argument(
@@ -87,6 +87,11 @@ def add(commands: Commands) -> None:
     command.add_argument("--calibration", metavar="FILE", type=values.path, help="your own calibration pairs (default: built in)")
     command.add_argument("--gate", metavar="FILE", type=values.path, help="your own gate pools (default: built in)")
     command.add_argument(
+        "--no-texts",
+        action="store_true",
+        help="leave the texts of your gate out of the certificate; `resift verify` then needs them",
+    )
+    command.add_argument(
         "--relevant-label",
         type=values.text,
         metavar="LABEL",
@@ -98,10 +103,16 @@ def add(commands: Commands) -> None:
         metavar="NAME",
         help="which of the checkpoint's prompts to put before every query, '' for none (default: its default prompt)",
     )
+    command.add_argument(
+        "--activation",
+        choices=["identity", "sigmoid", "softmax"],
+        help="the function that turns logits into scores (default: the one that the checkpoint declares)",
+    )
     command.add_argument("--tracer", choices=["torch", "optimum"], default="torch", help="how the graph is traced (default: torch)")
     command.add_argument(
         "--name", type=values.text, metavar="ID", help="model id to record (default: the hub id or the folder's name)"
     )
+    command.add_argument("--origin", type=values.text, metavar="TEXT", help="where the weights come from, for `resift info`")
     command.add_argument(
         "--attach",
         metavar="FILE",
@@ -133,9 +144,12 @@ def run(arguments: argparse.Namespace) -> int:
             calibration=arguments.calibration,
             gate=arguments.gate,
             attached=tuple(arguments.attach),
+            origin=arguments.origin,
+            no_texts=arguments.no_texts,
             search=arguments.search,
             relevant_label=arguments.relevant_label,
             prompt_name=arguments.prompt_name,
+            activation=arguments.activation,
         )
     except InputError as error:
         arguments.usage_error(str(error))

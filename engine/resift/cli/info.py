@@ -81,6 +81,15 @@ def run(arguments: argparse.Namespace) -> int:
             "forced": manifest.forced,
             "reference": certificate.reference,
             "agreement": certificate.agreement,
+            "agreement_by_length": {
+                file: {f"up to {each.up_to} tokens": each.summary() for each in classes}
+                for file, classes in certificate.classes.items()
+            },
+            "agreement_by_script": {
+                file: {script: each.summary() for script, each in certificate.scripts(file).items()}
+                for file in certificate.agreement
+            },
+            "generated_pairs": {file: each.summary() for file, each in certificate.generated.items()},
             "search": certificate.search,
             "first_looks": certificate.first_looks,
             "plan": manifest.plan,
@@ -93,8 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_json(plain)
         return 0
     shown = lines(plain if arguments.all else {name: plain[name] for name in HERE})
-    model = f"model: {manifest.model.id}"
-    write_lines([model, *shown, *([] if arguments.all else [MORE])])
+    model = [f"model: {manifest.model.id}", *([f"origin: {origin}"] if (origin := manifest.recipe.get("origin")) else [])]
+    write_lines([*model, *shown, *([] if arguments.all else [MORE])])
     return 0
 
 

@@ -10,16 +10,18 @@ from resift.errors import ArtifactError
 
 if TYPE_CHECKING:
     from resift.artifact.folder import Artifact
-    from resift.settings import ResolvedSettings
+    from resift.settings import ResolvedSettings, Truncation
 
 
-def open_tokenizer(artifact: Artifact, settings: ResolvedSettings) -> PairTokenizer:
-    """A tokenizer of pairs as the artifact's graphs read them.
+def open_tokenizer(artifact: Artifact, settings: ResolvedSettings | None = None) -> PairTokenizer:
+    """A tokenizer of pairs as the artifact's graphs read them. `settings`: None for pairs of the longest length.
 
     Raises ArtifactError if its template or vocabulary is not that of the manifest, and like PairTokenizer.
     """
     pair = artifact.manifest.pair
-    tokenizer = PairTokenizer(artifact.read(TOKENIZER), settings.max_length, prompt=pair.prompt, truncation=settings.truncation)
+    limits: tuple[int, Truncation]
+    limits = (pair.max_length, "only_second") if settings is None else (settings.max_length, settings.truncation)
+    tokenizer = PairTokenizer(artifact.read(TOKENIZER), limits[0], prompt=pair.prompt, truncation=limits[1])
     found = tokenizer.template()
     if found != pair.template:
         raise ArtifactError(

@@ -58,6 +58,8 @@ class Policy:
     """a bucket is a length rounded up to a multiple of this; 1: a bucket is one length and nothing is padded"""
     is_concurrent: bool
     """whether batches run concurrently, one thread each; otherwise one batch at a time has the whole provider"""
+    folds_constants: bool = False
+    """whether onnxruntime computes, when it loads a graph, what depends on constants alone"""
 
     def buckets(self, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
         """int32[n]: the buckets of rows of those lengths: the widths that the rows run at, in tokens."""
@@ -75,7 +77,8 @@ class Policy:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # The graph was optimized at export. onnxruntime's own pass would fuse SkipLayerNormalization, which is slower.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_BASIC if self.folds_constants else levels.ORT_DISABLE_ALL
         # Patterns and arena chunks are kept for each new shape: memory would grow with the number of shapes seen.
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = False

@@ -6,6 +6,7 @@ import ctypes
 import os
 import threading
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from resift.errors import ArtifactError, ClosedError, InferenceError, ProviderEr
 from resift.process import renew_in_children
 from resift.runtime import probe, providers, wheels
 from resift.runtime.providers import ORT_NAMES, failures, runtime
+from resift.settings import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,7 +39,11 @@ RECORD_PLACES = "session.record_ep_graph_assignment_info"
 
 
 class Sessions:
-    """One Session per graph, all on the provider of the full graph. Any number of threads may use a Sessions object at once."""
+    """One Session per graph, all on the provider of the full graph. Any number of threads may use a Sessions object at once.
+
+    A graph whose variant has a second one for short pairs has two Sessions. The number of a pair's tokens alone decides which of
+    them scores it.
+    """
 
     def __init__(self, artifact: Artifact, settings: Settings) -> None:
         """Chooses the provider and the full graph's variant. Raises ProviderError if the settings cannot be met."""
@@ -45,7 +51,7 @@ class Sessions:
         self._precision: Precision | Auto = settings.precision
         self._graphs = {graph.name: graph for graph in artifact.manifest.graphs}
         self._variants: dict[str, Variant] = {}
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[tuple[str, str], Session] = {}
         full = artifact.manifest.full
         self.provider, self._variants[full.name] = self._choose(settings.provider, full)
         wheels.warn_of_several()
@@ -72,26 +78,34 @@ class Sessions:
         return self._session(graph).nodes()
 
     def open(self, graph: str) -> None:
-        """Loads a graph unless it is loaded. Raises ProviderError, and like `Session.open`."""
+        """Loads a graph unless it is loaded. Raises ProviderError, and like `Session.open`.
+
+        A variant's graph for short pairs is loaded when the first of them comes.
+        """
         self._session(graph).open()
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """The logits of a graph, float32[b, labels], for inputs int64[b, width] by name. Raises like `Session.run`."""
-        return self._session(graph).run(inputs)
+        return self._session(graph, inputs["input_ids"].shape[1]).run(inputs)
 
     def close(self) -> None:
         """Frees the graphs."""
         for session in list(self._sessions.values()):
             session.close()
 
-    def _session(self, graph: str) -> Session:
-        session = self._sessions.get(graph)
+    def _session(self, graph: str, width: int = LARGEST["max_length"]) -> Session:
+        """The session of a graph for pairs of `width` tokens."""
+        whole = self.variant(graph)
+        variant = whole.of_width(width)
+        key = graph, variant.file
+        session = self._sessions.get(key)
         if session is None:
             can_map = self.provider in providers.SUPPORTED and providers.can_map()
-            read = partial(self._artifact.read_graph, self.variant(graph), can_map=can_map)
-            fresh = Session(read, self._graphs[graph].signature, self.policy, self._options)
+            read = partial(self._artifact.read_graph, variant, can_map=can_map)
+            policy = replace(self.policy, folds_constants=variant.file != whole.file)
+            fresh = Session(read, self._graphs[graph].signature, policy, self._options)
             # If two threads come here at once, both get the Session of the first one.
-            session = self._sessions.setdefault(graph, fresh)
+            session = self._sessions.setdefault(key, fresh)
         return session
 
 

@@ -5,6 +5,7 @@ The bounds themselves are judged in the engine, by `agreement.check_bounds` and 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ import msgspec
 
 from resift.artifact.agreement import Bounds, check_bounds, check_reference, measure
 from resift.artifact.certificate import Certificate, CertifiedPool, check_recall, measure_first_look
+from resift.artifact.coverage import check_classes, check_generated, largest_difference, measure_classes, measure_generated
+from resift.encoding.artifact_tokenizer import open_tokenizer
 from resift.errors import ExportError, ParityError
 from resift.machine import instruction_sets
 from resift.reranker import Reranker
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from resift_export.progress import Report
     from resift_export.recipe import Recipe
 
+log = logging.getLogger(__name__)
+
 
 def check_runnable(variants: Sequence[Variant]) -> None:
     """Raises ExportError if this machine cannot run, and therefore cannot certify, the file of one of the `variants`."""
@@ -49,59 +54,101 @@ def check_runnable(variants: Sequence[Variant]) -> None:
             )
 
 
-def references_of(checkpoint: Checkpoint, pools: Sequence[Pool], report: Report = no_report) -> list[NDArray[np.float32]]:
-    """The checkpoint's relevance logits float32[documents] of each pool, computed by PyTorch.
+def references_of(
+    checkpoint: Checkpoint, pools: Sequence[Pool], report: Report = no_report, *, short_pools: Sequence[Pool] = ()
+) -> list[NDArray[np.float32]]:
+    """The checkpoint's relevance logits float32[documents] of the `pools` and then of the `short_pools`, computed by PyTorch.
 
-    Raises ParityError if the checkpoint itself does not rank, even in a forced export.
+    Raises ParityError if the checkpoint itself does not rank the `pools`, even in a forced export.
     """
-    references = checkpoint.references([(pool.query, pool.documents) for pool in pools], report)
-    check_reference(references)
+    references = checkpoint.references([(pool.query, pool.documents) for pool in (*pools, *short_pools)], report)
+    check_reference(references[: len(pools)])
     return references
 
 
-def certify(
+def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how progress is reported
     artifact: Artifact,
     references: Sequence[NDArray[np.float32]],
     pools: Sequence[Pool],
     bounds: Bounds,
     report: Report = no_report,
+    *,
+    short_pools: Sequence[Pool] = (),
 ) -> Certificate:
-    """The certificate of a written artifact: compares the files that users will run with the checkpoint's `references`."""
+    """The certificate of a written artifact: compares the files that users will run with the checkpoint's `references`.
+
+    `references` are those of the `pools` and then of the `short_pools`, on which only the agreement by length class is measured.
+    """
     logits_by_file: dict[str, list[NDArray[np.float32]]] = {}
     first_look_files = set()
+    all_pools = [*pools, *short_pools]
     for graph in artifact.manifest.graphs:
         for variant in graph.variants:
-            if variant.file in logits_by_file:
-                continue
-            settings = Settings(provider="cpu", precision=variant.precision)
-            with Reranker(_with_single_variant(artifact, graph, variant.file), settings=settings) as reranker:
-                # All pools are submitted at once, so that pairs of one length share a batch across pools.
-                futures = [reranker.submit(pool.query, pool.documents) for pool in pools]
-                finished_futures = track(f"verify {variant.file}", futures, report)
-                logits_by_file[variant.file] = [future.result().logits for future in finished_futures]
-            trim_heap()
-            if graph.role == "first-look":
-                first_look_files.add(variant.file)
+            if variant.file not in logits_by_file:
+                logits_by_file[variant.file] = _score(artifact, graph, variant, all_pools, report)
+                if graph.role == "first-look":
+                    first_look_files.add(variant.file)
+    tokenizer = open_tokenizer(artifact)
+    tokens = [tokenizer.encode(pool.query, pool.documents).lengths for pool in all_pools]
+    count, max_length = len(pools), artifact.manifest.pair.max_length
+    full_logits = {file: logits for file, logits in logits_by_file.items() if file not in first_look_files}
+    certified_pools = [
+        CertifiedPool(
+            qid=pool.qid,
+            query=pool.query,
+            documents=pool.documents,
+            labels=pool.labels,
+            checkpoint=_shortest(references[number]),
+            variants={file: _shortest(logits[number]) for file, logits in logits_by_file.items()},
+            tokens=tokens[number].tolist(),
+        )
+        for number, pool in enumerate(all_pools)
+    ]
     return Certificate(
         bounds=bounds,
-        agreement={
-            file: measure(pools, references, logits) for file, logits in logits_by_file.items() if file not in first_look_files
-        },
+        agreement={file: measure(pools, references[:count], logits[:count]) for file, logits in full_logits.items()},
         first_looks={
-            file: measure_first_look(references, logits) for file, logits in logits_by_file.items() if file in first_look_files
+            file: measure_first_look(references[:count], logits[:count])
+            for file, logits in logits_by_file.items()
+            if file in first_look_files
         },
-        pools=[
-            CertifiedPool(
-                qid=pool.qid,
-                query=pool.query,
-                documents=pool.documents,
-                labels=pool.labels,
-                checkpoint=references[number].tolist(),
-                variants={file: logits[number].tolist() for file, logits in logits_by_file.items()},
-            )
-            for number, pool in enumerate(pools)
-        ],
+        pools=certified_pools[:count],
+        short_pools=certified_pools[count:],
+        classes={file: measure_classes(tokens, references, logits, max_length, bounds) for file, logits in full_logits.items()},
     )
+
+
+def _shortest(logits: NDArray[np.float32]) -> list[float]:
+    """The logits as the shortest decimal numbers that are read as the same float32."""
+    return [float(str(logit)) for logit in logits]
+
+
+def look_further(
+    artifact: Artifact,
+    certificate: Certificate,
+    pools: Sequence[Pool],
+    references: Sequence[NDArray[np.float32]],
+    report: Report = no_report,
+) -> Certificate:
+    """The certificate with the agreement of the full graph's int8 files on generated `pools`, whose `references` are known."""
+    generated = {}
+    for variant in {each.file: each for each in artifact.manifest.full.variants if each.precision == "int8"}.values():
+        logits = _score(artifact, artifact.manifest.full, variant, pools, report)
+        generated[variant.file] = measure_generated(references, logits, certificate.span, certificate.bounds)
+        log.info("          %s: %s", variant.file, generated[variant.file].summary())
+        log.info("          most on %s", largest_difference(pools, references, logits))
+    return msgspec.structs.replace(certificate, generated=generated)
+
+
+def _score(artifact: Artifact, graph: Graph, variant: Variant, pools: Sequence[Pool], report: Report) -> list[NDArray[np.float32]]:
+    """The relevance logits of one file for each pool, by the engine."""
+    settings = Settings(provider="cpu", precision=variant.precision)
+    with Reranker(_with_single_variant(artifact, graph, variant.file), settings=settings) as reranker:
+        # All pools are submitted at once, so that pairs of one length share a batch across pools.
+        futures = [reranker.submit(pool.query, pool.documents) for pool in pools]
+        logits = [future.result().logits for future in track(f"verify {variant.file}", futures, report)]
+    trim_heap()
+    return logits
 
 
 def faults_of(
@@ -109,17 +156,28 @@ def faults_of(
 ) -> list[ParityError]:
     """The bounds that do not hold, of the full model's files and then of the first look's, each with the ways out of `ways_out`.
 
-    `student`: the first look's checkpoint. `is_kept`: whether the full graphs were copied from another artifact.
+    `student`: the first look's checkpoint; None if it has none of its own, or one copied from another artifact. `is_kept`: whether
+    the full graphs were copied from there.
     """
-    checks = {
-        file: partial(check_bounds, agreement, certificate.bounds, f"{checkpoint.id} in {file}")
+    bounds = certificate.bounds
+    checks = [
+        (file, partial(check_bounds, agreement, bounds, f"{checkpoint.id} in {file}"))
         for file, agreement in certificate.agreement.items()
-    }
-    for file, recalls in certificate.first_looks.items():
-        assert student is not None
-        checks[file] = partial(check_recall, recalls, f"{student.id} in {file}")
+    ]
+    checks += [
+        (file, partial(check_classes, classes, bounds, f"{checkpoint.id} in {file}"))
+        for file, classes in certificate.classes.items()
+    ]
+    checks += [
+        (file, partial(check_generated, found, bounds, f"{checkpoint.id} in {file}"))
+        for file, found in certificate.generated.items()
+    ]
+    checks += [
+        (file, partial(check_recall, recalls, f"{'the copied first look' if student is None else student.id} in {file}"))
+        for file, recalls in certificate.first_looks.items()
+    ]
     faults = []
-    for file, check in checks.items():
+    for file, check in checks:
         try:
             check()
         except ParityError as error:
@@ -154,4 +212,4 @@ def _with_single_variant(artifact: Artifact, graph: Graph, file: str) -> Artifac
     """The artifact with `file`'s variants of the graph as its only graph, in the role full, so that this file runs."""
     variants = [variant for variant in graph.variants if variant.file == file]
     graph_alone = msgspec.structs.replace(graph, name="full", role="full", variants=variants)
-    return replace(artifact, manifest=msgspec.structs.replace(artifact.manifest, graphs=[graph_alone], plan=None))
+    return replace(artifact, manifest=msgspec.structs.replace(artifact.manifest, graphs=[graph_alone], plan=None, self_tests={}))

@@ -1,4 +1,4 @@
-"""reuse: copies the full graphs of an earlier artifact of the same checkpoint, which therefore score as before."""
+"""reuse: copies the graphs of an earlier artifact of the same checkpoint, which therefore score as before."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import onnx_ir as ir
 
 from resift.artifact.manifest import WEIGHTS_SUFFIX
 from resift.errors import ExportError
-from resift_export.build.write import GraphFiles
+from resift_export.build.write import CopiedGraph, GraphFiles
 from resift_export.graph.edit import oldest_onnxruntime
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from resift.artifact.folder import Artifact
+    from resift.artifact.manifest import Graph
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.recipe import Recipe
 
@@ -42,14 +43,25 @@ def check_reusable(artifact: Artifact, checkpoint: Checkpoint, recipe: Recipe) -
             )
 
 
-def copy_graphs(artifact: Artifact, folder: Path) -> dict[str, GraphFiles]:
-    """Copies the artifact's full graphs into `folder`, and returns them by file.
+def first_look_of(artifact: Artifact) -> Graph | None:
+    """The artifact's first look; None if it has none."""
+    return next((graph for graph in artifact.manifest.graphs if graph.role == "first-look"), None)
+
+
+def copy_first_look(artifact: Artifact, graph: Graph, folder: Path) -> CopiedGraph:
+    """Copies the artifact's first look into `folder`. Raises like `copy_graphs`."""
+    record = {name: value for name, value in artifact.manifest.recipe.items() if name.startswith("first_look")}
+    return CopiedGraph(graph, copy_graphs(artifact, graph, folder), record)
+
+
+def copy_graphs(artifact: Artifact, graph: Graph, folder: Path) -> dict[str, GraphFiles]:
+    """Copies the files of one of the artifact's graphs into `folder`, and returns them by file, those for short pairs included.
 
     Raises ArtifactError if one differs from the manifest's entry, and ExportError if they cannot be written.
     """
     graphs = {}
     files = artifact.manifest.files
-    for variant in artifact.manifest.full.variants:
+    for variant in (each for listed in graph.variants for each in listed.graphs()):
         artifact.read_graph(variant)
         names = [name for name in (variant.file, f"{variant.file}{WEIGHTS_SUFFIX}") if name in files]
         try:
@@ -59,5 +71,5 @@ def copy_graphs(artifact: Artifact, folder: Path) -> dict[str, GraphFiles]:
             raise ExportError(f"cannot write {folder}: {error.strerror}") from error
         model = onnx.load(folder / variant.file, load_external_data=False)
         oldest = oldest_onnxruntime(ir.from_proto(model))
-        graphs[variant.file] = GraphFiles({name: files[name] for name in names}, oldest)
+        graphs[variant.file] = GraphFiles({name: files[name] for name in names}, oldest, variant.weights)
     return graphs

@@ -8,6 +8,7 @@ otherwise only config.json counts. Reading them runs no code of the checkpoint.
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import re
@@ -123,21 +124,19 @@ class CheckpointConfig:
             return None
         return str(self.transformer.get("transformer_task", "feature-extraction"))
 
-    def activation(self, labels: int) -> Activation:
-        """The function that turns a pair's relevance into its score. Raises the same errors as `scale`."""
-        return ACTIVATIONS[self.scale(labels)]
-
-    def scale(self, labels: int) -> str:
+    def scale(self, labels: int, requested: str | None = None) -> str:
         """The activation, one of ACTIVATIONS, by which CrossEncoder turns this checkpoint's logits into scores.
 
-        Raises ExportError if the activation is not supported.
+        `requested`: the name of the activation, in lower case, that counts instead of what the files say. Raises ExportError if the
+        activation is not supported.
 
         The first of these that is present counts: activation_fn in config_sentence_transformers.json, activation_fn under
         sentence_transformers in config.json, sbert_ce_default_activation_function in config.json, Sigmoid for one label and
         Identity for more. A class outside torch would be the checkpoint's own code: it is ignored with a warning, and CrossEncoder
         ignores it too.
         """
-        for name, activation in self._activations():
+        declared = self._activations() if requested is None else [("--activation", f"torch.nn.{requested.capitalize()}")]
+        for name, activation in declared:
             if not str(activation).startswith("torch."):
                 log.warning("warning   %s declares the activation %s, which is not torch's: ignored", name, f"{activation!s:.80}")
                 continue
@@ -145,7 +144,8 @@ class CheckpointConfig:
             if kind not in ACTIVATIONS or (kind == "Softmax" and labels == 1):
                 raise ExportError(
                     f"{name} declares the activation {activation!s:.80} for {labels} label{'s' if labels > 1 else ''}; "
-                    f"expected one of {', '.join(ACTIVATIONS)} (Softmax for two labels or more)"
+                    f"expected one of {', '.join(ACTIVATIONS)} (Softmax for two labels or more): --activation "
+                    "names the one that counts instead"
                 )
             return kind
         return "Sigmoid" if labels == 1 else "Identity"
@@ -251,10 +251,18 @@ def _check_dense(path: Path) -> None:
         raise ExportError(f"{path} has activation_function {activation!r:.80}; expected a class of torch.nn, such as torch.nn.Tanh")
 
 
+def check_mark(path: Path, content: bytes) -> None:
+    """Raises ExportError if the content of a file begins with a byte-order mark, which transformers and tokenizers do not read."""
+    if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ExportError(f"{path} begins with a byte-order mark; expected UTF-8 without one: save it again so")
+
+
 def read_json(path: Path, kind: type = dict) -> Any:
     """The content of a JSON file of that type. Raises ExportError if it cannot be read, or holds something else."""
     try:
-        content = json.loads(read_whole(path, JSON_LIMIT))
+        content = read_whole(path, JSON_LIMIT)
+        check_mark(path, content)
+        content = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(content, kind):

@@ -20,11 +20,13 @@ from resift.files.names import path_text
 from resift.scoring import relevance
 from resift.settings import LARGEST
 from resift_export.checkpoint import sentence_transformers as encoders
-from resift_export.checkpoint.config import CONFIG, WEIGHTED_MODULES, check_kind, check_readable, read_config
+from resift_export.checkpoint.config import ACTIVATIONS, CONFIG, WEIGHTED_MODULES, check_kind, check_readable, read_config
+from resift_export.checkpoint.labels import label_of
 from resift_export.checkpoint.layers import compact_copy
-from resift_export.checkpoint.network import Network, check_steps, label_of
+from resift_export.checkpoint.network import Network, check_steps
 from resift_export.checkpoint.source import check_downloaded, commit_of, download, folder_of
-from resift_export.checkpoint.transformers import load_model, load_tokenizer, max_length_of
+from resift_export.checkpoint.tokenizer import SEGMENTS, load_tokenizer, share_tokenizer
+from resift_export.checkpoint.transformers import adapter_error, load_model, max_length_of
 from resift_export.memory import trim_heap, unload
 from resift_export.progress import no_report, track
 
@@ -33,11 +35,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift_export.checkpoint.network import Label
+    from resift_export.checkpoint.labels import Label
     from resift_export.progress import Report
 
 REFERENCE_PAIRS, REFERENCE_TOKENS = 16, 8192
-"""Limits on the pairs of a batch of references and on its tokens with padding: a pair of 8,192 tokens is a batch of its own."""
+"""Limits on the pairs of a batch of references, and on its tokens."""
+ADAPTER_CONFIG = "adapter_config.json"
+"""By this file transformers, PEFT and sentence-transformers recognize an adapter."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,8 @@ class Checkpoint:
 
     @property
     def signature(self) -> Signature:
-        """The inputs of its graph (token ids and, if the model uses them, segment ids) and its number of labels."""
-        reads_segments = getattr(self.model.config, "type_vocab_size", 0) > 1
-        return Signature.of(labels=1 if self.label else self.labels, segment_ids=reads_segments)
+        """The inputs of its graph (token ids and, if the model was trained with them, segment ids) and its number of labels."""
+        return Signature.of(labels=1 if self.label else self.labels, segment_ids=SEGMENTS in self.tokenizer.model_input_names)
 
     @property
     def relevance(self) -> Relevance:
@@ -125,7 +128,7 @@ class Checkpoint:
         return self.references([(query, documents)])[0]
 
     def references(self, pools: Sequence[tuple[str, Sequence[str]]], report: Report = no_report) -> list[NDArray[np.float32]]:
-        """`reference` of each query and its documents. Pairs of similar length share a batch, also across pools."""
+        """`reference` of each query and its documents. Pairs of one length share a batch, also across pools: nothing is padded."""
         tokenizer = self.pair_tokenizer()
         lengths: list[int] = []
         for query, documents in pools:
@@ -163,9 +166,7 @@ class Checkpoint:
         """Logits float32[n, labels] of the sequence classifier."""
         queries = [f"{self.prompt}{query}" for query, _ in pairs]
         documents = [document for _, document in pairs]
-        inputs = self.tokenizer(
-            queries, documents, truncation="only_second", max_length=self.max_length, padding=True, return_tensors="pt"
-        )
+        inputs = self.tokenizer(queries, documents, truncation="only_second", max_length=self.max_length, return_tensors="pt")
         names = (*self.signature.inputs, "attention_mask")
         with torch.inference_mode():
             return self.model(**{name: inputs[name] for name in names}).logits.float().numpy()  # type: ignore[no-any-return]
@@ -179,12 +180,16 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
     allow_pickle: bool = False,
     relevant_label: str | None = None,
     prompt_name: str | None = None,
+    activation: str | None = None,
+    texts: Sequence[str] = (),
 ) -> Checkpoint:
     """Loads a folder or a hub id. Weights are read from safetensors only, unless `allow_pickle`; no code of the checkpoint is run.
 
     `relevant_label`: the name or number of the label that means relevant, for a head with several. `prompt_name`: the checkpoint's
-    prompt to put before every query ("": none; None: its default). Raises ExportError, which says what is missing, and ExtraError
-    for a modular checkpoint without sentence-transformers.
+    prompt to put before every query ("": none; None: its default). `activation`: identity, sigmoid or softmax; None: the one that
+    the checkpoint declares. `texts`: texts on which its tokenizer.json is compared with the tokenizer that transformers builds; a
+    difference is a warning. Raises ExportError, which says what is missing, and ExtraError for a modular checkpoint without
+    sentence-transformers.
     """
     local_folder = folder_of(source)
     folder, commit = (
@@ -192,6 +197,8 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
     )
     if revision is not None and local_folder:
         raise ExportError(f"{source} is a folder and has no revision {revision}; leave --revision out")
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise adapter_error(folder, ADAPTER_CONFIG)
     if not (folder / CONFIG).is_file():
         raise ExportError(f"{folder} has no config.json; expected a Hugging Face checkpoint folder")
     check_downloaded([folder], allow_pickle=allow_pickle)
@@ -209,24 +216,27 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
             )
     safetensors = any(folder.glob("*.safetensors"))
     model, unused = load_model(folder, config, safetensors=safetensors)
-    tokenizer = load_tokenizer(folder, config)
+    tokenizer = load_tokenizer(folder, config, reads_segments=getattr(model.config, "type_vocab_size", 0) > 1, texts=texts)
     prompt = config.prompt(prompt_name)
     encoder = encoders.load(folder, config, model, unused, safetensors=safetensors)
+    if encoder is not None:
+        share_tokenizer(tokenizer, encoder.tokenizer)
     if encoder is not None and prompt_name is not None:
         encoder.default_prompt_name = prompt_name or None
     if config.is_modular:
         check_steps(encoder, prompt, source)
     labels = int(encoder.num_labels if config.is_modular and encoder is not None else model.config.num_labels)
+    scale = config.scale(labels, activation)
     checkpoint = Checkpoint(
         folder=folder,
         id=path_text(name or (Path(os.path.realpath(folder)).name if local_folder else source)),
         revision=commit,
         model=model,
         tokenizer=tokenizer,
-        activation=config.activation(labels),
+        activation=ACTIVATIONS[scale],
         max_length=_checked_length(min(max_length_of(model, tokenizer), config.max_length or sys.maxsize), source),
         labels=labels,
-        label=label_of(model.config, labels, config, relevant_label, source),
+        label=label_of(model.config, labels, scale, relevant_label, source),
         prompt=prompt,
         encoder=encoder,
         is_modular=config.is_modular,
@@ -237,11 +247,11 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Batches of pair numbers, by the pairs' `lengths`: similar lengths together, within REFERENCE_PAIRS and REFERENCE_TOKENS."""
+    """Batches of pair numbers, by the pairs' `lengths`: of one length each, within REFERENCE_PAIRS and REFERENCE_TOKENS."""
     batches: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lengths.__getitem__):
-        pairs = len(batches[-1]) + 1 if batches else 0
-        if not 0 < pairs <= min(REFERENCE_PAIRS, REFERENCE_TOKENS // lengths[number]):
+        is_same = bool(batches) and lengths[batches[-1][0]] == lengths[number]
+        if not is_same or len(batches[-1]) >= min(REFERENCE_PAIRS, REFERENCE_TOKENS // lengths[number]):
             batches.append([])
         batches[-1].append(number)
     return batches
@@ -270,16 +280,21 @@ def _check_tokenizer(checkpoint: Checkpoint) -> None:
     """Raises ExportError unless the engine's encoding of a pair, also of a long one, equals the tokenizer's own."""
     query, document = "where do rivers begin", "Rivers begin at springs, glaciers or lakes, and in bogs."
     texts = [document, f"{document} " * (checkpoint.max_length // len(document.split()) + 1)]  # the second has to be cut
-    encodings = checkpoint.pair_tokenizer().encode(query, texts)
+    try:
+        encodings = checkpoint.pair_tokenizer().encode(query, texts)
+    except InputError as error:
+        raise ExportError(
+            f"{checkpoint.folder} limits pairs too much: {error}; set model_max_length in its tokenizer_config.json to the longest "
+            "pair that the model was trained for"
+        ) from error
+    names = ("input_ids", SEGMENTS) if checkpoint.signature.segment_ids else ("input_ids",)
     for number, text in enumerate(texts):
         expected = checkpoint.tokenizer(
             f"{checkpoint.prompt}{query}", text, truncation="only_second", max_length=checkpoint.max_length
         )
-        ids, segment_ids = encodings.row(number)
-        same_segments = not checkpoint.signature.segment_ids or expected.get("token_type_ids") == segment_ids.tolist()
-        if expected["input_ids"] != ids.tolist() or not same_segments:
-            raise ExportError(
-                f"tokenizer.json encodes a pair as {ids.tolist()!s:.300}, "
-                f"{type(checkpoint.tokenizer).__name__} as {expected['input_ids']!s:.300}; expected the same: "
-                "save the tokenizer again with its fast version"
-            )
+        for name, ids in zip(names, encodings.row(number), strict=False):
+            if expected.get(name) != ids.tolist():
+                raise ExportError(
+                    f"tokenizer.json encodes a pair as the {name} {ids.tolist()!s:.300}, {type(checkpoint.tokenizer).__name__} as "
+                    f"{expected.get(name)!s:.300}; expected the same: save the tokenizer again with its fast version"
+                )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from resift.artifact.manifest import RELEVANCE
 from resift.errors import ExportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from resift_export.checkpoint.config import CheckpointConfig
-
+    from resift_export.checkpoint.labels import Label
 
 POOLINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "cls": lambda tokens: tokens[:, 0],
@@ -23,27 +20,6 @@ POOLINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mean": lambda tokens: tokens.mean(1),
 }
 """Functions from [b, width, size] to [b, size], by the name of the mode in sentence-transformers' Pooling."""
-
-
-@dataclass(frozen=True)
-class Label:
-    """The label that means relevant, in a head with several."""
-
-    number: int
-    name: str
-    is_independent: bool
-    """whether pairs are ranked by its logit, as in a head whose labels do not exclude each other; otherwise by its log-odds"""
-
-    def of(self, logits: torch.Tensor) -> torch.Tensor:
-        """The relevance logits [n, 1] by which pairs are ranked, from logits [n, labels].
-
-        The log-odds of the label's softmax probability p, log(p / (1 - p)), are its logit minus the logsumexp of the others.
-        """
-        logit = logits[:, self.number : self.number + 1]
-        if self.is_independent:
-            return logit
-        others = torch.cat([logits[:, : self.number], logits[:, self.number + 1 :]], dim=1)
-        return logit - torch.logsumexp(others, dim=1, keepdim=True)
 
 
 class Network(torch.nn.Module):
@@ -87,33 +63,6 @@ def pool_tokens(tokens: torch.Tensor, modes: str | Sequence[str]) -> torch.Tenso
 
 def _modes(modes: str | Sequence[str]) -> Sequence[str]:
     return [modes] if isinstance(modes, str) else modes
-
-
-def label_of(model_config: Any, labels: int, config: CheckpointConfig, relevant_label: str | None, source: str) -> Label | None:
-    """The label of that name or number. Raises ExportError if there is no such label, or if one has to be named and is not."""
-    names = [str(model_config.id2label.get(number, number)) for number in range(labels)]
-    if relevant_label is None:
-        if labels in RELEVANCE:
-            return None
-        raise ExportError(
-            f"{source} has {labels} labels ({', '.join(names):.200}); expected those of a reranker: 1 (relevance) or 2 (no, yes); "
-            "name the one that means relevant with --relevant-label"
-        )
-    if labels == 1:
-        raise ExportError(f"{source} has one label, by which it ranks; leave --relevant-label {relevant_label:.80} out")
-    number = (
-        names.index(relevant_label)
-        if relevant_label in names
-        else int(relevant_label)
-        if relevant_label.isascii() and relevant_label.isdigit()
-        else labels
-    )
-    if number >= labels:
-        raise ExportError(
-            f"{source} has no label {relevant_label!r:.80}; expected one of {', '.join(names):.200}, or its number from 0"
-        )
-    is_independent = model_config.problem_type in ("multi_label_classification", "regression") or config.scale(labels) == "Sigmoid"
-    return Label(number, names[number], is_independent)
 
 
 def check_steps(encoder: Any, prompt: str, source: str) -> None:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from resift_export.checkpoint.config import CheckpointConfig
 
-BATCH_SIZE = 16
-
 log = logging.getLogger(__name__)
 
 
@@ -60,14 +58,17 @@ def load(folder: Path, config: CheckpointConfig, model: Any, unused_weights: Col
 
 
 def predict(encoder: Any, pairs: Sequence[tuple[str, str]], max_length: int) -> NDArray[np.float32]:
-    """The encoder's logits float32[n, labels] of pairs, with its prompt; the end of the document is cut to `max_length` tokens."""
+    """The encoder's logits float32[n, labels] of pairs, with its prompt, of one length in tokens: nothing is padded.
+
+    The end of the document is cut to `max_length` tokens.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         outputs = encoder.predict(
             list(pairs),
-            batch_size=BATCH_SIZE,
+            batch_size=len(pairs),
             activation_fn=torch.nn.Identity(),
-            processing_kwargs={"text": {"truncation": "only_second", "max_length": max_length}},
+            processing_kwargs={"text": {"truncation": "only_second", "max_length": max_length, "padding": False}},
             show_progress_bar=False,
         )
     return np.asarray(outputs, np.float32).reshape(len(pairs), -1)

@@ -1,8 +1,10 @@
-"""transformers: loads a checkpoint's model and tokenizer with transformers, which may not run code of the checkpoint."""
+"""transformers: loads a checkpoint's model with transformers, which may not run code of the checkpoint."""
 
 from __future__ import annotations
 
 import logging
+import pickle
+import re
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,13 +13,9 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from tokenizers import normalizers
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from resift.artifact.manifest import TOKENIZER
-from resift.encoding.tokenizer_check import SOURCE_BYTES, check_tokenizer
-from resift.errors import ArtifactError, ExportError, first_line
-from resift.files.whole import read_whole
+from resift.errors import ExportError, first_line
 from resift_export.checkpoint.config import ALTERNATIVES, CONFIG, foreign_code, read_json
 
 if TYPE_CHECKING:
@@ -26,16 +24,6 @@ if TYPE_CHECKING:
 
     from resift_export.checkpoint.config import CheckpointConfig
 
-VOCABULARIES = (
-    TOKENIZER,
-    "vocab.txt",
-    "vocab.json",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "spm.model",
-    "tokenizer.model",
-)
-"""Files that hold the vocabulary of a tokenizer."""
 MALFORMED_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
     *(ArithmeticError, AssertionError, ImportError, StrictDataclassError),
@@ -46,6 +34,12 @@ SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediat
 
 FLOATS = ("BF16", "F16", "F32", "F64")
 """Names of types in safetensors files."""
+LOAD_REPORT = "LOAD REPORT"
+"""In the table of missing, unexpected and mismatched weights that transformers logs."""
+WRAPPERS = {"module.": "DataParallel or DDP", "_orig_mod.": "torch.compile", "base_model.model.": "PEFT"}
+"""Wrappers of a model by the prefix that they put before the names of its weights."""
+ADAPTER_WEIGHTS = re.compile(r"\.(lora_\w+|base_layer|modules_to_save|original_module)\.")
+"""In the names that PEFT gives to the weights of an adapter and of the layers that it is added to."""
 REASON_LIMIT = 300
 """The most characters of an error that are quoted whole; of a longer one, such as a list of all models, the first line."""
 
@@ -57,11 +51,17 @@ def load_model(folder: Path, config: CheckpointConfig, *, safetensors: bool) -> 
     classifies = not config.is_modular or config.transformer.get("transformer_task") == "sequence-classification"
     kind = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModel
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors" if safetensors else "*.bin"))
+    if safetensors and not _weight_files(folder):
+        names = ", ".join(sorted(path.name for path in folder.glob("*.safetensors")))
+        raise ExportError(
+            f"{folder} has the weights {names:.200}, but neither {SAFE_WEIGHTS_NAME} nor {SAFE_WEIGHTS_INDEX_NAME}, which says "
+            "what is in which file; expected one of them: copy it from where the weights come from"
+        )
     try:
         configuration = _configuration(folder)
         _check_size(kind, configuration, folder, weights)
         _check_types(folder)
-        with _load_report_suppressed():
+        with suppressed_logs("transformers.modeling_utils", LOAD_REPORT):
             model, loading_info = kind.from_pretrained(
                 folder,
                 config=configuration,
@@ -72,60 +72,54 @@ def load_model(folder: Path, config: CheckpointConfig, *, safetensors: bool) -> 
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below
             )
+    except pickle.UnpicklingError as error:
+        raise ExportError(
+            f"{folder} has a pickle of more than weights, which torch does not load; expected a dictionary of tensors: save the "
+            "model with save_pretrained"
+        ) from error
     except (*MALFORMED_ERRORS, SafetensorError) as error:
-        raise _load_error(folder, error, f"transformers {transformers.__version__} cannot load {folder}") from error
+        raise load_error(folder, error, f"transformers {transformers.__version__} cannot load {folder}") from error
+    unexpected = sorted(loading_info["unexpected_keys"])
+    if adapters := [name for name in unexpected if ADAPTER_WEIGHTS.search(name)]:
+        raise adapter_error(folder, f"the weights {adapters[0]:.200}")
     missing = set(loading_info["missing_keys"])
     unused_weights = set() if classifies else {key for key in missing if key.startswith("pooler.")}
     if missing := missing - unused_weights:
-        raise ExportError(
-            f"{folder} lacks the weights {', '.join(sorted(missing)[:5])}{' …' if len(missing) > 5 else ''} of "
-            f"{type(model).__name__}; expected a trained sequence classifier (not an embedding model): {ALTERNATIVES}"
-        )
+        raise _missing_error(folder, type(model).__name__, sorted(missing), unexpected)
     # transformers 5 lists the sizes with each name
     if mismatched := sorted(found if isinstance(found, str) else found[0] for found in loading_info["mismatched_keys"]):
         raise ExportError(
             f"{folder} has weights of other sizes than its config.json says "
             f"(the first of {len(mismatched)}: {mismatched[0]:.200}); expected the same: save the model's own config.json with it"
         )
-    if unexpected := sorted(loading_info["unexpected_keys"]):
+    if unexpected:
         log.warning("warning   %s has weights that its model does not read: %s", folder, f"{', '.join(unexpected):.200}")
     return model.eval(), unused_weights
 
 
-def load_tokenizer(folder: Path, config: CheckpointConfig) -> Any:
-    """The tokenizer. Raises ExportError if it cannot be loaded, or joins or cuts pairs in another way than the engine."""
-    if not any((folder / name).is_file() for name in VOCABULARIES):
-        # transformers would silently create an empty tokenizer.
-        raise ExportError(
-            f"{folder} has no tokenizer; expected one of {', '.join(VOCABULARIES)}: save the model's own tokenizer in its folder"
-        )
-    if (file := folder / TOKENIZER).is_file():
-        try:
-            check_tokenizer(read_whole(file, SOURCE_BYTES))
-        except (ArtifactError, OSError) as error:
-            raise ExportError(f"{folder}: {first_line(error)}") from error
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except MALFORMED_ERRORS as error:
-        raise _load_error(folder, error, f"{folder} has no tokenizer that transformers can load") from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise ExportError(f"{folder} has only a slow tokenizer, {type(tokenizer).__name__}; expected one with a tokenizer.json")
-    if not config.modules and tokenizer.chat_template:
-        raise ExportError(
-            f"{folder} has a chat template, by which CrossEncoder joins a pair, but resift joins it by tokenizer.json: remove the "
-            "template from the checkpoint if it was trained without it"
-        )
-    if tokenizer.truncation_side != "right":
-        raise ExportError(
-            f"{folder} cuts a long document at its beginning (truncation_side is {tokenizer.truncation_side!r:.80}), but resift "
-            "cuts its end: set truncation_side to right in tokenizer_config.json if that is what you want"
-        )
-    if config.is_lower_case:
-        normalizer = tokenizer.backend_tokenizer.normalizer
-        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.Lowercase(), *([] if normalizer is None else [normalizer])]
-        )
-    return tokenizer
+def adapter_error(folder: Path, found: str) -> ExportError:
+    """The error for an adapter: `found` says by what it is recognized."""
+    return ExportError(
+        f"{folder} is an adapter, or has one ({found}), which resift does not apply; expected one whole model: load the adapter "
+        "with PEFT and save what merge_and_unload() returns, with the tokenizer, in a folder of its own"
+    )
+
+
+def _missing_error(folder: Path, architecture: str, missing: list[str], unexpected: list[str]) -> ExportError:
+    """The error for weights that the model needs and the files lack; `unexpected`: those that they have and it does not read."""
+    first = missing[0]
+    for prefix in (name.removesuffix(first) for name in unexpected if name.endswith(f".{first}")):
+        if {f"{prefix}{name}" for name in missing}.issubset(unexpected):
+            wrapper = WRAPPERS.get(prefix, "a class around the model")
+            return ExportError(
+                f"{folder} has the prefix {prefix!r:.80} before the names of its weights, as {wrapper} saves them; expected names "
+                f"such as {first:.200}: save the model that is inside, or remove the prefix from the names"
+            )
+    instead = f" and has {', '.join(unexpected[:3])}{' …' if len(unexpected) > 3 else ''} instead" if unexpected else ""
+    return ExportError(
+        f"{folder} lacks the weights {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''} of {architecture}{instead:.400}; "
+        f"expected a trained sequence classifier (not an embedding model): {ALTERNATIVES}"
+    )
 
 
 def max_length_of(model: Any, tokenizer: Any) -> int:
@@ -136,7 +130,8 @@ def max_length_of(model: Any, tokenizer: Any) -> int:
     config = model.config
     if not isinstance(tokenizer.model_max_length, int | float) or not tokenizer.model_max_length >= 1:  # or NaN
         raise ExportError(
-            f"tokenizer_config.json has model_max_length {tokenizer.model_max_length!r:.80}; expected a number of tokens"
+            f"tokenizer_config.json has model_max_length {tokenizer.model_max_length!r:.80}; expected a number of tokens: the "
+            "longest pair that the model was trained for"
         )
     positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     embeddings = [module for module in model.modules() if hasattr(module, "position_embeddings")]
@@ -205,33 +200,33 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _load_report_suppressed() -> Iterator[None]:
-    """Suppresses the table of missing, unexpected and mismatched weights that transformers logs, unless an error refers to it."""
-    logger, reports = logging.getLogger("transformers.modeling_utils"), list[logging.LogRecord]()
+def suppressed_logs(name: str, phrase: str) -> Iterator[None]:
+    """Suppresses what the logger `name` says with `phrase` in it, unless an error follows, which may refer to it."""
+    logger, records = logging.getLogger(name), list[logging.LogRecord]()
 
     def suppress(record: logging.LogRecord) -> bool:
-        is_report = "LOAD REPORT" in record.getMessage()
-        if is_report:
-            reports.append(record)
-        return not is_report
+        is_suppressed = phrase in record.getMessage()
+        if is_suppressed:
+            records.append(record)
+        return not is_suppressed
 
     logger.addFilter(suppress)
     try:
         yield
     except MALFORMED_ERRORS:
         logger.removeFilter(suppress)
-        for record in reports:
+        for record in records:
             logger.handle(record)
         raise
     finally:
         logger.removeFilter(suppress)
 
 
-def _load_error(folder: Path, error: Exception, failure: str) -> ExportError:
+def load_error(folder: Path, error: Exception, failure: str, mend: str = "") -> ExportError:
     """The ExportError for an error of transformers, whose own text advises to trust remote code if the checkpoint has any."""
     if "trust_remote_code" in str(error):
         return foreign_code(str(folder), "auto_map in its configuration")
     # An error such as KeyError says half of it by its name, and the validation of a field the other half in its second line.
     what = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
     whole = " ".join(str(error).split())
-    return ExportError(f"{failure}: {what}{whole if len(whole) <= REASON_LIMIT else first_line(error)}")
+    return ExportError(f"{failure}: {what}{whole if len(whole) <= REASON_LIMIT else first_line(error)}{mend}")

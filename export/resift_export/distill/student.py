@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from resift.errors import ExportError
-from resift_export.checkpoint.config import CheckpointConfig
+from resift_export.checkpoint.config import ACTIVATIONS, CheckpointConfig
 from resift_export.checkpoint.layers import LAYERS, compact, layers_of, resize
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def check_teacher(teacher: Checkpoint) -> None:
 
 def keep_activation(student: Any, teacher: Checkpoint) -> None:
     """Writes the teacher's activation into the student's config.json, the only file to declare it, unless it says so already."""
-    if CheckpointConfig(student.config.to_dict()).activation(teacher.labels) != teacher.activation:
+    if ACTIVATIONS[CheckpointConfig(student.config.to_dict()).scale(teacher.labels)] != teacher.activation:
         name = "linear.Identity" if teacher.activation == "identity" else "activation.Sigmoid"
         student.config.sentence_transformers = {"activation_fn": f"torch.nn.modules.{name}"}
 

@@ -95,7 +95,7 @@ def insert(  # noqa: PLR0913 - a node has a position, type, inputs, output and a
     op_type: str,
     inputs: Iterable[ir.Value | None],
     output: str,
-    attributes: Mapping[str, int | float | Sequence[int]] | None = None,
+    attributes: Mapping[str, int | float | str | Sequence[int]] | None = None,
     domain: str = "",
 ) -> ir.Value:
     """Inserts a node with one output ahead of `before` and returns that output."""

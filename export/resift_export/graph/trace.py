@@ -69,7 +69,7 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
 
 
 def trace_with_optimum(checkpoint: Checkpoint) -> ir.Model:
-    """Traces with optimum's exporter, which supports a list of architectures; the attention mask is set to ones.
+    """Traces with optimum's exporter, which supports a list of architectures; inputs without a use become constants.
 
     It reads the checkpoint's files, so heads and inner units that contribute nothing stay.
 
@@ -92,24 +92,26 @@ def trace_with_optimum(checkpoint: Checkpoint) -> ir.Model:
             raise ExportError(f"optimum cannot trace {checkpoint.folder}: {first_line(error)}") from error
         model = ir.load(Path(folder) / "model.onnx")
         ir.external_data.load_to_model(model)
-    _attend_to_all(model)
+    _fill_input(model, "attention_mask", 1)
+    if not checkpoint.signature.segment_ids:
+        _fill_input(model, "token_type_ids", 0)
     tidy(model)
     return model
 
 
-def _attend_to_all(model: ir.Model) -> None:
-    """Replaces the input attention_mask by ones in the shape of input_ids."""
+def _fill_input(model: ir.Model, name: str, number: int) -> None:
+    """Replaces the input `name`, if there is one, by that number at each token of input_ids."""
     inputs = {value.name: value for value in model.graph.inputs}
-    mask = inputs.get("attention_mask")
-    if mask is None:
+    replaced = inputs.get(name)
+    if replaced is None:
         return
     first = next(iter(model.graph))
-    shape = insert(model, first, "Shape", [inputs["input_ids"]], "all_shape")
-    ones = ir.node("ConstantOfShape", [shape], attributes={"value": ir.tensor(np.ones(1, np.int64))})
-    ones.outputs[0].name = "all_tokens"
-    model.graph.insert_before(first, ones)
-    mask.replace_all_uses_with(ones.outputs[0])
-    model.graph.inputs.remove(mask)
+    shape = insert(model, first, "Shape", [inputs["input_ids"]], f"{name}_shape")
+    constant = ir.node("ConstantOfShape", [shape], attributes={"value": ir.tensor(np.full(1, number, np.int64))})
+    constant.outputs[0].name = f"{name}_constant"
+    model.graph.insert_before(first, constant)
+    replaced.replace_all_uses_with(constant.outputs[0])
+    model.graph.inputs.remove(replaced)
 
 
 TRACERS: dict[str, Callable[[Checkpoint], ir.Model]] = {"torch": trace, "optimum": trace_with_optimum}

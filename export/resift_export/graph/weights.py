@@ -37,18 +37,19 @@ def save(model: ir.Model, path: Path) -> list[Path]:
     return [path]
 
 
-def save_with_shared_weights(model: ir.Model, path: Path, weights_path: Path) -> bool:
-    """Writes the graph to `path` without the large weights that `weights_path`, a file of the same folder, holds to the bit.
+def save_with_shared_weights(model: ir.Model, path: Path, weights_path: Path, min_bytes: int | None = None) -> bool:
+    """Writes the graph to `path` without the weights that `weights_path`, a file of the same folder, holds to the bit.
 
-    The graph reads these from there; the other weights are inside its file. Returns False, and writes nothing, if `weights_path`
-    has none of the weights or if the others are too large to be inside.
+    The graph reads these from there; the other weights are inside its file. `min_bytes`: size of the smallest tensor that is looked
+    for; None: MIN_SHARED_BYTES. Returns False, and writes nothing, if `weights_path` has none of the weights or if the others are
+    too large to be inside.
     """
     model_copy = _with_inline_weights(model)
-    shared_count = 0
+    shared_count, least = 0, MIN_SHARED_BYTES if min_bytes is None else min_bytes
     with weights_path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for value in model_copy.graph.initializers.values():
             tensor = value.const_value
-            if tensor is not None and tensor.nbytes >= MIN_SHARED_BYTES and (offset := content.find(tensor.tobytes())) >= 0:
+            if tensor is not None and tensor.nbytes >= least and (offset := content.find(tensor.tobytes())) >= 0:
                 shared_count += 1
                 value.const_value = ir.ExternalTensor(
                     weights_path.name,

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import math
 import re
+import shutil
 from types import SimpleNamespace
 
 import msgspec
@@ -11,9 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from resift import ArtifactError, ParityError
-from resift.artifact.agreement import Agreement, Bounds, Pool, check_bounds, measure
+from resift.artifact.agreement import (
+    Agreement,
+    Bounds,
+    Pool,
+    check_bounds,
+    measure,
+)
 from resift.artifact.certificate import (
     LOOKS,
     MIN_RECALL,
@@ -24,7 +32,10 @@ from resift.artifact.certificate import (
     first_look_recall,
     measure_first_look,
 )
+from resift.artifact.coverage import LEAST_PAIRS, ClassAgreement, check_classes, class_bounds, measure_classes
+from resift.artifact.folder import Artifact
 from resift.metrics import kendall_tau, ndcg, top_overlap
+from tests.conftest import rewrite
 
 NAMES = {
     "overlap": "mean top-10 overlap",
@@ -246,7 +257,8 @@ def stored(content, files=(GRAPH,), looks=()):
         SimpleNamespace(role=role, variants=[SimpleNamespace(file=file) for file in each])
         for role, each in (("full", files), ("first-look", looks))
     )
-    manifest = SimpleNamespace(full=full, graphs=[full, first] if looks else [full])
+    pair = SimpleNamespace(max_length=512)
+    manifest = SimpleNamespace(full=full, graphs=[full, first] if looks else [full], pair=pair)
     return SimpleNamespace(folder="folder", manifest=manifest, read=lambda name: content if name == "certificate.json" else b"")
 
 
@@ -487,3 +499,42 @@ def test_a_first_look_that_loses_the_best_is_refused(kept, refused):
     looks = [FirstLookRecall(look=0.2, kept=0.0), FirstLookRecall(look=0.5, kept=kept)]
     with pytest.raises(ParityError, match="student is no first look") if refused else contextlib.nullcontext():
         check_recall(looks, "student")
+
+
+@pytest.mark.parametrize(
+    ("max_length", "ends"),
+    [(512, [8, 16, 32, 64, 128, 256, 512]), (192, [8, 16, 32, 64, 128, 192]), (8, [8]), (5, [5]), (9, [8, 9])],
+)
+def test_length_classes_double_up_to_the_longest_pair(max_length, ends):
+    assert class_bounds(max_length) == ends
+
+
+def test_the_agreement_of_a_class_is_that_of_its_pairs_alone():
+    count = LEAST_PAIRS
+    tokens = [np.full(count, 8), np.repeat([9, 16], count // 2), np.full(count - 1, 17)]
+    checkpoint = [np.linspace(0, 10, count), np.linspace(5, 6, count), np.linspace(2, 3, count - 1)]
+    shifts = [np.zeros(count), np.where(np.arange(count) < count * 3 // 4, 1.0, 0.0), np.full(count - 1, 99.0)]
+    logits = [exact + shift for exact, shift in zip(checkpoint, shifts, strict=True)]
+    found = measure_classes(tokens, checkpoint, logits, 64, Bounds())
+    assert found[0] == ClassAgreement(up_to=8, pairs=count, error=0.0, off=0.0, tau=1.0)
+    assert (found[1].up_to, found[1].pairs, found[1].off) == (16, count, 0.75)
+    assert found[1].error == pytest.approx(0.1)  # one logit of a range of 10
+    assert found[1].tau == pytest.approx(kendall_tau(checkpoint[1], logits[1]))
+    assert found[1].tau < 1
+    assert found[2:] == [ClassAgreement(up_to=32, pairs=count - 1), ClassAgreement(up_to=64, pairs=0)]
+    assert [each.summary().split(" (")[0] for each in found[2:]] == ["not covered"] * 2
+    assert [each.holds(Bounds()) for each in found] == [True, False, True, True]
+    with pytest.raises(ParityError, match=r"model does not score pairs of every length .*: of up to 16 tokens: p99 error 10\.00%"):
+        check_classes(found, Bounds(), "model")
+    check_classes(found, Bounds(error=0.11), "model")
+
+
+def test_an_agreement_by_length_that_its_logits_do_not_give_is_refused(artifact, tmp_path):
+    copied = shutil.copytree(artifact, tmp_path / "copy")
+    found = Certificate.read(Artifact.open(copied))
+    classes = {file: [*listed[:-1], replace(listed[-1], pairs=7)] for file, listed in found.classes.items()}
+    without = [replace(pool, tokens=None) for pool in found.pools]
+    for changed, message in (({"classes": classes}, "another agreement by length"), ({"pools": without}, "without the lengths")):
+        rewrite(copied, "certificate.json", msgspec.json.encode(replace(found, **changed)))
+        with pytest.raises(ArtifactError, match=message):
+            Certificate.read(Artifact.open(copied))

@@ -42,7 +42,7 @@ def listed(manifest, *names):
 
 def test_the_embedded_manifest_says_what_the_model_is():
     found = read(of_the_embedded())
-    assert found.format == FORMAT == 2
+    assert found.format == FORMAT == 3
     assert [graph.name for graph in found.graphs] == ["full", "first-look"]
     assert found.full is found.graphs[0]
     assert (found.full.layers, found.full.relevance, found.full.activation) == (12, "logit", "identity")
@@ -116,9 +116,44 @@ def graph(manifest):
     return manifest["graphs"][0]
 
 
+SHORT = {"file": "short.onnx", "up_to": 16}
+
+
+def borrowed_by_short(manifest):
+    listed(manifest, "short.onnx")
+    graph(manifest)["variants"][0]["short"] = {**SHORT, "weights": "other.onnx"}
+
+
+def test_a_pairs_length_alone_decides_which_graph_of_a_variant_scores_it(manifest):
+    listed(manifest, "short.onnx")
+    manifest["graphs"][0]["variants"][0]["short"] = {**SHORT, "weights": "model.int8.onnx"}
+    [variant] = read(manifest).full.variants
+    files = [(variant.of_width(width).file, variant.of_width(width).weights) for width in (1, 16, 17, 512)]
+    assert files == [("short.onnx", "model.int8.onnx")] * 2 + [("model.int8.onnx", None)] * 2
+    assert [each.file for each in variant.graphs()] == ["model.int8.onnx", "short.onnx"]
+    assert all(each.short is None and each.precision == "int8" for each in variant.graphs())
+
+
+def test_format_2_is_read_as_before(manifest):
+    manifest["format"] = 2
+    for variant in manifest["graphs"][0]["variants"]:
+        variant.pop("short", None)
+    [variant] = read(manifest).full.variants
+    assert variant.short is None
+    assert variant.graphs() == [variant]
+    assert variant.of_width(1) == variant
+
+
+SELF_TEST = {"bound": 0.4, "pairs": [{"query": "tides", "document": "the moon", "logit": 1.5}]}
 REFUSED = {
-    "format 1": (lambda m: m.update(format=1), "format 1; this resift reads format 2: export the artifact again"),
-    "format 3": (lambda m: m.update(format=3), "format 3; this resift reads format 2: install a newer resift"),
+    "format 1": (lambda m: m.update(format=1), "format 1; this resift reads formats 2 and 3: export the artifact again"),
+    "format 4": (lambda m: m.update(format=4), "format 4; this resift reads formats 2 and 3: install a newer resift"),
+    "a short graph not listed": (lambda m: graph(m)["variants"][0].update(short=SHORT), "its files lack short.onnx"),
+    "weights of a short graph not listed": (borrowed_by_short, "read weights from other.onnx, which its files lack"),
+    "a self-test of no file": (lambda m: m.update(self_tests={"other.onnx": SELF_TEST}), "has self-tests of other.onnx, which its"),
+    "a self-test without pairs": (lambda m: m.update(self_tests={"model.int8.onnx": {**SELF_TEST, "pairs": []}}), "pairs"),
+    "a self-test without a bound": (lambda m: m.update(self_tests={"model.int8.onnx": {**SELF_TEST, "bound": 0}}), "bound"),
+    "a short graph for no pair": (lambda m: graph(m)["variants"][0].update(short={**SHORT, "up_to": 0}), "up_to"),
     "no graphs": (lambda m: m["graphs"].clear(), "graphs"),
     "two graphs of one name": (two_of_a_name, "graphs are named full, full; expected distinct names"),
     "two full graphs": (second_full, "2 graphs have the role full; expected one"),

@@ -26,7 +26,7 @@ def test_verify_compares_with_the_checkpoint(artifact):
     found = json.loads(answered(resift("verify", artifact, "--accept-bounds", "--json")))
     assert found.keys() == {
         "artifact", "variant", "precision", "provider", "bounds", "agreement", "at_export", "largest_change_since_export",
-        "search", "first_looks", "reference",
+        "search", "first_looks", "reference", "agreement_by_length", "agreement_by_script", "generated", "largest_difference",
     }  # fmt: skip
     assert (found["artifact"], found["precision"], found["provider"]) == (str(artifact), "int8", "cpu")
     assert found["variant"] == "model.int8.onnx"
@@ -63,7 +63,7 @@ def test_verify_of_a_checkpoint_that_does_not_rank_is_exit_code_3(copy):
         pool["variants"] = dict.fromkeys(pool["variants"], pool["checkpoint"])
     found = msgspec.convert(certificate, Certificate)
     alike = found.measure([np.array(pool.checkpoint) for pool in found.pools])
-    found = msgspec.structs.replace(found, agreement=dict.fromkeys(found.agreement, alike))
+    found = msgspec.structs.replace(found, agreement=dict.fromkeys(found.agreement, alike), classes={}, short_pools=[])
     assert alike.tau == 1
     rewrite(copy, "certificate.json", msgspec.json.encode(found))
     done = complaint(resift("verify", copy, "--accept-bounds"), 3)
@@ -101,12 +101,18 @@ def test_an_artifact_that_breaks_its_bounds_still_ranks(disagreeing):
     assert answered(resift("rerank", QUERY, "--model", disagreeing, given=LINES)).count("\n") == len(DOCUMENTS) + 1
 
 
+def test_info_tells_where_the_embedded_weights_come_from():
+    said = answered(resift("info"))
+    assert said.startswith("model: cross-encoder/ms-marco-MiniLM-L12-v2\norigin: recovered from an int8 copy")
+
+
 def test_info_tells_what_runs(artifact, reranker):
     found = json.loads(answered(resift("info", artifact, "--threads", "1", "--max-length", "50", "--json")))
     assert found.keys() == {
         "artifact", "bytes", "model", "pair", "max_length", "graphs", "forced", "reference", "agreement", "search", "first_looks",
-        "plan", "recipe", "made_with", "tested_onnxruntime", "runs", "machine", "wheels", "versions", "embedded_models",
-        "document_template", "scores",
+        "agreement_by_length", "agreement_by_script", "generated_pairs",
+        "plan", "recipe", "made_with", "tested_onnxruntime", "runs", "machine", "wheels", "versions",
+        "embedded_models", "document_template", "scores",
     }  # fmt: skip
     assert (found["artifact"], found["max_length"], found["forced"]) == (str(artifact), 50, False)
     (graph,) = found["graphs"]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from resift import Reranker, Settings
 from resift.artifact.certificate import Certificate
+from resift.artifact.coverage import ClassAgreement, PartAgreement, class_bounds
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import InputError
 from resift.evaluate.data.pool_judgements import PoolJudgements
@@ -410,3 +411,36 @@ def test_any_text_is_diagnosed(reranker, texts, query):
     findings = diagnose(reranker, [CandidatePool(query, texts)])
     assert msgspec.json.decode(msgspec.json.encode(findings))
     assert all(np.isfinite(finding.value) and "nan" not in finding.words for finding in findings)
+
+
+# Lengths and scripts
+
+
+def covering(reranker, monkeypatch, covered):
+    """Findings of pools of one script each, under a certificate that covers the pairs of Latin script and `covered` lengths."""
+    classes = [
+        ClassAgreement(up_to=up_to, pairs=100, error=0.01, off=0.0) if up_to in covered else ClassAgreement(up_to=up_to, pairs=3)
+        for up_to in class_bounds(192)
+    ]
+    monkeypatch.setattr(Certificate, "has_classes", property(lambda _: True))
+    monkeypatch.setattr(Certificate, "scripts", lambda *_: {"latin": PartAgreement(pairs=100, error=0.01, off=0.0)})
+    certificate = msgspec.structs.replace(Certificate.read(reranker.artifact), classes={reranker.variant.file: classes})
+    monkeypatch.setattr(Certificate, "read", lambda _: certificate)
+
+
+def test_lengths_and_scripts_that_the_certificate_does_not_cover_are_named(reranker, monkeypatch):
+    covering(reranker, monkeypatch, {8, 16, 32, 64, 128})
+    latin, greek = pool(texts=[WORDS] * 12), pool(texts=["τι είναι η παλίρροια και γιατί"] * 12)
+    assert "not-covered" not in found(reranker, [latin])
+    finding = found(reranker, [latin, greek])["not-covered"]
+    assert (finding.severity, finding.value) == ("note", 0.5)
+    assert "50% are in the script greek" in finding.words
+    finding = found(reranker, [latin, pool(texts=["the tide " * 200] * 12)])["not-covered"]
+    assert finding.value == 0.5
+    assert "50% have lengths in the classes of up to 192 tokens" in finding.words
+
+
+def test_pairs_of_a_few_words_are_named(reranker):
+    few = CandidatePool("tides", ["moon", "sea", "sun"] * 4, "q", [{}] * 12)
+    assert found(reranker, [few])["short-pairs"].value == 1
+    assert "short-pairs" not in found(reranker, [pool()])

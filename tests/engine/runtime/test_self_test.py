@@ -6,14 +6,16 @@ Simulated: onnxruntime lists its CPU provider under the name of another one.
 from __future__ import annotations
 
 import logging
+import sys
 
 import onnx
 import onnxruntime
 import pytest
 
 from resift import InputError, ProviderError, Reranker, Settings
-from resift.runtime import providers
+from resift.runtime import providers, self_test
 from resift.runtime.sessions import Sessions
+from tests.conftest import edit
 from tests.support.tiny import texts
 
 QUERY, DOCUMENTS = "how do tides work", texts()[1:12:2]
@@ -67,10 +69,56 @@ def test_one_that_does_not_is_refused_whichever_graph_shows_it(planned_artifact,
         Reranker.load(planned_artifact, provider="openvino")
 
 
-@pytest.mark.parametrize("provider", ["auto", "cpu"])
-def test_the_cpu_is_not_tested_at_every_load(artifact, wrong, provider):
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Where self-tests are remembered, empty; cache() makes this process forget them."""
+    monkeypatch.setenv("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", str(tmp_path / "cache"))
+    passed = set()
+    monkeypatch.setattr(self_test, "_passed", passed)
+    return passed.clear
+
+
+@pytest.mark.parametrize("graph", ["full", "first-look"])
+def test_a_processor_that_computes_something_else_is_refused_whichever_graph_shows_it(planned_artifact, cache, wrong, graph):
+    wrong(graph)
+    file = {"full": "model.int8.onnx", "first-look": "first-look.int8.onnx"}[graph]
+    for _ in range(2):  # it is not remembered
+        with pytest.raises(ProviderError, match=rf"does not compute what {file} computed at export: the logits of 8 stored pairs"):
+            Reranker.load(planned_artifact)
+
+
+def test_the_cpu_is_tested_once_a_version_of_onnxruntime(artifact, cache, wrong, monkeypatch):
+    Reranker.load(artifact).close()
     wrong("full")
-    Reranker.load(artifact, provider=provider).close()
+    Reranker.load(artifact).close()
+    cache()
+    Reranker.load(artifact).close()  # another process
+    monkeypatch.setattr(onnxruntime, "__version__", "1.99.0")
+    with pytest.raises(ProviderError, match=r"onnxruntime 1\.99\.0 on this processor .* install an onnxruntime from 1\.\d+\."):
+        Reranker.load(artifact)
+
+
+@pytest.mark.parametrize("place", ["a file", "no home"])
+def test_where_nothing_can_be_remembered_each_process_tests_once(artifact, cache, wrong, tmp_path, monkeypatch, place):
+    if place == "a file":
+        (tmp_path / "cache").write_text("in the folder's place")
+    else:
+        monkeypatch.setenv("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", "~")
+    monkeypatch.chdir(tmp_path)
+    Reranker.load(artifact).close()
+    wrong("full")
+    Reranker.load(artifact).close()
+    cache()
+    with pytest.raises(ProviderError, match="does not compute what"):
+        Reranker.load(artifact)
+    assert not (tmp_path / "~").exists()
+
+
+def test_without_a_self_test_or_with_settings_that_cut_all_its_pairs_nothing_is_tested(copy, cache, wrong):
+    wrong("full")
+    Reranker.load(copy, settings=Settings(max_length=7)).close()
+    edit(copy, lambda manifest: manifest.pop("self_tests"))
+    Reranker.load(copy).close()
 
 
 def test_pairs_that_the_settings_cut_do_not_count(artifact, openvino, caplog):

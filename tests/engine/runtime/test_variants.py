@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from resift import ProviderError, Reranker, Settings, machine
+from resift.artifact.folder import Artifact
 from resift.runtime.providers import POLICIES, runtime
 from tests.conftest import edit
 from tests.support import tiny
@@ -23,20 +24,26 @@ SUMS_IN_32_BITS = ("avx512_vnni", "avx_vnni", "asimd")
 """What `resift export --vnni` asks of a processor."""
 
 
-@pytest.fixture
-def two(artifact, tmp_path):
-    """The tiny artifact with a second int8 variant ahead of its own, whose logits lie SHIFT higher."""
-    folder = shutil.copytree(artifact, tmp_path / "two")
+def write_shifted(folder, name):
+    """Writes a graph whose logits lie SHIFT above those of the artifact's own, and returns its entry of the manifest."""
     model = onnx.load(folder / SEVEN_BITS)
     producer = next(node for node in model.graph.node if "logits" in node.output)
     producer.output[list(producer.output).index("logits")] = "before"
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(SHIFT, np.float32), "shift"))
     model.graph.node.append(onnx.helper.make_node("Add", ["before", "shift"], ["logits"]))
     content = model.SerializeToString()
-    (folder / EIGHT_BITS).write_bytes(content)
+    (folder / name).write_bytes(content)
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+@pytest.fixture
+def two(artifact, tmp_path):
+    """The tiny artifact with a second int8 variant ahead of its own, whose logits lie SHIFT higher."""
+    folder = shutil.copytree(artifact, tmp_path / "two")
+    entry = write_shifted(folder, EIGHT_BITS)
 
     def change(manifest):
-        manifest["files"][EIGHT_BITS] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        manifest["files"][EIGHT_BITS] = entry
         manifest["graphs"][0]["variants"][:0] = [
             {"file": EIGHT_BITS, "precision": "int8", "instruction_sets": [name]} for name in SUMS_IN_32_BITS
         ]
@@ -86,6 +93,53 @@ def test_what_this_machine_has_decides_where_nothing_is_pretended(two):
     capable = machine.instruction_sets() & set(SUMS_IN_32_BITS)
     assert logits(two)[0] == (EIGHT_BITS if capable else SEVEN_BITS)
     assert json.loads((two / "manifest.json").read_bytes())["graphs"][0]["variants"][0]["file"] == EIGHT_BITS
+
+
+@pytest.fixture
+def with_short(artifact, tmp_path):
+    """The tiny artifact with a graph for pairs of up to LIMIT tokens, whose logits lie SHIFT higher."""
+    folder = shutil.copytree(artifact, tmp_path / "short")
+    entry = write_shifted(folder, SHORT)
+
+    def change(manifest):
+        manifest["format"] = 3
+        manifest["files"][SHORT] = entry
+        for variant in manifest["graphs"][0]["variants"]:
+            if variant["file"] == SEVEN_BITS:
+                variant["short"] = {"file": SHORT, "up_to": LIMIT}
+
+    edit(folder, change)
+    return folder
+
+
+SHORT, LIMIT = "model.int8.short.onnx", 16
+
+
+def test_short_pairs_are_scored_by_their_own_graph_alone_and_beside_others(artifact, with_short):
+    documents = ["the " * count for count in range(14)]
+    with Reranker.load(artifact) as reranker:
+        expected = reranker.logits("tides", documents)
+        lengths = reranker.tokenizer.encode("tides", documents).lengths
+    assert lengths.min() < LIMIT < lengths.max()
+    with Reranker.load(with_short) as reranker:
+        found = reranker.logits("tides", documents)
+        alone = [reranker.logits("tides", [document])[0] for document in documents]
+        assert reranker.variant.file == SEVEN_BITS
+    assert found.tolist() == alone
+    np.testing.assert_allclose(found, expected + np.where(lengths <= LIMIT, SHIFT, 0), rtol=0, atol=1e-5)
+
+
+def test_the_graph_for_short_pairs_is_loaded_when_the_first_of_them_comes(with_short, monkeypatch):
+    files, read = [], Artifact.read_graph
+    monkeypatch.setattr(
+        Artifact, "read_graph", lambda self, variant, **how: files.append(variant.file) or read(self, variant, **how)
+    )
+    with Reranker.load(with_short) as reranker:
+        reranker.logits(QUERY, ["the " * 60])
+        assert files == [SEVEN_BITS]
+        reranker.logits("tides", ["moon"])
+        reranker.logits("tides", ["sea", "the " * 60])
+    assert files == [SEVEN_BITS, SHORT]
 
 
 @pytest.mark.skipif(not machine.instruction_sets() & set(SUMS_IN_32_BITS), reason="this processor gets no 8-bit weights")

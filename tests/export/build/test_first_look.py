@@ -72,6 +72,7 @@ def test_both_graphs_tell_their_progress(built, checkpoint_of, home, small_gate,
     )
     assert list(dict.fromkeys(steps)) == [
         "reference",
+        "reference on generated pairs",
         "calibrate",
         "ranges of model.int8.onnx",
         "quantize model.int8.onnx",
@@ -80,6 +81,7 @@ def test_both_graphs_tell_their_progress(built, checkpoint_of, home, small_gate,
         "first look: quantize model.int8.onnx",
         "verify model.int8.onnx",
         "verify first-look.int8.onnx",
+        "verify model.int8.onnx on generated pairs",
     ]
     assert [graph.layers for graph in Artifact.open(out).manifest.graphs] == [5, 2]
     assert [path.name for path in home.iterdir()] == ["out"]

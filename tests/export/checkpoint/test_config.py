@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from resift.errors import ExportError
-from resift_export.checkpoint.config import check_kind, read_config
+from resift_export.checkpoint.config import ACTIVATIONS, check_kind, read_config
 
 SIGMOID, IDENTITY, SOFTMAX, GELU = (
     f"torch.nn.modules.{name}" for name in ("activation.Sigmoid", "linear.Identity", "activation.Softmax", "activation.GELU")
@@ -55,23 +55,23 @@ def folder(tmp_path):
     ],
 )
 def test_activation_of_config_json(folder, config, labels, expected):
-    assert read_config(folder(config, modules=None)).activation(labels) == expected
-    assert read_config(folder(config, {})).activation(labels) == expected
+    assert ACTIVATIONS[read_config(folder(config, modules=None)).scale(labels)] == expected
+    assert ACTIVATIONS[read_config(folder(config, {})).scale(labels)] == expected
 
 
 def test_activation_of_config_sentence_transformers_comes_first_where_modules_json_is(folder):
     config = {"sentence_transformers": {"activation_fn": SIGMOID}}
     settings = {"activation_fn": IDENTITY}
-    assert read_config(folder(config, settings)).activation(1) == "identity"
-    assert read_config(folder(config, settings, model_type="SentenceTransformer")).activation(1) == "sigmoid"
+    assert read_config(folder(config, settings)).scale(1) == "Identity"
+    assert read_config(folder(config, settings, model_type="SentenceTransformer")).scale(1) == "Sigmoid"
     (folder(config, settings) / "modules.json").unlink()
-    assert read_config(folder(config, settings, modules=None)).activation(1) == "sigmoid"
+    assert read_config(folder(config, settings, modules=None)).scale(1) == "Sigmoid"
 
 
 def test_an_activation_that_is_not_torchs_is_ignored_with_a_warning(folder, caplog):
     config = read_config(folder({"sbert_ce_default_activation_function": IDENTITY}, {"activation_fn": "modeling_mine.Sharp"}))
     with caplog.at_level(logging.WARNING):
-        assert config.activation(1) == "identity"
+        assert config.scale(1) == "Identity"
     assert "modeling_mine.Sharp, which is not torch's: ignored" in caplog.text
 
 
@@ -80,7 +80,7 @@ def test_an_activation_that_gives_no_score_is_refused(folder, name, labels):
     with pytest.raises(
         ExportError, match=rf"config_sentence_transformers.json declares the activation {name} for 1 label; expected"
     ):
-        read_config(folder({}, {"activation_fn": name})).activation(labels)
+        read_config(folder({}, {"activation_fn": name})).scale(labels)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_files_of_long_texts_are_refused_in_one_line(folder):
         with pytest.raises(ExportError) as caught:  # noqa: PT012
             found = read_config(folder(files, options, **more))
             check_kind(found, "source")
-            assert found.activation(1)
+            assert found.scale(1)
             assert found.prompt()
             assert found.max_length is None
         assert str(caught.value).splitlines() == [str(caught.value)]

@@ -131,7 +131,7 @@ def test_a_student_keeps_an_activation_that_another_file_declares(checkpoint_of)
     keep_activation(student, teacher)
     assert not hasattr(student.config, "sentence_transformers")
     keep_activation(student, replace(teacher, activation="identity"))
-    assert CheckpointConfig(student.config.to_dict()).activation(1) == "identity"
+    assert CheckpointConfig(student.config.to_dict()).scale(1) == "Identity"
 
 
 def test_a_family_nobody_thought_of_is_refused():

@@ -6,10 +6,12 @@ questions, scored by the embedded model.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resift.artifact.coverage import NO_SCRIPT, SHORTEST_CLASS, script_of
 from resift.evaluate.doctor import language
 from resift.evaluate.doctor.label_checks import given_better, good_first, nothing_relevant, recall_ceiling, uncalibrated
 from resift.evaluate.doctor.severity import NOTE_SHARE, PROBLEM_SHARE, WARNING_SHARE, severity_of
@@ -19,6 +21,8 @@ from resift.scoring import activate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from resift.artifact.agreement import Pool
     from resift.evaluate.doctor.evidence import Evidence
@@ -40,7 +44,9 @@ is 0.4 to 1."""
 
 def foreign_language(evidence: Evidence) -> Finding | None:
     """Reports texts in another language than the artifact's gate pools; see `resift.evaluate.doctor.language`."""
-    reference = language.measure(evidence.tokenizer, _texts(evidence.certificate.pools)).bytes_per_token()
+    certificate = evidence.certificate
+    known = certificate.pools if certificate.pools[0].has_texts else certificate.short_pools
+    reference = language.measure(evidence.tokenizer, _texts(known)).bytes_per_token()
     pieces = language.measure(evidence.tokenizer, _texts(evidence.pools))
     foreign = pieces.foreign_mask(reference)
     share = float(foreign.mean()) if len(foreign) else 0.0
@@ -194,11 +200,56 @@ def empty_documents(evidence: Evidence) -> Finding | None:
     )
 
 
+def short_pairs(evidence: Evidence) -> Finding | None:
+    """Reports pairs of a few words, of which a model that was trained on sentences knows little."""
+    lengths = np.concatenate(_lengths(evidence))
+    share = float(np.mean(lengths <= SHORTEST_CLASS))
+    if share < WARNING_SHARE:
+        return None
+    return Finding(
+        name="short-pairs",
+        severity="note",
+        value=share,
+        words=f"{share:.0%} of the pairs have at most {SHORTEST_CLASS} tokens, the query and special ones included",
+        advice="rank longer texts, such as a title with its description: a word alone tells the model little",
+    )
+
+
+def not_covered(evidence: Evidence) -> Finding | None:
+    """Reports pairs of a length or in a script for which the agreement with the checkpoint was not measured."""
+    certificate, file = evidence.certificate, evidence.reranker.variant.file
+    if not certificate.has_classes:
+        return None
+    classes = certificate.classes[file]
+    lengths = np.concatenate(_lengths(evidence))
+    places = np.searchsorted([each.up_to for each in classes], lengths)
+    is_long_enough = np.array([each.is_covered for each in classes])[places]
+    known = {name for name, each in certificate.scripts(file).items() if each.is_covered} | {NO_SCRIPT}
+    scripts = [script_of(f"{pool.query} {document}") for pool in evidence.pools for document in pool.documents]
+    unknown = Counter(script for script in scripts if script not in known)
+    share = float(np.mean(~is_long_enough | np.array([script not in known for script in scripts])))
+    if share < WARNING_SHARE:  # of the gate's own pairs, those of the longest class can be some percent
+        return None
+    kinds = [f"{count / len(scripts):.0%} are in the script {script}" for script, count in unknown.most_common(3)]
+    if not is_long_enough.all():
+        ends = sorted({classes[place].up_to for place in places[~is_long_enough]})
+        kinds.append(f"{np.mean(~is_long_enough):.0%} have lengths in the classes of up to {', '.join(map(str, ends))} tokens")
+    return Finding(
+        name="not-covered",
+        severity="note",
+        value=share,
+        words=f"for {share:.0%} of the pairs the agreement of int8 with the checkpoint was not measured: {'; '.join(kinds)}",
+        advice="export the checkpoint with --gate FILE, pools like these, or compare on such pairs with `resift verify --fuzz`",
+    )
+
+
 CHECKS = (
     foreign_language,
     given_better,
     pairs_cut,
     query_cut,
+    short_pairs,
+    not_covered,
     few_candidates,
     recall_ceiling,
     nothing_relevant,
@@ -211,6 +262,11 @@ CHECKS = (
     good_first,
 )
 """All checks; findings of equal severity are reported in this order."""
+
+
+def _lengths(evidence: Evidence) -> list[NDArray[np.int32]]:
+    """The tokens of each pool's pairs, special tokens included, as far as the model reads them."""
+    return [evidence.tokenizer.encode(pool.query, pool.documents).lengths for pool in evidence.pools]
 
 
 def _texts(pools: Sequence[CandidatePool] | Sequence[Pool]) -> list[str]:
