@@ -138,15 +138,21 @@ def trace_of_source(source, toolchain):
 
 @pytest.fixture
 def cheap(monkeypatch, trace_of_source):
-    """Exports of `source` that trace it once for all tests, take the first range they try, and generate few pairs."""
-    from resift_export import convert
+    """Cheap exports of `source`, which is traced once for all tests."""
     from resift_export.graph.trace import TRACERS
-    from resift_export.int8 import ranges
 
     monkeypatch.setitem(TRACERS, "torch", lambda loaded: trace_of_source.clone())
-    monkeypatch.setattr(ranges, "CLIPS", (1.0,))
-    monkeypatch.setattr(ranges, "MIGRATIONS", (0.0,))
-    monkeypatch.setattr(convert, "GENERATED_PAIRS", 100)
+    cheapen(monkeypatch)
+
+
+def cheapen(patch: pytest.MonkeyPatch) -> None:
+    """Makes exports take the first range that they try, and generate few pairs."""
+    from resift_export import convert
+    from resift_export.int8 import ranges
+
+    patch.setattr(ranges, "CLIPS", (1.0,))
+    patch.setattr(ranges, "MIGRATIONS", (0.0,))
+    patch.setattr(convert, "GENERATED_PAIRS", 100)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from resift_export.distill.student import student_of
 from resift_export.graph import weights
 from resift_export.int8 import ranges
 from resift_export.recipe import Recipe
+from tests.conftest import cheapen
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +59,7 @@ def test_an_artifact_without_a_first_look_is_written_as_before(artifact):
 
 @pytest.mark.usefixtures("planned_artifact")
 def test_both_graphs_tell_their_progress(built, checkpoint_of, home, small_gate, monkeypatch):
-    monkeypatch.setattr(ranges, "CLIPS", (1.0,))
-    monkeypatch.setattr(ranges, "MIGRATIONS", (0.0,))
+    cheapen(monkeypatch)
     deeper = built("bert-deeper", lambda folder: None)  # made by planned_artifact
     recipe = Recipe(gate=small_gate, precisions=("int8",), bounds=Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9))
     steps = []
@@ -89,8 +89,7 @@ def test_both_graphs_tell_their_progress(built, checkpoint_of, home, small_gate,
 
 @pytest.mark.usefixtures("planned_artifact")
 def test_a_first_look_reads_the_weights_that_the_full_graph_holds(built, home, small_gate, monkeypatch):
-    monkeypatch.setattr(ranges, "CLIPS", (1.0,))
-    monkeypatch.setattr(ranges, "MIGRATIONS", (0.0,))
+    cheapen(monkeypatch)
     deeper = built("bert-deeper", lambda folder: None)  # made by planned_artifact
     loose = Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9)
     recipe = Recipe(gate=small_gate, precisions=("int8", "float32"), bounds=loose)
@@ -126,8 +125,7 @@ def test_a_first_look_reads_the_weights_that_the_full_graph_holds(built, home, s
 
 @pytest.mark.usefixtures("planned_artifact")
 def test_a_first_look_is_added_to_an_artifact_whose_scores_stay(built, checkpoint_of, home, small_gate, monkeypatch):
-    monkeypatch.setattr(ranges, "CLIPS", (1.0,))
-    monkeypatch.setattr(ranges, "MIGRATIONS", (0.0,))
+    cheapen(monkeypatch)
     deeper, student = (str(folder) for folder in (built("bert-deeper", lambda folder: None), checkpoint_of("bert")))
     loose = Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9)
     both = Recipe(gate=small_gate, precisions=("int8", "float32"), bounds=loose)

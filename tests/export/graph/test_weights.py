@@ -23,6 +23,7 @@ from resift_export.graph.edit import lower_opset
 from resift_export.graph.optimize import optimize
 from resift_export.graph.weights import map_weights, open_session
 from resift_export.recipe import Recipe
+from tests.conftest import cheapen
 from tests.support import tiny
 from tests.support.jobs import files
 
@@ -36,13 +37,11 @@ QUERY, TEXTS = "how do tides work", tiny.texts()[1:30:2]
 def external_artifact(built, source, trace_of_source, small_gate):
     """An artifact with most weights in separate files, as for a checkpoint of more than 2 GB."""
     from resift_export.graph.trace import TRACERS
-    from resift_export.int8 import ranges
 
     def make(folder):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(TRACERS, "torch", lambda loaded: trace_of_source.clone())
-            patch.setattr(ranges, "CLIPS", (1.0,))
-            patch.setattr(ranges, "MIGRATIONS", (0.0,))
+            cheapen(patch)
             patch.setattr(weights, "MAX_INLINE_BYTES", 100_000)
             patch.setattr(weights, "SMALLEST_WEIGHTS", 1024)
             convert(source, folder, Recipe(gate=small_gate, precisions=("int8", "float32"), bounds=ANYTHING))
