@@ -8,6 +8,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from resift.serve.connections import peer_of
+from resift.serve.turns import MUCH
 
 if TYPE_CHECKING:
     import asyncio
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from resift.serve.config import Config
     from resift.serve.connections import Connections
     from resift.serve.metrics import Metrics
+    from resift.serve.turns import Turns
 
 HEAD_BYTES = 1 << 16
 """Largest head of a request."""
@@ -65,11 +67,12 @@ class LimitedProtocol(H11Protocol):
     The time of a body that is read for an answer is limited there, so that the client gets one (`limits.Body`).
     """
 
-    def __init__(self, limits: Config, registry: Connections, metrics: Metrics, **uvicorn: Any) -> None:
+    def __init__(self, limits: Config, registry: Connections, turns: Turns, metrics: Metrics, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
         self.conn = StrictConnection(h11.SERVER, HEAD_BYTES)
         self._limits = limits
         self._registry = registry
+        self._turns = turns
         self._metrics = metrics
         self.peer = ""
         self._expected: object = None
@@ -93,6 +96,8 @@ class LimitedProtocol(H11Protocol):
         """Reads what the client has sent."""
         super().data_received(data)
         self._limit_reading()
+        if len(data) >= MUCH and self.conn.their_state is h11.SEND_BODY:
+            self._turns.wait(self, self.loop)
 
     def on_response_complete(self) -> None:
         """Called once an answer has been written; the client may send its next request, or one that it has sent is read."""

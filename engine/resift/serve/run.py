@@ -22,6 +22,7 @@ from resift.serve.loop_errors import LoopErrors
 from resift.serve.models import Models
 from resift.serve.protocol import HEAD_BYTES, LimitedProtocol
 from resift.serve.service import Service
+from resift.serve.turns import Turns
 from resift.serve.unix_socket import listening as listening_at
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def build_server(config: Config, service: Service) -> GracefulServer:
             build(service),
             host=config.host,
             port=config.port,
-            http=partial(LimitedProtocol, config, connections_for(config), service.metrics),  # type: ignore[arg-type]
+            http=partial(LimitedProtocol, config, connections_for(config), Turns(), service.metrics),  # type: ignore[arg-type]
             backlog=ACCEPTED_AT_ONCE,
             ws="none",
             lifespan="off",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,44 @@ from resift.serve import connections
 from resift.serve.config import Config
 from resift.serve.connections import Connections, connections_for, peer_of
 from resift.serve.loop_errors import INTERVAL, LoopErrors
+from resift.serve.turns import Turns
+
+
+class Body:
+    """A connection whose body is read on a pass of the event loop, unless it is paused; `passes` are the passes that read it."""
+
+    def __init__(self) -> None:
+        self.is_reading = True
+        self.passes = []
+        self.flow = SimpleNamespace(read_paused=False)
+        self.transport = SimpleNamespace(pause_reading=partial(self.read, on=False), resume_reading=partial(self.read, on=True))
+
+    def read(self, *, on: bool) -> None:
+        self.is_reading = on
+
+
+async def passes_of(bodies, count):
+    """Lets a loop pass `count` times, each of which reads all `bodies` that are not paused."""
+    turns = Turns()
+    for number in range(count):
+        for body in bodies:
+            if body.is_reading:
+                body.passes.append(number)
+                turns.wait(body, asyncio.get_running_loop())
+        await asyncio.sleep(0)
+
+
+def test_of_bodies_that_arrive_at_once_one_is_read_in_each_pass():
+    bodies = [Body() for _ in range(3)]
+    asyncio.run(passes_of(bodies, 7))
+    assert [body.passes for body in bodies] == [[0, 1, 4], [0, 2, 5], [0, 3, 6]]
+
+
+def test_a_body_whose_last_part_is_waited_for_is_not_read_when_its_turn_comes():
+    bodies = [Body() for _ in range(2)]
+    bodies[0].flow.read_paused = True
+    asyncio.run(passes_of(bodies, 4))
+    assert [body.passes for body in bodies] == [[0], [0, 2, 3]]
 
 
 class Peer:
