@@ -131,24 +131,39 @@ def source(checkpoint_of) -> str:
 def trace_of_source(source, toolchain):
     """Its traced graph, to be cloned."""
     from resift_export.checkpoint import load as checkpoint
-    from resift_export.graph.trace import trace
 
-    return trace(checkpoint.load(source))
+    return trace_once(checkpoint.load(source))
 
 
 @pytest.fixture
 def cheap(monkeypatch, trace_of_source):
-    """Cheap exports of `source`, which is traced once for all tests."""
+    """Cheap exports, whose graph is the one of `source`."""
     from resift_export.graph.trace import TRACERS
 
-    monkeypatch.setitem(TRACERS, "torch", lambda loaded: trace_of_source.clone())
     cheapen(monkeypatch)
+    monkeypatch.setitem(TRACERS, "torch", lambda loaded: trace_of_source.clone())
+
+
+_traces = {}
+
+
+def trace_once(loaded):
+    """The traced graph of a checkpoint, which takes PyTorch some seconds: a clone of the first one of its weights."""
+    from resift_export.graph.trace import trace
+
+    key = loaded.folder, max(path.stat().st_mtime_ns for path in loaded.folder.iterdir())
+    if key not in _traces:
+        _traces[key] = trace(loaded)
+    return _traces[key].clone()
 
 
 def cheapen(patch: pytest.MonkeyPatch) -> None:
-    """Makes exports take the first range that they try, and generate few pairs."""
+    """Makes exports trace each checkpoint once, take the first range that they try, and generate few pairs."""
     from resift_export import convert
+    from resift_export.graph.trace import TRACERS
     from resift_export.int8 import ranges
+
+    patch.setitem(TRACERS, "torch", trace_once)
 
     patch.setattr(ranges, "CLIPS", (1.0,))
     patch.setattr(ranges, "MIGRATIONS", (0.0,))

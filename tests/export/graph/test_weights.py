@@ -34,13 +34,11 @@ QUERY, TEXTS = "how do tides work", tiny.texts()[1:30:2]
 
 
 @pytest.fixture(scope="session")
-def external_artifact(built, source, trace_of_source, small_gate):
+def external_artifact(built, source, toolchain, small_gate):
     """An artifact with most weights in separate files, as for a checkpoint of more than 2 GB."""
-    from resift_export.graph.trace import TRACERS
 
     def make(folder):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(TRACERS, "torch", lambda loaded: trace_of_source.clone())
             cheapen(patch)
             patch.setattr(weights, "MAX_INLINE_BYTES", 100_000)
             patch.setattr(weights, "SMALLEST_WEIGHTS", 1024)
