@@ -147,7 +147,7 @@ def test_the_prompt_is_in_the_manifest_and_on_the_card(exported, capsys):
     opened = Artifact.open(exported("plain"))
     assert opened.manifest.pair.prompt == PROMPT
     assert f"the prompt {PROMPT!r} before every query" in (opened.folder / "README.md").read_text()
-    assert main(["info", str(opened.folder)]) == 0
+    assert main(["info", "--all", str(opened.folder)]) == 0
     assert f"prompt: {PROMPT}" in capsys.readouterr().out
     assert main(["verify", str(opened.folder)]) == 0
     assert "against CrossEncoder.predict of sentence-transformers 6" in capsys.readouterr().out
