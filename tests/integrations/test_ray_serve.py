@@ -81,7 +81,7 @@ REFUSED = {
     "no replicas": ({"api_key": "k", "min_replicas": 0}, "min_replicas is 0; expected"),
     "not a number": ({"api_key": "k", "max_replicas": "many"}, "max_replicas is 'many'"),
     "crossed": ({"api_key": "k", "min_replicas": 9}, "min_replicas is 9 and max_replicas 8"),
-    "bad threads": ({"api_key": "k", "threads": "none"}, "--threads is 'none'"),
+    "bad threads": ({"api_key": "k", "threads": "none"}, "--threads: expected .*; found 'none'"),
 }
 
 

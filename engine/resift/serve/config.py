@@ -103,9 +103,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @classmethod
     def gather(cls, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Self:
-        """The settings from `flags` (the values of `add_flags`, by name), the environment and the TOML file.
+        """The settings from `flags` (the values of `add_flags`, or their texts, by name), the environment and the TOML file.
 
-        Raises InputError that names the variable, key or file.
+        Raises InputError that names the flag, variable, key or file.
         """
         values: dict[str, Any] = {}
         path = flags.get(FILE) or environment.get(PREFIX + FILE.upper())
@@ -117,7 +117,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise InputError(f"{variable} is not a setting; expected one of {', '.join(sorted(variables))}")
             if variable in variables and variables[variable] != FILE:
                 values[variables[variable]] = _convert_named(variables[variable], found, source=variable)
-        values.update((name, value) for name, value in flags.items() if name != FILE)
+        for name, found in flags.items():
+            if name != FILE:
+                values[name] = _convert_named(name, found, source=flag(name))
         config = cls(**values)
         config.check()
         return config
