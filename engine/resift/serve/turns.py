@@ -15,8 +15,7 @@ MUCH = 1 << 14
 class Turns:
     """The connections that wait to be read on: one of them in each pass of the event loop, first come, first served.
 
-    Without turns, each pass reads a part of every large body that arrives, which takes some 50 ms for 200 of them; an answer needs
-    several passes.
+    Without turns, each pass reads a part of every large body that arrives, and an answer takes several passes.
     """
 
     def __init__(self) -> None:

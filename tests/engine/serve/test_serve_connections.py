@@ -15,6 +15,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from resift.serve.access import CLIENT_LIMIT
+from resift.serve.turns import MUCH, Turns
 from tests.support.serving import TIMEOUT, TIMES, rest, serving, until
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:9:2]
@@ -135,6 +136,17 @@ def test_bodies_in_progress_are_limited_by_their_bytes(reranker):
         assert served.post("/rerank", content=BODY).status_code == 200
         large = json.dumps({"query": QUERY, "texts": ["a" * 5000]}).encode()
         assert served.post("/rerank", content=large).status_code == 200  # by itself a body may have any length
+
+
+@pytest.mark.parametrize(("size", "waits"), [(MUCH // 2, False), (16 * MUCH, True)], ids=["small", "large"])
+def test_the_rest_of_a_large_body_waits_for_its_turn(served, monkeypatch, size, waits):
+    waited, wait = [], Turns.wait
+    monkeypatch.setattr(Turns, "wait", lambda *arguments: waited.append(arguments) or wait(*arguments))
+    body = BODY + b" " * size
+    with served.connect() as connection:
+        connection.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
+        assert answer(connection).startswith(b"HTTP/1.1 200 ")
+    assert bool(waited) is waits
 
 
 def test_a_proxy_tells_clients_apart(reranker, log_records):

@@ -22,8 +22,6 @@ from resift.scoring import activate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from resift.artifact.agreement import Pool
     from resift.evaluate.doctor.evidence import Evidence
     from resift.pools.reading import CandidatePool
@@ -202,7 +200,7 @@ def empty_documents(evidence: Evidence) -> Finding | None:
 
 def short_pairs(evidence: Evidence) -> Finding | None:
     """Reports pairs of a few words, of which a model that was trained on sentences knows little."""
-    lengths = np.concatenate(_lengths(evidence))
+    lengths = np.concatenate([each.lengths for each in evidence.scored])
     share = float(np.mean(lengths <= SHORTEST_CLASS))
     if share < WARNING_SHARE:
         return None
@@ -221,8 +219,9 @@ def not_covered(evidence: Evidence) -> Finding | None:
     if not certificate.has_classes:
         return None
     classes = certificate.classes[file]
-    lengths = np.concatenate(_lengths(evidence))
-    places = np.searchsorted([each.up_to for each in classes], lengths)
+    lengths = np.concatenate([each.lengths for each in evidence.scored])
+    # A document that is read in windows can be longer than its longest pair.
+    places = np.searchsorted([each.up_to for each in classes], np.minimum(lengths, classes[-1].up_to))
     is_long_enough = np.array([each.is_covered for each in classes])[places]
     known = {name for name, each in certificate.scripts(file).items() if each.is_covered} | {NO_SCRIPT}
     scripts = [script_of(f"{pool.query} {document}") for pool in evidence.pools for document in pool.documents]
@@ -262,11 +261,6 @@ CHECKS = (
     good_first,
 )
 """All checks; findings of equal severity are reported in this order."""
-
-
-def _lengths(evidence: Evidence) -> list[NDArray[np.int32]]:
-    """The tokens of each pool's pairs, special tokens included, as far as the model reads them."""
-    return [evidence.tokenizer.encode(pool.query, pool.documents).lengths for pool in evidence.pools]
 
 
 def _texts(pools: Sequence[CandidatePool] | Sequence[Pool]) -> list[str]:
