@@ -89,7 +89,7 @@ def main() -> None:
     checkpoint = load(arguments.checkpoint)
     artifacts = [Artifact.find(each) for each in (arguments.artifact, arguments.against) if each is not None]
     tokenizer = open_tokenizer(artifacts[0])
-    if any(open_tokenizer(each).max_length != checkpoint.max_length for each in artifacts):
+    if any(each.manifest.pair.max_length != checkpoint.max_length for each in artifacts):
         raise SystemExit(f"an artifact reads other lengths than {arguments.checkpoint}; expected artifacts of that checkpoint")
     classes = pools_by_class(arguments.pools, tokenizer, checkpoint.max_length, arguments.pairs)
     pools = list(chain.from_iterable(classes.values()))

@@ -11,13 +11,12 @@ from transformers.utils import logging as transformers_logging
 
 from resift.artifact.certificate import Certificate, look_summary
 from resift.artifact.folder import Artifact
-from resift.encoding.generated_pairs import generated_pools, words_of
 from resift.encoding.long_pairs import with_long_pairs
 from resift.errors import InputError
 from resift.plans import FIRST_LOOK, FULL
 from resift_export.build.draft import draft, feeds_of, first_look_models, levels_of, trace
 from resift_export.build.first_look import check_cheaper, check_plan, check_student
-from resift_export.build.gate import certify, check_runnable, faults_of, look_further, references_of
+from resift_export.build.gate import certify, check_runnable, faults_of, generate, look_further, references_of
 from resift_export.build.reuse import check_reusable, copy_first_look, copy_graphs, first_look_of
 from resift_export.build.short import ShortModel, short_models, tokens_to_mend
 from resift_export.build.staging import staged
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from resift_export.recipe import Recipe
 
 GENERATED_PAIRS = 1000
-"""Generated pairs on which the int8 files are compared with the checkpoint; some thousand tokens an export."""
+"""The most generated pairs on which the int8 files are compared with the checkpoint."""
 log = logging.getLogger(__name__)
 
 
@@ -170,10 +169,9 @@ class _Export:
         with self.clock.step("reference"):
             self._references = references_of(checkpoint, self._pools, self._report, short_pools=self._short_pools)
         if levels_of(self._recipe):
-            log.info("reference %d generated pairs", GENERATED_PAIRS)
             with self.clock.step("generated pairs"):
-                words, tokenizer = words_of(pools), checkpoint.pair_tokenizer()
-                self._generated = generated_pools(words, tokenizer, checkpoint.max_length, GENERATED_PAIRS)
+                self._generated = generate(checkpoint, pools, GENERATED_PAIRS)
+                log.info("reference %d generated pools", len(self._generated))
                 generated = [(pool.query, pool.documents) for pool in self._generated]
                 self._generated_references = checkpoint.references(generated, self._report_generated)
 
@@ -239,7 +237,7 @@ class _Export:
         """Compares the int8 files with the checkpoint on pairs that no gate lists."""
         if not self._generated:
             return certificate
-        log.info("verify    on %d generated pairs", GENERATED_PAIRS)
+        log.info("verify    on %d generated pools", len(self._generated))
         with self.clock.step("generated pairs"):
             artifact = self.write(certificate, is_forced=False)
             return look_further(artifact, certificate, self._generated, self._generated_references, self._report_generated)

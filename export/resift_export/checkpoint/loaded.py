@@ -49,7 +49,7 @@ def check_loaded(folder: Path, model: Any, loading_info: Mapping[str, Any], *, n
     if inside := _inside_layers(model, unexpected):
         raise ExportError(
             f"{folder} has weights in its layers that the {type(model).__name__} of transformers {transformers.__version__} does "
-            f"not read ({inside[0]:.200}), so its scores would be those of another model; expected the weights of that class alone: "
+            f"not read ({inside[0]:.200}), so its scores would be those of another model; expected that class's weights alone: "
             "save the model as one, or export it with the version of transformers that saved it"
         )
     if infinite := _not_finite(model):
