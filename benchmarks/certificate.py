@@ -167,7 +167,7 @@ def _in_turn(sources: Sequence[Iterator[Pool]], pairs: int) -> list[Pool]:
 
 def int8_logits(artifact: Artifact, pools: Sequence[Pool]) -> list[NDArray[np.float32]]:
     """The logits of its int8 graph for each pool."""
-    with Reranker.load(artifact, settings=Settings(provider="cpu", precision="int8")) as reranker:
+    with Reranker(artifact, settings=Settings(provider="cpu", precision="int8")) as reranker:
         futures = [reranker.submit(pool.query, pool.documents, plan="full") for pool in pools]
         return [future.result().logits for future in futures]
 

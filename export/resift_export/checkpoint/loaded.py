@@ -76,6 +76,8 @@ def check_positions(folder: Path, model: Any) -> None:
     declared = getattr(model.config, "position_embedding_type", None)
     names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     if declared not in (None, "absolute") and "position_embeddings" in names and "distance_embedding" not in names:
+        if getattr(model.config, "auto_map", None):
+            raise foreign_code(str(folder), f"auto_map in its {CONFIG}")
         raise ExportError(
             f"{folder} has position_embedding_type {declared!r:.40} in its {CONFIG}, which the {type(model).__name__} of "
             f"transformers {transformers.__version__} does not read, so its scores would be those of another model; expected "

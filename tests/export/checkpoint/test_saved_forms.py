@@ -200,6 +200,10 @@ REFUSED = {
         newer_tokenizers,
         r"untagged enum .*; it may be of a later version of tokenizers than \S+: pip install --upgrade tokenizers$",
     ),
+    "https://github.com/huggingface/text-embeddings-inference/issues/304": (
+        configured(auto_map=AUTO_MAP, position_embedding_type="alibi"),
+        r"needs code of its own \(auto_map in its config\.json\), which resift never runs; expected an architecture that",
+    ),
     "https://github.com/run-llama/llama_index/issues/17131": (
         lambda folder: [configured(auto_map=AUTO_MAP)(folder), renamed(folder, lambda name: name.replace("self.query", "Wq"))],
         r"needs code of its own \(auto_map in its config\.json\), which resift never runs; expected an architecture that",
