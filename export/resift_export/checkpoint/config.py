@@ -194,7 +194,7 @@ def check_kind(config: CheckpointConfig, source: str) -> None:
 
 
 def check_readable(config: CheckpointConfig, source: str) -> None:
-    """Raises ExportError if config.json says that the weights are quantized, or has a mask, labels or counts that no encoder has."""
+    """Raises ExportError if config.json says that the weights are quantized, or has a mask, labels or counts of no encoder."""
     if quantization := config.model_config.get("quantization_config"):
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
         raise ExportError(
