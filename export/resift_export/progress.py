@@ -10,6 +10,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Report = Callable[[str, int, int], None]
 """Called with a step's name, the number of its parts that are done and their total: at its beginning and after each part."""
+OTHER = "other"
+"""The name of what is in no step."""
 
 
 def no_report(step: str, done: int, total: int) -> None:
@@ -25,13 +27,11 @@ def track(step: str, items: Sequence[Item], report: Report) -> Iterator[Item]:
 
 
 class StepClock:
-    """The seconds that each step took; what is in no step is `OUTSIDE`. A step inside another one does not count for that one."""
-
-    OUTSIDE = "other"
+    """The seconds that each step took; what is in no step is OTHER. A step inside another one does not count for that one."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
-        self._step, self._since = self.OUTSIDE, time.perf_counter()
+        self._step, self._since = OTHER, time.perf_counter()
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
