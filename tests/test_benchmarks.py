@@ -81,7 +81,7 @@ def test_each_length_class_has_pools_of_its_own_length(monkeypatch, artifact):
     from benchmarks import certificate
     from benchmarks.__main__ import GATE_POOLS
 
-    monkeypatch.setattr(certificate, "GENERATED", 2000)
+    monkeypatch.setattr(certificate, "GENERATED", 1000)
     tokenizer = open_tokenizer(Artifact.open(artifact))
     classes = certificate.pools_by_class([GATE_POOLS], tokenizer, 192, 60)
     assert list(classes) == [8, 16, 32, 64, 128, 192]

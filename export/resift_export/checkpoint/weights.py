@@ -63,7 +63,8 @@ def check_weights(folder: Path, *, allow_pickle: bool) -> None:
         form, path = next(found, (None, folder))
         instead = "" if form is None else f", but {form.name} ({path.relative_to(folder)})"
         mend = "save the model with save_pretrained" if form is None else form.mend
-        raise ExportError(f"{folder} has no safetensors weights{instead}; expected those of a PyTorch model: {mend}")
+        kinds = "safetensors or pickled" if allow_pickle else "safetensors"
+        raise ExportError(f"{folder} has no {kinds} weights{instead}; expected those of a PyTorch model: {mend}")
 
 
 def check_tensors(folder: Path) -> None:
@@ -77,6 +78,8 @@ def check_tensors(folder: Path) -> None:
                 for name in file.keys():  # noqa: SIM118 - it is no mapping
                     _check_tensor(f"{path} has the weights {name:.200}", name, file.get_slice(name))
         except SafetensorError as error:
+            if "not valid UTF-8" in str(error):  # the path
+                raise
             raise ExportError(
                 f"{path} cannot be read: {first_line(error)}; expected a whole safetensors file: download or copy it again"
             ) from error

@@ -62,7 +62,7 @@ def test_a_graph_for_short_pairs_reads_up_to_the_longest_class_that_fails_and_16
 
 
 @pytest.mark.usefixtures("cheap")
-@pytest.mark.parametrize("up_to", [None, 16])
+@pytest.mark.parametrize("up_to", [pytest.param(None, marks=pytest.mark.slow), 16])
 def test_a_kept_graph_is_traced_only_where_it_gets_one_for_short_pairs(source, artifact, home, monkeypatch, up_to):
     tracer, traced = TRACERS["torch"], []
     monkeypatch.setitem(TRACERS, "torch", lambda loaded: traced.append(loaded.id) or tracer(loaded))
@@ -74,7 +74,7 @@ def test_a_kept_graph_is_traced_only_where_it_gets_one_for_short_pairs(source, a
     assert (int8.short.up_to if int8.short else None) == up_to
     assert later.manifest.files[int8.file] == kept.files[int8.file]
     assert later.manifest.full.operations == kept.full.operations
-    with Reranker.load(artifact) as before, Reranker.load(later) as after:
+    with Reranker.load(artifact) as before, Reranker.load(later.folder) as after:
         texts = ["short", "the moon pulls the sea " * 8]
         differences = before.logits("tides", texts) - after.logits("tides", texts)
     assert differences[1] == 0
