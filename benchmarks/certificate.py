@@ -46,8 +46,6 @@ EVALUATION = REPOSITORY.parent / "shared" / "data" / "eval"
 GATE = Path(resift_export.__file__).parent / "data" / "gate.jsonl"
 LEAST, MOST = 5, 10
 """Documents of a pool in one class."""
-TOKENS_PER_WORD = 1.4
-"""About; a text that is cut to so few words and still misses its class is left out."""
 GENERATED = 20_000
 DRAWS, SEED = 1000, 5
 
@@ -116,11 +114,12 @@ def pools_by_class(files: Sequence[Path], tokenizer: PairTokenizer, max_length: 
     labelled = [pool for file in files for pool in _read(file, tokenizer)]
     short = [pool for file in sorted(Path(__file__).parent.glob("short_*.jsonl")) for pool in _read(file, tokenizer)]
     sources = [labelled, short, generated_pools(words_of(labelled), tokenizer, max_length, GENERATED)]
-    classes, low = {}, 0
+    classes, low, per_word = {}, 0, _tokens_per_word(labelled, tokenizer)
     for end in class_bounds(max_length):
         generator = np.random.default_rng(end)
         parts = [_parts(source, tokenizer, low, end) for source in sources]
-        parts.append(_parts((_cut(pool, low, end, generator) for pool in labelled), tokenizer, low, end))
+        cut = (_cut(pool, generator.integers(low + 1, end + 1, len(pool.documents)) / per_word) for pool in labelled)
+        parts.append(_parts(cut, tokenizer, low, end))
         classes[end], low = _in_turn(parts, pairs), end
     return classes
 
@@ -132,10 +131,17 @@ def _read(file: Path, tokenizer: PairTokenizer) -> Iterator[Pool]:
             yield Pool(qid=f"{file.name} {number}", query=pool.query, documents=pool.documents)
 
 
-def _cut(pool: Pool, low: int, end: int, generator: np.random.Generator) -> Pool:
-    """The pool, each document cut to about as many words as pairs of more than `low` and at most `end` tokens have."""
-    room = generator.integers(low + 1, end + 1, len(pool.documents)) / TOKENS_PER_WORD - len(pool.query.split()) - 2
-    texts = [" ".join(text.split()[: max(0, int(words))]) for text, words in zip(pool.documents, room, strict=True)]
+def _tokens_per_word(pools: Sequence[Pool], tokenizer: PairTokenizer) -> float:
+    """The tokens of the pools' pairs for each word of theirs."""
+    tokens = sum(int(tokenizer.encode(pool.query, pool.documents).lengths.sum()) for pool in pools)
+    words = sum(len(f"{pool.query} {text}".split()) for pool in pools for text in pool.documents)
+    return tokens / max(1, words)
+
+
+def _cut(pool: Pool, words: NDArray[np.float64]) -> Pool:
+    """The pool, each document cut so that its pair has about so many words."""
+    room = words - len(pool.query.split())
+    texts = [" ".join(text.split()[: max(0, int(most))]) for text, most in zip(pool.documents, room, strict=True)]
     return Pool(qid=f"{pool.qid} cut", query=pool.query, documents=texts)
 
 
