@@ -5,7 +5,8 @@
 
 NAMEs are those of random_checkpoints.py (default: all). Each checkpoint is written once to FOLDER. `resift export` runs in its own
 process, whose time and peak memory are measured; "times_weights" is that peak divided by the size of the float32 weights. Memory
-mapped from files counts. The export uses --force, as random weights may rank too evenly for the gate; "gate" holds its figures.
+mapped from files counts. The export uses --force, as random weights may rank too evenly for the gate; "gate" holds its figures, and
+"generated_share" is the share of its time that generated pairs took.
 
 Then another process loads the artifact ("seconds"; "loaded_mb": memory after loading; "peak_mb": while loading). After that, resift
 and sentence-transformers score pairs of 95 and of 512 tokens in turn, each in its own process with all cores: "pairs_s" is the
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -91,7 +93,7 @@ def measure(name: str, work: Path, *, rounds: int, precision: str, long: int) ->
     checkpoint = random_checkpoints.save(name, work / "checkpoints" / name)
     artifact = work / "artifacts" / name
     weights = sum(path.stat().st_size for path in checkpoint.rglob("*.safetensors"))
-    seconds, peak = export(checkpoint, artifact, precision)
+    seconds, peak, generated = export(checkpoint, artifact, precision)
     found = next(iter(json.loads((artifact / "certificate.json").read_text())["agreement"].values()))
     loaded = json.loads(child(LOAD, artifact))
     size = sum(path.stat().st_size for path in artifact.iterdir())
@@ -100,6 +102,7 @@ def measure(name: str, work: Path, *, rounds: int, precision: str, long: int) ->
         "checkpoint": name,
         "weights_mb": round(weights / MB),
         "export_minutes": round(seconds / 60, 1),
+        "generated_share": generated,
         "export_peak_mb": round(peak / MB),
         "times_weights": round(peak / weights, 2),
         "gate": {key: round(found[key], 4) for key in ("overlap", "tau", "worst_tau", "error")},
@@ -115,16 +118,22 @@ def child(code: str, *arguments: str | Path) -> str:
     return subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def export(checkpoint: Path, artifact: Path, precision: str) -> tuple[float, int]:
-    """Exports in a new process; returns its seconds and its peak memory in bytes."""
+def export(checkpoint: Path, artifact: Path, precision: str) -> tuple[float, int, float]:
+    """Exports in a new process; returns its seconds, its peak memory in bytes and the share of time that generated pairs took."""
     command = [sys.executable, "-c", EXPORT, "export", str(checkpoint), str(artifact), "--force", "--overwrite"]
     artifact.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    process = subprocess.Popen([*command, "--precision", precision], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, "--precision", precision], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    took = ""
+    for line in process.stderr:
+        sys.stderr.write(line)
+        took = line if line.startswith("took ") else took
     _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status):
         raise SystemExit(f"the export of {checkpoint} failed, see above")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
+    generated = re.search(r"generated pairs [\d.]+ \(([\d.]+)%\)", took)
+    return time.perf_counter() - start, usage.ru_maxrss * 1024, round(float(generated[1]) / 100, 3) if generated else 0.0
 
 
 def speed(checkpoint: Path, artifact: Path, rounds: int) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from resift import Reranker
+from resift.artifact.folder import Artifact
+from resift.encoding.artifact_tokenizer import open_tokenizer
 from resift.pools.reading import CandidatePool
 from resift.pools.source import read_pools
 from tests.conftest import REPOSITORY
@@ -55,3 +59,54 @@ def test_the_ranking_that_follows_from_logits_is_the_engines(monkeypatch, planne
             system = frontier.PlannedSystem("embedded", plan, reranker)
             np.testing.assert_array_equal(system.order(logits)[: frontier.TOP], system.rank(pool.query, pool.documents))
         assert set(system.order(logits).tolist()) == set(range(40))
+
+
+def test_the_share_of_pairs_that_are_off_is_over_pairs_and_its_interval_over_pools(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks.certificate import PoolAgreement, figures
+
+    bad, good = PoolAgreement(0.5, 0.6, np.array([2.0] * 2)), PoolAgreement(1.0, 1.0, np.array([0.1] * 8))
+    found = figures([bad, good])
+    assert found["off"] == [pytest.approx(0.2), 0, 1]  # 2 of 10 pairs; pools drawn twice
+    assert found["tau"] == [pytest.approx(0.75), 0.5, 1]
+    assert found["top 10"][0] == pytest.approx(0.8)
+    assert found["p99"][0] == pytest.approx(2.0)
+    assert figures([bad, good], less=[bad, good]) == {key: [0, 0, 0] for key in found}
+    assert figures([good, good], less=[bad, good])["off"] == [pytest.approx(-0.2), -1, 0]
+    assert figures([]) == {}
+
+
+def test_each_length_class_has_pools_of_its_own_length(monkeypatch, artifact):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks import certificate
+    from benchmarks.__main__ import GATE_POOLS
+
+    monkeypatch.setattr(certificate, "GENERATED", 1000)
+    tokenizer = open_tokenizer(Artifact.open(artifact))
+    classes = certificate.pools_by_class([GATE_POOLS], tokenizer, 192, 60)
+    assert list(classes) == [8, 16, 32, 64, 128, 192]
+    for (end, pools), low in zip(classes.items(), (0, 8, 16, 32, 64, 128), strict=True):
+        lengths = [tokenizer.encode(pool.query, pool.documents).lengths for pool in pools]
+        assert all(certificate.LEAST <= len(each) <= certificate.MOST for each in lengths)
+        assert low < np.concatenate(lengths).min() <= np.concatenate(lengths).max() <= end
+        assert 60 <= sum(map(len, lengths)) < 60 + certificate.MOST or end in {8, 192}
+    assert any(pool.qid.startswith("generated") for pool in classes[16])
+    assert any(pool.qid.endswith("cut") for pool in classes[64])
+
+
+@pytest.mark.usefixtures("toolchain")
+def test_an_artifact_is_compared_with_its_checkpoint_and_with_another(monkeypatch, artifact, source, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks import certificate
+    from benchmarks.__main__ import GATE_POOLS
+
+    monkeypatch.setattr(certificate, "GENERATED", 500)
+    options = ["--pairs", "30", "--pools", str(GATE_POOLS), "--json", str(tmp_path / "found.json")]
+    monkeypatch.setattr("sys.argv", ["certificate", str(artifact), source, "--against", str(artifact), *options])
+    certificate.main()
+    assert capsys.readouterr().out.count("| 16 | ") == 3
+    tables = json.loads((tmp_path / "found.json").read_text())
+    figures, differences = tables[str(artifact)], tables["the second less the first"]
+    assert 0.7 < figures["32"]["tau"][0] < 1
+    assert 0 < figures["32"]["p99"][0] < 2
+    assert differences == {end: {key: [0, 0, 0] for key in row} for end, row in figures.items()}

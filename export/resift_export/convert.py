@@ -11,13 +11,12 @@ from transformers.utils import logging as transformers_logging
 
 from resift.artifact.certificate import Certificate, look_summary
 from resift.artifact.folder import Artifact
-from resift.encoding.generated_pairs import generated_pools, words_of
 from resift.encoding.long_pairs import with_long_pairs
 from resift.errors import InputError
 from resift.plans import FIRST_LOOK, FULL
 from resift_export.build.draft import draft, feeds_of, first_look_models, levels_of, trace
 from resift_export.build.first_look import check_cheaper, check_plan, check_student
-from resift_export.build.gate import certify, check_runnable, faults_of, look_further, references_of
+from resift_export.build.gate import certify, check_runnable, faults_of, generate, look_further, references_of
 from resift_export.build.reuse import check_reusable, copy_first_look, copy_graphs, first_look_of
 from resift_export.build.short import ShortModel, short_models, tokens_to_mend
 from resift_export.build.staging import staged
@@ -25,7 +24,7 @@ from resift_export.build.write import WrittenModel, with_short, write, write_fir
 from resift_export.checkpoint import load as checkpoints
 from resift_export.checkpoint.source import folder_of
 from resift_export.int8.search import Sensitivity, search, weight_names
-from resift_export.progress import no_report
+from resift_export.progress import StepClock, no_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,13 +33,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.artifact.agreement import Pool
-    from resift_export.build.draft import Draft
+    from resift_export.build.draft import Draft, TracedModel
     from resift_export.build.write import CopiedGraph
+    from resift_export.checkpoint.load import Checkpoint
     from resift_export.progress import Report
     from resift_export.recipe import Recipe
 
 GENERATED_PAIRS = 1000
-"""Generated pairs on which the int8 files are compared with the checkpoint; some thousand tokens an export."""
+"""The most generated pairs on which the int8 files are compared with the checkpoint."""
 log = logging.getLogger(__name__)
 
 
@@ -81,7 +81,8 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     sources = [folder_of(each) for each in (source, first_look) if each is not None] + ([] if earlier is None else [earlier.folder])
     with staged(out, overwrite=overwrite, sources=[each for each in sources if each is not None]) as (folder, scratch):
         export = _Export(recipe, folder, scratch, earlier, report)
-        export.load(source, first_look, revision=revision, name=name, allow_pickle=allow_pickle)
+        with export.clock.step("load"):
+            export.load(source, first_look, revision=revision, name=name, allow_pickle=allow_pickle)
         export.draft()
         certificate = export.look_further(export.mend_short_pairs(export.search(export.gate())))
         if recipe.no_texts:
@@ -91,6 +92,7 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
             raise faults[0]
         log.info("write     %s", out)
         export.write(certificate, is_forced=bool(faults), plan=plan)
+        log.info("took      %s", export.clock.summary())
     return out
 
 
@@ -99,12 +101,14 @@ class _Export:
 
     def __init__(self, recipe: Recipe, folder: Path, scratch: Path, earlier: Artifact | None, report: Report) -> None:
         """`folder`: where the artifact is written. `earlier`: the artifact whose full graphs are copied; None: they are made."""
+        self.clock = StepClock()
         self._recipe, self._folder, self._scratch, self._earlier, self._report = recipe, folder, scratch, earlier, report
         self._pairs, self._pools, self._short_pools = recipe.calibration_pairs(), recipe.gate_pools(), recipe.short_gate_pools()
         self._short_models: dict[str, ShortModel] = {}
         self._generated: list[Pool] = []
         self._generated_references: list[NDArray[np.float32]] = []
         self._draft: Draft | None = None
+        self._exact: ir.Model | None = None
         self._first_look_models: dict[str, ir.Model] = {}
         self._first_look: WrittenModel | CopiedGraph | None = None
 
@@ -129,35 +133,47 @@ class _Export:
             check_student(self.student, self.checkpoint)
 
     def draft(self) -> None:
-        """Makes the graphs at the recipe's precisions, and the gate's references, and releases the weights of the checkpoints."""
+        """Makes the references and, unless they are copied, the graphs at the recipe's precisions; then weights are released."""
         recipe, checkpoint, student = self._recipe, self.checkpoint, self.student
-        look = None
+        look = full = None
         if self._earlier is not None:
             check_reusable(self._earlier, checkpoint, recipe)
-        full = trace(checkpoint, recipe, self._scratch / FULL)
-        self._operations = full.operations if self._earlier is None else self._earlier.manifest.full.operations
+            self._operations = self._earlier.manifest.full.operations
+        else:
+            full = self._trace(checkpoint, FULL)
+            self._operations = full.operations
         if student is not None:
-            look = trace(student, recipe, self._scratch / FIRST_LOOK)
+            look = self._trace(student, FIRST_LOOK)
             check_cheaper(student, look.operations, checkpoint, self._operations)
             student.release()
-        pools = [*self._pools, *self._short_pools]
-        log.info("reference %d pools with %s", len(pools), checkpoint.reference_name)
-        self._references = references_of(checkpoint, self._pools, self._report, short_pools=self._short_pools)
-        if levels_of(recipe):
-            tokenizer = checkpoint.pair_tokenizer()
-            self._generated = generated_pools(words_of(pools), tokenizer, checkpoint.max_length, GENERATED_PAIRS)
-            log.info("reference %d generated pairs", GENERATED_PAIRS)
-            generated = [(pool.query, pool.documents) for pool in self._generated]
-            self._generated_references = checkpoint.references(generated, self._report_generated)
-        self._weight_names = weight_names(full.model, checkpoint.parameters()) if recipe.search is not None else {}
-        checkpoint.release()
-        self._exact = full.model
-        if self._earlier is None:
-            self._draft = draft(full, recipe, self._pairs, self._report)
+        self._refer()
+        if full is not None:
+            self._weight_names = weight_names(full.model, checkpoint.parameters()) if recipe.search is not None else {}
+            checkpoint.release()
+            with self.clock.step("draft"):
+                self._draft = draft(full, recipe, self._pairs, self._report)
             self._exact = self._draft.calibration.model
         if look is not None:
-            self._first_look_models = first_look_models(look, recipe, self._pairs, self._report)
             self._first_look = WrittenModel(look.checkpoint, {}, look.operations)
+            with self.clock.step("draft"):
+                self._first_look_models = first_look_models(look, recipe, self._pairs, self._report)
+
+    def _trace(self, checkpoint: Checkpoint, name: str) -> TracedModel:
+        with self.clock.step("trace"):
+            return trace(checkpoint, self._recipe, self._scratch / name)
+
+    def _refer(self) -> None:
+        """Computes the checkpoint's logits of the gate's pairs and, for int8, of the generated ones."""
+        checkpoint, pools = self.checkpoint, [*self._pools, *self._short_pools]
+        log.info("reference %d pools with %s", len(pools), checkpoint.reference_name)
+        with self.clock.step("reference"):
+            self._references = references_of(checkpoint, self._pools, self._report, short_pools=self._short_pools)
+        if levels_of(self._recipe):
+            with self.clock.step("generated pairs"):
+                self._generated = generate(checkpoint, pools, GENERATED_PAIRS)
+                log.info("reference %d generated pools", len(self._generated))
+                generated = [(pool.query, pool.documents) for pool in self._generated]
+                self._generated_references = checkpoint.references(generated, self._report_generated)
 
     def gate(self) -> Certificate:
         """Writes the graphs, and measures how well they rank the gate's pools."""
@@ -180,42 +196,51 @@ class _Export:
             )
             for file, levels in levels_of(self._recipe).items()
         }
-        return search(self._draft.models, sensitivities, certificate, self._measure, self._weight_names)
+        with self.clock.step("search"):
+            return search(self._draft.models, sensitivities, certificate, self._measure, self._weight_names)
 
     def mend_short_pairs(self, certificate: Certificate) -> Certificate:
         """Adds a graph for short pairs to each int8 file that scores some of them differently, and measures again."""
-        bounds, search_records = self._recipe.bounds, certificate.search
-        for file in levels_of(self._recipe):
-            up_to = tokens_to_mend(certificate.classes[file], bounds)
-            if up_to is None or file in self._full.short:
-                continue
-            feeds = feeds_of(self.checkpoint, self._recipe.short_calibration_pairs())
-            short_feeds = [feed for feed in feeds if feed["input_ids"].shape[1] <= up_to]
-            if not short_feeds:  # the tokenizer cuts words into many tokens
-                continue
-            models = short_models(
-                self._exact,
-                ir.load(self._folder / file),
-                short_feeds,
-                rule=self.checkpoint.relevance,
-                bounds=bounds,
-                scratch=self._scratch / FULL,
-                report=self._report,
-            )
-            for model in models:
-                self._short_models[file] = ShortModel(model, up_to)
-                certificate = self._measure()
-                if all(each.holds(bounds) for each in certificate.classes[file]):
-                    break
+        search_records = certificate.search
+        with self.clock.step("short pairs"):
+            for file in levels_of(self._recipe):
+                up_to = tokens_to_mend(certificate.classes[file], self._recipe.bounds)
+                if up_to is not None and file not in self._full.short:
+                    certificate = self._mend_pairs(file, up_to, certificate)
+        self.checkpoint.release()  # again, but for copied graphs
         return replace(certificate, search=search_records)
+
+    def _mend_pairs(self, file: str, up_to: int, certificate: Certificate) -> Certificate:
+        """The certificate with a graph for pairs of up to `up_to` tokens beside `file`; without, if no pairs are so short."""
+        feeds = feeds_of(self.checkpoint, self._recipe.short_calibration_pairs())
+        short_feeds = [feed for feed in feeds if feed["input_ids"].shape[1] <= up_to]
+        if not short_feeds:  # the tokenizer cuts words into many tokens
+            return certificate
+        self._exact = self._exact or self._trace(self.checkpoint, FULL).model  # a copied graph has not been traced
+        models = short_models(
+            self._exact,
+            ir.load(self._folder / file),
+            short_feeds,
+            rule=self.checkpoint.relevance,
+            bounds=self._recipe.bounds,
+            scratch=self._scratch / FULL,
+            report=self._report,
+        )
+        for model in models:
+            self._short_models[file] = ShortModel(model, up_to)
+            certificate = self._measure()
+            if all(each.holds(self._recipe.bounds) for each in certificate.classes[file]):
+                break
+        return certificate
 
     def look_further(self, certificate: Certificate) -> Certificate:
         """Compares the int8 files with the checkpoint on pairs that no gate lists."""
         if not self._generated:
             return certificate
-        log.info("verify    on %d generated pairs", GENERATED_PAIRS)
-        artifact = self.write(certificate, is_forced=False)
-        return look_further(artifact, certificate, self._generated, self._generated_references, self._report_generated)
+        log.info("verify    on %d generated pools", len(self._generated))
+        with self.clock.step("generated pairs"):
+            artifact = self.write(certificate, is_forced=False)
+            return look_further(artifact, certificate, self._generated, self._generated_references, self._report_generated)
 
     def write(self, certificate: Certificate, *, is_forced: bool, plan: str | None = None) -> Artifact:
         """Writes the files around the graphs."""
@@ -236,7 +261,8 @@ class _Export:
         bounds = self._recipe.bounds
         self._write_graphs()
         artifact = self.write(Certificate(bounds=bounds, agreement={}, pools=[]), is_forced=False)
-        certificate = certify(artifact, self._references, self._pools, bounds, self._report, short_pools=self._short_pools)
+        with self.clock.step("verify"):
+            certificate = certify(artifact, self._references, self._pools, bounds, self._report, short_pools=self._short_pools)
         for file, agreement in certificate.agreement.items():
             log.info("          %s: %s", file, agreement.summary())
             for each in certificate.classes[file]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.artifact.agreement import Pool
+from resift.artifact.coverage import LEAST_PAIRS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 
 DOCUMENTS = 10
 """Documents of a pool."""
-LONGEST_QUERY, LONGEST_DOCUMENT = 16, 48
+LONGEST_QUERY, LONGEST_DOCUMENT = 8, 24
 """Words of the longest query, and of the longest document but the few that fill a pair."""
 QUERY_SHARE = 24
 """A query has at most one word for so many tokens of a pair, so that few are cut."""
-FULL_PAIRS = 100
-"""One document in so many fills its pair."""
+FULL_PAIRS = 200
+"""One document in so many fills its pair, if that has at most LONGEST_PAIR tokens."""
+LONGEST_PAIR = 512
+"""Words of the longest document: a pair of 8,192 tokens would take more time than all others together."""
 LETTERS = {
     "cyrillic": (0x0430, 0x0450),
     "greek": (0x03B1, 0x03CA),
@@ -39,24 +42,37 @@ KINDS = ("words", "words", "words", "repeated", "numbers", "code", "letters", "m
 """What a text can be made of; each is as likely as it is frequent here."""
 
 
-def generated_pools(words: Sequence[str], tokenizer: PairTokenizer, max_length: int, pairs: int, seed: int = 0) -> list[Pool]:
+def generated_pools(  # noqa: PLR0913 - what pairs are made of, for whom, how many, and which
+    words: Sequence[str],
+    tokenizer: PairTokenizer,
+    max_length: int,
+    pairs: int,
+    seed: int = 0,
+    *,
+    tokens: int | None = None,
+) -> list[Pool]:
     """Pools of `pairs` pairs, rounded up to whole pools; the same for the same arguments.
 
     `words`: at least one, such as those of the gate. `tokenizer`: that of the model, for pairs of at most `max_length` tokens.
+    `tokens`: the pools end with the one with which they have so many tokens, and at least LEAST_PAIRS pairs; None: no limit.
     The numbers of words are spread evenly over the orders of magnitude. No query is too long for its pair.
     """
     generator = np.random.default_rng(seed)
     most_words = min(LONGEST_QUERY, max(1, max_length // QUERY_SHARE))
     pools: list[Pool] = []
+    read = 0
     while len(pools) * DOCUMENTS < pairs:
         query = _text(generator, words, _length(generator, most_words))
         if tokenizer.encode(query, []).query_tokens_cut:
             query = ""
         lengths = [_length(generator, LONGEST_DOCUMENT) for _ in range(DOCUMENTS)]
         if (len(pools) + 1) % (FULL_PAIRS // DOCUMENTS) == 0:
-            lengths[-1] = max_length
+            lengths[-1] = min(max_length, LONGEST_PAIR)
         documents = [_text(generator, words, length) for length in lengths]
         pools.append(Pool(qid=f"generated-{len(pools) + 1}", query=query, documents=documents))
+        read += int(tokenizer.encode(query, documents).lengths.sum())
+        if tokens is not None and read >= tokens and len(pools) * DOCUMENTS >= LEAST_PAIRS:
+            break
     return pools
 
 

@@ -194,12 +194,17 @@ def check_kind(config: CheckpointConfig, source: str) -> None:
 
 
 def check_readable(config: CheckpointConfig, source: str) -> None:
-    """Raises ExportError if config.json says that the weights are quantized, or has labels or counts that no model has."""
+    """Raises ExportError if config.json says that the weights are quantized, or has a mask, labels or counts of no encoder."""
     if quantization := config.model_config.get("quantization_config"):
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
         raise ExportError(
             f"{source} has quantized weights (quantization_config: {method!s:.80}); expected weights in float32, float16 or "
             "bfloat16: export the checkpoint that it was quantized from"
+        )
+    if config.model_config.get("is_decoder"):
+        raise ExportError(
+            f"{source} has is_decoder true in its {CONFIG}, with which a token reads only those before it, so that the first one, "
+            "by which pairs are scored, reads none; expected false: set it so if the model was trained as an encoder"
         )
     if not isinstance(names := config.model_config.get("id2label"), dict | None):
         raise ExportError(f"{source} has id2label {names!r:.80} in {CONFIG}; expected an object with the name of each label")

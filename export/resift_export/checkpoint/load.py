@@ -20,13 +20,15 @@ from resift.files.names import path_text
 from resift.scoring import relevance
 from resift.settings import LARGEST
 from resift_export.checkpoint import sentence_transformers as encoders
-from resift_export.checkpoint.config import ACTIVATIONS, CONFIG, WEIGHTED_MODULES, check_kind, check_readable, read_config
+from resift_export.checkpoint.config import ACTIVATIONS, WEIGHTED_MODULES, check_kind, check_readable, read_config
 from resift_export.checkpoint.labels import label_of
 from resift_export.checkpoint.layers import compact_copy
+from resift_export.checkpoint.loaded import adapter_error
 from resift_export.checkpoint.network import Network, check_steps
 from resift_export.checkpoint.source import check_downloaded, commit_of, download, folder_of
 from resift_export.checkpoint.tokenizer import SEGMENTS, load_tokenizer, share_tokenizer
-from resift_export.checkpoint.transformers import adapter_error, load_model, max_length_of
+from resift_export.checkpoint.transformers import load_model, max_length_of
+from resift_export.checkpoint.weights import SAFETENSORS, check_has_config, check_weights
 from resift_export.memory import trim_heap, unload
 from resift_export.progress import no_report, track
 
@@ -199,22 +201,16 @@ def load(  # noqa: PLR0913 - the options of the command line, by name
         raise ExportError(f"{source} is a folder and has no revision {revision}; leave --revision out")
     if (folder / ADAPTER_CONFIG).is_file():
         raise adapter_error(folder, ADAPTER_CONFIG)
-    if not (folder / CONFIG).is_file():
-        raise ExportError(f"{folder} has no config.json; expected a Hugging Face checkpoint folder")
     check_downloaded([folder], allow_pickle=allow_pickle)
+    check_has_config(folder)
     config = read_config(folder)
     check_kind(config, source)
     check_readable(config, source)
     weight_folders = [folder, *(folder / module.path for module in config.modules if module.kind in WEIGHTED_MODULES)]
     check_downloaded(weight_folders[1:], allow_pickle=allow_pickle)
     for weight_folder in weight_folders:
-        if not allow_pickle and not any(weight_folder.glob("*.safetensors")):
-            raise ExportError(
-                f"{weight_folder} has no safetensors weights "
-                f"(found: {', '.join(sorted(path.name for path in weight_folder.glob('*')))}); "
-                "save it with safe_serialization=True, or trust its pickle files with --allow-pickle"
-            )
-    safetensors = any(folder.glob("*.safetensors"))
+        check_weights(weight_folder, allow_pickle=allow_pickle)
+    safetensors = any(folder.glob(SAFETENSORS))
     model, unused = load_model(folder, config, safetensors=safetensors)
     tokenizer = load_tokenizer(folder, config, reads_segments=getattr(model.config, "type_vocab_size", 0) > 1, texts=texts)
     prompt = config.prompt(prompt_name)

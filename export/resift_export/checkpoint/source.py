@@ -30,13 +30,18 @@ def folder_of(source: str) -> Path | None:
 
 
 def check_downloaded(folders: Iterable[Path], *, allow_pickle: bool) -> None:
-    """Raises ExportError if a file that is read of a checkpoint in these folders is a Git LFS pointer."""
+    """Raises ExportError if a file that is read of a checkpoint in these folders is a Git LFS pointer, or a link to nothing."""
     for folder in folders:
         weights = PICKLED_WEIGHTS if allow_pickle and not any(folder.glob(WEIGHTS[0])) else WEIGHTS
         vocabularies = () if (folder / TOKENIZER).is_file() else VOCABULARIES
         for path in sorted(path for pattern in (*TEXTS, *vocabularies, *weights) for path in folder.glob(pattern)):
             if git_lfs.is_pointer(path):
                 raise ExportError(f"{path} is {git_lfs.DESCRIPTION} in its folder")
+            if path.is_symlink() and not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
+                raise ExportError(
+                    f"{path} is a link to a file that is not there; expected the file: copy the folder with what its links lead to "
+                    "(cp -L), or download it again"
+                )
 
 
 def commit_of(folder: Path) -> str | None:

@@ -11,6 +11,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import tokenizers
 import transformers
 from tokenizers import normalizers
 
@@ -157,6 +158,8 @@ def _load(folder: Path, settings: Mapping[str, Any], texts: Sequence[str]) -> An
     if not getattr(built, "is_fast", False):
         raise ExportError(f"{folder} has only a slow tokenizer, {type(built).__name__}; expected one with a tokenizer.json")
     if own is None:
+        if "do_lower_case" not in settings:
+            _check_case(built, folder)
         return built
     difference = _first_difference(own.backend_tokenizer, built.backend_tokenizer, [*PROBES, *texts], folder)
     if difference is not None:
@@ -171,10 +174,26 @@ def _load(folder: Path, settings: Mapping[str, Any], texts: Sequence[str]) -> An
     return built
 
 
+def _check_case(built: Any, folder: Path) -> None:
+    """Warns if the class converts texts to lower case by default and the vocabulary has pieces with capitals."""
+    normalizer = built.backend_tokenizer.normalizer
+    if normalizer is None or normalizer.normalize_str("A") != "a":
+        return
+    capitals = sorted(piece for piece in set(built.get_vocab()) - set(built.all_special_tokens) if piece != piece.lower())
+    if capitals:
+        log.warning(
+            "warning   %s does not say whether case counts (do_lower_case in %s): %s converts texts to lower case, although the "
+            "vocabulary has pieces with capitals, such as %s",
+            *(folder, SETTINGS, type(built).__name__, capitals[0][:80]),
+        )
+
+
 def _from_pretrained(kind: Any, folder: Path, mend: str = "") -> Any:
     try:
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library has no errors of its own
+        if "untagged enum" in str(error):
+            mend = f"; it may be of a later version of tokenizers than {tokenizers.__version__}: pip install --upgrade tokenizers"
         raise load_error(folder, error, f"{folder} has no tokenizer that transformers can load", mend) from error
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resift.artifact.agreement import Pool
-from resift.artifact.coverage import script_of
+from resift.artifact.coverage import LEAST_PAIRS, script_of
 from resift.artifact.folder import Artifact
 from resift.encoding.artifact_tokenizer import open_tokenizer
 from resift.encoding.generated_pairs import DOCUMENTS, generated_pools, words_of
@@ -38,7 +38,24 @@ def test_they_are_of_all_kinds_and_lengths(tokenizer):
     assert all(
         (lengths[(lengths > low) & (lengths <= high)]).size for low, high in ((2, 8), (8, 16), (16, 32), (32, 64), (64, 191))
     )
-    assert np.count_nonzero(lengths == 192) >= 10
+    assert np.count_nonzero(lengths == 192) >= 5
+
+
+def test_they_end_with_their_tokens_but_are_enough_for_figures(tokenizer):
+    every = generated_pools(WORDS, tokenizer, 192, 1000)
+    limited = generated_pools(WORDS, tokenizer, 192, 1000, tokens=6000)
+    assert LEAST_PAIRS < len(limited) * DOCUMENTS < 1000
+    assert limited == every[: len(limited)]
+    tokens = [int(tokenizer.encode(pool.query, pool.documents).lengths.sum()) for pool in limited]
+    assert sum(tokens[:-1]) < 6000 <= sum(tokens)
+    assert len(generated_pools(WORDS, tokenizer, 192, 1000, tokens=1)) * DOCUMENTS == LEAST_PAIRS
+
+
+def test_a_pair_of_a_model_with_thousands_of_tokens_is_not_filled(artifact):
+    tokenizer = PairTokenizer((artifact / "tokenizer.json").read_bytes(), 8192)
+    pools = generated_pools(WORDS, tokenizer, 8192, 1000)
+    lengths = np.concatenate([tokenizer.encode(pool.query, pool.documents).lengths for pool in pools])
+    assert 512 <= lengths.max() < 8192
 
 
 @pytest.mark.parametrize("max_length", [192, 16])

@@ -21,9 +21,10 @@ from resift_export.checkpoint import load as checkpoints
 from resift_export.convert import convert
 from resift_export.distill.student import student_of
 from resift_export.graph import weights
+from resift_export.graph.trace import TRACERS
 from resift_export.int8 import ranges
 from resift_export.recipe import Recipe
-from tests.conftest import cheapen
+from tests.conftest import cheapen, trace_once
 
 
 @pytest.fixture(scope="session")
@@ -131,11 +132,14 @@ def test_a_first_look_is_added_to_an_artifact_whose_scores_stay(built, checkpoin
     both = Recipe(gate=small_gate, precisions=("int8", "float32"), bounds=loose)
     earlier = Artifact.open(convert(deeper, home / "earlier", both))
     monkeypatch.setattr(ranges, "CLIPS", (0.5,))  # an export would now make another graph
+    traced = []
+    monkeypatch.setitem(TRACERS, "torch", lambda loaded: traced.append(loaded.layers) or trace_once(loaded))
     later = Artifact.open(convert(deeper, home / "later", both, first_look=student, keep=str(home / "earlier"), force=True))
     for file in ("model.int8.onnx", "model.float32.onnx"):
         assert later.manifest.files[file] == earlier.manifest.files[file]
     assert later.manifest.full == earlier.manifest.full
     assert later.manifest.graphs[1].layers == 2
+    assert traced == [2]
     assert later.manifest.recipe["kept"] == earlier.fingerprint()
     assert "kept" not in earlier.manifest.recipe
     assert list(Certificate.read(later).agreement) == ["model.int8.onnx", "model.float32.onnx"]

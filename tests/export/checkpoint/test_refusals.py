@@ -249,7 +249,7 @@ def test_weights_that_the_model_does_not_read_are_one_warning(checkpoint_of, tmp
     classifier = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
     classifier.save_pretrained(folder, state_dict={**classifier.state_dict(), "extra.weight": torch.ones(1)})
     checkpoint.load(str(folder))
-    assert [record.getMessage() for record in caplog.records if record.name == "resift_export.checkpoint.transformers"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "resift_export.checkpoint.loaded"] == [
         f"warning   {folder} has weights that its model does not read: extra.weight"
     ]
 
