@@ -58,7 +58,7 @@ from resift import Reranker
 reranker, count, query = Reranker.load(sys.argv[1]), int(sys.argv[2]), "how do tides work"
 longest = reranker.artifact.manifest.pair.max_length
 documents = [f"{{number}} " + "tides follow the moon " * longest for number in range(count)]
-found = {{"tokens": int(reranker.pair_tokenizer().encode(query, documents[:1]).lengths[0])}}
+found = {{"tokens": int(reranker.tokenizer.encode(query, documents[:1]).lengths[0])}}
 for name, pool in (("one", documents[:1]), ("pool", documents)):
     start = time.perf_counter()
     reranker.logits(query, pool)
@@ -165,7 +165,7 @@ def pair_of(artifact: Path, tokens: int) -> tuple[str, str]:
     query = pools[0].query
     words = " ".join(text for pool in pools for text in pool.documents).split()
     with Reranker.load(artifact) as reranker:
-        encoder = reranker.pair_tokenizer()
+        encoder = reranker.tokenizer
         low, high = 1, tokens
         while low < high:
             middle = (low + high + 1) // 2
