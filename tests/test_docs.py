@@ -291,8 +291,9 @@ def test_options_of_commands_exist():
     """Every option that a page names, in code and in its text, is one of `resift`, or of another program that it names."""
     from resift.cli.main import parser
 
-    commands = next(action for action in parser()._actions if action.choices).choices
-    known = {option for command in commands.values() for option in command._option_string_actions}
+    root = parser()
+    commands = next(action for action in root._actions if action.choices).choices
+    known = {option for command in (root, *commands.values()) for option in command._option_string_actions}
     for page in PAGES:
         text = re.sub(r"(?m)^python -m .*$", "", PAGES_BY_NAME[page.name])
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
