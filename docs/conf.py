@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+from resift.cli.main import parser
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+
+PAGES = Path(__file__).parent
 
 project = "resift"
 author = "the authors of resift"
@@ -33,6 +42,33 @@ def mark_examples(_app: Sphinx, _what: str, _name: str, _obj: object, _options: 
     lines[:] = found
 
 
+class CommandHelp(SphinxDirective):
+    """`{command-help}`: a section for each command of `resift`, with what its --help prints."""
+
+    def run(self) -> list[nodes.Node]:
+        """The sections, in the order of `resift --help`."""
+        commands = next(action.choices for action in parser()._actions if action.choices)  # noqa: SLF001 - argparse names no other
+        return [
+            nodes.section(
+                "",
+                nodes.title(text=f"resift {name}"),
+                nodes.literal_block(text=command.format_help(), language="text"),
+                ids=[f"resift-{name}"],
+                names=[f"resift {name}"],
+            )
+            for name, command in commands.items()
+        ]
+
+
+def copy_texts(app: Sphinx, failure: Exception | None) -> None:
+    """Puts llms.txt and the pages as they are beside the built ones, where llms.txt links to them."""
+    if failure is None and app.builder.name == "html":
+        for path in (PAGES / "llms.txt", *PAGES.glob("*.md")):
+            shutil.copy(path, app.outdir)
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx calls this when it loads the configuration."""
+    app.add_directive("command-help", CommandHelp)
     app.connect("autodoc-process-docstring", mark_examples)
+    app.connect("build-finished", copy_texts)

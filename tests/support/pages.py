@@ -19,7 +19,14 @@ from pathlib import Path
 from tests.support import children
 
 REPOSITORY = Path(__file__).parent.parent.parent
-PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+SITE = tuple(sorted((REPOSITORY / "docs").glob("*.md")))
+PAGES = (
+    REPOSITORY / "README.md",
+    *SITE,
+    REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "SECURITY.md",
+    REPOSITORY / "examples" / "skills" / "resift" / "SKILL.md",
+)
 NOTE = re.compile(r"<!-- (not run|needs|file|output|background|may exit with [1-9])(?:: (.+))? -->")
 EXIT = "may exit with "
 INSTALLATION = re.compile(r"^pip (?:un)?install ([^&\n]+?)(?: && |$)", re.MULTILINE)
