@@ -109,7 +109,10 @@ def seconds_a_step(trainer: Any, count: int) -> float:
     with torch.random.fork_rng(devices):
         for _, inputs in zip(range(count), trainer.get_train_dataloader(), strict=False):
             begin = time.perf_counter()
-            trainer.training_step(trainer.model, inputs)
+            trainer.model.train()
+            with trainer.compute_loss_context_manager():
+                loss = trainer.compute_loss(trainer.model, inputs)
+            loss.backward()
             if devices:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - begin)

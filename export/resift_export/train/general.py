@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Sequence
     from pathlib import Path
 
+    from resift.encoding.tokenizer import PairTokenizer
+
 
 class General(NamedTuple):
     """Pairs of query and document to keep, and the files that they come from; none for the built-in ones."""
@@ -28,24 +30,30 @@ class General(NamedTuple):
     files: list[DataFile]
 
 
-def read_general(paths: Sequence[Path], excluded: Container[str]) -> General:
-    """The pairs of the pools in `paths`, or the built-in calibration pairs, without those of queries with an `excluded` key.
+def read_general(paths: Sequence[Path], excluded: Container[str], tokenizer: PairTokenizer) -> General:
+    """The pairs of the pools in `paths`, or the built-in calibration pairs.
 
-    Raises InputError, which names file and line, for other content, and if no pair remains.
+    Left out are those of queries with an `excluded` key, or too long for `tokenizer`. Raises InputError, which names file and line,
+    for other content, and if no pair remains.
     """
     if not paths:
         built_in = [(pair.query, pair.document) for pair in Recipe().calibration_pairs()]
-        return General([pair for pair in built_in if key_of(pair[0]) not in excluded], [])
+        return General([pair for pair in built_in if is_usable(pair[0], excluded, tokenizer)], [])
     pairs, files = [], []
     for path in paths:
         if str(path) == "-" or (path.exists() and not path.is_file()):
             raise InputError(f"{path} is not a file; expected files, as a resumed run reads them again")
         pools = list(read_pools(path))
         files.append(DataFile(name=path_text(path.name), sha256=sha256_of(path), rows=len(pools)))
-        pairs += [(pool.query, document) for pool in pools if key_of(pool.query) not in excluded for document in pool.documents]
+        pairs += [(pool.query, document) for pool in pools if is_usable(pool.query, excluded, tokenizer) for document in pool.documents]
     if not pairs:
         raise InputError(f"{', '.join(file.name for file in files)}: no pair to keep; expected pools of queries not held out")
     return General(pairs, files)
+
+
+def is_usable(query: str, excluded: Container[str], tokenizer: PairTokenizer) -> bool:
+    """Whether the query's key is not among `excluded`, and `tokenizer` reads all of it."""
+    return key_of(query) not in excluded and not tokenizer.encode(query, []).query_tokens_cut
 
 
 def draw(pairs: Sequence[tuple[str, str]], count: int, seed: int) -> list[int]:

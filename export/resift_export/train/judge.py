@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from resift.errors import InputError
 from resift.evaluate.data.dataset import Dataset, read_dataset
 from resift.evaluate.evaluation import evaluate
 from resift.evaluate.systems import CheckpointSystem
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from resift.encoding.tokenizer import PairTokenizer
     from resift.pools.job import Progress
     from resift.pools.training_pairs import TrainingPairs
 
@@ -36,10 +38,19 @@ def held_out_dataset(queries: Sequence[TrainingPairs]) -> Dataset:
     return Dataset(HELD_OUT, "pools", pools, qrels, {})
 
 
-def read_guards(paths: Sequence[Path]) -> list[Dataset]:
-    """The built-in pools, and those of `paths`. Raises InputError like `read_dataset`."""
-    gate = read_dataset(built_in("gate.jsonl"))
-    return [replace(gate, name=GUARD), *map(read_dataset, paths)]
+def read_guards(paths: Sequence[Path], tokenizer: PairTokenizer) -> list[Dataset]:
+    """The built-in pools, and those of `paths`, without queries that are too long for `tokenizer`.
+
+    Raises InputError like `read_dataset`, and if no query remains.
+    """
+    guards = [replace(read_dataset(built_in("gate.jsonl")), name=GUARD), *map(read_dataset, paths)]
+    found = []
+    for guard in guards:
+        pools = [pool for pool in guard.pools if not tokenizer.encode(pool.query, []).query_tokens_cut]
+        if not pools:
+            raise InputError(f"{guard.name} has no query to guard that the model reads whole; raise --max-length, or leave it out")
+        found.append(replace(guard, pools=pools))
+    return found
 
 
 def compare(

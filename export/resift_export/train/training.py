@@ -7,6 +7,8 @@ import platform
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -36,7 +38,6 @@ from resift_export.train.visits import rows, visits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from resift.evaluate.data.dataset import Dataset
     from resift_export.checkpoint.load import Checkpoint
@@ -98,7 +99,7 @@ def train(  # noqa: PLR0913 - the options of the command line, by name
     workspace = Workspace(out)
     if dry_run:
         workspace.check()
-        return job.estimate(workspace)
+        return job.estimate()
     with workspace.locked():
         finished = workspace.finished()
         if finished is not None:
@@ -129,7 +130,7 @@ class _Job:
         tokenizer = PairTokenizer(checkpoint.tokenizer_json(), options.max_length)
         data = read_data(paths, tokenizer)
         split = split_queries(data.queries, options)
-        self._guards = read_guards(guards)
+        self._guards = read_guards(guards, tokenizer)
         closed = {key_of(pairs.query) for pairs in (*split.development, *split.held_out)}
         closed |= {key_of(pool.query) for guard in self._guards for pool in guard.pools}
         loss = choose(split.train, options, lambda pairs: logits_of(self._encoder, pairs))
@@ -138,7 +139,7 @@ class _Job:
         own_rows = rows(found, loss, options.negatives)
         own_steps = -(-len(own_rows) // batch)
         general_pairs = round(own_steps * options.general / (1 - options.general)) * options.pairs_a_step
-        pool = read_general(general, closed)
+        pool = read_general(general, closed, tokenizer)
         self._general_pairs = [pool.pairs[place] for place in draw(pool.pairs, general_pairs, options.seed)]
         self._rows, self._batch, self._split = own_rows, batch, split
         self.held_out = held_out_dataset(split.held_out)
@@ -165,10 +166,11 @@ class _Job:
         if differences := existing.differences(self.recipe):
             raise OutputError(f"{out} was begun with {'; '.join(differences)}; use the same choices, or choose another OUT")
 
-    def estimate(self, workspace: Workspace) -> Trained:
+    def estimate(self) -> Trained:
         """Only measures the time."""
-        trainer = self._trainer(self._material([0.0] * len(self._general_pairs)), workspace.folder)
-        return Trained(self.recipe, self.held_out, is_written=False, seconds=self._seconds(trainer, self.recipe.steps))
+        with TemporaryDirectory() as folder:
+            trainer = self._trainer(self._material([0.0] * len(self._general_pairs)), Path(folder))
+            return Trained(self.recipe, self.held_out, is_written=False, seconds=self._seconds(trainer, self.recipe.steps))
 
     def run(
         self,
