@@ -10,6 +10,7 @@ import torch
 from resift.artifact.manifest import MANIFEST
 from resift.errors import ExportError, ExtraError, InputError
 from resift_export.checkpoint import load as checkpoints
+from resift_export.checkpoint.layers import compact_copy
 from resift_export.checkpoint.source import folder_of
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ def load_start(source: str, revision: str | None, max_length: int) -> Checkpoint
     if checkpoint.labels != 1:
         raise ExportError(
             f"{source} has {checkpoint.labels} labels; expected a reranker of one label, whose logit is the relevance"
+        )
+    if compact_copy(checkpoint.model) is not checkpoint.model:
+        raise ExportError(
+            f"{source} is narrower than its layers, as `resift distill --width` makes it, and training would fill them again; "
+            "expected the checkpoint before: train that, then distil it"
         )
     if checkpoint.encoder is None:
         raise ExtraError("training needs sentence-transformers 6 or newer, which is not installed: pip install 'resift[train]'")

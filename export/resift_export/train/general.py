@@ -45,7 +45,9 @@ def read_general(paths: Sequence[Path], excluded: Container[str], tokenizer: Pai
             raise InputError(f"{path} is not a file; expected files, as a resumed run reads them again")
         pools = list(read_pools(path))
         files.append(DataFile(name=path_text(path.name), sha256=sha256_of(path), rows=len(pools)))
-        pairs += [(pool.query, document) for pool in pools if is_usable(pool.query, excluded, tokenizer) for document in pool.documents]
+        pairs += [
+            (pool.query, document) for pool in pools if is_usable(pool.query, excluded, tokenizer) for document in pool.documents
+        ]
     if not pairs:
         raise InputError(f"{', '.join(file.name for file in files)}: no pair to keep; expected pools of queries not held out")
     return General(pairs, files)
