@@ -55,6 +55,7 @@ class StopCondition:
                 signal.signal(number, self._stop)
 
     def should_continue(self) -> bool:
+        """Whether neither has come; says once that the state is being saved."""
         if self.signal is not None and not self._is_announced:
             self._is_announced = True
             complain("stopping once the state is saved; a second signal stops at once")
