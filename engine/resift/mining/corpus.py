@@ -10,7 +10,7 @@ from resift.documents import DocumentTemplate
 from resift.errors import InputError
 from resift.mining.collection import Collection, MiningDocument, MiningQuery
 from resift.mining.known_queries import KnownQuery, judged_queries, read_known_queries
-from resift.pools.beir import Texts, find_judgements, identifier
+from resift.pools.beir import Texts, find_corpus, find_judgements, identifier
 from resift.pools.documents import read_documents
 from resift.pools.reading import candidate_id
 from resift.retrieval.words import key_of
@@ -54,10 +54,7 @@ def read_corpus(  # noqa: PLR0913 - each is an option of reading
         )
     if files is None and split is not None:
         raise InputError(f"{name} is no BEIR folder; --split cannot be used with it")
-    template = TITLE_AND_TEXT if files and document_template == "auto" else document_template
-    documents = read_mining_documents(files.corpus if files else path, template, group)
-    if not documents:
-        raise InputError(f"{name}: the corpus holds no documents")
+    documents = read_mining_corpus(path, document_template, group)
     if queries is None and files is None:
         raise InputError(f"{name}: no queries; name a file of them with the documents that answer each: --queries FILE")
     source = queries if queries is not None else files.queries  # type: ignore[union-attr]
@@ -67,8 +64,20 @@ def read_corpus(  # noqa: PLR0913 - each is an option of reading
     return _collection(name, documents, known, limit)
 
 
-def read_mining_documents(path: PathLike, document_template: str = "auto", group: str | None = None) -> list[MiningDocument]:
-    """The documents of a file with their ids. Raises InputError that names file and line, also for an id that is there twice."""
+def read_mining_corpus(path: PathLike, document_template: str = "auto", group: str | None = None) -> list[MiningDocument]:
+    """The documents of a file, or of a BEIR folder, of which title and text are read. Raises InputError if there is none."""
+    folder, name = Path(path), os.fspath(path)
+    corpus: PathLike | None = find_corpus(folder) if folder.is_dir() else path
+    if corpus is None:
+        raise InputError(f"{name} is a folder without corpus.jsonl; expected a BEIR folder, or a file of documents")
+    template = TITLE_AND_TEXT if corpus is not path and document_template == "auto" else document_template
+    documents = _documents(corpus, template, group)
+    if not documents:
+        raise InputError(f"{name}: the corpus holds no documents")
+    return documents
+
+
+def _documents(path: PathLike, document_template: str, group: str | None) -> list[MiningDocument]:
     template = None if document_template == "auto" else DocumentTemplate.parse(document_template)
     pool = read_documents(path, "", template)
     name, places = os.fspath(path), dict[str, int]()
