@@ -1,0 +1,94 @@
+"""Asking: several threads ask an endpoint about documents at once, and their answers come in as they are ready."""
+
+from __future__ import annotations
+
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from resift.errors import InputError
+from resift.process import start_thread
+from resift.questions.endpoint import BudgetSpentError, Endpoint, RefusedError
+from resift.questions.journal import Entry
+from resift.questions.prompt import messages, questions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from resift.mining.collection import MiningDocument
+    from resift.questions.endpoint import Address, Budget
+
+    Outcome = Entry | BaseException | None
+    """what a document brought, or why a thread ends; None once it has ended"""
+
+FIRST_REFUSALS = 5
+"""Requests that an endpoint may refuse one after another before any is answered; then it would refuse them all."""
+
+
+class Asking:
+    """Asks for questions on documents."""
+
+    def __init__(
+        self, documents: Sequence[MiningDocument], address: Address, budget: Budget, *, count: int, characters: int
+    ) -> None:
+        """`count`: questions of a document. `characters`: of its text that are sent."""
+        self._documents, self._address, self._budget = documents, address, budget
+        self._count, self._characters = count, characters
+        self.is_spent = False
+        """whether the budget ended the run"""
+
+    def entries(self, positions: Sequence[int], concurrency: int) -> Iterator[Entry]:
+        """An entry for each of these documents, in the order in which they are ready; fewer where the budget is spent.
+
+        Raises InputError if the endpoint cannot be used. Threads that still wait for an answer then are left to end by themselves.
+        """
+        tasks: SimpleQueue[int] = SimpleQueue()
+        outcomes: SimpleQueue[Outcome] = SimpleQueue()
+        for position in positions:
+            tasks.put(position)
+        threads = min(concurrency, len(positions))
+        refused = 0
+        is_answered = False
+        try:
+            for number in range(threads):
+                start_thread(self._work, f"resift-questions-{number}", tasks, outcomes)
+            while threads:
+                match outcomes.get():
+                    case None:
+                        threads -= 1
+                    case BudgetSpentError():
+                        self.is_spent = True
+                    case Entry() as entry:
+                        is_answered |= entry.fault is None
+                        refused += entry.fault is not None
+                        if refused >= FIRST_REFUSALS and not is_answered:
+                            raise InputError(f"{self._address.name} refuses every request; the last: {entry.fault}")
+                        yield entry
+                    case BaseException() as error:
+                        raise error
+        finally:
+            self._budget.stopped.set()
+
+    def _work(self, tasks: SimpleQueue[int], outcomes: SimpleQueue[Outcome]) -> None:
+        """Asks until no document remains, or an error ends the run."""
+        endpoint = Endpoint(self._address, self._budget)
+        try:
+            while True:
+                outcomes.put(self._entry(endpoint, tasks.get_nowait()))
+        except Empty:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            outcomes.put(error)
+        finally:
+            endpoint.close()
+            outcomes.put(None)
+
+    def _entry(self, endpoint: Endpoint, position: int) -> Entry:
+        text = self._documents[position].text
+        before = endpoint.requests
+        try:
+            answer = endpoint.ask(messages(text, self._count, self._characters))
+        except RefusedError as error:
+            return Entry(document=position, fault=str(error), requests=endpoint.requests - before)
+        questions = questions_of(answer, self._count, text)
+        fault = None if questions else "an answer without a question"
+        return Entry(document=position, questions=questions, fault=fault, requests=endpoint.requests - before)
