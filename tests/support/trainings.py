@@ -34,7 +34,7 @@ import json, os, signal, sys
 from pathlib import Path
 import torch, transformers
 from resift_export.train import course, state
-from resift_export.train.options import Options
+from resift_export.train.options import TrainOptions
 from resift_export.train.training import train
 
 source, out, pairs, options, place, count = sys.argv[1:]
@@ -58,10 +58,10 @@ elif place == "state":  # between the files of a state
 elif place == "saved":  # all files, but no mark
     killing(course, "flush", after=False)
 elif place == "general":
-    killing(state.Workspace, "general", after=True)
+    killing(state.TrainingFolder, "general", after=True)
 elif place == "placed":  # OUT, but OUT.train is there
-    killing(state.Workspace, "clear", after=False)
-train(source, Path(out), [Path(pairs)], Options(**json.loads(options)), threads=1, device="cpu", force=True)
+    killing(state.TrainingFolder, "clear", after=False)
+train(source, Path(out), [Path(pairs)], TrainOptions(**json.loads(options)), threads=1, device="cpu", force=True)
 """
 
 

@@ -27,11 +27,11 @@ EPILOG = f"""examples:
   resift train ./my-cross-encoder ./trained --data pairs.jsonl.gz \\
     --general pools.jsonl.gz --guard labelled.jsonl --artifact ./artifact
 
-PAIRS are lines of {{"query", "positive": [{{"text"}}], "negative": [{{"text"}}]}}, as `resift mine` writes them; a teacher's logit of a
-document may be its "score". Queries that share an answer stay together: they are all trained on, or all held out.
+PAIRS are lines of {{"query", "positive": [{{"text"}}], "negative": [{{"text"}}]}}, as `resift mine` writes them; a document's
+"score" is a teacher's logit. Queries that share an answer stay together: they are all trained on, or all held out.
 
-OUT appears at the end, with recipe.json, unless it ranks worse than CHECKPOINT: then the exit code is 3, nothing is written, and the
-same command with --force writes it. An interrupted or killed run continues if the same command is run again.
+OUT appears at the end, with recipe.json, unless it ranks worse than CHECKPOINT: then the exit code is 3, nothing is written, and
+the same command with --force writes it. An interrupted or killed run continues if the same command is run again.
 
 {EXIT_CODES}"""
 
@@ -41,8 +41,8 @@ def add(commands: Commands) -> None:
     command = commands.add_parser(
         "train",
         help="train a cross-encoder further on your own pairs",
-        description="Train a cross-encoder further on queries with documents that answer them and documents that do not, and measure "
-        "the gain on queries that were held out.",
+        description="Train a cross-encoder further on queries with documents that answer them and documents that do not, and "
+        "measure the gain on queries that were held out.",
         epilog=EPILOG,
     )
     command.add_argument(
@@ -124,14 +124,14 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         from resift_export.distill.device import device_of, fast_dtype
         from resift_export.train.artifact import Delivery
-        from resift_export.train.options import Options
+        from resift_export.train.options import TrainOptions
         from resift_export.train.training import train
     except ImportError as error:
         raise ExtraError(
             f"training needs PyTorch and other packages that are not installed ({error}): pip install 'resift[train]'"
         ) from error
     show_messages()
-    options = Options(
+    options = TrainOptions(
         loss=arguments.loss,
         epochs=arguments.epochs,
         batch=arguments.batch,

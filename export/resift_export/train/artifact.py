@@ -39,7 +39,7 @@ class Delivery:
         return self.folder.with_name(f"{self.folder.name}.toml")
 
     def check(self, checkpoint: Path) -> None:
-        """Raises OutputError if something else than an artifact of `checkpoint` is in its place, and ExtraError without a writer."""
+        """Raises OutputError if something else than an artifact of `checkpoint` is there, and ExtraError without tomli-w."""
         check_writer()
         if self.folder.resolve() == checkpoint.resolve():
             raise OutputError(f"{self.folder} is OUT, too; choose another folder for the artifact")
@@ -64,7 +64,7 @@ class Delivery:
             held_out,
             self.folder,
             settings=settings,
-            progress=lambda pools, pairs, share: report("calibrate", pools, len(held_out.pools)),  # noqa: ARG005 - Progress
+            progress=lambda *, pools, pairs, share: report("calibrate", pools, len(held_out.pools)),  # noqa: ARG005 - Progress
         )
         write_whole(self.settings, encode_calibrated(result, settings, {}))
         return result

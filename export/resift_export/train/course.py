@@ -28,7 +28,7 @@ WHOLE, STATE, PREFIX = "whole", "trainer_state.json", "checkpoint-"
 log = logging.getLogger(__name__)
 
 
-class Course(TrainerCallback):  # type: ignore[misc] - transformers has no types
+class Course(TrainerCallback):  # type: ignore[misc]
     """Follows a training: marks whole states, ends it on request, and reports."""
 
     def __init__(self, should_continue: Callable[[], bool], report: Report) -> None:

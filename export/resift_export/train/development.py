@@ -24,7 +24,7 @@ NEGATIVES = 15
 """Maximum number of a query's negatives that are ranked with its answers."""
 
 
-class Development(BaseEvaluator):
+class DevelopmentEvaluator(BaseEvaluator):  # type: ignore[misc]
     """The evaluator that the trainer calls."""
 
     def __init__(self, queries: Sequence[TrainingPairs]) -> None:

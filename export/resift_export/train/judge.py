@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from resift.encoding.tokenizer import PairTokenizer
-    from resift.pools.job import Progress
     from resift.pools.training_pairs import TrainingPairs
+    from resift_export.progress import Report
 
 MEASURES = ("nDCG@10", "P@1")
 BEFORE, AFTER = "before", "after"
@@ -53,14 +53,18 @@ def read_guards(paths: Sequence[Path], tokenizer: PairTokenizer) -> list[Dataset
     return found
 
 
-def compare(
-    dataset: Dataset, before: Path, after: Path, *, max_length: int, device: str, progress: Progress | None = None
+def compare(  # noqa: PLR0913 - what is compared, and how
+    dataset: Dataset, before: Path, after: Path, max_length: int, device: str, report: Report
 ) -> Comparison:
     """Both checkpoints on the same pools, as `resift eval --checkpoint` measures them. Raises like `evaluate`."""
     systems = [
         CheckpointSystem(folder, max_length=max_length, device=device, name=name)
         for folder, name in ((before, BEFORE), (after, AFTER))
     ]
+
+    def progress(*, pools: int, pairs: int, share: float | None) -> None:  # noqa: ARG001 - a Progress
+        report(dataset.name, pools, len(dataset.pools))
+
     found = evaluate(dataset, systems, measures=MEASURES, baseline=BEFORE, progress=progress)
     first, second = (next(system for system in found.systems if system.name == name) for name in (BEFORE, AFTER))
     return Comparison(

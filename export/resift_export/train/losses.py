@@ -1,7 +1,7 @@
 """losses: sentence-transformers' losses by name, and which of them data is for.
 
-Each reads logits: a sigmoid before a loss that compares documents would level their differences where they are large. The activation
-that a checkpoint declares for its scores plays no part in them.
+Each reads logits: a sigmoid before a loss that compares documents would level their differences where they are large. The
+activation that a checkpoint declares for its scores plays no part in them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from resift.artifact.manifest import Activation
     from resift.pools.training_pairs import TrainingPairs
-    from resift_export.train.options import Loss, Options
+    from resift_export.train.options import Loss, TrainOptions
 
 SAMPLE = 64
 """Queries by which a teacher's scores are compared with the checkpoint's."""
@@ -52,13 +52,13 @@ def activation_after(name: Loss, before: Activation) -> Activation:
 
 
 def choose(
-    queries: Sequence[TrainingPairs], options: Options, score: Callable[[Sequence[tuple[str, str]]], NDArray[np.float32]]
+    queries: Sequence[TrainingPairs], options: TrainOptions, score: Callable[[Sequence[tuple[str, str]]], NDArray[np.float32]]
 ) -> Loss:
     """The loss for these queries, to each of which `score` gives the checkpoint's logits.
 
     Raises InputError for marginmse without a teacher's score of each document, or if the checkpoint gives the same scores.
     """
-    if options.loss not in ("auto", "marginmse"):
+    if options.loss in ("bce", "infonce"):
         return options.loss
     unscored = sum(not pairs.is_scored() for pairs in queries)
     if unscored:

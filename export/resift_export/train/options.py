@@ -1,4 +1,4 @@
-"""Options of a training; together with the checkpoint and the data, they determine the weights."""
+"""TrainOptions of a training; together with the checkpoint and the data, they determine the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_LENGTH = 192
 """Default maximum number of tokens of a pair, unless the checkpoint reads fewer."""
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The options of a training. Raises InputError for a value out of range."""
 
     loss: Loss | Literal["auto"] = "auto"

@@ -11,7 +11,7 @@ from resift.artifact.manifest import Strict
 from resift.evaluate.results import Difference
 from resift.files.json_decoding import decode_json
 from resift_export.distill.recipe import DataFile, Weights
-from resift_export.train.options import Loss, Options
+from resift_export.train.options import Loss, TrainOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +56,7 @@ class TrainRecipe(Strict, frozen=True, kw_only=True):
 
     format: int = FORMAT
     checkpoint: Weights
-    options: Options
+    options: TrainOptions
     loss: Loss
     data: list[DataFile]
     general: list[DataFile]
@@ -132,7 +132,7 @@ FLAGS = {
     "--seed": "seed",
     "--dtype": "dtype",
 }
-"""The options of the command line, and the fields of Options that they set."""
+"""The options of the command line, and the fields of TrainOptions that they set."""
 
 
 def decode_recipe(content: bytes) -> TrainRecipe:

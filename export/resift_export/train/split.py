@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from resift.pools.training_pairs import TrainingPairs
-    from resift_export.train.options import Options
+    from resift_export.train.options import TrainOptions
 
 MINIMUM_HELD_OUT, MINIMUM_DEVELOPMENT = 10, 5
 """Queries without which nothing is measured; `resift calibrate` needs ten."""
@@ -23,8 +23,10 @@ MINIMUM_HELD_OUT, MINIMUM_DEVELOPMENT = 10, 5
 
 @dataclass(frozen=True)
 class QuerySplit:
-    """Queries by what they are for. No two parts have a query or an answer in common, and no negative to train on is an answer of
-    another part."""
+    """Queries by what they are for.
+
+    No two parts have a query or an answer in common, and no negative to train on is an answer of another part.
+    """
 
     train: list[TrainingPairs]
     development: list[TrainingPairs]
@@ -37,7 +39,7 @@ class QuerySplit:
     """number of queries that have no negative left but answers of other parts"""
 
 
-def split_queries(queries: Sequence[TrainingPairs], options: Options) -> QuerySplit:
+def split_queries(queries: Sequence[TrainingPairs], options: TrainOptions) -> QuerySplit:
     """Splits by groups of queries that share an answer, in an order that the seed determines.
 
     Raises InputError if the queries are so connected that too few can be held out.

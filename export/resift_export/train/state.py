@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LOCK, PLAN, GENERAL, NEW = "lock", "plan.json", "general.npy", "new"
 
 
-class Workspace:
+class TrainingFolder:
     """The files of one training; `locked` reserves them for one process."""
 
     def __init__(self, out: Path) -> None:

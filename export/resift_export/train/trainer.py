@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from resift_export.train.development import Development
-    from resift_export.train.options import Loss, Options
+    from resift_export.train.development import DevelopmentEvaluator
+    from resift_export.train.options import Loss, TrainOptions
 
 OWN, GENERAL = "pairs", "general"
 GENERAL_COLUMNS = ("general_query", "general_document", "label")
@@ -59,7 +59,7 @@ class Material:
         return DatasetDict(found)
 
 
-class _Interleaved(MultiDatasetDefaultBatchSampler):  # type: ignore[misc] - sentence-transformers has no types
+class _Interleaved(MultiDatasetDefaultBatchSampler):  # type: ignore[misc]
     """The batches of all datasets in their order, those of each spread evenly."""
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -79,7 +79,7 @@ class _Interleaved(MultiDatasetDefaultBatchSampler):  # type: ignore[misc] - sen
         return sum(map(len, self.batch_samplers))
 
 
-class _InOrder(CrossEncoderTrainer):  # type: ignore[misc] - sentence-transformers has no types
+class _InOrder(CrossEncoderTrainer):  # type: ignore[misc]
     """The trainer, with batches in the order of the datasets and without a model card, which would quote texts and ask the hub."""
 
     general_batch = 1
@@ -101,7 +101,13 @@ class _InOrder(CrossEncoderTrainer):  # type: ignore[misc] - sentence-transforme
 
 
 def trainer_of(  # noqa: PLR0913 - all that a trainer is made of
-    encoder: Any, loss: Loss, material: Material, development: Development, options: Options, folder: Path, device: torch.device
+    encoder: Any,
+    loss: Loss,
+    material: Material,
+    development: DevelopmentEvaluator,
+    options: TrainOptions,
+    folder: Path,
+    device: torch.device,
 ) -> Any:
     """The trainer, whose states are written into `folder`."""
     every = math.ceil(material.steps / options.evaluations)

@@ -24,7 +24,7 @@ from resift_export.distill.device import device_of
 from resift_export.distill.distillation import weights_of
 from resift_export.progress import no_report
 from resift_export.train.course import Course, best_state, last_state, run, seconds_a_step
-from resift_export.train.development import BEST, Development
+from resift_export.train.development import BEST, DevelopmentEvaluator
 from resift_export.train.encoder import encoder_of, load_start, logits_of
 from resift_export.train.general import draw, read_general
 from resift_export.train.judge import compare, held_out_dataset, read_guards, refusals
@@ -32,7 +32,7 @@ from resift_export.train.losses import activation_after, choose
 from resift_export.train.pairs import read_data
 from resift_export.train.recipe import Figure, TrainingProcess, TrainRecipe
 from resift_export.train.split import split_queries
-from resift_export.train.state import Workspace
+from resift_export.train.state import TrainingFolder
 from resift_export.train.trainer import Material, trainer_of
 from resift_export.train.visits import rows, visits
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.distill.device import Device
     from resift_export.progress import Report
-    from resift_export.train.options import Options
+    from resift_export.train.options import TrainOptions
 
 log = logging.getLogger(__name__)
 LIBRARIES = ("resift", "sentence-transformers", "transformers", "accelerate", "datasets", "torch", "tokenizers", "numpy")
@@ -69,7 +69,7 @@ def train(  # noqa: PLR0913 - the options of the command line, by name
     source: str,
     out: Path,
     data: Sequence[Path],
-    options: Options,
+    options: TrainOptions,
     *,
     general: Sequence[Path] = (),
     guards: Sequence[Path] = (),
@@ -96,7 +96,7 @@ def train(  # noqa: PLR0913 - the options of the command line, by name
     torch.set_num_threads(threads or usable_cores())
     job = _Job(source, revision, options, device_of(device))
     job.read(data, general, guards)
-    workspace = Workspace(out)
+    workspace = TrainingFolder(out)
     if dry_run:
         workspace.check()
         return job.estimate()
@@ -118,11 +118,12 @@ def train(  # noqa: PLR0913 - the options of the command line, by name
 class _Job:
     """A training: its checkpoint, its data, and what comes of them."""
 
-    def __init__(self, source: str, revision: str | None, options: Options, device: torch.device) -> None:
+    def __init__(self, source: str, revision: str | None, options: TrainOptions, device: torch.device) -> None:
         self._options, self._device = options, device
         self._checkpoint: Checkpoint = load_start(source, revision, options.max_length)
-        self._max_length = self._checkpoint.encoder.max_seq_length
-        self._encoder = encoder_of(self._checkpoint, options.max_length, device)
+        self._encoder: Any = self._checkpoint.encoder
+        self._max_length = self._encoder.max_seq_length
+        encoder_of(self._checkpoint, options.max_length, device)
 
     def read(self, paths: Sequence[Path], general: Sequence[Path], guards: Sequence[Path]) -> None:
         """Reads and splits the data, and makes the plan of the training."""
@@ -143,7 +144,7 @@ class _Job:
         self._general_pairs = [pool.pairs[place] for place in draw(pool.pairs, general_pairs, options.seed)]
         self._rows, self._batch, self._split = own_rows, batch, split
         self.held_out = held_out_dataset(split.held_out)
-        self._development = Development(split.development)
+        self._development = DevelopmentEvaluator(split.development)
         self.recipe = TrainRecipe(
             checkpoint=weights_of(checkpoint),
             options=options,
@@ -174,7 +175,7 @@ class _Job:
 
     def run(
         self,
-        workspace: Workspace,
+        workspace: TrainingFolder,
         begun: TrainRecipe | None,
         *,
         force: bool,
@@ -200,7 +201,7 @@ class _Job:
             workspace.write(lambda folder: self._save(best, folder), recipe)
         return Trained(recipe, self.held_out, is_written=is_written)
 
-    def _train(self, workspace: Workspace, should_continue: Callable[[], bool], report: Report) -> bool:
+    def _train(self, workspace: TrainingFolder, should_continue: Callable[[], bool], report: Report) -> bool:
         """Whether the training is at its end."""
         logits = workspace.general(len(self._general_pairs), lambda: logits_of(self._encoder, self._general_pairs))
         trainer = self._trainer(self._material(logits.tolist()), workspace.folder)
@@ -234,19 +235,10 @@ class _Job:
         return seconds
 
     def _judged(self, recipe: TrainRecipe, best: Path, report: Report, begin: float) -> TrainRecipe:
-        comparisons = []
-        for dataset in (self.held_out, *self._guards):
-            comparisons.append(
-                compare(
-                    dataset,
-                    self._checkpoint.folder,
-                    best,
-                    max_length=self._options.max_length,
-                    device=self._device.type,
-                    progress=lambda pools, pairs, share, dataset=dataset: report(dataset.name, pools, len(dataset.pools)),  # noqa: ARG005
-                )
-            )
-        held_out, *guards = comparisons
+        held_out, *guards = (
+            compare(dataset, self._checkpoint.folder, best, self._options.max_length, self._device.type, report)
+            for dataset in (self.held_out, *self._guards)
+        )
         process = TrainingProcess(
             seconds=round(time.monotonic() - begin, 1),
             device=torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else f"cpu ({platform.machine()})",

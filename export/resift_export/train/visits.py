@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from resift.pools.training_pairs import TrainingDocument, TrainingPairs
-    from resift_export.train.options import Loss, Options
+    from resift_export.train.options import Loss, TrainOptions
 
 CERTAIN = 100.0
 """The label of the answer, and 0 of others, whose softmax gives the answer all of the probability."""
@@ -27,7 +27,7 @@ class Visit(NamedTuple):
     negatives: list[TrainingDocument]
 
 
-def visits(queries: Sequence[TrainingPairs], options: Options) -> Iterator[Visit]:
+def visits(queries: Sequence[TrainingPairs], options: TrainOptions) -> Iterator[Visit]:
     """Each query once an epoch, in an order of the epoch's own. Answers take turns; negatives are drawn."""
     for epoch in range(options.epochs):
         generator = random.Random(f"{options.seed} epoch {epoch}")  # noqa: S311 - no secret

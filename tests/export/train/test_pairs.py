@@ -9,7 +9,7 @@ import pytest
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import InputError
 from resift.pools.training_pairs import TrainingDocument, TrainingPairs
-from resift_export.train.options import Options
+from resift_export.train.options import TrainOptions
 from resift_export.train.pairs import document_key, read_data
 from resift_export.train.split import split_queries
 from resift_export.train.visits import rows, visits
@@ -92,7 +92,7 @@ def test_no_answer_is_in_two_parts():
     found = queries(
         300, lambda number: f"answer {number // 3}", lambda number: [f"answer {n}" for n in range(100) if n != number // 3]
     )
-    split = split_queries(found, Options())
+    split = split_queries(found, TrainOptions())
     parts = [split.train, split.development, split.held_out]
     assert [len(part) for part in parts] == [210, 30, 60]
     assert (split.groups, split.largest) == (100, 3)
@@ -109,27 +109,27 @@ def test_a_chain_of_shared_answers_stays_together():
         TrainingPairs(f"chain {n}", [TrainingDocument(f"link {n}"), TrainingDocument(f"link {n + 1}")], [TrainingDocument("no")])
         for n in range(40)
     ]
-    split = split_queries([*found, *chain], Options())
+    split = split_queries([*found, *chain], TrainOptions())
     assert split.largest == 40
     assert sum(pairs.query.startswith("chain") for pairs in split.train) in (0, 40)
 
 
 def test_queries_that_one_document_answers():
     with pytest.raises(InputError, match=r"of 100 queries, 100 are connected by answers that they share"):
-        split_queries(queries(100, lambda number: "the manual"), Options())
+        split_queries(queries(100, lambda number: "the manual"), TrainOptions())
 
 
 def test_only_answers_of_held_out_queries_as_negatives():
     found = queries(100, negatives=lambda number: [f"answer {(number + 1) % 100}"])
-    split = split_queries(found, Options())
+    split = split_queries(found, TrainOptions())
     assert 0 < split.unused == 70 - len(split.train)
 
 
 def test_the_split_is_by_content_and_seed():
     found = queries(200)
-    split = split_queries(found, Options())
-    turned = split_queries(random.Random(0).sample(found, 200), Options())
-    other = split_queries(found, Options(seed=1))
+    split = split_queries(found, TrainOptions())
+    turned = split_queries(random.Random(0).sample(found, 200), TrainOptions())
+    other = split_queries(found, TrainOptions(seed=1))
     names = [{pairs.query for pairs in each.held_out} for each in (split, turned, other)]
     assert names[0] == names[1] != names[2]
 
@@ -143,8 +143,8 @@ def scored(count=60):
 
 
 def test_visits_are_a_function_of_data_and_options():
-    found, options = scored(), Options(negatives=3)
-    once, again, other = (list(visits(found, each)) for each in (options, options, Options(negatives=3, seed=1)))
+    found, options = scored(), TrainOptions(negatives=3)
+    once, again, other = (list(visits(found, each)) for each in (options, options, TrainOptions(negatives=3, seed=1)))
     assert once == again != other
     for epoch in (once[:60], once[60:]):
         assert {visit.query for visit in epoch} == {pairs.query for pairs in found}
@@ -155,7 +155,7 @@ def test_visits_are_a_function_of_data_and_options():
 
 
 def test_rows_of_each_loss():
-    first = next(visits(scored(), Options(negatives=3)))
+    first = next(visits(scored(), TrainOptions(negatives=3)))
     names = [document.text for document in first.negatives]
     labelled = rows([first], "bce", 3)
     assert [(row["document"], row["label"]) for row in labelled] == [(first.answer.text, 1.0), *((name, 0.0) for name in names)]
@@ -180,4 +180,4 @@ def test_rows_of_each_loss():
 )
 def test_options_out_of_range(options, message):
     with pytest.raises(InputError, match=message):
-        Options(**options)
+        TrainOptions(**options)

@@ -25,10 +25,10 @@ from resift_export.checkpoint import load as checkpoints
 from resift_export.train import artifact as delivery
 from resift_export.train import judge, training
 from resift_export.train.course import last_state
-from resift_export.train.development import Development
+from resift_export.train.development import DevelopmentEvaluator
 from resift_export.train.encoder import encoder_of, load_start, logits_of
 from resift_export.train.losses import choose
-from resift_export.train.options import Options
+from resift_export.train.options import TrainOptions
 from resift_export.train.pairs import read_data
 from resift_export.train.recipe import Comparison, decode_recipe
 from resift_export.train.split import split_queries
@@ -45,7 +45,7 @@ def pairs(tmp_path_factory):
 
 
 def train(source, out, pairs, *, options=None, **more):
-    options = Options(**(trainings.OPTIONS | (options or {})))
+    options = TrainOptions(**(trainings.OPTIONS | (options or {})))
     return training.train(str(source), out, [pairs], options, threads=1, device="cpu", **more)
 
 
@@ -128,7 +128,7 @@ def test_losses_read_logits(name, kind, encoder, tmp_path):
         "marginmse": {"query": "q", "answer": "d", "negative_0": "e", "label": [1.0]},
     }
     material = Material([rows[name]], 1, [("q", "d", 0.5)], 4)
-    trainer = trainer_of(encoder, name, material, Development([]), Options(), tmp_path, CPU)
+    trainer = trainer_of(encoder, name, material, DevelopmentEvaluator([]), TrainOptions(), tmp_path, CPU)
     assert type(trainer.loss[OWN]) is kind
     for loss in trainer.loss.values():
         assert type(loss.activation_fn) is torch.nn.Identity
@@ -152,7 +152,7 @@ def test_infonce_is_the_softmax_over_the_listed_documents(encoder):
 def test_batches_come_in_the_order_of_the_datasets(encoder, tmp_path):
     rows = [{"query": f"q{number}", "document": "d", "label": 1.0} for number in range(7)]
     general = [(f"g{number}", "d", 0.5) for number in range(4)]
-    trainer = trainer_of(encoder, "bce", Material(rows, 2, general, 3), Development([]), Options(), tmp_path, CPU)
+    trainer = trainer_of(encoder, "bce", Material(rows, 2, general, 3), DevelopmentEvaluator([]), TrainOptions(), tmp_path, CPU)
     found = [batch.get("query") or batch["general_query"] for batch in trainer.get_train_dataloader()]
     assert [query for batch in found for query in batch if query[0] == "q"] == [row["query"] for row in rows]
     assert [batch for batch in found if batch[0][0] == "g"] == [["g0", "g1", "g2"], ["g3"]]
@@ -184,12 +184,12 @@ def test_a_teacher_that_scores_as_the_checkpoint_teaches_nothing(source, encoder
     for score, names in ((own, ("bce", None)), (lambda query, document: len(document) % 7, ("marginmse", "marginmse"))):
         queries = read_data([scored(tmp_path, score)], tokenizer).queries
         automatic, named = names
-        assert choose(queries, Options(), lambda pairs: logits_of(encoder, pairs)) == automatic
+        assert choose(queries, TrainOptions(), lambda pairs: logits_of(encoder, pairs)) == automatic
         if named:
-            assert choose(queries, Options(loss="marginmse"), lambda pairs: logits_of(encoder, pairs)) == named
+            assert choose(queries, TrainOptions(loss="marginmse"), lambda pairs: logits_of(encoder, pairs)) == named
         else:
             with pytest.raises(InputError, match="gives these documents the same ones already: it would learn nothing"):
-                choose(queries, Options(loss="marginmse"), lambda pairs: logits_of(encoder, pairs))
+                choose(queries, TrainOptions(loss="marginmse"), lambda pairs: logits_of(encoder, pairs))
 
 
 def test_marginmse_without_scores(source, pairs, tmp_path):
@@ -364,7 +364,7 @@ def test_stopped_it_goes_on(source, pairs, trained, tmp_path):
 
 def test_a_held_out_query_is_in_no_batch(source, pairs):
     """Neither as a query nor by its answer, in what the trainer reads."""
-    job = training._Job(source, None, Options(**trainings.OPTIONS), CPU)
+    job = training._Job(source, None, TrainOptions(**trainings.OPTIONS), CPU)
     job.read([pairs], [], [])
     closed = split_queries(read_data([pairs], load_start(source, None, 48).pair_tokenizer()).queries, job.recipe.options)
     texts = {row[name] for row in job._rows for name in ("query", "document")}
