@@ -173,7 +173,12 @@ def run(arguments: argparse.Namespace) -> int:
         write_json(recipe)
     elif recipe.is_finished:
         write_lines(_lines(recipe, arguments.out))
-    elif not arguments.dry_run:
+    elif arguments.dry_run:
+        minutes = trained.seconds / 60
+        write_lines(
+            [f"{path_text(arguments.out)}  {recipe.steps} steps of {recipe.loss}, about {minutes:.1f} min; nothing is written"]
+        )
+    else:
         write_lines([f"{path_text(arguments.out)}  stopped: the same command continues"])
     if calibrated is not None and delivery is not None and not arguments.json:
         ece = ["calibration error on held-out queries:", *share_cells(calibrated.after.ece)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resift.artifact.folder import Artifact
+from resift.artifact.manifest import MANIFEST
 from resift.errors import ArtifactError, OutputError
 from resift.evaluate.calibration.calibrate import calibrate
 from resift.evaluate.calibration.settingsfile import encode_calibrated
@@ -14,6 +15,7 @@ from resift.evaluate.tuning.tunedfile import check_writer
 from resift.files.outputs import write_whole
 from resift.settings import Settings
 from resift_export.convert import convert
+from resift_export.distill.recipe import RECIPE
 from resift_export.progress import no_report
 from resift_export.recipe import Recipe
 
@@ -45,7 +47,7 @@ class Delivery:
             raise OutputError(f"{self.folder} is OUT, too; choose another folder for the artifact")
         if self.settings.exists() and not self.folder.exists():
             raise OutputError(f"{self.settings} already exists; choose another --artifact, or delete it")
-        if self.folder.exists() and self._model() != checkpoint.name:
+        if self.folder.exists() and not self._is_of(checkpoint):
             raise OutputError(f"{self.folder} already exists; choose another --artifact, or delete it")
 
     def make(self, checkpoint: Path, held_out: Dataset, report: Report = no_report) -> CalibrationResult | None:
@@ -69,9 +71,12 @@ class Delivery:
         write_whole(self.settings, encode_calibrated(result, settings, {}))
         return result
 
-    def _model(self) -> str | None:
-        """The id of the artifact's model; None for anything else."""
+    def _is_of(self, checkpoint: Path) -> bool:
+        """Whether the folder holds an artifact that an interrupted run exported from `checkpoint`."""
+        recipe = checkpoint / RECIPE
         try:
-            return Artifact.open(self.folder).manifest.model.id
+            name = Artifact.open(self.folder).manifest.model.id
         except ArtifactError:
-            return None
+            return False
+        is_newer = recipe.exists() and (self.folder / MANIFEST).stat().st_mtime_ns >= recipe.stat().st_mtime_ns
+        return is_newer and name == checkpoint.resolve().name

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import shutil
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_callback import TrainerState
 
-from resift.errors import ExportError, OutputError
+from resift.errors import ExportError, OutputError, first_line
 from resift.files.outputs import write_whole
 from resift.files.placing import flush
 from resift_export.train.development import BEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from resift_export.progress import Report
 
@@ -69,8 +72,27 @@ def run(trainer: Any, folder: Path, steps: int, seed: int, course: Course) -> bo
     set_seed(seed % (1 << 32))
     if state is not None:
         log.info("resume    after step %d of %d", steps_of(state), steps)
-    trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    with _failures(folder):
+        trainer.train(resume_from_checkpoint=None if state is None else str(state))
     return bool(trainer.state.global_step >= steps)
+
+
+@contextmanager
+def _failures(folder: Path) -> Iterator[None]:
+    """Turns what torch and the trainer raise for a full disk, and for too little memory, into one line."""
+    again = "mend that, and the same command goes on"
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"{folder} cannot be written: {getattr(error, 'strerror', None) or first_line(error)}; {again}"
+        ) from error
+    except RuntimeError as error:
+        if "PytorchStreamWriter" in str(error):
+            raise OutputError(f"{folder} cannot be written: {first_line(error)}; {again}") from error
+        if re.search("out of memory|allocate memory", str(error)):
+            raise ExportError("memory is short for this training: use a smaller --batch, --negatives or --max-length") from error
+        raise
 
 
 def states(folder: Path) -> list[Path]:
@@ -110,7 +132,7 @@ def seconds_a_step(trainer: Any, count: int) -> float:
         for _, inputs in zip(range(count), trainer.get_train_dataloader(), strict=False):
             begin = time.perf_counter()
             trainer.model.train()
-            with trainer.compute_loss_context_manager():
+            with torch.autocast(trainer.args.device.type, torch.bfloat16, enabled=trainer.args.bf16):
                 loss = trainer.compute_loss(trainer.model, inputs)
             loss.backward()
             if devices:

@@ -121,9 +121,7 @@ class _Job:
     def __init__(self, source: str, revision: str | None, options: TrainOptions, device: torch.device) -> None:
         self._options, self._device = options, device
         self._checkpoint: Checkpoint = load_start(source, revision, options.max_length)
-        self._encoder: Any = self._checkpoint.encoder
-        self._max_length = self._encoder.max_seq_length
-        encoder_of(self._checkpoint, options.max_length, device)
+        self._encoder = encoder_of(self._checkpoint, options.max_length, device)
 
     def read(self, paths: Sequence[Path], general: Sequence[Path], guards: Sequence[Path]) -> None:
         """Reads and splits the data, and makes the plan of the training."""
@@ -256,7 +254,6 @@ class _Job:
         name = "linear.Identity" if activation == "identity" else "activation.Sigmoid"
         model.config.sentence_transformers = {"activation_fn": f"torch.nn.modules.{name}"}
         model.save_pretrained(folder)
-        self._encoder.max_seq_length = self._max_length
         tokenizer = self._checkpoint.tokenizer
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
