@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -299,6 +300,13 @@ def test_an_artifact_and_its_probabilities(source, pairs, trained, artifact, tmp
     assert made == [str(trained)]
     assert Settings.read(tmp_path / "artifact.toml").calibration is not None
     assert place.make(trained, held_out) is None
+    with pytest.raises(OutputError, match="already exists; choose another --artifact, or delete it"):
+        place.check(trained)  # its manifest is older than the training
+    (tmp_path / "artifact" / "manifest.json").touch()
+    monkeypatch.setattr(
+        delivery.Artifact, "open", lambda folder: SimpleNamespace(manifest=SimpleNamespace(model=SimpleNamespace(id="trained")))
+    )
+    place.check(trained)
     with pytest.raises(OutputError, match="already exists; choose another --artifact, or delete it"):
         place.check(tmp_path / "another")
 
