@@ -113,7 +113,8 @@ def _none_remains(searches: Sequence[Search], left_out: Counter[str], options: M
         )
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common(3) if count)
     mends = {SHARE.format(options.max_share): "raise --max-share", MARGIN.format(options.margin): "lower --margin"}
-    advice = mends.get(next(iter(dict(left_out.most_common(1)))), "widen --ranks")
+    strictest = max(mends, key=lambda reason: left_out[reason])
+    advice = mends[strictest] if left_out[strictest] else "widen --ranks"
     return (
         f"no query has a negative: {sum(left_out.values())} candidates were left out ({reasons}); {advice}, or give more documents"
     )
