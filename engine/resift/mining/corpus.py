@@ -155,9 +155,9 @@ class _Places:
                 found[self.by_docid[docid]] = None
             else:
                 self.missing += 1
-        for docid, text in query.texts:
-            place = self.by_docid.get(docid or "")
-            found[self._place_of_text(text, docid) if place is None else place] = None
+        for text_id, text in query.texts:
+            place = self.by_docid.get(text_id or "")
+            found[self._place_of_text(text, text_id) if place is None else place] = None
         return list(found)
 
     def _place_of_text(self, text: str, docid: str | None) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from resift.errors import InputError
-from resift.mining.candidates import Candidates
+from resift.mining.candidates import MiningCandidates
 from resift.mining.ranked import ranked
 from resift.mining.search import Negative, Search, TeacherSearch
 from resift.mining.teacher import MARGIN, SHARE
@@ -64,7 +64,7 @@ def mine(  # noqa: PLR0913 - the options of a call, by name
     Raises InputError if no query has a negative, ExtraError without bm25s where documents are retrieved, and like
     `Reranker.submit` if the teacher cannot read a pair.
     """
-    candidates = Candidates(collection, options)
+    candidates = MiningCandidates(collection, options)
     rankings = ranked(collection, options.ranks[1], vectors=vectors, stem=stem, progress=progress)
     searches = [
         Search(number, query, ranking, candidates)

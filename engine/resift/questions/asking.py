@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from resift.errors import InputError
 from resift.process import start_thread
-from resift.questions.endpoint import BudgetSpentError, Endpoint, RefusedError
-from resift.questions.journal import Entry
+from resift.questions.endpoint import BudgetSpentError, ChatEndpoint, RefusedError
+from resift.questions.journal import DocumentEntry
 from resift.questions.prompt import messages, questions_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resift.mining.collection import MiningDocument
     from resift.questions.endpoint import Address, Budget
 
-    Outcome = Entry | BaseException | None
+    Outcome = DocumentEntry | BaseException | None
     """what a document brought, or why a thread ends; None once it has ended"""
 
 FIRST_REFUSALS = 5
@@ -36,7 +36,7 @@ class Asking:
         self.is_spent = False
         """whether the budget ended the run"""
 
-    def entries(self, positions: Sequence[int], concurrency: int) -> Iterator[Entry]:
+    def entries(self, positions: Sequence[int], concurrency: int) -> Iterator[DocumentEntry]:
         """An entry for each of these documents, in the order in which they are ready; fewer where the budget is spent.
 
         Raises InputError if the endpoint cannot be used. Threads that still wait for an answer then are left to end by themselves.
@@ -57,7 +57,7 @@ class Asking:
                         threads -= 1
                     case BudgetSpentError():
                         self.is_spent = True
-                    case Entry() as entry:
+                    case DocumentEntry() as entry:
                         is_answered |= entry.fault is None
                         refused += entry.fault is not None
                         if refused >= FIRST_REFUSALS and not is_answered:
@@ -70,7 +70,7 @@ class Asking:
 
     def _work(self, tasks: SimpleQueue[int], outcomes: SimpleQueue[Outcome]) -> None:
         """Asks until no document remains, or an error ends the run."""
-        endpoint = Endpoint(self._address, self._budget)
+        endpoint = ChatEndpoint(self._address, self._budget)
         try:
             while True:
                 outcomes.put(self._entry(endpoint, tasks.get_nowait()))
@@ -82,13 +82,13 @@ class Asking:
             endpoint.close()
             outcomes.put(None)
 
-    def _entry(self, endpoint: Endpoint, position: int) -> Entry:
+    def _entry(self, endpoint: ChatEndpoint, position: int) -> DocumentEntry:
         text = self._documents[position].text
         before = endpoint.requests
         try:
             answer = endpoint.ask(messages(text, self._count, self._characters))
         except RefusedError as error:
-            return Entry(document=position, fault=str(error), requests=endpoint.requests - before)
+            return DocumentEntry(document=position, fault=str(error), requests=endpoint.requests - before)
         questions = questions_of(answer, self._count, text)
         fault = None if questions else "an answer without a question"
-        return Entry(document=position, questions=questions, fault=fault, requests=endpoint.requests - before)
+        return DocumentEntry(document=position, questions=questions, fault=fault, requests=endpoint.requests - before)

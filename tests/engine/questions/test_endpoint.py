@@ -9,7 +9,7 @@ import pytest
 
 from resift import InputError
 from resift.questions import backoff, endpoint
-from resift.questions.endpoint import Address, Budget, BudgetSpentError, Endpoint, RefusedError, StoppedError
+from resift.questions.endpoint import Address, Budget, BudgetSpentError, ChatEndpoint, RefusedError, StoppedError
 from tests.support import chat_server
 from tests.support.chat_server import chatting, says
 
@@ -25,7 +25,7 @@ def waits(monkeypatch):
 
 
 def ask(server, budget=None, **given):
-    client = Endpoint(Address.parse(server.url, "model", **given), budget or Budget(None))
+    client = ChatEndpoint(Address.parse(server.url, "model", **given), budget or Budget(None))
     try:
         return client.ask(MESSAGES), client.requests
     finally:
@@ -44,7 +44,7 @@ def test_a_request_is_as_openai_has_it():
 
 def test_one_connection_serves_many_requests():
     with chatting() as server:
-        client = Endpoint(Address.parse(server.url, "model"), Budget(None))
+        client = ChatEndpoint(Address.parse(server.url, "model"), Budget(None))
         client.ask(MESSAGES)
         first = client._connection.sock
         client.ask(MESSAGES)

@@ -13,7 +13,7 @@ from resift.pools.training_pairs import to_pairs
 from resift.questions.asking import FIRST_REFUSALS
 from resift.questions.endpoint import Address, Budget
 from resift.questions.generate import LOST, TOO_SHORT, WITHOUT, Generation, QuestionOptions, encode_rows
-from resift.questions.journal import Head, Journal
+from resift.questions.journal import Head, QuestionJournal
 from resift.questions.round_trip import RoundTrip
 from tests.support import chat_server
 from tests.support.chat_server import chatting, says
@@ -145,11 +145,11 @@ def test_a_file_of_someone_else_stays(journal, content):
 
 def test_two_runs_do_not_write_one_journal(journal):
     head = Head(documents="", method="", instruction="")
-    held = Journal(journal, head)
+    held = QuestionJournal(journal, head)
     with pytest.raises(OutputError, match="another process is writing this OUT"):
-        Journal(journal, head)
+        QuestionJournal(journal, head)
     held.close()
-    Journal(journal, head).delete()
+    QuestionJournal(journal, head).delete()
     assert not journal.exists()
 
 
