@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import threading
@@ -71,7 +72,8 @@ def says(status, message="no", **headers):
 def resets(request):
     """Ends the connection with a reset, as a crash does."""
     request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    request.connection.close()
+    request.close_connection = True
+    os.close(request.connection.detach())
 
 
 def hangs_up_half_way(request):
@@ -80,6 +82,7 @@ def hangs_up_half_way(request):
     request.end_headers()
     request.wfile.write(b"{")
     request.wfile.flush()
+    request.close_connection = True
     request.connection.shutdown(socket.SHUT_RDWR)
 
 
@@ -106,6 +109,7 @@ def chatting(*faults, question=default_question, seconds=0.0):
     """A server; `asked` are the path, headers and body of each request, `url` is its base."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Chat)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # a client that ends the connection is no error here
     server.asked, server.faults, server.question, server.seconds = [], list(faults), question, seconds
     server.at_once = server.most_at_once = 0
     server.url = f"http://127.0.0.1:{server.server_port}/v1"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Outcome = DocumentEntry | BaseException | None
     """what a document brought, or why a thread ends; None once it has ended"""
 
+WITHOUT_QUESTION, NO_ANSWER = "an answer without a question", "no answer before the budget was spent"
 FIRST_REFUSALS = 5
 """Requests that an endpoint may refuse one after another before any is answered; then it would refuse them all."""
 
@@ -52,7 +53,7 @@ class Asking:
             for number in range(threads):
                 start_thread(self._work, f"resift-questions-{number}", tasks, outcomes)
             while threads:
-                match outcomes.get():
+                match _next(outcomes):
                     case None:
                         threads -= 1
                     case BudgetSpentError():
@@ -73,7 +74,7 @@ class Asking:
         endpoint = ChatEndpoint(self._address, self._budget)
         try:
             while True:
-                outcomes.put(self._entry(endpoint, tasks.get_nowait()))
+                self._ask(endpoint, tasks.get_nowait(), outcomes)
         except Empty:
             pass
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
@@ -82,13 +83,29 @@ class Asking:
             endpoint.close()
             outcomes.put(None)
 
-    def _entry(self, endpoint: ChatEndpoint, position: int) -> DocumentEntry:
-        text = self._documents[position].text
-        before = endpoint.requests
+    def _ask(self, endpoint: ChatEndpoint, position: int, outcomes: SimpleQueue[Outcome]) -> None:
+        """Asks about one document. What an error costs, which ends the run, is an entry, too: its requests count for the budget."""
+        text, before = self._documents[position].text, endpoint.requests
+        questions: list[str] = []
+        fault: str | None = None
         try:
-            answer = endpoint.ask(messages(text, self._count, self._characters))
+            questions = questions_of(endpoint.ask(messages(text, self._count, self._characters)), self._count, text)
+            fault = None if questions else WITHOUT_QUESTION
         except RefusedError as error:
-            return DocumentEntry(document=position, fault=str(error), requests=endpoint.requests - before)
-        questions = questions_of(answer, self._count, text)
-        fault = None if questions else "an answer without a question"
-        return DocumentEntry(document=position, questions=questions, fault=fault, requests=endpoint.requests - before)
+            fault = str(error)
+        except (InputError, BudgetSpentError) as error:
+            fault = str(error) or NO_ANSWER
+            raise
+        finally:
+            if endpoint.requests > before and (questions or fault):
+                requests = endpoint.requests - before
+                outcomes.put(DocumentEntry(document=position, questions=questions, fault=fault, requests=requests))
+
+
+def _next(outcomes: SimpleQueue[Outcome]) -> Outcome:
+    """The next outcome; a wait without an end could not be interrupted on Windows."""
+    while True:
+        try:
+            return outcomes.get(timeout=1.0)
+        except Empty:
+            continue
