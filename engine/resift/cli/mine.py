@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,8 +218,7 @@ def _vectors(arguments: argparse.Namespace, collection: Collection) -> Vectors |
         return Vectors.read(*arguments.vectors)
     if arguments.embedder is None:
         return None
-    for row, query in enumerate(collection.queries):
-        query.row = row
+    collection.queries = [replace(query, row=row) for row, query in enumerate(collection.queries)]
     collection.rows = len(collection.queries)
     texts = [document.text for document in collection.documents[: collection.size]]
     return embed(arguments.embedder, texts, [query.text for query in collection.queries])

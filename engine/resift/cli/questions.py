@@ -127,8 +127,8 @@ def run(arguments: argparse.Namespace) -> int:
             found = generation.ask(address, journal, lambda found: _write(found, arguments))
     if found.remaining:
         complain(
-            f"the budget of {arguments.max_requests} requests is spent, and {found.remaining} documents were not asked about; the same "
-            "command with a higher --max-requests and --overwrite goes on"
+            f"the budget of {arguments.max_requests} requests is spent, and {found.remaining} documents were not asked about; the "
+            "same command with a higher --max-requests and --overwrite goes on"
         )
     method = EXTRACTIVE if address is None else address.model
     if arguments.json:

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 POSITIVE = "answers the query"
 SIBLING = "answers a query that asks the same"
 GROUP = "from the same source as an answer"
-COPY = "a copy of an answer, or of a part of it"
+COPY = "a copy of an answer, or a part of one"
 PARTLY = "judged relevant, below --relevant-from"
 ITSELF = "the query itself"
 REPEATED = "a copy of another negative"
 
 
-class Candidates:
+class MiningCandidates:
     """The candidates of every query of a collection."""
 
     def __init__(self, collection: Collection, options: MiningOptions) -> None:
@@ -70,7 +70,7 @@ class Candidates:
             return SIBLING
         if self._is_query(query, position):
             return ITSELF
-        return COPY if self._copies.is_copy(position, query.positives) else None
+        return COPY if self._copies.is_copy(position, self._siblings[number]) else None
 
     def _is_query(self, query: MiningQuery, position: int) -> bool:
         """Whether a document is the query, as in collections that are searched with their own documents."""

@@ -45,22 +45,21 @@ def read_corpus(  # noqa: PLR0913 - each is an option of reading
 
     Raises InputError that names file and line for bad data, and if no query remains.
     """
-    name = os.fspath(path)
-    is_folder = Path(name).is_dir()
-    files = Texts.find(Path(name)) if is_folder else None
-    if is_folder and files is None:
-        raise InputError(
-            f"{name} is a folder without corpus.jsonl or queries.jsonl; expected a BEIR folder, or a file of documents"
-        )
-    if files is None and split is not None:
+    name, folder = os.fspath(path), Path(path)
+    is_folder = folder.is_dir()
+    if not is_folder and split is not None:
         raise InputError(f"{name} is no BEIR folder; --split cannot be used with it")
-    documents = read_mining_corpus(path, document_template, group)
-    if queries is None and files is None:
+    if not is_folder and queries is None:
         raise InputError(f"{name}: no queries; name a file of them with the documents that answer each: --queries FILE")
-    source = queries if queries is not None else files.queries  # type: ignore[union-attr]
-    if qrels is None and files is not None and queries is None:
-        qrels = find_judgements(Path(name), split or "train")
-    known = read_known_queries(source) if qrels is None else judged_queries(source, qrels, relevant_from)
+    documents = read_mining_corpus(path, document_template, group)
+    if queries is None:
+        files = Texts.find(folder)
+        if files is None:
+            raise InputError(f"{name} is a folder without queries.jsonl; expected a BEIR folder, or --queries FILE")
+        queries, split = files.queries, split or "train"
+    if qrels is None and split is not None:
+        qrels = find_judgements(folder, split)
+    known = read_known_queries(queries) if qrels is None else judged_queries(queries, qrels, relevant_from)
     return _collection(name, documents, known, limit)
 
 
@@ -156,9 +155,9 @@ class _Places:
                 found[self.by_docid[docid]] = None
             else:
                 self.missing += 1
-        for docid, text in query.texts:
-            place = self.by_docid.get(docid or "")
-            found[self._place_of_text(text, docid) if place is None else place] = None
+        for text_id, text in query.texts:
+            place = self.by_docid.get(text_id or "")
+            found[self._place_of_text(text, text_id) if place is None else place] = None
         return list(found)
 
     def _place_of_text(self, text: str, docid: str | None) -> int:

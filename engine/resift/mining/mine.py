@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from resift.errors import InputError
-from resift.mining.candidates import Candidates
+from resift.mining.candidates import MiningCandidates
 from resift.mining.ranked import ranked
 from resift.mining.search import Negative, Search, TeacherSearch
 from resift.mining.teacher import MARGIN, SHARE
@@ -64,7 +64,7 @@ def mine(  # noqa: PLR0913 - the options of a call, by name
     Raises InputError if no query has a negative, ExtraError without bm25s where documents are retrieved, and like
     `Reranker.submit` if the teacher cannot read a pair.
     """
-    candidates = Candidates(collection, options)
+    candidates = MiningCandidates(collection, options)
     rankings = ranked(collection, options.ranks[1], vectors=vectors, stem=stem, progress=progress)
     searches = [
         Search(number, query, ranking, candidates)
@@ -113,7 +113,8 @@ def _none_remains(searches: Sequence[Search], left_out: Counter[str], options: M
         )
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common(3) if count)
     mends = {SHARE.format(options.max_share): "raise --max-share", MARGIN.format(options.margin): "lower --margin"}
-    advice = mends.get(next(iter(dict(left_out.most_common(1)))), "widen --ranks")
+    strictest = max(mends, key=lambda reason: left_out[reason])
+    advice = mends[strictest] if left_out[strictest] else "widen --ranks"
     return (
         f"no query has a negative: {sum(left_out.values())} candidates were left out ({reasons}); {advice}, or give more documents"
     )

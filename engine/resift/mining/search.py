@@ -9,7 +9,7 @@ from resift.mining.teacher import too_relevant
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from resift.mining.candidates import Candidates
+    from resift.mining.candidates import MiningCandidates
     from resift.mining.collection import Collection, MiningQuery
     from resift.mining.options import MiningOptions
     from resift.mining.teacher import Teacher
@@ -32,7 +32,7 @@ class Negative(NamedTuple):
 class Search:
     """The search for one query's negatives."""
 
-    def __init__(self, number: int, query: MiningQuery, ranking: Sequence[int], candidates: Candidates) -> None:
+    def __init__(self, number: int, query: MiningQuery, ranking: Sequence[int], candidates: MiningCandidates) -> None:
         self.query, self.depth = query, len(ranking)
         self.negatives: list[Negative] = []
         self.positive_logits: list[float] = []
@@ -59,7 +59,7 @@ class Search:
 class TeacherSearch:
     """The search for the negatives of all queries with a teacher, which reads no more candidates than that takes."""
 
-    def __init__(self, teacher: Teacher, collection: Collection, options: MiningOptions, candidates: Candidates) -> None:
+    def __init__(self, teacher: Teacher, collection: Collection, options: MiningOptions, candidates: MiningCandidates) -> None:
         self._teacher, self._documents, self._options, self._candidates = teacher, collection.documents, options, candidates
 
     def run(self, searches: Sequence[Search], progress: Progress | None = None) -> int:

@@ -18,7 +18,7 @@ SIMILARITY = 0.8
 
 
 def sibling_positives(queries: Sequence[MiningQuery]) -> list[set[int]]:
-    """For each query, the positives of the queries that ask the same: by their words, without stop words, order and plurals.
+    """For each query, its positives and those of the queries that ask the same, by words without stop words, order and plurals.
 
     Pairs are found by prefix filtering: two sets as similar as SIMILARITY share one of the rarest words of each (Bayardo, Ma and
     Srikant, WWW 2007), so that not all pairs are compared.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from resift.errors import InputError
 from resift.process import start_thread
-from resift.questions.endpoint import BudgetSpentError, Endpoint, RefusedError
-from resift.questions.journal import Entry
+from resift.questions.endpoint import BudgetSpentError, ChatEndpoint, RefusedError
+from resift.questions.journal import DocumentEntry
 from resift.questions.prompt import messages, questions_of
 
 if TYPE_CHECKING:
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from resift.mining.collection import MiningDocument
     from resift.questions.endpoint import Address, Budget
 
-    Outcome = Entry | BaseException | None
+    Outcome = DocumentEntry | BaseException | None
     """what a document brought, or why a thread ends; None once it has ended"""
 
+WITHOUT_QUESTION, NO_ANSWER = "an answer without a question", "no answer before the budget was spent"
 FIRST_REFUSALS = 5
 """Requests that an endpoint may refuse one after another before any is answered; then it would refuse them all."""
 
@@ -36,7 +37,7 @@ class Asking:
         self.is_spent = False
         """whether the budget ended the run"""
 
-    def entries(self, positions: Sequence[int], concurrency: int) -> Iterator[Entry]:
+    def entries(self, positions: Sequence[int], concurrency: int) -> Iterator[DocumentEntry]:
         """An entry for each of these documents, in the order in which they are ready; fewer where the budget is spent.
 
         Raises InputError if the endpoint cannot be used. Threads that still wait for an answer then are left to end by themselves.
@@ -52,12 +53,12 @@ class Asking:
             for number in range(threads):
                 start_thread(self._work, f"resift-questions-{number}", tasks, outcomes)
             while threads:
-                match outcomes.get():
+                match _next(outcomes):
                     case None:
                         threads -= 1
                     case BudgetSpentError():
                         self.is_spent = True
-                    case Entry() as entry:
+                    case DocumentEntry() as entry:
                         is_answered |= entry.fault is None
                         refused += entry.fault is not None
                         if refused >= FIRST_REFUSALS and not is_answered:
@@ -70,10 +71,10 @@ class Asking:
 
     def _work(self, tasks: SimpleQueue[int], outcomes: SimpleQueue[Outcome]) -> None:
         """Asks until no document remains, or an error ends the run."""
-        endpoint = Endpoint(self._address, self._budget)
+        endpoint = ChatEndpoint(self._address, self._budget)
         try:
             while True:
-                outcomes.put(self._entry(endpoint, tasks.get_nowait()))
+                self._ask(endpoint, tasks.get_nowait(), outcomes)
         except Empty:
             pass
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
@@ -82,13 +83,29 @@ class Asking:
             endpoint.close()
             outcomes.put(None)
 
-    def _entry(self, endpoint: Endpoint, position: int) -> Entry:
-        text = self._documents[position].text
-        before = endpoint.requests
+    def _ask(self, endpoint: ChatEndpoint, position: int, outcomes: SimpleQueue[Outcome]) -> None:
+        """Asks about one document. What an error costs, which ends the run, is an entry, too: its requests count for the budget."""
+        text, before = self._documents[position].text, endpoint.requests
+        questions: list[str] = []
+        fault: str | None = None
         try:
-            answer = endpoint.ask(messages(text, self._count, self._characters))
+            questions = questions_of(endpoint.ask(messages(text, self._count, self._characters)), self._count, text)
+            fault = None if questions else WITHOUT_QUESTION
         except RefusedError as error:
-            return Entry(document=position, fault=str(error), requests=endpoint.requests - before)
-        questions = questions_of(answer, self._count, text)
-        fault = None if questions else "an answer without a question"
-        return Entry(document=position, questions=questions, fault=fault, requests=endpoint.requests - before)
+            fault = str(error)
+        except (InputError, BudgetSpentError) as error:
+            fault = str(error) or NO_ANSWER
+            raise
+        finally:
+            if endpoint.requests > before and (questions or fault):
+                requests = endpoint.requests - before
+                outcomes.put(DocumentEntry(document=position, questions=questions, fault=fault, requests=requests))
+
+
+def _next(outcomes: SimpleQueue[Outcome]) -> Outcome:
+    """The next outcome; a wait without an end could not be interrupted on Windows."""
+    while True:
+        try:
+            return outcomes.get(timeout=1.0)
+        except Empty:
+            continue

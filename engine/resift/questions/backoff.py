@@ -17,7 +17,7 @@ LONGEST_REQUESTED = 600.0
 
 def seconds_before(attempt: int, retry_after: str | None = None) -> float:
     """Seconds to wait after that attempt, counted from 1: exponential with jitter, and as long as the server asks for."""
-    wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    wait: float = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
     return max(wait, min(LONGEST_REQUESTED, requested_seconds(retry_after)))
 
 

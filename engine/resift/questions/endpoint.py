@@ -135,7 +135,7 @@ class Budget:
             raise StoppedError
 
 
-class Endpoint:
+class ChatEndpoint:
     """One thread's connection to an endpoint."""
 
     def __init__(self, address: Address, budget: Budget) -> None:

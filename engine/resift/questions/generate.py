@@ -12,7 +12,7 @@ import msgspec
 from resift.questions.asking import Asking
 from resift.questions.endpoint import Budget
 from resift.questions.extract import Extractor
-from resift.questions.journal import Head, Journal, digest, digest_of_text
+from resift.questions.journal import Head, QuestionJournal, digest, digest_of_text
 from resift.questions.prompt import messages
 from resift.questions.round_trip import RoundTrip
 from resift.retrieval.words import key_of, words
@@ -103,7 +103,7 @@ class Generation:
         Raises InputError if the endpoint cannot be used or the journal belongs to another run, OutputError if the journal cannot be
         written, ExtraError without bm25s, unless `options.best` is 0.
         """
-        journal = Journal(journal_path, self._head(address.model))
+        journal = QuestionJournal(journal_path, self._head(address.model))
         try:
             found = Generated([], len(self._documents))
             chosen = self._chosen(found)
@@ -127,7 +127,7 @@ class Generation:
         instruction = f"{messages('', self._options.per_document, 0)} {self._options.characters}"
         return Head(documents=digest(self._documents), method=model, instruction=digest_of_text(instruction))
 
-    def _ask(self, address: Address, journal: Journal, chosen: Sequence[int]) -> None:
+    def _ask(self, address: Address, journal: QuestionJournal, chosen: Sequence[int]) -> None:
         """Asks about the chosen documents of which the journal has no questions yet."""
         pending = [each for each in chosen if each not in journal.entries or journal.entries[each].fault is not None]
         options, budget = self._options, Budget(self._options.max_requests, journal.requests)

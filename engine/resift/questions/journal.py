@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from resift.mining.collection import MiningDocument
 
+Row = TypeVar("Row", bound=msgspec.Struct)
+
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """What a run is: only the same run goes on."""
@@ -30,7 +32,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of what the model is told"""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DocumentEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one document brought."""
 
     document: int
@@ -42,13 +44,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """that it took"""
 
 
-class Journal:
+class QuestionJournal:
     """The entries of a run, held by one process at a time."""
 
     def __init__(self, path: Path, head: Head) -> None:
         """Opens or creates the file. Raises OutputError if another process holds it, InputError if it belongs to another run."""
         self.path = path
-        self.entries: dict[int, Entry] = {}
+        self.entries: dict[int, DocumentEntry] = {}
         """by the document's position"""
         try:
             self._file = hold(path)
@@ -65,7 +67,7 @@ class Journal:
         """Requests that the entries took."""
         return sum(entry.requests for entry in self.entries.values())
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: DocumentEntry) -> None:
         """Appends an entry. Raises OutputError if it cannot be written."""
         self._write(entry)
         self.entries[entry.document] = entry
@@ -94,10 +96,10 @@ class Journal:
             )
         self._file.truncate(len(whole))
         for number, line in enumerate(rest, 2):
-            entry = self._decode(line, Entry, number)
+            entry = self._decode(line, DocumentEntry, number)
             self.entries[entry.document] = entry
 
-    def _decode(self, line: bytes, kind: type[msgspec.Struct], number: int) -> msgspec.Struct:
+    def _decode(self, line: bytes, kind: type[Row], number: int) -> Row:
         try:
             return decode_json(line, kind)
         except ValueError as error:

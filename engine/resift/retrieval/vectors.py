@@ -73,5 +73,5 @@ def _unit(vectors: NDArray[np.floating], name: str) -> NDArray[np.float32]:
     if not np.isfinite(found).all():
         raise InputError(f"{name or 'vectors'}: a number that is not finite; expected the vectors of an embedding model")
     lengths = np.linalg.norm(found, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = found / np.where(lengths > 0, lengths, 1)
+    unit: NDArray[np.float32] = (found / np.where(lengths > 0, lengths, 1)).astype(np.float32)
     return unit
