@@ -22,7 +22,7 @@ import tomllib
 import pytest
 
 import resift
-from tests.support import tiny
+from tests.support import tiny, trainings
 from tests.support.pages import INSTALLATION, PAGES, REPOSITORY, Block, Reader, blocks_of
 
 PAGES_BY_NAME = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
@@ -113,6 +113,11 @@ def write_parquet(path, request):
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
+def write_pairs(path, request):
+    """Sixty queries, whose answers repeat them."""
+    path.write_bytes(gzip.compress(lines(trainings.rows(60)).encode()))
+
+
 def copy_artifact(path, request):
     shutil.copytree(request.getfixturevalue("artifact"), path)
 
@@ -153,6 +158,7 @@ AT_HAND = {
     "tuning.md": {"pools.jsonl.gz": write_pools},
     "calibration.md": {"pools.jsonl.gz": write_many_pools},
     "artifacts-and-export.md": {"my-cross-encoder": copy_checkpoint, "gate.jsonl": write_gate},
+    "own-data.md": {"my-cross-encoder": copy_checkpoint, "my-pairs.jsonl.gz": write_pairs},
     "own-reranker.md": {
         "my-cross-encoder": copy_checkpoint,
         "pools.jsonl.gz": write_pools,
