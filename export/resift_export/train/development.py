@@ -9,6 +9,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 
 from resift.metrics import ndcg
 from resift_export.train.encoder import logits_of
+from resift_export.train.pairs import pool_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +21,6 @@ BEST = f"eval_{METRIC}"
 """The name under which the trainer finds it: another one, such as the loss, would choose other weights."""
 QUERIES = 200
 """Maximum number of queries that are measured each time."""
-NEGATIVES = 15
-"""Maximum number of a query's negatives that are ranked with its answers."""
 
 
 class DevelopmentEvaluator(BaseEvaluator):  # type: ignore[misc]
@@ -42,10 +41,3 @@ class DevelopmentEvaluator(BaseEvaluator):  # type: ignore[misc]
         logits = logits_of(model, [(query, document) for query, documents, _ in self._pools for document in documents])
         parts = np.split(logits, np.cumsum([len(documents) for _, documents, _ in self._pools])[:-1])
         return {METRIC: float(np.mean([ndcg(labels, part) for (_, _, labels), part in zip(self._pools, parts, strict=True)]))}
-
-
-def pool_of(pairs: TrainingPairs) -> tuple[str, list[str], list[int]]:
-    """The query, its documents and their labels. The answers come last, so that equal logits do not favour them."""
-    negatives = [document.text for document in pairs.negative[:NEGATIVES]]
-    answers = [document.text for document in pairs.positive]
-    return pairs.query, [*negatives, *answers], [0] * len(negatives) + [1] * len(answers)

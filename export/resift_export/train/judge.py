@@ -11,7 +11,7 @@ from resift.evaluate.evaluation import evaluate
 from resift.evaluate.systems import CheckpointSystem
 from resift.pools.reading import CandidatePool
 from resift_export.recipe import built_in
-from resift_export.train.development import pool_of
+from resift_export.train.pairs import pool_of
 from resift_export.train.recipe import POINT, Comparison
 
 if TYPE_CHECKING:

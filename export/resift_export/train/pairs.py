@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MINIMUM_QUERIES = 50
 """Queries below which a gain cannot be told from chance."""
+RANKED_NEGATIVES = 15
+"""Maximum number of a query's negatives that are ranked with its answers, where they are measured."""
 NO_NEGATIVES, TOO_LONG = "without a negative", "too long for the model"
 Key = bytes
 
@@ -87,6 +89,13 @@ def without(queries: Iterable[TrainingPairs], answers: Container[Key]) -> list[T
         if negative:
             found.append(TrainingPairs(pairs.query, pairs.positive, negative, pairs.qid))
     return found
+
+
+def pool_of(pairs: TrainingPairs) -> tuple[str, list[str], list[int]]:
+    """The query, its documents and their labels. The answers come last, so that equal logits do not favour them."""
+    negatives = [document.text for document in pairs.negative[:RANKED_NEGATIVES]]
+    answers = [document.text for document in pairs.positive]
+    return pairs.query, [*negatives, *answers], [0] * len(negatives) + [1] * len(answers)
 
 
 def _check(data: TrainingData, total: int) -> None:
