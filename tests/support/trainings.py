@@ -8,7 +8,7 @@ import sys
 
 from tests.support import children, tiny
 
-OPTIONS = {"max_length": 48, "epochs": 1, "evaluations": 3, "lr": 1e-3, "negatives": 3}
+OPTIONS = {"max_length": 48, "epochs": 1, "evaluations": 3, "lr": 1e-3, "negatives": 3, "batch": 8}
 
 
 def rows(count, *, seed=3, negatives=5):

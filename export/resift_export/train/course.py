@@ -124,8 +124,8 @@ def best_state(folder: Path) -> tuple[Path, TrainerState]:
     return best, record
 
 
-def seconds_a_step(trainer: Any, count: int) -> float:
-    """Seconds of an optimizer step, measured on the first batches; weights and random numbers stay as they were."""
+def seconds_a_part(trainer: Any, count: int) -> float:
+    """Seconds of a part of an optimizer step, measured on the first batches; weights and random numbers stay as they were."""
     devices = [torch.cuda.current_device()] if trainer.args.device.type == "cuda" else []
     times = []
     with torch.random.fork_rng(devices):

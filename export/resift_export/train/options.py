@@ -11,6 +11,8 @@ from resift.errors import InputError
 
 Dtype = Literal["float32", "bfloat16"]
 Loss = Literal["bce", "infonce", "marginmse"]
+PAIRS_AT_ONCE = 16
+"""Pairs whose activations are in memory: those of 16 pairs of 192 tokens take some 3 GB in a MiniLM of 12 layers."""
 MAX_LENGTH = 192
 """Default maximum number of tokens of a pair, unless the checkpoint reads fewer."""
 
@@ -60,6 +62,17 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise InputError(f"loss is {self.loss!r:.40}; expected auto, bce, infonce or marginmse")
 
     @property
-    def pairs_a_step(self) -> int:
-        """The number of pairs of an optimizer step, if no query has fewer negatives."""
-        return self.batch * (1 + self.negatives)
+    def queries_at_once(self) -> int:
+        """Queries whose pairs are in memory at once: the gradients of a step are summed over `accumulation` such parts."""
+        limit = PAIRS_AT_ONCE // (1 + self.negatives)
+        return max(count for count in range(1, self.batch + 1) if self.batch % count == 0 and count <= max(1, limit))
+
+    @property
+    def pairs_at_once(self) -> int:
+        """The pairs of these queries, if none has fewer negatives."""
+        return self.queries_at_once * (1 + self.negatives)
+
+    @property
+    def accumulation(self) -> int:
+        """Parts of an optimizer step."""
+        return self.batch // self.queries_at_once

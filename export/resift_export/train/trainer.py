@@ -41,15 +41,18 @@ class Material:
 
     rows: list[dict[str, Any]]
     batch: int
-    """rows of a step"""
+    """rows of a part of a step"""
     general: list[tuple[str, str, float]]
     """general pairs with their logits by the checkpoint"""
     general_batch: int
+    accumulation: int
+    """parts of a step"""
 
     @property
     def steps(self) -> int:
         """The number of optimizer steps."""
-        return math.ceil(len(self.rows) / self.batch) + math.ceil(len(self.general) / self.general_batch)
+        parts = math.ceil(len(self.rows) / self.batch) + math.ceil(len(self.general) / self.general_batch)
+        return math.ceil(parts / self.accumulation)
 
     def datasets(self) -> DatasetDict:
         """The datasets of the trainer, by the names of their losses."""
@@ -115,6 +118,7 @@ def trainer_of(  # noqa: PLR0913 - all that a trainer is made of
         output_dir=str(folder),
         num_train_epochs=1,  # all epochs are laid out in the datasets
         per_device_train_batch_size=material.batch,
+        gradient_accumulation_steps=material.accumulation,
         learning_rate=options.lr,
         warmup_steps=round(options.warmup * material.steps),
         lr_scheduler_type="linear",

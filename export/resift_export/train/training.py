@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import time
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from resift_export.distill.data import key_of
 from resift_export.distill.device import device_of
 from resift_export.distill.distillation import weights_of
 from resift_export.progress import no_report
-from resift_export.train.course import Course, best_state, last_state, run, seconds_a_step
+from resift_export.train.course import Course, best_state, last_state, run, seconds_a_part
 from resift_export.train.development import BEST, DevelopmentEvaluator
 from resift_export.train.encoder import encoder_of, load_start, logits_of
 from resift_export.train.general import draw, read_general
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LIBRARIES = ("resift", "sentence-transformers", "transformers", "accelerate", "datasets", "torch", "tokenizers", "numpy")
-TRIAL_STEPS = 4
-"""Steps by which the time is estimated."""
+TRIAL_PARTS = 6
+"""Parts of steps by which the time is estimated."""
 FORWARD = 1 / 3
 """Share of a step's time that goes into its outputs, as gradients take about twice as long."""
 
@@ -134,10 +135,10 @@ class _Job:
         closed |= {key_of(pool.query) for guard in self._guards for pool in guard.pools}
         loss = choose(split.train, options, lambda pairs: logits_of(self._encoder, pairs))
         found = list(visits(split.train, options))
-        batch = options.pairs_a_step if loss == "bce" else options.batch
+        batch = options.pairs_at_once if loss == "bce" else options.queries_at_once
         own_rows = rows(found, loss, options.negatives)
-        own_steps = -(-len(own_rows) // batch)
-        general_pairs = round(own_steps * options.general / (1 - options.general)) * options.pairs_a_step
+        parts = math.ceil(len(own_rows) / batch)
+        general_pairs = round(parts * options.general / (1 - options.general)) * options.pairs_at_once
         pool = read_general(general, closed, tokenizer)
         self._general_pairs = [pool.pairs[place] for place in draw(pool.pairs, general_pairs, options.seed)]
         self._rows, self._batch, self._split = own_rows, batch, split
@@ -155,7 +156,7 @@ class _Job:
             groups=split.groups,
             left_out=dict(data.left_out) | ({"no negative but held-out answers": split.unused} if split.unused else {}),
             siblings=data.siblings,
-            steps=own_steps + -(-general_pairs // options.pairs_a_step),
+            steps=math.ceil((parts + general_pairs // options.pairs_at_once) / options.accumulation),
             general_pairs=general_pairs,
         )
         self._log(tokenizer)
@@ -211,17 +212,18 @@ class _Job:
 
     def _material(self, logits: Sequence[float]) -> Material:
         general = [(query, document, logit) for (query, document), logit in zip(self._general_pairs, logits, strict=True)]
-        return Material(self._rows, self._batch, general, self._options.pairs_a_step)
+        return Material(self._rows, self._batch, general, self._options.pairs_at_once, self._options.accumulation)
 
     def _trainer(self, material: Material, folder: Path) -> Any:
         return trainer_of(self._encoder, self.recipe.loss, material, self._development, self._options, folder, self._device)
 
     def _seconds(self, trainer: Any, steps: int) -> float:
         """The expected time of `steps` steps and all measurements, which is logged."""
-        step = seconds_a_step(trainer, TRIAL_STEPS)
+        part = seconds_a_part(trainer, TRIAL_PARTS)
+        step = part * self._options.accumulation
         pairs = (self._options.evaluations + 1) * self._development.pairs
         pairs += 2 * sum(len(pool.documents) for each in (self.held_out, *self._guards) for pool in each.pools)
-        measuring = FORWARD * step * (pairs + len(self._general_pairs)) / self._options.pairs_a_step
+        measuring = FORWARD * part * (pairs + len(self._general_pairs)) / self._options.pairs_at_once
         seconds = steps * step + measuring
         log.info(
             "time      about %s: %d steps of %.2f s, and %s for measurements",

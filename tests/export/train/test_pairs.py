@@ -181,3 +181,14 @@ def test_rows_of_each_loss():
 def test_options_out_of_range(options, message):
     with pytest.raises(InputError, match=message):
         TrainOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("batch", "negatives", "at_once", "accumulation"),
+    [(4, 7, 2, 2), (4, 15, 1, 4), (4, 30, 1, 4), (3, 7, 1, 3), (8, 1, 8, 1), (1, 1, 1, 1)],
+)
+def test_a_step_of_several_parts(batch, negatives, at_once, accumulation):
+    """The queries of a step, as whole parts of at most sixteen pairs, or of one query."""
+    options = TrainOptions(batch=batch, negatives=negatives)
+    assert (options.queries_at_once, options.accumulation) == (at_once, accumulation)
+    assert options.pairs_at_once == at_once * (1 + negatives)
