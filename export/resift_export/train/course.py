@@ -20,9 +20,10 @@ from resift.errors import ExportError, OutputError, first_line
 from resift.files.outputs import write_whole
 from resift.files.placing import flush
 from resift_export.train.development import BEST
+from resift_export.train.encoder import logits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from resift_export.progress import Report
 
@@ -140,6 +141,14 @@ def seconds_a_part(trainer: Any, count: int) -> float:
             times.append(time.perf_counter() - begin)
             trainer.model.zero_grad()
     return _middle(times)
+
+
+def seconds_a_pair(encoder: Any, pairs: Sequence[tuple[str, str]]) -> float:
+    """Seconds of scoring one of the pairs, measured on a few."""
+    logits_of(encoder, pairs[:4])
+    begin = time.perf_counter()
+    logits_of(encoder, pairs[:32])
+    return (time.perf_counter() - begin) / max(1, len(pairs[:32]))
 
 
 def _middle(times: Iterable[float]) -> float:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 METRIC = "ndcg@10"
 BEST = f"eval_{METRIC}"
 """The name under which the trainer finds it: another one, such as the loss, would choose other weights."""
-QUERIES = 200
-"""Maximum number of queries that are measured each time."""
+QUERIES, NEGATIVES = 100, 7
+"""Maximum number of queries that are measured each time, and of negatives that are ranked with the answers of each."""
 
 
 class DevelopmentEvaluator(BaseEvaluator):  # type: ignore[misc]
@@ -29,15 +29,12 @@ class DevelopmentEvaluator(BaseEvaluator):  # type: ignore[misc]
     def __init__(self, queries: Sequence[TrainingPairs]) -> None:
         super().__init__()
         self.primary_metric = METRIC
-        self._pools = [pool_of(pairs) for pairs in queries[:QUERIES]]
-
-    @property
-    def pairs(self) -> int:
-        """The number of pairs that are scored each time."""
-        return sum(len(documents) for _, documents, _ in self._pools)
+        self._pools = [pool_of(pairs, NEGATIVES) for pairs in queries[:QUERIES]]
+        self.pairs = [(query, document) for query, documents, _ in self._pools for document in documents]
+        """the pairs that are scored each time"""
 
     def __call__(self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1) -> dict[str, float]:  # noqa: ARG002 - sentence-transformers'
         """The mean over the queries."""
-        logits = logits_of(model, [(query, document) for query, documents, _ in self._pools for document in documents])
+        logits = logits_of(model, self.pairs)
         parts = np.split(logits, np.cumsum([len(documents) for _, documents, _ in self._pools])[:-1])
         return {METRIC: float(np.mean([ndcg(labels, part) for (_, _, labels), part in zip(self._pools, parts, strict=True)]))}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MINIMUM_QUERIES = 50
 """Queries below which a gain cannot be told from chance."""
 RANKED_NEGATIVES = 15
-"""Maximum number of a query's negatives that are ranked with its answers, where they are measured."""
+"""Maximum number of a query's negatives that are ranked with its answers, where the gain is measured."""
 NO_NEGATIVES, TOO_LONG = "without a negative", "too long for the model"
 Key = bytes
 
@@ -91,9 +91,9 @@ def without(queries: Iterable[TrainingPairs], answers: Container[Key]) -> list[T
     return found
 
 
-def pool_of(pairs: TrainingPairs) -> tuple[str, list[str], list[int]]:
+def pool_of(pairs: TrainingPairs, most_negatives: int = RANKED_NEGATIVES) -> tuple[str, list[str], list[int]]:
     """The query, its documents and their labels. The answers come last, so that equal logits do not favour them."""
-    negatives = [document.text for document in pairs.negative[:RANKED_NEGATIVES]]
+    negatives = [document.text for document in pairs.negative[:most_negatives]]
     answers = [document.text for document in pairs.positive]
     return pairs.query, [*negatives, *answers], [0] * len(negatives) + [1] * len(answers)
 

@@ -24,7 +24,7 @@ from resift_export.distill.data import key_of
 from resift_export.distill.device import device_of
 from resift_export.distill.distillation import weights_of
 from resift_export.progress import no_report
-from resift_export.train.course import Course, best_state, last_state, run, seconds_a_part
+from resift_export.train.course import Course, best_state, last_state, run, seconds_a_pair, seconds_a_part
 from resift_export.train.development import BEST, DevelopmentEvaluator
 from resift_export.train.encoder import encoder_of, load_start, logits_of
 from resift_export.train.general import draw, read_general
@@ -50,8 +50,6 @@ log = logging.getLogger(__name__)
 LIBRARIES = ("resift", "sentence-transformers", "transformers", "accelerate", "datasets", "torch", "tokenizers", "numpy")
 TRIAL_PARTS = 6
 """Parts of steps by which the time is estimated."""
-FORWARD = 1 / 3
-"""Share of a step's time that goes into its outputs, as gradients take about twice as long."""
 
 
 @dataclass(frozen=True)
@@ -219,11 +217,10 @@ class _Job:
 
     def _seconds(self, trainer: Any, steps: int) -> float:
         """The expected time of `steps` steps and all measurements, which is logged."""
-        part = seconds_a_part(trainer, TRIAL_PARTS)
-        step = part * self._options.accumulation
-        pairs = (self._options.evaluations + 1) * self._development.pairs
+        step = seconds_a_part(trainer, TRIAL_PARTS) * self._options.accumulation
+        pairs = (self._options.evaluations + 1) * len(self._development.pairs)
         pairs += 2 * sum(len(pool.documents) for each in (self.held_out, *self._guards) for pool in each.pools)
-        measuring = FORWARD * part * (pairs + len(self._general_pairs)) / self._options.pairs_at_once
+        measuring = seconds_a_pair(self._encoder, self._development.pairs) * (pairs + len(self._general_pairs))
         seconds = steps * step + measuring
         log.info(
             "time      about %s: %d steps of %.2f s, and %s for measurements",
