@@ -21,7 +21,7 @@ import tomllib
 
 import pytest
 
-from tests.support import tiny
+from tests.support import tiny, trainings
 from tests.support.pages import INSTALLATION, PAGES, REPOSITORY, SITE, Block, Reader, blocks_of
 
 PAGES_BY_NAME = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
@@ -117,6 +117,11 @@ def write_parquet(path, request):
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
+def write_training_pairs(path, request):
+    """Sixty queries, whose answers repeat them."""
+    path.write_bytes(gzip.compress(lines(trainings.rows(60)).encode()))
+
+
 def copy_artifact(path, request):
     shutil.copytree(request.getfixturevalue("artifact"), path)
 
@@ -163,6 +168,7 @@ AT_HAND = {
         "my-pairs.jsonl": write_pairs,
     },
     "artifacts-and-export.md": {"my-cross-encoder": copy_checkpoint, "gate.jsonl": write_gate},
+    "own-data.md": {"my-cross-encoder": copy_checkpoint, "my-pairs.jsonl.gz": write_training_pairs},
     "own-reranker.md": {
         "my-cross-encoder": copy_checkpoint,
         "pools.jsonl.gz": write_pools,

@@ -102,7 +102,7 @@ class Recipe:
 
     def calibration_pairs(self) -> list[CalibrationPair]:
         """The calibration set. Raises InputError, which names the line, for a bad line."""
-        path = self.calibration or _built_in("calibration.jsonl")
+        path = self.calibration or built_in("calibration.jsonl")
         pairs = _pairs_of(path)
         if len(pairs) < MIN_CALIBRATION_PAIRS:
             raise InputError(f"{path} has {len(pairs)} pairs; expected {MIN_CALIBRATION_PAIRS} or more, preferably a hundred")
@@ -113,7 +113,7 @@ class Recipe:
 
         Raises InputError for a label beyond any grade, and if they are too few, or too small, for a meaningful comparison.
         """
-        path = self.gate or _built_in("gate.jsonl")
+        path = self.gate or built_in("gate.jsonl")
         pools = [_gate_pool(pool, number, f"{path}, pool {number}") for number, pool in enumerate(read_pools(path), 1)]
         if empty := [pool.qid for pool in pools if not pool.documents]:
             raise InputError(f"{path} has pools without documents, the first with qid {empty[0]}; remove them")
@@ -127,11 +127,11 @@ class Recipe:
 
     def short_calibration_pairs(self) -> list[CalibrationPair]:
         """Short pairs, by which the products of a graph for short pairs are chosen; always the built-in ones."""
-        return _pairs_of(_built_in(SHORT_CALIBRATION))
+        return _pairs_of(built_in(SHORT_CALIBRATION))
 
     def short_gate_pools(self) -> list[Pool]:
         """Pools of short queries and documents, on which the agreement by length is measured; always the built-in ones."""
-        return [_gate_pool(pool, number, SHORT_GATE) for number, pool in enumerate(read_pools(_built_in(SHORT_GATE)), 1)]
+        return [_gate_pool(pool, number, SHORT_GATE) for number, pool in enumerate(read_pools(built_in(SHORT_GATE)), 1)]
 
     def attached_files(self) -> dict[str, bytes]:
         """Contents of the attached files by name. Raises InputError if one cannot be read or its name cannot be used."""
@@ -163,15 +163,15 @@ class Recipe:
             record["no_texts"] = True
         texts = {name: getattr(self, name) for name in ("relevant_label", "prompt_name", "activation", "origin")}
         record.update({key: path_text(value) for key, value in texts.items() if value is not None})
-        for name, own_path, built_in in (
+        for name, own_path, file in (
             ("calibration", self.calibration, "calibration.jsonl"),
             ("gate", self.gate, "gate.jsonl"),
         ):
-            path = own_path or _built_in(built_in)
-            record[name] = path_text(path.name) if own_path else f"built-in {built_in}"
+            path = own_path or built_in(file)
+            record[name] = path_text(path.name) if own_path else f"built-in {file}"
             record[f"{name}_sha256"] = _sha256(path)
         for name in (SHORT_CALIBRATION, SHORT_GATE):
-            record[f"{name.partition('.')[0]}_sha256"] = _sha256(_built_in(name))
+            record[f"{name.partition('.')[0]}_sha256"] = _sha256(built_in(name))
         return record
 
 
@@ -180,7 +180,8 @@ def file_of(precision: Precision) -> str:
     return f"model.{precision}.onnx"
 
 
-def _built_in(name: str) -> Path:
+def built_in(name: str) -> Path:
+    """A file of texts that comes with the package."""
     return Path(str(files("resift_export"))) / "data" / name
 
 

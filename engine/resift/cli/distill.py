@@ -1,4 +1,4 @@
-"""`resift distill TEACHER OUT --data POOLS`: trains a student of fewer or narrower layers. Needs the extra `train`."""
+"""`resift distill TEACHER OUT --data POOLS`: trains a student of fewer or narrower layers. Needs the extra `export`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SEEDS = 1 << 63
 """Seeds are signed numbers of 64 bits."""
 
 
-class _StopCondition:
+class StopCondition:
     """Tells when to stop: after a signal or a time limit. A second signal ends the process at once."""
 
     def __init__(self, minutes: float | None) -> None:
@@ -55,6 +55,7 @@ class _StopCondition:
                 signal.signal(number, self._stop)
 
     def should_continue(self) -> bool:
+        """Whether neither has come; says once that the state is being saved."""
         if self.signal is not None and not self._is_announced:
             self._is_announced = True
             complain("stopping once the state is saved; a second signal stops at once")
@@ -200,7 +201,7 @@ def run(arguments: argparse.Namespace) -> int:
         from resift_export.distill.options import Options
     except ImportError as error:
         raise ExtraError(
-            f"distilling needs PyTorch and other packages that are not installed ({error}): pip install 'resift[train]'"
+            f"distilling needs PyTorch and other packages that are not installed ({error}): pip install 'resift[export]'"
         ) from error
     show_messages()
     options = Options(
@@ -220,7 +221,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         dtype=fast_dtype(device_of(arguments.device)) if arguments.dtype == "auto" else arguments.dtype,
     )
-    stop = _StopCondition(arguments.minutes)
+    stop = StopCondition(arguments.minutes)
     stop.catch_signals()
     recipe = distill(
         arguments.teacher,

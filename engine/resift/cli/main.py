@@ -34,6 +34,9 @@ EPILOG = """examples:
   resift doctor pools.jsonl.gz
   resift tune pools.jsonl --budget-ms 200 --out tuned.toml
   resift calibrate ./my-artifact pools.jsonl --precision 0.9 -o settings.toml
+  resift questions corpus.jsonl --out queries.jsonl
+  resift mine corpus.jsonl --queries queries.jsonl --out pairs.jsonl.gz
+  resift train ./my-cross-encoder ./trained --data pairs.jsonl.gz
 
 """
 
@@ -46,7 +49,22 @@ def parser() -> Parser:
         from importlib.metadata import version
         from textwrap import fill
 
-        from resift.cli import calibrate, distill, doctor, export, info, rerank, sample, serve, tune, upgrade, verify
+        from resift.cli import (
+            calibrate,
+            distill,
+            doctor,
+            export,
+            info,
+            mine,
+            questions,
+            rerank,
+            sample,
+            serve,
+            train,
+            tune,
+            upgrade,
+            verify,
+        )
         from resift.cli import eval as evaluation
         from resift.cli.options import EXIT_CODES, Parser
         from resift.cli.streams import write_lines
@@ -57,7 +75,23 @@ def parser() -> Parser:
     )
     root.add_argument("--version", action="version", version=f"resift {installed}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (sample, rerank, serve, evaluation, doctor, tune, calibrate, export, upgrade, distill, verify, info):
+    for command in (
+        sample,
+        rerank,
+        serve,
+        evaluation,
+        doctor,
+        tune,
+        calibrate,
+        questions,
+        mine,
+        train,
+        export,
+        upgrade,
+        distill,
+        verify,
+        info,
+    ):
         command.add(commands)
     names = fill(", ".join(commands.choices), 80, initial_indent="  ", subsequent_indent="  ")
     overview = OVERVIEW.format(version=installed, commands=names)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from resift.cli.options import Commands
 
-EPILOG = f"""FILE holds one document per line, or one JSON object {{"text": "...", ...}} per line, or (.csv, .tsv) one
-document per row with the column text or document; --json keeps the other fields.
+EPILOG = f"""FILE holds one document per line, or one JSON object {{"text": "...", ...}} per line, or (.csv, .tsv,
+.parquet) one document per row with the column text or document; --json keeps the other fields.
 
 POOLS, recognized by name and content, is one of
   JSON Lines, a pool in each: {{"qid"?, "query", "documents": ["..."]}}

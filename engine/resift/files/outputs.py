@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from resift.errors import OutputError
 from resift.files.names import is_file_name, path_text
 from resift.files.placing import place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 def check_outputs(
@@ -49,9 +50,17 @@ def check_outputs(
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file that appears once it is complete, and then replaces an earlier one. A symbolic link's target is written.
+    """Writes a file at once, as `writing_whole` does."""
+    with writing_whole(path) as file:
+        file.write(content)
 
-    Raises OutputError if it cannot be written, or is something other than a regular file.
+
+@contextmanager
+def writing_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write, which appears at the end of the block, and then replaces an earlier one; not at all if the block fails.
+
+    A symbolic link's target is written. The block may close the file. Raises OutputError if it cannot be written, or if the path is
+    something other than a regular file.
     """
     target = _target(path)
     name = path_text(Path(path))
@@ -60,7 +69,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     partial = _partial_path(target)
     try:
         with partial.open("xb") as file:
-            file.write(content)
+            yield file
         place(partial, target)
     except OSError as error:
         raise OutputError(f"{name} cannot be written: {error.strerror or error}") from error

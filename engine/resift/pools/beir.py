@@ -76,6 +76,11 @@ def read_queries(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
         yield qid, text
 
 
+def find_corpus(folder: Path) -> Path | None:
+    """The documents of a BEIR folder, with or without queries; None if it has none."""
+    return _existing(folder / "corpus.jsonl")
+
+
 def find_judgements(folder: Path, split: str) -> Path:
     """The file qrels/SPLIT.tsv of a BEIR folder. Raises InputError that names the splits that exist."""
     found = _existing(folder / "qrels" / f"{split}.tsv")

@@ -258,8 +258,8 @@ def _sample_pairs(draws: Draws, tokenizer: PairTokenizer) -> list[Encodings]:
 
 def _recipe(teacher: Checkpoint, start: Checkpoint | None, options: Options, keep: tuple[int, ...], split: Split) -> DistillRecipe:
     return DistillRecipe(
-        teacher=_weights(teacher),
-        start=None if start is None else _weights(start),
+        teacher=weights_of(teacher),
+        start=None if start is None else weights_of(start),
         options=options,
         keep=keep,
         data=split.files,
@@ -271,7 +271,8 @@ def _recipe(teacher: Checkpoint, start: Checkpoint | None, options: Options, kee
     )
 
 
-def _weights(checkpoint: Checkpoint) -> Weights:
+def weights_of(checkpoint: Checkpoint) -> Weights:
+    """The record of a checkpoint. Raises InputError if a file cannot be read."""
     files = sorted([*checkpoint.folder.glob("*.safetensors"), checkpoint.folder / "config.json"])
     return Weights(
         id=checkpoint.id,

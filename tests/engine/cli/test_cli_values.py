@@ -22,6 +22,7 @@ REQUIRED = {
     "calibrate": ["a", "p"],
     "export": ["c", "o"],
     "distill": ["t", "o", "--data", "d"],
+    "train": ["c", "o", "--data", "d"],
 }
 NUMBERS = ("N", "MS", "SHARE", "RATE")
 SERVED_NUMBERS = ("--threads", "--max-length", "--windows", "--max-batch-tokens")
@@ -36,6 +37,11 @@ SUITABLE = {
     ("distill", "--lr"): {HUGE},
     ("distill", "--minutes"): {HUGE},
     ("distill", "--checkpoint-minutes"): {HUGE},
+    ("train", "--seed"): {"0", "-1"},
+    ("train", "--warmup"): {"0"},
+    ("train", "--general-share"): {"0"},
+    ("train", "--lr"): {HUGE},
+    ("train", "--minutes"): {HUGE},
     ("rerank", "--budget-ms"): {HUGE},
     ("tune", "--budget-ms"): {HUGE},
     ("serve", "--port"): {"0"},

@@ -295,6 +295,6 @@ def test_without_the_extra(tmp_path):
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = resift("distill", "teacher", tmp_path / "student", "--data", "pools.jsonl", PYTHONPATH=path)
     assert (
-        "distilling needs PyTorch and other packages that are not installed (no torch here): pip install 'resift[train]'"
+        "distilling needs PyTorch and other packages that are not installed (no torch here): pip install 'resift[export]'"
         in complaint(done)
     )
