@@ -66,7 +66,8 @@ class Environment:
 
     def megabytes(self) -> float:
         """Size of what the requirements bring, without pip, compiled bytecode and the interpreter."""
-        (packages,) = (self.folder / self.name).glob("[Ll]ib*/**/site-packages")
+        # lib64 is a link to lib
+        (packages,) = {path.resolve() for path in (self.folder / self.name).glob("[Ll]ib*/**/site-packages")}
         ours = [file for file in packages.rglob("*") if file.is_file() and not file.is_symlink() and file.suffix != ".pyc"]
         return sum(file.stat().st_size for file in ours if not file.relative_to(packages).parts[0].startswith(INSTALLERS)) / 1e6
 

@@ -1,4 +1,4 @@
-"""What benchmarks measure with: the pools of the built-in gate, and labelled pools and a checkpoint where they lie beside the project."""
+"""What benchmarks measure with: the pools of the built-in gate, and pools and a checkpoint that may lie beside the project."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_a_share_is_of_the_means_and_its_interval_of_queries_drawn_for_both(monk
 def test_the_ranking_that_follows_from_logits_is_the_engines(monkeypatch, planned_artifact):
     monkeypatch.syspath_prepend(str(REPOSITORY))
     from benchmarks import frontier
-    from benchmarks.__main__ import GATE_POOLS
+    from benchmarks.material import GATE_POOLS
 
     texts = [text for pool in list(read_pools(GATE_POOLS))[:5] for text in pool.documents]
     pool = CandidatePool("why are there two high tides a day", texts[:40], fields=[{}] * 40)

@@ -112,6 +112,7 @@ CONTENDERS = (
     ),
 )
 BY_NAME = {contender.name: contender for contender in CONTENDERS}
+RESIFT, PYTORCH = BY_NAME["resift-full"], BY_NAME["pytorch"]
 BASELINE, REFERENCE = "resift-full", "pytorch"
 """The contender that ratios are taken to, and the one whose ranking is float32's."""
 

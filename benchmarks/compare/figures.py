@@ -48,7 +48,7 @@ def times(turns: Sequence[Turn], name: str, case: Case) -> dict[str, Any]:
 
 
 def ratios(turns: Sequence[Turn], name: str, baseline: str) -> dict[str, Any]:
-    """How many times as much of each cost as the baseline a contender takes: median and quartiles of the ratios within each turn."""
+    """How many times as much as the baseline a contender takes: median and quartiles of the ratios within each turn."""
     found: dict[str, Any] = {}
     for cost in COSTS:
         if values := paired(turns, name, baseline, cost):

@@ -66,10 +66,10 @@ def points(case: Mapping[str, Any]) -> list[tuple[str, float, float]]:
 
 
 def _figure(cases: Sequence[Mapping[str, Any]], processor: str, colours: Mapping[str, str]) -> Any:
-    import matplotlib
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "resift", "svg.fonttype": "path"}):
+    with mpl.rc_context({"svg.hashsalt": "resift", "svg.fonttype": "path"}):
         figure = Figure(figsize=(6.2 * len(cases), 5.2), layout="constrained")
         for axes, case in zip(figure.subplots(1, len(cases), squeeze=False, sharey=True)[0], cases, strict=True):
             _panel(axes, case, colours)

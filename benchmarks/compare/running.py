@@ -9,13 +9,13 @@ import select
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.compare.catalogue import SCRIPTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from benchmarks.compare.catalogue import Contender
 
@@ -31,7 +31,7 @@ class ContenderError(Exception):
 class ContenderProcess:
     """A running contender. `log` takes what its libraries print."""
 
-    def __init__(self, contender: Contender, model: str, threads: int, log: Path) -> None:
+    def __init__(self, contender: Contender, model: str, threads: int, log: Path = Path(os.devnull)) -> None:
         self.name = contender.name
         self.started = time.perf_counter()
         command = [contender.environment.python, SCRIPTS / contender.script, model, str(threads), *contender.options]

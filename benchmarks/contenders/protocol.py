@@ -1,8 +1,8 @@
 """The protocol of contenders, each in its own process and environment: JSON Lines on standard input and output.
 
-A contender is started with a model, a number of threads and options of its own. Its first line is {"ready": true} or {"error"}.
-Then it answers every line: {"pools": [[query, documents], ...]} with {"seconds", "cpu_seconds", "peak_mb", "scores": [[float,
-...], ...]}, a number for each document, the higher the better; {"report": true} with {"peak_mb", "versions"}. What it raises is {"error"}.
+A contender is started with a model, a number of threads and options of its own. It first says {"ready": true} or {"error"}. Then
+it answers every line. {"pools": [[query, documents], ...]}: {"seconds", "cpu_seconds", "peak_mb", "scores": [[float, ...], ...]}, a
+number for each document, the higher the better. {"report": true}: {"peak_mb", "versions"}. What it raises: {"error"}.
 
 Uses only the standard library, as it runs in every environment.
 """
@@ -39,7 +39,7 @@ def serve(load, packages):
 
     try:
         loaded = load(model, int(threads), *options)
-    except Exception as error:  # noqa: BLE001 - whatever keeps a library from loading is named in the table
+    except Exception as error:  # whatever keeps a library from loading is named in the table
         answer({"error": description(error)})
         raise
     score, score_many = loaded if isinstance(loaded, tuple) else (loaded, None)
@@ -56,10 +56,8 @@ def respond(request, score, score_many, packages):
         return {"peak_mb": peak_mb(), "versions": {name: version_of(name) for name in packages}}
     pools = request["pools"]
     start, cpu = time.perf_counter(), time.process_time()
-    if score_many and len(pools) > 1:
-        found = score_many(pools)
-    else:
-        found = [score(query, documents) for query, documents in pools]
+    is_many = score_many and len(pools) > 1
+    found = score_many(pools) if is_many else [score(query, documents) for query, documents in pools]
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     scores = [[float(value) for value in values] for values in found]
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak_mb(), "scores": scores}

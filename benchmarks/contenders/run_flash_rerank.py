@@ -5,7 +5,7 @@ from __future__ import annotations
 from protocol import serve
 
 
-def load(model, threads):
+def load(model, _threads):
     from flash_rerank import Reranker
 
     loaded = Reranker(model)

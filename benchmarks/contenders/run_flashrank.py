@@ -7,7 +7,7 @@ from pathlib import Path
 from protocol import scores_by_place, serve
 
 
-def load(model, threads):
+def load(model, _threads):
     from flashrank import Ranker, RerankRequest
 
     folder = Path(model)

@@ -1,4 +1,7 @@
-"""kjarni, an engine of its own in Rust. Its Reranker takes only names of its list; the folder goes in by the field of its library."""
+"""kjarni, an engine of its own in Rust.
+
+Its Reranker takes only names of its own list: the folder goes in by a field of its library's structure. Threads: those it finds.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from ctypes import byref, c_void_p
 from protocol import serve
 
 
-def load(model, threads):
+def load(model, _threads):
     from kjarni import Reranker, reranker
     from kjarni._ffi import check_error
 
