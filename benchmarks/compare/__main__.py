@@ -15,6 +15,7 @@ Exit code 3 if a ratio fell by more than noise.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -125,7 +126,8 @@ def run(arguments: argparse.Namespace, contenders: Sequence[catalogue.Contender]
         if contender.name in reasons:
             tell(f"{contender.name}: {reasons[contender.name]}")
     present = [contender for contender in contenders if contender.name in paths]
-    identities = {contender.name: f"{contender.identity} {models.identity}" for contender in present}
+    here = f"{models.identity} {machine_facts()}"
+    identities = {contender.name: hashlib.sha256(f"{contender.identity} {here}".encode()).hexdigest()[:16] for contender in present}
     measurement = Measurement(present, paths, identities, KeptTurns(arguments.folder / "turns.jsonl"), logs)
     measurement.until = time.monotonic() + 60 * arguments.minutes
     measure_starts(measurement, cases[0])

@@ -30,6 +30,8 @@ OPENVINO_FILES = {
     "openvino/openvino_model.bin": "openvino_model.bin",
     "config.json": "config.json",
 }
+OF_PROCESSOR = ("onnx", "flashrank")
+"""Forms whose int8 depends on the processor."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -63,7 +65,8 @@ class Models:
             return self.artifact if name == "artifact" else self.checkpoint
         if name in self._failures:
             raise ModelError(self._failures[name])
-        target = self._folder / self.identity.replace("/", "--") / name
+        kind = f"{name}-{quantization()}" if name in OF_PROCESSOR else name
+        target = self._folder / self.identity.replace("/", "--") / kind
         try:
             if not target.exists():
                 self._make(name, target)
