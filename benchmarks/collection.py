@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.__main__ import GATE_POOLS
+from benchmarks.material import GATE_POOLS
 from resift.pools.source import read_pools
 
 SEED = 3

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.compare import machine
 from benchmarks.load import traffic
+from benchmarks.machine_facts import machine_facts
 from resift import Reranker
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def main() -> int:
     arguments = parser.parse_args()
     requests = traffic.read_requests(arguments.file) if arguments.file else traffic.mixed_requests(SEED, arguments.pools)
     requests = requests[: arguments.pools]
-    print(f"# {machine()}; {len(requests)} pools, {arguments.busy} busy processes")
+    print(f"# {machine_facts()}; {len(requests)} pools, {arguments.busy} busy processes")
     with Reranker.load(arguments.model) as reranker:
         best = [[result.index for result in reranker.rerank(each.query, each.documents, plan="full")[:BEST]] for each in requests]
         order_given = np.mean([_share(top, range(BEST)) for top in best])

@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from benchmarks.__main__ import GATE_POOLS
+from benchmarks.material import GATE_POOLS
 from resift import Reranker
 from resift.pools.source import read_pools
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from benchmarks.__main__ import GATE_POOLS
+from benchmarks.material import GATE_POOLS
 from resift import Reranker, Settings, machine
 from resift.integrations.ray import rerank_parquet
 from resift.pools.source import read_pools

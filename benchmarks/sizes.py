@@ -24,12 +24,14 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import resift_export
 from benchmarks import random_checkpoints
-from benchmarks.compare import PYTORCH, RESIFT, Contender, Process
+from benchmarks.compare.catalogue import PYTORCH, RESIFT
+from benchmarks.compare.running import ContenderProcess
 from resift import Reranker, machine
 from resift.pools.source import read_pools
 
@@ -138,17 +140,17 @@ def export(checkpoint: Path, artifact: Path, precision: str) -> tuple[float, int
 
 def speed(checkpoint: Path, artifact: Path, rounds: int) -> dict[str, Any]:
     """Pairs per second of both contenders, measured in turn on pairs of the same length."""
-    here = [Contender(item.name, item.script, item.requirements, item.takes, sys.executable) for item in (RESIFT, PYTORCH)]
+    here = [replace(item, environment=replace(item.environment, interpreter=sys.executable)) for item in (RESIFT, PYTORCH)]
     threads = machine.usable_cores()
     found: dict[str, Any] = {}
-    processes = [Process(item, str(artifact if item.takes == "artifact" else checkpoint), threads) for item in here]
+    processes = [ContenderProcess(item, str(artifact if item.takes == "artifact" else checkpoint), threads) for item in here]
     for tokens, pairs in LENGTHS.items():
         query, document = pair_of(artifact, tokens)
         seconds: list[list[float]] = [[], []]
         for turn in range(rounds + 1):  # the first warms up
             order = (0, 1) if turn % 2 else (1, 0)
             for at in order:
-                taken = processes[at].ask(query=query, documents=[f"{document} {number}" for number in range(pairs)])["seconds"]
+                taken = processes[at].rank([(query, [f"{document} {number}" for number in range(pairs)])])["seconds"]
                 if turn:
                     seconds[at].append(taken)
         found[f"pairs_s_{tokens}"] = [round(pairs / statistics.median(each), 2) for each in seconds]

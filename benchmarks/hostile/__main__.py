@@ -23,9 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.compare import REPOSITORY, machine
 from benchmarks.hostile import bodies, connections
 from benchmarks.load.servers import ServerProcess, free_port, running
+from benchmarks.machine_facts import machine_facts
+from benchmarks.material import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,7 @@ SERVE = "import sys; from resift.cli.main import main; sys.exit(main())"
 
 def main() -> int:
     arguments = parse_arguments()
-    print(json.dumps(machine()))
+    print(json.dumps(machine_facts()))
     rows = run_bodies(arguments) if arguments.attack == "bodies" else run_connections(arguments)
     (arguments.out / f"hostile-{arguments.attack}.json").write_text(json.dumps(rows, indent=1))
     return int(not all(row["holds"] for row in rows))

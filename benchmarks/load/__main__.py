@@ -20,11 +20,15 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.__main__ import CHECKPOINT
-from benchmarks.compare import machine
+from benchmarks.compare import catalogue
 from benchmarks.load import endings, ratio, scenarios, servers, traffic
+from benchmarks.machine_facts import machine_facts
+from benchmarks.material import CHECKPOINT
+
+if TYPE_CHECKING:
+    from benchmarks.environments import Environment
 
 SERVER_SCENARIOS = ("capacity", "overload", "endurance", "fairness", "sigterm", "disconnect")
 
@@ -46,7 +50,7 @@ def main() -> int:
             with servers.running(server):
                 found = run_scenario(arguments, server, requests)
     settings = {key: str(value) for key, value in vars(arguments).items()}
-    report = {"scenario": arguments.scenario, "machine": machine(), "settings": settings, **found}
+    report = {"scenario": arguments.scenario, "machine": machine_facts(), "settings": settings, **found}
     (arguments.out / f"load-{arguments.scenario}.json").write_text(json.dumps(report, indent=1))
     for check in found["checks"]:
         limit = next(f"{key} {check[key]}" for key in ("at most", "at least") if key in check)
@@ -101,7 +105,7 @@ def run_scenario(
 
 
 def compare_servers(
-    arguments: argparse.Namespace, resift: servers.Contender, requests: list[traffic.LoadRequest], folder: Path
+    arguments: argparse.Namespace, resift: Environment, requests: list[traffic.LoadRequest], folder: Path
 ) -> dict[str, Any]:
     """The figures and checks of resift's server compared with other servers."""
     fastapi = replace(servers.FASTAPI, interpreter=resift.interpreter)
@@ -114,7 +118,7 @@ def compare_servers(
         running.append(servers.infinity(arguments.infinity, folder, checkpoint=arguments.checkpoint, threads=arguments.threads))
     return ratio.compare(
         running,
-        [(resift, arguments.model), (fastapi, arguments.checkpoint)],
+        [(catalogue.RESIFT, resift, arguments.model), (catalogue.PYTORCH, fastapi, arguments.checkpoint)],
         requests,
         ratio.Effort(
             arguments.threads, arguments.rounds, arguments.requests, arguments.steps, arguments.library_pools, arguments.seed

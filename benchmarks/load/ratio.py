@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.compare import Contender, Process
+from benchmarks.compare.running import ContenderProcess
 from benchmarks.load import traffic
 from benchmarks.load.client import open_loop
 from benchmarks.load.figures import Load, Outcome, check
@@ -17,8 +17,13 @@ from benchmarks.load.servers import running
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from benchmarks.compare.catalogue import Contender
+    from benchmarks.environments import Environment
     from benchmarks.load.servers import ServerProcess
     from benchmarks.load.traffic import LoadRequest
+
+    Library = tuple[Contender, Environment, str]
+    """with the environment that runs it, and its model"""
 
 MIN_RATIO = 0.85
 """Minimum of the servers' ratio divided by the libraries' ratio."""
@@ -46,7 +51,7 @@ class Effort:
 
 
 def compare(
-    servers: Sequence[ServerProcess], libraries: Sequence[tuple[Contender, str]], requests: Sequence[LoadRequest], effort: Effort
+    servers: Sequence[ServerProcess], libraries: Sequence[Library], requests: Sequence[LoadRequest], effort: Effort
 ) -> dict[str, Any]:
     """Compares `servers`: resift's, FastAPI's, then others; `libraries`: resift and sentence-transformers, with their models."""
     found = []
@@ -82,14 +87,16 @@ def compare(
     }
 
 
-def _libraries(libraries: Sequence[tuple[Contender, str]], requests: Sequence[LoadRequest], threads: int) -> list[dict[str, Any]]:
+def _libraries(libraries: Sequence[Library], requests: Sequence[LoadRequest], threads: int) -> list[dict[str, Any]]:
     """Pools per second and p95 of both libraries, one pool at a time, in turn."""
-    processes = [Process(contender, model, threads) for contender, model in libraries]
+    processes = [
+        ContenderProcess(replace(contender, environment=environment), model, threads) for contender, environment, model in libraries
+    ]
     seconds: list[list[float]] = [[] for _ in libraries]
     try:
         for place, request in enumerate([*requests[:WARM_UP], *requests]):
             for process, spent in zip(processes, seconds, strict=True):
-                taken = process.ask(query=request.query, documents=request.documents)["seconds"]
+                taken = process.rank([(request.query, request.documents)])["seconds"]
                 if place >= WARM_UP:
                     spent.append(taken)
     finally:
@@ -97,7 +104,7 @@ def _libraries(libraries: Sequence[tuple[Contender, str]], requests: Sequence[Lo
             process.close()
     return [
         {"name": contender.name, "pools_per_s": len(spent) / sum(spent), "p95_s": sorted(spent)[int(0.95 * (len(spent) - 1))]}
-        for (contender, _), spent in zip(libraries, seconds, strict=True)
+        for (contender, *_), spent in zip(libraries, seconds, strict=True)
     ]
 
 

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from benchmarks.compare import PYTORCH, REPOSITORY, Contender
+from benchmarks.compare.catalogue import PYTORCH
+from benchmarks.environments import Environment
+from benchmarks.material import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmarks.load.traffic import LoadRequest
 
-RESIFT = Contender("resift-serve", "run_resift.py", (f"{REPOSITORY}[serve]",), "artifact")
-FASTAPI = Contender("fastapi", "run_sentence_transformers.py", (*PYTORCH.requirements, "fastapi", "uvicorn"), "checkpoint")
+RESIFT = Environment("resift-serve", (f"{REPOSITORY}[serve]",))
+FASTAPI = Environment("fastapi", (*PYTORCH.environment.requirements, "fastapi", "uvicorn"))
 START_SECONDS = 180
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -114,22 +116,22 @@ def running(server: ServerProcess) -> Iterator[ServerProcess]:
             server.stop()
 
 
-def resift(contender: Contender, folder: Path, *, model: str, threads: int, flags: list[str] | None = None) -> ServerProcess:
+def resift(environment: Environment, folder: Path, *, model: str, threads: int, flags: list[str] | None = None) -> ServerProcess:
     port = free_port()
-    command = [contender.python.parent / "resift", "serve", "--port", port, "--threads", threads, *(flags or [])]
+    command = [environment.python.parent / "resift", "serve", "--port", port, "--threads", threads, *(flags or [])]
     command += ["--model", model] if model else []
     return ServerProcess(
         "resift", list(map(str, command)), f"http://127.0.0.1:{port}", "/v2/rerank", folder / "resift.log", ready="/ready"
     )
 
 
-def fastapi(contender: Contender, folder: Path, *, checkpoint: str, threads: int) -> ServerProcess:
+def fastapi(environment: Environment, folder: Path, *, checkpoint: str, threads: int) -> ServerProcess:
     port = free_port()
     folder_of_app = REPOSITORY / "benchmarks" / "load"
-    command = [contender.python, "-m", "uvicorn", "--app-dir", folder_of_app, "fastapi_server:app", "--port", port]
-    environment = {"CHECKPOINT": checkpoint, "THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+    command = [environment.python, "-m", "uvicorn", "--app-dir", folder_of_app, "fastapi_server:app", "--port", port]
+    variables = {"CHECKPOINT": checkpoint, "THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     name, url = "sentence-transformers, FastAPI", f"http://127.0.0.1:{port}"
-    return ServerProcess(name, list(map(str, command)), url, "/v2/rerank", folder / "fastapi.log", environment=environment)
+    return ServerProcess(name, list(map(str, command)), url, "/v2/rerank", folder / "fastapi.log", environment=variables)
 
 
 def infinity(python: str, folder: Path, *, checkpoint: str, threads: int) -> ServerProcess:

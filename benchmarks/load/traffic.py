@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.__main__ import GATE_POOLS
+from benchmarks.material import GATE_POOLS
 from resift.pools.source import read_pools
 
 if TYPE_CHECKING:

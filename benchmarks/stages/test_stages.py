@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import GATE_POOLS, pools_of_size
+from benchmarks.material import GATE_POOLS, pools_of_size
 from resift import Ranking, Reranker
 from resift.artifact.resolved_plans import Step
 from resift.pools.source import read_pools

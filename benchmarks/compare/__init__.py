@@ -1,0 +1,1 @@
+"""resift and its rivals on the same weights, pools and threads, one process and one environment each."""
