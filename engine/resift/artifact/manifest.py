@@ -36,6 +36,8 @@ Role = Literal["full", "first-look"]
 Input = Literal["input_ids", "token_type_ids"]
 INPUTS: tuple[Input, ...] = ("input_ids", "token_type_ids")
 """All inputs a graph may read: token ids, and segment ids, by which some models tell query and document apart."""
+MASK: Literal["attention_mask"] = "attention_mask"
+"""The further input of a variant that reads rows of several lengths in one batch: 1 for a token, 0 for padding."""
 OUTPUT: Literal["logits"] = "logits"
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
