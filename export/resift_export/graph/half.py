@@ -18,51 +18,26 @@ import onnx_ir as ir
 
 from resift_export.graph.attention import HIDING_VALUE
 from resift_export.graph.edit import array_of, constant, insert, tidy
-from resift_export.int8.products import SMALLEST_SIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 COMPUTED = frozenset(
-    {
-        "Add",
-        "Attention",
-        "Div",
-        "Erf",
-        "Gelu",
-        "LayerNormalization",
-        "MatMul",
-        "Mul",
-        "MultiHeadAttention",
-        "Neg",
-        "Relu",
-        "Sigmoid",
-    }
-    | {"Tanh"}
+    {"Add", "Attention", "Div", "Erf", "Gelu", "LayerNormalization", "MatMul", "Mul", "MultiHeadAttention", "Neg", "Relu"}
+    | {"Sigmoid", "Tanh"}
 )
 """Operators that compute in float16 if one of their inputs is in float16."""
 MOVED = frozenset(
-    {
-        "Concat",
-        "Dropout",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherElements",
-        "Identity",
-        "Pad",
-        "Reshape",
-        "ScatterND",
-        "Slice",
-        "Split",
-    }
-    | {"Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"}
+    {"Concat", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "Pad", "Reshape", "ScatterND", "Slice"}
+    | {"Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"}
 )
 """Operators that only move numbers: their output has the type of their inputs."""
 WHOLE = frozenset({"And", "Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Shape", "Size"})
 """Operators whose output is no floating-point number, whatever they read."""
 POOLING = frozenset({"Attention", "Gather", "MultiHeadAttention", "ReduceMax", "ReduceMean", "ReduceSum", "Softmax"})
 """Operators that read several tokens, or one of several: on the way back from the logits, the first of them ends the head."""
+NARROWEST = 16
+"""Columns of the narrowest table, and rows and columns of the smallest matrix, whose numbers become float16."""
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
@@ -131,13 +106,13 @@ class _Conversion:
         """Whether the node looks rows up in a table of vectors, such as the embeddings of tokens, segments or positions."""
         table = node.inputs[0]
         shape = None if table is None or table.const_value is None else table.const_value.shape
-        return shape is not None and len(shape) == 2 and int(shape[1]) >= SMALLEST_SIDE and array_of(node.inputs[1]) is None
+        return shape is not None and len(shape) == 2 and int(shape[1]) >= NARROWEST and array_of(node.inputs[1]) is None
 
     def _is_product(self, node: ir.Node) -> bool:
         """Whether the node multiplies activations, which normalization may have left in float32, by a matrix of weights."""
         weights = node.inputs[1]
         shape = None if weights is None or weights.const_value is None else weights.const_value.shape
-        return shape is not None and len(shape) == 2 and min(int(size) for size in shape) >= SMALLEST_SIDE
+        return shape is not None and len(shape) == 2 and min(int(size) for size in shape) >= NARROWEST
 
     def _read(self, node: ir.Node, numbers: list[int], kind: ir.DataType) -> None:
         """Lets the node read its inputs of those indices as `kind`."""

@@ -79,8 +79,8 @@ def check_mask(masked: ir.Model, exact: ir.Model, checkpoint: Checkpoint, scratc
     limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
     if not difference <= limit:
         raise ExportError(
-            f"with padding, logits of {checkpoint.architecture} change by {difference:.2g}; expected at most {limit:.2g}: it reads padding in a way "
-            "that resift cannot mask, so leave float16 out of --precision"
+            f"with padding, logits of {checkpoint.architecture} change by {difference:.2g}; expected at most {limit:.2g}: it reads "
+            "padding in a way that resift cannot mask, so leave float16 out of --precision"
         )
 
 

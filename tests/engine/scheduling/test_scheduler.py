@@ -220,7 +220,7 @@ def test_a_limit_refuses_what_would_wait_beyond_it():
 
 
 def test_buckets_are_the_providers():
-    queue, one = Scheduler(32, buckets=lambda lengths: -(-lengths // 8) * 8), call(3, 8, 9)
+    queue, one = Scheduler(32, buckets=lambda graph, lengths: -(-lengths // 8) * 8), call(3, 8, 9)
     queue.add(one, 0.0)
     batch = queue.next(0.0, 1)
     assert (batch.bucket, [row for _, row in batch.rows]) == (16, [2])
