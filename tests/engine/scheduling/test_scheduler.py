@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resift.artifact.resolved_plans import Step
-from resift.errors import LogitsError, OverloadedError
+from resift.errors import LogitsError, OutOfMemoryError, OverloadedError
 from resift.scheduling.pace import Pace
 from resift.scheduling.scheduler import PATIENCE, Scheduler
 from tests.support.steady_calls import answers, call, drain, scheduler
@@ -226,6 +226,64 @@ def test_buckets_are_the_providers():
     assert (batch.bucket, [row for _, row in batch.rows]) == (16, [2])
     batch = queue.next(0.0, 1)
     assert (batch.bucket, [row for _, row in batch.rows]) == (8, [1, 0])
+
+
+def test_rows_of_narrower_buckets_join_a_batch_down_to_the_narrowest():
+    rounded = {"buckets": lambda graph, lengths: -(-lengths // 8) * 8, "narrowest": lambda graph, width: width // 2}
+    queue, one, two = Scheduler(160, **rounded), call(30, 17, 16, 9, 8, 3), call(20, 31)
+    queue.add(one, 0.0)
+    queue.add(two, 0.0)
+    batches = drain(queue)
+    assert shapes(batches, one, two) == [
+        (32, [(0, 0), (1, 1), (0, 1), (1, 0), (0, 2)]),  # five rows of 32 tokens are the budget
+        (16, [(0, 3), (0, 4), (0, 5)]),
+    ]
+    assert (queue.waiting_rows, queue.waiting_tokens) == (0, 0)
+    assert one.ended
+    assert two.ended
+
+
+def test_where_padding_is_allowed_the_rows_of_a_call_with_a_deadline_go_in_its_order():
+    queue = Scheduler(1000, buckets=lambda graph, lengths: lengths, narrowest=lambda graph, width: width // 2)
+    one = call(5, 30, 7, deadline=9.0)
+    queue.add(one, 0.0)
+    assert shapes(drain(queue), one) == [(30, [(0, 0), (0, 1), (0, 2)])]
+
+
+@given(CALLS, BUDGETS, st.integers(1, 3))
+def test_batches_halve_until_they_fit_and_every_row_runs_once(lengths, budget, idle):
+    memory = 60  # tokens
+    queue, calls = scheduler(budget), [call(*each) for each in lengths]
+    for one in calls:
+        queue.add(one, 0.0)
+    while batch := queue.next(0.0, idle):
+        if batch.tokens <= memory:
+            queue.done(batch, answers(batch), 0.0)
+        else:
+            assert not queue.failed(batch, OutOfMemoryError("short")), "40 tokens fit"
+            assert queue.token_budget <= batch.tokens // 2
+    assert all(one.ended and one.steps_done.all() for one in calls)
+    assert queue.waiting_rows == 0
+
+
+def test_a_half_whose_first_call_ended_still_runs_for_the_others():
+    queue, one, two = scheduler(64), call(4, 4), call(4, 4)
+    queue.add(one, 0.0)
+    queue.add(two, 0.0)
+    queue.failed(queue.next(0.0, 1), OutOfMemoryError("short"))
+    queue.cancel(one)
+    drain(queue)
+    assert two.ended
+    assert two.steps_done.all()
+    assert queue.halved_batches == 1
+
+
+def test_a_row_too_large_for_the_memory_ends_its_call():
+    queue, one = scheduler(64), call(40)
+    queue.add(one, 0.0)
+    error = OutOfMemoryError("short")
+    assert queue.failed(queue.next(0.0, 1), error) == [one]
+    assert (one.error, queue.halved_batches, queue.token_budget) == (error, 0, 64)
 
 
 def test_a_call_is_refused_by_the_work_that_is_due_before_it():
