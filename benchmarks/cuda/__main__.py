@@ -5,8 +5,8 @@ python -m benchmarks cuda --material MATERIAL [--out FOLDER] [--seconds 480]    
 python -m benchmarks cuda --dry-run                                                     every line, on the CPU, at tiny sizes
 
 The material is files of at most 60 MB. Further files can be labelled pools (pools.jsonl.gz, on which nDCG@10 is measured) or
-wheels. The measurement needs onnxruntime-gpu, PyTorch with CUDA and transformers; sentence-transformers is timed if it is there. Prints
-tables and writes OUT/cuda.json. Compare ratios, and only within one run.
+wheels. The measurement needs onnxruntime-gpu, PyTorch with CUDA and transformers; sentence-transformers is timed if it is there.
+Prints tables and writes OUT/cuda.json. Compare ratios, and only within one run.
 """
 
 from __future__ import annotations
