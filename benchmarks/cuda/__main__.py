@@ -142,7 +142,9 @@ def machine(device: str) -> dict[str, Any]:
 def _tiny_material(scratch: Path) -> Path:
     """The material of a small BERT with random weights."""
     config = {"vocab_size": 13000, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-    kind = random_checkpoints.Kind("Bert", config | {"max_position_embeddings": 64}, "WordPiece", random_checkpoints.BERT_PAIR, 64)
+    kind = random_checkpoints.Kind(
+        "Bert", config | {"max_position_embeddings": 192}, "WordPiece", random_checkpoints.BERT_PAIR, 192
+    )
     random_checkpoints.KINDS["tiny"] = kind
     checkpoint = random_checkpoints.save("tiny", scratch / "checkpoint")
     material.write(checkpoint, scratch / "material", [])

@@ -68,7 +68,7 @@ def check_mask(masked: ir.Model, exact: ir.Model, checkpoint: Checkpoint, scratc
     """
     max_length, vocabulary = checkpoint.max_length, checkpoint.vocabulary
     random = np.random.default_rng(SEED)
-    lengths = [min(LONG, max_length), min(SHORT, max_length - 1), max(1, max_length // 2)]
+    lengths = [min(LONG, max_length), max(1, min(SHORT, max_length - 1)), max(1, max_length // 2)]
     rows = [random.integers(min(5, vocabulary - 1), vocabulary, size=length) for length in lengths]
     single = open_session(exact, scratch)
     expected = np.concatenate([_run(single, [row], len(row)) for row in rows])
