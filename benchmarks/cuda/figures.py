@@ -32,7 +32,7 @@ HALF_BYTES = 2
 QUERY = "how do tides follow the moon"
 
 
-class Contender(Protocol):
+class Scorer(Protocol):
     """A system under test."""
 
     name: str
@@ -47,7 +47,7 @@ class Clock:
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds; negative once it is over."""
         return self._end - time.monotonic()
 
@@ -116,9 +116,9 @@ def agreement(reranker: Reranker, folder: Path) -> dict[str, Any]:
     }
 
 
-def quality(contenders: Sequence[Contender], path: Path, most: int) -> dict[str, float]:
+def quality(contenders: Sequence[Scorer], path: Path, maximum: int) -> dict[str, float]:
     """Mean nDCG@10 of each contender on labelled pools, at most so many."""
-    pools = list(read_pools(path))[:most]
+    pools = list(read_pools(path))[:maximum]
     found = {}
     for contender in contenders:
         values = []
@@ -139,7 +139,7 @@ def pool_of(reranker: Reranker, tokens: int, size: int) -> list[str]:
     return [" ".join(random.choice(single, tokens - int(lengths[0]))) for _ in range(size)]
 
 
-def times(contenders: Sequence[Contender], documents: list[str], seconds: float) -> dict[str, list[float]]:
+def times(contenders: Sequence[Scorer], documents: list[str], seconds: float) -> dict[str, list[float]]:
     """Seconds of every round by contender, each in turn; no round if there is not time for the fewest."""
     found: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     begin = time.monotonic()

@@ -104,15 +104,13 @@ class _Conversion:
 
     def _is_table(self, node: ir.Node) -> bool:
         """Whether the node looks rows up in a table of vectors, such as the embeddings of tokens, segments or positions."""
-        table = node.inputs[0]
-        shape = None if table is None or table.const_value is None else table.const_value.shape
-        return shape is not None and len(shape) == 2 and int(shape[1]) >= NARROWEST and array_of(node.inputs[1]) is None
+        sides = _sides(node.inputs[0])
+        return len(sides) == 2 and sides[1] >= NARROWEST and array_of(node.inputs[1]) is None
 
     def _is_product(self, node: ir.Node) -> bool:
         """Whether the node multiplies activations, which normalization may have left in float32, by a matrix of weights."""
-        weights = node.inputs[1]
-        shape = None if weights is None or weights.const_value is None else weights.const_value.shape
-        return shape is not None and len(shape) == 2 and min(int(size) for size in shape) >= NARROWEST
+        sides = _sides(node.inputs[1])
+        return len(sides) == 2 and min(sides) >= NARROWEST
 
     def _read(self, node: ir.Node, numbers: list[int], kind: ir.DataType) -> None:
         """Lets the node read its inputs of those indices as `kind`."""
@@ -139,6 +137,12 @@ class _Conversion:
             self._types[converted] = kind
             self._converted[key] = converted
         return self._converted[key]
+
+
+def _sides(value: ir.Value | None) -> tuple[int, ...]:
+    """The sizes of a constant; none of any other value."""
+    array = array_of(value)
+    return () if array is None else array.shape
 
 
 def _following(model: ir.Model, node: ir.Node) -> Iterator[ir.Node]:

@@ -104,7 +104,7 @@ class _Mask:
         ids = model.graph.inputs[0]
         self._input = ir.Value(name=MASK, shape=ids.shape, type=ir.TensorType(ir.DataType.INT64))
         model.graph.inputs.append(self._input)
-        self._made: dict[str, ir.Value] = {}
+        self._computed: dict[str, ir.Value] = {}
 
     def tokens(self, *axes: int) -> ir.Value:
         """bool[b, width], with further axes of size 1 at the places `axes`: whether it is a token."""
@@ -168,9 +168,9 @@ class _Mask:
         self, name: str, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, int | float] | None = None
     ) -> ir.Value:
         name = f"mask_{name}"
-        if name not in self._made:
-            self._made[name] = insert(self.model, self._first, op_type, inputs, name, attributes)
-        return self._made[name]
+        if name not in self._computed:
+            self._computed[name] = insert(self.model, self._first, op_type, inputs, name, attributes)
+        return self._computed[name]
 
     def _constant(self, array: np.ndarray) -> ir.Value:
         name = f"mask_{array.dtype}_{array.tolist()}"
