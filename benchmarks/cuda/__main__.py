@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from benchmarks import random_checkpoints
 from benchmarks.cuda import figures, material
 from benchmarks.cuda.contenders import Optimized, Resift, SentenceTransformers
+from resift.metrics import kendall_tau
 from resift.runtime.providers import versions
 
 POOLS = "pools.jsonl.gz"
@@ -104,6 +105,9 @@ def measure(work: Path, clock: figures.Clock, sizes: Sizes, *, is_dry: bool) -> 
             resift.score(figures.QUERY, documents)
             cell |= figures.shares(resift, work, rates)
             cell["rows"] = [figures.row(contender.name, measured, resift.name) for contender in contenders]
+            scores = [contender.score(figures.QUERY, documents) for contender in contenders]
+            for row, found_scores in zip(cell["rows"], scores, strict=True):
+                row["tau"] = kendall_tau(scores[0], found_scores)
         found["cells"].append(cell)
         print(table(cell), flush=True)
     resift.reranker.close()
@@ -121,7 +125,8 @@ def table(cell: dict[str, Any]) -> str:
     for row in cell["rows"]:
         low, high = row["quartiles"]
         lines.append(
-            f"  {row['system']:34} {row['p50_ms']:9.2f} ms {row['times_slower']:7.2f} times resift's [{low:.2f}, {high:.2f}]"
+            f"  {row['system']:34} {row['p50_ms']:9.2f} ms {row['times_slower']:7.2f} times resift's [{low:.2f}, {high:.2f}], "
+            f"tau {row['tau']:.3f} with its ranking"
         )
     return "\n".join(lines)
 
@@ -142,9 +147,8 @@ def machine(device: str) -> dict[str, Any]:
 def _tiny_material(scratch: Path) -> Path:
     """The material of a small BERT with random weights."""
     config = {"vocab_size": 13000, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-    kind = random_checkpoints.Kind(
-        "Bert", config | {"max_position_embeddings": 192}, "WordPiece", random_checkpoints.BERT_PAIR, 192
-    )
+    config["max_position_embeddings"] = longest = 192
+    kind = random_checkpoints.Kind("Bert", config, "WordPiece", random_checkpoints.BERT_PAIR, longest)
     random_checkpoints.KINDS["tiny"] = kind
     checkpoint = random_checkpoints.save("tiny", scratch / "checkpoint")
     material.write(checkpoint, scratch / "material", [])

@@ -32,7 +32,7 @@ HALF_BYTES = 2
 QUERY = "how do tides follow the moon"
 
 
-class Scorer(Protocol):
+class Timed(Protocol):
     """A system under test."""
 
     name: str
@@ -116,7 +116,7 @@ def agreement(reranker: Reranker, folder: Path) -> dict[str, Any]:
     }
 
 
-def quality(contenders: Sequence[Scorer], path: Path, maximum: int) -> dict[str, float]:
+def quality(contenders: Sequence[Timed], path: Path, maximum: int) -> dict[str, float]:
     """Mean nDCG@10 of each contender on labelled pools, at most so many."""
     pools = list(read_pools(path))[:maximum]
     found = {}
@@ -139,7 +139,7 @@ def pool_of(reranker: Reranker, tokens: int, size: int) -> list[str]:
     return [" ".join(random.choice(single, tokens - int(lengths[0]))) for _ in range(size)]
 
 
-def times(contenders: Sequence[Scorer], documents: list[str], seconds: float) -> dict[str, list[float]]:
+def times(contenders: Sequence[Timed], documents: list[str], seconds: float) -> dict[str, list[float]]:
     """Seconds of every round by contender, each in turn; no round if there is not time for the fewest."""
     found: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     begin = time.monotonic()
