@@ -104,7 +104,7 @@ def test_rows_are_padded_with_zeros_at_their_ends_which_the_mask_covers(rehearse
         assert (ids[mask == 0] == 0).all()
         assert (ids[np.arange(len(ids)), lengths - 1] == 3).all(), "[SEP]"
         assert ids.shape[1] == -(-lengths.max() // 16) * 16
-        assert lengths.min() >= 0.5 * ids.shape[1] - 16
+        assert lengths.min() >= 0.25 * ids.shape[1] - 16
 
 
 def test_a_bucket_is_not_wider_than_the_model_reads(rehearse, batches, masked_artifact, tmp_path):
@@ -128,7 +128,7 @@ def test_windows_are_rows_of_one_batch(rehearse, exact, span, batches):
     settings = {"windows": 4, "max_length": 64}
     scored = rehearse(**settings).submit(QUERY, [long, POOL[0]]).result()
     assert scored.windows.tolist() == [4, 1]
-    assert shapes(batches)[0] == (4, 64)
+    assert shapes(batches) == [(5, 64)]
     with Reranker(exact.artifact, settings=Settings(precision="float32", **settings)) as reranker:
         expected = reranker.submit(QUERY, [long, POOL[0]]).result()
     np.testing.assert_allclose(scored.logits, expected.logits, rtol=0, atol=HALF_BOUND * span)
@@ -181,8 +181,8 @@ def gate_of_bound(monkeypatch):
 def test_with_a_budget_the_best_rows_go_first_in_one_batch(rehearse, batches):
     reranker = rehearse()
     scored = reranker.submit(QUERY, POOL, plan="full", budget_ms=600_000).result()
-    assert (scored.stages_done == 1).all()
-    assert len(batches) == 1
+    assert np.isfinite(scored.logits).all()
+    assert shapes(batches) == [(len(set(POOL)), -(-scored.lengths.max() // 16) * 16)]
 
 
 TOO_LARGE = (
