@@ -39,7 +39,7 @@ def test_the_number_of_a_gpu_becomes_an_option_of_cuda():
 
 
 def test_two_numbers_of_gpus_contradict_each_other():
-    with pytest.raises(InputError, match=r"^Settings\.provider is 'cuda:1' but its option device_id is 0; give only one$"):
+    with pytest.raises(InputError, match=r"^Settings\.provider is 'cuda:1' but the option device_id is 0; give only one$"):
         Settings(provider="cuda:1", provider_options={"device_id": 0})
 
 
@@ -63,7 +63,7 @@ def test_seconds_out_of_range_are_an_input_error(value):
 
 @pytest.mark.parametrize("value", ["int4", "INT8", ""])
 def test_an_unknown_precision_is_an_input_error(value):
-    with pytest.raises(InputError, match=rf"Settings\.precision is '{value}'; expected 'auto' or one of int8, float32"):
+    with pytest.raises(InputError, match=rf"Settings\.precision is '{value}'; expected 'auto' or one of int8, float16, float32"):
         Settings(precision=value)
 
 

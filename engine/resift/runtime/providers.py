@@ -104,8 +104,8 @@ OLDEST_THAT_MAPS = "1.21.0"
 POLICIES: dict[Provider, Policy] = {
     # Batches that fit a core's cache are fastest (budgets of 1 to 4096 tried on AVX-512 with VNNI) and spread best over cores.
     "cpu": Policy("cpu", token_budget=256, step=1, is_concurrent=True),
-    # A GPU needs large batches: a pool of 64 pairs of 512 tokens is one (not measured yet). As a batch begins with the longest rows and
-    # takes ever shorter ones, only the last batch of many has much padding.
+    # A GPU needs large batches: a pool of 64 pairs of 512 tokens is one (not measured yet). As a batch begins with the longest rows
+    # and takes ever shorter ones, only the last batch of many has much padding.
     "cuda": Policy("cuda", token_budget=1 << 15, step=16, is_concurrent=False, fill=0.25, is_bound=True, fuses=True),
     "tensorrt": Policy("tensorrt", token_budget=4096, step=1, is_concurrent=False),
     # These use the CPU's cores or one small accelerator, one batch at a time.

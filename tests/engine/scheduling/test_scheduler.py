@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from resift.artifact.resolved_plans import Step
 from resift.errors import LogitsError, OutOfMemoryError, OverloadedError
+from resift.scheduling.call import Batch
 from resift.scheduling.pace import Pace
 from resift.scheduling.scheduler import PATIENCE, Scheduler
 from tests.support.steady_calls import answers, call, drain, scheduler
@@ -59,7 +60,7 @@ def test_rows_of_equal_length_keep_the_callers_order():
     assert shapes(drain(queue), one) == [(9, [(0, 2)]), (5, [(0, 0), (0, 1)]), (5, [(0, 3), (0, 4)]), (5, [(0, 5)])]
 
 
-def test_a_batch_stacks_the_ids_and_segment_ids_of_its_rows():
+def test_a_batch_stacks_the_ids_and_segment_ids_of_its_rows_and_a_mask():
     queue = scheduler()
     queue.add(call(2, 3, 2), 0.0)
     queue.next(0.0, 1)
@@ -67,6 +68,17 @@ def test_a_batch_stacks_the_ids_and_segment_ids_of_its_rows():
     assert {name: (str(value.dtype), value.tolist()) for name, value in inputs.items()} == {
         "input_ids": ("int64", [[0, 0], [2, 2]]),
         "token_type_ids": ("int64", [[1000, 1000], [1002, 1002]]),
+        "attention_mask": ("int64", [[1, 1], [1, 1]]),
+    }
+
+
+def test_shorter_rows_of_a_batch_are_padded_with_zeros_at_their_ends():
+    one = call(2, 3)
+    inputs = Batch("full", 4, [(one, 1), (one, 0)], 0.0).stack()
+    assert {name: value.tolist() for name, value in inputs.items()} == {
+        "input_ids": [[1, 1, 1, 0], [0, 0, 0, 0]],
+        "token_type_ids": [[1001, 1001, 1001, 0], [1000, 1000, 0, 0]],
+        "attention_mask": [[1, 1, 1, 0], [1, 1, 0, 0]],
     }
 
 
@@ -189,7 +201,7 @@ def test_nothing_of_a_cancelled_call_is_kept():
         queue.add(one, 1.0)
         queue.cancel(one)
     assert [entry[2] for entry in queue._calls] == [keeps]
-    assert [entry[2] for entries in queue._queues.values() for entry in entries] == [keeps]
+    assert [entry[2] for entries in queue._queues._heaps.values() for entry in entries] == [keeps]
 
 
 def test_an_expired_call_ends_with_what_was_read():
@@ -235,7 +247,7 @@ def test_rows_of_narrower_buckets_join_a_batch_down_to_the_narrowest():
     queue.add(two, 0.0)
     batches = drain(queue)
     assert shapes(batches, one, two) == [
-        (32, [(0, 0), (1, 1), (0, 1), (1, 0), (0, 2)]),  # five rows of 32 tokens are the budget
+        (32, [(1, 1), (0, 0), (1, 0), (0, 1), (0, 2)]),  # five rows of 32 tokens are the budget; the shorter call is due first
         (16, [(0, 3), (0, 4), (0, 5)]),
     ]
     assert (queue.waiting_rows, queue.waiting_tokens) == (0, 0)
@@ -414,7 +426,7 @@ def test_whatever_the_batches_a_step_keeps_the_same(lengths, budget, idle, keep,
     assert np.flatnonzero(one.steps_done == 2).tolist() == sorted(expected)
     assert one.ended
     assert other.steps_done.tolist() == [1] * len(lengths)
-    assert (queue.waiting_rows, queue.waiting_tokens, queue._calls, queue._queues) == (0, 0, [], {})
+    assert (queue.waiting_rows, queue.waiting_tokens, queue._calls, queue._queues._heaps) == (0, 0, [], {})
 
 
 def test_calls_in_different_steps_share_batches_of_a_graph():
