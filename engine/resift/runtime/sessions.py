@@ -155,8 +155,10 @@ class Session:
         self._signature = signature
         self._policy = policy
         self._options = dict(options or {})
-        is_cuda = policy.provider == "cuda"
-        self._device = binding.Device("cuda", int(self._options.get("device_id", 0))) if is_cuda else binding.Device("cpu")
+        self._device = binding.Device("cpu")
+        if policy.provider == "cuda":
+            number = self._options.get("device_id", "0")
+            self._device = binding.Device("cuda", int(number) if number.isdecimal() else 0)  # onnxruntime refuses what is no number
         self._closed = False
         self._lock = threading.Lock()
         self._session: Any = None
