@@ -11,16 +11,11 @@ MultiHeadAttention has no float16 products before its softmax on a GPU: its kern
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_ir as ir
 
 from resift_export.graph.attention import HIDING_VALUE
-from resift_export.graph.edit import array_of, constant, insert, tidy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from resift_export.graph.edit import array_of, constant, tidy
 
 COMPUTED = frozenset(
     {"Add", "Attention", "Div", "Erf", "Gelu", "LayerNormalization", "MatMul", "Mul", "MultiHeadAttention", "Neg", "Relu"}
@@ -131,9 +126,10 @@ class _Conversion:
             else:
                 producer = value.producer()
                 assert producer is not None
-                after = next(_following(self._model, producer))
-                converted = insert(self._model, after, "Cast", [value], name, {"to": int(kind)})
-                converted.shape, converted.type = value.shape, ir.TensorType(kind)
+                cast = ir.node("Cast", [value], attributes={"to": int(kind)})
+                self._model.graph.insert_after(producer, cast)
+                converted = cast.outputs[0]
+                converted.name, converted.shape, converted.type = name, value.shape, ir.TensorType(kind)
             self._types[converted] = kind
             self._converted[key] = converted
         return self._converted[key]
@@ -145,25 +141,15 @@ def _sides(value: ir.Value | None) -> tuple[int, ...]:
     return () if array is None else array.shape
 
 
-def _following(model: ir.Model, node: ir.Node) -> Iterator[ir.Node]:
-    """The nodes after `node`; those that read its outputs are among them."""
-    found = False
-    for each in model.graph:
-        if found:
-            yield each
-        found = found or each is node
-
-
 def _head(model: ir.Model) -> set[ir.Node]:
-    """The nodes between the pooling of the tokens and the logits."""
+    """The nodes between the pooling of the tokens and the logits, and the one that outputs the logits."""
     head: set[ir.Node] = set()
-    pending = [value.producer() for value in model.graph.outputs]
+    pending = [node for value in model.graph.outputs if (node := value.producer()) is not None]
     while pending:
         node = pending.pop()
-        if node is None or node in head or node.op_type in POOLING:
-            continue
         head.add(node)
-        pending += [value.producer() for value in node.inputs if value is not None]
+        sources = (value.producer() for value in node.inputs if value is not None)
+        pending += [each for each in sources if each is not None and each not in head and each.op_type not in POOLING]
     return head
 
 
