@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-import resift_export
-from benchmarks.compare import REPOSITORY, machine
+from benchmarks.machine_facts import machine_facts
+from benchmarks.material import EVALUATION, GATE_POOLS
 from resift import Reranker, Settings
 from resift.artifact.agreement import Pool
 from resift.artifact.coverage import class_bounds
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
     from resift.encoding.tokenizer import PairTokenizer
 
-EVALUATION = REPOSITORY.parent / "shared" / "data" / "eval"
-GATE = Path(resift_export.__file__).parent / "data" / "gate.jsonl"
 LEAST, MOST = 5, 10
 """Documents of a pool in one class."""
 GENERATED = 20_000
@@ -79,7 +77,7 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("--against", metavar="ARTIFACT", help="another artifact of the checkpoint")
     parser.add_argument("--pairs", type=int, default=300, help="pairs of a class (default: %(default)s)")
-    parser.add_argument("--pools", type=Path, nargs="+", default=[*sorted(EVALUATION.glob("*.jsonl.gz")), GATE])
+    parser.add_argument("--pools", type=Path, nargs="+", default=[*sorted(EVALUATION.glob("*.jsonl.gz")), GATE_POOLS])
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     from resift_export.checkpoint.load import load
@@ -94,7 +92,7 @@ def main() -> None:
     references = checkpoint.references([(pool.query, pool.documents) for pool in pools])
     checkpoint.release()
     found = [by_class(classes, agreements(references, int8_logits(each, pools))) for each in artifacts]
-    print(json.dumps(machine()))
+    print(json.dumps(machine_facts()))
     tables = [{end: figures(each) for end, each in agreed.items()} for agreed in found]
     titles = [str(each.folder) for each in artifacts]
     if len(found) > 1:

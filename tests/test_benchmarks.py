@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from resift import Reranker
 from resift.artifact.folder import Artifact
@@ -59,7 +60,7 @@ def test_the_share_of_pairs_that_are_off_is_over_pairs_and_its_interval_over_poo
 def test_each_length_class_has_pools_of_its_own_length(monkeypatch, artifact):
     monkeypatch.syspath_prepend(str(REPOSITORY))
     from benchmarks import certificate
-    from benchmarks.__main__ import GATE_POOLS
+    from benchmarks.material import GATE_POOLS
 
     monkeypatch.setattr(certificate, "GENERATED", 1000)
     tokenizer = open_tokenizer(Artifact.open(artifact))
@@ -78,7 +79,7 @@ def test_each_length_class_has_pools_of_its_own_length(monkeypatch, artifact):
 def test_an_artifact_is_compared_with_its_checkpoint_and_with_another(monkeypatch, artifact, source, tmp_path, capsys):
     monkeypatch.syspath_prepend(str(REPOSITORY))
     from benchmarks import certificate
-    from benchmarks.__main__ import GATE_POOLS
+    from benchmarks.material import GATE_POOLS
 
     monkeypatch.setattr(certificate, "GENERATED", 500)
     options = ["--pairs", "30", "--pools", str(GATE_POOLS), "--json", str(tmp_path / "found.json")]
@@ -90,3 +91,65 @@ def test_an_artifact_is_compared_with_its_checkpoint_and_with_another(monkeypatc
     assert 0.7 < figures["32"]["tau"][0] < 1
     assert 0 < figures["32"]["p99"][0] < 2
     assert differences == {end: {key: [0, 0, 0] for key in row} for end, row in figures.items()}
+
+
+@pytest.fixture
+def material(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks.cuda import material
+
+    return material
+
+
+def test_files_come_back_from_their_parts(material, monkeypatch, tmp_path):
+    monkeypatch.setattr(material, "LARGEST", 10)
+    folder, parts, joined = (tmp_path / name for name in ("folder", "parts", "joined"))
+    contents = {"empty": b"", "small": b"0123456789", "inner/large": bytes(range(35))}
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    parts.mkdir()
+    material.split(folder, parts)
+    assert max(path.stat().st_size for path in parts.iterdir() if path.name != material.INDEX) == 10
+    material.join(parts, joined)
+    assert {name: (joined / name).read_bytes() for name in contents} == contents
+    victim = next(path for path in parts.iterdir() if path.stat().st_size == 5)
+    victim.write_bytes(b"other")
+    with pytest.raises(SystemExit, match=r"inner/large in .* is damaged"):
+        material.join(parts, joined)
+    victim.unlink()
+    with pytest.raises(SystemExit, match=rf"lacks {victim.name}, parts of inner/large"):
+        material.join(parts, joined)
+
+
+def test_rounded_weights_are_within_half_a_step(material, tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    random = np.random.default_rng(1)
+    weights = {"matrix": random.normal(size=(5, 7)), "zero": np.zeros((2, 3)), "vector": random.normal(size=4)}
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    safetensors.save_file(weights, tmp_path / "before.safetensors")
+    material.round_weights(tmp_path / "before.safetensors", tmp_path / "rounded.npz")
+    material.restore_weights(tmp_path / "rounded.npz", tmp_path / "after.safetensors")
+    found = safetensors.load_file(tmp_path / "after.safetensors")
+    assert found.keys() == weights.keys()
+    steps = np.abs(weights["matrix"]).max(1, keepdims=True) / 127
+    assert (np.abs(found["matrix"] - weights["matrix"]) <= 0.5001 * steps).all()
+    np.testing.assert_array_equal(found["zero"], 0)
+    np.testing.assert_array_equal(found["vector"], weights["vector"])
+
+
+@pytest.mark.slow
+def test_the_dry_run_of_cuda_goes_through_every_line(monkeypatch, tmp_path, toolchain, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks.cuda.__main__ import TINY, main
+
+    assert main(["--dry-run", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "cuda.json").read_text())
+    assert found["agreement"]["share_of_range"] < 0.01
+    assert [(cell["tokens"], cell["candidates"]) for cell in found["cells"]] == [
+        (tokens, count) for tokens in TINY.tokens for count in TINY.candidates
+    ]
+    for cell in found["cells"]:
+        assert len(cell["rows"]) == 4
+        assert cell["batches"] == 1
+    assert "times resift's" in capsys.readouterr().out

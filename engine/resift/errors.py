@@ -4,7 +4,8 @@
     ├── ArtifactError          an artifact is missing, damaged, newer than this resift, or inconsistent
     ├── InputError             a query, document, pool or setting that cannot be used (also a ValueError)
     ├── ProviderError          the requested execution provider cannot run this artifact here
-    ├── InferenceError         a batch cannot run: memory or threads are short, or onnxruntime failed
+    ├── InferenceError         a batch cannot run: threads are short, or onnxruntime failed
+    │   └── OutOfMemoryError   memory is too short for a batch
     ├── LogitsError            the model returned NaN or infinity
     ├── OverloadedError        too much work is waiting already
     ├── ClosedError            the Reranker was closed before this call
@@ -65,6 +66,10 @@ class InferenceError(ResiftError):
     """A batch cannot run: memory or threads are short, or the graph does not accept its inputs."""
 
 
+class OutOfMemoryError(InferenceError):
+    """Memory, the processor's or the GPU's, is too short for a batch. Batches of several pairs are halved and tried again."""
+
+
 class OverloadedError(ResiftError):
     """Too much work is waiting already; try again later."""
 
@@ -115,6 +120,18 @@ SHORTAGES = {
 def shortage(error: BaseException) -> str | None:
     """What the process is short of, and what to do, if that is why another library failed; otherwise None."""
     return next((mend for said, mend in SHORTAGES.items() if re.search(said, f"{type(error).__name__}: {error}")), None)
+
+
+MEMORY = re.compile(
+    r"bad_?alloc|MemoryError|allocate memory|out of memory|_ALLOC_FAILED|Available memory of \d+ is smaller", re.IGNORECASE
+)
+"""How onnxruntime, CUDA and cuBLAS say that memory is too short."""
+GPU_MEMORY = "the GPU's memory is short: use a smaller token_budget or max_length, raise the option gpu_mem_limit, or free the GPU"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether another library failed because memory is too short."""
+    return MEMORY.search(f"{type(error).__name__}: {error}") is not None
 
 
 SAME_NAME = frozenset(

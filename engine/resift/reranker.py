@@ -51,8 +51,11 @@ class Reranker(AsyncMethods):
     `Settings.document_template` says what the model reads. Results give positions in it.
     """
 
-    def __init__(self, artifact: Artifact, *, settings: Settings | None = None) -> None:
-        """Use `load`, which finds and opens the artifact first. Raises TypeError for the name of one."""
+    def __init__(self, artifact: Artifact, *, settings: Settings | None = None, rehearsed: Provider | None = None) -> None:
+        """Use `load`, which finds and opens the artifact first. Raises TypeError for the name of one.
+
+        `rehearsed`: a provider whose graphs and batches are run on the CPU, as `resift export` does to certify those for CUDA.
+        """
         if not isinstance(artifact, Artifact):
             raise TypeError(f"artifact is {type(artifact).__name__}; expected an Artifact: use Reranker.load({artifact!r:.200})")
         manifest = artifact.manifest
@@ -60,7 +63,8 @@ class Reranker(AsyncMethods):
         self.settings = settings or Settings()
         """what was asked for"""
         self.graph = manifest.full
-        self._sessions = sessions = Sessions(artifact, self.settings)
+        self._rehearsed = rehearsed
+        self._sessions = sessions = Sessions(artifact, self.settings, rehearsed)
         self.provider = sessions.provider
         self.variant = sessions.variant(self.graph.name)
         self.precision = self.variant.precision
@@ -237,9 +241,11 @@ class Reranker(AsyncMethods):
         self.close()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reload, (type(self), self.artifact.folder, self.artifact.links_into, self.settings)
+        return _reload, (type(self), self.artifact.folder, self.artifact.links_into, self.settings, self._rehearsed)
 
 
-def _reload(kind: type[Reranker], folder: Path, links_into: Path | None, settings: Settings) -> Reranker:
+def _reload(
+    kind: type[Reranker], folder: Path, links_into: Path | None, settings: Settings, rehearsed: Provider | None
+) -> Reranker:
     """Unpickles from the folder, so that another process runs the same revision, and the settings."""
-    return kind(Artifact.open(folder, links_into=links_into), settings=settings)
+    return kind(Artifact.open(folder, links_into=links_into), settings=settings, rehearsed=rehearsed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     import os
 
 Auto = Literal["auto"]
-Precision = Literal["int8", "float32"]
-PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
+Precision = Literal["int8", "float16", "float32"]
+PRECISIONS: tuple[Precision, ...] = ("int8", "float16", "float32")
+"""The most exact last."""
 Provider = Literal["cpu", "cuda", "openvino", "dml", "coreml", "tensorrt", "qnn"]
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 Truncation = Literal["only_second", "longest_first"]
@@ -30,6 +32,8 @@ SCALES: tuple[Scale, ...] = ("logit", "sigmoid")
 CHOICES: dict[str, tuple[str, ...]] = {"provider": PROVIDERS, "precision": PRECISIONS, "truncation": TRUNCATIONS, "scores": SCALES}
 LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40, "windows": 64}
 TABLE, CALIBRATION = "settings", "calibration"
+GPU = re.compile("cuda:([0-9]{1,4})")
+"""The provider cuda with the number of a GPU, from 0."""
 OTHER_TABLES = ("retrieval", "measured")
 """Further tables of a settings file, which `Settings.read` does not read."""
 
@@ -42,8 +46,9 @@ class Settings:
     """
 
     provider: Provider | Auto = "auto"
-    """Where to run; auto: CUDA if it starts here and the artifact has a variant for it, otherwise the CPU. Other providers than
-    these two are tried, not promised: loading raises ProviderError unless they reproduce logits of the certificate."""
+    """Where to run; auto: CUDA if it starts here and the artifact has a variant for it, otherwise the CPU. cuda:1 is CUDA on the
+    second GPU, short for the option device_id. Other providers than these two are tried, not promised: loading raises ProviderError
+    unless they reproduce logits of the certificate."""
     threads: int | Auto = "auto"
     """Batches that run at once, one thread each; auto: the physical cores this process may use."""
     token_budget: int | Auto = "auto"
@@ -80,6 +85,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in LARGEST:
             object.__setattr__(self, name, _number(name, getattr(self, name)))
+        self._name_gpu()
         object.__setattr__(self, "waiting_seconds", _seconds("waiting_seconds", self.waiting_seconds))
         for name, choices in CHOICES.items():
             _check_choice(name, getattr(self, name), choices)
@@ -97,6 +103,22 @@ class Settings:
             plan = as_plan(self.plan, "Settings.plan")
             object.__setattr__(self, "plan", self.plan if isinstance(self.plan, str) else str(plan))
         object.__setattr__(self, "calibration", _calibration(self.calibration))
+
+    def _name_gpu(self) -> None:
+        """Takes the number of a GPU out of the provider, and puts it into the provider's options."""
+        found = GPU.fullmatch(self.provider) if isinstance(self.provider, str) else None
+        if found is None:
+            return
+        number = str(int(found[1]))
+        options = {} if self.provider_options == "auto" else self.provider_options
+        if isinstance(options, Mapping):
+            before = options.get("device_id", number)
+            if str(before) != number:
+                raise InputError(
+                    f"Settings.provider is {self.provider!r} but the option device_id is {before!r:.80}; give only one"
+                )
+            object.__setattr__(self, "provider_options", {**options, "device_id": number})
+        object.__setattr__(self, "provider", "cuda")
 
     def with_arguments(self, **arguments: Any) -> Self:
         """With those arguments that are not None. Raises InputError if one contradicts a field that is set already."""

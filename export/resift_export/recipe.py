@@ -98,7 +98,10 @@ class Recipe:
         """The variants the artifact will hold, best first."""
         vnni_variants = [Variant(file=VNNI_FILE, precision="int8", instruction_sets=[name]) for name in VNNI if self.vnni]
         precisions = [precision for precision in PRECISIONS if precision in self.precisions]
-        return vnni_variants + [Variant(file=file_of(name), precision=name, instruction_sets=[]) for name in precisions]
+        plain_variants = [
+            Variant(file=file_of(name), precision=name, instruction_sets=[], is_masked=name == "float16") for name in precisions
+        ]
+        return vnni_variants + plain_variants
 
     def calibration_pairs(self) -> list[CalibrationPair]:
         """The calibration set. Raises InputError, which names the line, for a bad line."""

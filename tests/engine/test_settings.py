@@ -28,6 +28,27 @@ def test_a_number_below_1_is_an_input_error(name, value):
         Settings(**{name: value})
 
 
+def test_the_number_of_a_gpu_becomes_an_option_of_cuda():
+    settings = Settings(provider="cuda:01", provider_options={"gpu_mem_limit": 1 << 30})
+    assert settings.provider == "cuda"
+    assert settings.provider_options == {"gpu_mem_limit": "1073741824", "device_id": "1"}
+    assert settings == Settings(provider="cuda", provider_options={"gpu_mem_limit": 1 << 30, "device_id": 1})
+    assert Settings(provider="cuda:1").table() == {"provider": "cuda", "provider_options": {"device_id": "1"}}
+    assert Settings().with_arguments(provider="cuda:2") == Settings(provider="cuda:2")
+    assert Settings(provider="cuda:1", provider_options={"device_id": "1"}) == Settings(provider="cuda:1")
+
+
+def test_two_numbers_of_gpus_contradict_each_other():
+    with pytest.raises(InputError, match=r"^Settings\.provider is 'cuda:1' but the option device_id is 0; give only one$"):
+        Settings(provider="cuda:1", provider_options={"device_id": 0})
+
+
+@pytest.mark.parametrize("value", ["cuda:", "cuda:x", "cuda:-1", "cuda:12345", "cuda: 1", "cpu:1", "CUDA:1", "cuda:1\n"])
+def test_what_is_no_number_of_a_gpu_is_an_input_error(value):
+    with pytest.raises(InputError, match=r"^Settings\.provider is .*; expected 'auto' or one of cpu, cuda"):
+        Settings(provider=value)
+
+
 @pytest.mark.parametrize("value", [True, None, "1"])
 def test_seconds_of_the_wrong_type_are_a_type_error(value):
     with pytest.raises(TypeError, match=r"Settings\.waiting_seconds is \w+; expected a number or 'auto'"):
@@ -42,7 +63,7 @@ def test_seconds_out_of_range_are_an_input_error(value):
 
 @pytest.mark.parametrize("value", ["int4", "INT8", ""])
 def test_an_unknown_precision_is_an_input_error(value):
-    with pytest.raises(InputError, match=rf"Settings\.precision is '{value}'; expected 'auto' or one of int8, float32"):
+    with pytest.raises(InputError, match=rf"Settings\.precision is '{value}'; expected 'auto' or one of int8, float16, float32"):
         Settings(precision=value)
 
 

@@ -63,7 +63,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(toml):
         (b"[settings]\nthreads = 2.0", r"Settings\.threads is float"),
         (b"[settings]\nthreads = 0", r"Settings\.threads is 0; expected 1 to 1024"),
         (b"[settings]\nprecision = 8", r"Settings\.precision is int; expected a str"),
-        (b"[settings]\nprecision = 'int4'", r"Settings\.precision is 'int4'; expected 'auto' or one of int8, float32"),
+        (b"[settings]\nprecision = 'int4'", r"Settings\.precision is 'int4'; expected 'auto' or one of int8, float16, float32"),
         (b"[settings]\nscores = 'both'", r"Settings\.scores is 'both'; expected 'auto' or one of logit, sigmoid"),
         (b"[settings]\ndocument_template = 'text'", r"document template 'text' names no field"),
         (b"[settings]\ndocument_template = ['{text}']", r"Settings\.document_template is list; expected a str"),

@@ -129,6 +129,8 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
     """the agreement of each of the full graph's variants by length class of the pair, on all pools; empty: not recorded"""
     generated: dict[GraphFile, PartAgreement] = msgspec.field(default_factory=dict)
     """the agreement of each of the full graph's int8 variants on generated pairs, which are not stored; empty: not recorded"""
+    places: dict[GraphFile, str] = msgspec.field(default_factory=dict)
+    """where each variant was measured that does not run on the processor of the export; others were measured where they run"""
 
     @classmethod
     def read(cls, artifact: Artifact) -> Certificate:
@@ -144,6 +146,7 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
             (certificate.first_looks.keys(), looks, "first_looks"),
             *((pool.variants.keys(), files | looks, f"pool {pool.qid}") for pool in certificate.all_pools),
             (certificate.generated.keys() | files, files, "generated"),
+            (certificate.places.keys() | files | looks, files | looks, "places"),
             *([(certificate.classes.keys(), files, "classes")] if certificate.has_classes else []),
         ]:
             if listed != expected:

@@ -33,9 +33,11 @@ Relevance = Literal["logit", "log-odds"]
 RELEVANCE: dict[int, Relevance] = {1: "logit", 2: "log-odds"}
 """How logits become the relevance that pairs are ranked on, by number of labels."""
 Role = Literal["full", "first-look"]
-Input = Literal["input_ids", "token_type_ids"]
+Input = Literal["input_ids", "token_type_ids", "attention_mask"]
 INPUTS: tuple[Input, ...] = ("input_ids", "token_type_ids")
 """All inputs a graph may read: token ids, and segment ids, by which some models tell query and document apart."""
+MASK: Literal["attention_mask"] = "attention_mask"
+"""The further input of a variant that is masked: 1 for a token, 0 for padding."""
 OUTPUT: Literal["logits"] = "logits"
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
@@ -107,6 +109,10 @@ class Signature(Strict, frozen=True):
         """Whether the graph reads segment ids."""
         return "token_type_ids" in self.inputs
 
+    def with_mask(self) -> Self:
+        """The signature of a variant that is masked."""
+        return msgspec.structs.replace(self, inputs={**self.inputs, MASK: "int64"})
+
     def feed(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
         """Those of the `inputs`, int64[b, width] each, that the graph reads."""
         return {name: inputs[name] for name in self.inputs}
@@ -134,6 +140,8 @@ class Variant(Strict, frozen=True, omit_defaults=True):
     """the file that holds weights shared with another graph, such as the table of embeddings: that graph's, or its weights' file"""
     short: ShortGraph | None = None
     """the graph for short pairs; None: one graph scores pairs of any length"""
+    is_masked: bool = False
+    """whether its graph also reads attention_mask, int64[b, width], so that rows of several lengths share a batch, padded"""
 
     def of_width(self, width: int) -> Self:
         """The variant, with only that of its graphs which scores pairs of `width` tokens."""
@@ -164,6 +172,8 @@ class Graph(Strict, frozen=True):
     """best first"""
 
     def __post_init__(self) -> None:
+        if MASK in self.signature.inputs:
+            raise ValueError(f"the signature of graph {self.name} has {MASK}; expected it in no signature, only variants read it")
         expected = RELEVANCE[self.signature.labels]
         if self.relevance != expected:
             raise ValueError(

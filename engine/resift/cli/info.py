@@ -81,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             "forced": manifest.forced,
             "reference": certificate.reference,
             "agreement": certificate.agreement,
+            "measured": certificate.places,
             "agreement_by_length": {
                 file: {f"up to {each.up_to} tokens": each.summary() for each in classes}
                 for file, classes in certificate.classes.items()

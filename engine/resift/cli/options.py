@@ -107,9 +107,9 @@ def add_engine(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--provider",
-        choices=["auto", *PROVIDERS],
+        choices=values.Providers(),
         metavar="PROVIDER",
-        help=f"where to run: {', '.join(PROVIDERS)} (default: auto)",
+        help=f"where to run: {', '.join(PROVIDERS)}, or cuda:1 for the second GPU (default: auto)",
     )
     group.add_argument("--precision", choices=["auto", *PRECISIONS], help="precision to run (default: auto)")
     group.add_argument(

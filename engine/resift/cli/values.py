@@ -12,13 +12,23 @@ from resift.documents import DocumentTemplate
 from resift.errors import InputError
 from resift.files.names import is_file_name
 from resift.plans import Plan
-from resift.settings import LARGEST
+from resift.settings import GPU, LARGEST, PROVIDERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LARGEST_COUNT = sys.maxsize
 """What Python can count."""
+
+
+class Providers(list[str]):
+    """auto and the providers, among which cuda:N is found, too, the GPU of that number."""
+
+    def __init__(self) -> None:
+        super().__init__(["auto", *PROVIDERS])
+
+    def __contains__(self, text: object) -> bool:
+        return super().__contains__(text) or (isinstance(text, str) and GPU.fullmatch(text) is not None)
 
 
 def whole(minimum: int = 1, maximum: int = LARGEST_COUNT) -> Callable[[str], int]:

@@ -127,13 +127,16 @@ def run(arguments: argparse.Namespace) -> int:
             "generated": generated,
             "largest_difference": worst or None,
             "largest_change_since_export": largest_change,
+            "measured": certificate.places.get(file),
             "search": certificate.search.get(file),
             "first_looks": {name: {"kept": here, "at_export": certificate.first_looks[name]} for name, here in first_looks.items()},
         }
         write_json(record)
     else:
         table = _table(certificate.bounds, agreement, at_export)
-        changed = f"largest change of a logit since export: {largest_change:.2g}"
+        place = certificate.places.get(file)
+        measured = f" (measured {place})" if place else ""
+        changed = f"largest change of a logit since export{measured}: {largest_change:.2g}"
         search = [*paragraph(certificate.search[file].summary())] if file in certificate.search else []
         look_tables = [
             line for name, here in first_looks.items() for line in _first_look_table(name, here, certificate.first_looks[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -10,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from resift.errors import ProviderError, importing
 from resift.runtime import wheels
 
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from resift.artifact.manifest import Variant
@@ -34,15 +36,15 @@ ORT_NAMES: dict[Provider, str] = {
 }
 PRECISIONS: dict[Provider, tuple[Precision, ...]] = {
     "cpu": ("int8", "float32"),
-    "cuda": ("float32",),
+    "cuda": ("float16", "float32"),
     "openvino": ("int8", "float32"),
     "dml": ("float32", "int8"),
     "coreml": ("float32", "int8"),
     "tensorrt": ("float32", "int8"),
     "qnn": ("float32", "int8"),
 }
-"""The precisions that a provider runs, fastest first. CUDA has no kernels for the int8 operators; the others leave to the CPU
-what they have none for."""
+"""The precisions that a provider runs, fastest first. CUDA has no kernels for the int8 operators, and the CPU few for float16; the
+other providers leave to the CPU what they have none for."""
 SUPPORTED: frozenset[Provider] = frozenset({"cpu", "cuda"})
 """The providers that rank as certified. Any other has to reproduce some of the certificate's logits whenever it is loaded."""
 
@@ -55,15 +57,25 @@ class Policy:
     token_budget: int
     """largest rows x width of one batch, unless Settings set it"""
     step: int
-    """a bucket is a length rounded up to a multiple of this; 1: a bucket is one length and nothing is padded"""
+    """in masked graphs, a bucket is a length rounded up to a multiple of this; in others, it is one length and nothing is padded"""
     is_concurrent: bool
     """whether batches run concurrently, one thread each; otherwise one batch at a time has the whole provider"""
+    fill: float = 1.0
+    """a masked graph's batch also takes rows that fill at least this share of its width"""
+    is_bound: bool = False
+    """whether inputs are copied to the provider's device in one piece, and not one by one"""
+    fuses: bool = False
+    """whether onnxruntime fuses operators when it loads a graph: a GPU waits between them"""
     folds_constants: bool = False
     """whether onnxruntime computes, when it loads a graph, what depends on constants alone"""
 
-    def buckets(self, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
-        """int32[n]: the buckets of rows of those lengths: the widths that the rows run at, in tokens."""
-        return -(-lengths // self.step) * self.step
+    def buckets(self, lengths: NDArray[np.int32], max_length: int) -> NDArray[np.int32]:
+        """int32[n]: the buckets of rows of those lengths in a masked graph: the widths that they run at, in tokens."""
+        return np.minimum(-(-lengths // self.step) * self.step, max_length)
+
+    def narrowest(self, width: int) -> int:
+        """Tokens of the narrowest bucket whose rows may be in a masked graph's batch of that width."""
+        return math.ceil(self.fill * width)
 
     def workers(self, threads: int) -> int:
         """Number of batches that run at once when Settings allow `threads`."""
@@ -76,9 +88,11 @@ class Policy:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # The graph was optimized at export. onnxruntime's own pass would fuse SkipLayerNormalization, which is slower.
+        # The graph was optimized at export. onnxruntime's own pass would fuse SkipLayerNormalization, which is slower on a CPU.
         levels = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_BASIC if self.folds_constants else levels.ORT_DISABLE_ALL
+        if self.fuses:
+            options.graph_optimization_level = levels.ORT_ENABLE_ALL
         # Patterns and arena chunks are kept for each new shape: memory would grow with the number of shapes seen.
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = False
@@ -90,8 +104,9 @@ OLDEST_THAT_MAPS = "1.21.0"
 POLICIES: dict[Provider, Policy] = {
     # Batches that fit a core's cache are fastest (budgets of 1 to 4096 tried on AVX-512 with VNNI) and spread best over cores.
     "cpu": Policy("cpu", token_budget=256, step=1, is_concurrent=True),
-    # A GPU needs large batches (not measured yet). Lengths are not mixed there either, as graphs read no attention mask.
-    "cuda": Policy("cuda", token_budget=4096, step=1, is_concurrent=False),
+    # A GPU needs large batches: a pool of 64 pairs of 512 tokens is one (not measured yet). As a batch begins with the longest rows
+    # and takes ever shorter ones, only the last batch of many has much padding.
+    "cuda": Policy("cuda", token_budget=1 << 15, step=16, is_concurrent=False, fill=0.25, is_bound=True, fuses=True),
     "tensorrt": Policy("tensorrt", token_budget=4096, step=1, is_concurrent=False),
     # These use the CPU's cores or one small accelerator, one batch at a time.
     "openvino": Policy("openvino", token_budget=1024, step=1, is_concurrent=False),
@@ -204,6 +219,6 @@ def choose(
         choice = "choose another precision, or " if any(each.precision in PRECISIONS[provider] for each in variants) else ""
         reasons.append(
             f"{wanted}, but this artifact has {offered} for this machine: {choice}"
-            "export the checkpoint again with --precision int8,float32"
+            f"export the checkpoint again with --precision int8,{PRECISIONS[provider][0] if provider == 'cuda' else 'float32'}"
         )
     raise ProviderError("; ".join(reasons))

@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from resift import machine
 from resift.artifact.manifest import OUTPUT
-from resift.errors import ArtifactError, ClosedError, InferenceError, ProviderError, first_line, shortage
+from resift.errors import (
+    GPU_MEMORY,
+    ArtifactError,
+    ClosedError,
+    InferenceError,
+    OutOfMemoryError,
+    ProviderError,
+    first_line,
+    is_out_of_memory,
+    shortage,
+)
 from resift.process import renew_in_children
-from resift.runtime import probe, providers, wheels
+from resift.runtime import binding, probe, providers, wheels
 from resift.runtime.providers import ORT_NAMES, failures, runtime
 from resift.settings import LARGEST
 
@@ -45,9 +55,12 @@ class Sessions:
     them scores it.
     """
 
-    def __init__(self, artifact: Artifact, settings: Settings) -> None:
-        """Chooses the provider and the full graph's variant. Raises ProviderError if the settings cannot be met."""
-        self._artifact = artifact
+    def __init__(self, artifact: Artifact, settings: Settings, rehearsed: Provider | None = None) -> None:
+        """Chooses the provider and the full graph's variant. Raises ProviderError if the settings cannot be met.
+
+        `rehearsed`: a provider whose variants and batches are run on the CPU, to see on any machine what they compute.
+        """
+        self._artifact, self._rehearsed = artifact, rehearsed
         self._precision: Precision | Auto = settings.precision
         self._graphs = {graph.name: graph for graph in artifact.manifest.graphs}
         self._variants: dict[str, Variant] = {}
@@ -55,7 +68,7 @@ class Sessions:
         full = artifact.manifest.full
         self.provider, self._variants[full.name] = self._choose(settings.provider, full)
         wheels.warn_of_several()
-        self.policy = providers.POLICIES[self.provider]
+        self.policy = replace(providers.POLICIES[rehearsed or self.provider], provider=self.provider)
         self._options = {} if settings.provider_options == "auto" else dict(settings.provider_options)
 
     def variant(self, graph: str) -> Variant:
@@ -69,9 +82,19 @@ class Sessions:
         return self._variants[graph]
 
     def _choose(self, provider: Provider | Auto, graph: Graph) -> tuple[Provider, Variant]:
-        return providers.choose(
-            provider, self._precision, available=providers.available(), variants=_runnable(graph), starts=probe.starts
-        )
+        choose = partial(providers.choose, precision=self._precision, variants=_runnable(graph), starts=probe.starts)
+        if self._rehearsed is not None:
+            return "cpu", choose(self._rehearsed, available=[ORT_NAMES[self._rehearsed]])[1]
+        return choose(provider, available=providers.available())
+
+    def buckets(self, graph: str, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
+        """int32[n]: the widths at which rows of those lengths run in the graph, in tokens."""
+        max_length = self._artifact.manifest.pair.max_length
+        return self.policy.buckets(lengths, max_length) if self.variant(graph).is_masked else lengths
+
+    def narrowest(self, graph: str, width: int) -> int:
+        """Tokens of the narrowest bucket whose rows may be in the graph's batch of that width."""
+        return self.policy.narrowest(width) if self.variant(graph).is_masked else width
 
     def nodes(self, graph: str) -> dict[str, int] | None:
         """Number of the graph's nodes on each provider, by onnxruntime's names; see `Session.nodes`."""
@@ -103,7 +126,8 @@ class Sessions:
             can_map = self.provider in providers.SUPPORTED and providers.can_map()
             read = partial(self._artifact.read_graph, variant, can_map=can_map)
             policy = replace(self.policy, folds_constants=variant.file != whole.file)
-            fresh = Session(read, self._graphs[graph].signature, policy, self._options)
+            signature = self._graphs[graph].signature
+            fresh = Session(read, signature.with_mask() if variant.is_masked else signature, policy, self._options)
             # If two threads come here at once, both get the Session of the first one.
             session = self._sessions.setdefault(key, fresh)
         return session
@@ -131,6 +155,10 @@ class Session:
         self._signature = signature
         self._policy = policy
         self._options = dict(options or {})
+        self._device = binding.Device("cpu")
+        if policy.provider == "cuda":
+            number = self._options.get("device_id", "0")
+            self._device = binding.Device("cuda", int(number) if number.isdecimal() else 0)  # onnxruntime refuses what is no number
         self._closed = False
         self._lock = threading.Lock()
         self._session: Any = None
@@ -145,10 +173,15 @@ class Session:
         inputs = self._signature.feed(batch)
         rows, width = inputs["input_ids"].shape
         try:
-            logits: NDArray[np.float32] = session.run([OUTPUT], inputs)[0]
+            logits: NDArray[np.float32] = (
+                binding.run(session, inputs, OUTPUT, self._device) if self._policy.is_bound else session.run([OUTPUT], inputs)[0]
+            )
         except failures() as error:
+            what = f"onnxruntime failed on {rows} pairs of {width} tokens"
             reason = shortage(error) or f"{first_line(error)}; check the artifact with `resift verify`"
-            raise InferenceError(f"onnxruntime failed on {rows} pairs of {width} tokens: {reason}") from error
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(f"{what}: {GPU_MEMORY if self._device.kind == 'cuda' else reason}") from error
+            raise InferenceError(f"{what}: {reason}") from error
         if logits.shape != (rows, self._signature.labels):
             raise ArtifactError(
                 f"the graph returned logits of shape {logits.shape}; expected {(rows, self._signature.labels)}, rows and labels, "

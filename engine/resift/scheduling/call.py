@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from resift.artifact.manifest import MASK
 from resift.encoding.windows import best_rows
 from resift.errors import ClosedError
 from resift.scoring import relevance
@@ -147,7 +148,7 @@ class Batch:
 
     graph: str
     bucket: int
-    """tokens of each row"""
+    """tokens of each row, padding included"""
     rows: list[tuple[Call, int]]
     started_at: float
     """time at which a worker took it"""
@@ -158,8 +159,10 @@ class Batch:
         return len(self.rows) * self.bucket
 
     def stack(self) -> dict[str, NDArray[np.int64]]:
-        """The graph's inputs, int64[b, width] each."""
-        inputs = np.empty((2, len(self.rows), self.bucket), np.int64)
+        """All inputs that a graph may read, int64[b, width] each; shorter rows are padded with zeros at their ends."""
+        inputs = np.zeros((3, len(self.rows), self.bucket), np.int64)
         for position, (call, row) in enumerate(self.rows):
-            inputs[0, position], inputs[1, position] = call.encodings.row(row)
-        return {"input_ids": inputs[0], "token_type_ids": inputs[1]}
+            ids, segment_ids = call.encodings.row(row)
+            inputs[0, position, : len(ids)], inputs[1, position, : len(ids)] = ids, segment_ids
+            inputs[2, position, : len(ids)] = 1
+        return {"input_ids": inputs[0], "token_type_ids": inputs[1], MASK: inputs[2]}

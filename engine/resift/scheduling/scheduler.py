@@ -2,7 +2,8 @@
 
 Rows wait in queues by graph and bucket. The call that is due first goes first: its longest rows form a batch, which is filled up
 with rows of other calls. By default a bucket is one length, so nothing is padded: no work is spent on padding, attention needs no
-mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another.
+mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another. A batch of a masked graph, which runs
+on a GPU, is padded: it also takes rows of narrower buckets.
 
 A call has one step or several. Once all rows of a step are scored, those of its best documents wait for the next step. A document
 has one row, or one for each of its windows, of which the best counts; only a document with all its windows scored goes on.
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.errors import OverloadedError
+from resift.errors import OutOfMemoryError, OverloadedError
 from resift.scheduling.call import Batch
 from resift.scheduling.pace import Pace
+from resift.scheduling.queues import Queues, without
+from resift.scheduling.retries import parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -41,37 +44,49 @@ class Scheduler:
         self,
         token_budget: int,
         *,
-        buckets: Callable[[NDArray[np.int32]], NDArray[np.int32]] = lambda lengths: lengths,
+        buckets: Callable[[str, NDArray[np.int32]], NDArray[np.int32]] = lambda graph, lengths: lengths,  # noqa: ARG005
+        narrowest: Callable[[str, int], int] = lambda graph, width: width,  # noqa: ARG005
         limit: int | None = None,
         delay: float | None = None,
         pace: Pace | None = None,
         workers: int = 1,
     ) -> None:
-        """`token_budget`: largest rows x width of a batch, unless one row is wider. `buckets`: rows' buckets from their lengths.
+        """`token_budget`: largest rows x width of a batch, unless one row is wider. `buckets`: a graph's rows' buckets from their
+        lengths. `narrowest`: the narrowest bucket whose rows may be in a graph's batch of a width.
 
         `limit`: tokens that may wait; None: any number. `delay`: a call is refused if the work due before it takes one worker
         longer than so many seconds, or than the call itself if that is longer; None: never. `pace`: predicts a call's cost.
         `workers`: batches that run at once.
         """
         self.pace = pace or Pace()
-        self.waiting_rows = 0
-        self.waiting: dict[str, int] = {}
-        """tokens of the rows that wait, by graph"""
         self.dropped_rows = 0
         """rows that did not run because their call ended before"""
-        self._token_budget = token_budget
+        self.halved_batches = 0
+        """batches that were halved because memory was too short for them"""
+        self.token_budget = token_budget
         self._buckets = buckets
+        self._narrowest = narrowest
         self._limit = limit
         self._delay = delay
         self._workers = workers
         self._numbers = itertools.count()
-        # Heaps of (due, number, call): all calls with rows waiting, and those with rows of one graph and bucket. A call whose rows
-        # all went into other calls' batches stays in the first until it reaches its head.
+        # A heap of (due, number, call) of all calls with rows waiting. A call whose rows all went into other calls' batches stays
+        # until it reaches the head.
         self._calls: list[tuple[float, int, Call]] = []
-        self._queues: dict[tuple[str, int], list[tuple[float, int, Call]]] = {}
+        self._queues = Queues()
         self._retries: deque[Batch] = deque()
         self._deadlines: list[tuple[float, int, Call]] = []
         self._given_up: list[Call] = []
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait. Any thread may ask."""
+        return self._queues.rows
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """Tokens of the rows that wait, by graph."""
+        return self._queues.tokens
 
     @property
     def waiting_tokens(self) -> int:
@@ -124,7 +139,8 @@ class Scheduler:
         """
         while self._retries:
             batch = self._retries.popleft()
-            if not batch.rows[0][0].ended:
+            batch.rows = [(call, row) for call, row in batch.rows if not call.ended]
+            if batch.rows:
                 batch.started_at = now
                 return batch
         while self._calls:
@@ -138,7 +154,10 @@ class Scheduler:
             if bucket is None:
                 self._give_up(first)
                 continue
-            batch = Batch(graph, bucket, list(self._take(graph, bucket, self._size(first, graph, bucket, now, idle))), now)
+            size = self._size(first, graph, bucket, now, idle)
+            batch = Batch(graph, bucket, list(self._queues.take(graph, bucket, size)), now)
+            for narrower in self._queues.narrower(graph, bucket, self._narrowest(graph, bucket)):
+                batch.rows += self._queues.take(graph, narrower, size - len(batch.rows))
             break
         else:
             return None
@@ -169,14 +188,17 @@ class Scheduler:
         return ended
 
     def failed(self, batch: Batch, error: Exception) -> list[Call]:
-        """Records that a batch failed and returns the calls that end with it. Of several calls, each is retried alone instead."""
-        rows: dict[Call, list[tuple[Call, int]]] = {}
-        for call, row in batch.rows:
-            rows.setdefault(call, []).append((call, row))
-        pending = [call for call in rows if not call.ended]
-        if len(rows) > 1:
-            self._retries.extend(Batch(batch.graph, batch.bucket, rows[call], batch.started_at) for call in pending)
+        """Records that a batch failed and returns the calls that end with it; none if it is tried again, see `parts_of`.
+
+        If memory was too short for it, later batches have at most half of its tokens.
+        """
+        if parts := parts_of(batch, error):
+            if isinstance(error, OutOfMemoryError):
+                self.halved_batches += 1
+                self.token_budget = min(self.token_budget, batch.tokens // 2)
+            self._retries.extend(parts)
             return []
+        pending = list(dict.fromkeys(call for call, _ in batch.rows if not call.ended))
         for call in pending:
             call.error = error
             self.cancel(call)
@@ -205,7 +227,7 @@ class Scheduler:
 
     def _size(self, first: Call, graph: str, bucket: int, now: float, idle: int) -> int:
         """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""
-        size = min(-(-self.waiting_rows // max(1, idle)), self._token_budget // bucket)
+        size = min(-(-self.waiting_rows // max(1, idle)), self.token_budget // bucket)
         if first.deadline is not None:
             size = min(size, first.deadline.max_rows(first.waiting, bucket, self.pace.predict(graph, bucket), now))
         return max(1, size)
@@ -220,35 +242,25 @@ class Scheduler:
 
     def _drop(self, call: Call) -> int:
         """Takes a call out of the queues and returns how many of its rows waited there."""
-        dropped, graph = 0, call.graph
-        for bucket, rows in call.waiting.items():
-            dropped += len(rows)
-            self._queues[graph, bucket] = _without(call, self._queues[graph, bucket])
-        if dropped:
-            self.waiting[graph] -= call.waiting_tokens
-        self.waiting_rows -= dropped
+        dropped = self._queues.drop(call)
         self.dropped_rows += dropped
-        call.waiting_tokens = 0
-        call.waiting.clear()
-        self._calls = _without(call, self._calls)
+        self._calls = without(call, self._calls)
         return dropped
 
     def _queue(self, call: Call, rows: NDArray[np.int64]) -> None:
         """Queues rows of a call for its step: the longest first, or, with a deadline, in the order of `rows`."""
-        graph = call.graph
         if call.deadline is None:
             rows = rows[np.argsort(-call.encodings.lengths[rows], kind="stable")]
         else:
             call.deadline.set_order(rows.tolist())
-        lengths = call.encodings.lengths[rows]
-        for row, bucket in zip(rows.tolist(), self._buckets(lengths).tolist(), strict=True):
-            call.waiting.setdefault(bucket, deque()).append(row)
-        for bucket in call.waiting:
-            heapq.heappush(self._queues.setdefault((graph, bucket), []), (call.due, call.number, call))
+        buckets = self._buckets(call.graph, call.encodings.lengths[rows])
+        widest = int(buckets.max())
+        if call.deadline is not None and self._narrowest(call.graph, widest) < widest:
+            buckets = np.full_like(
+                buckets, widest
+            )  # the best rows go first, and where padding is allowed their lengths do not matter
+        self._queues.add(call, rows.tolist(), buckets.tolist())
         call.pending_rows = len(rows)
-        call.waiting_tokens = int(lengths.sum())
-        self.waiting_rows += len(rows)
-        self.waiting[graph] = self.waiting.get(graph, 0) + call.waiting_tokens
 
     def _advance(self, call: Call) -> None:
         """Ends a call after its last step, or after one that scored nothing in time; otherwise its survivors wait for the next."""
@@ -272,29 +284,3 @@ class Scheduler:
         if len(steps) == 1:  # most calls: with a limit on seconds, this is asked of every call that waits
             return self.pace.predict(steps[0].graph, tokens)
         return self.pace.predict_steps(steps, tokens, int(call.encodings.lengths.sum()) / len(call.encodings.tokens_cut))
-
-    def _take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:
-        """Takes up to `size` rows from one queue, those of the call that is due first ahead."""
-        queue = self._queues[graph, bucket]
-        while queue and size:
-            call = queue[0][2]
-            rows = call.waiting[bucket]
-            while rows and size:
-                row = rows.popleft()
-                tokens = int(call.encodings.lengths[row])
-                self.waiting[graph] -= tokens
-                call.waiting_tokens -= tokens
-                self.waiting_rows -= 1
-                size -= 1
-                yield call, row
-            if not rows:
-                del call.waiting[bucket]
-                heapq.heappop(queue)
-        if not queue:
-            del self._queues[graph, bucket]
-
-
-def _without(call: Call, heap: list[tuple[float, int, Call]]) -> list[tuple[float, int, Call]]:
-    entries = [entry for entry in heap if entry[2] is not call]
-    heapq.heapify(entries)
-    return entries

@@ -44,7 +44,8 @@ class Submission:
         def scheduler() -> Scheduler:
             return Scheduler(
                 settings.token_budget,
-                buckets=policy.buckets,
+                buckets=sessions.buckets,
+                narrowest=sessions.narrowest,
                 limit=settings.waiting_tokens,
                 delay=delay,
                 pace=Pace(operations),

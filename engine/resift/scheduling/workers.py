@@ -8,7 +8,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from resift.errors import ClosedError, InputError, OverloadedError
+from resift.errors import ClosedError, InputError, OutOfMemoryError, OverloadedError
 from resift.process import close_at_exit, renew_in_children, start_thread
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Queued(NamedTuple):
     """predicted time until they have run"""
     dropped: int
     """rows so far that did not run because their call was cancelled or failed before"""
+    halved: int
+    """batches so far that were halved because memory was too short for them"""
 
 
 class Workers:
@@ -116,7 +118,13 @@ class Workers:
     def queued(self) -> Queued:
         """What waits now, as far as the scheduler has taken it in."""
         waiting = self._scheduler
-        return Queued(waiting.waiting_rows, waiting.waiting_tokens, waiting.waiting_seconds / self._count, waiting.dropped_rows)
+        return Queued(
+            waiting.waiting_rows,
+            waiting.waiting_tokens,
+            waiting.waiting_seconds / self._count,
+            waiting.dropped_rows,
+            waiting.halved_batches,
+        )
 
     def close(self) -> None:
         """Fails every pending call with ClosedError. Running batches finish and their logits are dropped."""
@@ -173,7 +181,10 @@ class Workers:
                 self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)
             )
             if failure is not None or self._scheduler.waiting_rows:
-                self._changed.notify_all()  # calls that failed together are retried apart, and a step may have passed rows on
+                self._changed.notify_all()  # a batch that failed is tried in parts, and a step may have passed rows on
+            token_budget = self._scheduler.token_budget
+        if isinstance(failure, OutOfMemoryError) and len(batch.rows) > 1:
+            log.warning("batches have at most %d tokens from now on: %s", token_budget, failure)
         self._resolve(ended)
         return True
 

@@ -15,7 +15,7 @@ from msgspec import inspect
 from resift.documents import DocumentTemplate
 from resift.errors import InputError
 from resift.files.whole import read_toml
-from resift.settings import LARGEST, Precision, Provider, Scale, Settings
+from resift.settings import GPU, LARGEST, PROVIDERS, Precision, Scale, Settings
 
 if TYPE_CHECKING:
     import argparse
@@ -32,6 +32,8 @@ Name = Annotated[str, Meta(max_length=200, title="text of at most 200 characters
 Length = Annotated[int, Meta(ge=1, le=LARGEST["max_length"])]
 Windows = Annotated[int, Meta(ge=1, le=LARGEST["windows"])]
 BatchTokens = Annotated[int, Meta(ge=1, le=LARGEST["token_budget"])]
+PLACES = (*PROVIDERS, "cuda:N")
+Place = Annotated[str, Meta(pattern=rf"^({'|'.join(PROVIDERS)}|{GPU.pattern})\Z", title=" or ".join(PLACES))]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Alias = Annotated[str, Meta(pattern="^[^=]+=.", title="NAME=MODEL")]
 SECRET = r"^([!-~]([ -~]*[!-~])?)?\Z"
@@ -72,8 +74,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     )
     document_template: Annotated[str, Meta(description="what is read of documents that are objects; unset: {text}")] = ""
     settings: Annotated[str, Meta(description="the engine's settings from a TOML file, such as `resift tune` writes")] = ""
-    provider: Annotated[Provider | None, Meta(description="where to run: cpu, cuda or another; unset: the best available")] = None
-    precision: Annotated[Precision | None, Meta(description="int8 or float32; unset: the fastest available")] = None
+    provider: Annotated[Place | None, Meta(description="where to run: cpu, cuda, cuda:1 or another; unset: the best available")] = (
+        None
+    )
+    precision: Annotated[Precision | None, Meta(description="int8, float16 or float32; unset: the fastest available")] = None
     threads: Annotated[Threads | None, Meta(description="batches at once, one thread each; unset: the physical cores")] = None
     max_length: Annotated[Length | None, Meta(description="most tokens of a pair; unset: the model's limit")] = None
     windows: Annotated[Windows | None, Meta(description="most windows that a document too long is read in; unset: 1")] = None

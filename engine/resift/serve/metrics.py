@@ -116,9 +116,11 @@ class _Queues(Collector):
         rows = GaugeMetricFamily("resift_waiting_rows", "Rows that wait to run", labels=["model"])
         tokens = GaugeMetricFamily("resift_waiting_tokens", "Tokens that wait to run", labels=["model"])
         dropped = CounterMetricFamily("resift_dropped_rows", "Rows whose request ended before they ran", labels=["model"])
+        halved = CounterMetricFamily("resift_halved_batches", "Batches halved because memory was too short", labels=["model"])
         for name, reranker in self._models.rerankers.items():
             queued = reranker.queued
             rows.add_metric([name], queued.rows)
             tokens.add_metric([name], queued.tokens)
             dropped.add_metric([name], queued.dropped)
-        yield from (rows, tokens, dropped)
+            halved.add_metric([name], queued.halved)
+        yield from (rows, tokens, dropped, halved)

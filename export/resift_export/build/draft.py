@@ -9,6 +9,8 @@ import numpy as np
 
 from resift_export.build.first_look import first_look_file
 from resift_export.graph.edit import lower_opset
+from resift_export.graph.half import to_float16
+from resift_export.graph.mask import add_mask, check_mask
 from resift_export.graph.optimize import optimize
 from resift_export.graph.trace import TRACERS
 from resift_export.graph.weights import map_weights
@@ -78,7 +80,8 @@ def draft(traced: TracedModel, recipe: Recipe, pairs: Sequence[CalibrationPair],
     original = traced.model.clone()
     calibration = Calibration(original, feeds, samples if recipe.search is not None else {}, traced.scratch)
     del samples
-    return Draft(calibration, ranges, _variants(traced.model, recipe, ranges, report))
+    masked = {file_of("float16"): _masked(traced)} if "float16" in recipe.precisions else {}
+    return Draft(calibration, ranges, masked | _variants(traced.model, recipe, ranges, report))
 
 
 def first_look_models(traced: TracedModel, recipe: Recipe, pairs: Sequence[CalibrationPair], report: Report) -> dict[str, ir.Model]:
@@ -105,6 +108,13 @@ def _samples(
     names = list(dict.fromkeys(str(product.source.name) for product in products(exact)))
     log.info("calibrate %d activations on %d pairs", len(names), len(inputs))
     return sample(exact, names, inputs, scratch, report=report)
+
+
+def _masked(traced: TracedModel) -> ir.Model:
+    """The graph for CUDA: in float16, with a mask. Raises ExportError like `check_mask`."""
+    model = add_mask(traced.model.clone())
+    check_mask(model, traced.model, traced.checkpoint, traced.scratch)
+    return lower_opset(to_float16(model))
 
 
 def _variants(exact: ir.Model, recipe: Recipe, ranges: Mapping[str, Mapping[str, Range]], report: Report) -> dict[str, ir.Model]:

@@ -20,6 +20,7 @@ from resift.encoding.generated_pairs import generated_pools, words_of
 from resift.errors import ExportError, ParityError
 from resift.machine import instruction_sets
 from resift.reranker import Reranker
+from resift.runtime.providers import PRECISIONS
 from resift.settings import Settings
 from resift_export.memory import trim_heap
 from resift_export.progress import no_report, track
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from resift.artifact.agreement import Pool
     from resift.artifact.folder import Artifact
     from resift.artifact.manifest import Graph, Variant
+    from resift.settings import Provider
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.progress import Report
     from resift_export.recipe import Recipe
@@ -42,6 +44,9 @@ GENERATED_SHARE = 0.2
 """The share of the gate's tokens that generated pairs have at most: with it, they take less than a tenth of an export's time."""
 
 log = logging.getLogger(__name__)
+
+REHEARSED = "on the CPU, which computes in float32 what it has no float16 kernel for, with the batches and the padding of CUDA"
+"""Where a variant for CUDA was measured, in the words of the certificate."""
 
 
 def check_runnable(variants: Sequence[Variant]) -> None:
@@ -108,8 +113,12 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
         )
         for number, pool in enumerate(all_pools)
     ]
+    rehearsed = {
+        variant.file for graph in artifact.manifest.graphs for variant in graph.variants if rehearsed_by(variant) is not None
+    }
     return Certificate(
         bounds=bounds,
+        places=dict.fromkeys(sorted(rehearsed), REHEARSED),
         agreement={file: measure(pools, references[:count], logits[:count]) for file, logits in full_logits.items()},
         first_looks={
             file: measure_first_look(references[:count], logits[:count])
@@ -154,13 +163,18 @@ def look_further(
 
 def _score(artifact: Artifact, graph: Graph, variant: Variant, pools: Sequence[Pool], report: Report) -> list[NDArray[np.float32]]:
     """The relevance logits of one file for each pool, by the engine."""
-    settings = Settings(provider="cpu", precision=variant.precision)
-    with Reranker(_with_single_variant(artifact, graph, variant.file), settings=settings) as reranker:
+    settings, rehearsed = Settings(provider="cpu", precision=variant.precision), rehearsed_by(variant)
+    with Reranker(_with_single_variant(artifact, graph, variant.file), settings=settings, rehearsed=rehearsed) as reranker:
         # All pools are submitted at once, so that pairs of one length share a batch across pools.
         futures = [reranker.submit(pool.query, pool.documents) for pool in pools]
         logits = [future.result().logits for future in track(f"verify {variant.file}", futures, report)]
     trim_heap()
     return logits
+
+
+def rehearsed_by(variant: Variant) -> Provider | None:
+    """The provider that the CPU stands in for, with its batches and their padding, as it never runs the variant itself."""
+    return None if variant.precision in PRECISIONS["cpu"] else "cuda"
 
 
 def faults_of(
@@ -202,6 +216,8 @@ def ways_out(file: str, recipe: Recipe, *, is_kept: bool) -> str:
     variant = next((variant for variant in recipe.variants() if variant.file == file), None)
     if variant is None:
         ways = ["leave --first-look out, or train its student for longer"]
+    elif variant.precision == "float16":
+        ways = ["leave float16 out of --precision"]
     elif variant.precision != "int8":
         ways = ["--tracer optimum traces the graph in another way"] if recipe.tracer == "torch" else []
     else:

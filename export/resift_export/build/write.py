@@ -250,6 +250,7 @@ def render_card(
         for file, agreement in certificate.agreement.items()
     )
     search_notes = "".join(f"\n{file}: {record.summary()}.\n" for file, record in certificate.search.items())
+    place_notes = "".join(f"\n{file} was measured {place}.\n" for file, place in certificate.places.items())
     first_look_notes = "".join(
         f"\n{file}, the first look of plans: {look_summary(recalls)}.\n" for file, recalls in certificate.first_looks.items()
     )
@@ -267,7 +268,7 @@ def render_card(
         tracer=recipe.tracer,
         pools=len(certificate.pools),
         rows=rows,
-        searched=search_notes + first_look_notes,
+        searched=search_notes + first_look_notes + place_notes,
         scripts=_script_rows(certificate),
         classes="\n".join(_class_row(each, certificate) for each in next(iter(certificate.classes.values()), [])),
         class_files=" | ".join(certificate.classes),
@@ -296,5 +297,7 @@ def _script_rows(certificate: Certificate) -> str:
 
 def _processors(recipe: Recipe, file: str) -> str:
     """The processors that can run a file, as the card names them."""
+    if any(variant.is_masked for variant in recipe.variants() if variant.file == file):
+        return "CUDA"
     names = [" and ".join(variant.instruction_sets) for variant in recipe.variants() if variant.file == file]
     return " or ".join(names) or "any"

@@ -27,6 +27,7 @@ def test_verify_compares_with_the_checkpoint(artifact):
     assert found.keys() == {
         "artifact", "variant", "precision", "provider", "bounds", "agreement", "at_export", "largest_change_since_export",
         "search", "first_looks", "reference", "agreement_by_length", "agreement_by_script", "generated", "largest_difference",
+        "measured",
     }  # fmt: skip
     assert (found["artifact"], found["precision"], found["provider"]) == (str(artifact), "int8", "cpu")
     assert found["variant"] == "model.int8.onnx"
@@ -112,7 +113,7 @@ def test_info_tells_what_runs(artifact, reranker):
         "artifact", "bytes", "model", "pair", "max_length", "graphs", "forced", "reference", "agreement", "search", "first_looks",
         "agreement_by_length", "agreement_by_script", "generated_pairs",
         "plan", "recipe", "made_with", "tested_onnxruntime", "runs", "machine", "wheels", "versions",
-        "embedded_models", "document_template", "scores",
+        "embedded_models", "document_template", "scores", "measured",
     }  # fmt: skip
     assert (found["artifact"], found["max_length"], found["forced"]) == (str(artifact), 50, False)
     (graph,) = found["graphs"]

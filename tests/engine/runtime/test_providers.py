@@ -12,6 +12,7 @@ BOTH = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 FULL = ["int8", "float32"]
 VNNI = Variant(file="model.int8-vnni.onnx", precision="int8", instruction_sets=["avx512_vnni"])
 SAFE = Variant(file="model.int8.onnx", precision="int8", instruction_sets=[])
+HALF = Variant(file="model.float16.onnx", precision="float16", instruction_sets=[], is_masked=True)
 EXACT = Variant(file="model.float32.onnx", precision="float32", instruction_sets=[])
 
 
@@ -20,7 +21,7 @@ def choose(*arguments, starts=lambda provider: True, **keywords):
 
 
 def variants(precisions):
-    return [{"int8": SAFE, "float32": EXACT}[precision] for precision in precisions]
+    return [{"int8": SAFE, "float16": HALF, "float32": EXACT}[precision] for precision in precisions]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,9 @@ def variants(precisions):
         ("cpu", "auto", CPU, ["int8"], ("cpu", "int8")),
         ("cuda", "auto", BOTH, FULL, ("cuda", "float32")),
         ("cuda", "float32", BOTH, ["float32"], ("cuda", "float32")),
+        ("cuda", "auto", BOTH, ["float32", "float16"], ("cuda", "float16")),
+        ("auto", "auto", BOTH, ["int8", "float16"], ("cuda", "float16")),
+        ("auto", "auto", CPU, ["float16", "int8"], ("cpu", "int8")),
     ],
 )
 def test_choice_is_the_fastest_that_was_asked_for_and_is_there(asked, precision, available, offered, chosen):
@@ -46,7 +50,10 @@ def test_choice_is_the_fastest_that_was_asked_for_and_is_there(asked, precision,
     assert (provider, variant.precision) == chosen
 
 
-@pytest.mark.parametrize(("offered", "chosen"), [(FULL, ("cpu", "int8")), (["float32"], ("cpu", "float32"))])
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(FULL, ("cpu", "int8")), (["float32"], ("cpu", "float32")), (["float16", "int8"], ("cpu", "int8"))],
+)
 def test_auto_takes_cuda_only_where_it_starts(offered, chosen):
     provider, variant = choose("auto", "auto", available=BOTH, variants=variants(offered), starts=lambda provider: False)
     assert (provider, variant.precision) == chosen
@@ -92,8 +99,11 @@ def test_an_artifact_without_a_variant_for_this_machine_says_so():
     [
         ("cuda", "auto", CPU, FULL, r"has no CUDAExecutionProvider \(it has CPUExecutionProvider\): .*onnxruntime-gpu"),
         ("cpu", "auto", ["CUDAExecutionProvider"], FULL, r"has no CPUExecutionProvider .*: reinstall onnxruntime"),
-        ("cuda", "auto", BOTH, ["int8"], r"cuda needs float32, but this artifact has int8 .*: export"),
-        ("cuda", "int8", BOTH, FULL, r"cuda does not run int8; ask for float32"),
+        ("cuda", "auto", BOTH, ["int8"], r"cuda needs float16 or float32, but this artifact has int8 .*--precision int8,float16$"),
+        ("cuda", "int8", BOTH, FULL, r"cuda does not run int8; ask for float16 or float32"),
+        ("cpu", "auto", BOTH, ["float16"], r"cpu needs int8 or float32, but this artifact has float16 .*--precision int8,float32$"),
+        ("cpu", "float16", BOTH, ["float16"], r"cpu does not run float16; ask for int8 or float32"),
+        ("auto", "float16", CPU, ["int8", "float16"], r"^cpu does not run float16"),
         (
             "cpu",
             "int8",

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resift.artifact.resolved_plans import Step
-from resift.errors import LogitsError, OverloadedError
+from resift.errors import LogitsError, OutOfMemoryError, OverloadedError
+from resift.scheduling.call import Batch
 from resift.scheduling.pace import Pace
 from resift.scheduling.scheduler import PATIENCE, Scheduler
 from tests.support.steady_calls import answers, call, drain, scheduler
@@ -59,7 +60,7 @@ def test_rows_of_equal_length_keep_the_callers_order():
     assert shapes(drain(queue), one) == [(9, [(0, 2)]), (5, [(0, 0), (0, 1)]), (5, [(0, 3), (0, 4)]), (5, [(0, 5)])]
 
 
-def test_a_batch_stacks_the_ids_and_segment_ids_of_its_rows():
+def test_a_batch_stacks_the_ids_and_segment_ids_of_its_rows_and_a_mask():
     queue = scheduler()
     queue.add(call(2, 3, 2), 0.0)
     queue.next(0.0, 1)
@@ -67,6 +68,17 @@ def test_a_batch_stacks_the_ids_and_segment_ids_of_its_rows():
     assert {name: (str(value.dtype), value.tolist()) for name, value in inputs.items()} == {
         "input_ids": ("int64", [[0, 0], [2, 2]]),
         "token_type_ids": ("int64", [[1000, 1000], [1002, 1002]]),
+        "attention_mask": ("int64", [[1, 1], [1, 1]]),
+    }
+
+
+def test_shorter_rows_of_a_batch_are_padded_with_zeros_at_their_ends():
+    one = call(2, 3)
+    inputs = Batch("full", 4, [(one, 1), (one, 0)], 0.0).stack()
+    assert {name: value.tolist() for name, value in inputs.items()} == {
+        "input_ids": [[1, 1, 1, 0], [0, 0, 0, 0]],
+        "token_type_ids": [[1001, 1001, 1001, 0], [1000, 1000, 0, 0]],
+        "attention_mask": [[1, 1, 1, 0], [1, 1, 0, 0]],
     }
 
 
@@ -189,7 +201,7 @@ def test_nothing_of_a_cancelled_call_is_kept():
         queue.add(one, 1.0)
         queue.cancel(one)
     assert [entry[2] for entry in queue._calls] == [keeps]
-    assert [entry[2] for entries in queue._queues.values() for entry in entries] == [keeps]
+    assert [entry[2] for entries in queue._queues._heaps.values() for entry in entries] == [keeps]
 
 
 def test_an_expired_call_ends_with_what_was_read():
@@ -220,12 +232,70 @@ def test_a_limit_refuses_what_would_wait_beyond_it():
 
 
 def test_buckets_are_the_providers():
-    queue, one = Scheduler(32, buckets=lambda lengths: -(-lengths // 8) * 8), call(3, 8, 9)
+    queue, one = Scheduler(32, buckets=lambda graph, lengths: -(-lengths // 8) * 8), call(3, 8, 9)
     queue.add(one, 0.0)
     batch = queue.next(0.0, 1)
     assert (batch.bucket, [row for _, row in batch.rows]) == (16, [2])
     batch = queue.next(0.0, 1)
     assert (batch.bucket, [row for _, row in batch.rows]) == (8, [1, 0])
+
+
+def test_rows_of_narrower_buckets_join_a_batch_down_to_the_narrowest():
+    rounded = {"buckets": lambda graph, lengths: -(-lengths // 8) * 8, "narrowest": lambda graph, width: width // 2}
+    queue, one, two = Scheduler(160, **rounded), call(30, 17, 16, 9, 8, 3), call(20, 31)
+    queue.add(one, 0.0)
+    queue.add(two, 0.0)
+    batches = drain(queue)
+    assert shapes(batches, one, two) == [
+        (32, [(1, 1), (0, 0), (1, 0), (0, 1), (0, 2)]),  # five rows of 32 tokens are the budget; the shorter call is due first
+        (16, [(0, 3), (0, 4), (0, 5)]),
+    ]
+    assert (queue.waiting_rows, queue.waiting_tokens) == (0, 0)
+    assert one.ended
+    assert two.ended
+
+
+def test_where_padding_is_allowed_the_rows_of_a_call_with_a_deadline_go_in_its_order():
+    queue = Scheduler(1000, buckets=lambda graph, lengths: lengths, narrowest=lambda graph, width: width // 2)
+    one = call(5, 30, 7, deadline=9.0)
+    queue.add(one, 0.0)
+    assert shapes(drain(queue), one) == [(30, [(0, 0), (0, 1), (0, 2)])]
+
+
+@given(CALLS, BUDGETS, st.integers(1, 3))
+def test_batches_halve_until_they_fit_and_every_row_runs_once(lengths, budget, idle):
+    memory = 60  # tokens
+    queue, calls = scheduler(budget), [call(*each) for each in lengths]
+    for one in calls:
+        queue.add(one, 0.0)
+    while batch := queue.next(0.0, idle):
+        if batch.tokens <= memory:
+            queue.done(batch, answers(batch), 0.0)
+        else:
+            assert not queue.failed(batch, OutOfMemoryError("short")), "40 tokens fit"
+            assert queue.token_budget <= batch.tokens // 2
+    assert all(one.ended and one.steps_done.all() for one in calls)
+    assert queue.waiting_rows == 0
+
+
+def test_a_half_whose_first_call_ended_still_runs_for_the_others():
+    queue, one, two = scheduler(64), call(4, 4), call(4, 4)
+    queue.add(one, 0.0)
+    queue.add(two, 0.0)
+    queue.failed(queue.next(0.0, 1), OutOfMemoryError("short"))
+    queue.cancel(one)
+    drain(queue)
+    assert two.ended
+    assert two.steps_done.all()
+    assert queue.halved_batches == 1
+
+
+def test_a_row_too_large_for_the_memory_ends_its_call():
+    queue, one = scheduler(64), call(40)
+    queue.add(one, 0.0)
+    error = OutOfMemoryError("short")
+    assert queue.failed(queue.next(0.0, 1), error) == [one]
+    assert (one.error, queue.halved_batches, queue.token_budget) == (error, 0, 64)
 
 
 def test_a_call_is_refused_by_the_work_that_is_due_before_it():
@@ -356,7 +426,7 @@ def test_whatever_the_batches_a_step_keeps_the_same(lengths, budget, idle, keep,
     assert np.flatnonzero(one.steps_done == 2).tolist() == sorted(expected)
     assert one.ended
     assert other.steps_done.tolist() == [1] * len(lengths)
-    assert (queue.waiting_rows, queue.waiting_tokens, queue._calls, queue._queues) == (0, 0, [], {})
+    assert (queue.waiting_rows, queue.waiting_tokens, queue._calls, queue._queues._heaps) == (0, 0, [], {})
 
 
 def test_calls_in_different_steps_share_batches_of_a_graph():

@@ -1,0 +1,38 @@
+"""Binding: runs a session with all inputs copied to its device in one piece.
+
+onnxruntime's Python API has no pinned memory for the CUDA provider that a wheel holds, so the copy starts from ordinary memory; the
+inputs of a batch of 32,768 tokens are 0.8 MB.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from resift.runtime.providers import runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+
+class Device(NamedTuple):
+    """Where a session's inputs lie, as onnxruntime names it."""
+
+    kind: str
+    number: int = 0
+
+
+def run(session: Any, inputs: Mapping[str, NDArray[np.int64]], output: str, device: Device) -> Any:
+    """The output of that name, on the CPU, for inputs of one shape. Raises what onnxruntime does."""
+    together = np.stack(list(inputs.values()))
+    copied = runtime().OrtValue.ortvalue_from_numpy(together, *device)
+    binding = session.io_binding()
+    for position, name in enumerate(inputs):
+        address = copied.data_ptr() + position * together[0].nbytes
+        binding.bind_input(name, *device, together.dtype.type, together[0].shape, address)
+    binding.bind_output(output, "cpu")
+    session.run_with_iobinding(binding)
+    return binding.copy_outputs_to_cpu()[0]

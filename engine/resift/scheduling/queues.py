@@ -1,0 +1,80 @@
+"""Queues: the rows that wait to run, by graph and bucket, and how many there are."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from resift.scheduling.call import Call
+
+
+class Queues:
+    """A queue for each graph and bucket. In each, the rows of the call that is due first come first."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        """rows that wait"""
+        self.tokens: dict[str, int] = {}
+        """tokens of the rows that wait, by graph"""
+        self._heaps: dict[tuple[str, int], list[tuple[float, int, Call]]] = {}
+
+    def add(self, call: Call, rows: Sequence[int], buckets: Sequence[int]) -> None:
+        """Queues rows of a call, in their order in each of their buckets, for the graph of the call's step."""
+        graph = call.graph
+        for row, bucket in zip(rows, buckets, strict=True):
+            call.waiting.setdefault(bucket, deque()).append(row)
+        for bucket in call.waiting:
+            heapq.heappush(self._heaps.setdefault((graph, bucket), []), (call.due, call.number, call))
+        call.waiting_tokens = int(call.encodings.lengths[rows].sum())
+        self.rows += len(rows)
+        self.tokens[graph] = self.tokens.get(graph, 0) + call.waiting_tokens
+
+    def take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:
+        """Takes up to `size` rows from one queue."""
+        heap = self._heaps[graph, bucket]
+        while heap and size:
+            call = heap[0][2]
+            rows = call.waiting[bucket]
+            while rows and size:
+                row = rows.popleft()
+                tokens = int(call.encodings.lengths[row])
+                self.tokens[graph] -= tokens
+                call.waiting_tokens -= tokens
+                self.rows -= 1
+                size -= 1
+                yield call, row
+            if not rows:
+                del call.waiting[bucket]
+                heapq.heappop(heap)
+        if not heap:
+            del self._heaps[graph, bucket]
+
+    def narrower(self, graph: str, bucket: int, narrowest: int) -> list[int]:
+        """The buckets of the graph with rows that wait, from the widest below `bucket` down to `narrowest`."""
+        if narrowest >= bucket:
+            return []
+        return sorted((width for name, width in self._heaps if name == graph and narrowest <= width < bucket), reverse=True)
+
+    def drop(self, call: Call) -> int:
+        """Takes a call out of the queues and returns how many of its rows waited."""
+        dropped, graph = 0, call.graph
+        for bucket, rows in call.waiting.items():
+            dropped += len(rows)
+            self._heaps[graph, bucket] = without(call, self._heaps[graph, bucket])
+        if dropped:
+            self.tokens[graph] -= call.waiting_tokens
+        self.rows -= dropped
+        call.waiting_tokens = 0
+        call.waiting.clear()
+        return dropped
+
+
+def without(call: Call, heap: list[tuple[float, int, Call]]) -> list[tuple[float, int, Call]]:
+    """The heap without the entries of a call."""
+    entries = [entry for entry in heap if entry[2] is not call]
+    heapq.heapify(entries)
+    return entries

@@ -1,0 +1,32 @@
+"""Retries: what runs again in place of a batch that failed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resift.errors import OutOfMemoryError
+from resift.scheduling.call import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from resift.scheduling.call import Call
+
+
+def parts_of(batch: Batch, error: Exception) -> list[Batch]:
+    """The batches to try again, of the rows whose calls have not ended; none if `batch` cannot be tried in another way.
+
+    If memory was too short for it, they are its halves. Otherwise each of several calls is tried by itself.
+    """
+    if isinstance(error, OutOfMemoryError):
+        rows = [(call, row) for call, row in batch.rows if not call.ended]
+        half = -(-len(rows) // 2)
+        return [_part(batch, rows[:half]), _part(batch, rows[half:])] if len(rows) > 1 else []
+    by_call: dict[Call, list[tuple[Call, int]]] = {}
+    for call, row in batch.rows:
+        by_call.setdefault(call, []).append((call, row))
+    return [_part(batch, rows) for call, rows in by_call.items() if not call.ended] if len(by_call) > 1 else []
+
+
+def _part(batch: Batch, rows: Iterable[tuple[Call, int]]) -> Batch:
+    return Batch(batch.graph, batch.bucket, list(rows), batch.started_at)
