@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.compare import against, catalogue, report
 from benchmarks.compare.cases import Case, every_case
-from benchmarks.compare.models import ModelError, Models
+from benchmarks.compare.models import ModelError, ModelForms
 from benchmarks.compare.plot import plot
 from benchmarks.compare.rounds import Measurement, measure_cases, measure_starts, tell
 from benchmarks.compare.turns import KeptTurns
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace, contenders: Sequence[catalogue.Contender]
     """Installs, exports, measures; the content of the report."""
     logs = arguments.folder / "logs"
     logs.mkdir(exist_ok=True)
-    models = Models(arguments.checkpoint, arguments.model, arguments.folder / "models", arguments.folder / "environments")
+    models = ModelForms(arguments.checkpoint, arguments.model, arguments.folder / "models", arguments.folder / "environments")
     reasons: dict[str, str] = {}
     paths: dict[str, str] = {}
     for contender in contenders:

@@ -39,7 +39,7 @@ class ModelError(Exception):
     """A form of the weights cannot be made: the reason."""
 
 
-class Models:
+class ModelForms:
     """The forms of `checkpoint`, a folder or a hub id, in `folder`; `environments`: where those that export are."""
 
     def __init__(self, checkpoint: str, artifact: str, folder: Path, environments: Path) -> None:

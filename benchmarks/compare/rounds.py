@@ -35,7 +35,7 @@ class Measurement:
     models: Mapping[str, str]
     """by contender: the model to load"""
     identities: Mapping[str, str]
-    kept: KeptTurns
+    store: KeptTurns
     logs: Path
     """folder for what the libraries print"""
     until: float = float("inf")
@@ -64,7 +64,7 @@ class Measurement:
     def take(self, blank: Turn, answers: Mapping[str, Mapping[str, Any]]) -> None:
         """Keeps the answers of a turn, errors among them, so that a resumed run does not try their contenders again."""
         turn = replace(blank, identities={name: self.identities[name] for name in answers}, answers=answers)
-        self.kept.add(turn)
+        self.store.add(turn)
         self.turns.append(turn.only(answers))
 
     def blank(self, case: str, digest: str, group: int, repeat: int) -> Turn:
@@ -74,7 +74,7 @@ class Measurement:
 
     def recall(self, blank: Turn) -> bool:
         """Whether the turn is kept from an earlier run; it is taken over then."""
-        found = self.kept.find(blank)
+        found = self.store.find(blank)
         if not found:
             return False
         for name in blank.identities:

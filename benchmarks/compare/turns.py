@@ -59,10 +59,10 @@ class KeptTurns:
             turn = Turn(**json.loads(line))
             self._turns[turn.key] = turn
 
-    def find(self, wanted: Turn) -> Turn | None:
+    def find(self, blank: Turn) -> Turn | None:
         """The turn of the same key in which all its contenders answered, as they are now."""
-        found = self._turns.get(wanted.key)
-        return found if found and found.covers(wanted.identities) else None
+        found = self._turns.get(blank.key)
+        return found if found and found.covers(blank.identities) else None
 
     def add(self, turn: Turn) -> None:
         self._turns[turn.key] = turn

@@ -24,6 +24,7 @@ def main(checkpoint, folder, texts):
         quantization_config=None,
         model_name_or_path=folder,
         dataset_name=texts,
+        dataset_config_name="default",
         dataset_split="train",
         column_name="text",
         file_suffix="int8",

@@ -7,7 +7,7 @@ from protocol import pairs_of, serve, split
 
 def load(model, threads, file):
     from fastretrieval.common.model_description import BaseModelDescription, ModelSource
-    from fastretrieval.rerank.cross_encoder import TextCrossEncoder
+    from fastretrieval.rerank import TextCrossEncoder
     from fastretrieval.rerank.cross_encoder.custom_text_cross_encoder import CustomTextCrossEncoder
 
     CustomTextCrossEncoder.add_model(BaseModelDescription("compared/model", ModelSource(hf="compared/model"), file))

@@ -18,8 +18,9 @@ def load(model, _threads):
         def __init__(self, folder):
             config = reranker._lib.kjarni_reranker_config_default()
             config.model_path, config.quiet = folder.encode(), 1
-            self._handle = c_void_p()
-            check_error(reranker._lib.kjarni_reranker_new(byref(config), byref(self._handle)))
+            loaded = c_void_p()
+            check_error(reranker._lib.kjarni_reranker_new(byref(config), byref(loaded)))
+            vars(self)["_handle"] = loaded  # where the methods of the class look for it
 
     loaded = OfFolder(model)
 
