@@ -45,11 +45,12 @@ def copy_of_planned(planned_artifact, tmp_path):
 @pytest.fixture
 def ran(monkeypatch, planned):
     """{session of `planned`: rows that it read}. A batch of an earlier test's Reranker may still run."""
-    rows, run = {}, Session.run
+    rows, lock, run = {}, threading.Lock(), Session.run
 
     def counted(self, batch):
-        if self in planned._sessions._sessions.values():
-            rows[self] = rows.get(self, 0) + len(batch["input_ids"])
+        with lock:  # two workers at once would count one of their batches only
+            if self in planned._sessions._sessions.values():
+                rows[self] = rows.get(self, 0) + len(batch["input_ids"])
         return run(self, batch)
 
     monkeypatch.setattr(Session, "run", counted)
