@@ -112,8 +112,19 @@ def test_an_endpoint_that_refuses_the_first_requests_ends_the_run(journal):
         with pytest.raises(InputError, match=r"refuses every request; the last: answered 400 \(no such model\)"):
             generate(server, journal, concurrency=1)
         assert len(server.asked) <= FIRST_REFUSALS + 1
+
+
+def test_a_run_that_is_refused_at_once_leaves_nothing(journal):
+    journal.parent.joinpath("missing").mkdir()
+    with chatting() as server, pytest.raises(OutputError, match="cannot be written"):
+        generate(server, journal.parent / "missing" / ("x" * 300))
+    documents = [MiningDocument("")]
+    with chatting() as server:
+        assert generate(server, journal, documents).rows == []
+    assert not journal.exists()
     with chatting(says(401)) as server, pytest.raises(InputError, match="answered 401"):
-        generate(server, journal, concurrency=4)
+        generate(server, journal, concurrency=1)
+    assert b"answered 401" in journal.read_bytes()  # its request counts for the budget
 
 
 def test_a_failing_run_leaves_no_thread(journal):
