@@ -40,6 +40,14 @@ def generate(server, journal, documents=DOCUMENTS, write=lambda found: None, **g
     return Generation(documents, QuestionOptions(**given)).ask(Address.parse(server.url, "model"), journal, write)
 
 
+def join_threads():
+    """Waits for the threads of a run that is over."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("resift-questions"):
+            thread.join(60)
+            assert not thread.is_alive()
+
+
 def asked_about(server):
     return [body["messages"][1]["content"] for _, _, body in server.asked]
 
@@ -75,6 +83,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_again(journal):
         address = Address.parse(server.url, "model")
         with pytest.raises(Killed):
             Generation(DOCUMENTS, QuestionOptions(concurrency=1), progress=kill).ask(address, journal, lambda found: None)
+        join_threads()
         first = len(server.asked)
         content = journal.read_bytes()
         journal.write_bytes(content + b'{"document": 3, "que')  # what a kill leaves of a line
@@ -130,10 +139,7 @@ def test_a_run_that_is_refused_at_once_leaves_nothing(journal):
 def test_a_failing_run_leaves_no_thread(journal):
     with chatting(says(404)) as server, pytest.raises(InputError, match="answered 404"):
         generate(server, journal, concurrency=4)
-    for thread in threading.enumerate():
-        if thread.name.startswith("resift-questions"):
-            thread.join(60)
-            assert not thread.is_alive()
+    join_threads()
 
 
 def test_another_run_does_not_take_a_journal_over(journal):
