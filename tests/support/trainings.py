@@ -24,6 +24,20 @@ def rows(count, *, seed=3, negatives=5):
     return [row(number) for number in range(count)]
 
 
+def known_rows(count, *, seed=3):
+    """Queries whose answers the tiny checkpoints know: of words with even token ids, and the others of words with odd ones."""
+    generator, tokenizer = random.Random(seed), tiny.backend("bert")
+    words = sorted({word for text in tiny.texts() for word in text.split()})
+    ids = {word: tokenizer.encode(word, add_special_tokens=False).ids for word in words}
+    even, odd = ([word for word in words if ids[word] and all(each % 2 == rest for each in ids[word])] for rest in (0, 1))
+
+    def row(number):
+        text, *others = (" ".join(generator.sample(kind, 8)) for kind in (even, *[odd] * 5))
+        return {"query": f"{generator.choice(words)} {number}", "positive": [text], "negative": others}
+
+    return [row(number) for number in range(count)]
+
+
 def write(path, found):
     path.write_text("".join(json.dumps(row) + "\n" for row in found))
     return path

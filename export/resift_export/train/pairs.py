@@ -91,9 +91,9 @@ def without(queries: Iterable[TrainingPairs], answers: Container[Key]) -> list[T
     return found
 
 
-def pool_of(pairs: TrainingPairs, most_negatives: int = RANKED_NEGATIVES) -> tuple[str, list[str], list[int]]:
+def pool_of(pairs: TrainingPairs, limit: int = RANKED_NEGATIVES) -> tuple[str, list[str], list[int]]:
     """The query, its documents and their labels. The answers come last, so that equal logits do not favour them."""
-    negatives = [document.text for document in pairs.negative[:most_negatives]]
+    negatives = [document.text for document in pairs.negative[:limit]]
     answers = [document.text for document in pairs.positive]
     return pairs.query, [*negatives, *answers], [0] * len(negatives) + [1] * len(answers)
 
