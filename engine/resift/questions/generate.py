@@ -115,7 +115,10 @@ class Generation:
             self._finish(found, queries, address.model)
             write(found)
         except BaseException:
-            journal.close()
+            if journal.entries:
+                journal.close()
+            else:
+                journal.delete()
             raise
         if len(queries) == len(chosen):
             journal.delete()

@@ -51,7 +51,9 @@ class QuestionJournal:
         """Opens or creates the file. Raises OutputError if another process holds it, InputError if it belongs to another run."""
         self.path = path
         self.entries: dict[int, DocumentEntry] = {}
-        """by the document's position"""
+        """by the document's position, the latest of each"""
+        self.requests = 0
+        """that all entries took"""
         try:
             self._file = hold(path)
             try:
@@ -62,15 +64,10 @@ class QuestionJournal:
         except OSError as error:
             raise OutputError(f"{path_text(path)} cannot be written: {error.strerror or error}; name another OUT") from error
 
-    @property
-    def requests(self) -> int:
-        """Requests that the entries took."""
-        return sum(entry.requests for entry in self.entries.values())
-
     def add(self, entry: DocumentEntry) -> None:
         """Appends an entry. Raises OutputError if it cannot be written."""
         self._write(entry)
-        self.entries[entry.document] = entry
+        self._keep(entry)
 
     def close(self) -> None:
         """Lets other processes go on with it."""
@@ -97,7 +94,11 @@ class QuestionJournal:
         self._file.truncate(len(whole))
         for number, line in enumerate(rest, 2):
             entry = self._decode(line, DocumentEntry, number)
-            self.entries[entry.document] = entry
+            self._keep(entry)
+
+    def _keep(self, entry: DocumentEntry) -> None:
+        self.entries[entry.document] = entry
+        self.requests += entry.requests
 
     def _decode(self, line: bytes, kind: type[Row], number: int) -> Row:
         try:

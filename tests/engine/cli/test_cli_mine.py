@@ -6,6 +6,7 @@ import gzip
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import pytest
@@ -15,6 +16,7 @@ from resift.pools.training_pairs import read_pairs
 from resift.questions.endpoint import Budget
 from tests.support import chat_server, children
 from tests.support.chat_server import chatting, says
+from tests.support.commands import running
 
 DOCUMENTS = [
     {
@@ -222,6 +224,25 @@ def test_questions_that_cannot_be_made_are_one_line(run, corpus, tmp_path, argum
     assert (found, out) == (code, "")
     assert message in err
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on(run, corpus, tmp_path):
+    journal = tmp_path / "made.jsonl.journal"
+    with chatting(seconds=0.2) as server:
+        options = ("--endpoint", server.url, "--model", "tiny", "--concurrency", "2", "--round-trip", "0")
+        with running(*QUESTIONS, *options) as process:
+            while not journal.exists() or journal.read_bytes().count(b"\n") < 4:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.05)
+            process.kill()
+        done = journal.read_bytes().count(b"\n") - 1
+        asked = len(server.asked)
+        assert 3 <= done <= asked < 12
+        assert run(*QUESTIONS, *options)[0] == 0
+        assert len(server.asked) - asked == 12 - done
+    assert len((tmp_path / "made.jsonl").read_text().splitlines()) == 12
+    assert not journal.exists()
 
 
 def test_texts_without_a_query_are_one_line(run, tmp_path):

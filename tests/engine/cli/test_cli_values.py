@@ -23,6 +23,8 @@ REQUIRED = {
     "export": ["c", "o"],
     "distill": ["t", "o", "--data", "d"],
     "train": ["c", "o", "--data", "d"],
+    "questions": ["c", "--out", "o"],
+    "mine": ["d", "--out", "o"],
 }
 NUMBERS = ("N", "MS", "SHARE", "RATE")
 SERVED_NUMBERS = ("--threads", "--max-length", "--windows", "--max-batch-tokens")
@@ -31,6 +33,9 @@ SUITABLE = {
     ("distill", "--pairs"): {"0"},
     ("calibrate", "--seed"): {"0"},
     ("distill", "--seed"): {"0", "-1"},
+    ("mine", "--seed"): {"0"},
+    ("questions", "--seed"): {"0"},
+    ("questions", "--round-trip"): {"0"},
     ("distill", "--local"): {"0"},
     ("distill", "--decay"): {"0"},
     ("distill", "--keep"): {"0", HUGE},
@@ -57,7 +62,7 @@ def options():
     for command, its_parser in commands.choices.items():
         for action in its_parser._actions:
             option = action.option_strings[-1] if action.option_strings else ""
-            if option and action.type in (values.file_name, values.path):
+            if option and action.type in (values.file_name, values.path) and action.nargs != 2:  # which takes no = either
                 yield pytest.param(command, option, {*BAD} - {""}, id=f"{command} {option}")
             is_limited = action.choices or action.metavar in (*NUMBERS, "PLAN", "I,J,K")
             if option and (is_limited or (command == "serve" and option in (*SERVED_NUMBERS, *SERVED_CHOICES))):

@@ -40,6 +40,14 @@ def generate(server, journal, documents=DOCUMENTS, write=lambda found: None, **g
     return Generation(documents, QuestionOptions(**given)).ask(Address.parse(server.url, "model"), journal, write)
 
 
+def join_threads():
+    """Waits for the threads of a run that is over."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("resift-questions"):
+            thread.join(60)
+            assert not thread.is_alive()
+
+
 def asked_about(server):
     return [body["messages"][1]["content"] for _, _, body in server.asked]
 
@@ -75,6 +83,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_again(journal):
         address = Address.parse(server.url, "model")
         with pytest.raises(Killed):
             Generation(DOCUMENTS, QuestionOptions(concurrency=1), progress=kill).ask(address, journal, lambda found: None)
+        join_threads()
         first = len(server.asked)
         content = journal.read_bytes()
         journal.write_bytes(content + b'{"document": 3, "que')  # what a kill leaves of a line
@@ -112,17 +121,25 @@ def test_an_endpoint_that_refuses_the_first_requests_ends_the_run(journal):
         with pytest.raises(InputError, match=r"refuses every request; the last: answered 400 \(no such model\)"):
             generate(server, journal, concurrency=1)
         assert len(server.asked) <= FIRST_REFUSALS + 1
+
+
+def test_a_run_that_is_refused_at_once_leaves_nothing(journal):
+    journal.parent.joinpath("missing").mkdir()
+    with chatting() as server, pytest.raises(OutputError, match="cannot be written"):
+        generate(server, journal.parent / "missing" / ("x" * 300))
+    documents = [MiningDocument("")]
+    with chatting() as server:
+        assert generate(server, journal, documents).rows == []
+    assert not journal.exists()
     with chatting(says(401)) as server, pytest.raises(InputError, match="answered 401"):
-        generate(server, journal, concurrency=4)
+        generate(server, journal, concurrency=1)
+    assert b"answered 401" in journal.read_bytes()  # its request counts for the budget
 
 
 def test_a_failing_run_leaves_no_thread(journal):
     with chatting(says(404)) as server, pytest.raises(InputError, match="answered 404"):
         generate(server, journal, concurrency=4)
-    for thread in threading.enumerate():
-        if thread.name.startswith("resift-questions"):
-            thread.join(60)
-            assert not thread.is_alive()
+    join_threads()
 
 
 def test_another_run_does_not_take_a_journal_over(journal):
@@ -188,9 +205,9 @@ def test_one_question_on_several_documents_is_one_query(journal):
 
 def test_questions_in_other_languages_come_out_as_they_are(journal):
     documents = [MiningDocument("月亮和太阳一起引起海洋的潮汐。"), MiningDocument("Der Mond zieht das Wasser der Meere an.")]
-    with chatting(question=lambda text: json.dumps([f"{text[:-1]}\uff1f"])) as server:
+    with chatting(question=lambda text: json.dumps([f"{text[:12]}\uff1f"])) as server:
         found = generate(server, journal, documents, best=1)
-    assert [row["query"] for row in found.rows] == [f"{each.text[:-1]}\uff1f" for each in documents]
+    assert [row["query"] for row in found.rows] == [f"{each.text[:12]}\uff1f" for each in documents]
 
 
 # Without an endpoint
