@@ -41,6 +41,8 @@ class Course(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - transformers'
         """Reports the step, and ends the training after it if requested."""
         self._report("train", state.global_step, state.max_steps)
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the trainer logs every few steps only
         if not self._should_continue():
             control.should_save = control.should_training_stop = True
 
