@@ -271,9 +271,7 @@ class Scheduler:
         buckets = self._buckets(call.graph, call.encodings.lengths[rows])
         widest = int(buckets.max())
         if call.deadline is not None and self._narrowest(call.graph, widest) < widest:
-            buckets = np.full_like(
-                buckets, widest
-            )  # the best rows go first, and where padding is allowed their lengths do not matter
+            buckets[:] = widest  # where padding is allowed, the best rows go first, whatever their lengths
         self._queues.add(call, rows.tolist(), buckets.tolist())
         call.pending_rows = len(rows)
 
