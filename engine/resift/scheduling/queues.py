@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from resift.scheduling.call import Call
 
@@ -53,11 +53,13 @@ class Queues:
         if not heap:
             del self._heaps[graph, bucket]
 
-    def narrower(self, graph: str, bucket: int, narrowest: int) -> list[int]:
-        """The buckets of the graph with rows that wait, from the widest below `bucket` down to `narrowest`."""
-        if narrowest >= bucket:
-            return []
-        return sorted((width for name, width in self._heaps if name == graph and narrowest <= width < bucket), reverse=True)
+    def buckets(self, graph: str, narrowest: int, widest: int) -> list[int]:
+        """The buckets of the graph with rows that wait, from the widest down to the narrowest."""
+        return sorted((width for name, width in self._heaps if name == graph and narrowest <= width <= widest), reverse=True)
+
+    def count(self, graph: str, buckets: Iterable[int]) -> int:
+        """Number of the graph's rows that wait in those buckets."""
+        return sum(len(call.waiting[bucket]) for bucket in buckets for _, _, call in self._heaps[graph, bucket])
 
     def drop(self, call: Call) -> int:
         """Takes a call out of the queues and returns how many of its rows waited."""

@@ -154,10 +154,7 @@ class Scheduler:
             if bucket is None:
                 self._give_up(first)
                 continue
-            size = self._size(first, graph, bucket, now, idle)
-            batch = Batch(graph, bucket, list(self._queues.take(graph, bucket, size)), now)
-            for narrower in self._queues.narrower(graph, bucket, self._narrowest(graph, bucket)):
-                batch.rows += self._queues.take(graph, narrower, size - len(batch.rows))
+            batch = self._batch(first, graph, bucket, now, idle)
             break
         else:
             return None
@@ -232,6 +229,24 @@ class Scheduler:
             size = min(size, first.deadline.max_rows(first.waiting, bucket, self.pace.predict(graph, bucket), now))
         return max(1, size)
 
+    def _batch(self, first: Call, graph: str, bucket: int, now: float, idle: int) -> Batch:
+        """A batch of rows of the bucket; in a masked graph, also of narrower buckets and, if all have room, of wider ones."""
+        buckets = [bucket]
+        if self._narrowest(graph, bucket) < bucket:
+            bucket = self._widened(graph, bucket, idle) if first.deadline is None else bucket
+            buckets = self._queues.buckets(graph, self._narrowest(graph, bucket), bucket)
+        batch, size = Batch(graph, bucket, [], now), self._size(first, graph, bucket, now, idle)
+        for width in buckets:
+            batch.rows += self._queues.take(graph, width, size - len(batch.rows))
+        return batch
+
+    def _widened(self, graph: str, bucket: int, idle: int) -> int:
+        """The width at which one batch has room for all rows that may share it with those of the bucket, or else the bucket."""
+        widths = self._queues.buckets(graph, bucket, self.token_budget)
+        widest = next((width for width in widths if self._narrowest(graph, width) <= bucket), bucket)
+        rows = self._queues.count(graph, self._queues.buckets(graph, self._narrowest(graph, widest), widest))
+        return widest if idle == 1 and rows * widest <= self.token_budget else bucket
+
     def _give_up(self, call: Call) -> None:
         """Drops the rows of a call that cannot be scored in time; if none is running, it goes on to its next step, or ends."""
         call.pending_rows -= self._drop(call)
@@ -256,9 +271,7 @@ class Scheduler:
         buckets = self._buckets(call.graph, call.encodings.lengths[rows])
         widest = int(buckets.max())
         if call.deadline is not None and self._narrowest(call.graph, widest) < widest:
-            buckets = np.full_like(
-                buckets, widest
-            )  # the best rows go first, and where padding is allowed their lengths do not matter
+            buckets[:] = widest  # where padding is allowed, the best rows go first, whatever their lengths
         self._queues.add(call, rows.tolist(), buckets.tolist())
         call.pending_rows = len(rows)
 

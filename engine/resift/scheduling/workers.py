@@ -177,12 +177,12 @@ class Workers:
             self._tell_observer(batch)
         with self._lock:
             now = time.monotonic()
-            ended = self._awaited(
-                self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)
-            )
-            if failure is not None or self._scheduler.waiting_rows:
-                self._changed.notify_all()  # a batch that failed is tried in parts, and a step may have passed rows on
-            token_budget = self._scheduler.token_budget
+            done = self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)
+            # A batch that failed is tried in parts, and a step may have passed rows on.
+            has_rows, token_budget = failure is not None or self._scheduler.waiting_rows, self._scheduler.token_budget
+            ended = self._awaited(done)
+            if has_rows:
+                self._changed.notify_all()
         if isinstance(failure, OutOfMemoryError) and len(batch.rows) > 1:
             log.warning("batches have at most %d tokens from now on: %s", token_budget, failure)
         self._resolve(ended)

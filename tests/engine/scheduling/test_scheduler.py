@@ -255,6 +255,18 @@ def test_rows_of_narrower_buckets_join_a_batch_down_to_the_narrowest():
     assert two.ended
 
 
+def test_a_batch_is_as_wide_as_the_widest_row_that_may_share_it_if_it_has_room_for_all():
+    half = {"buckets": lambda graph, lengths: lengths, "narrowest": lambda graph, width: -(-width // 2)}
+    queue, one, two, three = Scheduler(90, **half), call(16), call(30, 20), call(70)
+    for each in (one, two, three):  # in the order in which they are due
+        queue.add(each, 0.0)
+    assert shapes(drain(queue), one, two, three) == [(30, [(1, 0), (1, 1), (0, 0)]), (70, [(2, 0)])]
+    queue, one, two = Scheduler(89, **half), call(16), call(30, 20)
+    for each in (one, two):
+        queue.add(each, 0.0)
+    assert shapes(drain(queue), one, two) == [(16, [(0, 0)]), (30, [(1, 0), (1, 1)])]
+
+
 def test_where_padding_is_allowed_the_rows_of_a_call_with_a_deadline_go_in_its_order():
     queue = Scheduler(1000, buckets=lambda graph, lengths: lengths, narrowest=lambda graph, width: width // 2)
     one = call(5, 30, 7, deadline=9.0)
