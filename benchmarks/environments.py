@@ -88,10 +88,17 @@ class Environment:
         command = [self.python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments]
         done = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            lines = (
-                [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or ["no reason"]
-            )
-            raise InstallError(lines[-1].removeprefix("ERROR: "))
+            raise InstallError(pip_reason(done.stderr))
+
+
+def pip_reason(messages: str) -> str:
+    """The line of pip's errors that says why: that there is nothing for this system, if it says so, or else the first one."""
+    lines = [line.strip() for line in messages.splitlines() if line.strip()]
+    for place, line in enumerate(lines[:-1]):
+        if "no matching distributions available" in line:
+            return f"there is no distribution for this system and Python of {lines[place + 1]}"
+    errors = [line for line in lines if line.startswith("ERROR: ")] or lines or ["pip gave no reason"]
+    return errors[0].removeprefix("ERROR: ")
 
 
 INSTALLERS = ("pip", "setuptools", "_distutils_hack")

@@ -168,6 +168,12 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, contender, asked)
     assert {"q", "r", "s"} <= set(asked.read_text().split())
 
 
+def test_a_run_out_of_time_has_some_requests_of_every_case(tmp_path, contender):
+    found = run(tmp_path, [contender("one")], {"one": "x"}, case("q", "r"), case("s", "t", "u", name="other-30"))
+    order = [(turn.case, turn.group) for turn in found.turns if turn.case != "start"]
+    assert order == [("fake-30", 0), ("other-30", 0), ("fake-30", 1), ("other-30", 1), ("other-30", 2)]
+
+
 def test_a_turn_with_fewer_contenders_is_not_taken_over(tmp_path, contender):
     """Ratios are of one turn: what a newcomer answers later cannot be compared with it."""
     run(tmp_path, [contender("one")], {"one": "x"}, case("q"))
@@ -258,6 +264,7 @@ def test_who_is_missing_is_in_every_table_with_the_reason():
         assert text.count("kjarni, float32") == 2
         assert text.count("not measured: no wheel") == 2
         assert "5.00x" in text
+        assert "Best rival of equal quality: sentence-transformers, PyTorch float32, 5.00x" in text
     assert "scores" not in json.dumps(found)
     assert all(row.count("|") == 12 for row in report.tables(found, markdown=True).splitlines() if row.startswith("| sentence"))
 
@@ -336,6 +343,18 @@ def test_unknown_contenders_and_cases_are_refused_by_name(monkeypatch, capsys, t
         assert command.main() == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "folder").exists()
+
+
+def test_what_pip_says_of_a_package_without_a_wheel_is_the_reason():
+    from benchmarks.environments import pip_reason
+
+    conflict = """ERROR: Cannot install engine because these package versions have conflicting dependencies.
+    Additionally, some packages in these conflicts have no matching distributions available for your environment:
+        engine
+
+    ERROR: ResolutionImpossible: for help visit a page"""
+    assert pip_reason(conflict) == "there is no distribution for this system and Python of engine"
+    assert pip_reason("WARNING: x\nERROR: No matching distribution found for engine") == "No matching distribution found for engine"
 
 
 def test_one_list_runs_every_benchmark(monkeypatch, capsys):
