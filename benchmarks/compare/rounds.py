@@ -126,7 +126,7 @@ def measure_cases(measurement: Measurement, cases: Sequence[Case], repeats: int)
 
 
 def _requests(cases: Sequence[Case], repeats: int) -> Iterator[tuple[int, int, Case]]:
-    """Repeat, number and case of every request: the first of each case, then the second, so that out of time there are some of all."""
+    """Repeat, number and case of every request: the first of each case, then the second, so a run out of time has some of all."""
     for repeat in range(repeats):
         for number in range(max(len(case.groups) for case in cases)):
             yield from ((repeat, number, case) for case in cases if number < len(case.groups))
