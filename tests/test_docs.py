@@ -297,7 +297,7 @@ def test_benchmarks_exist():
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), name
 
 
-OF_OTHERS = {"--pools", "--checkpoint", "--preload", "--stop-timeout", "--upgrade"}
+OF_OTHERS = {"--minutes", "--pools", "--checkpoint", "--preload", "--stop-timeout", "--upgrade"}
 """Options of the benchmarks, of docker, of gunicorn and of pip."""
 
 
