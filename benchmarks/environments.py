@@ -85,20 +85,20 @@ class Environment:
         return {"requirements": requirements, "constraints": versions, "sources": digest_of_sources() if here else ""}
 
     def _pip(self, *arguments: str) -> None:
+        if messages := self._pip_errors(*arguments):
+            # Of a locked version that this system has no distribution of, pip says only that it conflicts with the request.
+            raise InstallError(pip_reason(self._pip_errors("--dry-run", "--no-deps", *self.requirements) or messages))
+
+    def _pip_errors(self, *arguments: str) -> str:
         command = [self.python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments]
         done = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            raise InstallError(pip_reason(done.stderr))
+        return (done.stderr or "pip gave no reason") if done.returncode else ""
 
 
 def pip_reason(messages: str) -> str:
-    """The line of pip's errors that says why: that there is nothing for this system, if it says so, or else the first one."""
-    lines = [line.strip() for line in messages.splitlines() if line.strip()]
-    for place, line in enumerate(lines[:-1]):
-        if "no matching distributions available" in line:
-            return f"there is no distribution for this system and Python of {lines[place + 1]}"
-    errors = [line for line in lines if line.startswith("ERROR: ")] or lines or ["pip gave no reason"]
-    return errors[0].removeprefix("ERROR: ")
+    """The last line of what pip said that is an error, or else its last line."""
+    lines = messages.strip().splitlines()
+    return [*lines[-1:], *(line for line in lines if line.startswith("ERROR: "))][-1].removeprefix("ERROR: ")
 
 
 INSTALLERS = ("pip", "setuptools", "_distutils_hack")

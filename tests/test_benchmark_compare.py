@@ -345,16 +345,24 @@ def test_unknown_contenders_and_cases_are_refused_by_name(monkeypatch, capsys, t
     assert not (tmp_path / "folder").exists()
 
 
-def test_what_pip_says_of_a_package_without_a_wheel_is_the_reason():
-    from benchmarks.environments import pip_reason
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands in for an interpreter")
+def test_why_an_environment_cannot_be_made_is_told(tmp_path):
+    from benchmarks.environments import Environment, InstallError
 
-    conflict = """ERROR: Cannot install engine because these package versions have conflicting dependencies.
-    Additionally, some packages in these conflicts have no matching distributions available for your environment:
-        engine
-
-    ERROR: ResolutionImpossible: for help visit a page"""
-    assert pip_reason(conflict) == "there is no distribution for this system and Python of engine"
-    assert pip_reason("WARNING: x\nERROR: No matching distribution found for engine") == "No matching distribution found for engine"
+    versions = tmp_path / "versions.txt"
+    versions.write_text("resift-of-no-index==1.0\n")
+    environment = Environment("none", ("resift-of-no-index",), versions, tmp_path)
+    pip = environment.python
+    pip.parent.mkdir(parents=True)
+    # In place of an interpreter with pip: what pip says with and without the constraint.
+    pip.write_text(f"""#!{sys.executable}
+import sys
+conflict = "ERROR: Cannot install x because of conflicts.\\n\\nERROR: ResolutionImpossible: see a page"
+sys.exit("WARNING: none\\nERROR: No matching distribution found for x" if "--dry-run" in sys.argv else conflict)
+""")
+    pip.chmod(0o755)
+    with pytest.raises(InstallError, match=r"^No matching distribution found for x$"):
+        environment._pip("-c", str(versions), *environment.requirements)
 
 
 def test_one_list_runs_every_benchmark(monkeypatch, capsys):
