@@ -85,13 +85,20 @@ class Environment:
         return {"requirements": requirements, "constraints": versions, "sources": digest_of_sources() if here else ""}
 
     def _pip(self, *arguments: str) -> None:
+        if messages := self._pip_errors(*arguments):
+            # Of a locked version that this system has no distribution of, pip says only that it conflicts with the request.
+            raise InstallError(pip_reason(self._pip_errors("--dry-run", "--no-deps", *self.requirements) or messages))
+
+    def _pip_errors(self, *arguments: str) -> str:
         command = [self.python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments]
         done = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            lines = (
-                [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or ["no reason"]
-            )
-            raise InstallError(lines[-1].removeprefix("ERROR: "))
+        return (done.stderr or "pip gave no reason") if done.returncode else ""
+
+
+def pip_reason(messages: str) -> str:
+    """The last line of what pip said that is an error, or else its last line."""
+    lines = messages.strip().splitlines()
+    return [*lines[-1:], *(line for line in lines if line.startswith("ERROR: "))][-1].removeprefix("ERROR: ")
 
 
 INSTALLERS = ("pip", "setuptools", "_distutils_hack")

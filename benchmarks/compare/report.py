@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from benchmarks.compare.turns import Turn
 
 FORMAT = 1
+MIN_SHARE, MIN_OVERLAP = 0.99, 0.95
+"""What equal quality is: a share of float32's nDCG@10, and of its ten best documents."""
 HEADS = ("p50 ms", "p95 ms", "pairs/s", "CPU s", "times as long", "quartiles", "CPU", "nDCG@10", "tau", "top 10")
 START_HEADS = ("first ranking s", "times", "peak MB", "times", "peak MB, all", "install MB")
 
@@ -66,7 +68,7 @@ def _costs(turn: Turn) -> dict[str, Any]:
 def tables(report: Mapping[str, Any], *, markdown: bool = False) -> str:
     """A table for each case, and one of starts, memory and sizes."""
     baseline = title(report["baseline"])
-    parts = []
+    parts = [machine_line(report)]
     for case in report["cases"]:
         at_once = f", {case['at_once']} queries at once" if case["at_once"] > 1 else ""
         heading = (
@@ -74,11 +76,46 @@ def tables(report: Mapping[str, Any], *, markdown: bool = False) -> str:
         )
         rows = [(title(row["contender"]), *_cells(row)) for row in case["rows"]]
         parts.append(_table(heading, ("system", *HEADS), [*rows, *_missing(report, len(HEADS))], markdown=markdown))
+        if rival := best_rival(case):
+            text = (
+                f"Best rival of equal quality: {title(rival['contender'])}, {_times(rival['seconds_ratio'])} as long as {baseline}."
+            )
+            parts.append(f"{text}\n" if markdown else text)
     rows = [(title(name), *_start_cells(report, name)) for name in report["starts"]]
     parts.append(
         _table("start, memory and size", ("system", *START_HEADS), [*rows, *_missing(report, len(START_HEADS))], markdown=markdown)
     )
-    return "\n".join([*parts, f"Times are multiples of those of {baseline}, as medians of the ratios within each turn."])
+    versions = "; ".join(f"{title(name)}: {_versions(start['versions'])}" for name, start in report["starts"].items())
+    closing = f"Times are multiples of those of {baseline}, as medians of the ratios within each turn.\n\nVersions: {versions}."
+    return "\n".join([*parts, closing])
+
+
+def machine_line(report: Mapping[str, Any]) -> str:
+    """The machine, and how busy others kept it while the contenders ran."""
+    facts, load = report.get("machine", {}), report["load_elsewhere"]
+    line = f"{facts.get('processor')}, {facts.get('usable_cores')} cores, {facts.get('instruction_sets')}, {facts.get('system')}"
+    others = f"; others kept {load['mean']:.2f} cores busy on average, {load['p95']:.2f} at the 95th percentile" if load else ""
+    return f"{line}{others}.\n"
+
+
+def best_rival(case: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The row of the quickest rival of equal quality: nDCG@10 within 1 % of float32's, top-10 agreement of 0.95 or more."""
+    rivals = [row for row in case["rows"] if not _is_ours(row["contender"]) and "seconds_ratio" in row and _is_equal(row)]
+    return min(rivals, key=lambda row: row["seconds_ratio"]["median"], default=None)
+
+
+def _is_equal(row: Mapping[str, Any]) -> bool:
+    if row["overlap@10"] is None or row["overlap@10"] < MIN_OVERLAP:
+        return False
+    return row["nDCG@10"] is None or row["nDCG@10"] >= MIN_SHARE * row["reference_nDCG@10"]
+
+
+def _is_ours(name: str) -> bool:
+    return name in BY_NAME and BY_NAME[name].is_resift
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def title(name: str) -> str:

@@ -13,7 +13,7 @@ from benchmarks.compare.running import ContenderError, ContenderProcess, only
 from benchmarks.compare.turns import START, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from benchmarks.compare.cases import Case
     from benchmarks.compare.catalogue import Contender
@@ -112,19 +112,24 @@ def measure_cases(measurement: Measurement, cases: Sequence[Case], repeats: int)
     """Measures cases of one number of threads; the contenders are loaded once, at the first turn that is not kept."""
     processes: dict[str, ContenderProcess] = {}
     try:
-        for repeat in range(repeats):
-            for case in cases:
-                for number in range(len(case.groups)):
-                    blank = measurement.blank(case.name, case.digest(case.groups[number]), number, repeat)
-                    if measurement.recall(blank) or measurement.is_over:
-                        continue
-                    if not processes:
-                        processes.update(_loaded(measurement, cases))
-                        blank = measurement.blank(*blank.key)
-                    measurement.take(blank, _turn(measurement, processes, case, blank))
+        for repeat, number, case in _requests(cases, repeats):
+            blank = measurement.blank(case.name, case.digest(case.groups[number]), number, repeat)
+            if measurement.recall(blank) or measurement.is_over:
+                continue
+            if not processes:
+                processes.update(_loaded(measurement, cases))
+                blank = measurement.blank(*blank.key)
+            measurement.take(blank, _turn(measurement, processes, case, blank))
     finally:
         for process in processes.values():
             process.close()
+
+
+def _requests(cases: Sequence[Case], repeats: int) -> Iterator[tuple[int, int, Case]]:
+    """Repeat, number and case of every request: the first of each case, then the second, so a run out of time has some of all."""
+    for repeat in range(repeats):
+        for number in range(max(len(case.groups) for case in cases)):
+            yield from ((repeat, number, case) for case in cases if number < len(case.groups))
 
 
 def _loaded(measurement: Measurement, cases: Sequence[Case]) -> dict[str, ContenderProcess]:

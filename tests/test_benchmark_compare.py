@@ -160,12 +160,18 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, contender, asked)
     assert not asked.exists()
     assert second.turns == first.turns
     assert second.reasons == first.reasons
-    # A third query is new, and a contender that has changed is asked again.
-    run(tmp_path, contenders, models, case("q", "r", "s"))
-    assert asked.read_text().split().count("s") == 1
+    # A further case is new, and a contender that has changed is asked again.
+    run(tmp_path, contenders, models, case("q", "r"), case("s", name="other-30"))
+    assert asked.read_text().split() == ["q", "s", "s"]  # both cases' first pools warm up
     asked.unlink()
-    run(tmp_path, contenders, {**models, "one": "changed"}, case("q", "r", "s"))
-    assert {"q", "r", "s"} <= set(asked.read_text().split())
+    run(tmp_path, contenders, {**models, "one": "changed"}, case("q", "r"))
+    assert {"q", "r"} <= set(asked.read_text().split())
+
+
+def test_a_run_out_of_time_has_some_requests_of_every_case(tmp_path, contender):
+    found = run(tmp_path, [contender("one")], {"one": "x"}, case("q", "r"), case("s", "t", "u", name="other-30"))
+    order = [(turn.case, turn.group) for turn in found.turns if turn.case != "start"]
+    assert order == [("fake-30", 0), ("other-30", 0), ("fake-30", 1), ("other-30", 1), ("other-30", 2)]
 
 
 def test_a_turn_with_fewer_contenders_is_not_taken_over(tmp_path, contender):
@@ -258,6 +264,7 @@ def test_who_is_missing_is_in_every_table_with_the_reason():
         assert text.count("kjarni, float32") == 2
         assert text.count("not measured: no wheel") == 2
         assert "5.00x" in text
+        assert "Best rival of equal quality: sentence-transformers, PyTorch float32, 5.00x" in text
     assert "scores" not in json.dumps(found)
     assert all(row.count("|") == 12 for row in report.tables(found, markdown=True).splitlines() if row.startswith("| sentence"))
 
@@ -336,6 +343,26 @@ def test_unknown_contenders_and_cases_are_refused_by_name(monkeypatch, capsys, t
         assert command.main() == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands in for an interpreter")
+def test_why_an_environment_cannot_be_made_is_told(tmp_path):
+    from benchmarks.environments import Environment, InstallError
+
+    versions = tmp_path / "versions.txt"
+    versions.write_text("resift-of-no-index==1.0\n")
+    environment = Environment("none", ("resift-of-no-index",), versions, tmp_path)
+    pip = environment.python
+    pip.parent.mkdir(parents=True)
+    # In place of an interpreter with pip: what pip says with and without the constraint.
+    pip.write_text(f"""#!{sys.executable}
+import sys
+conflict = "ERROR: Cannot install x because of conflicts.\\n\\nERROR: ResolutionImpossible: see a page"
+sys.exit("WARNING: none\\nERROR: No matching distribution found for x" if "--dry-run" in sys.argv else conflict)
+""")
+    pip.chmod(0o755)
+    with pytest.raises(InstallError, match=r"^No matching distribution found for x$"):
+        environment._pip("-c", str(versions), *environment.requirements)
 
 
 def test_one_list_runs_every_benchmark(monkeypatch, capsys):
