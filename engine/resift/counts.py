@@ -5,10 +5,12 @@ from __future__ import annotations
 import operator
 from typing import SupportsIndex
 
+import numpy as np
+
 
 def as_int(value: object) -> int | None:
     """A whole number as an int, of whatever type; None for anything else, a bool included."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, SupportsIndex):
         return None
     try:
         return operator.index(value)
