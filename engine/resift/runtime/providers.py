@@ -55,14 +55,14 @@ class Policy:
     token_budget: int
     """largest rows x width of one batch, unless Settings set it"""
     step: int
-    """a bucket is a length rounded up to a multiple of this; 1: a bucket is one length and nothing is padded"""
+    """a row's width is its length rounded up to a multiple of this; 1: its length, and nothing is padded"""
     is_concurrent: bool
     """whether batches run concurrently, one thread each; otherwise one batch at a time has the whole provider"""
     folds_constants: bool = False
     """whether onnxruntime computes, when it loads a graph, what depends on constants alone"""
 
-    def buckets(self, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
-        """int32[n]: the buckets of rows of those lengths: the widths that the rows run at, in tokens."""
+    def widths(self, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
+        """int32[n]: the widths, in tokens, that rows of those lengths run at."""
         return -(-lengths // self.step) * self.step
 
     def workers(self, threads: int) -> int:

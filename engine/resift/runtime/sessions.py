@@ -85,7 +85,7 @@ class Sessions:
         self._session(graph).open()
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """The logits of a graph, float32[b, labels], for inputs int64[b, width] by name. Raises like `Session.run`."""
+        """The logits of a graph, float32[b, labels], for the inputs of `Batch.stack`. Raises like `Session.run`."""
         return self._session(graph, inputs["input_ids"].shape[1]).run(inputs)
 
     def close(self) -> None:
@@ -103,7 +103,8 @@ class Sessions:
             can_map = self.provider in providers.SUPPORTED and providers.can_map()
             read = partial(self._artifact.read_graph, variant, can_map=can_map)
             policy = replace(self.policy, folds_constants=variant.file != whole.file)
-            fresh = Session(read, self._graphs[graph].signature, policy, self._options)
+            signature = self._graphs[graph].signature
+            fresh = Session(read, signature.unfrozen() if policy.folds_constants else signature, policy, self._options)
             # If two threads come here at once, both get the Session of the first one.
             session = self._sessions.setdefault(key, fresh)
         return session
@@ -137,7 +138,7 @@ class Session:
         renew_in_children(self)
 
     def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Logits float32[b, labels] of inputs int64[b, width]; inputs that the graph does not read are ignored.
+        """Logits float32[b, labels] of the inputs of `Batch.stack`; inputs that the graph does not read are ignored.
 
         Raises InferenceError if onnxruntime fails, ArtifactError if the logits have another shape, and like `open`.
         """

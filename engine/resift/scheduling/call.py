@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from resift.artifact.manifest import UPDATED
 from resift.encoding.windows import best_rows
 from resift.errors import ClosedError
 from resift.scoring import relevance
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from resift.artifact.resolved_plans import Step
     from resift.encoding.encodings import Encodings
+    from resift.scheduling.buckets import Bucket
     from resift.scheduling.deadline import Deadline
 
 Result = TypeVar("Result")
@@ -72,7 +74,7 @@ class Call:
     number: int = field(default=0, init=False)
     """number of the call in the order of arrival, which decides between calls that are due at the same time"""
     ended: bool = field(default=False, init=False)
-    waiting: dict[int, deque[int]] = field(default_factory=dict, init=False)
+    waiting: dict[Bucket, deque[int]] = field(default_factory=dict, init=False)
     """rows that have not started, by bucket, longest first; best first if it has a deadline"""
     waiting_tokens: int = field(default=0, init=False)
     """tokens of those rows"""
@@ -146,8 +148,7 @@ class Batch:
     """Rows that run together."""
 
     graph: str
-    bucket: int
-    """tokens of each row"""
+    bucket: Bucket
     rows: list[tuple[Call, int]]
     started_at: float
     """time at which a worker took it"""
@@ -155,11 +156,11 @@ class Batch:
     @property
     def tokens(self) -> int:
         """Rows x width."""
-        return len(self.rows) * self.bucket
+        return len(self.rows) * self.bucket.width
 
     def stack(self) -> dict[str, NDArray[np.int64]]:
-        """The graph's inputs, int64[b, width] each."""
-        inputs = np.empty((2, len(self.rows), self.bucket), np.int64)
+        """What graphs read, by the names of their inputs: int64[b, width], and int64[1], the number of updated tokens."""
+        inputs = np.empty((2, len(self.rows), self.bucket.width), np.int64)
         for position, (call, row) in enumerate(self.rows):
             inputs[0, position], inputs[1, position] = call.encodings.row(row)
-        return {"input_ids": inputs[0], "token_type_ids": inputs[1]}
+        return {"input_ids": inputs[0], "token_type_ids": inputs[1], UPDATED: np.array([self.bucket.updated])}

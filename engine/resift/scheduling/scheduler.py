@@ -1,8 +1,8 @@
 """Scheduler: which rows run next. Pure: no threads, no onnxruntime, the clock is an argument.
 
 Rows wait in queues by graph and bucket. The call that is due first goes first: its longest rows form a batch, which is filled up
-with rows of other calls. By default a bucket is one length, so nothing is padded: no work is spent on padding, attention needs no
-mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another.
+with rows of other calls. By default all rows of a bucket are of one length, so nothing is padded: no work is spent on padding,
+attention needs no mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another.
 
 A call has one step or several. Once all rows of a step are scored, those of its best documents wait for the next step. A document
 has one row, or one for each of its windows, of which the best counts; only a document with all its windows scored goes on.
@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.errors import OverloadedError
+from resift.scheduling.buckets import Buckets
 from resift.scheduling.call import Batch
 from resift.scheduling.pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
+    from resift.scheduling.buckets import Bucket
     from resift.scheduling.call import Call
 
 PATIENCE = 4.0
@@ -41,13 +43,13 @@ class Scheduler:
         self,
         token_budget: int,
         *,
-        buckets: Callable[[NDArray[np.int32]], NDArray[np.int32]] = lambda lengths: lengths,
+        buckets: Buckets | None = None,
         limit: int | None = None,
         delay: float | None = None,
         pace: Pace | None = None,
         workers: int = 1,
     ) -> None:
-        """`token_budget`: largest rows x width of a batch, unless one row is wider. `buckets`: rows' buckets from their lengths.
+        """`token_budget`: largest rows x width of a batch, unless one row is wider. `buckets`: rows' buckets; None: by length.
 
         `limit`: tokens that may wait; None: any number. `delay`: a call is refused if the work due before it takes one worker
         longer than so many seconds, or than the call itself if that is longer; None: never. `pace`: predicts a call's cost.
@@ -60,7 +62,7 @@ class Scheduler:
         self.dropped_rows = 0
         """rows that did not run because their call ended before"""
         self._token_budget = token_budget
-        self._buckets = buckets
+        self._buckets = buckets or Buckets()
         self._limit = limit
         self._delay = delay
         self._workers = workers
@@ -68,7 +70,7 @@ class Scheduler:
         # Heaps of (due, number, call): all calls with rows waiting, and those with rows of one graph and bucket. A call whose rows
         # all went into other calls' batches stays in the first until it reaches its head.
         self._calls: list[tuple[float, int, Call]] = []
-        self._queues: dict[tuple[str, int], list[tuple[float, int, Call]]] = {}
+        self._queues: dict[tuple[str, Bucket], list[tuple[float, int, Call]]] = {}
         self._retries: deque[Batch] = deque()
         self._deadlines: list[tuple[float, int, Call]] = []
         self._given_up: list[Call] = []
@@ -203,11 +205,11 @@ class Scheduler:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
-    def _size(self, first: Call, graph: str, bucket: int, now: float, idle: int) -> int:
+    def _size(self, first: Call, graph: str, bucket: Bucket, now: float, idle: int) -> int:
         """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""
-        size = min(-(-self.waiting_rows // max(1, idle)), self._token_budget // bucket)
+        size = min(-(-self.waiting_rows // max(1, idle)), self._token_budget // bucket.width)
         if first.deadline is not None:
-            size = min(size, first.deadline.max_rows(first.waiting, bucket, self.pace.predict(graph, bucket), now))
+            size = min(size, first.deadline.max_rows(first.waiting, bucket, self.pace.predict(graph, bucket.width), now))
         return max(1, size)
 
     def _give_up(self, call: Call) -> None:
@@ -241,7 +243,7 @@ class Scheduler:
         else:
             call.deadline.set_order(rows.tolist())
         lengths = call.encodings.lengths[rows]
-        for row, bucket in zip(rows.tolist(), self._buckets(lengths).tolist(), strict=True):
+        for row, bucket in zip(rows.tolist(), self._buckets.of(graph, call.encodings, rows), strict=True):
             call.waiting.setdefault(bucket, deque()).append(row)
         for bucket in call.waiting:
             heapq.heappush(self._queues.setdefault((graph, bucket), []), (call.due, call.number, call))
@@ -273,7 +275,7 @@ class Scheduler:
             return self.pace.predict(steps[0].graph, tokens)
         return self.pace.predict_steps(steps, tokens, int(call.encodings.lengths.sum()) / len(call.encodings.tokens_cut))
 
-    def _take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:
+    def _take(self, graph: str, bucket: Bucket, size: int) -> Iterator[tuple[Call, int]]:
         """Takes up to `size` rows from one queue, those of the call that is due first ahead."""
         queue = self._queues[graph, bucket]
         while queue and size:

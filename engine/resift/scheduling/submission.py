@@ -11,6 +11,7 @@ import numpy as np
 from resift.encoding.encodings import Encodings
 from resift.errors import InputError
 from resift.scheduling.background import Background
+from resift.scheduling.buckets import Buckets
 from resift.scheduling.call import Call, CallFuture
 from resift.scheduling.deadline import Deadline
 from resift.scheduling.outcome import scored_of
@@ -40,11 +41,14 @@ class Submission:
         count = policy.workers(settings.threads)
         delay = None if settings.waiting_seconds is None else count * settings.waiting_seconds
         operations = {graph.name: graph.operations for graph in manifest.graphs}
+        buckets = Buckets(
+            policy.widths, {graph.name: graph.frozen for graph in manifest.graphs if graph.frozen is not None}
+        )
 
         def scheduler() -> Scheduler:
             return Scheduler(
                 settings.token_budget,
-                buckets=policy.buckets,
+                buckets=buckets,
                 limit=settings.waiting_tokens,
                 delay=delay,
                 pace=Pace(operations),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from resift.artifact.resolved_plans import Step
 from resift.errors import LogitsError, OverloadedError
+from resift.scheduling.buckets import Buckets
 from resift.scheduling.pace import Pace
 from resift.scheduling.scheduler import PATIENCE, Scheduler
 from tests.support.steady_calls import answers, call, drain, scheduler
@@ -20,7 +21,7 @@ CALLS = st.lists(LENGTHS, min_size=1, max_size=6)
 
 def shapes(batches, *calls) -> list:
     """(bucket, [(number of the call, row)]) of each batch."""
-    return [(batch.bucket, [(calls.index(one), row) for one, row in batch.rows]) for batch in batches]
+    return [(batch.bucket.width, [(calls.index(one), row) for one, row in batch.rows]) for batch in batches]
 
 
 @given(CALLS, BUDGETS, st.integers(1, 5))
@@ -32,7 +33,7 @@ def test_every_row_runs_once_in_a_batch_of_its_length_within_the_budget(lengths,
     ran = [(calls.index(one), row) for batch in batches for one, row in batch.rows]
     assert sorted(ran) == [(number, row) for number, each in enumerate(lengths) for row in range(len(each))]
     for batch in batches:
-        assert {int(one.encodings.lengths[row]) for one, row in batch.rows} == {batch.bucket}
+        assert {int(one.encodings.lengths[row]) for one, row in batch.rows} == {batch.bucket.width}
         assert len(batch.rows) == 1 or batch.tokens <= budget
     for one in calls:
         assert one.ended
@@ -46,7 +47,7 @@ def test_one_call_on_one_worker_has_no_more_batches_than_the_budget_forces_and_t
     queue = scheduler(budget)
     queue.add(call(*lengths), 0.0)
     batches = drain(queue)
-    assert [batch.bucket for batch in batches] == sorted((batch.bucket for batch in batches), reverse=True)
+    assert [batch.bucket.width for batch in batches] == sorted((batch.bucket.width for batch in batches), reverse=True)
     expected = 0
     for width, count in zip(*np.unique(lengths, return_counts=True), strict=True):
         expected += -(-int(count) // max(1, budget // int(width)))
@@ -67,6 +68,7 @@ def test_a_batch_stacks_the_ids_and_segment_ids_of_its_rows():
     assert {name: (str(value.dtype), value.tolist()) for name, value in inputs.items()} == {
         "input_ids": ("int64", [[0, 0], [2, 2]]),
         "token_type_ids": ("int64", [[1000, 1000], [1002, 1002]]),
+        "updated_tokens": ("int64", [2]),
     }
 
 
@@ -75,7 +77,7 @@ def test_a_batch_is_filled_up_with_rows_of_other_calls_of_the_same_graph():
     for one in (first, second, other):
         queue.add(one, 0.0)
     batches = drain(queue)
-    ran = {(batch.graph, batch.bucket): [([first, second, other].index(one), row) for one, row in batch.rows] for batch in batches}
+    ran = {(batch.graph, batch.bucket.width): [([first, second, other].index(one), row) for one, row in batch.rows] for batch in batches}
     assert ran == {("full", 7): [(0, 1), (1, 2)], ("full", 5): [(0, 0), (1, 0), (1, 1)], ("first-look", 5): [(2, 0)]}
 
 
@@ -219,13 +221,13 @@ def test_a_limit_refuses_what_would_wait_beyond_it():
         queue.add(call(1), 0.0)
 
 
-def test_buckets_are_the_providers():
-    queue, one = Scheduler(32, buckets=lambda lengths: -(-lengths // 8) * 8), call(3, 8, 9)
+def test_widths_are_the_providers():
+    queue, one = Scheduler(32, buckets=Buckets(lambda lengths: -(-lengths // 8) * 8)), call(3, 8, 9)
     queue.add(one, 0.0)
     batch = queue.next(0.0, 1)
-    assert (batch.bucket, [row for _, row in batch.rows]) == (16, [2])
+    assert (batch.bucket.width, [row for _, row in batch.rows]) == (16, [2])
     batch = queue.next(0.0, 1)
-    assert (batch.bucket, [row for _, row in batch.rows]) == (8, [1, 0])
+    assert (batch.bucket.width, [row for _, row in batch.rows]) == (8, [1, 0])
 
 
 def test_a_call_is_refused_by_the_work_that_is_due_before_it():
@@ -419,7 +421,7 @@ def test_a_call_that_fails_in_a_later_step_ends():
         queue.done(batch, answers(batch), 1.0)
     queue.add(other, 1.0)
     fives, nine = queue.next(1.0, 1), queue.next(1.0, 1)
-    assert (nine.bucket, len(fives.rows)) == (9, 2)
+    assert (nine.bucket.width, len(fives.rows)) == (9, 2)
     assert queue.failed(fives, RuntimeError("both")) == []
     alone = [queue.next(2.0, 1), queue.next(2.0, 1)]
     mine = next(batch for batch in alone if batch.rows[0][0] is one)
