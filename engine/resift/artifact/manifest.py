@@ -197,7 +197,9 @@ class Graph(Strict, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         if (UPDATED in self.signature.inputs) != (self.frozen is not None):
-            raise ValueError(f"graph {self.name} has only one of the input {UPDATED} and the field frozen; expected both or neither")
+            raise ValueError(
+                f"graph {self.name} has only one of the input {UPDATED} and the field frozen; expected both or neither"
+            )
         if self.frozen is not None and self.frozen.layers > self.layers:
             raise ValueError(f"graph {self.name} has {self.frozen.layers} frozen layers of {self.layers}; expected fewer")
         expected = RELEVANCE[self.signature.labels]
@@ -294,7 +296,7 @@ def decode_manifest(content: bytes) -> Manifest:
     version = decode(content, _Format, MANIFEST).format
     if version not in READABLE:
         raise ArtifactError(
-            f"{MANIFEST} has format {version}; this resift reads formats {' and '.join(map(str, READABLE))}: "
+            f"{MANIFEST} has format {version}; this resift reads formats {READABLE[0]} to {READABLE[-1]}: "
             f"{'install a newer resift' if version > READABLE[-1] else 'export the artifact again'}"
         )
     return decode(content, Manifest, MANIFEST)

@@ -61,7 +61,7 @@ class PairTemplate:
     @property
     def query_overhead(self) -> int:
         """The special tokens before the document."""
-        return self.prefix.shape[1] + self.separator.shape[1]
+        return len(self.prefix[0]) + len(self.separator[0])
 
     def join(self, query: Sequence[int], documents: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Token ids and segment ids, int32[t] each, of the pairs of `query` with each document, concatenated."""

@@ -41,9 +41,7 @@ class Submission:
         count = policy.workers(settings.threads)
         delay = None if settings.waiting_seconds is None else count * settings.waiting_seconds
         operations = {graph.name: graph.operations for graph in manifest.graphs}
-        buckets = Buckets(
-            policy.widths, {graph.name: graph.frozen for graph in manifest.graphs if graph.frozen is not None}
-        )
+        buckets = Buckets(policy.widths, {graph.name: graph.frozen for graph in manifest.graphs if graph.frozen is not None})
 
         def scheduler() -> Scheduler:
             return Scheduler(

@@ -36,7 +36,7 @@ class CalibrationRow(NamedTuple):
     """tokens at its beginning that all layers update"""
 
 
-def fit(
+def fit(  # noqa: PLR0913 - a graph, what is fitted by what, and how progress is reported
     exact: ir.Model,
     layers: int,
     rows: Sequence[CalibrationRow],
@@ -54,7 +54,8 @@ def fit(
     state = attentions.projection(layers).inputs[0]
     assert state is not None
     nodes = attentions.nodes[len(attentions.nodes) - layers + 1 :]
-    names = [str(state.name)] + [str(node.inputs[index].name) for node in nodes for index in (KEY, VALUE)]
+    targets = [node.inputs[index] for node in nodes for index in (KEY, VALUE)]
+    names = [str(value.name) for value in (state, *targets) if value is not None]
     if not nodes:
         return []
     session = open_session(exact, scratch, list(dict.fromkeys(names)))

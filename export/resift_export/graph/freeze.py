@@ -163,7 +163,7 @@ class _Rewrite:
                 node.replace_input_with(index, joined)
 
     def _narrow_queries(self) -> None:
-        """Reduces the queries of the first frozen layer to the updated tokens, before the product that gives them if there is one."""
+        """Reduces the queries of the first frozen layer to the updated tokens, if possible before the product that gives them."""
         queries = self._first.inputs[QUERY]
         product = product_of(queries)
         node, index = (self._first, QUERY) if product is None or len(list(product.outputs[0].uses())) > 1 else (product, 0)

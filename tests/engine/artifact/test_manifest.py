@@ -146,8 +146,8 @@ def test_format_2_is_read_as_before(manifest):
 
 SELF_TEST = {"bound": 0.4, "pairs": [{"query": "tides", "document": "the moon", "logit": 1.5}]}
 REFUSED = {
-    "format 1": (lambda m: m.update(format=1), "format 1; this resift reads formats 2 and 3: export the artifact again"),
-    "format 4": (lambda m: m.update(format=4), "format 4; this resift reads formats 2 and 3: install a newer resift"),
+    "format 1": (lambda m: m.update(format=1), "format 1; this resift reads formats 2 to 4: export the artifact again"),
+    "format 5": (lambda m: m.update(format=5), "format 5; this resift reads formats 2 to 4: install a newer resift"),
     "a short graph not listed": (lambda m: graph(m)["variants"][0].update(short=SHORT), "its files lack short.onnx"),
     "weights of a short graph not listed": (borrowed_by_short, "read weights from other.onnx, which its files lack"),
     "a self-test of no file": (lambda m: m.update(self_tests={"other.onnx": SELF_TEST}), "has self-tests of other.onnx, which its"),

@@ -77,7 +77,10 @@ def test_a_batch_is_filled_up_with_rows_of_other_calls_of_the_same_graph():
     for one in (first, second, other):
         queue.add(one, 0.0)
     batches = drain(queue)
-    ran = {(batch.graph, batch.bucket.width): [([first, second, other].index(one), row) for one, row in batch.rows] for batch in batches}
+    ran = {
+        (batch.graph, batch.bucket.width): [([first, second, other].index(one), row) for one, row in batch.rows]
+        for batch in batches
+    }
     assert ran == {("full", 7): [(0, 1), (1, 2)], ("full", 5): [(0, 0), (1, 0), (1, 1)], ("first-look", 5): [(2, 0)]}
 
 

@@ -138,9 +138,7 @@ def test_fitted_maps_are_nearer_to_the_checkpoint_than_the_model_s_own_of_a_stat
         own.append(
             LayerMaps(
                 *(
-                    DocumentMap(
-                        np.ascontiguousarray(parameters[f"{prefix}.{name}.weight"].T), parameters[f"{prefix}.{name}.bias"]
-                    )
+                    DocumentMap(np.ascontiguousarray(parameters[f"{prefix}.{name}.weight"].T), parameters[f"{prefix}.{name}.bias"])
                     for name in ("key", "value")
                 )
             )
@@ -151,8 +149,8 @@ def test_fitted_maps_are_nearer_to_the_checkpoint_than_the_model_s_own_of_a_stat
     assert fitted < unfitted / 2
 
 
-def test_a_map_that_is_linear_is_found(deep, tmp_path):
-    """With one frozen layer after the first, whose keys are a linear map of its own state, nothing is left to fit but that layer."""
+def test_a_single_frozen_layer_has_nothing_to_fit(deep, tmp_path):
+    """The first frozen layer reads the state itself."""
     loaded, model = deep("bert")
     rows = [CalibrationRow(feed(loaded, 1, 60), 16)] * 2
     assert fit(model, 1, rows, "that", scratch=tmp_path) == []

@@ -1,0 +1,109 @@
+"""`resift export --freeze`: which graph becomes the full one, and what the artifact holds."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from resift import ExportError, Reranker, Settings
+from resift.artifact.agreement import Bounds
+from resift.artifact.certificate import Certificate
+from resift.artifact.folder import Artifact
+from resift.artifact.manifest import FROZEN_FORMAT
+from resift_export.build import freeze
+from resift_export.convert import convert
+from resift_export.recipe import Recipe
+from tests.conftest import cheapen
+
+ANY = Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9, ndcg_drop=9)
+LONG = [" ".join(["the tide rises and falls by the pull of moon and sun"] * count) for count in (1, 4, 5, 6, 9)]
+
+
+@pytest.fixture(scope="module")
+def source(built, checkpoint_of):
+    from tests.support import tiny
+
+    return built("bert-deeper", lambda folder: tiny.save_deeper(folder, checkpoint_of("bert")))
+
+
+@pytest.fixture(scope="module")
+def export(source, small_gate, tmp_path_factory):
+    """export(freeze, most_loss): the artifact of the deeper BERT with that much allowed."""
+    made = {}
+
+    def make(asked, most_loss=9.0, **more):
+        key = asked, most_loss, tuple(more)
+        if key not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                cheapen(patch)
+                patch.setattr(freeze, "MOST_LOSS", most_loss)
+                recipe = Recipe(gate=small_gate, bounds=ANY, freeze=asked, **more)
+                made[key] = convert(str(source), tmp_path_factory.mktemp("frozen") / "out", recipe)
+        return made[key]
+
+    return make
+
+
+def test_a_frozen_graph_becomes_the_full_one_and_shares_the_weights_of_the_one_it_was_made_from(export):
+    folder = export(3)
+    artifact = Artifact.open(folder)
+    [full] = artifact.manifest.graphs
+    assert (full.name, full.frozen.layers, artifact.manifest.format) == ("full", 3, FROZEN_FORMAT)
+    [variant] = full.variants
+    assert (variant.file, variant.weights) == ("model.int8.frozen.onnx", "model.int8.onnx")
+    assert (folder / variant.file).stat().st_size < (folder / variant.weights).stat().st_size / 2
+    plain = export(None)
+    assert (folder / variant.weights).read_bytes() == (plain / variant.weights).read_bytes()
+    assert full.operations < Artifact.open(plain).manifest.full.operations
+    assert set(Certificate.read(artifact).agreement) == {variant.file}
+    assert "their last 3 layers no longer update the document" in (folder / "README.md").read_text()
+
+
+def test_what_ranks_too_differently_is_left_to_plans_that_name_it(export):
+    folder = export(3, -1.0)
+    artifact = Artifact.open(folder)
+    assert [(graph.name, graph.role, graph.frozen is None) for graph in artifact.manifest.graphs] == [
+        ("full", "full", True),
+        ("frozen", "first-look", False),
+    ]
+    certificate = Certificate.read(artifact)
+    assert (set(certificate.agreement), set(certificate.first_looks)) == ({"model.int8.onnx"}, {"model.int8.frozen.onnx"})
+    with Reranker.load(folder) as left, Reranker.load(export(3)) as taken, Reranker.load(export(None)) as plain:
+        frozen = taken.submit("tides", LONG).result().logits
+        assert left.submit("tides", LONG, plan="frozen").result().logits.tobytes() == frozen.tobytes()
+        whole = plain.submit("tides", LONG).result().logits
+        assert left.submit("tides", LONG).result().logits.tobytes() == whole.tobytes()
+        assert frozen[0] == whole[0], "a pair of up to 32 tokens is updated whole"
+        assert (frozen[1:] != whole[1:]).all()
+        assert str(left.plan_for("frozen:2,full")) == "frozen:2,full"
+
+
+def test_auto_takes_the_last_number_of_layers_before_one_that_ranks_too_differently(export, monkeypatch):
+    losses = {2: 0.001, 3: 0.01, 4: 0.0101}
+    monkeypatch.setattr(freeze, "may_replace", None)
+    monkeypatch.setattr("resift_export.convert.may_replace", lambda before, after, layers: losses[layers] <= 0.01)
+    assert Artifact.open(export("auto", 1.0)).manifest.full.frozen.layers == 3
+    losses[2] = 0.02
+    folder = export("auto", 2.0)
+    assert json.loads((folder / "manifest.json").read_text())["format"] == FROZEN_FORMAT - 1
+    assert not list(folder.glob("*frozen*"))
+
+
+def test_bits_are_the_same_in_any_company(export):
+    queries = {f"what is {'the ' * count}tide": LONG for count in (0, 3, 9, 20)}
+    with Reranker.load(export(3), settings=Settings(threads=3)) as many, Reranker.load(export(3)) as alone:
+        futures = [many.submit(query, documents * 3) for query, documents in queries.items() for _ in range(4)]
+        found = [future.result().logits for future in futures]
+        for number, (query, documents) in enumerate(queries.items()):
+            single = np.concatenate([alone.submit(query, [document]).result().logits for document in documents])
+            for logits in found[4 * number : 4 * number + 4]:
+                assert logits.tobytes() == np.tile(single, 3).tobytes()
+
+
+def test_a_checkpoint_of_too_few_layers_is_refused(checkpoint_of, small_gate, home, monkeypatch):
+    cheapen(monkeypatch)
+    with pytest.raises(ExportError, match="it has 2 layers, and 2 are too many; leave --freeze out"):
+        convert(str(checkpoint_of("bert")), home / "out", Recipe(gate=small_gate, bounds=ANY, freeze=2))
+    assert not (home / "out").exists()
