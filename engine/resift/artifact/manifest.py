@@ -161,9 +161,9 @@ class Frozen(Strict, frozen=True):
 
     layers: Positive
     """the last layers, which update only the first tokens of a row; the others give keys and values from their state before them"""
-    whole_up_to: Count
+    whole_up_to: Annotated[int, msgspec.Meta(ge=0, le=LARGEST["max_length"])]
     """tokens of the longest pair of which all layers update all tokens"""
-    multiple: Positive
+    multiple: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     """the updated tokens number a multiple of this: [CLS], the query, its separator, and the first tokens of the document"""
 
     def updated_tokens(self, query_tokens: NDArray[np.int32], lengths: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -171,7 +171,7 @@ class Frozen(Strict, frozen=True):
 
         `query_tokens`, int32[n]: tokens before the document. The result depends on the pair alone, so that its logit does.
         """
-        updated = -(-query_tokens // self.multiple) * self.multiple
+        updated = -(-np.maximum(query_tokens, 1) // self.multiple) * self.multiple
         is_whole = (lengths <= self.whole_up_to) | (updated >= lengths)
         return np.where(is_whole, lengths, updated).astype(np.int32)
 
@@ -200,7 +200,7 @@ class Graph(Strict, frozen=True, omit_defaults=True):
             raise ValueError(
                 f"graph {self.name} has only one of the input {UPDATED} and the field frozen; expected both or neither"
             )
-        if self.frozen is not None and self.frozen.layers > self.layers:
+        if self.frozen is not None and self.frozen.layers >= self.layers:
             raise ValueError(f"graph {self.name} has {self.frozen.layers} frozen layers of {self.layers}; expected fewer")
         expected = RELEVANCE[self.signature.labels]
         if self.relevance != expected:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 
 from resift import ArtifactError
 from resift.artifact.folder import embedded
-from resift.artifact.manifest import FORMAT, MANIFEST, Signature, decode_manifest
+from resift.artifact.manifest import FORMAT, FROZEN_FORMAT, MANIFEST, Signature, decode_manifest
 
 VNNI = [{"file": "model.int8-vnni.onnx", "precision": "int8", "instruction_sets": [name]} for name in ("avx512_vnni", "avx_vnni")]
 
@@ -119,6 +120,32 @@ def graph(manifest):
 SHORT = {"file": "short.onnx", "up_to": 16}
 
 
+FROZEN = {"layers": 1, "whole_up_to": 32, "multiple": 8}
+
+
+def frozen(manifest, **how):
+    """Gives the full graph the input, and with any of `how` also the field, of frozen layers."""
+    manifest["format"] = FROZEN_FORMAT
+    graph(manifest)["signature"]["inputs"]["updated_tokens"] = "int64"
+    if how:
+        graph(manifest)["frozen"] = {**FROZEN, **how}
+
+
+def test_a_pair_alone_decides_how_many_of_its_tokens_a_frozen_graph_updates(manifest):
+    frozen(manifest, multiple=8)
+    how = read(manifest).full.frozen
+    queries, lengths = np.array([[4, 33], [4, 32], [8, 40], [9, 40], [33, 40], [30, 40], [0, 40], [300, 512]], np.int32).T
+    assert how.updated_tokens(queries, lengths).tolist() == [8, 32, 8, 16, 40, 32, 8, 304]
+
+
+def test_a_frozen_graph_has_a_further_input(manifest):
+    frozen(manifest, multiple=8)
+    signature = read(manifest).full.signature
+    assert list(signature.inputs) == ["input_ids", "token_type_ids", "updated_tokens"]
+    assert signature.unfrozen() == Signature.of(labels=1, segment_ids=True)
+    assert signature.unfrozen().frozen() == signature
+
+
 def borrowed_by_short(manifest):
     listed(manifest, "short.onnx")
     graph(manifest)["variants"][0]["short"] = {**SHORT, "weights": "other.onnx"}
@@ -181,6 +208,12 @@ REFUSED = {
     ),
     "no operations": (lambda m: graph(m).update(operations=0), "operations"),
     "operations beyond any model": (lambda m: graph(m).update(operations=10**309), "operations"),
+    "frozen layers without their input": (lambda m: graph(m).update(frozen=FROZEN), "the field frozen; expected both"),
+    "the input of frozen layers alone": (frozen, "the field frozen; expected both"),
+    "nothing but frozen layers": (partial(frozen, layers=12), "has 12 frozen layers of 12; expected fewer"),
+    "updated tokens in multiples of none": (partial(frozen, multiple=0), "multiple"),
+    "updated tokens in multiples of any number": (partial(frozen, multiple=1 << 31), "multiple"),
+    "a longest pair beyond any model's": (partial(frozen, whole_up_to=1 << 31), "whole_up_to"),
 }
 
 

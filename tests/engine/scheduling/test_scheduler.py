@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resift.artifact.manifest import Frozen
 from resift.artifact.resolved_plans import Step
 from resift.errors import LogitsError, OverloadedError
 from resift.scheduling.buckets import Buckets
@@ -222,6 +223,22 @@ def test_a_limit_refuses_what_would_wait_beyond_it():
     queue.add(call(4), 0.0)
     with pytest.raises(OverloadedError):
         queue.add(call(1), 0.0)
+
+
+HOW = Frozen(layers=2, whole_up_to=32, multiple=8)
+
+
+def test_rows_of_a_frozen_graph_share_a_batch_only_if_as_many_of_their_tokens_are_updated():
+    queue = Scheduler(1000, buckets=Buckets(frozen={"full": HOW}))
+    for one in (call(40, 40, 40, 30, query_tokens=(5, 8, 9, 9)), call(40, 30, query_tokens=(3, 20)), call(40, graph="first-look")):
+        queue.add(one, 0.0)
+    ran = [(batch.graph, batch.bucket, len(batch.rows), batch.stack()["updated_tokens"].tolist()) for batch in drain(queue)]
+    assert sorted(ran) == [
+        ("first-look", (40, 40), 1, [40]),
+        ("full", (30, 30), 2, [30]),
+        ("full", (40, 8), 3, [8]),
+        ("full", (40, 16), 1, [16]),
+    ]
 
 
 def test_widths_are_the_providers():
