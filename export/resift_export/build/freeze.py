@@ -36,8 +36,8 @@ WHOLE_UP_TO = 32
 MULTIPLE = 16
 """What the number of updated tokens is rounded up to, so that pairs of queries of other lengths share batches.
 
-With eight callers of 50 pairs of DL 2019 each, a batch has 1.74 rows, as many as where the length alone counts; with 8, it has 1.58,
-and with the query's own number 1.39. Of all tokens, 17 % are then updated, 13 % with 8, and 9 % without rounding.
+With eight callers of 50 pairs of DL 2019 each, a batch has 1.74 rows, as many as where the length alone counts; with 8, it has
+1.58, and with the query's own number 1.39. Of all tokens, 17 % are then updated, 13 % with 8, and 9 % without rounding.
 """
 MOST_LOSS = 0.01
 """How much lower the mean Kendall tau may be in any length class, for a frozen graph to take the place of the full one."""

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from resift import ExportError, Reranker, Settings
+from resift import ExportError, InputError, Reranker, Settings
 from resift.artifact.agreement import Bounds
 from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
@@ -100,6 +100,42 @@ def test_bits_are_the_same_in_any_company(export):
             single = np.concatenate([alone.submit(query, [document]).result().logits for document in documents])
             for logits in found[4 * number : 4 * number + 4]:
                 assert logits.tobytes() == np.tile(single, 3).tobytes()
+
+
+def test_every_window_is_frozen_by_itself(export):
+    text = " ".join(f"{word} tide" for word in LONG[-1].split() * 3)
+    settings = Settings(windows=4)
+    with Reranker.load(export(3), settings=settings) as frozen, Reranker.load(export(None), settings=settings) as plain:
+        [one, other] = [each.submit("tides", [text, *LONG]).result() for each in (frozen, plain)]
+        assert one.windows.tolist() == other.windows.tolist()
+        assert one.windows[0] > 2
+        assert one.logits[0] != other.logits[0]
+        assert one.logits[0] == frozen.submit("tides", [text]).result().logits[0]
+
+
+def test_graphs_that_are_kept_stay_and_those_that_are_frozen_are_not_kept(export, source, small_gate, home, monkeypatch):
+    cheapen(monkeypatch)
+    monkeypatch.setattr(freeze, "MOST_LOSS", 9.0)
+    plain, recipe = export(None), Recipe(gate=small_gate, bounds=ANY, freeze=3)
+    out = convert(str(source), home / "out", recipe, keep=str(plain))
+    for name in ("model.int8.onnx", "model.int8.frozen.onnx"):
+        assert (out / name).read_bytes() == (export(3) / name).read_bytes()
+    with pytest.raises(ExportError, match="has a frozen full graph, which --keep does not copy"):
+        convert(str(source), home / "again", recipe, keep=str(out))
+
+
+@pytest.mark.parametrize("asked", [1, 0, -2, 2.0, True, "all", "2"])
+def test_what_is_no_number_of_layers_is_refused(asked):
+    with pytest.raises(InputError, match="--freeze is .*; expected auto, or a number of layers, 2 or more"):
+        Recipe(freeze=asked)
+
+
+def test_pairs_that_are_too_short_to_fit_by_are_refused(source, small_gate, home, monkeypatch, file):
+    cheapen(monkeypatch)
+    pairs = [{"query": f"tide {number}", "document": "the moon"} for number in range(32)]
+    calibration = file("\n".join(map(json.dumps, pairs)).encode(), "pairs.jsonl")
+    with pytest.raises(ExportError, match="no calibration pair is longer than 32 tokens"):
+        convert(str(source), home / "out", Recipe(gate=small_gate, bounds=ANY, freeze=2, calibration=calibration))
 
 
 def test_a_checkpoint_of_too_few_layers_is_refused(checkpoint_of, small_gate, home, monkeypatch):
