@@ -27,7 +27,6 @@ from resift_export.checkpoint import load as checkpoints
 from resift_export.checkpoint.source import folder_of
 from resift_export.int8.search import Sensitivity, search, weight_names
 from resift_export.progress import no_report
-from resift_export.recipe import FEWEST_FROZEN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,6 +109,7 @@ class _Export:
         self._draft: Draft | None = None
         self._first_look_models: dict[str, ir.Model] = {}
         self._first_look: WrittenModel | CopiedGraph | None = None
+        self._freezer: Freezer | None = None
         self._frozen_models: FrozenModels | None = None
         self._frozen: FrozenGraphs | None = None
 
@@ -141,6 +141,8 @@ class _Export:
             check_reusable(self._earlier, checkpoint, recipe)
         full = trace(checkpoint, recipe, self._scratch / FULL)
         self._operations = full.operations if self._earlier is None else self._earlier.manifest.full.operations
+        if recipe.freeze is not None:
+            self._freezer = Freezer(full.model.clone(), checkpoint, recipe, self._pairs, self._scratch / FULL)
         if student is not None:
             look = trace(student, recipe, self._scratch / FIRST_LOOK)
             check_cheaper(student, look.operations, checkpoint, self._operations)
@@ -224,19 +226,18 @@ class _Export:
 
     def freeze(self, certificate: Certificate) -> Certificate:
         """With frozen layers in the recipe: adds graphs that have them, in place of the full ones if these rank nearly the same."""
-        asked = self._recipe.freeze
-        if asked is None:
+        freezer, is_auto = self._freezer, self._recipe.freeze == "auto"
+        if freezer is None:
             return certificate
-        freezer = Freezer(self._exact, self.checkpoint, self._pairs, self._scratch / FULL)
         models = {variant.file: ir.load(self._folder / variant.file) for variant in self._recipe.variants()}
         kept, found, candidate = None, certificate, None
-        for layers in range(FEWEST_FROZEN, self.checkpoint.layers) if asked == "auto" else [asked]:
+        for layers in freezer.numbers:
             self._frozen_models = candidate = freezer.freeze(models, levels_of(self._recipe), layers, self._report)
             measured = self.look_further(self._measure())
             if not may_replace(certificate, measured, layers) or (self.faults(measured) and not self.faults(certificate)):
                 break
             kept, found = candidate, measured
-        if kept is None and candidate is not None and asked != "auto":
+        if kept is None and candidate is not None and not is_auto:
             kept = candidate._replace(is_full=False)
         self._frozen_models = kept
         if kept is not None and not kept.is_full:

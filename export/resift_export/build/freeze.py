@@ -11,7 +11,7 @@ from resift.artifact.manifest import Frozen
 from resift.errors import ExportError
 from resift_export.build.graph_files import FrozenModels, frozen_file
 from resift_export.graph.fit import CalibrationRow, fit
-from resift_export.graph.freeze import freeze
+from resift_export.graph.freeze import Attentions, freeze
 from resift_export.int8.calibration import operations_of
 from resift_export.int8.finer import smoothing_of
 from resift_export.int8.levels import WEIGHT_LEVELS, quantize_weights
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.graph.freeze import Quantize
     from resift_export.progress import Report
-    from resift_export.recipe import CalibrationPair
+    from resift_export.recipe import CalibrationPair, Recipe
 
 WHOLE_UP_TO = 32
 """Tokens of the longest pair of which all layers update all tokens: a frozen one would take about as long."""
@@ -48,18 +48,27 @@ log = logging.getLogger(__name__)
 class Freezer:
     """Freezes the graphs of one checkpoint."""
 
-    def __init__(self, exact: ir.Model, checkpoint: Checkpoint, pairs: Sequence[CalibrationPair], scratch: Path) -> None:
+    def __init__(
+        self, exact: ir.Model, checkpoint: Checkpoint, recipe: Recipe, pairs: Sequence[CalibrationPair], scratch: Path
+    ) -> None:
         """`exact`: the float32 graph. `pairs`: the calibration set. `scratch`: folder for sessions.
 
-        Raises ExportError if every pair is so short that all its tokens are updated.
+        Raises ExportError if the recipe's layers cannot be frozen, or if all tokens of every pair would be updated.
         """
+        self._asked, self._layers = recipe.freeze, checkpoint.layers
         self._exact, self._name, self._scratch = exact, f"{checkpoint.architecture} of {checkpoint.id}", scratch
         self._rows = _calibration_rows(checkpoint, pairs, _how(FEWEST_FROZEN))
+        Attentions(exact, self._name).projection(next(iter(self.numbers), FEWEST_FROZEN))
         if not self._rows:
             raise ExportError(
                 f"no calibration pair is longer than {WHOLE_UP_TO} tokens, and frozen documents are fitted to such pairs; expected "
                 "some with --calibration, or leave --freeze out"
             )
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of layers to try, in this order."""
+        return range(FEWEST_FROZEN, self._layers) if self._asked == "auto" else [self._asked or FEWEST_FROZEN]
 
     def freeze(
         self, models: Mapping[str, ir.Model], levels: Mapping[str, int], layers: int, report: Report = no_report

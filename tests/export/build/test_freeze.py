@@ -126,7 +126,7 @@ def test_graphs_that_are_kept_stay_and_those_that_are_frozen_are_not_kept(export
 
 @pytest.mark.parametrize("asked", [1, 0, -2, 2.0, True, "all", "2"])
 def test_what_is_no_number_of_layers_is_refused(asked):
-    with pytest.raises(InputError, match="--freeze is .*; expected auto, or a number of layers, 2 or more"):
+    with pytest.raises(InputError, match=r"--freeze is .*; expected auto, or a number of layers, 2 or more"):
         Recipe(freeze=asked)
 
 
