@@ -12,10 +12,12 @@ from resift.artifact.agreement import Bounds
 from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import FROZEN_FORMAT
+from resift.cli.main import main
 from resift_export.build import freeze
 from resift_export.convert import convert
 from resift_export.recipe import Recipe
 from tests.conftest import cheapen
+from tests.support import tiny
 
 ANY = Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9, ndcg_drop=9)
 LONG = [" ".join(["the tide rises and falls by the pull of moon and sun"] * count) for count in (1, 4, 5, 6, 9)]
@@ -23,8 +25,6 @@ LONG = [" ".join(["the tide rises and falls by the pull of moon and sun"] * coun
 
 @pytest.fixture(scope="module")
 def source(built, checkpoint_of):
-    from tests.support import tiny
-
     return built("bert-deeper", lambda folder: tiny.save_deeper(folder, checkpoint_of("bert")))
 
 
@@ -46,7 +46,7 @@ def export(source, small_gate, tmp_path_factory):
     return make
 
 
-def test_a_frozen_graph_becomes_the_full_one_and_shares_the_weights_of_the_one_it_was_made_from(export):
+def test_a_frozen_graph_becomes_the_full_one_and_shares_the_weights_of_the_one_it_was_made_from(export, capsys):
     folder = export(3)
     artifact = Artifact.open(folder)
     [full] = artifact.manifest.graphs
@@ -57,7 +57,9 @@ def test_a_frozen_graph_becomes_the_full_one_and_shares_the_weights_of_the_one_i
     plain = export(None)
     assert (folder / variant.weights).read_bytes() == (plain / variant.weights).read_bytes()
     assert full.operations < Artifact.open(plain).manifest.full.operations
-    assert set(Certificate.read(artifact).agreement) == {variant.file}
+    assert set(Certificate.read(artifact).agreement) == set(artifact.manifest.self_tests) == {variant.file}
+    assert main(["verify", str(folder), "--accept-bounds"]) == 0
+    assert variant.file in capsys.readouterr().out
     assert "their last 3 layers no longer update the document" in (folder / "README.md").read_text()
 
 
@@ -82,11 +84,13 @@ def test_what_ranks_too_differently_is_left_to_plans_that_name_it(export):
 
 def test_auto_takes_the_last_number_of_layers_before_one_that_ranks_too_differently(export, monkeypatch):
     losses = {2: 0.001, 3: 0.01, 4: 0.0101}
-    monkeypatch.setattr(freeze, "may_replace", None)
     monkeypatch.setattr("resift_export.convert.may_replace", lambda before, after, layers: losses[layers] <= 0.01)
-    assert Artifact.open(export("auto", 1.0)).manifest.full.frozen.layers == 3
-    losses[2] = 0.02
-    folder = export("auto", 2.0)
+    assert Artifact.open(export("auto")).manifest.full.frozen.layers == 3
+
+
+@pytest.mark.slow
+def test_auto_freezes_nothing_where_two_layers_rank_too_differently(export):
+    folder = export("auto", -1.0)
     assert json.loads((folder / "manifest.json").read_text())["format"] == FROZEN_FORMAT - 1
     assert not list(folder.glob("*frozen*"))
 
@@ -113,6 +117,7 @@ def test_every_window_is_frozen_by_itself(export):
         assert one.logits[0] == frozen.submit("tides", [text]).result().logits[0]
 
 
+@pytest.mark.slow
 def test_graphs_that_are_kept_stay_and_those_that_are_frozen_are_not_kept(export, source, small_gate, home, monkeypatch):
     cheapen(monkeypatch)
     monkeypatch.setattr(freeze, "MOST_LOSS", 9.0)
@@ -122,6 +127,23 @@ def test_graphs_that_are_kept_stay_and_those_that_are_frozen_are_not_kept(export
         assert (out / name).read_bytes() == (export(3) / name).read_bytes()
     with pytest.raises(ExportError, match="has a frozen full graph, which --keep does not copy"):
         convert(str(source), home / "again", recipe, keep=str(out))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "labels"), [("bert", 2), *((family, 1) for family in tiny.FREEZABLE)])
+def test_every_family_scores_alone_as_in_any_company(family, labels, built, small_gate, home, monkeypatch):
+    cheapen(monkeypatch)
+    monkeypatch.setattr(freeze, "MOST_LOSS", 9.0)
+    checkpoint = built(f"{family}-deep", lambda folder: tiny.save_random(folder, family, 4))
+    if labels == 2:
+        checkpoint = built(f"{family}-deep-2", lambda folder: tiny.save_with_two_labels(folder, checkpoint))
+    out = convert(str(checkpoint), home / "out", Recipe(gate=small_gate, bounds=ANY, freeze=3, precisions=("int8", "float32")))
+    for precision, difference in (("int8", 0), ("float32", 1e-5)):
+        with Reranker.load(out, settings=Settings(precision=precision)) as reranker:
+            assert reranker.variant.file == f"model.{precision}.frozen.onnx"
+            together = reranker.submit("what is the tide", LONG).result().logits
+            single = [reranker.submit("what is the tide", [document]).result().logits[0] for document in LONG]
+            np.testing.assert_allclose(together, single, rtol=0, atol=difference)
 
 
 @pytest.mark.parametrize("asked", [1, 0, -2, 2.0, True, "all", "2"])

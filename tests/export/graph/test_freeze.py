@@ -19,7 +19,6 @@ from tests.support import tiny
 LAYERS = 4
 KEYS = ("key", "k_lin")
 VALUES = ("value", "v_lin")
-FREEZABLE = ("bert", "electra", "distilbert", "albert", "roberta", "xlm-roberta")
 REFUSED = {"modernbert": "sees only those near it", "deberta-v2": "by position", "mpnet": "by position"}
 
 
@@ -28,18 +27,9 @@ def deep(built):
     """deep(family): a checkpoint of LAYERS layers with random weights, and its optimized graph."""
     found = {}
 
-    def save(folder, family):
-        import transformers
-
-        configuration = tiny.config(family)
-        setattr(configuration, "n_layers" if family == "distilbert" else "num_hidden_layers", LAYERS)
-        torch.manual_seed(5)
-        transformers.AutoModelForSequenceClassification.from_config(configuration).eval().save_pretrained(folder)
-        tiny.tokenizer(family).save_pretrained(folder)
-
     def make(family):
         if family not in found:
-            loaded = checkpoint.load(str(built(f"{family}-deep", lambda folder: save(folder, family))))
+            loaded = checkpoint.load(str(built(f"{family}-deep", lambda folder: tiny.save_random(folder, family, LAYERS))))
             found[family] = loaded, lower_opset(optimize(trace(loaded), tiny.MAX_LENGTH))
         return found[family]
 
@@ -99,7 +89,7 @@ def random_maps(count, size=64):
     return [LayerMaps(one(), one()) for _ in range(count)]
 
 
-@pytest.mark.parametrize("family", tiny.quickly("bert", of=FREEZABLE))
+@pytest.mark.parametrize("family", tiny.quickly("bert", of=tiny.FREEZABLE))
 def test_a_frozen_graph_computes_what_its_rule_says(deep, family):
     loaded, model = deep(family)
     for count in range(LAYERS - 1):
