@@ -55,7 +55,7 @@ class Freezer:
 
         Raises ExportError if the recipe's layers cannot be frozen, or if all tokens of every pair would be updated.
         """
-        self._asked, self._layers = recipe.freeze, checkpoint.layers
+        self._requested, self._layers = recipe.freeze, checkpoint.layers
         self._exact, self._name, self._scratch = exact, f"{checkpoint.architecture} of {checkpoint.id}", scratch
         self._rows = _calibration_rows(checkpoint, pairs, _how(FEWEST_FROZEN))
         Attentions(exact, self._name).projection(next(iter(self.numbers), FEWEST_FROZEN))
@@ -68,7 +68,7 @@ class Freezer:
     @property
     def numbers(self) -> Sequence[int]:
         """The numbers of layers to try, in this order."""
-        return range(FEWEST_FROZEN, self._layers) if self._asked == "auto" else [self._asked or FEWEST_FROZEN]
+        return range(FEWEST_FROZEN, self._layers) if self._requested == "auto" else [self._requested or FEWEST_FROZEN]
 
     def freeze(
         self, models: Mapping[str, ir.Model], levels: Mapping[str, int], layers: int, report: Report = no_report
@@ -93,7 +93,7 @@ def may_replace(before: Certificate, after: Certificate, layers: int) -> bool:
 
 
 def tau_losses(before: Certificate, after: Certificate) -> dict[str, float]:
-    """By what is measured, how much lower the mean tau is in frozen graphs: overall, and in each length class."""
+    """By what is measured, how much lower the mean tau is in frozen graphs: overall, and in each length class that is covered."""
     losses = {}
     for file, agreement in before.agreement.items():
         frozen = frozen_file(file)
