@@ -160,6 +160,7 @@ def test_pairs_that_are_too_short_to_fit_by_are_refused(source, small_gate, home
         convert(str(source), home / "out", Recipe(gate=small_gate, bounds=ANY, freeze=2, calibration=calibration))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_too_few_layers_is_refused(checkpoint_of, small_gate, home, monkeypatch):
     cheapen(monkeypatch)
     with pytest.raises(ExportError, match="it has 2 layers, and 2 are too many; leave --freeze out"):
