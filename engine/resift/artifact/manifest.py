@@ -1,10 +1,11 @@
-"""Manifest: the fields of manifest.json, format 3. Every unknown field is an error."""
+"""Manifest: the fields of manifest.json, formats 3 and 4. Every unknown field is an error."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
 
 import msgspec
+import numpy as np
 
 from resift.errors import ArtifactError, InputError
 from resift.files.json_decoding import decode_json
@@ -12,14 +13,13 @@ from resift.plans import Plan
 from resift.settings import LARGEST, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = 3
-"""The artifact format that this resift writes."""
-READABLE = (2, 3)
+FORMAT, EXTENDED_FORMAT = 3, 4
+"""The artifact formats that this resift writes; see `format_of`."""
+READABLE = (2, 3, 4)
 """The formats that it reads. In format 2, no variant has a graph for short pairs."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -33,11 +33,13 @@ Relevance = Literal["logit", "log-odds"]
 RELEVANCE: dict[int, Relevance] = {1: "logit", 2: "log-odds"}
 """How logits become the relevance that pairs are ranked on, by number of labels."""
 Role = Literal["full", "first-look"]
-Input = Literal["input_ids", "token_type_ids", "attention_mask"]
+Input = Literal["input_ids", "token_type_ids", "attention_mask", "updated_tokens"]
 INPUTS: tuple[Input, ...] = ("input_ids", "token_type_ids")
-"""All inputs a graph may read: token ids, and segment ids, by which some models tell query and document apart."""
+"""The inputs [b, width] that any graph may read: token ids, and segment ids, by which some models tell query and document apart."""
 MASK: Literal["attention_mask"] = "attention_mask"
-"""The further input of a variant that is masked: 1 for a token, 0 for padding."""
+"""The further input [b, width] of a variant that is masked: 1 for a token, 0 for padding."""
+UPDATED: Literal["updated_tokens"] = "updated_tokens"
+"""The further input [1] of a frozen graph: how many tokens at the beginning of every row all its layers update."""
 OUTPUT: Literal["logits"] = "logits"
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
@@ -89,7 +91,7 @@ class Signature(Strict, frozen=True):
     """A graph's inputs and outputs: their names and types at export, at every run, and for the check when it is loaded."""
 
     inputs: dict[Input, Literal["int64"]]
-    """the type of each input, [b, width]"""
+    """the type of each input, [b, width], or [1] for the number of updated tokens"""
     outputs: dict[Literal["logits"], Literal["float32"]]
     """the type of its one output, [b, labels]"""
     labels: Annotated[int, msgspec.Meta(ge=1, le=2)]
@@ -114,8 +116,16 @@ class Signature(Strict, frozen=True):
         return msgspec.structs.replace(self, inputs={**self.inputs, MASK: "int64"})
 
     def feed(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-        """Those of the `inputs`, int64[b, width] each, that the graph reads."""
+        """Those of the `inputs`, by name, that the graph reads."""
         return {name: inputs[name] for name in self.inputs}
+
+    def frozen(self) -> Self:
+        """The signature of the graph when it is frozen."""
+        return msgspec.structs.replace(self, inputs={**self.inputs, UPDATED: "int64"})
+
+    def unfrozen(self) -> Self:
+        """The signature of a graph that updates all tokens in all layers, such as the one for short pairs."""
+        return msgspec.structs.replace(self, inputs={name: kind for name, kind in self.inputs.items() if name != UPDATED})
 
 
 class ShortGraph(Strict, frozen=True, omit_defaults=True):
@@ -154,7 +164,27 @@ class Variant(Strict, frozen=True, omit_defaults=True):
         return [msgspec.structs.replace(self, short=None), *([] if self.short is None else [self.of_width(1)])]
 
 
-class Graph(Strict, frozen=True):
+class Frozen(Strict, frozen=True):
+    """How a graph reads long documents: from some layer on, it no longer updates their tokens."""
+
+    layers: Positive
+    """the last layers, which update only the first tokens of a row; the others give keys and values from their state before them"""
+    whole_up_to: Annotated[int, msgspec.Meta(ge=0, le=LARGEST["max_length"])]
+    """tokens of the longest pair of which all layers update all tokens"""
+    multiple: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    """the updated tokens number a multiple of this: [CLS], the query, its separator, and the first tokens of the document"""
+
+    def updated_tokens(self, query_tokens: NDArray[np.int32], lengths: NDArray[np.int32]) -> NDArray[np.int32]:
+        """int32[n]: how many tokens at the beginning of each row are updated in all layers; its length if all are.
+
+        `query_tokens`, int32[n]: tokens before the document. The result depends on the pair alone, so that its logit does.
+        """
+        updated = -(-np.maximum(query_tokens, 1) // self.multiple) * self.multiple
+        is_whole = (lengths <= self.whole_up_to) | (updated >= lengths)
+        return np.where(is_whole, lengths, updated).astype(np.int32)
+
+
+class Graph(Strict, frozen=True, omit_defaults=True):
     """One ONNX model of the artifact, in its variants."""
 
     name: Name
@@ -170,15 +200,38 @@ class Graph(Strict, frozen=True):
     """from relevance to score"""
     variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]
     """best first"""
+    frozen: Frozen | None = None
+    """None: all layers update all tokens"""
 
     def __post_init__(self) -> None:
         if MASK in self.signature.inputs:
             raise ValueError(f"the signature of graph {self.name} has {MASK}; expected it in no signature, only variants read it")
+        if (UPDATED in self.signature.inputs) != (self.frozen is not None):
+            raise ValueError(
+                f"graph {self.name} has only one of the input {UPDATED} and the field frozen; expected both or neither"
+            )
+        if self.frozen is not None:
+            self._check_frozen(self.frozen)
         expected = RELEVANCE[self.signature.labels]
         if self.relevance != expected:
             raise ValueError(
                 f"graph {self.name} ranks on {self.relevance}; expected {expected}, as its labels number {self.signature.labels}"
             )
+
+    def _check_frozen(self, frozen: Frozen) -> None:
+        if frozen.layers >= self.layers:
+            raise ValueError(f"graph {self.name} has {frozen.layers} frozen layers of {self.layers}; expected fewer")
+        if masked := [variant.file for variant in self.variants if variant.is_masked]:
+            raise ValueError(f"graph {self.name} is frozen and its variant {masked[0]} is masked; expected one of them")
+
+
+def format_of(graphs: Sequence[Graph]) -> int:
+    """The format of an artifact of those graphs: the second where one is frozen or has a masked variant, which is new in it.
+
+    A resift that reads 3 refuses 4 and asks for a newer resift; the rest it could run.
+    """
+    is_extended = any(graph.frozen is not None or any(variant.is_masked for variant in graph.variants) for graph in graphs)
+    return EXTENDED_FORMAT if is_extended else FORMAT
 
 
 class StablePair(Strict, frozen=True):
@@ -268,8 +321,8 @@ def decode_manifest(content: bytes) -> Manifest:
     version = decode(content, _Format, MANIFEST).format
     if version not in READABLE:
         raise ArtifactError(
-            f"{MANIFEST} has format {version}; this resift reads formats {' and '.join(map(str, READABLE))}: "
-            f"{'install a newer resift' if version > FORMAT else 'export the artifact again'}"
+            f"{MANIFEST} has format {version}; this resift reads formats {READABLE[0]} to {READABLE[-1]}: "
+            f"{'install a newer resift' if version > READABLE[-1] else 'export the artifact again'}"
         )
     return decode(content, Manifest, MANIFEST)
 
