@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from resift.artifact.agreement import LEAST_GATE_POOLS, Bounds, Pool
-from resift.artifact.manifest import CARD, CERTIFICATE, FILE_NAME_PATTERN, MANIFEST, TOKENIZER, Variant
+from resift.artifact.fields import FILE_NAME_PATTERN
+from resift.artifact.manifest import CARD, CERTIFICATE, MANIFEST, TOKENIZER, Variant
 from resift.errors import InputError
 from resift.files.names import path_text
 from resift.files.whole import read_whole

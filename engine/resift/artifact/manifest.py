@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
 
 import msgspec
-import numpy as np
 
+from resift.artifact.fields import Count, FileName, GraphFile, Name, Positive, Strict, Version
+from resift.artifact.signature import MASK, UPDATED, Frozen, Signature
 from resift.errors import ArtifactError, InputError
 from resift.files.json_decoding import decode_json
 from resift.plans import Plan
 from resift.settings import LARGEST, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
 FORMAT, EXTENDED_FORMAT = 3, 4
 """The artifact formats that this resift writes; see `format_of`."""
@@ -33,27 +32,7 @@ Relevance = Literal["logit", "log-odds"]
 RELEVANCE: dict[int, Relevance] = {1: "logit", 2: "log-odds"}
 """How logits become the relevance that pairs are ranked on, by number of labels."""
 Role = Literal["full", "first-look"]
-Input = Literal["input_ids", "token_type_ids", "attention_mask", "updated_tokens"]
-INPUTS: tuple[Input, ...] = ("input_ids", "token_type_ids")
-"""The inputs [b, width] that any graph may read: token ids, and segment ids, by which some models tell query and document apart."""
-MASK: Literal["attention_mask"] = "attention_mask"
-"""The further input [b, width] of a variant that is masked: 1 for a token, 0 for padding."""
-UPDATED: Literal["updated_tokens"] = "updated_tokens"
-"""The further input [1] of a frozen graph: how many tokens at the beginning of every row all its layers update."""
-OUTPUT: Literal["logits"] = "logits"
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
-Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
-FILE_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
-FileName = Annotated[str, msgspec.Meta(pattern=FILE_NAME_PATTERN, max_length=100)]
-GraphFile = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.onnx$", max_length=100)]
-Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]*$", max_length=40)]
 T = TypeVar("T")
-
-
-class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a manifest, in which an unknown field is an error."""
 
 
 class FileEntry(Strict, frozen=True):
@@ -85,47 +64,6 @@ class Pair(Strict, frozen=True, omit_defaults=True):
     """tokens, special tokens included"""
     prompt: Annotated[str, msgspec.Meta(max_length=10_000)] = ""
     """text that the checkpoint declares to be put before every query; empty: none"""
-
-
-class Signature(Strict, frozen=True):
-    """A graph's inputs and outputs: their names and types at export, at every run, and for the check when it is loaded."""
-
-    inputs: dict[Input, Literal["int64"]]
-    """the type of each input, [b, width], or [1] for the number of updated tokens"""
-    outputs: dict[Literal["logits"], Literal["float32"]]
-    """the type of its one output, [b, labels]"""
-    labels: Annotated[int, msgspec.Meta(ge=1, le=2)]
-
-    def __post_init__(self) -> None:
-        if "input_ids" not in self.inputs or OUTPUT not in self.outputs:
-            raise ValueError(f"a graph reads {list(self.inputs)} and returns {list(self.outputs)}; expected input_ids and {OUTPUT}")
-
-    @classmethod
-    def of(cls, *, labels: int, segment_ids: bool) -> Self:
-        """The signature of a graph with `labels` labels. `segment_ids`: whether it reads segment ids."""
-        names = INPUTS if segment_ids else INPUTS[:1]
-        return cls(inputs=dict.fromkeys(names, "int64"), outputs={OUTPUT: "float32"}, labels=labels)
-
-    @property
-    def segment_ids(self) -> bool:
-        """Whether the graph reads segment ids."""
-        return "token_type_ids" in self.inputs
-
-    def with_mask(self) -> Self:
-        """The signature of a variant that is masked."""
-        return msgspec.structs.replace(self, inputs={**self.inputs, MASK: "int64"})
-
-    def feed(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-        """Those of the `inputs`, by name, that the graph reads."""
-        return {name: inputs[name] for name in self.inputs}
-
-    def frozen(self) -> Self:
-        """The signature of the graph when it is frozen."""
-        return msgspec.structs.replace(self, inputs={**self.inputs, UPDATED: "int64"})
-
-    def unfrozen(self) -> Self:
-        """The signature of a graph that updates all tokens in all layers, such as the one for short pairs."""
-        return msgspec.structs.replace(self, inputs={name: kind for name, kind in self.inputs.items() if name != UPDATED})
 
 
 class ShortGraph(Strict, frozen=True, omit_defaults=True):
@@ -162,26 +100,6 @@ class Variant(Strict, frozen=True, omit_defaults=True):
     def graphs(self) -> list[Self]:
         """The variant once for each of its graphs, with only that one."""
         return [msgspec.structs.replace(self, short=None), *([] if self.short is None else [self.of_width(1)])]
-
-
-class Frozen(Strict, frozen=True):
-    """How a graph reads long documents: from some layer on, it no longer updates their tokens."""
-
-    layers: Positive
-    """the last layers, which update only the first tokens of a row; the others give keys and values from their state before them"""
-    whole_up_to: Annotated[int, msgspec.Meta(ge=0, le=LARGEST["max_length"])]
-    """tokens of the longest pair of which all layers update all tokens"""
-    multiple: Annotated[int, msgspec.Meta(ge=1, le=1024)]
-    """the updated tokens number a multiple of this: [CLS], the query, its separator, and the first tokens of the document"""
-
-    def updated_tokens(self, query_tokens: NDArray[np.int32], lengths: NDArray[np.int32]) -> NDArray[np.int32]:
-        """int32[n]: how many tokens at the beginning of each row are updated in all layers; its length if all are.
-
-        `query_tokens`, int32[n]: tokens before the document. The result depends on the pair alone, so that its logit does.
-        """
-        updated = -(-np.maximum(query_tokens, 1) // self.multiple) * self.multiple
-        is_whole = (lengths <= self.whole_up_to) | (updated >= lengths)
-        return np.where(is_whole, lengths, updated).astype(np.int32)
 
 
 class Graph(Strict, frozen=True, omit_defaults=True):

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resift import machine
-from resift.artifact.manifest import OUTPUT
+from resift.artifact.signature import OUTPUT
 from resift.errors import (
     GPU_MEMORY,
     ArtifactError,
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.artifact.folder import Artifact, GraphOnDisk
-    from resift.artifact.manifest import Graph, Signature, Variant
+    from resift.artifact.manifest import Graph, Variant
+    from resift.artifact.signature import Signature
     from resift.runtime.providers import Policy
     from resift.settings import Auto, Precision, Provider, Settings
 

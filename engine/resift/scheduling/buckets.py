@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.artifact.manifest import Frozen
+    from resift.artifact.signature import Frozen
     from resift.encoding.encodings import Encodings
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from resift.artifact.manifest import MASK, UPDATED
+from resift.artifact.signature import MASK, UPDATED
 from resift.encoding.windows import best_rows
 from resift.errors import ClosedError
 from resift.scoring import relevance

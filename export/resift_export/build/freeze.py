@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resift.artifact.manifest import Frozen
+from resift.artifact.signature import Frozen
 from resift.errors import ExportError
 from resift_export.build.graph_files import FrozenModels, frozen_file
 from resift_export.graph.fit import CalibrationRow, fit

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from resift.artifact.manifest import Frozen, Graph
+    from resift.artifact.manifest import Graph
+    from resift.artifact.signature import Frozen
     from resift_export.build.short import ShortModel
     from resift_export.checkpoint.load import Checkpoint
 

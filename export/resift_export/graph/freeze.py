@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import numpy as np
 import onnx_ir as ir
 
-from resift.artifact.manifest import UPDATED
+from resift.artifact.signature import UPDATED
 from resift.errors import ExportError
 from resift_export.graph.edit import CONTRIB, array_of, constant, insert, tidy
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from resift.artifact.manifest import UPDATED
+from resift.artifact.signature import UPDATED
 from resift_export.graph.edit import array_of
 from resift_export.graph.weights import open_session
 from resift_export.memory import trim_heap

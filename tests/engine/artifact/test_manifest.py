@@ -13,7 +13,8 @@ import pytest
 
 from resift import ArtifactError
 from resift.artifact.folder import embedded
-from resift.artifact.manifest import EXTENDED_FORMAT, FORMAT, MANIFEST, Signature, decode_manifest, format_of
+from resift.artifact.manifest import EXTENDED_FORMAT, FORMAT, MANIFEST, decode_manifest, format_of
+from resift.artifact.signature import Signature
 
 VNNI = [{"file": "model.int8-vnni.onnx", "precision": "int8", "instruction_sets": [name]} for name in ("avx512_vnni", "avx_vnni")]
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resift.artifact.manifest import Frozen
 from resift.artifact.resolved_plans import Step
+from resift.artifact.signature import Frozen
 from resift.errors import LogitsError, OutOfMemoryError, OverloadedError
 from resift.scheduling.buckets import Bucket, Buckets
 from resift.scheduling.call import Batch
