@@ -1,4 +1,4 @@
-"""Profiles of graphs: kinds of operations, rates a second, and that a profile is of the graph that the engine runs."""
+"""Profiles of graphs: the kinds of their nodes, what each does a second, and that a profile is of the graph that runs."""
 
 from __future__ import annotations
 
