@@ -4,9 +4,9 @@ python -m benchmarks cuda --prepare MATERIAL --checkpoint FOLDER [--further FILE
 python -m benchmarks cuda --material MATERIAL [--out FOLDER] [--seconds 480]            on a machine with a GPU, offline
 python -m benchmarks cuda --dry-run                                                     every line, on the CPU, at tiny sizes
 
-The material is files of at most 60 MB. Further files can be labelled pools (pools.jsonl.gz, on which nDCG@10 is measured) or
-wheels. The measurement needs onnxruntime-gpu, PyTorch with CUDA and transformers; sentence-transformers is timed if it is there.
-Prints tables and writes OUT/cuda.json. Compare ratios, and only within one run.
+The material is files of at most 60 MB. Further files can be labelled pools (*.jsonl.gz, on which nDCG@10 is measured) or wheels.
+The measurement needs onnxruntime-gpu, PyTorch with CUDA and transformers; sentence-transformers is timed if it is there. Prints
+tables and writes OUT/cuda.json. Compare ratios, and only within one run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from benchmarks.cuda.contenders import Optimized, Resift, SentenceTransformers
 from resift.metrics import kendall_tau
 from resift.runtime.providers import versions
 
-POOLS = "pools.jsonl.gz"
 SHARE_OF_CELLS = 0.9
 """Of the time that is left after the checks, the share that timing may take."""
 
@@ -89,9 +88,10 @@ def measure(work: Path, clock: figures.Clock, sizes: Sizes, *, is_dry: bool) -> 
         SentenceTransformers(work, "bfloat16", device),
         Optimized(work, is_dry=is_dry),
     ]
-    if (work / POOLS).exists():
+    found["ndcg"] = {}
+    for path in work.glob("*.jsonl.gz"):
         exact = SentenceTransformers(work, "float32", device)
-        found["ndcg"] = figures.quality([*contenders, exact], work / POOLS, sizes.pools)
+        found["ndcg"][path.name] = figures.quality([*contenders, exact], path, sizes.pools)
         print(json.dumps({"nDCG@10": found["ndcg"]}), flush=True)
     found["cells"] = []
     cells = [(tokens, count) for tokens in sizes.tokens for count in sizes.candidates]

@@ -118,7 +118,7 @@ def test_what_was_expected_and_found_is_told(capsys, arguments, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--precision", ""], "--precision is ''; expected one or more of int8, float32"),
+        (["--precision", ""], "--precision is ''; expected one or more of int8, float16, float32"),
         (["--precision", "int8,x"], "--precision is 'x'"),
         (["--search", "2"], "--search allows 2 evaluations; expected 3 or more"),
         (["--precision", "float32", "--vnni"], "--vnni needs the int8 precision"),
