@@ -313,7 +313,18 @@ def test_benchmarks_exist():
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), name
 
 
-OF_OTHERS = {"--minutes", "--pools", "--checkpoint", "--preload", "--stop-timeout", "--upgrade", "--pool"} | {
+OF_OTHERS = {
+    "--against",
+    "--material",
+    "--minutes",
+    "--pools",
+    "--prepare",
+    "--checkpoint",
+    "--preload",
+    "--stop-timeout",
+    "--upgrade",
+    "--pool",
+} | {
     *("--auto-truncate", "--cors-allow-origin", "--hostname", "--model-id", "--otlp-endpoint", "--payload-limit"),
     *("--prometheus-port", "--served-model-name", "--tokenization-workers"),
 }

@@ -71,7 +71,7 @@ def _figure(cases: Sequence[Mapping[str, Any]], processor: str, colours: Mapping
 
     with mpl.rc_context({"svg.hashsalt": "resift", "svg.fonttype": "path"}):
         figure = Figure(figsize=(6.2 * len(cases), 5.2), layout="constrained")
-        for axes, case in zip(figure.subplots(1, len(cases), squeeze=False, sharey=True)[0], cases, strict=True):
+        for axes, case in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
             _panel(axes, case, colours)
         figure.supxlabel(
             f"median ms of a pool, {cases[0]['threads']} threads, {processor} (log scale: left is faster)",

@@ -163,9 +163,9 @@ def test_gate_too_small_to_tell_anything(tmp_path, rows, message):
         Recipe(gate=lines(tmp_path / "gate.jsonl", rows)).gate_pools()
 
 
-@pytest.mark.parametrize("precisions", [("int4",), ("int8", "float16"), ("",)])
+@pytest.mark.parametrize("precisions", [("int4",), ("int8", "bfloat16"), ("",)])
 def test_unknown_precision(precisions):
-    with pytest.raises(InputError, match=rf"precision is '{precisions[-1]}'; expected one or more of int8, float32"):
+    with pytest.raises(InputError, match=rf"precision is '{precisions[-1]}'; expected one or more of int8, float16, float32"):
         Recipe(precisions=precisions)
 
 

@@ -39,9 +39,9 @@ def loads(monkeypatch):
     """The thread and settings of each Reranker that is loaded."""
     seen, make = [], Reranker.__init__
 
-    def counted(self, artifact, *, settings=None):
+    def counted(self, artifact, *, settings=None, **others):
         seen.append((threading.current_thread(), settings))
-        make(self, artifact, settings=settings)
+        make(self, artifact, settings=settings, **others)
 
     monkeypatch.setattr(Reranker, "__init__", counted)
     return seen

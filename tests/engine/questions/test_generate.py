@@ -13,7 +13,7 @@ from resift.pools.training_pairs import to_pairs
 from resift.questions.asking import FIRST_REFUSALS
 from resift.questions.endpoint import Address, Budget
 from resift.questions.generate import LOST, TOO_SHORT, WITHOUT, Generation, QuestionOptions, encode_rows
-from resift.questions.journal import Head, QuestionJournal
+from resift.questions.journal import DocumentEntry, Head, QuestionJournal
 from resift.questions.round_trip import RoundTrip
 from tests.support import chat_server
 from tests.support.chat_server import chatting, says
@@ -158,6 +158,22 @@ def test_a_file_of_someone_else_stays(journal, content):
     with chatting() as server, pytest.raises(InputError, match=r"no journal of this command|belongs to a run"):
         generate(server, journal)
     assert journal.read_bytes() == content
+
+
+def test_a_line_that_a_kill_cut_short_spoils_no_later_one(journal):
+    head = Head(documents="", method="", instruction="")
+    first = QuestionJournal(journal, head)
+    first.add(DocumentEntry(document=1, questions=["one"], requests=2))
+    first.close()
+    journal.write_bytes(journal.read_bytes() + b'{"document": 2, "que')
+    second = QuestionJournal(journal, head)
+    assert list(second.entries) == [1]
+    second.add(DocumentEntry(document=3, fault="none", requests=1))
+    second.close()
+    third = QuestionJournal(journal, head)
+    assert [(each.document, each.questions, each.fault) for each in third.entries.values()] == [(1, ["one"], None), (3, [], "none")]
+    assert third.requests == 3
+    third.close()
 
 
 def test_two_runs_do_not_write_one_journal(journal):

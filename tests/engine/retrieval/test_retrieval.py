@@ -28,7 +28,7 @@ def test_scripts_without_spaces_are_found_by_their_characters():
 
 
 def test_vectors_rank_by_cosine_and_equal_ones_by_place():
-    documents = np.array([[1, 0], [0, 3], [0.1, 0.1], [0, 1], [0, 0]], np.float16)
+    documents = np.array([[1, 0], [0, 3], [9, 9], [0, 1], [0, 0]], np.float16)
     queries = np.array([[0, 2], [5, 0]], np.float64)
     vectors = Vectors(documents, queries)
     assert [found.tolist() for found in vectors.best([0, 1], 3)] == [[1, 3, 2], [0, 2, 1]]
@@ -65,6 +65,7 @@ def test_vectors_are_read_from_files_and_checked(tmp_path):
 def test_rankings_are_fused_by_reciprocal_ranks():
     assert fuse([[3, 1, 2]], 2) == [3, 1]
     assert fuse([[1, 2, 3], [3, 4]], 9) == [3, 1, 2, 4]  # 3: 1/63 + 1/61; 2 and 4: 1/62 each
+    assert fuse([[1, 2, 3], [4, 1]], 9) == [1, 4, 2, 3]
 
 
 def test_an_embedder_needs_sentence_transformers(monkeypatch):

@@ -122,7 +122,7 @@ def test_what_cannot_be_is_named(arguments, environment, said):
         ("--request-seconds", "nan", "expected a number above 0, up to 86400; found 'nan'"),
         ("--request-seconds", "inf", "expected a number above 0, up to 86400; found 'inf'"),
         ("--log-level", "loud", "expected debug or error or info or warning; found 'loud'"),
-        ("--provider", "tpu", "expected coreml or cpu or cuda or dml or openvino or qnn or tensorrt; found 'tpu'"),
+        ("--provider", "tpu", "expected cpu or cuda or openvino or dml or coreml or tensorrt or qnn or cuda:N; found 'tpu'"),
         ("--alias", "a", "expected NAME=MODEL; found 'a'"),
         ("--alias", "=a", "expected NAME=MODEL; found '=a'"),
         ("--alias", "a=", "expected NAME=MODEL; found 'a='"),
