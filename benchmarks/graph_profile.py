@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.peaks import GIGA, Peaks
 from resift import Settings, machine
 from resift.artifact.folder import Artifact
+from resift.artifact.signature import MASK, UPDATED
 from resift.runtime.providers import Policy, runtime
 from resift.runtime.sessions import Sessions
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.artifact.manifest import Pair
+    from resift.artifact.signature import Frozen
 
 TOKENS = "95,256,512"
 WARM_UP, RUNS = 2, 21
@@ -180,7 +182,8 @@ def profile(artifact: Artifact, settings: Settings, graph: str, *, tokens: int, 
     """The profile of a graph on a batch of `rows` pairs (None: as many as the engine takes) of `tokens` tokens."""
     sessions = Sessions(artifact, settings)
     rows = rows or max(1, sessions.policy.token_budget // tokens)
-    inputs = random_inputs(artifact.manifest.pair, rows, tokens)
+    frozen = next(each.frozen for each in artifact.manifest.graphs if each.name == graph)
+    inputs = random_inputs(artifact.manifest.pair, frozen, rows, tokens)
     with tempfile.TemporaryDirectory() as folder:
         policy = {field.name: getattr(sessions.policy, field.name) for field in fields(sessions.policy)}
         sessions.policy = ProfiledPolicy(**policy, folder=Path(folder))
@@ -192,12 +195,14 @@ def profile(artifact: Artifact, settings: Settings, graph: str, *, tokens: int, 
     return Profile(graph, sessions.variant(graph).of_width(tokens).file, rows, tokens, nodes, between)
 
 
-def random_inputs(pair: Pair, rows: int, tokens: int) -> dict[str, NDArray[np.int64]]:
-    """int64[rows, tokens] each; the first quarter of the tokens is the query's segment."""
+def random_inputs(pair: Pair, frozen: Frozen | None, rows: int, tokens: int) -> dict[str, NDArray[np.int64]]:
+    """int64[rows, tokens], and int64[1], the number of updated tokens; the first quarter of the tokens is the query's segment."""
     ids = np.random.default_rng(0).integers(pair.vocabulary // 2, pair.vocabulary, (rows, tokens))
     segments = np.zeros((rows, tokens), np.int64)
     segments[:, tokens // 4 :] = int(any(each.endswith(":1") for each in pair.template))
-    return {"input_ids": ids, "token_type_ids": segments}
+    updated = np.array([tokens], np.int32)
+    updated = updated if frozen is None else frozen.updated_tokens(updated // 4, updated)
+    return {"input_ids": ids, "token_type_ids": segments, MASK: np.ones_like(ids), UPDATED: updated.astype(np.int64)}
 
 
 def table(found: Profile, peaks: Peaks) -> str:

@@ -27,7 +27,7 @@ class Resift:
         self.reranker = Reranker(Artifact.open(work / "artifact"), settings=settings, rehearsed="cuda" if is_dry else None)
         self.batches: list[tuple[int, int, float]] = []
         """rows, width and seconds of the batches since it was emptied; the seconds are without tokenization"""
-        self.reranker.observe(lambda batch, seconds: self.batches.append((len(batch.rows), batch.bucket, seconds)))
+        self.reranker.observe(lambda batch, seconds: self.batches.append((len(batch.rows), batch.bucket.width, seconds)))
 
     def score(self, query: str, documents: list[str]) -> np.ndarray:
         return self.reranker.logits(query, documents)

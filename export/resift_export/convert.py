@@ -12,15 +12,16 @@ from transformers.utils import logging as transformers_logging
 from resift.artifact.certificate import Certificate, look_summary
 from resift.artifact.folder import Artifact
 from resift.encoding.long_pairs import with_long_pairs
-from resift.errors import InputError
 from resift.plans import FIRST_LOOK, FULL
 from resift_export.build.draft import draft, feeds_of, first_look_models, levels_of, trace
 from resift_export.build.first_look import check_cheaper, check_plan, check_student
+from resift_export.build.freeze import Freezer, may_replace
 from resift_export.build.gate import certify, check_runnable, faults_of, generate, look_further, references_of
-from resift_export.build.reuse import check_reusable, copy_first_look, copy_graphs, first_look_of
+from resift_export.build.graph_files import WrittenModel, frozen_file, with_short, write_first_look, write_frozen, write_graphs
+from resift_export.build.reuse import check_reusable, check_search, copy_first_look, copy_graphs, first_look_of
 from resift_export.build.short import ShortModel, short_models, tokens_to_mend
 from resift_export.build.staging import staged
-from resift_export.build.write import WrittenModel, with_short, write, write_first_look, write_graphs
+from resift_export.build.write import write
 from resift_export.checkpoint import load as checkpoints
 from resift_export.checkpoint.source import folder_of
 from resift_export.int8.search import Sensitivity, search, weight_names
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.artifact.agreement import Pool
+    from resift.errors import ParityError
     from resift_export.build.draft import Draft, TracedModel
-    from resift_export.build.write import CopiedGraph
+    from resift_export.build.graph_files import CopiedGraph, FrozenGraphs, FrozenModels
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.progress import Report
     from resift_export.recipe import Recipe
@@ -70,7 +72,7 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     a plan whose graphs the artifact does not have or for `force` with a search, and ParityError, with nothing written, if the
     artifact does not rank as its checkpoint does or the recall of the first look is too low, and `force` is not set.
     """
-    _check_search(recipe, force=force, keep=keep)
+    check_search(recipe, force=force, keep=keep)
     earlier = None if keep is None else Artifact.find(keep)
     if earlier is not None and first_look is None and plan is None:
         plan = earlier.manifest.plan
@@ -84,10 +86,10 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         with export.clock.step("load"):
             export.load(source, first_look, revision=revision, name=name, allow_pickle=allow_pickle)
         export.draft()
-        certificate = export.look_further(export.mend_short_pairs(export.search(export.gate())))
+        certificate = export.freeze(export.look_further(export.mend_short_pairs(export.search(export.gate()))))
         if recipe.no_texts:
             certificate = certificate.without_texts()
-        faults = faults_of(certificate, export.checkpoint, export.student, recipe, is_kept=keep is not None)
+        faults = export.faults(certificate)
         if faults and not force:
             raise faults[0]
         log.info("write     %s", out)
@@ -111,6 +113,9 @@ class _Export:
         self._exact: ir.Model | None = None
         self._first_look_models: dict[str, ir.Model] = {}
         self._first_look: WrittenModel | CopiedGraph | None = None
+        self._freezer: Freezer | None = None
+        self._frozen_models: FrozenModels | None = None
+        self._frozen: FrozenGraphs | None = None
 
     def load(self, source: str, first_look: str | None, *, revision: str | None, name: str | None, allow_pickle: bool) -> None:
         """Loads the checkpoints."""
@@ -139,9 +144,11 @@ class _Export:
         if self._earlier is not None:
             check_reusable(self._earlier, checkpoint, recipe)
             self._operations = self._earlier.manifest.full.operations
-        else:
+        if self._earlier is None or recipe.freeze is not None:
             full = self._trace(checkpoint, FULL)
-            self._operations = full.operations
+            self._operations = full.operations if self._earlier is None else self._operations
+            if recipe.freeze is not None:
+                self._freezer = Freezer(full.model.clone(), checkpoint, recipe, self._pairs, self._scratch / FULL)
         if student is not None:
             look = self._trace(student, FIRST_LOOK)
             check_cheaper(student, look.operations, checkpoint, self._operations)
@@ -150,6 +157,8 @@ class _Export:
         if full is not None:
             self._weight_names = weight_names(full.model, checkpoint.parameters()) if recipe.search is not None else {}
             checkpoint.release()
+            self._exact = full.model
+        if full is not None and self._earlier is None:
             with self.clock.step("draft"):
                 self._draft = draft(full, recipe, self._pairs, self._report)
             self._exact = self._draft.calibration.model
@@ -242,6 +251,33 @@ class _Export:
             artifact = self.write(certificate, is_forced=False)
             return look_further(artifact, certificate, self._generated, self._generated_references, self._report_generated)
 
+    def freeze(self, certificate: Certificate) -> Certificate:
+        """With frozen layers in the recipe: adds graphs that have them, in place of the full ones if these rank nearly the same."""
+        freezer, is_auto = self._freezer, self._recipe.freeze == "auto"
+        if freezer is None:
+            return certificate
+        models = {variant.file: ir.load(self._folder / variant.file) for variant in self._recipe.variants()}
+        kept, found, candidate = None, certificate, None
+        for layers in freezer.numbers:
+            with self.clock.step("freeze"):
+                self._frozen_models = candidate = freezer.freeze(models, levels_of(self._recipe), layers, self._report)
+            measured = self.look_further(self._measure())
+            if not may_replace(certificate, measured, layers) or (self.faults(measured) and not self.faults(certificate)):
+                break
+            kept, found = candidate, measured
+        if kept is None and candidate is not None and not is_auto:
+            kept = candidate._replace(is_full=False)
+        self._frozen_models = kept
+        if kept is not None and not kept.is_full:
+            return replace(self.look_further(self._measure()), search=certificate.search)
+        self._write_graphs()
+        searches = certificate.search.items()
+        return found if kept is None else replace(found, search={frozen_file(file): record for file, record in searches})
+
+    def faults(self, certificate: Certificate) -> list[ParityError]:
+        """The bounds that do not hold."""
+        return faults_of(certificate, self.checkpoint, self.student, self._recipe, is_kept=self._earlier is not None)
+
     def write(self, certificate: Certificate, *, is_forced: bool, plan: str | None = None) -> Artifact:
         """Writes the files around the graphs."""
         return write(
@@ -251,6 +287,7 @@ class _Export:
             certificate,
             is_forced=is_forced,
             first_look=self._first_look,
+            frozen=self._frozen,
             plan=plan,
         )
 
@@ -284,14 +321,7 @@ class _Export:
             graphs = write_graphs(self._folder, self._draft.models)
         full = WrittenModel(self.checkpoint, graphs, self._operations, fingerprint, short)
         self._full = with_short(self._folder, full, self._short_models)
+        self._frozen = write_frozen(self._folder, self._frozen_models, graphs)
         if isinstance(self._first_look, WrittenModel):
             files = write_first_look(self._folder, self._first_look_models, graphs)
             self._first_look = self._first_look._replace(graphs=files)
-
-
-def _check_search(recipe: Recipe, *, force: bool, keep: str | None) -> None:
-    """Raises InputError if a search is asked for together with an option that excludes it."""
-    if force and recipe.search is not None:
-        raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
-    if keep is not None and recipe.search is not None:
-        raise InputError("--keep takes graphs over as they are, --search changes them; expected one of them")

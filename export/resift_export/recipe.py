@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from resift.artifact.agreement import LEAST_GATE_POOLS, Bounds, Pool
-from resift.artifact.manifest import CARD, CERTIFICATE, FILE_NAME_PATTERN, MANIFEST, TOKENIZER, Variant
+from resift.artifact.fields import FILE_NAME_PATTERN
+from resift.artifact.manifest import CARD, CERTIFICATE, MANIFEST, TOKENIZER, Variant
 from resift.errors import InputError
 from resift.files.names import path_text
 from resift.files.whole import read_whole
@@ -29,6 +30,8 @@ MIN_CALIBRATION_PAIRS = 32
 MIN_GATE_DOCUMENTS = 10
 MIN_EVALUATIONS = 3
 """Evaluations of a search: the float32 graph, the int8 graph, and one in between."""
+FEWEST_FROZEN = 2
+"""Frozen layers: in the last one alone, no graph updates more than the first token."""
 ACTIVATIONS = ("identity", "sigmoid", "softmax")
 RESERVED_NAMES = frozenset({MANIFEST, TOKENIZER, CERTIFICATE})
 FILE_NAME = re.compile(FILE_NAME_PATTERN)
@@ -74,6 +77,8 @@ class Recipe:
     """leave the texts of your gate out of the certificate; `resift verify` then needs the gate's file"""
     search: int | None = None
     """evaluations allowed for each int8 file that the gate refuses, to find products to leave in float32; None: no search"""
+    freeze: int | Literal["auto"] | None = None
+    """the last layers, 2 or more, in which the document's tokens are frozen; auto: as many as the ranking allows; None: none"""
 
     def __post_init__(self) -> None:
         if self.tracer not in ("torch", "optimum"):
@@ -93,6 +98,7 @@ class Recipe:
             raise InputError("--search needs the int8 precision; add int8 to --precision, or leave out --search")
         if self.search is not None and self.search < MIN_EVALUATIONS:
             raise InputError(f"--search allows {self.search} evaluations; expected {MIN_EVALUATIONS} or more")
+        _check_freeze(self.freeze, self.precisions)
 
     def variants(self) -> list[Variant]:
         """The variants the artifact will hold, best first."""
@@ -162,6 +168,8 @@ class Recipe:
         }
         if self.search is not None:
             record["search"] = self.search
+        if self.freeze is not None:
+            record["freeze"] = self.freeze
         if self.no_texts:
             record["no_texts"] = True
         texts = {name: getattr(self, name) for name in ("relevant_label", "prompt_name", "activation", "origin")}
@@ -176,6 +184,14 @@ class Recipe:
         for name in (SHORT_CALIBRATION, SHORT_GATE):
             record[f"{name.partition('.')[0]}_sha256"] = _sha256(built_in(name))
         return record
+
+
+def _check_freeze(freeze: object, precisions: Sequence[Precision]) -> None:
+    """Raises InputError unless `freeze` can be a recipe's that has those precisions."""
+    if freeze not in (None, "auto") and not (type(freeze) is int and freeze >= FEWEST_FROZEN):
+        raise InputError(f"--freeze is {freeze!r:.80}; expected auto, or a number of layers, {FEWEST_FROZEN} or more")
+    if freeze is not None and "float16" in precisions:
+        raise InputError("--freeze makes no float16 graphs, and --precision has float16; leave one of them out")
 
 
 def file_of(precision: Precision) -> str:

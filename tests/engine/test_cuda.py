@@ -16,6 +16,7 @@ import pytest
 from resift import ArtifactError, InferenceError, ProviderError, Reranker, Settings
 from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
+from resift.artifact.manifest import EXTENDED_FORMAT
 from resift.cli.main import main
 from resift.errors import OutOfMemoryError
 from resift.plans import Plan
@@ -314,6 +315,7 @@ def test_the_certificate_and_the_card_say_where_float16_was_measured(opened):
     assert "| model.float16.onnx | CUDA | " in card
     assert "model.float16.onnx was measured on the CPU, which computes in float32 what it has no float16 kernel for" in card
     assert [variant.is_masked for graph in opened.manifest.graphs for variant in graph.variants] == [True, False] * 2
+    assert opened.manifest.format == EXTENDED_FORMAT
 
 
 def test_verify_measures_float16_where_cuda_is(masked_artifact, cuda, capsys):

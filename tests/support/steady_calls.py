@@ -26,11 +26,16 @@ class SteadyPace(Pace):
 
 
 def call(
-    *lengths: int, deadline: float | None = None, graph: str = "full", keep: int | None = None, windows: tuple[int, ...] = ()
+    *lengths: int,
+    deadline: float | None = None,
+    graph: str = "full",
+    keep: int | None = None,
+    windows: tuple[int, ...] = (),
+    query_tokens: tuple[int, ...] = (),
 ) -> Call:
     """A call whose row i has ids that say so: i, i, ...; with `keep`, its first look keeps so many for the full graph.
 
-    `windows`: rows of each document; otherwise each has one.
+    `windows`: rows of each document; otherwise each has one. `query_tokens`: of each row; otherwise 0.
     """
     ids = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     counts = windows or (1,) * len(lengths)
@@ -40,6 +45,7 @@ def call(
         segment_ids=ids + 1000,
         lengths=np.array(lengths, np.int32),
         window_starts=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
+        query_tokens=np.array(query_tokens or (0,) * len(lengths), np.int32),
         tokens_cut=nothing,
         tokens_cut_at_least=nothing.astype(bool),
         query_tokens_cut=0,

@@ -86,6 +86,7 @@ def config(family: str, labels: int = 1) -> Any:
     return getattr(transformers, f"{names}Config")(**given)
 
 
+FREEZABLE = ("bert", "electra", "distilbert", "albert", "roberta", "xlm-roberta")
 FAMILIES = ("bert", "electra", "distilbert", "mpnet", "albert", "roberta", "xlm-roberta", "deberta-v2", "modernbert")
 
 
@@ -252,6 +253,19 @@ def save_deeper(folder: Path, source: Path, layers: int = 5) -> Path:
             layer.output.dense.weight.mul_(0.3)
     deep.eval().save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+def save_random(folder: Path, family: str, layers: int) -> Path:
+    """Writes a checkpoint of so many layers that was not trained, and returns the folder."""
+    import torch
+    import transformers
+
+    configuration = config(family)
+    setattr(configuration, "n_layers" if family == "distilbert" else "num_hidden_layers", layers)
+    torch.manual_seed(5)
+    transformers.AutoModelForSequenceClassification.from_config(configuration).eval().save_pretrained(folder)
+    tokenizer(family).save_pretrained(folder)
     return folder
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from resift.artifact.manifest import Count, Strict
+from resift.artifact.fields import Count, Strict
 from resift.errors import ParityError
 from resift.metrics import kendall_tau, ndcg, top_overlap
 

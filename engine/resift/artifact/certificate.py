@@ -10,7 +10,8 @@ import numpy as np
 
 from resift.artifact.agreement import ROUNDING, Agreement, Bounds, Pool, measure
 from resift.artifact.coverage import ClassAgreement, PartAgreement, measure_classes, measure_scripts, script_of
-from resift.artifact.manifest import CERTIFICATE, GraphFile, Positive, Strict, decode
+from resift.artifact.fields import GraphFile, Positive, Strict
+from resift.artifact.manifest import CERTIFICATE, decode
 from resift.artifact.resolved_plans import share_of
 from resift.errors import ArtifactError, ParityError
 from resift.metrics import TOP

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resift.artifact.agreement import Bounds, are_close
-from resift.artifact.manifest import Count, Positive, Strict
+from resift.artifact.fields import Count, Positive, Strict
 from resift.errors import ParityError
 from resift.metrics import kendall_tau
 

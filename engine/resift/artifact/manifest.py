@@ -1,4 +1,4 @@
-"""Manifest: the fields of manifest.json, format 3. Every unknown field is an error."""
+"""Manifest: the fields of manifest.json, formats 3 and 4. Every unknown field is an error."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
 
 import msgspec
 
+from resift.artifact.fields import Count, FileName, GraphFile, Name, Positive, Strict, Version
+from resift.artifact.signature import MASK, UPDATED, Frozen, Signature
 from resift.errors import ArtifactError, InputError
 from resift.files.json_decoding import decode_json
 from resift.plans import Plan
 from resift.settings import LARGEST, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-FORMAT = 3
-"""The artifact format that this resift writes."""
-READABLE = (2, 3)
+FORMAT, EXTENDED_FORMAT = 3, 4
+"""The artifact formats that this resift writes; see `format_of`."""
+READABLE = (2, 3, 4)
 """The formats that it reads. In format 2, no variant has a graph for short pairs."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -33,25 +32,7 @@ Relevance = Literal["logit", "log-odds"]
 RELEVANCE: dict[int, Relevance] = {1: "logit", 2: "log-odds"}
 """How logits become the relevance that pairs are ranked on, by number of labels."""
 Role = Literal["full", "first-look"]
-Input = Literal["input_ids", "token_type_ids", "attention_mask"]
-INPUTS: tuple[Input, ...] = ("input_ids", "token_type_ids")
-"""All inputs a graph may read: token ids, and segment ids, by which some models tell query and document apart."""
-MASK: Literal["attention_mask"] = "attention_mask"
-"""The further input of a variant that is masked: 1 for a token, 0 for padding."""
-OUTPUT: Literal["logits"] = "logits"
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
-Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
-FILE_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
-FileName = Annotated[str, msgspec.Meta(pattern=FILE_NAME_PATTERN, max_length=100)]
-GraphFile = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.onnx$", max_length=100)]
-Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]*$", max_length=40)]
 T = TypeVar("T")
-
-
-class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a manifest, in which an unknown field is an error."""
 
 
 class FileEntry(Strict, frozen=True):
@@ -83,39 +64,6 @@ class Pair(Strict, frozen=True, omit_defaults=True):
     """tokens, special tokens included"""
     prompt: Annotated[str, msgspec.Meta(max_length=10_000)] = ""
     """text that the checkpoint declares to be put before every query; empty: none"""
-
-
-class Signature(Strict, frozen=True):
-    """A graph's inputs and outputs: their names and types at export, at every run, and for the check when it is loaded."""
-
-    inputs: dict[Input, Literal["int64"]]
-    """the type of each input, [b, width]"""
-    outputs: dict[Literal["logits"], Literal["float32"]]
-    """the type of its one output, [b, labels]"""
-    labels: Annotated[int, msgspec.Meta(ge=1, le=2)]
-
-    def __post_init__(self) -> None:
-        if "input_ids" not in self.inputs or OUTPUT not in self.outputs:
-            raise ValueError(f"a graph reads {list(self.inputs)} and returns {list(self.outputs)}; expected input_ids and {OUTPUT}")
-
-    @classmethod
-    def of(cls, *, labels: int, segment_ids: bool) -> Self:
-        """The signature of a graph with `labels` labels. `segment_ids`: whether it reads segment ids."""
-        names = INPUTS if segment_ids else INPUTS[:1]
-        return cls(inputs=dict.fromkeys(names, "int64"), outputs={OUTPUT: "float32"}, labels=labels)
-
-    @property
-    def segment_ids(self) -> bool:
-        """Whether the graph reads segment ids."""
-        return "token_type_ids" in self.inputs
-
-    def with_mask(self) -> Self:
-        """The signature of a variant that is masked."""
-        return msgspec.structs.replace(self, inputs={**self.inputs, MASK: "int64"})
-
-    def feed(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-        """Those of the `inputs`, int64[b, width] each, that the graph reads."""
-        return {name: inputs[name] for name in self.inputs}
 
 
 class ShortGraph(Strict, frozen=True, omit_defaults=True):
@@ -154,7 +102,7 @@ class Variant(Strict, frozen=True, omit_defaults=True):
         return [msgspec.structs.replace(self, short=None), *([] if self.short is None else [self.of_width(1)])]
 
 
-class Graph(Strict, frozen=True):
+class Graph(Strict, frozen=True, omit_defaults=True):
     """One ONNX model of the artifact, in its variants."""
 
     name: Name
@@ -170,15 +118,38 @@ class Graph(Strict, frozen=True):
     """from relevance to score"""
     variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]
     """best first"""
+    frozen: Frozen | None = None
+    """None: all layers update all tokens"""
 
     def __post_init__(self) -> None:
         if MASK in self.signature.inputs:
             raise ValueError(f"the signature of graph {self.name} has {MASK}; expected it in no signature, only variants read it")
+        if (UPDATED in self.signature.inputs) != (self.frozen is not None):
+            raise ValueError(
+                f"graph {self.name} has only one of the input {UPDATED} and the field frozen; expected both or neither"
+            )
+        if self.frozen is not None:
+            self._check_frozen(self.frozen)
         expected = RELEVANCE[self.signature.labels]
         if self.relevance != expected:
             raise ValueError(
                 f"graph {self.name} ranks on {self.relevance}; expected {expected}, as its labels number {self.signature.labels}"
             )
+
+    def _check_frozen(self, frozen: Frozen) -> None:
+        if frozen.layers >= self.layers:
+            raise ValueError(f"graph {self.name} has {frozen.layers} frozen layers of {self.layers}; expected fewer")
+        if masked := [variant.file for variant in self.variants if variant.is_masked]:
+            raise ValueError(f"graph {self.name} is frozen and its variant {masked[0]} is masked; expected one of them")
+
+
+def format_of(graphs: Sequence[Graph]) -> int:
+    """The format of an artifact of those graphs: the second where one is frozen or has a masked variant, which is new in it.
+
+    A resift that reads 3 refuses 4 and asks for a newer resift; the rest it could run.
+    """
+    is_extended = any(graph.frozen is not None or any(variant.is_masked for variant in graph.variants) for graph in graphs)
+    return EXTENDED_FORMAT if is_extended else FORMAT
 
 
 class StablePair(Strict, frozen=True):
@@ -268,8 +239,8 @@ def decode_manifest(content: bytes) -> Manifest:
     version = decode(content, _Format, MANIFEST).format
     if version not in READABLE:
         raise ArtifactError(
-            f"{MANIFEST} has format {version}; this resift reads formats {' and '.join(map(str, READABLE))}: "
-            f"{'install a newer resift' if version > FORMAT else 'export the artifact again'}"
+            f"{MANIFEST} has format {version}; this resift reads formats {READABLE[0]} to {READABLE[-1]}: "
+            f"{'install a newer resift' if version > READABLE[-1] else 'export the artifact again'}"
         )
     return decode(content, Manifest, MANIFEST)
 

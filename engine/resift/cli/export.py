@@ -29,6 +29,7 @@ EPILOG = f"""examples:
   resift export ./my-cross-encoder ./my-artifact --vnni
   resift export ./my-cross-encoder ./my-artifact --search
   resift export ./my-cross-encoder ./my-artifact --first-look ./my-student
+  resift export ./my-cross-encoder ./my-artifact --freeze auto
   resift export ./my-nli-model ./my-artifact --relevant-label entailment
   resift export ./mine ./artifact --calibration pairs.jsonl --gate pools.jsonl
 
@@ -83,6 +84,12 @@ def add(commands: Commands) -> None:
         nargs="?",
         const=SEARCH_EVALUATIONS,
         help=f"if the gate refuses int8, find the products to leave in float32, in N evaluations (default: {SEARCH_EVALUATIONS})",
+    )
+    command.add_argument(
+        "--freeze",
+        metavar="M",
+        type=values.whole_or_auto(2),
+        help="update only the query's tokens in the last M layers; auto: as many as change the ranking little (default: none)",
     )
     command.add_argument("--calibration", metavar="FILE", type=values.path, help="your own calibration pairs (default: built in)")
     command.add_argument("--gate", metavar="FILE", type=values.path, help="your own gate pools (default: built in)")
@@ -147,6 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
             origin=arguments.origin,
             no_texts=arguments.no_texts,
             search=arguments.search,
+            freeze=arguments.freeze,
             relevant_label=arguments.relevant_label,
             prompt_name=arguments.prompt_name,
             activation=arguments.activation,

@@ -62,8 +62,10 @@ def upgrade(artifact: Artifact, out: Path) -> Path:
     cannot be written.
     """
     manifest = artifact.manifest
-    if manifest.format == FORMAT:
-        raise InputError(f"{path_text(artifact.folder)} already has format {FORMAT}; expected an artifact of an earlier format")
+    if manifest.format >= FORMAT:
+        raise InputError(
+            f"{path_text(artifact.folder)} already has format {manifest.format}; expected an artifact of an earlier format"
+        )
     certificate = _with_lengths(Certificate.read(artifact), artifact)
     content = encode_certificate(certificate)
     entry = FileEntry(size=len(content), sha256=sha256(content).hexdigest())

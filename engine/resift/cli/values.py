@@ -6,7 +6,7 @@ import math
 import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from resift.documents import DocumentTemplate
 from resift.errors import InputError
@@ -43,6 +43,18 @@ def whole(minimum: int = 1, maximum: int = LARGEST_COUNT) -> Callable[[str], int
             is_open = maximum == LARGEST_COUNT and value < minimum
             raise _unsuitable(f"a whole number {f'of {minimum} or more' if is_open else f'from {minimum} to {maximum}'}", found)
         return value
+
+    return convert
+
+
+def whole_or_auto(minimum: int) -> Callable[[str], int | Literal["auto"]]:
+    """The type of whole numbers from `minimum`, and of auto."""
+
+    def convert(found: str) -> int | Literal["auto"]:
+        try:
+            return "auto" if found == "auto" else whole(minimum)(found)
+        except ArgumentTypeError:
+            raise _unsuitable(f"auto, or a whole number of {minimum} or more", found) from None
 
     return convert
 

@@ -25,6 +25,8 @@ class Encodings:
     """int32[n]: tokens of each row, special tokens included"""
     window_starts: NDArray[np.int32]
     """int32[n]: tokens of the document before each row's window; 0 in the first row of a pair and in no other"""
+    query_tokens: NDArray[np.int32]
+    """int32[n]: tokens of each row before its document: those of the query, and special ones"""
     tokens_cut: NDArray[np.int32]
     """int32[d]: tokens at the end of the document that are in no window"""
     tokens_cut_at_least: NDArray[np.bool_]
@@ -66,7 +68,7 @@ class Encodings:
             return parts[0]
         if not parts:
             none = np.empty(0, np.int32)
-            return cls(none, none, none, none, none, np.empty(0, np.bool_), 0)
-        columns = ("ids", "segment_ids", "lengths", "window_starts", "tokens_cut", "tokens_cut_at_least")
+            return cls(none, none, none, none, none, none, np.empty(0, np.bool_), 0)
+        columns = ("ids", "segment_ids", "lengths", "window_starts", "query_tokens", "tokens_cut", "tokens_cut_at_least")
         joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
         return cls(**joined, query_tokens_cut=max(part.query_tokens_cut for part in parts))

@@ -58,6 +58,11 @@ class PairTemplate:
         """int32[2, k]: the pair of two empty texts."""
         return np.concatenate([self.prefix, self.separator, self.suffix], axis=1)
 
+    @property
+    def query_overhead(self) -> int:
+        """The special tokens before the document."""
+        return len(self.prefix[0]) + len(self.separator[0])
+
     def join(self, query: Sequence[int], documents: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Token ids and segment ids, int32[t] each, of the pairs of `query` with each document, concatenated."""
         head = np.concatenate([self.prefix, _text(query, self.query_segment), self.separator], axis=1)

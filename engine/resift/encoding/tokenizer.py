@@ -199,6 +199,7 @@ class PairTokenizer:
             segment_ids=segment_ids,
             lengths=np.array([overhead + end - start for _, start, end in windows], np.int32),
             window_starts=np.array([start for _, start, _ in windows], np.int32),
+            query_tokens=np.full(len(windows), self._template.query_overhead + len(query.ids), np.int32),
             tokens_cut=np.array([text.tokens_cut for text in texts], np.int32),
             tokens_cut_at_least=np.array([text.at_least for text in texts], np.bool_),
             query_tokens_cut=query.tokens_cut,

@@ -26,13 +26,13 @@ class Device(NamedTuple):
 
 
 def run(session: Any, inputs: Mapping[str, NDArray[np.int64]], output: str, device: Device) -> Any:
-    """The output of that name, on the CPU, for inputs of one shape. Raises what onnxruntime does."""
-    together = np.stack(list(inputs.values()))
+    """The output of that name, on the CPU. Raises what onnxruntime does."""
+    together = np.concatenate([array.ravel() for array in inputs.values()])
     copied = runtime().OrtValue.ortvalue_from_numpy(together, *device)
-    binding = session.io_binding()
-    for position, name in enumerate(inputs):
-        address = copied.data_ptr() + position * together[0].nbytes
-        binding.bind_input(name, *device, together.dtype.type, together[0].shape, address)
+    binding, address = session.io_binding(), copied.data_ptr()
+    for name, array in inputs.items():
+        binding.bind_input(name, *device, array.dtype.type, array.shape, address)
+        address += array.nbytes
     binding.bind_output(output, "cpu")
     session.run_with_iobinding(binding)
     return binding.copy_outputs_to_cpu()[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sys
@@ -11,16 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from resift.errors import ProviderError, importing
 from resift.runtime import wheels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
-
-    from numpy.typing import NDArray
 
     from resift.artifact.manifest import Variant
     from resift.settings import Auto, Precision, Provider
@@ -57,7 +52,7 @@ class Policy:
     token_budget: int
     """largest rows x width of one batch, unless Settings set it"""
     step: int
-    """in masked graphs, a bucket is a length rounded up to a multiple of this; in others, it is one length and nothing is padded"""
+    """in masked graphs, a row's width is its length rounded up to a multiple of this; in others, it is the length: no padding"""
     is_concurrent: bool
     """whether batches run concurrently, one thread each; otherwise one batch at a time has the whole provider"""
     fill: float = 1.0
@@ -68,14 +63,6 @@ class Policy:
     """whether onnxruntime fuses operators when it loads a graph: a GPU waits between them"""
     folds_constants: bool = False
     """whether onnxruntime computes, when it loads a graph, what depends on constants alone"""
-
-    def buckets(self, lengths: NDArray[np.int32], max_length: int) -> NDArray[np.int32]:
-        """int32[n]: the buckets of rows of those lengths in a masked graph: the widths that they run at, in tokens."""
-        return np.minimum(-(-lengths // self.step) * self.step, max_length)
-
-    def narrowest(self, width: int) -> int:
-        """Tokens of the narrowest bucket whose rows may be in a masked graph's batch of that width."""
-        return math.ceil(self.fill * width)
 
     def workers(self, threads: int) -> int:
         """Number of batches that run at once when Settings allow `threads`."""

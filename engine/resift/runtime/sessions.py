@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resift import machine
-from resift.artifact.manifest import OUTPUT
+from resift.artifact.signature import OUTPUT
 from resift.errors import (
     GPU_MEMORY,
     ArtifactError,
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.artifact.folder import Artifact, GraphOnDisk
-    from resift.artifact.manifest import Graph, Signature, Variant
+    from resift.artifact.manifest import Graph, Variant
+    from resift.artifact.signature import Signature
     from resift.runtime.providers import Policy
     from resift.settings import Auto, Precision, Provider, Settings
 
@@ -87,14 +88,9 @@ class Sessions:
             return "cpu", choose(self._rehearsed, available=[ORT_NAMES[self._rehearsed]])[1]
         return choose(provider, available=providers.available())
 
-    def buckets(self, graph: str, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
-        """int32[n]: the widths at which rows of those lengths run in the graph, in tokens."""
-        max_length = self._artifact.manifest.pair.max_length
-        return self.policy.buckets(lengths, max_length) if self.variant(graph).is_masked else lengths
-
-    def narrowest(self, graph: str, width: int) -> int:
-        """Tokens of the narrowest bucket whose rows may be in the graph's batch of that width."""
-        return self.policy.narrowest(width) if self.variant(graph).is_masked else width
+    def is_masked(self, graph: str) -> bool:
+        """Whether rows of several lengths share the graph's batches, padded. Raises like `variant`."""
+        return self.variant(graph).is_masked
 
     def nodes(self, graph: str) -> dict[str, int] | None:
         """Number of the graph's nodes on each provider, by onnxruntime's names; see `Session.nodes`."""
@@ -108,7 +104,7 @@ class Sessions:
         self._session(graph).open()
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """The logits of a graph, float32[b, labels], for inputs int64[b, width] by name. Raises like `Session.run`."""
+        """The logits of a graph, float32[b, labels], for the inputs of `Batch.stack`. Raises like `Session.run`."""
         return self._session(graph, inputs["input_ids"].shape[1]).run(inputs)
 
     def close(self) -> None:
@@ -125,9 +121,14 @@ class Sessions:
         if session is None:
             can_map = self.provider in providers.SUPPORTED and providers.can_map()
             read = partial(self._artifact.read_graph, variant, can_map=can_map)
-            policy = replace(self.policy, folds_constants=variant.file != whole.file)
+            is_short = variant.file != whole.file
+            policy = replace(self.policy, folds_constants=is_short)
             signature = self._graphs[graph].signature
-            fresh = Session(read, signature.with_mask() if variant.is_masked else signature, policy, self._options)
+            if variant.is_masked:
+                signature = signature.with_mask()
+            elif is_short:
+                signature = signature.unfrozen()
+            fresh = Session(read, signature, policy, self._options)
             # If two threads come here at once, both get the Session of the first one.
             session = self._sessions.setdefault(key, fresh)
         return session
@@ -165,7 +166,7 @@ class Session:
         renew_in_children(self)
 
     def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Logits float32[b, labels] of inputs int64[b, width]; inputs that the graph does not read are ignored.
+        """Logits float32[b, labels] of the inputs of `Batch.stack`; inputs that the graph does not read are ignored.
 
         Raises InferenceError if onnxruntime fails, ArtifactError if the logits have another shape, and like `open`.
         """

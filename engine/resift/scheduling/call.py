@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from resift.artifact.manifest import MASK
+from resift.artifact.signature import MASK, UPDATED
 from resift.encoding.windows import best_rows
 from resift.errors import ClosedError
 from resift.scoring import relevance
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from resift.artifact.resolved_plans import Step
     from resift.encoding.encodings import Encodings
+    from resift.scheduling.buckets import Bucket
     from resift.scheduling.deadline import Deadline
 
 Result = TypeVar("Result")
@@ -73,7 +74,7 @@ class Call:
     number: int = field(default=0, init=False)
     """number of the call in the order of arrival, which decides between calls that are due at the same time"""
     ended: bool = field(default=False, init=False)
-    waiting: dict[int, deque[int]] = field(default_factory=dict, init=False)
+    waiting: dict[Bucket, deque[int]] = field(default_factory=dict, init=False)
     """rows that have not started, by bucket, longest first; best first if it has a deadline"""
     waiting_tokens: int = field(default=0, init=False)
     """tokens of those rows"""
@@ -147,8 +148,8 @@ class Batch:
     """Rows that run together."""
 
     graph: str
-    bucket: int
-    """tokens of each row, padding included"""
+    bucket: Bucket
+    """its width, padding included, and its updated tokens"""
     rows: list[tuple[Call, int]]
     started_at: float
     """time at which a worker took it"""
@@ -156,13 +157,17 @@ class Batch:
     @property
     def tokens(self) -> int:
         """Rows x width."""
-        return len(self.rows) * self.bucket
+        return len(self.rows) * self.bucket.width
 
     def stack(self) -> dict[str, NDArray[np.int64]]:
-        """All inputs that a graph may read, int64[b, width] each; shorter rows are padded with zeros at their ends."""
-        inputs = np.zeros((3, len(self.rows), self.bucket), np.int64)
+        """What graphs read, by the names of their inputs: int64[b, width], and int64[1], the number of updated tokens.
+
+        Rows that are shorter than the width are padded with zeros at their ends.
+        """
+        inputs = np.zeros((3, len(self.rows), self.bucket.width), np.int64)
         for position, (call, row) in enumerate(self.rows):
             ids, segment_ids = call.encodings.row(row)
             inputs[0, position, : len(ids)], inputs[1, position, : len(ids)] = ids, segment_ids
             inputs[2, position, : len(ids)] = 1
-        return {"input_ids": inputs[0], "token_type_ids": inputs[1], MASK: inputs[2]}
+        updated = np.array([self.bucket.updated])
+        return {"input_ids": inputs[0], "token_type_ids": inputs[1], MASK: inputs[2], UPDATED: updated}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from resift.artifact.resolved_plans import Step
+    from resift.scheduling.buckets import Bucket
 
 MAX_OVERTAKEN = 3
 """Rows of a call with a deadline that a worse one may overtake because there is no time left for them."""
@@ -48,18 +49,18 @@ class Deadline:
         has_time = (SLACK_OF_A_GUESS if is_guess else SLACK) * seconds <= self.at - now
         return steps[-1:] if keep_all and has_time else steps
 
-    def bucket(self, waiting: Mapping[int, deque[int]], predict: Callable[[int], float], now: float) -> int | None:
+    def bucket(self, waiting: Mapping[Bucket, deque[int]], predict: Callable[[int], float], now: float) -> Bucket | None:
         """The bucket of the best row that can be scored in time; None if this holds for none of the best MAX_OVERTAKEN + 1.
 
-        `waiting`: rows by bucket, in their order; `predict`: seconds for a row of a bucket. A row that is only a little worse goes
+        `waiting`: rows by bucket, in their order; `predict`: seconds for a row of a width. A row that is only a little worse goes
         before a better one that is too long, because a document that was scored ranks above all that were not.
         """
         positions = {bucket: self.positions[rows[0]] for bucket, rows in waiting.items()}
         end, seconds_left = min(positions.values()) + MAX_OVERTAKEN, self.at - now
-        fitting = [bucket for bucket, position in positions.items() if position <= end and predict(bucket) <= seconds_left]
+        fitting = [bucket for bucket, position in positions.items() if position <= end and predict(bucket.width) <= seconds_left]
         return min(fitting, key=positions.__getitem__, default=None)
 
-    def max_rows(self, waiting: Mapping[int, deque[int]], bucket: int, seconds: float, now: float) -> int:
+    def max_rows(self, waiting: Mapping[Bucket, deque[int]], bucket: Bucket, seconds: float, now: float) -> int:
         """The most rows of a bucket for one batch: those before every waiting row of another bucket, as far as there is time.
 
         `seconds`: predicted for a row.

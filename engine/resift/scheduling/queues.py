@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from resift.scheduling.buckets import Bucket
     from resift.scheduling.call import Call
 
 
@@ -20,9 +21,9 @@ class Queues:
         """rows that wait"""
         self.tokens: dict[str, int] = {}
         """tokens of the rows that wait, by graph"""
-        self._heaps: dict[tuple[str, int], list[tuple[float, int, Call]]] = {}
+        self._heaps: dict[tuple[str, Bucket], list[tuple[float, int, Call]]] = {}
 
-    def add(self, call: Call, rows: Sequence[int], buckets: Sequence[int]) -> None:
+    def add(self, call: Call, rows: Sequence[int], buckets: Sequence[Bucket]) -> None:
         """Queues rows of a call, in their order in each of their buckets, for the graph of the call's step."""
         graph = call.graph
         for row, bucket in zip(rows, buckets, strict=True):
@@ -33,7 +34,7 @@ class Queues:
         self.rows += len(rows)
         self.tokens[graph] = self.tokens.get(graph, 0) + call.waiting_tokens
 
-    def take(self, graph: str, bucket: int, size: int) -> Iterator[tuple[Call, int]]:
+    def take(self, graph: str, bucket: Bucket, size: int) -> Iterator[tuple[Call, int]]:
         """Takes up to `size` rows from one queue."""
         heap = self._heaps[graph, bucket]
         while heap and size:
@@ -53,11 +54,12 @@ class Queues:
         if not heap:
             del self._heaps[graph, bucket]
 
-    def buckets(self, graph: str, narrowest: int, widest: int) -> list[int]:
-        """The buckets of the graph with rows that wait, from the widest down to the narrowest."""
-        return sorted((width for name, width in self._heaps if name == graph and narrowest <= width <= widest), reverse=True)
+    def buckets(self, graph: str, narrowest: int, widest: int) -> list[Bucket]:
+        """The buckets of the graph with rows that wait and a width between those two, from the widest down to the narrowest."""
+        found = (bucket for name, bucket in self._heaps if name == graph and narrowest <= bucket.width <= widest)
+        return sorted(found, reverse=True)
 
-    def count(self, graph: str, buckets: Iterable[int]) -> int:
+    def count(self, graph: str, buckets: Iterable[Bucket]) -> int:
         """Number of the graph's rows that wait in those buckets."""
         return sum(len(call.waiting[bucket]) for bucket in buckets for _, _, call in self._heaps[graph, bucket])
 

@@ -1,9 +1,9 @@
 """Scheduler: which rows run next. Pure: no threads, no onnxruntime, the clock is an argument.
 
 Rows wait in queues by graph and bucket. The call that is due first goes first: its longest rows form a batch, which is filled up
-with rows of other calls. By default a bucket is one length, so nothing is padded: no work is spent on padding, attention needs no
-mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another. A batch of a masked graph, which runs
-on a GPU, is padded: it also takes rows of narrower buckets.
+with rows of other calls. By default all rows of a bucket are of one length, so nothing is padded: no work is spent on padding,
+attention needs no mask (the unmasked kernel is twice as fast), and no pair is affected by the length of another. A batch of a
+masked graph, which runs on a GPU, is padded: it also takes rows of narrower buckets.
 
 A call has one step or several. Once all rows of a step are scored, those of its best documents wait for the next step. A document
 has one row, or one for each of its windows, of which the best counts; only a document with all its windows scored goes on.
@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.errors import OutOfMemoryError, OverloadedError
+from resift.scheduling.buckets import Buckets
 from resift.scheduling.call import Batch
 from resift.scheduling.pace import Pace
 from resift.scheduling.queues import Queues, without
 from resift.scheduling.retries import parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
+    from resift.scheduling.buckets import Bucket
     from resift.scheduling.call import Call
 
 PATIENCE = 4.0
@@ -44,15 +44,13 @@ class Scheduler:
         self,
         token_budget: int,
         *,
-        buckets: Callable[[str, NDArray[np.int32]], NDArray[np.int32]] = lambda graph, lengths: lengths,  # noqa: ARG005
-        narrowest: Callable[[str, int], int] = lambda graph, width: width,  # noqa: ARG005
+        buckets: Buckets | None = None,
         limit: int | None = None,
         delay: float | None = None,
         pace: Pace | None = None,
         workers: int = 1,
     ) -> None:
-        """`token_budget`: largest rows x width of a batch, unless one row is wider. `buckets`: a graph's rows' buckets from their
-        lengths. `narrowest`: the narrowest bucket whose rows may be in a graph's batch of a width.
+        """`token_budget`: largest rows x width of a batch, unless one row is wider. `buckets`: rows' buckets; None: by length.
 
         `limit`: tokens that may wait; None: any number. `delay`: a call is refused if the work due before it takes one worker
         longer than so many seconds, or than the call itself if that is longer; None: never. `pace`: predicts a call's cost.
@@ -64,8 +62,7 @@ class Scheduler:
         self.halved_batches = 0
         """batches that were halved because memory was too short for them"""
         self.token_budget = token_budget
-        self._buckets = buckets
-        self._narrowest = narrowest
+        self._buckets = buckets or Buckets()
         self._limit = limit
         self._delay = delay
         self._workers = workers
@@ -222,30 +219,34 @@ class Scheduler:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
-    def _size(self, first: Call, graph: str, bucket: int, now: float, idle: int) -> int:
+    def _size(self, first: Call, graph: str, bucket: Bucket, now: float, idle: int) -> int:
         """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""
-        size = min(-(-self.waiting_rows // max(1, idle)), self.token_budget // bucket)
+        size = min(-(-self.waiting_rows // max(1, idle)), self.token_budget // bucket.width)
         if first.deadline is not None:
-            size = min(size, first.deadline.max_rows(first.waiting, bucket, self.pace.predict(graph, bucket), now))
+            size = min(size, first.deadline.max_rows(first.waiting, bucket, self.pace.predict(graph, bucket.width), now))
         return max(1, size)
 
-    def _batch(self, first: Call, graph: str, bucket: int, now: float, idle: int) -> Batch:
+    def _batch(self, first: Call, graph: str, bucket: Bucket, now: float, idle: int) -> Batch:
         """A batch of rows of the bucket; in a masked graph, also of narrower buckets and, if all have room, of wider ones."""
         buckets = [bucket]
-        if self._narrowest(graph, bucket) < bucket:
+        if self._takes_narrower(graph, bucket):
             bucket = self._widened(graph, bucket, idle) if first.deadline is None else bucket
-            buckets = self._queues.buckets(graph, self._narrowest(graph, bucket), bucket)
+            buckets = self._queues.buckets(graph, self._buckets.narrowest(graph, bucket.width), bucket.width)
         batch, size = Batch(graph, bucket, [], now), self._size(first, graph, bucket, now, idle)
-        for width in buckets:
-            batch.rows += self._queues.take(graph, width, size - len(batch.rows))
+        for each in buckets:
+            batch.rows += self._queues.take(graph, each, size - len(batch.rows))
         return batch
 
-    def _widened(self, graph: str, bucket: int, idle: int) -> int:
-        """The width at which one batch has room for all rows that may share it with those of the bucket, or else the bucket."""
-        widths = self._queues.buckets(graph, bucket, self.token_budget)
-        widest = next((width for width in widths if self._narrowest(graph, width) <= bucket), bucket)
-        rows = self._queues.count(graph, self._queues.buckets(graph, self._narrowest(graph, widest), widest))
-        return widest if idle == 1 and rows * widest <= self.token_budget else bucket
+    def _takes_narrower(self, graph: str, bucket: Bucket) -> bool:
+        """Whether rows of narrower buckets may be in the graph's batch of a bucket."""
+        return self._buckets.narrowest(graph, bucket.width) < bucket.width
+
+    def _widened(self, graph: str, bucket: Bucket, idle: int) -> Bucket:
+        """The widest bucket whose batch takes rows of `bucket`, if it has room for all that may be in it; otherwise `bucket`."""
+        wider, narrowest = self._queues.buckets(graph, bucket.width, self.token_budget), partial(self._buckets.narrowest, graph)
+        widest = next((each for each in wider if narrowest(each.width) <= bucket.width), bucket)
+        rows = self._queues.count(graph, self._queues.buckets(graph, narrowest(widest.width), widest.width))
+        return widest if idle == 1 and rows * widest.width <= self.token_budget else bucket
 
     def _give_up(self, call: Call) -> None:
         """Drops the rows of a call that cannot be scored in time; if none is running, it goes on to its next step, or ends."""
@@ -268,11 +269,11 @@ class Scheduler:
             rows = rows[np.argsort(-call.encodings.lengths[rows], kind="stable")]
         else:
             call.deadline.set_order(rows.tolist())
-        buckets = self._buckets(call.graph, call.encodings.lengths[rows])
-        widest = int(buckets.max())
-        if call.deadline is not None and self._narrowest(call.graph, widest) < widest:
-            buckets[:] = widest  # where padding is allowed, the best rows go first, whatever their lengths
-        self._queues.add(call, rows.tolist(), buckets.tolist())
+        buckets = self._buckets.of(call.graph, call.encodings, rows)
+        widest = max(buckets)
+        if call.deadline is not None and self._takes_narrower(call.graph, widest):
+            buckets = [widest] * len(buckets)  # where padding is allowed, the best rows go first, whatever their lengths
+        self._queues.add(call, rows.tolist(), buckets)
         call.pending_rows = len(rows)
 
     def _advance(self, call: Call) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from resift.encoding.encodings import Encodings
 from resift.errors import InputError
 from resift.scheduling.background import Background
+from resift.scheduling.buckets import Buckets
 from resift.scheduling.call import Call, CallFuture
 from resift.scheduling.deadline import Deadline
 from resift.scheduling.outcome import scored_of
@@ -40,12 +41,18 @@ class Submission:
         count = policy.workers(settings.threads)
         delay = None if settings.waiting_seconds is None else count * settings.waiting_seconds
         operations = {graph.name: graph.operations for graph in manifest.graphs}
+        buckets = Buckets(
+            {graph.name: graph.frozen for graph in manifest.graphs if graph.frozen is not None},
+            is_masked=sessions.is_masked,
+            step=policy.step,
+            fill=policy.fill,
+            max_length=manifest.pair.max_length,
+        )
 
         def scheduler() -> Scheduler:
             return Scheduler(
                 settings.token_budget,
-                buckets=sessions.buckets,
-                narrowest=sessions.narrowest,
+                buckets=buckets,
                 limit=settings.waiting_tokens,
                 delay=delay,
                 pace=Pace(operations),

@@ -22,6 +22,7 @@ from resift.machine import instruction_sets
 from resift.reranker import Reranker
 from resift.runtime.providers import PRECISIONS
 from resift.settings import Settings
+from resift_export.build.graph_files import unfrozen_file
 from resift_export.memory import trim_heap
 from resift_export.progress import no_report, track
 from resift_export.recipe import VNNI_FILE
@@ -213,6 +214,8 @@ def faults_of(
 
 def ways_out(file: str, recipe: Recipe, *, is_kept: bool) -> str:
     """What an export whose `file` the gate refused can still try: the options that have not been used and can help this file."""
+    if file != unfrozen_file(file):
+        return "Ways out (in Python, the arguments of Recipe): --freeze auto, fewer layers, or leave --freeze out"
     variant = next((variant for variant in recipe.variants() if variant.file == file), None)
     if variant is None:
         ways = ["leave --first-look out, or train its student for longer"]

@@ -9,8 +9,8 @@ import onnx
 import onnx_ir as ir
 
 from resift.artifact.manifest import WEIGHTS_SUFFIX
-from resift.errors import ExportError
-from resift_export.build.write import CopiedGraph, GraphFiles
+from resift.errors import ExportError, InputError
+from resift_export.build.graph_files import CopiedGraph, GraphFiles
 from resift_export.graph.edit import oldest_onnxruntime
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 def check_reusable(artifact: Artifact, checkpoint: Checkpoint, recipe: Recipe) -> None:
     """Raises ExportError unless the artifact's full graph can be this checkpoint's and has the recipe's variants."""
     full, pair = artifact.manifest.full, artifact.manifest.pair
+    if full.frozen is not None:
+        raise ExportError(
+            f"{artifact.folder} has a frozen full graph, which --keep does not copy; expected an artifact exported without --freeze"
+        )
     compared = {
         "layers": (full.layers, checkpoint.layers),
         "labels and inputs": (full.signature, checkpoint.signature),
@@ -43,9 +47,17 @@ def check_reusable(artifact: Artifact, checkpoint: Checkpoint, recipe: Recipe) -
             )
 
 
+def check_search(recipe: Recipe, *, force: bool, keep: str | None) -> None:
+    """Raises InputError if a search is asked for together with an option that excludes it."""
+    if force and recipe.search is not None:
+        raise InputError("--force writes what the gate refuses, --search what it accepts; expected one of them")
+    if keep is not None and recipe.search is not None:
+        raise InputError("--keep takes graphs over as they are, --search changes them; expected one of them")
+
+
 def first_look_of(artifact: Artifact) -> Graph | None:
     """The artifact's first look; None if it has none."""
-    return next((graph for graph in artifact.manifest.graphs if graph.role == "first-look"), None)
+    return next((graph for graph in artifact.manifest.graphs if graph.role == "first-look" and graph.frozen is None), None)
 
 
 def copy_first_look(artifact: Artifact, graph: Graph, folder: Path) -> CopiedGraph:

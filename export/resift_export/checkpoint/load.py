@@ -13,7 +13,8 @@ import numpy as np
 import torch
 import transformers
 
-from resift.artifact.manifest import RELEVANCE, Activation, Relevance, Signature
+from resift.artifact.manifest import RELEVANCE, Activation, Relevance
+from resift.artifact.signature import Signature
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import ExportError, InputError
 from resift.files.names import path_text

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from resift.artifact.manifest import Strict
+from resift.artifact.fields import Strict
 from resift.files.json_decoding import decode_json
 from resift.files.whole import read_whole
 from resift_export.distill.options import Options

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from resift.artifact.manifest import MASK
+from resift.artifact.signature import MASK
 from resift.errors import ExportError
 from resift_export.graph.attention import HIDING_VALUE
 from resift_export.graph.edit import BIAS_INPUT, array_of, constant, insert, replace, tidy

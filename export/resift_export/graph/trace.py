@@ -17,7 +17,7 @@ import onnx_ir as ir
 import onnxscript.optimizer
 import torch
 
-from resift.artifact.manifest import OUTPUT
+from resift.artifact.signature import OUTPUT
 from resift.errors import ExportError, ExtraError, first_line
 from resift_export.graph.edit import insert, tidy
 

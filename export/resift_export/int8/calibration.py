@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from resift.artifact.signature import UPDATED
 from resift_export.graph.edit import array_of
 from resift_export.graph.weights import open_session
 from resift_export.memory import trim_heap
@@ -23,7 +25,8 @@ ROWS = 2048
 """Token vectors sampled of each observed value: some 15 per pair of the built-in set."""
 SEED = 7
 PROBE_WIDTHS = (8, 16)
-"""Widths of the pairs by which `operations_of` distinguishes products of every token from others."""
+"""Widths of the pairs by which `operations_of` distinguishes products of every token from others. In a frozen graph, the tokens of
+the first are updated, and those of the second beyond them are not."""
 
 
 class Calibration(NamedTuple):
@@ -77,7 +80,7 @@ def operations_by_product(model: ir.Model, scratch: Path) -> dict[str, int]:
     """The operations per token of each product, by the name of its output.
 
     The model is run at two widths, as not every tracer records the shapes of values: products whose input does not grow with the
-    width, such as the head's, run once per pair and count as 0.
+    width, such as the head's, run once per pair and count as 0. In a frozen graph, a token is one of a document.
     """
     products = list(_products(model))
     names = list(dict.fromkeys(source for _, source, _ in products))
@@ -85,17 +88,18 @@ def operations_by_product(model: ir.Model, scratch: Path) -> dict[str, int]:
     sizes = []
     for width in PROBE_WIDTHS:
         feed = {item.name: np.ones((1, width), np.int64) for item in session.get_inputs()}
+        feed |= {UPDATED: np.array(PROBE_WIDTHS[:1])} if UPDATED in feed else {}
         sizes.append({name: value.size for name, value in zip(names, session.run(names, feed), strict=True)})
     narrow, wide = sizes
-    growth = PROBE_WIDTHS[1] // PROBE_WIDTHS[0]
-    return {name: 2 * weights if wide[source] == growth * narrow[source] else 0 for name, source, weights in products}
+    tokens = PROBE_WIDTHS[1] - PROBE_WIDTHS[0]
+    return {name: 2 * math.prod(shape) * (wide[source] - narrow[source]) // (tokens * shape[0]) for name, source, shape in products}
 
 
-def _products(model: ir.Model) -> Iterator[tuple[str, str, int]]:
-    """Yields, for each product with a constant matrix, its name, the name of its input, and the number of its weights."""
+def _products(model: ir.Model) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Yields, for each product with a constant matrix, its name, the name of its input, and the matrix's shape."""
     for node in model.graph:
         source = node.inputs[0] if node.op_type == "MatMul" else None
         if source is not None and source.producer() is not None:
             weights = array_of(node.inputs[1])
             if weights is not None and weights.ndim == 2:
-                yield str(node.outputs[0].name), str(source.name), weights.size
+                yield str(node.outputs[0].name), str(source.name), weights.shape

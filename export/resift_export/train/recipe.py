@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from resift.artifact.manifest import Strict
+from resift.artifact.fields import Strict
 from resift.evaluate.results import Difference
 from resift.files.json_decoding import decode_json
 from resift_export.distill.recipe import DataFile, Weights

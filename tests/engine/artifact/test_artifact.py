@@ -122,7 +122,7 @@ DAMAGES = {
     "deeply nested manifest": (lambda folder: nest(folder, MANIFEST), "nested deeper than 100 levels"),
     "graph linked to itself": (link_to_itself, f"{GRAPH} is missing"),
     "huge manifest": (lambda folder: (folder / MANIFEST).write_bytes(b" " * (MANIFEST_LIMIT + 1)), "this is not a manifest"),
-    "newer format": (lambda folder: edit(folder, lambda m: m.__setitem__("format", 4)), "install a newer resift"),
+    "newer format": (lambda folder: edit(folder, lambda m: m.__setitem__("format", 5)), "install a newer resift"),
     "older format": (lambda folder: edit(folder, lambda m: m.__setitem__("format", 1)), "export the artifact again"),
     "unknown field": (lambda folder: edit(folder, lambda m: m.__setitem__("hooks", "os.system")), "unknown field `hooks`"),
     "unknown precision": (lambda folder: edit(folder, lambda m: variants(m)[0].__setitem__("precision", "int1")), "int1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,8 @@ import pytest
 
 from resift import ArtifactError
 from resift.artifact.folder import embedded
-from resift.artifact.manifest import FORMAT, MANIFEST, Signature, decode_manifest
+from resift.artifact.manifest import EXTENDED_FORMAT, FORMAT, MANIFEST, decode_manifest, format_of
+from resift.artifact.signature import Signature
 
 VNNI = [{"file": "model.int8-vnni.onnx", "precision": "int8", "instruction_sets": [name]} for name in ("avx512_vnni", "avx_vnni")]
 
@@ -119,6 +121,46 @@ def graph(manifest):
 SHORT = {"file": "short.onnx", "up_to": 16}
 
 
+FROZEN = {"layers": 1, "whole_up_to": 32, "multiple": 8}
+
+
+def frozen(manifest, **how):
+    """Gives the full graph the input, and with any of `how` also the field, of frozen layers."""
+    manifest["format"] = EXTENDED_FORMAT
+    graph(manifest)["signature"]["inputs"]["updated_tokens"] = "int64"
+    if how:
+        graph(manifest)["frozen"] = {**FROZEN, **how}
+
+
+def test_a_pair_alone_decides_how_many_of_its_tokens_a_frozen_graph_updates(manifest):
+    frozen(manifest, multiple=8)
+    how = read(manifest).full.frozen
+    queries, lengths = np.array([[4, 33], [4, 32], [8, 40], [9, 40], [33, 40], [30, 40], [0, 40], [300, 512]], np.int32).T
+    assert how.updated_tokens(queries, lengths).tolist() == [8, 32, 8, 16, 40, 32, 8, 304]
+
+
+def test_a_frozen_graph_has_a_further_input(manifest):
+    frozen(manifest, multiple=8)
+    signature = read(manifest).full.signature
+    assert list(signature.inputs) == ["input_ids", "token_type_ids", "updated_tokens"]
+    assert signature.unfrozen() == Signature.of(labels=1, segment_ids=True)
+    assert signature.unfrozen().frozen() == signature
+
+
+def masked_and_frozen(manifest):
+    frozen(manifest, multiple=8)
+    graph(manifest)["variants"][0]["is_masked"] = True
+
+
+def test_a_graph_that_earlier_releases_cannot_run_has_a_format_that_they_refuse(manifest):
+    assert format_of(read(manifest).graphs) == FORMAT
+    graph(manifest)["variants"][0]["is_masked"] = True
+    assert format_of(read(manifest).graphs) == EXTENDED_FORMAT
+    del graph(manifest)["variants"][0]["is_masked"]
+    frozen(manifest, multiple=8)
+    assert format_of(read(manifest).graphs) == EXTENDED_FORMAT
+
+
 def borrowed_by_short(manifest):
     listed(manifest, "short.onnx")
     graph(manifest)["variants"][0]["short"] = {**SHORT, "weights": "other.onnx"}
@@ -146,8 +188,8 @@ def test_format_2_is_read_as_before(manifest):
 
 SELF_TEST = {"bound": 0.4, "pairs": [{"query": "tides", "document": "the moon", "logit": 1.5}]}
 REFUSED = {
-    "format 1": (lambda m: m.update(format=1), "format 1; this resift reads formats 2 and 3: export the artifact again"),
-    "format 4": (lambda m: m.update(format=4), "format 4; this resift reads formats 2 and 3: install a newer resift"),
+    "format 1": (lambda m: m.update(format=1), "format 1; this resift reads formats 2 to 4: export the artifact again"),
+    "format 5": (lambda m: m.update(format=5), "format 5; this resift reads formats 2 to 4: install a newer resift"),
     "a short graph not listed": (lambda m: graph(m)["variants"][0].update(short=SHORT), "its files lack short.onnx"),
     "weights of a short graph not listed": (borrowed_by_short, "read weights from other.onnx, which its files lack"),
     "a self-test of no file": (lambda m: m.update(self_tests={"other.onnx": SELF_TEST}), "has self-tests of other.onnx, which its"),
@@ -181,6 +223,13 @@ REFUSED = {
     ),
     "no operations": (lambda m: graph(m).update(operations=0), "operations"),
     "operations beyond any model": (lambda m: graph(m).update(operations=10**309), "operations"),
+    "frozen layers without their input": (lambda m: graph(m).update(frozen=FROZEN), "the field frozen; expected both"),
+    "the input of frozen layers alone": (frozen, "the field frozen; expected both"),
+    "nothing but frozen layers": (partial(frozen, layers=12), "has 12 frozen layers of 12; expected fewer"),
+    "frozen layers and a mask": (masked_and_frozen, "graph full is frozen and its variant model.int8.onnx is masked; expected one"),
+    "updated tokens in multiples of none": (partial(frozen, multiple=0), "multiple"),
+    "updated tokens in multiples of any number": (partial(frozen, multiple=1 << 31), "multiple"),
+    "a longest pair beyond any model's": (partial(frozen, whole_up_to=1 << 31), "whole_up_to"),
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from resift import ArtifactError, InferenceError, Reranker
-from resift.artifact.manifest import Signature
+from resift.artifact.signature import Signature
 from resift.runtime import providers
 from resift.runtime.providers import POLICIES
 from resift.runtime.sessions import Session

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from resift.errors import InferenceError
+from resift.scheduling import buckets, deadline, outcome, pace, queues, retries, scheduler, workers
 from resift.scheduling import call as calls
-from resift.scheduling import deadline, outcome, pace, queues, retries, scheduler, workers
 from resift.scheduling.scheduler import Scheduler
 from resift.scheduling.workers import Workers
 from tests.support import steady_calls
@@ -30,7 +30,7 @@ class Fault(Exception):  # noqa: N818 - no error of the library
 
 def functions():
     """Class or module, name and attribute of every function of the core."""
-    for module in (scheduler, queues, retries, deadline, pace, outcome, calls, workers):
+    for module in (scheduler, buckets, queues, retries, deadline, pace, outcome, calls, workers):
         owners = [module, *(kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__)]
         for owner in owners:
             for name, member in vars(owner).items():

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resift.artifact.resolved_plans import Step
+from resift.artifact.signature import Frozen
 from resift.errors import LogitsError, OutOfMemoryError, OverloadedError
+from resift.scheduling.buckets import Bucket, Buckets
 from resift.scheduling.call import Batch
 from resift.scheduling.pace import Pace
 from resift.scheduling.scheduler import PATIENCE, Scheduler
@@ -21,7 +23,7 @@ CALLS = st.lists(LENGTHS, min_size=1, max_size=6)
 
 def shapes(batches, *calls) -> list:
     """(bucket, [(number of the call, row)]) of each batch."""
-    return [(batch.bucket, [(calls.index(one), row) for one, row in batch.rows]) for batch in batches]
+    return [(batch.bucket.width, [(calls.index(one), row) for one, row in batch.rows]) for batch in batches]
 
 
 @given(CALLS, BUDGETS, st.integers(1, 5))
@@ -33,7 +35,7 @@ def test_every_row_runs_once_in_a_batch_of_its_length_within_the_budget(lengths,
     ran = [(calls.index(one), row) for batch in batches for one, row in batch.rows]
     assert sorted(ran) == [(number, row) for number, each in enumerate(lengths) for row in range(len(each))]
     for batch in batches:
-        assert {int(one.encodings.lengths[row]) for one, row in batch.rows} == {batch.bucket}
+        assert {int(one.encodings.lengths[row]) for one, row in batch.rows} == {batch.bucket.width}
         assert len(batch.rows) == 1 or batch.tokens <= budget
     for one in calls:
         assert one.ended
@@ -47,7 +49,7 @@ def test_one_call_on_one_worker_has_no_more_batches_than_the_budget_forces_and_t
     queue = scheduler(budget)
     queue.add(call(*lengths), 0.0)
     batches = drain(queue)
-    assert [batch.bucket for batch in batches] == sorted((batch.bucket for batch in batches), reverse=True)
+    assert [batch.bucket.width for batch in batches] == sorted((batch.bucket.width for batch in batches), reverse=True)
     expected = 0
     for width, count in zip(*np.unique(lengths, return_counts=True), strict=True):
         expected += -(-int(count) // max(1, budget // int(width)))
@@ -69,16 +71,18 @@ def test_a_batch_stacks_the_ids_and_segment_ids_of_its_rows_and_a_mask():
         "input_ids": ("int64", [[0, 0], [2, 2]]),
         "token_type_ids": ("int64", [[1000, 1000], [1002, 1002]]),
         "attention_mask": ("int64", [[1, 1], [1, 1]]),
+        "updated_tokens": ("int64", [2]),
     }
 
 
 def test_shorter_rows_of_a_batch_are_padded_with_zeros_at_their_ends():
     one = call(2, 3)
-    inputs = Batch("full", 4, [(one, 1), (one, 0)], 0.0).stack()
+    inputs = Batch("full", Bucket(4, 4), [(one, 1), (one, 0)], 0.0).stack()
     assert {name: value.tolist() for name, value in inputs.items()} == {
         "input_ids": [[1, 1, 1, 0], [0, 0, 0, 0]],
         "token_type_ids": [[1001, 1001, 1001, 0], [1000, 1000, 0, 0]],
         "attention_mask": [[1, 1, 1, 0], [1, 1, 0, 0]],
+        "updated_tokens": [4],
     }
 
 
@@ -87,7 +91,10 @@ def test_a_batch_is_filled_up_with_rows_of_other_calls_of_the_same_graph():
     for one in (first, second, other):
         queue.add(one, 0.0)
     batches = drain(queue)
-    ran = {(batch.graph, batch.bucket): [([first, second, other].index(one), row) for one, row in batch.rows] for batch in batches}
+    ran = {
+        (batch.graph, batch.bucket.width): [([first, second, other].index(one), row) for one, row in batch.rows]
+        for batch in batches
+    }
     assert ran == {("full", 7): [(0, 1), (1, 2)], ("full", 5): [(0, 0), (1, 0), (1, 1)], ("first-look", 5): [(2, 0)]}
 
 
@@ -231,18 +238,59 @@ def test_a_limit_refuses_what_would_wait_beyond_it():
         queue.add(call(1), 0.0)
 
 
-def test_buckets_are_the_providers():
-    queue, one = Scheduler(32, buckets=lambda graph, lengths: -(-lengths // 8) * 8), call(3, 8, 9)
+HOW = Frozen(layers=2, whole_up_to=32, multiple=8)
+
+
+def test_rows_of_a_frozen_graph_share_a_batch_only_if_as_many_of_their_tokens_are_updated():
+    queue = Scheduler(1000, buckets=Buckets({"full": HOW}))
+    for one in (call(40, 40, 40, 30, query_tokens=(5, 8, 9, 9)), call(40, 30, query_tokens=(3, 20)), call(40, graph="first-look")):
+        queue.add(one, 0.0)
+    ran = [(batch.graph, batch.bucket, len(batch.rows), batch.stack()["updated_tokens"].tolist()) for batch in drain(queue)]
+    assert sorted(ran) == [
+        ("first-look", (40, 40), 1, [40]),
+        ("full", (30, 30), 2, [30]),
+        ("full", (40, 8), 3, [8]),
+        ("full", (40, 16), 1, [16]),
+    ]
+
+
+def masked(*graphs, **policy):
+    """Buckets where those graphs alone are masked."""
+    return Buckets({"frozen": HOW}, is_masked=(graphs or ("full",)).__contains__, **policy)
+
+
+def test_lengths_are_rounded_up_in_masked_graphs_alone():
+    buckets, rows = masked(step=16, fill=0.25, max_length=60), np.arange(3)
+    one = call(3, 33, 60, query_tokens=(1, 1, 1)).encodings
+    assert buckets.of("full", one, rows) == [(16, 16), (48, 48), (60, 60)]
+    assert buckets.of("first-look", one, rows) == [(3, 3), (33, 33), (60, 60)]
+    assert buckets.of("frozen", one, rows) == [(3, 3), (33, 8), (60, 8)]
+    assert [buckets.narrowest(graph, 50) for graph in ("full", "first-look", "frozen")] == [13, 50, 50]
+
+
+def test_a_batch_holds_both_numbers_of_updated_tokens_in_no_graph_even_beside_a_masked_one():
+    queue = Scheduler(10_000, buckets=masked(step=16, fill=0.25))
+    for graph in ("full", "frozen"):
+        queue.add(call(40, 40, 33, graph=graph, query_tokens=(1, 9, 1)), 0.0)
+    assert [(batch.graph, batch.bucket, len(batch.rows)) for batch in drain(queue)] == [
+        ("full", (48, 48), 3),
+        ("frozen", (40, 8), 1),
+        ("frozen", (40, 16), 1),
+        ("frozen", (33, 8), 1),
+    ]
+
+
+def test_widths_are_the_providers():
+    queue, one = Scheduler(32, buckets=masked(step=8)), call(3, 8, 9)
     queue.add(one, 0.0)
     batch = queue.next(0.0, 1)
-    assert (batch.bucket, [row for _, row in batch.rows]) == (16, [2])
+    assert (batch.bucket.width, [row for _, row in batch.rows]) == (16, [2])
     batch = queue.next(0.0, 1)
-    assert (batch.bucket, [row for _, row in batch.rows]) == (8, [1, 0])
+    assert (batch.bucket.width, [row for _, row in batch.rows]) == (8, [1, 0])
 
 
 def test_rows_of_narrower_buckets_join_a_batch_down_to_the_narrowest():
-    rounded = {"buckets": lambda graph, lengths: -(-lengths // 8) * 8, "narrowest": lambda graph, width: width // 2}
-    queue, one, two = Scheduler(160, **rounded), call(30, 17, 16, 9, 8, 3), call(20, 31)
+    queue, one, two = Scheduler(160, buckets=masked(step=8, fill=0.5)), call(30, 17, 16, 9, 8, 3), call(20, 31)
     queue.add(one, 0.0)
     queue.add(two, 0.0)
     batches = drain(queue)
@@ -256,19 +304,19 @@ def test_rows_of_narrower_buckets_join_a_batch_down_to_the_narrowest():
 
 
 def test_a_batch_is_as_wide_as_the_widest_row_that_may_share_it_if_it_has_room_for_all():
-    half = {"buckets": lambda graph, lengths: lengths, "narrowest": lambda graph, width: -(-width // 2)}
-    queue, one, two, three = Scheduler(90, **half), call(16), call(30, 20), call(70)
+    half = masked(fill=0.5)
+    queue, one, two, three = Scheduler(90, buckets=half), call(16), call(30, 20), call(70)
     for each in (one, two, three):  # in the order in which they are due
         queue.add(each, 0.0)
     assert shapes(drain(queue), one, two, three) == [(30, [(1, 0), (1, 1), (0, 0)]), (70, [(2, 0)])]
-    queue, one, two = Scheduler(89, **half), call(16), call(30, 20)
+    queue, one, two = Scheduler(89, buckets=half), call(16), call(30, 20)
     for each in (one, two):
         queue.add(each, 0.0)
     assert shapes(drain(queue), one, two) == [(16, [(0, 0)]), (30, [(1, 0), (1, 1)])]
 
 
 def test_where_padding_is_allowed_the_rows_of_a_call_with_a_deadline_go_in_its_order():
-    queue = Scheduler(1000, buckets=lambda graph, lengths: lengths, narrowest=lambda graph, width: width // 2)
+    queue = Scheduler(1000, buckets=masked(fill=0.5))
     one = call(5, 30, 7, deadline=9.0)
     queue.add(one, 0.0)
     assert shapes(drain(queue), one) == [(30, [(0, 0), (0, 1), (0, 2)])]
@@ -501,7 +549,7 @@ def test_a_call_that_fails_in_a_later_step_ends():
         queue.done(batch, answers(batch), 1.0)
     queue.add(other, 1.0)
     fives, nine = queue.next(1.0, 1), queue.next(1.0, 1)
-    assert (nine.bucket, len(fives.rows)) == (9, 2)
+    assert (nine.bucket.width, len(fives.rows)) == (9, 2)
     assert queue.failed(fives, RuntimeError("both")) == []
     alone = [queue.next(2.0, 1), queue.next(2.0, 1)]
     mine = next(batch for batch in alone if batch.rows[0][0] is one)
