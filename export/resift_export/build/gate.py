@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from resift_export.recipe import Recipe
 
 GENERATED_SHARE = 0.2
-"""The share of the gate's tokens that generated pairs have at most: with it, they take less than a tenth of an export's time."""
+"""The share of the gate's tokens that generated pairs have at most: with it, they take about a tenth of an export's time."""
 
 log = logging.getLogger(__name__)
 
