@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,6 +110,27 @@ def test_a_contender_answers_in_scores_whatever_its_library_prints(started):
     assert answer["scores"] == [[1.0, 3.0], [2.0]]
     assert answer["seconds"] > 0
     assert process.report()["versions"]["numpy"] == np.__version__
+
+
+def test_what_a_library_computes_when_its_scores_are_read_is_timed(monkeypatch):
+    from benchmarks.compare.catalogue import SCRIPTS
+
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import protocol
+
+    now = [0.0]
+
+    def score(_query, documents):
+        for _ in documents:
+            now[0] += 1.0
+            yield 1.0
+
+    monkeypatch.setattr(protocol, "time", SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0]))
+    for score_many in (None, lambda pools: [score(*pool) for pool in pools]):
+        now[0] = 0.0
+        answer = protocol.respond({"pools": [["q", ["a", "b"]], ["r", ["c"]]]}, score, score_many, ())
+        assert (answer["seconds"], answer["cpu_seconds"]) == (3.0, 3.0)
+        assert answer["scores"] == [[1.0, 1.0], [1.0]]
 
 
 def test_why_a_contender_does_not_load_is_told(started):
