@@ -1,6 +1,6 @@
 """Measures the frontier of time and quality: every model and plan on the same pools, and a float32 reference.
 
-    python -m benchmarks.frontier FILE [FILE ...] --reference ARTIFACT [--model ARTIFACT ...] [--candidates 20 50 100]
+    python -m benchmarks frontier FILE [FILE ...] --reference ARTIFACT [--model ARTIFACT ...] [--candidates 20 50 100]
 
 FILEs are labelled data as for `resift eval`. Every ARTIFACT (default: the embedded model) runs with its first look only, with each
 built-in plan that it has graphs for and with its own plan ("auto"), at the precision that the engine chooses; the reference runs

@@ -306,10 +306,10 @@ def test_options_of_commands_exist():
 
 
 def test_benchmarks_exist():
-    named = {name for page in PAGES for name in re.findall(r"python -m\s+(benchmarks[a-z_.]*[a-z_])", PAGES_BY_NAME[page.name])}
+    named = {name for page in PAGES for name in re.findall(r"python -m\s+benchmarks[ .]([a-z_]+)", PAGES_BY_NAME[page.name])}
     assert len(named) > 5
     for name in named:
-        path = REPOSITORY / name.replace(".", "/")
+        path = REPOSITORY / "benchmarks" / name
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), name
 
 
