@@ -315,6 +315,8 @@ def test_benchmarks_exist():
 
 OF_OTHERS = {
     "--against",
+    "--app-dir",
+    "--build",
     "--material",
     "--minutes",
     "--pools",
@@ -328,7 +330,7 @@ OF_OTHERS = {
     *("--auto-truncate", "--cors-allow-origin", "--hostname", "--model-id", "--otlp-endpoint", "--payload-limit"),
     *("--prometheus-port", "--served-model-name", "--tokenization-workers"),
 }
-"""Options of the benchmarks, of docker, of gunicorn, of pip and of Celery, and of text-embeddings-inference."""
+"""Options of the benchmarks, of docker, of gunicorn, uvicorn, pip and Celery, and of text-embeddings-inference."""
 
 
 # The README
