@@ -36,7 +36,7 @@ full:  ## and everything that takes longer still
 	bash .ci/full
 
 docs:  ## the site, in build/docs
-	$(PYTHON) -m pip install -c constraints/docs.txt '.[docs]'
+	$(PYTHON) -m pip install -c constraints/docs.txt -e '.[docs]'
 	$(PYTHON) -m sphinx -W --keep-going -b html docs build/docs
 
 bench:  ## lists the benchmarks; ARGS='compare --list' runs one

@@ -129,6 +129,7 @@ def test_an_error_leaves_an_earlier_output_and_is_told_in_a_line(parquet, monkey
         parquet.main()
     assert "\n" not in str(ended.value)
     assert out.read_bytes() == b"earlier"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "pools.parquet"]
 
 
 # Your own model

@@ -59,11 +59,14 @@ def write(rows: Iterator[dict[str, Any]], out: Path) -> int:
     """Writes the rows, and returns how many they are. `out` appears at the end: until then they are in a file beside it."""
     unfinished = out.with_name(f"{out.name}.partial")
     count = 0
-    with pq.ParquetWriter(unfinished, SCHEMA) as writer:
-        while group := list(islice(rows, ROW_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
-            count += len(group)
-    unfinished.replace(out)
+    try:
+        with pq.ParquetWriter(unfinished, SCHEMA) as writer:
+            while group := list(islice(rows, ROW_GROUP)):
+                writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+                count += len(group)
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return count
 
 
