@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from resift.evaluate.data.dataset import Dataset
     from resift.pools.reading import CandidatePool
+    from resift.settings import Auto, Precision
 
 SEED = 7
 RESAMPLES = 10_000
@@ -269,7 +270,7 @@ def _judge(dataset: Dataset) -> Judge:
     return Judge([MEASURE], qids, [[str(fields["docid"]) for fields in pool.fields] for pool in dataset.pools], dataset.qrels)
 
 
-def _load(artifact: str, threads: int, precision: str) -> Reranker:
+def _load(artifact: str, threads: int, precision: Auto | Precision) -> Reranker:
     return Reranker.load(artifact or None, settings=Settings(threads=threads, precision=precision))
 
 

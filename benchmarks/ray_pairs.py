@@ -71,7 +71,7 @@ def main() -> int:
             print(f"    {seconds:.1f} s, {pairs / seconds:.0f} pairs/s: {here / seconds:.2f} of one process's rate")
         ray.shutdown()
         out = folder / "ranked-resumed"
-        command = [Path(sysconfig.get_path("scripts")) / "resift", "rerank", source, "-o", out, "--engine", "ray"]
+        command: list[str | Path] = [Path(sysconfig.get_path("scripts")) / "resift", "rerank", source, "-o", out, "--engine", "ray"]
         command += ["--workers", str(arguments.workers), *(["--model", arguments.model] if arguments.model else [])]
         kill_the_run(command, out, len(pools) // 500 // 2)
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)

@@ -51,8 +51,8 @@ class Walk:
         while back is not None and not back.f_code.co_filename.startswith(ENGINE):
             back = back.f_back
         if back is not None and back.f_code.co_filename != code.co_filename:
-            files = (each.removeprefix(ENGINE) for each in (back.f_code.co_filename, code.co_filename))
-            self.crossings[*files, code.co_qualname] += 1
+            caller, called = (each.removeprefix(ENGINE) for each in (back.f_code.co_filename, code.co_filename))
+            self.crossings[caller, called, code.co_qualname] += 1
 
 
 def main() -> None:
