@@ -194,7 +194,7 @@ def test_documents_become_a_trained_checkpoint_and_then_a_server(checkpoint_of, 
         reader.follow(Block("run.sh", 1, "sh", shlex.join(map(str, script)) + "\n", {"background": ""}))
         assert {path: path.stat().st_mtime_ns for path in written} == written
         asked = json.dumps({"query": "what causes tides", "documents": ["Bread rises.", "The moon pulls the sea."]})
-        ask = f"curl -s -d {shlex.quote(asked)} http://127.0.0.1:8787/v1/rerank"
+        ask = f"curl -s -H 'Content-Type: application/json' -d {shlex.quote(asked)} http://127.0.0.1:8787/v1/rerank"
         reader.follow(Block("run.sh", 2, "sh", f"{ask} | grep -q relevance_score\n"))
     finally:
         reader.close()
