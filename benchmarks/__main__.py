@@ -1,7 +1,7 @@
 """Lists and runs the benchmarks.
 
 python -m benchmarks                       what there is
-python -m benchmarks NAME [ARGUMENTS]      the same as python -m benchmarks.NAME; -h prints its options
+python -m benchmarks NAME [ARGUMENTS]      runs one, below a line on standard error with machine and versions; -h prints its options
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import ast
 import runpy
 import sys
 from pathlib import Path
+
+from benchmarks.machine_facts import header
 
 HERE = Path(__file__).parent
 BY_PYTEST = {"stages": "python -m pytest -n0 benchmarks/stages"}
@@ -44,6 +46,7 @@ def main() -> int:
         print(f"there is no benchmark {name!r}; expected one of {', '.join(names())}", file=sys.stderr)
         return 2
     sys.argv = [f"python -m benchmarks {name}", *sys.argv[2:]]
+    print(header(), file=sys.stderr, flush=True)
     runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
     return 0
 

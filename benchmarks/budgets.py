@@ -1,6 +1,6 @@
 """Compares an installation of resift with its budgets: megabytes, import time, imported modules.
 
-    python -m benchmarks.budgets
+    python -m benchmarks budgets
 
 Run it with the interpreter of a fresh environment that contains only resift. Exit code 1 if a budget is exceeded.
 """

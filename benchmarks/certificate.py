@@ -1,7 +1,7 @@
 """Measures how far an artifact's int8 graph agrees with its checkpoint in float32, by the length of the pair.
 
     pip install '.[export]'
-    python -m benchmarks.certificate ARTIFACT CHECKPOINT [--against ARTIFACT] [--pairs N] [--pools FILE ...] [--json FILE]
+    python -m benchmarks certificate ARTIFACT CHECKPOINT [--against ARTIFACT] [--pairs N] [--pools FILE ...] [--json FILE]
 
 Each length class, as `resift verify` has them, gets at least N pairs (default: 300) in equal parts from the FILEs of labelled pools
 (default: those of the shared material if it is next to the repository, and the built-in gate), from the same texts cut to that
@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from benchmarks.machine_facts import machine_facts
 from benchmarks.material import EVALUATION, GATE_POOLS
 from resift import Reranker, Settings
 from resift.artifact.agreement import Pool
@@ -71,7 +70,7 @@ FIGURES: dict[str, Callable[[Sequence[PoolAgreement]], float]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.certificate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks certificate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("artifact")
     parser.add_argument("checkpoint")
@@ -92,7 +91,6 @@ def main() -> None:
     references = checkpoint.references([(pool.query, pool.documents) for pool in pools])
     checkpoint.release()
     found = [by_class(classes, agreements(references, int8_logits(each, pools))) for each in artifacts]
-    print(json.dumps(machine_facts()))
     tables = [{end: figures(each) for end, each in agreed.items()} for agreed in found]
     titles = [str(each.folder) for each in artifacts]
     if len(found) > 1:

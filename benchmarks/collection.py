@@ -1,6 +1,6 @@
 """Measures throughput and memory of `resift rerank --pools` on many small pools, and tests that it resumes.
 
-    python -m benchmarks.collection [--pools 20000] [--kills 2] [--model ARTIFACT]
+    python -m benchmarks collection [--pools 20000] [--kills 2] [--model ARTIFACT]
 
 Ranks a file once uninterrupted and once killed several times by SIGKILL, and compares the outputs byte by byte.
 """

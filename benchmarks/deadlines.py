@@ -1,6 +1,6 @@
 """Measures deadlines on a busy machine: how late calls are, how much of their time they use, and how well they rank.
 
-    python -m benchmarks.deadlines [--budgets 30 60 100] [--pools 500] [--busy 1] [--file POOLS] [--plan PLAN]
+    python -m benchmarks deadlines [--budgets 30 60 100] [--pools 500] [--busy 1] [--file POOLS] [--plan PLAN]
 
 Pools are a mix of sizes and lengths made from the built-in gate, or those of a file. Quality is the mean share of the full
 ranking's ten best among the first ten, compared with that of the order given. Exit code 1 unless 95 % of the calls are answered
@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.load import traffic
-from benchmarks.machine_facts import machine_facts
 from resift import Reranker
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def main() -> int:
     arguments = parser.parse_args()
     requests = traffic.read_requests(arguments.file) if arguments.file else traffic.mixed_requests(SEED, arguments.pools)
     requests = requests[: arguments.pools]
-    print(f"# {machine_facts()}; {len(requests)} pools, {arguments.busy} busy processes")
+    print(f"# {len(requests)} pools, {arguments.busy} busy processes")
     with Reranker.load(arguments.model) as reranker:
         best = [[result.index for result in reranker.rerank(each.query, each.documents, plan="full")[:BEST]] for each in requests]
         order_given = np.mean([_share(top, range(BEST)) for top in best])

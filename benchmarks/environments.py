@@ -90,7 +90,7 @@ class Environment:
             raise InstallError(pip_reason(self._pip_errors("--dry-run", "--no-deps", *self.requirements) or messages))
 
     def _pip_errors(self, *arguments: str) -> str:
-        command = [self.python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments]
+        command = [str(self.python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments]
         done = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False)
         return (done.stderr or "pip gave no reason") if done.returncode else ""
 

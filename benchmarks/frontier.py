@@ -1,6 +1,6 @@
 """Measures the frontier of time and quality: every model and plan on the same pools, and a float32 reference.
 
-    python -m benchmarks.frontier FILE [FILE ...] --reference ARTIFACT [--model ARTIFACT ...] [--candidates 20 50 100]
+    python -m benchmarks frontier FILE [FILE ...] --reference ARTIFACT [--model ARTIFACT ...] [--candidates 20 50 100]
 
 FILEs are labelled data as for `resift eval`. Every ARTIFACT (default: the embedded model) runs with its first look only, with each
 built-in plan that it has graphs for and with its own plan ("auto"), at the precision that the engine chooses; the reference runs
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from resift.evaluate.data.dataset import Dataset
     from resift.pools.reading import CandidatePool
+    from resift.settings import Auto, Precision
 
 SEED = 7
 RESAMPLES = 10_000
@@ -269,7 +270,7 @@ def _judge(dataset: Dataset) -> Judge:
     return Judge([MEASURE], qids, [[str(fields["docid"]) for fields in pool.fields] for pool in dataset.pools], dataset.qrels)
 
 
-def _load(artifact: str, threads: int, precision: str) -> Reranker:
+def _load(artifact: str, threads: int, precision: Auto | Precision) -> Reranker:
     return Reranker.load(artifact or None, settings=Settings(threads=threads, precision=precision))
 
 

@@ -1,6 +1,6 @@
 """Where the time of a batch goes, by kind of operation, beside what the machine could do at best.
 
-    python -m benchmarks.graph_profile [ARTIFACT] [--tokens 95,256,512] [--rows N] [--precision NAME] [--out FOLDER]
+    python -m benchmarks graph_profile [ARTIFACT] [--tokens 95,256,512] [--rows N] [--precision NAME] [--out FOLDER]
 
 Runs each graph of the artifact (default: the embedded model) as the engine loads it, on one thread and with random token ids, under
 onnxruntime's own profiler. A node's time is that of its fastest run, as of the peaks, so that what else runs on the machine counts
@@ -219,7 +219,7 @@ def table(found: Profile, peaks: Peaks) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.graph_profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks graph_profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("artifact", nargs="?", help="default: the embedded model")
     parser.add_argument("--tokens", default=TOKENS, metavar="LIST", help="tokens of the pairs (default: %(default)s)")

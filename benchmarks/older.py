@@ -1,7 +1,7 @@
 """Runs a command as if the processor had no AVX-512, VNNI or AMX: gives the results of an AVX2 machine, and its ratios of speed.
 
     python -m benchmarks older python -m benchmarks compare --folder .bench/older
-    python -m benchmarks.older resift verify
+    python -m benchmarks older resift verify
 
 Both CPUID and /proc/cpuinfo are changed, so that an artifact's variant is chosen as on such a machine.
 

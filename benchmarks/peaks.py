@@ -82,7 +82,7 @@ def _product_rate(model_of: Callable[[int, int], onnx.ModelProto], shape: tuple[
 
 
 def _int8_product(inputs: int, outputs: int) -> onnx.ModelProto:
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "weights": np.random.default_rng(0).integers(-63, 64, (inputs, outputs)).astype(np.int8),
         "scale": np.array(0.1, np.float32),
         "scales": np.full(outputs, 0.1, np.float32),

@@ -1,6 +1,6 @@
 """Compares a local Ray cluster with one process: on the same pairs, with a worker killed, with the whole run killed and resumed.
 
-    pip install '.[ray]' && python -m benchmarks.ray_pairs [--pairs 20000] [--workers 2] [--model ARTIFACT]
+    pip install '.[ray]' && python -m benchmarks ray_pairs [--pairs 20000] [--workers 2] [--model ARTIFACT]
 
 Writes Parquet of pools and ranks them in this process, then by `workers` actors of one CPU each, then again while one actor is
 killed by SIGKILL, and finally by `resift rerank --engine ray`, which is killed by SIGKILL when some of its files are written,
@@ -71,7 +71,7 @@ def main() -> int:
             print(f"    {seconds:.1f} s, {pairs / seconds:.0f} pairs/s: {here / seconds:.2f} of one process's rate")
         ray.shutdown()
         out = folder / "ranked-resumed"
-        command = [Path(sysconfig.get_path("scripts")) / "resift", "rerank", source, "-o", out, "--engine", "ray"]
+        command: list[str | Path] = [Path(sysconfig.get_path("scripts")) / "resift", "rerank", source, "-o", out, "--engine", "ray"]
         command += ["--workers", str(arguments.workers), *(["--model", arguments.model] if arguments.model else [])]
         kill_the_run(command, out, len(pools) // 500 // 2)
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)

@@ -1,7 +1,7 @@
 """Exports checkpoints of real sizes with random weights and compares them with PyTorch: time, memory and speed.
 
     pip install -e '.[export]' 'sentence-transformers>=6'
-    python -m benchmarks.sizes [NAME ...] [--work FOLDER] [--rounds N] [--precision LIST] [--long N]
+    python -m benchmarks sizes [NAME ...] [--work FOLDER] [--rounds N] [--precision LIST] [--long N]
 
 NAMEs are those of random_checkpoints.py (default: all). Each checkpoint is written once to FOLDER. `resift export` runs in its own
 process, whose time and peak memory are measured; "times_weights" is that peak divided by the size of the float32 weights. Memory
@@ -71,7 +71,7 @@ print(json.dumps(found))
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sizes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks sizes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(random_checkpoints.KINDS)}")
     parser.add_argument("--work", type=Path, default=Path(".bench") / "sizes", help="folder to work in (default: %(default)s)")

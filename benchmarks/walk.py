@@ -1,7 +1,7 @@
 """Counts what one rerank() does: the functions of resift that run, the calls from file to file, the objects that are created.
 
-python -m benchmarks.walk            # the totals
-python -m benchmarks.walk --calls    # each call from file to file, with its count
+python -m benchmarks walk            # the totals
+python -m benchmarks walk --calls    # each call from file to file, with its count
 
 A Reranker with one thread, warmed up, ranks three documents of two lengths. Functions are counted in all threads.
 """
@@ -51,12 +51,12 @@ class Walk:
         while back is not None and not back.f_code.co_filename.startswith(ENGINE):
             back = back.f_back
         if back is not None and back.f_code.co_filename != code.co_filename:
-            files = (each.removeprefix(ENGINE) for each in (back.f_code.co_filename, code.co_filename))
-            self.crossings[*files, code.co_qualname] += 1
+            caller, called = (each.removeprefix(ENGINE) for each in (back.f_code.co_filename, code.co_filename))
+            self.crossings[caller, called, code.co_qualname] += 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.walk", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks walk", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--calls", action="store_true", help="list the crossings")
     arguments = parser.parse_args()
     walk = Walk()

@@ -405,7 +405,11 @@ def test_one_list_runs_every_benchmark(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 0
-    assert "--reference" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "--reference" in said.out
+    header = json.loads(said.err.removeprefix("# "))
+    assert {"processor", "usable_cores", "instruction_sets", "python", "resift", "numpy"} < header.keys()
+    assert any(name.startswith("onnxruntime") for name in header)
 
 
 def test_the_plot_is_written_in_light_and_dark(tmp_path):

@@ -306,15 +306,17 @@ def test_options_of_commands_exist():
 
 
 def test_benchmarks_exist():
-    named = {name for page in PAGES for name in re.findall(r"python -m\s+(benchmarks[a-z_.]*[a-z_])", PAGES_BY_NAME[page.name])}
+    named = {name for page in PAGES for name in re.findall(r"python -m\s+benchmarks[ .]([a-z_]+)", PAGES_BY_NAME[page.name])}
     assert len(named) > 5
     for name in named:
-        path = REPOSITORY / name.replace(".", "/")
+        path = REPOSITORY / "benchmarks" / name
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), name
 
 
 OF_OTHERS = {
     "--against",
+    "--app-dir",
+    "--build",
     "--material",
     "--minutes",
     "--pools",
@@ -328,7 +330,7 @@ OF_OTHERS = {
     *("--auto-truncate", "--cors-allow-origin", "--hostname", "--model-id", "--otlp-endpoint", "--payload-limit"),
     *("--prometheus-port", "--served-model-name", "--tokenization-workers"),
 }
-"""Options of the benchmarks, of docker, of gunicorn, of pip and of Celery, and of text-embeddings-inference."""
+"""Options of the benchmarks, of docker, of gunicorn, uvicorn, pip and Celery, and of text-embeddings-inference."""
 
 
 # The README

@@ -6,9 +6,11 @@ import ast
 import re
 import tomllib
 from dataclasses import fields
-from importlib import import_module
+from importlib import import_module, metadata
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import resift
 from resift.cli.main import parser
@@ -150,6 +152,32 @@ def test_the_skill_has_the_form_that_agents_find():
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", declared["name"])
     assert 0 < len(declared["description"]) <= 1024
     assert len(body.splitlines()) < 500
+
+
+# Licences
+
+
+def dependencies(name, extra, found):
+    """The distributions that an installation brings along, by their names on PyPI, added to `found`."""
+    for requirement in map(Requirement, metadata.requires(name) or []):
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        if (normal := canonicalize_name(requirement.name)) not in found:
+            found.add(normal)
+            dependencies(requirement.name, "", found)
+    return found
+
+
+@pytest.mark.parametrize(("extra", "heads"), [("", ["package"]), ("serve", ["package", "package of `serve`"])])
+def test_the_licences_of_all_that_is_installed_are_named(extra, heads):
+    page = PAGES["licences-and-privacy.md"]
+    tables = [page.partition(f"| {head} | licence |\n|---|---|\n")[2].partition("\n\n")[0] for head in heads]
+    named = {name for table in tables for row in table.splitlines() for name in row.split("|")[1].strip().split(", ")}
+    found = dependencies("resift", extra, set())
+    locked = re.findall(r"(?m)^([a-z0-9-]+)==([^ \n]+)", (REPOSITORY / "constraints" / "test.txt").read_text(encoding="utf-8"))
+    if any((name, metadata.version(name)) not in locked for name in found):
+        pytest.skip("other versions than the locked ones may bring other packages along")
+    assert found == named
 
 
 def test_the_citation_is_of_this_version():

@@ -27,6 +27,17 @@ def test_every_job_ends_and_every_step_does_one_thing():
         assert all(("run" in step) != ("uses" in step) for step in job["steps"]), name
 
 
+def test_actions_of_others_are_pinned_by_their_commit_with_the_version_beside_it():
+    lines = [line for file in FILES for line in file.read_text().splitlines() if "uses:" in line]
+    assert lines
+    assert [line for line in lines if not re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line)] == []
+
+
+def test_every_workflow_begins_with_few_rights():
+    for file in FILES:
+        assert yaml.safe_load(file.read_text())["permissions"] in ({}, {"contents": "read"}), file.name
+
+
 def test_all_systems_run_with_the_oldest_and_the_newest_python():
     matrix = jobs()["tests.yml platforms"]["strategy"]["matrix"]
     assert {re.sub(r"-[0-9.]+", "", system) for system in matrix["system"]} == {

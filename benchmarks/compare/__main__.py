@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = {"type": lambda text: text.split(","), "default": [], "metavar": "A,B"}
+    names: dict[str, Any] = {"type": lambda text: text.split(","), "default": [], "metavar": "A,B"}
     parser.add_argument(
         "--checkpoint",
         default=str(CHECKPOINT) if CHECKPOINT.is_dir() else HUB_ID,

@@ -103,7 +103,7 @@ class ModelForms:
             environment.install()
         except InstallError as error:
             raise ModelError(f"{name} cannot be installed: {error}") from error
-        command = [environment.python, SCRIPTS / script, self.checkpoint, target, *options]
+        command: list[str | Path] = [environment.python, SCRIPTS / script, self.checkpoint, target, *options]
         log = target.parent / f"{script}.log"
         with log.open("wb") as messages:
             done = subprocess.run(command, stdout=messages, stderr=messages, env={**os.environ, **ENVIRONMENT}, check=False)

@@ -43,6 +43,9 @@ class ContenderProcess:
                 stderr=messages,
                 env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)},
             )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         self.pid = self._process.pid
         self._ready = False
 
@@ -72,28 +75,28 @@ class ContenderProcess:
     def close(self) -> None:
         self.resume()
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            self._requests.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        self._answers.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         self.wait_until_ready()
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
         except OSError as error:
             raise ContenderError(f"ended with exit code {self._process.wait()}") from error
         return self._read()
 
     def _read(self) -> dict[str, Any]:
-        if os.name == "posix" and not select.select([self._process.stdout], [], [], SECONDS)[0]:
+        if os.name == "posix" and not select.select([self._answers], [], [], SECONDS)[0]:
             self._process.kill()
             raise ContenderError(f"gave no answer in {SECONDS:.0f} s")
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             raise ContenderError(f"ended with exit code {self._process.wait()}")
         answer = json.loads(line)

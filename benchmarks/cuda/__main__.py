@@ -82,7 +82,7 @@ def measure(work: Path, clock: figures.Clock, sizes: Sizes, *, is_dry: bool) -> 
     rates = figures.Rates.measure(device, sizes.matrix)
     found["rates"] = rates._asdict()
     print(f"measured: {rates.operations / 1e12:.3g} TFLOP/s in float16, {rates.bytes / 1e9:.4g} GB/s", flush=True)
-    contenders = [
+    contenders: list[figures.Timed] = [
         resift,
         SentenceTransformers(work, "float16", device),
         SentenceTransformers(work, "bfloat16", device),
@@ -97,7 +97,7 @@ def measure(work: Path, clock: figures.Clock, sizes: Sizes, *, is_dry: bool) -> 
     cells = [(tokens, count) for tokens in sizes.tokens for count in sizes.candidates]
     for number, (tokens, count) in enumerate(cells):
         documents = figures.pool_of(resift.reranker, tokens, count)
-        seconds = SHARE_OF_CELLS * clock.left() / (len(cells) - number)
+        seconds = SHARE_OF_CELLS * clock.remaining() / (len(cells) - number)
         measured = figures.times(contenders, documents, seconds) if seconds > 0 else {}
         cell: dict[str, Any] = {"tokens": tokens, "candidates": count}
         if measured:

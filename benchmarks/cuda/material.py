@@ -103,7 +103,7 @@ def round_weights(source: Path, out: Path) -> None:
         scales = np.maximum(np.abs(tensor).max(1, keepdims=True), np.finfo(np.float32).tiny).astype(np.float32) / LEVELS
         arrays[f"{name}:int8"] = np.rint(tensor / scales).astype(np.int8)
         arrays[f"{name}:scales"] = scales
-    np.savez(out, **arrays)
+    np.savez(out, **arrays)  # type: ignore[arg-type] # no array is named like an option
 
 
 def restore_weights(source: Path, out: Path) -> None:

@@ -1,7 +1,7 @@
 """Attacks a server of its own with the worst bodies that it allows, or with connections that are held.
 
-    python -m benchmarks.hostile bodies [--rounds 3]
-    python -m benchmarks.hostile connections [--connections 1000] [--files 256] [--seconds 60] [--addresses 1]
+    python -m benchmarks hostile bodies [--rounds 3]
+    python -m benchmarks hostile connections [--connections 1000] [--files 256] [--seconds 60] [--addresses 1]
 
 `bodies` posts, for each field, the body of the allowed size that takes longest to read, and prints how much longer the longest
 wait for /health then is than with an honest body of that size, and the processor time of the event loop. `connections` holds
@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 
 from benchmarks.hostile import bodies, connections
 from benchmarks.load.servers import ServerProcess, free_port, running
-from benchmarks.machine_facts import machine_facts
 from benchmarks.material import REPOSITORY
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ SERVE = "import sys; from resift.cli.main import main; sys.exit(main())"
 
 def main() -> int:
     arguments = parse_arguments()
-    print(json.dumps(machine_facts()))
     rows = run_bodies(arguments) if arguments.attack == "bodies" else run_connections(arguments)
     (arguments.out / f"hostile-{arguments.attack}.json").write_text(json.dumps(rows, indent=1))
     return int(not all(row["holds"] for row in rows))
@@ -45,7 +43,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.hostile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks hostile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("attack", choices=["bodies", "connections"])
     parser.add_argument("--kind", action="append", help="only this field or kind of connection; several may be given")

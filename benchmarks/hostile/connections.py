@@ -190,4 +190,4 @@ async def attack(kind: str, port: int, count: int, addresses: int, reopen: float
 
 
 if __name__ == "__main__":
-    asyncio.run(attack(sys.argv[1], *map(int, sys.argv[2:5]), float(sys.argv[5])))
+    asyncio.run(attack(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])))

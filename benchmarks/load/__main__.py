@@ -1,8 +1,8 @@
 """Runs a load test of the server: one scenario per command.
 
-    python -m benchmarks.load capacity|overload|endurance|fairness|sigterm|disconnect [--seconds 10]
-    python -m benchmarks.load compare [--rounds 3] [--infinity PYTHON]
-    python -m benchmarks.load endurance --minutes 10
+    python -m benchmarks load capacity|overload|endurance|fairness|sigterm|disconnect [--seconds 10]
+    python -m benchmarks load compare [--rounds 3] [--infinity PYTHON]
+    python -m benchmarks load endurance --minutes 10
 
 Requests arrive as a Poisson process, whether or not the last ones were answered; latency counts from the time when a request
 was due. Servers run as separate processes, in virtual environments under .bench that the first run creates, or with --here in
@@ -60,7 +60,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("scenario", choices=[*SERVER_SCENARIOS, "compare"])
     parser.add_argument("--seconds", type=float, default=10, help="length of each load, except in compare (default: %(default)s)")

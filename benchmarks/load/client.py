@@ -13,6 +13,9 @@ from benchmarks.load.figures import Load, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from benchmarks.load.servers import ServerProcess
     from benchmarks.load.traffic import LoadRequest
 
@@ -31,7 +34,7 @@ def connect(server: ServerProcess) -> httpx.AsyncClient:
 async def open_loop(
     server: ServerProcess,
     requests: Sequence[LoadRequest],
-    times: Sequence[float],
+    times: NDArray[np.float64],
     *,
     hopeless: Callable[[list[Outcome], float], bool] = lambda _outcomes, _now: False,
     background: Callable[[Load], Coroutine[None, None, None]] | None = None,

@@ -19,6 +19,8 @@ from resift import Reranker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from benchmarks.load.servers import ServerProcess
     from benchmarks.load.traffic import LoadRequest
 
@@ -86,7 +88,7 @@ def disconnect(server: ServerProcess, *, seed: int) -> dict[str, Any]:
 
 
 async def _run_until_sigterm(
-    server: ServerProcess, requests: Sequence[LoadRequest], times: Sequence[float], at: float
+    server: ServerProcess, requests: Sequence[LoadRequest], times: NDArray[np.float64], at: float
 ) -> tuple[Load, float]:
     """Sends SIGTERM `at` seconds from the start, or later once a request is in progress; also returns the time of the signal."""
     sent = []

@@ -15,6 +15,8 @@ from benchmarks.load.figures import REJECTED, Load, check, percentiles
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from benchmarks.load.servers import ServerProcess
     from benchmarks.load.traffic import LoadRequest
 
@@ -133,7 +135,7 @@ def latencies(load: Load) -> list[float]:
 
 
 async def _run_with_big_client(
-    server: ServerProcess, small: Sequence[LoadRequest], times: Sequence[float], big: LoadRequest
+    server: ServerProcess, small: Sequence[LoadRequest], times: NDArray[np.float64], big: LoadRequest
 ) -> tuple[Load, list[int]]:
     """The load of small requests while a client sends the big one; also the statuses of the big ones."""
     statuses: list[int] = []

@@ -29,6 +29,12 @@ class DocumentTemplate:
     A field is looked for in the document, then in its `meta` and its `metadata`; "{meta.title}" names a nested one. The field
     `text` stands for the first of `text`, `content` and `page_content`. A field that is missing or empty is left out, with what
     joins it to the next field of its line; a line whose fields are all left out is left out itself.
+
+    >>> template = DocumentTemplate.parse("{title}, {year}")
+    >>> template.text({"title": "Tides", "year": 1998}, "documents[0]")
+    'Tides, 1998'
+    >>> template.text({"title": "Tides"}, "documents[1]")
+    'Tides'
     """
 
     source: str

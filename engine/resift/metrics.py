@@ -18,6 +18,9 @@ def kendall_tau(first: NDArray[np.floating], second: NDArray[np.floating]) -> fl
     """Kendall's tau-b of two scorings of the same n documents, ties counted (Kendall 1945, doi:10.1093/biomet/33.3.239).
 
     1 where both tie everything or n < 2; 0 where only one does.
+
+    >>> kendall_tau(np.array([3.0, 2.0, 1.0]), np.array([0.9, 0.1, 0.5]))  # one of three pairs in the other order
+    0.333...
     """
     above = np.triu_indices(len(first), k=1)
     signs = [np.sign(values[:, None] - values[None, :])[above] for values in (first.astype(np.float64), second.astype(np.float64))]
@@ -28,7 +31,11 @@ def kendall_tau(first: NDArray[np.floating], second: NDArray[np.floating]) -> fl
 
 
 def top_overlap(first: NDArray[np.floating], second: NDArray[np.floating], top: int = TOP) -> float:
-    """Share of the best `top` by `first` that are among the best `top` by `second`; of n < 2 x top, the better half."""
+    """Share of the best `top` by `first` that are among the best `top` by `second`; of n < 2 x top, the better half.
+
+    >>> top_overlap(np.array([4.0, 3.0, 2.0, 1.0]), np.array([4.0, 1.0, 3.0, 2.0]))
+    0.5
+    """
     size = max(1, min(top, len(first) // 2))
     best = [set(np.argsort(-values, kind="stable")[:size].tolist()) for values in (first, second)]
     return len(best[0] & best[1]) / size
@@ -38,6 +45,11 @@ def ndcg(labels: Sequence[int], scores: NDArray[np.floating], top: int = TOP, *,
     """nDCG@top, gain = label and discount log2(rank + 1), like trec_eval's ndcg_cut; 0 without relevant documents.
 
     `judged`: all labels of the query, whose best order is the ideal (None: `labels`, the labels of the ranked documents).
+
+    >>> ndcg([0, 2, 1], np.array([0.1, 0.9, 0.5]))
+    1.0
+    >>> ndcg([1, 0], np.array([0.1, 0.9]))  # the relevant one comes second: 1 / log2(3)
+    0.630...
     """
     gains = np.asarray(labels, np.float64)
     ideal = np.sort(np.asarray(labels if judged is None else judged, np.float64))[::-1]

@@ -69,7 +69,8 @@ class Stage:
 class Plan:
     """A cascade: the stages of a pool, first to last, each with a different graph.
 
-        Plan([Stage("first-look", keep=15), Stage("full")])
+    >>> str(Plan([Stage("first-look", keep=15), Stage("full")]))
+    'first-look:15,full'
 
     The first stage scores every candidate, and each later stage the best that the stage before it keeps. Candidates that reach a
     later stage rank above those that do not, and within a stage the graph's logits decide. As text, which `Plan.parse` reads:
@@ -98,6 +99,11 @@ class Plan:
     @classmethod
     def parse(cls, text: str) -> Self:
         """A plan from a built-in name, or from stages GRAPH:KEEP,...,GRAPH, KEEP being a number or a share such as 0.3.
+
+        >>> Plan.parse("first-look:0.3,full").stages
+        (Stage(graph='first-look', keep=0.3), Stage(graph='full', keep=None))
+        >>> Plan.parse("fast") == Plan.parse("first-look:10,full")
+        True
 
         Raises InputError for anything else.
         """

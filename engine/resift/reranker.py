@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 class Reranker(AsyncMethods):
     """Scores and ranks documents for queries with one artifact.
 
-        with Reranker.load() as reranker:
-            ranking = reranker.rerank("how do tides work", ["The moon's gravity ...", "Bread rises ..."], top_k=1)
-        ranking[0].index, ranking[0].score
+    >>> with Reranker.load() as reranker:
+    ...     ranking = reranker.rerank("what causes tides", ["Bread rises by yeast.", "The moon pulls the sea."], top_k=1)
+    >>> ranking[0].index, ranking[0].document
+    (1, 'The moon pulls the sea.')
 
     One Reranker serves any number of threads at once. It pickles as its source and settings, and a forked child reopens the
     graph at its first call. A pair's logit does not depend on the pairs scored with it.

@@ -185,7 +185,7 @@ def test_deprecated_arguments_are_logged_once_as_by_the_original(artifact, model
     arguments._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            one = CrossEncoder(
+            one = CrossEncoder(  # type: ignore[call-arg]
                 model_name=str(artifact),
                 automodel_args={"dtype": "auto"},
                 tokenizer_args={"model_max_length": 40},
@@ -194,15 +194,15 @@ def test_deprecated_arguments_are_logged_once_as_by_the_original(artifact, model
                 cache_dir=None,
                 default_activation_function=np.tanh,
             )
-            one.predict(sentences=PAIRS, activation_fct=np.tanh, num_workers=2)
-            one.rank(QUERY, DOCUMENTS, convert_to_numpy=True)
+            one.predict(sentences=PAIRS, activation_fct=np.tanh, num_workers=2)  # type: ignore[call-arg]
+            one.rank(QUERY, DOCUMENTS, convert_to_numpy=True)  # type: ignore[call-arg]
     assert [record.getMessage() for record in caplog.records] == list(LOGGED.values())
     assert (one.max_seq_length, one.activation_fn) == (40, np.tanh)
 
 
 def test_arguments_that_older_versions_took_are_logged_each_time(artifact, caplog):
     with caplog.at_level(logging.WARNING):
-        one = CrossEncoder(str(artifact), 1, 40, classifier_dropout=0.1)
+        one = CrossEncoder(str(artifact), 1, 40, classifier_dropout=0.1)  # type: ignore[call-arg]
     assert one.max_seq_length == 40
     passed = (
         "Passing `{0}` as a positional argument to CrossEncoder is deprecated. Please use `{0}={1}` as a keyword argument instead."

@@ -222,7 +222,7 @@ def test_arguments_of_older_versions(one, checkpoint_of, artifact_of):
     found, expected = (model.predict(sentences=PAIRS, activation_fct=torch.nn.Tanh(), num_workers=4) for model in one)
     check_same(found, expected)
     arguments = (1, 24, torch.nn.Tanh(), "cpu")
-    ours, theirs = CrossEncoder(str(artifact_of("bert")), *arguments, automodel_args=FLOAT32), None
+    ours, theirs = CrossEncoder(str(artifact_of("bert")), *arguments, automodel_args=FLOAT32), None  # type: ignore[call-arg]
     theirs = real.CrossEncoder(str(checkpoint_of("bert")), *arguments)
     check_same(ours.predict(PAIRS), theirs.predict(PAIRS))
 

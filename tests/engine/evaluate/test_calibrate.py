@@ -141,7 +141,7 @@ def test_the_errors_are_those_of_the_bins():
 def test_intervals_are_over_queries_not_over_pairs():
     """The same pairs again within each query say nothing new."""
     once = drawn(line, queries=30, pairs=5)
-    often = Sample(*(np.tile(each, 8) for each in (once.logits, once.relevant, once.queries)), once.size)
+    often = Sample(*(np.tile(each, 8) for each in (once.logits, once.relevant, once.queries)), once.size)  # type: ignore[call-arg]
     found = [reliability(sigmoid(each.logits), each) for each in (once, often)]
     for name in ("ece", "brier"):
         first, second = (getattr(each, name) for each in found)

@@ -382,7 +382,7 @@ def test_a_bench_ranks_as_the_reranker_does_and_opens_two_models_at_most(artifac
 
     opened, closed = [], []
 
-    class Counted(timing.Reranker):
+    class Counted(timing.Reranker):  # type: ignore[name-defined]
         def __init__(self, *arguments, **more):
             super().__init__(*arguments, **more)
             opened.append(self)

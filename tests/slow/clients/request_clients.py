@@ -1,4 +1,4 @@
-"""What benchmarks/clients.py asks, and clients that are applications: their requests, re-expressed, with how they read answers."""
+"""What clients.py asks, and clients that are applications: their requests, re-expressed, with how they read answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import requests
 
 QUERY = "why are there two high tides a day"
-FILE = Path(__file__).parents[1] / "examples" / "tides.txt"
+FILE = Path(__file__).parents[3] / "examples" / "tides.txt"
 DOCUMENTS = FILE.read_text(encoding="utf-8").splitlines()
 TOP = 3
 KEY = "a-key-of-the-test"

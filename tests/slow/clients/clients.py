@@ -1,7 +1,7 @@
 """Runs real clients against a server: each must rank as `resift rerank` does. .ci/full runs it in a separate environment.
 
-    pip install -r benchmarks/clients.txt
-    python benchmarks/clients.py PATH_OF_RESIFT [--model ARTIFACT]
+    pip install -r tests/slow/clients/clients.txt
+    python tests/slow/clients/clients.py PATH_OF_RESIFT [--model ARTIFACT]
 
 further_clients.txt names clients that cannot share their versions: install it in another environment, and pass it as --clients.
 Starts `PATH_OF_RESIFT serve` with an API key. Exit code 1 if any client fails or ranks differently. resift does not have to be
