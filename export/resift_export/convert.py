@@ -17,7 +17,16 @@ from resift_export.build.draft import draft, feeds_of, first_look_models, levels
 from resift_export.build.first_look import check_cheaper, check_plan, check_student
 from resift_export.build.freeze import Freezer, may_replace
 from resift_export.build.gate import certify, check_runnable, faults_of, generate, look_further, references_of
-from resift_export.build.graph_files import WrittenModel, frozen_file, with_short, write_first_look, write_frozen, write_graphs
+from resift_export.build.graph_files import (
+    WrittenModel,
+    frozen_file,
+    with_packed,
+    with_short,
+    write_first_look,
+    write_frozen,
+    write_graphs,
+)
+from resift_export.build.packed import packed_models
 from resift_export.build.reuse import check_reusable, check_search, copy_first_look, copy_graphs, first_look_of
 from resift_export.build.short import ShortModel, short_models, tokens_to_mend
 from resift_export.build.staging import staged
@@ -107,6 +116,7 @@ class _Export:
         self._recipe, self._folder, self._scratch, self._earlier, self._report = recipe, folder, scratch, earlier, report
         self._pairs, self._pools, self._short_pools = recipe.calibration_pairs(), recipe.gate_pools(), recipe.short_gate_pools()
         self._short_models: dict[str, ShortModel] = {}
+        self._packed_models: dict[str, ir.Model] = {}
         self._generated: list[Pool] = []
         self._generated_references: list[NDArray[np.float32]] = []
         self._draft: Draft | None = None
@@ -161,7 +171,8 @@ class _Export:
         if full is not None and self._earlier is None:
             with self.clock.step("draft"):
                 self._draft = draft(full, recipe, self._pairs, self._report)
-            self._exact = self._draft.calibration.model
+                self._exact = self._draft.calibration.model
+                self._packed_models = packed_models(self._draft.models, full._replace(model=self._exact), recipe)
         if look is not None:
             self._first_look = WrittenModel(look.checkpoint, {}, look.operations)
             with self.clock.step("draft"):
@@ -309,18 +320,19 @@ class _Export:
         return replace(certificate, reference=self.checkpoint.reference_name)
 
     def _write_graphs(self) -> None:
-        earlier, short, fingerprint = self._earlier, {}, None
+        earlier, short, packed, fingerprint = self._earlier, {}, {}, None
         if earlier is not None:
             graphs, fingerprint = copy_graphs(earlier, earlier.manifest.full, self._folder), earlier.fingerprint()
             short = {variant.file: variant.short for variant in earlier.manifest.full.variants if variant.short is not None}
+            packed = {variant.file: variant.packed for variant in earlier.manifest.full.variants if variant.packed is not None}
             look = first_look_of(earlier)
             if look is not None and self.student is None:
                 self._first_look = copy_first_look(earlier, look, self._folder)
         else:
             assert self._draft is not None
             graphs = write_graphs(self._folder, self._draft.models)
-        full = WrittenModel(self.checkpoint, graphs, self._operations, fingerprint, short)
-        self._full = with_short(self._folder, full, self._short_models)
+        full = WrittenModel(self.checkpoint, graphs, self._operations, fingerprint, short, packed)
+        self._full = with_packed(self._folder, with_short(self._folder, full, self._short_models), self._packed_models)
         self._frozen = write_frozen(self._folder, self._frozen_models, graphs)
         if isinstance(self._first_look, WrittenModel):
             files = write_first_look(self._folder, self._first_look_models, graphs)

@@ -11,25 +11,17 @@ from resift.artifact.coverage import LEAST_PAIRS
 from resift_export.build.graph_files import FROZEN, unfrozen_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from resift.artifact.certificate import Certificate
     from resift.artifact.coverage import ClassAgreement
-    from resift.artifact.manifest import ShortGraph
-    from resift_export.build.graph_files import FrozenGraphs
-    from resift_export.checkpoint.load import Checkpoint
+    from resift_export.build.graph_files import FrozenGraphs, WrittenModel
     from resift_export.recipe import Recipe
 
 
-def render_card(  # noqa: PLR0913 - everything that it tells of
-    checkpoint: Checkpoint,
-    recipe: Recipe,
-    certificate: Certificate,
-    about: str,
-    short: Mapping[str, ShortGraph],
-    frozen: FrozenGraphs | None = None,
+def render_card(
+    full: WrittenModel, recipe: Recipe, certificate: Certificate, about: str, frozen: FrozenGraphs | None = None
 ) -> str:
     """The model card: `about`, which describes the checkpoint, then how the artifact was made and its measurements."""
+    checkpoint = full.checkpoint
     columns = "| {0} | {1} | {2.overlap:.4f} | {2.tau:.4f} | {2.worst_tau:.4f} | {2.error:.2%} | {2.largest_error:.3f} | "
     rows = "\n".join(
         columns.format(file, _processors(recipe, file), agreement)
@@ -63,7 +55,11 @@ def render_card(  # noqa: PLR0913 - everything that it tells of
         least=LEAST_PAIRS,
         short_pools=len(certificate.short_pools),
         short="".join(
-            f"{graph.file} scores pairs of up to {graph.up_to} tokens in place of {file}.\n" for file, graph in short.items()
+            f"{graph.file} scores pairs of up to {graph.up_to} tokens in place of {file}.\n" for file, graph in full.short.items()
+        )
+        + "".join(
+            f"{graph.file} computes no padding. A GPU runs it in place of {file}, if it computes the same there.\n"
+            for file, graph in full.packed.items()
         )
         + ("" if frozen is None else _frozen_note(frozen)),
         bounds=certificate.bounds,
