@@ -43,7 +43,7 @@ def write(checkpoint: Path, out: Path, further: list[Path]) -> None:
             shutil.copyfile(path, rounded / path.name)
     round_weights(checkpoint / "model.safetensors", work / ROUNDED)
     restore_weights(work / ROUNDED, rounded / "model.safetensors")
-    convert(str(rounded), work / "artifact", Recipe(precisions=("float16",)), force=True)
+    convert(str(rounded), work / "artifact", Recipe(precisions=("float16",), packed=True), force=True)
     optimize(rounded, work / OPTIMIZED)
     (rounded / "model.safetensors").unlink()
     for path in further:
