@@ -96,12 +96,12 @@ def artifact_of(built, checkpoint_of):
     return make
 
 
-def export(source: Path, folder: Path, precisions=("int8", "float32"), **first_look) -> None:
+def export(source: Path, folder: Path, precisions=("int8", "float32"), *, packed=False, **first_look) -> None:
     from resift.artifact.agreement import Bounds
     from resift_export import convert as pipeline
     from resift_export.recipe import Recipe
 
-    recipe = Recipe(precisions=precisions, bounds=Bounds(worst_tau=0.75))
+    recipe = Recipe(precisions=precisions, bounds=Bounds(worst_tau=0.75), packed=packed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "GENERATED_PAIRS", 100)
         pipeline.convert(str(source), folder, recipe, **first_look)
@@ -209,10 +209,10 @@ def planned_artifact(built, checkpoint_of) -> Path:
 
 @pytest.fixture(scope="session")
 def masked_artifact(built, checkpoint_of, planned_artifact) -> Path:
-    """The planned artifact's checkpoints in float16, for CUDA, and in float32."""
+    """The planned artifact's checkpoints in float16, for CUDA, the full one with a packed graph, and in float32."""
     deeper, student = planned_artifact.with_name("bert-deeper"), str(checkpoint_of("bert"))
-    terms = {"first_look": student, "plan": "first-look:0.2,full"}
-    return tested(built("bert-masked", lambda folder: export(deeper, folder, ("float16", "float32"), **terms)))
+    terms = {"first_look": student, "plan": "first-look:0.2,full", "packed": True}
+    return tested(built("bert-packed", lambda folder: export(deeper, folder, ("float16", "float32"), **terms)))
 
 
 @pytest.fixture(scope="session")

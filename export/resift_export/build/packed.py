@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from resift.errors import ExportError
 from resift_export.graph.mask import add_mask, check_mask
 from resift_export.graph.pack import pack, packed_attentions
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from resift_export.build.draft import TracedModel
     from resift_export.recipe import Recipe
 
-WAY_OUT = "leave --packed out"
-
 log = logging.getLogger(__name__)
 
 
@@ -31,20 +28,13 @@ def packed_models(models: Mapping[str, ir.Model], traced: TracedModel, recipe: R
     """The packed graphs of the recipe's masked variants, by the variant's file; none unless the recipe asks for them.
 
     `models`: the variants' graphs by file. `traced`: the float32 graph that they were made from. Raises ExportError if its layers
-    cannot be packed, or if a packed graph computes other logits.
+    cannot be packed, or if packed rows get other logits.
     """
     files = [variant.file for variant in recipe.variants() if variant.is_masked] if recipe.packed else []
-    packed = {file: _packed(models[file]) for file in files}
+    packed = {file: pack(models[file].clone(), fuses=True) for file in files}
+    for file, model in packed.items():
+        log.info("pack      %s: attention of %d layers reads packed rows", file, sum(1 for _ in packed_attentions(model)))
     if files:
         plain = pack(add_mask(traced.model.clone()), fuses=False)
-        check_mask(plain, traced.model, traced.checkpoint, traced.scratch, mend=WAY_OUT)
+        check_mask(plain, traced.model, traced.checkpoint, traced.scratch, mend="leave --packed out")
     return packed
-
-
-def _packed(masked: ir.Model) -> ir.Model:
-    model = pack(masked.clone(), fuses=True)
-    attentions = sum(1 for _ in packed_attentions(model))
-    log.info("pack      %d layers whose attention reads packed rows", attentions)
-    if not attentions:
-        raise ExportError(f"no layer's attention can read packed rows, as it is local or reads relative positions; {WAY_OUT}")
-    return model
