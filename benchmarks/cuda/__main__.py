@@ -13,6 +13,7 @@ figure. Compare ratios, and only within one run. Exit code 3 if the artifact doe
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ from benchmarks import random_checkpoints
 from benchmarks.cuda import figures, material
 from benchmarks.cuda.claims import claims
 from benchmarks.cuda.contenders import QUERY, Optimized, Resift, SentenceTransformers, opened
+from benchmarks.material import GATE_POOLS
 from resift.metrics import kendall_tau
 from resift.runtime.providers import versions
 
@@ -186,13 +188,15 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def _tiny_material(scratch: Path) -> Path:
-    """The material of a small BERT with random weights."""
+    """The material of a small BERT with random weights, with three labelled pools."""
     config = {"vocab_size": 13000, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
     config["max_position_embeddings"] = longest = 192
     kind = random_checkpoints.Kind("Bert", config, "WordPiece", random_checkpoints.BERT_PAIR, longest)
     random_checkpoints.KINDS["tiny"] = kind
     checkpoint = random_checkpoints.save("tiny", scratch / "checkpoint")
-    material.write(checkpoint, scratch / "material", [])
+    labelled = scratch / "labelled.jsonl.gz"
+    labelled.write_bytes(gzip.compress(b"\n".join(GATE_POOLS.read_bytes().splitlines()[:3])))
+    material.write(checkpoint, scratch / "material", [labelled])
     return scratch / "material"
 
 

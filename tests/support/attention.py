@@ -5,6 +5,8 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
@@ -41,13 +43,13 @@ class PackedMultiHeadAttention(OpRun):
         places = np.concatenate([np.arange(length) + row * width for row, length in enumerate(lengths)])
         padding = np.setdiff1d(np.arange(batch * width), places)
         assert offset.ravel().tolist() == [*places, *padding]
-        rows = [slice(*row) for row in zip(ends, ends[1:], strict=False)]
+        rows = [slice(*row) for row in pairwise(ends)]
         found = np.concatenate([attend(query[row], key[row], value[row], num_heads, scale) for row in rows])
         return (found.astype(query.dtype),)
 
 
 class MultiHeadAttention(OpRun):
-    """Inputs: query, key and value [b, width, heads * size], none, lengths of keys [3 * b + 2], and a bias [b, 1, queries, keys]."""
+    """Inputs: query, key and value [b, width, heads * size], none, lengths of keys [3 * b + 2], a bias [b, 1, queries, keys]."""
 
     op_domain = "com.microsoft"
 
