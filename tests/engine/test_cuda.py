@@ -382,25 +382,20 @@ def test_a_packed_graph_runs_on_cuda_if_it_computes_the_certificates_logits(can_
 
 
 def shift_logits(by):
-    def spoil(model):
-        output = model.graph.outputs[0]
-        shifted = ir_shifted(model, output, by)
-        model.graph.outputs[0] = shifted
-
-    return spoil
-
-
-def ir_shifted(model, output, by):
-    """The output plus a number, under its name."""
+    """What adds a number to all logits of a graph."""
     import onnx_ir as ir
 
     from resift_export.graph.edit import constant
 
-    node = ir.node("Add", [output, constant(model, "shift", np.array(by, np.float32))])
-    model.graph.insert_after(output.producer(), node)
-    node.outputs[0].shape, node.outputs[0].type = output.shape, output.type
-    output.name, node.outputs[0].name = "before_the_shift", output.name
-    return node.outputs[0]
+    def spoil(model):
+        output = model.graph.outputs[0]
+        shifted = ir.node("Add", [output, constant(model, "shift", np.array(by, np.float32))])
+        model.graph.insert_after(output.producer(), shifted)
+        model.graph.outputs[0] = shifted.outputs[0]
+        shifted.outputs[0].shape, shifted.outputs[0].type = output.shape, output.type
+        output.name, shifted.outputs[0].name = "before_the_shift", output.name
+
+    return spoil
 
 
 @pytest.mark.parametrize(
