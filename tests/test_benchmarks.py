@@ -122,6 +122,21 @@ def test_files_come_back_from_their_parts(material, monkeypatch, tmp_path):
         material.join(parts, joined)
 
 
+def test_matrices_of_the_checkpoint_are_left_out_of_files_and_put_back(material, monkeypatch, tmp_path):
+    monkeypatch.setattr(material, "SMALLEST_CUT", 30)
+    random = np.random.default_rng(2)
+    weights = {"first": random.normal(size=(5, 7)), "second_T": random.normal(size=(6, 4)), "absent": random.normal(size=(8, 8))}
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    first, second = (array.astype(np.float16) for array in (weights["first"], weights["second_T"]))
+    content = b"head" + first.T.tobytes() + b"middle" + second.tobytes() + first.T.tobytes() + b"end"
+    cuts = material.find_cuts(content, weights)
+    assert [cut.matrix for cut in cuts] == ["first_T", "second_T"]
+    rest = material.without(content, cuts)
+    assert rest == b"headmiddle" + first.T.tobytes() + b"end"
+    assert material.filled(rest, cuts, weights) == content
+    assert material.find_cuts(b"nothing", weights) == []
+
+
 def test_rounded_weights_are_within_half_a_step(material, tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     random = np.random.default_rng(1)

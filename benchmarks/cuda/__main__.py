@@ -2,6 +2,7 @@
 
 python -m benchmarks cuda --prepare MATERIAL --checkpoint FOLDER [--further FILE ...]   anywhere, with the extra `export`
 python -m benchmarks cuda --material MATERIAL [--out FOLDER] [--seconds 480]            on a machine with a GPU, offline
+python -m benchmarks cuda --material MATERIAL --work FOLDER --join                      only puts files together, such as wheels
 python -m benchmarks cuda --dry-run                                                     every line, on the CPU, at tiny sizes
 
 The material is files of at most 60 MB. Further files can be labelled pools (*.jsonl.gz, on which nDCG@10 is measured) or wheels.
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--further", type=Path, nargs="+", default=[], help="files to add, for --prepare")
     parser.add_argument("--material", type=Path, help="folder that --prepare wrote")
     parser.add_argument("--work", type=Path, help="folder for the joined files (default: a temporary one)")
+    parser.add_argument("--join", action="store_true", help="put the files of --material together in --work, and end")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for cuda.json (default: here)")
     parser.add_argument("--seconds", type=float, default=480.0, help="time that the measurement may take (default: %(default)s)")
     parser.add_argument(
@@ -73,6 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.checkpoint is None:
             parser.error("--prepare needs --checkpoint FOLDER")
         material.write(options.checkpoint, options.prepare, options.further)
+        return 0
+    if options.join:
+        if options.material is None or options.work is None:
+            parser.error("--join needs --material FOLDER and --work FOLDER")
+        material.join(options.material, options.work)
         return 0
     if options.material is None and not options.dry_run:
         parser.error("expected --prepare, --material or --dry-run")
