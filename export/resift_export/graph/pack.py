@@ -3,12 +3,13 @@
 Between the embeddings and the head, the tokens of all rows stand one after the other, [1, tokens, size] in place of
 [b, width, size], wherever each token is computed from itself alone: in products with weights, normalization and activations. What
 reads several tokens of a row, such as rotary embedding, local attention or the head, reads restored rows [b, width, size], in which
-padding is a copy of the token before it; no result depends on it, as the graph is masked. All of this is done by operators of ONNX,
-which the CPU has, too:
+padding is a copy of the row's last token; no result depends on it, as the graph is masked. All of this is done by operators of
+ONNX, which the CPU has, too:
 
     mask, by rows       1 1 0 0   1 1 1 1   1 0 0 0
-    tokens              0 1 4 5 6 7 8                 where it is 1: the place of each packed token
-    positions           0 1 1 1   2 3 4 5   6 6 6 6   its running sum - 1: the packed token of each place
+    tokens              0 1 4 5 6 7 8                 where the mask is 1: the place of each packed token
+    ends                0 2 6 7                       the running sum of the rows' lengths
+    positions           0 1 1 1   2 3 4 5   6 6 6 6   the packed token of each place
 
 Attention in which all tokens of a row read each other is PackedMultiHeadAttention of com.microsoft, which only CUDA has:
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.PackedMultiHeadAttention
@@ -191,26 +192,38 @@ class _Packing(Additions):
 
     def ends(self) -> ir.Value:
         """int32[b + 1]: 0, then the number of tokens up to the end of each row."""
-        lengths = self.op("lengths", "ReduceSum", [self._mask, self.integers(1)], {"keepdims": 0})
-        sums = self.op("ends_of_rows", "CumSum", [lengths, self.constant(np.array(0))])
-        joined = self.op("ends_wide", "Concat", [self.integers(0), sums], {"axis": 0})
+        joined = self.op("ends_wide", "Concat", [self.integers(0), self._ends_of_rows()], {"axis": 0})
         return self.op("ends", "Cast", [joined], {"to": int(ir.DataType.INT32)})
 
-    def _places(self) -> ir.Value:
-        """int64[b * width]: the mask."""
-        return self.op("places", "Reshape", [self._mask, self.integers(-1)])
-
     def _is_token(self) -> ir.Value:
-        return self.op("is_token", "Cast", [self._places()], {"to": int(ir.DataType.BOOL)})
+        """bool[b * width]."""
+        flat = self.op("places", "Reshape", [self._mask, self.integers(-1)])
+        return self.op("is_token", "Cast", [flat], {"to": int(ir.DataType.BOOL)})
 
     def _tokens(self) -> ir.Value:
         """int64[tokens]: the place of each token among all b * width."""
         return self.op("token_places", "Reshape", [self.op("nonzero", "NonZero", [self._is_token()]), self.integers(-1)])
 
     def _positions(self) -> ir.Value:
-        """int64[b, width]: the packed token of each place; of padding, the one before it."""
-        sums = self.op("sums", "CumSum", [self._places(), self.constant(np.array(0))])
-        return self.op("positions", "Reshape", [self.op("positions_flat", "Sub", [sums, self.integers(1)]), self._shape()])
+        """int64[b, width]: the packed token of each place; of padding, the last one of its row."""
+        zero, one = (self.constant(np.array(number)) for number in (0, 1))
+        width = self.op("width", "Gather", [self._shape(), one])
+        within = self.op("numbers", "Range", [zero, width, one])
+        ends, lengths = (
+            self.op(f"{name}_column", "Unsqueeze", [value, self.integers(1)])
+            for name, value in (("ends", self._ends_of_rows()), ("lengths", self._lengths()))
+        )
+        last = self.op("last", "Sub", [lengths, one])
+        starts = self.op("starts", "Sub", [ends, lengths])
+        return self.op("positions", "Add", [starts, self.op("numbers_in_rows", "Min", [within, last])])
+
+    def _lengths(self) -> ir.Value:
+        """int64[b]."""
+        return self.op("lengths", "ReduceSum", [self._mask, self.integers(1)], {"keepdims": 0})
+
+    def _ends_of_rows(self) -> ir.Value:
+        """int64[b]: the number of tokens up to the end of each row."""
+        return self.op("ends_of_rows", "CumSum", [self._lengths(), self.constant(np.array(0))])
 
     def _at(self, selected: ir.Value) -> ir.Value:
         """int64[b] or int64[b, n]: the packed tokens at the selected positions of each row."""
