@@ -87,8 +87,8 @@ def _is_of_rows(value: ir.Value | None, model: ir.Model) -> bool:
     places = model.graph.inputs[0].shape
     if value is None or value.shape is None or places is None or value.const_value is not None:
         return False
-    shape = tuple(value.shape)
-    return len(shape) == LAST_AXIS + 1 and shape[:LAST_AXIS] == tuple(places) and isinstance(shape[LAST_AXIS], int)
+    shape, known = tuple(value.shape), all(isinstance(side, int) or side.value is not None for side in places)
+    return known and len(shape) == LAST_AXIS + 1 and shape[:LAST_AXIS] == tuple(places) and isinstance(shape[LAST_AXIS], int)
 
 
 def _is_tokenwise(node: ir.Node, model: ir.Model) -> bool:
