@@ -23,7 +23,7 @@ from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import EXTENDED_FORMAT, PackedGraph
 from resift.cli.main import main
-from resift.errors import OutOfMemoryError
+from resift.errors import OutOfMemoryError, is_out_of_memory
 from resift.plans import Plan
 from resift.runtime import binding, probe, providers
 from tests.conftest import edit
@@ -197,6 +197,25 @@ TOO_LARGE = (
 )
 
 
+SHORT_OF_MEMORY = {
+    "the arena": TOO_LARGE,
+    "gpu_mem_limit": "bfc_arena.cc:359 Extend Available memory of 4096 is smaller than requested bytes of 1048576",
+    "CUDA": "CUDA failure 2: out of memory ; GPU=0 ; hostname=h ; expr=cudaMalloc((void**)&p, size);",
+    "cuBLAS": "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0",
+    "cuDNN": "CUDNN failure 4002: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ; GPU=0",
+}
+OTHER_FAULTS = [
+    "CUDA failure 700: an illegal memory access was encountered ; GPU=0",
+    "CUDA failure 716: misaligned address ; GPU=0",
+]
+
+
+@pytest.mark.parametrize("where", SHORT_OF_MEMORY)
+def test_a_shortage_of_memory_is_known_wherever_it_shows(where):
+    assert is_out_of_memory(RuntimeError(SHORT_OF_MEMORY[where]))
+    assert not any(is_out_of_memory(RuntimeError(text)) for text in OTHER_FAULTS)
+
+
 @pytest.fixture
 def memory(monkeypatch):
     """memory(tokens): batches of more tokens fail as onnxruntime does when the GPU's memory is short."""
@@ -286,11 +305,14 @@ def cuda(monkeypatch):
 
 
 def test_cuda_takes_float16_and_the_gpu_of_that_number(masked_artifact, cuda, exact, span):
-    with Reranker.load(masked_artifact, settings=Settings(provider="cuda:1")) as reranker:
+    settings = Settings(provider="cuda:1", provider_options={"gpu_mem_limit": 1 << 30})
+    with Reranker.load(masked_artifact, settings=settings) as reranker:
         assert (reranker.provider, reranker.precision, reranker.resolved.token_budget) == ("cuda", "float16", 1 << 15)
         found = reranker.logits(QUERY, POOL)
     np.testing.assert_allclose(found, exact.logits(QUERY, POOL), rtol=0, atol=HALF_BOUND * span)
-    assert {str(each) for each in cuda if isinstance(each, dict)} == {"{'device_id': '1'}"}
+    options = [each for each in cuda if isinstance(each, dict)]
+    assert options
+    assert all(each == {"device_id": "1", "gpu_mem_limit": str(1 << 30)} for each in options)
     assert {each for each in cuda if not isinstance(each, dict)} == {binding.Device("cuda", 1)}
 
 
