@@ -14,7 +14,6 @@ import shutil
 import time
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 
@@ -393,11 +392,8 @@ def test_a_packed_graph_runs_on_cuda_if_it_computes_the_certificates_logits(can_
     with caplog.at_level(logging.WARNING), Reranker.load(folder, settings=Settings(provider="cuda")) as reranker:
         assert reranker.is_packed
         found = reranker.logits(QUERY, POOL)
-        nodes = reranker.nodes
     assert warnings_of(caplog) == []
     np.testing.assert_allclose(found, exact.logits(QUERY, POOL), rtol=0, atol=HALF_BOUND * span)
-    if nodes is not None:
-        assert sum(nodes.values()) == len(onnx.load(folder / "model.float16.packed.onnx").graph.node)
     with Reranker(Artifact.open(folder), rehearsed="cuda") as rehearsed:
         assert not rehearsed.is_packed
     assert main(["verify", str(folder), "--provider", "cuda", "--accept-bounds"]) == 0
@@ -427,7 +423,7 @@ def shift_logits(by):
             50.0,
             r"on this GPU does not compute what model\.float16\.onnx computed at export: the logits of 8 stored pairs differ by",
         ),
-        (np.nan, "returned NaN|not finite|NaN or"),
+        (np.nan, r"the model returned \[nan\] for document 0"),
     ],
 )
 def test_a_packed_graph_that_computes_something_else_gives_way_in_words(can_pack, cuda, caplog, exact, span, by, said):
@@ -537,6 +533,7 @@ def test_a_manifest_that_is_wrong_about_the_mask_is_refused_at_load(masked_artif
     def edit_variants(manifest):
         for variant in manifest["graphs"][0]["variants"]:
             variant["is_masked"] = change
+            variant.pop("packed", None)
 
     edit(folder, edit_variants)
     with pytest.raises(ArtifactError, match=r"the graph reads .*attention_mask|expected .*attention_mask"):

@@ -137,15 +137,13 @@ def _differences(graph: Graph, stored: StoredPairs, submit: Callable[..., Future
     All are submitted at once: those that wait while the first one runs share a batch, where a graph reads several lengths in one.
     """
     plan, differences = Plan([Stage(graph.name)]), []
-    answers: list[Future[Any]] = []
-    for query, documents, _ in stored:
+    answers = [submit(query, documents, plan=plan) for query, documents, _ in stored]
+    wait(answers)
+    for (query, documents, logits), answer in zip(stored, answers, strict=True):
         try:
-            answers.append(submit(query, documents, plan=plan))
-        except OverloadedError:  # so few tokens may wait that they have to run first
-            wait(answers)
-            answers.append(submit(query, documents, plan=plan))
-    for (_, _, logits), answer in zip(stored, answers, strict=True):
-        scored = answer.result()
+            scored = answer.result()
+        except OverloadedError:  # the settings let fewer tokens wait
+            scored = submit(query, documents, plan=plan).result()
         is_whole = (scored.tokens_cut == 0) & (scored.query_tokens_cut == 0)
         if scored.windows is not None:
             is_whole &= scored.windows == 1
