@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resift.scheduling.call import Batch as CallBatch
+    from resift.scheduling.call import Batch
 
 QUERY = "how do tides follow the moon"
 
@@ -39,7 +39,7 @@ class Timed(Protocol):
         """A score for each document."""
 
 
-class Batch(NamedTuple):
+class BatchRun(NamedTuple):
     """A batch of resift that ran."""
 
     lengths: NDArray[np.int32]
@@ -61,13 +61,13 @@ class Resift:
         self.reranker = Reranker(
             artifact if packs else without_packed(artifact), settings=settings, rehearsed="cuda" if is_dry else None
         )
-        self.batches: list[Batch] = []
+        self.batches: list[BatchRun] = []
         """those since it was emptied"""
         self.reranker.observe(self._note)
 
-    def _note(self, batch: CallBatch, seconds: float) -> None:
+    def _note(self, batch: Batch, seconds: float) -> None:
         lengths = np.array([call.encodings.lengths[row] for call, row in batch.rows], np.int32)
-        self.batches.append(Batch(lengths, len(batch.rows) * batch.bucket.width, seconds))
+        self.batches.append(BatchRun(lengths, len(batch.rows) * batch.bucket.width, seconds))
 
     def score(self, query: str, documents: list[str]) -> np.ndarray:
         return self.reranker.logits(query, documents)
