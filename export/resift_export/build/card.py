@@ -8,20 +8,28 @@ from typing import TYPE_CHECKING
 
 from resift.artifact.certificate import look_summary
 from resift.artifact.coverage import LEAST_PAIRS
-from resift_export.build.graph_files import FROZEN, unfrozen_file
+from resift_export.build.graph_files import FROZEN, packed_file, unfrozen_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from resift.artifact.certificate import Certificate
     from resift.artifact.coverage import ClassAgreement
-    from resift_export.build.graph_files import FrozenGraphs, WrittenModel
+    from resift.artifact.manifest import ShortGraph
+    from resift_export.build.graph_files import FrozenGraphs
+    from resift_export.checkpoint.load import Checkpoint
     from resift_export.recipe import Recipe
 
 
-def render_card(
-    full: WrittenModel, recipe: Recipe, certificate: Certificate, about: str, frozen: FrozenGraphs | None = None
+def render_card(  # noqa: PLR0913 - everything that it tells of
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    certificate: Certificate,
+    about: str,
+    short: Mapping[str, ShortGraph],
+    frozen: FrozenGraphs | None = None,
 ) -> str:
     """The model card: `about`, which describes the checkpoint, then how the artifact was made and its measurements."""
-    checkpoint = full.checkpoint
     columns = "| {0} | {1} | {2.overlap:.4f} | {2.tau:.4f} | {2.worst_tau:.4f} | {2.error:.2%} | {2.largest_error:.3f} | "
     rows = "\n".join(
         columns.format(file, _processors(recipe, file), agreement)
@@ -33,6 +41,8 @@ def render_card(
     first_look_notes = "".join(
         f"\n{file}, the first look of plans: {look_summary(recalls)}.\n" for file, recalls in certificate.first_looks.items()
     )
+    if recipe.packed:
+        place_notes += "".join(_packed_note(variant.file) for variant in recipe.variants() if variant.is_masked)
     template = (Path(str(files("resift_export"))) / "data" / "card.md").read_text()
     return template.format(
         about=about.strip() or f"# {checkpoint.id}\n\nThe licence and the training data are those of the checkpoint.",
@@ -55,15 +65,16 @@ def render_card(
         least=LEAST_PAIRS,
         short_pools=len(certificate.short_pools),
         short="".join(
-            f"{graph.file} scores pairs of up to {graph.up_to} tokens in place of {file}.\n" for file, graph in full.short.items()
-        )
-        + "".join(
-            f"{graph.file} computes no padding. A GPU runs it in place of {file}, if it computes the same there.\n"
-            for file, graph in full.packed.items()
+            f"{graph.file} scores pairs of up to {graph.up_to} tokens in place of {file}.\n" for file, graph in short.items()
         )
         + ("" if frozen is None else _frozen_note(frozen)),
         bounds=certificate.bounds,
     )
+
+
+def _packed_note(file: str) -> str:
+    """What the card says of the packed graph of a masked variant."""
+    return f"\n{packed_file(file)} computes no padding. A GPU runs it in place of {file}, if it computes the same there.\n"
 
 
 def _frozen_note(frozen: FrozenGraphs) -> str:

@@ -164,6 +164,19 @@ def with_short(folder: Path, full: WrittenModel, models: Mapping[str, ShortModel
     return full._replace(graphs=graphs, short=short)
 
 
+def _write_graph(path: Path, model: ir.Model, weights_file: str | None = None, min_shared: int | None = None) -> GraphFiles:
+    """Writes one graph. `weights_file`: a file of the same folder that may hold weights of it, of at least `min_shared` bytes."""
+    min_onnxruntime = oldest_onnxruntime(model)
+    if weights_file is not None and save_with_shared_weights(model, path, path.with_name(weights_file), min_shared):
+        return GraphFiles({path.name: _entry(path)}, min_onnxruntime, weights_file)
+    return GraphFiles({path.name: _entry(path) for path in save(model, path)}, min_onnxruntime)
+
+
+def _entry(path: Path) -> FileEntry:
+    with path.open("rb") as file:
+        return FileEntry(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
 def with_packed(folder: Path, full: WrittenModel, models: Mapping[str, ir.Model]) -> WrittenModel:
     """Writes the graphs that compute no padding, by the file of their variant, into `folder`, and returns `full` with them.
 
@@ -178,16 +191,3 @@ def with_packed(folder: Path, full: WrittenModel, models: Mapping[str, ir.Model]
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
     return full._replace(graphs=graphs, packed=packed)
-
-
-def _write_graph(path: Path, model: ir.Model, weights_file: str | None = None, min_shared: int | None = None) -> GraphFiles:
-    """Writes one graph. `weights_file`: a file of the same folder that may hold weights of it, of at least `min_shared` bytes."""
-    min_onnxruntime = oldest_onnxruntime(model)
-    if weights_file is not None and save_with_shared_weights(model, path, path.with_name(weights_file), min_shared):
-        return GraphFiles({path.name: _entry(path)}, min_onnxruntime, weights_file)
-    return GraphFiles({path.name: _entry(path) for path in save(model, path)}, min_onnxruntime)
-
-
-def _entry(path: Path) -> FileEntry:
-    with path.open("rb") as file:
-        return FileEntry(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
