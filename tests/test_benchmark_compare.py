@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,6 +110,27 @@ def test_a_contender_answers_in_scores_whatever_its_library_prints(started):
     assert answer["scores"] == [[1.0, 3.0], [2.0]]
     assert answer["seconds"] > 0
     assert process.report()["versions"]["numpy"] == np.__version__
+
+
+def test_what_a_library_computes_when_its_scores_are_read_is_timed(monkeypatch):
+    from benchmarks.compare.catalogue import SCRIPTS
+
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import protocol
+
+    now = [0.0]
+
+    def score(_query, documents):
+        for _ in documents:
+            now[0] += 1.0
+            yield 1.0
+
+    monkeypatch.setattr(protocol, "time", SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0]))
+    for score_many in (None, lambda pools: [score(*pool) for pool in pools]):
+        now[0] = 0.0
+        answer = protocol.respond({"pools": [["q", ["a", "b"]], ["r", ["c"]]]}, score, score_many, ())
+        assert (answer["seconds"], answer["cpu_seconds"]) == (3.0, 3.0)
+        assert answer["scores"] == [[1.0, 1.0], [1.0]]
 
 
 def test_why_a_contender_does_not_load_is_told(started):
@@ -261,12 +283,13 @@ def test_who_is_missing_is_in_every_table_with_the_reason():
     ]
     found = report.content([case("q")], turns, "resift-full", {"install_mb": {"resift-full": 200.0}}, {"kjarni": "no wheel"})
     for text in (report.tables(found), report.tables(found, markdown=True)):
-        assert text.count("kjarni, float32") == 2
-        assert text.count("not measured: no wheel") == 2
+        assert text.count("kjarni, float32") == 3
+        assert text.count("not measured: no wheel") == 3
         assert "5.00x" in text
         assert "Best rival of equal quality: sentence-transformers, PyTorch float32, 5.00x" in text
     assert "scores" not in json.dumps(found)
-    assert all(row.count("|") == 12 for row in report.tables(found, markdown=True).splitlines() if row.startswith("| sentence"))
+    rows = [row.count("|") for row in report.tables(found, markdown=True).splitlines() if row.startswith("| sentence")]
+    assert rows == [3, 12]  # of the table of all cases, and of the case's own
 
 
 # Later runs

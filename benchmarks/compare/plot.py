@@ -20,24 +20,10 @@ THEMES = {
     "light": {"paper": "#ffffff", "ink": "#24292f", "faint": "#d0d7de", "ours": "#b3400a", "rivals": "#57606a"},
     "dark": {"paper": "#0d1117", "ink": "#e6edf3", "faint": "#30363d", "ours": "#ff9b54", "rivals": "#9198a1"},
 }
-OFFSETS = [
-    (8, 0),
-    (8, 10),
-    (8, -10),
-    (0, 13),
-    (0, -13),
-    (-8, 10),
-    (-8, -10),
-    (8, 22),
-    (8, -22),
-    (0, 26),
-    (0, -26),
-    (-8, 34),
-    (8, -34),
-    (0, 42),
-    (0, -42),
-]
-"""Where a label may stand, in points from its dot; the first place that is free is taken."""
+MARKERS = "osD^v<>pPXh*d8HsD^v"
+"""Shapes by a contender's place in the catalogue; those of float32 are hollow."""
+COLUMNS = 2
+"""Panels beside each other."""
 
 
 def plot(report: Mapping[str, Any], out: Path) -> list[Path]:
@@ -69,16 +55,21 @@ def _figure(cases: Sequence[Mapping[str, Any]], processor: str, colours: Mapping
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    rows, columns = -(-len(cases) // COLUMNS), min(len(cases), COLUMNS)
     with mpl.rc_context({"svg.hashsalt": "resift", "svg.fonttype": "path"}):
-        figure = Figure(figsize=(6.2 * len(cases), 5.2), layout="constrained")
-        for axes, case in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
+        figure = Figure(figsize=(4.8 * columns + 0.4, 3.4 * rows + 1.8), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False)
+        for axes, case in zip(panels.flat, cases, strict=False):
             _panel(axes, case, colours)
-        figure.supxlabel(
-            f"median ms of a pool, {cases[0]['threads']} threads, {processor} (log scale: left is faster)",
-            color=colours["ink"],
-            fontsize=9,
-        )
+        for axes in panels.flat[len(cases) :]:
+            axes.set_axis_off()
+        # As a title of the whole figure, it would lie on the legend.
+        for axes in panels[-1]:
+            axes.set_xlabel(
+                f"median ms, {cases[0]['threads']} threads, {processor} (left is faster)", color=colours["ink"], fontsize=9
+            )
         figure.supylabel("nDCG@10 / that of float32", color=colours["ink"], fontsize=9)
+        _legend(figure, [name for case in cases for name, *_ in points(case)], colours)
     return figure
 
 
@@ -88,7 +79,7 @@ def _panel(axes: Any, case: Mapping[str, Any], colours: Mapping[str, str]) -> No
     found = points(case)
     axes.set_facecolor(colours["paper"])
     axes.set_xscale("log")
-    axes.set_xlim(0.7 * min(at for _, at, _ in found), 1.6 * max(at for _, at, _ in found))
+    axes.set_xlim(0.7 * min(at for _, at, _ in found), 1.4 * max(at for _, at, _ in found))
     shares = [share for *_, share in found]
     margin = max(0.01, 0.25 * (max(shares) - min(shares)))
     axes.set_ylim(min(shares) - margin, max(shares) + margin)
@@ -103,44 +94,31 @@ def _panel(axes: Any, case: Mapping[str, Any], colours: Mapping[str, str]) -> No
     for spine in axes.spines.values():
         spine.set_color(colours["faint"])
     for name, at, share in found:
-        axes.plot(at, share, "o", color=_colour(name, colours), markersize=7 if _is_ours(name) else 5)
-    _label(axes, found, colours)
+        axes.plot(at, share, **_mark(name, colours))
 
 
-def _label(axes: Any, found: Sequence[tuple[str, float, float]], colours: Mapping[str, str]) -> None:
-    """Names beside their dots, none over another name or dot as far as there is room."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def _legend(figure: Any, names: Sequence[str], colours: Mapping[str, str]) -> None:
+    """Names below the panels, as many dots lie so near to each other that names beside them would cover them."""
+    from matplotlib.lines import Line2D
 
-    canvas = FigureCanvasAgg(axes.figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    used = [axes.transData.transform((at, share)) for _, at, share in found]
-    boxes: list[Any] = []
-    for name, at, share in sorted(found, key=lambda point: point[1]):
-        for offset in OFFSETS:
-            text = axes.annotate(
-                name,
-                (at, share),
-                offset,
-                textcoords="offset points",
-                fontsize=8,
-                color=_colour(name, colours),
-                weight="bold" if _is_ours(name) else "normal",
-                ha={-8: "right", 0: "center", 8: "left"}[offset[0]],
-                va="center",
-                arrowprops={"arrowstyle": "-", "color": colours["faint"], "linewidth": 0.6} if abs(offset[1]) > 15 else None,
-            )
-            box = text.get_window_extent(renderer)
-            if not any(box.overlaps(other) for other in boxes) and not any(box.contains(*dot) for dot in used):
-                boxes.append(box)
-                break
-            if offset != OFFSETS[-1]:
-                text.remove()
+    found = sorted(set(names), key=list(BY_NAME).index)
+    handles = [Line2D([], [], label=BY_NAME[name].title, **_mark(name, colours)) for name in found]
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    for name, text in zip(found, legend.get_texts(), strict=True):
+        text.set_color(_colour(name, colours))
 
 
-def _is_ours(name: str) -> bool:
-    return name in BY_NAME and BY_NAME[name].is_resift
+def _mark(name: str, colours: Mapping[str, str]) -> dict[str, Any]:
+    """How matplotlib draws a contender's dot."""
+    colour = _colour(name, colours)
+    return {
+        "linestyle": "none",
+        "marker": MARKERS[list(BY_NAME).index(name)],
+        "markersize": 7 if BY_NAME[name].is_resift else 6,
+        "color": colour,
+        "markerfacecolor": colour if "int8" in BY_NAME[name].title else "none",
+    }
 
 
 def _colour(name: str, colours: Mapping[str, str]) -> str:
-    return colours["ours" if _is_ours(name) else "rivals"]
+    return colours["ours" if BY_NAME[name].is_resift else "rivals"]

@@ -66,9 +66,9 @@ def _costs(turn: Turn) -> dict[str, Any]:
 
 
 def tables(report: Mapping[str, Any], *, markdown: bool = False) -> str:
-    """A table for each case, and one of starts, memory and sizes."""
+    """A table of all cases, one for each case, and one of starts, memory and sizes."""
     baseline = title(report["baseline"])
-    parts = [machine_line(report)]
+    parts = [machine_line(report), _summary(report, markdown=markdown)]
     for case in report["cases"]:
         at_once = f", {case['at_once']} queries at once" if case["at_once"] > 1 else ""
         heading = (
@@ -88,6 +88,16 @@ def tables(report: Mapping[str, Any], *, markdown: bool = False) -> str:
     versions = "; ".join(f"{title(name)}: {_versions(start['versions'])}" for name, start in report["starts"].items())
     closing = f"Times are multiples of those of {baseline}, as medians of the ratios within each turn.\n\nVersions: {versions}."
     return "\n".join([*parts, closing])
+
+
+def _summary(report: Mapping[str, Any], *, markdown: bool) -> str:
+    """How many times as long as the baseline each contender takes, a column for each case."""
+    cases = report["cases"]
+    found = {(row["contender"], case["case"]): _times(row.get("seconds_ratio")) for case in cases for row in case["rows"]}
+    names = dict.fromkeys(name for name, _ in found)
+    rows = [(title(name), *(found.get((name, case["case"]), "-") for case in cases)) for name in names]
+    heads = ("system", *(case["case"] for case in cases))
+    return _table("times as long, in all cases", heads, [*rows, *_missing(report, len(cases))], markdown=markdown)
 
 
 def machine_line(report: Mapping[str, Any]) -> str:
