@@ -315,6 +315,7 @@ def test_benchmarks_exist():
 
 OF_OTHERS = {
     "--against",
+    "--further",
     "--material",
     "--minutes",
     "--pools",
