@@ -96,15 +96,16 @@ def artifact_of(built, checkpoint_of):
     return make
 
 
-def export(source: Path, folder: Path, precisions=("int8", "float32"), **first_look) -> None:
+def export(source: Path, folder: Path, precisions=("int8", "float32"), *, packed=False, **first_look) -> None:
     from resift.artifact.agreement import Bounds
-    from resift_export import convert as pipeline
+    from resift_export.build import gate
+    from resift_export.convert import convert
     from resift_export.recipe import Recipe
 
-    recipe = Recipe(precisions=precisions, bounds=Bounds(worst_tau=0.75))
+    recipe = Recipe(precisions=precisions, bounds=Bounds(worst_tau=0.75), packed=packed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "GENERATED_PAIRS", 100)
-        pipeline.convert(str(source), folder, recipe, **first_look)
+        patch.setattr(gate, "GENERATED_PAIRS", 100)
+        convert(str(source), folder, recipe, **first_look)
 
 
 def tested(artifact: Path) -> Path:
@@ -159,7 +160,7 @@ def trace_once(loaded):
 
 def cheapen(patch: pytest.MonkeyPatch) -> None:
     """Makes exports trace each checkpoint once, take the first range that they try, and generate few pairs."""
-    from resift_export import convert
+    from resift_export.build import gate
     from resift_export.graph.trace import TRACERS
     from resift_export.int8 import ranges
 
@@ -167,7 +168,7 @@ def cheapen(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(ranges, "CLIPS", (1.0,))
     patch.setattr(ranges, "MIGRATIONS", (0.0,))
-    patch.setattr(convert, "GENERATED_PAIRS", 100)
+    patch.setattr(gate, "GENERATED_PAIRS", 100)
 
 
 @pytest.fixture(scope="session")
@@ -209,10 +210,10 @@ def planned_artifact(built, checkpoint_of) -> Path:
 
 @pytest.fixture(scope="session")
 def masked_artifact(built, checkpoint_of, planned_artifact) -> Path:
-    """The planned artifact's checkpoints in float16, for CUDA, and in float32."""
+    """The planned artifact's checkpoints in float16, for CUDA, the full one with a packed graph, and in float32."""
     deeper, student = planned_artifact.with_name("bert-deeper"), str(checkpoint_of("bert"))
-    terms = {"first_look": student, "plan": "first-look:0.2,full"}
-    return tested(built("bert-masked", lambda folder: export(deeper, folder, ("float16", "float32"), **terms)))
+    terms = {"first_look": student, "plan": "first-look:0.2,full", "packed": True}
+    return tested(built("bert-packed", lambda folder: export(deeper, folder, ("float16", "float32"), **terms)))
 
 
 @pytest.fixture(scope="session")

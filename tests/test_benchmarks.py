@@ -122,6 +122,21 @@ def test_files_come_back_from_their_parts(material, monkeypatch, tmp_path):
         material.join(parts, joined)
 
 
+def test_matrices_of_the_checkpoint_are_left_out_of_files_and_put_back(material, monkeypatch, tmp_path):
+    monkeypatch.setattr(material, "SMALLEST_CUT", 30)
+    random = np.random.default_rng(2)
+    weights = {"first": random.normal(size=(5, 7)), "second_T": random.normal(size=(6, 4)), "absent": random.normal(size=(8, 8))}
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    first, second = (array.astype(np.float16) for array in (weights["first"], weights["second_T"]))
+    content = b"head" + first.T.tobytes() + b"middle" + second.tobytes() + first.T.tobytes() + b"end"
+    cuts = material.find_cuts(content, weights)
+    assert [cut.matrix for cut in cuts] == ["first_T", "second_T"]
+    rest = material.without(content, cuts)
+    assert rest == b"headmiddle" + first.T.tobytes() + b"end"
+    assert material.filled(rest, cuts, weights) == content
+    assert material.find_cuts(b"nothing", weights) == []
+
+
 def test_rounded_weights_are_within_half_a_step(material, tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     random = np.random.default_rng(1)
@@ -138,6 +153,53 @@ def test_rounded_weights_are_within_half_a_step(material, tmp_path):
     np.testing.assert_array_equal(found["vector"], weights["vector"])
 
 
+def figures_of_cuda(**changes):
+    rows = [{"system": "resift float16", "p50_ms": 9.5, "times_slower": 1.0}]
+    rows.append({"system": "sentence-transformers 9.9 float16", "p50_ms": 18.0, "times_slower": 1.9})
+    cell = {"tokens": 95, "mixed": False, "candidates": 50, "rows": rows}
+    mean = {"resift float16": 0.7, "sentence-transformers 9.9 float32": 0.7021}
+    ndcg = {"dl19.jsonl.gz": {"pools": 43, "of": 43, "mean": mean}}
+    return {"agreement": {"fault": None}, "is_packed": True, "cells": [cell], "ndcg": ndcg, "left_out": {}} | changes
+
+
+def test_claims_of_cuda_hold_or_not_by_the_figures(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks.cuda.claims import claims
+
+    assert claims(figures_of_cuda()) == [
+        "the certificate's bounds: hold",
+        "padding is left out: yes",
+        "nDCG@10 on 43 of 43 pools of dl19.jsonl.gz within 0.002 of float32: does not hold, 0.7000 and 0.7021",
+        "50 candidates of 95 tokens within 10 ms: holds, 9.50 ms",
+        "50 candidates of 95 tokens, 2 times as fast as sentence-transformers 9.9 float16: does not hold, 1.90 times",
+    ]
+    nothing = claims(
+        figures_of_cuda(cells=[{"tokens": 95, "mixed": False, "candidates": 50}], ndcg={}, left_out={"O4": "no memory"})
+    )
+    assert nothing[2:] == [
+        "nDCG@10 within 0.002 of float32: not measured",
+        "times of 50 candidates: not measured",
+        "O4: left out, no memory",
+    ]
+
+
+def test_a_rival_that_fails_on_the_gpu_is_left_out(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks.cuda.contenders import opened
+
+    class Rival:
+        def score(self, query, documents):
+            return np.zeros(len(documents))
+
+    def fail():
+        raise RuntimeError("no kernel\nand more")
+
+    left_out = {}
+    assert len(opened({"good": Rival, "bad": fail}, left_out)) == 1
+    assert left_out == {"bad": "RuntimeError: no kernel"}
+    assert "bad is left out: RuntimeError: no kernel" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_dry_run_of_cuda_goes_through_every_line(monkeypatch, tmp_path, toolchain, capsys):
     monkeypatch.syspath_prepend(str(REPOSITORY))
@@ -146,10 +208,17 @@ def test_the_dry_run_of_cuda_goes_through_every_line(monkeypatch, tmp_path, tool
     assert main(["--dry-run", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "cuda.json").read_text())
     assert found["agreement"]["share_of_range"] < 0.01
-    assert [(cell["tokens"], cell["candidates"]) for cell in found["cells"]] == [
-        (tokens, count) for tokens in TINY.tokens for count in TINY.candidates
+    assert found["left_out"] == {}
+    assert [(cell["tokens"], cell["mixed"], cell["candidates"]) for cell in found["cells"]] == [
+        (tokens, is_mixed, count)
+        for count in TINY.candidates
+        for tokens, is_mixed in [*((tokens, False) for tokens in TINY.tokens), (TINY.mixed, True)]
     ]
     for cell in found["cells"]:
-        assert len(cell["rows"]) == 4
-        assert cell["batches"] == 1
+        assert len(cell["rows"]) == 5
+        assert cell["batches"] >= 1
+    [quality] = found["ndcg"].values()
+    assert quality["pools"] == quality["of"] == 3
+    assert len(quality["mean"]) == 6
+    assert len(found["claims"]) >= 3
     assert "times resift's" in capsys.readouterr().out

@@ -317,6 +317,7 @@ OF_OTHERS = {
     "--against",
     "--app-dir",
     "--build",
+    "--further",
     "--material",
     "--minutes",
     "--pools",

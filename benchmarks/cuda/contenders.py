@@ -1,36 +1,101 @@
-"""Contenders: resift, sentence-transformers in two precisions and onnxruntime's O4 graph, all in this process and on one device."""
+"""Contenders, all in this process and on one device.
+
+resift with and without padding, sentence-transformers in two precisions, and onnxruntime's O4 graph.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 
 from benchmarks.cuda.material import OPTIMIZED
 from resift import Reranker, Settings
 from resift.artifact.folder import Artifact
+from resift.errors import first_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from resift.scheduling.call import Batch
+
+QUERY = "how do tides follow the moon"
 
 BATCH = 256
 """Pairs of a batch of the others; sentence-transformers' own default, 32, leaves a large GPU idle."""
 
 
+class Timed(Protocol):
+    """A system under test."""
+
+    name: str
+
+    def score(self, query: str, documents: list[str]) -> np.ndarray:
+        """A score for each document."""
+
+
+class BatchRun(NamedTuple):
+    """A batch of resift that ran."""
+
+    lengths: NDArray[np.int32]
+    """tokens of its pairs, without padding"""
+    places: int
+    """rows x width, with padding"""
+    seconds: float
+    """without tokenization"""
+
+
 class Resift:
-    """The artifact in float16. Without a GPU, its batches are rehearsed on the CPU."""
+    """The artifact in float16. Without a GPU, its batches are rehearsed on the CPU, which computes padding in any case."""
 
-    name = "resift float16"
-
-    def __init__(self, work: Path, *, is_dry: bool) -> None:
+    def __init__(self, work: Path, *, is_dry: bool, packs: bool = True) -> None:
+        """`packs`: whether padding is left out, if the GPU can do that."""
+        self.name = "resift float16" if packs else "resift float16, with padding"
         settings = Settings(precision="float16") if is_dry else Settings(precision="float16", provider="cuda")
-        self.reranker = Reranker(Artifact.open(work / "artifact"), settings=settings, rehearsed="cuda" if is_dry else None)
-        self.batches: list[tuple[int, int, float]] = []
-        """rows, width and seconds of the batches since it was emptied; the seconds are without tokenization"""
-        self.reranker.observe(lambda batch, seconds: self.batches.append((len(batch.rows), batch.bucket.width, seconds)))
+        artifact = Artifact.open(work / "artifact")
+        self.reranker = Reranker(
+            artifact if packs else without_packed(artifact), settings=settings, rehearsed="cuda" if is_dry else None
+        )
+        self.batches: list[BatchRun] = []
+        """those since it was emptied"""
+        self.reranker.observe(self._note)
+
+    def _note(self, batch: Batch, seconds: float) -> None:
+        lengths = np.array([call.encodings.lengths[row] for call, row in batch.rows], np.int32)
+        self.batches.append(BatchRun(lengths, len(batch.rows) * batch.bucket.width, seconds))
 
     def score(self, query: str, documents: list[str]) -> np.ndarray:
         return self.reranker.logits(query, documents)
+
+
+def without_packed(artifact: Artifact) -> Artifact:
+    """The artifact as if it had been exported without --packed."""
+    structs = msgspec.structs
+    graphs = [
+        structs.replace(graph, variants=[structs.replace(variant, packed=None) for variant in graph.variants])
+        for graph in artifact.manifest.graphs
+    ]
+    return replace(artifact, manifest=structs.replace(artifact.manifest, graphs=graphs))
+
+
+def opened(makers: Mapping[str, Callable[[], Timed]], left_out: dict[str, str]) -> list[Timed]:
+    """The contenders that load here and score a pair; why another one does not is noted in `left_out`, and printed."""
+    found = []
+    for name, make in makers.items():
+        try:
+            contender = make()
+            contender.score(QUERY, [QUERY, f"{QUERY} {QUERY}"])
+        except Exception as error:  # noqa: BLE001 - a rival that cannot run here must not end the measurement of the others
+            left_out[name] = f"{type(error).__name__}: {first_line(error)}"
+            print(f"{name} is left out: {left_out[name]}", flush=True)
+        else:
+            found.append(contender)
+    return found
 
 
 class SentenceTransformers:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.cuda.contenders import QUERY
 from resift.artifact.agreement import check_bounds
 from resift.artifact.certificate import Certificate
 from resift.artifact.coverage import check_classes
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from benchmarks.cuda.contenders import Resift
+    from numpy.typing import NDArray
+
+    from benchmarks.cuda.contenders import Resift, Timed
     from resift import Reranker
 
 WARM = 2
@@ -29,16 +32,6 @@ WARM = 2
 ROUNDS = range(3, 31)
 """How often each contender runs, as far as there is time."""
 HALF_BYTES = 2
-QUERY = "how do tides follow the moon"
-
-
-class Timed(Protocol):
-    """A system under test."""
-
-    name: str
-
-    def score(self, query: str, documents: list[str]) -> np.ndarray:
-        """A score for each document."""
 
 
 class Clock:
@@ -116,31 +109,41 @@ def agreement(reranker: Reranker, folder: Path) -> dict[str, Any]:
     }
 
 
-def quality(contenders: Sequence[Timed], path: Path, maximum: int) -> dict[str, float]:
-    """Mean nDCG@10 of each contender on labelled pools, at most so many."""
-    pools = list(read_pools(path))[:maximum]
-    found = {}
-    for contender in contenders:
-        values = []
-        for pool in pools:
-            labels = [int(fields.get("label", 0)) for fields in pool.fields]
-            values.append(ndcg(labels, np.asarray(contender.score(pool.query, pool.documents), np.float64)))
-        found[contender.name] = float(np.mean(values))
-    return found
+def quality(contenders: Sequence[Timed], path: Path, seconds: float) -> dict[str, Any]:
+    """Mean nDCG@10 of each contender on the labelled pools that all of them score within so many seconds, and their number."""
+    values: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    begin = time.monotonic()
+    pools = list(read_pools(path))
+    for pool in pools:
+        if time.monotonic() - begin > seconds:
+            break
+        labels = [int(fields.get("label", 0)) for fields in pool.fields]
+        for contender in contenders:
+            scores = np.asarray(contender.score(pool.query, pool.documents), np.float64)
+            values[contender.name].append(ndcg(labels, scores))
+    means = {name: float(np.mean(each)) for name, each in values.items() if each}
+    return {"pools": len(values[contenders[0].name]), "of": len(pools), "mean": means}
 
 
-def pool_of(reranker: Reranker, tokens: int, size: int) -> list[str]:
-    """`size` documents that make pairs of exactly so many tokens with QUERY, of words that are one token each."""
+def lengths_of(tokens: int, size: int, *, is_mixed: bool) -> NDArray[np.int64]:
+    """Tokens of `size` pairs: all the same, or from an eighth of it on, as those of retrieved passages differ."""
+    if not is_mixed:
+        return np.full(size, tokens)
+    return np.random.default_rng(tokens).integers(tokens // 8, tokens + 1, size)
+
+
+def pool_of(reranker: Reranker, tokens: NDArray[np.int64]) -> list[str]:
+    """Documents that make pairs of exactly so many tokens with QUERY, or a few more, of words that are one token each."""
     words = sorted({word for pool in Certificate.read(reranker.artifact).pools for text in pool.documents for word in text.split()})
     tokenizer = open_tokenizer(reranker.artifact)
     lengths = tokenizer.encode(QUERY, ["", *words]).lengths
     single = [word for word, length in zip(words, lengths[1:], strict=True) if length == lengths[0] + 1 and word.isalpha()]
-    random = np.random.default_rng(tokens)
-    return [" ".join(random.choice(single, tokens - int(lengths[0]))) for _ in range(size)]
+    random = np.random.default_rng(int(tokens.sum()))
+    return [" ".join(random.choice(single, max(1, count - int(lengths[0])))) for count in tokens]
 
 
 def times(contenders: Sequence[Timed], documents: list[str], seconds: float) -> dict[str, list[float]]:
-    """Seconds of every round by contender, each in turn; no round if there is not time for the fewest."""
+    """Seconds of every round by contender, each in turn; none if there is not time for the fewest."""
     found: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     begin = time.monotonic()
     for turn in range(WARM + ROUNDS.stop - 1):
@@ -154,26 +157,28 @@ def times(contenders: Sequence[Timed], documents: list[str], seconds: float) -> 
             contender.score(QUERY, documents)
             if turn >= WARM:
                 found[contender.name].append(time.perf_counter() - start)
+            elif time.monotonic() - begin > seconds:
+                return {}
     return found
 
 
 def shares(resift: Resift, work: Path, rates: Rates) -> dict[str, float]:
     """Shares of the chip's rates in resift's last batches.
 
-    Operations: products with weights, and attention. Bytes, at least: the weights once a batch, and what the products of a layer
-    read and write; what normalization and activations add is not counted.
+    Operations: products with weights, and attention; those on padding do not count, computed or not. Bytes, at least: the weights
+    once a batch, and what the products of a layer read and write; what normalization and activations add is not counted.
     """
     graph = resift.reranker.graph
     size = json.loads((work / "checkpoint" / "config.json").read_text())["hidden_size"]
-    tokens = sum(rows * width for rows, width, _ in resift.batches)
-    squares = sum(rows * width**2 for rows, width, _ in resift.batches)
-    seconds = sum(each for _, _, each in resift.batches)
-    operations = graph.operations * tokens + 4 * size * graph.layers * squares
+    lengths = np.concatenate([batch.lengths for batch in resift.batches]).astype(np.float64)
+    seconds = sum(batch.seconds for batch in resift.batches)
+    operations = graph.operations * lengths.sum() + 4 * size * graph.layers * (lengths**2).sum()
     weights = resift.reranker.artifact.manifest.files[resift.reranker.variant.file].size
-    moved = weights * len(resift.batches) + HALF_BYTES * 18 * size * graph.layers * tokens
+    moved = weights * len(resift.batches) + HALF_BYTES * 18 * size * graph.layers * lengths.sum()
     return {
         "device_ms": 1000 * seconds,
         "batches": len(resift.batches),
+        "padding": float(1 - lengths.sum() / sum(batch.places for batch in resift.batches)),
         "share_of_operations": operations / seconds / rates.operations,
         "share_of_bytes": moved / seconds / rates.bytes,
     }

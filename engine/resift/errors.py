@@ -123,9 +123,10 @@ def shortage(error: BaseException) -> str | None:
 
 
 MEMORY = re.compile(
-    r"bad_?alloc|MemoryError|allocate memory|out of memory|_ALLOC_FAILED|Available memory of \d+ is smaller", re.IGNORECASE
+    r"bad_?alloc|MemoryError|allocate memory|out of memory|_ALLOC(?:ATION)?_FAILED|Available memory of \d+ is smaller",
+    re.IGNORECASE,
 )
-"""How onnxruntime, CUDA and cuBLAS say that memory is too short."""
+"""How onnxruntime, CUDA, cuBLAS and cuDNN say that memory is too short."""
 GPU_MEMORY = "the GPU's memory is short: use a smaller token_budget or max_length, raise the option gpu_mem_limit, or free the GPU"
 
 

@@ -129,6 +129,11 @@ class Reranker(AsyncMethods):
         """Number of the full graph's nodes on each execution provider, by onnxruntime's names; None before onnxruntime 1.24."""
         return self._sessions.nodes(self.graph.name)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether the full graph computes no padding, as on CUDA with an artifact that was exported with --packed."""
+        return self._sessions.is_packed(self.graph.name)
+
     def submit(  # noqa: PLR0913 - the options of a call, by name
         self,
         query: str,

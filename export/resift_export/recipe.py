@@ -41,6 +41,8 @@ VNNI = ("avx512_vnni", "avx_vnni", "asimd")
 """Linux names of the instruction sets with which onnxruntime sums int8 products in 32 bits; a processor needs one of them. All of
 ARM's kernels do, those without dot products, too."""
 VNNI_FILE = "model.int8-vnni.onnx"
+NEEDED: dict[str, Precision] = {"vnni": "int8", "search": "int8", "packed": "float16"}
+"""The precision that an option changes."""
 
 
 class CalibrationPair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,6 +81,8 @@ class Recipe:
     """evaluations allowed for each int8 file that the gate refuses, to find products to leave in float32; None: no search"""
     freeze: int | Literal["auto"] | None = None
     """the last layers, 2 or more, in which the document's tokens are frozen; auto: as many as the ranking allows; None: none"""
+    packed: bool = False
+    """add to the float16 variant a graph that computes no padding, which only CUDA runs"""
 
     def __post_init__(self) -> None:
         if self.tracer not in ("torch", "optimum"):
@@ -90,12 +94,13 @@ class Recipe:
         for precision in self.precisions:
             if precision not in PRECISIONS:
                 raise InputError(f"--precision is {precision!r:.80}; expected one or more of {', '.join(PRECISIONS)}")
-        if self.vnni and "int8" not in self.precisions:
-            raise InputError("--vnni needs the int8 precision; add int8 to --precision, or leave out --vnni")
+        for option, precision in NEEDED.items():
+            if getattr(self, option) not in (False, None) and precision not in self.precisions:
+                raise InputError(
+                    f"--{option} needs the {precision} precision; add {precision} to --precision, or leave out --{option}"
+                )
         if self.no_texts and self.gate is None:
             raise InputError("--no-texts leaves out the texts of your own gate; expected --gate FILE with it")
-        if self.search is not None and "int8" not in self.precisions:
-            raise InputError("--search needs the int8 precision; add int8 to --precision, or leave out --search")
         if self.search is not None and self.search < MIN_EVALUATIONS:
             raise InputError(f"--search allows {self.search} evaluations; expected {MIN_EVALUATIONS} or more")
         _check_freeze(self.freeze, self.precisions)
@@ -170,8 +175,7 @@ class Recipe:
             record["search"] = self.search
         if self.freeze is not None:
             record["freeze"] = self.freeze
-        if self.no_texts:
-            record["no_texts"] = True
+        record.update({name: True for name in ("no_texts", "packed") if getattr(self, name)})
         texts = {name: getattr(self, name) for name in ("relevant_label", "prompt_name", "activation", "origin")}
         record.update({key: path_text(value) for key, value in texts.items() if value is not None})
         for name, own_path, file in (

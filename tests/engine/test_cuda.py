@@ -5,9 +5,13 @@ What no CPU can show is what a GPU computes and how fast: `python -m benchmarks 
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import logging
 import pickle
+import re
 import shutil
+import time
 
 import numpy as np
 import onnxruntime
@@ -16,9 +20,9 @@ import pytest
 from resift import ArtifactError, InferenceError, ProviderError, Reranker, Settings
 from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
-from resift.artifact.manifest import EXTENDED_FORMAT
+from resift.artifact.manifest import EXTENDED_FORMAT, PackedGraph
 from resift.cli.main import main
-from resift.errors import OutOfMemoryError
+from resift.errors import OutOfMemoryError, is_out_of_memory
 from resift.plans import Plan
 from resift.runtime import binding, probe, providers
 from tests.conftest import edit
@@ -192,6 +196,25 @@ TOO_LARGE = (
 )
 
 
+SHORT_OF_MEMORY = {
+    "the arena": TOO_LARGE,
+    "gpu_mem_limit": "bfc_arena.cc:359 Extend Available memory of 4096 is smaller than requested bytes of 1048576",
+    "CUDA": "CUDA failure 2: out of memory ; GPU=0 ; hostname=h ; expr=cudaMalloc((void**)&p, size);",
+    "cuBLAS": "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0",
+    "cuDNN": "CUDNN failure 4002: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ; GPU=0",
+}
+OTHER_FAULTS = [
+    "CUDA failure 700: an illegal memory access was encountered ; GPU=0",
+    "CUDA failure 716: misaligned address ; GPU=0",
+]
+
+
+@pytest.mark.parametrize("where", SHORT_OF_MEMORY)
+def test_a_shortage_of_memory_is_known_wherever_it_shows(where):
+    assert is_out_of_memory(RuntimeError(SHORT_OF_MEMORY[where]))
+    assert not any(is_out_of_memory(RuntimeError(text)) for text in OTHER_FAULTS)
+
+
 @pytest.fixture
 def memory(monkeypatch):
     """memory(tokens): batches of more tokens fail as onnxruntime does when the GPU's memory is short."""
@@ -281,11 +304,14 @@ def cuda(monkeypatch):
 
 
 def test_cuda_takes_float16_and_the_gpu_of_that_number(masked_artifact, cuda, exact, span):
-    with Reranker.load(masked_artifact, settings=Settings(provider="cuda:1")) as reranker:
+    settings = Settings(provider="cuda:1", provider_options={"gpu_mem_limit": 1 << 30})
+    with Reranker.load(masked_artifact, settings=settings) as reranker:
         assert (reranker.provider, reranker.precision, reranker.resolved.token_budget) == ("cuda", "float16", 1 << 15)
         found = reranker.logits(QUERY, POOL)
     np.testing.assert_allclose(found, exact.logits(QUERY, POOL), rtol=0, atol=HALF_BOUND * span)
-    assert {str(each) for each in cuda if isinstance(each, dict)} == {"{'device_id': '1'}"}
+    options = [each for each in cuda if isinstance(each, dict)]
+    assert options
+    assert all(each == {"device_id": "1", "gpu_mem_limit": str(1 << 30)} for each in options)
     assert {each for each in cuda if not isinstance(each, dict)} == {binding.Device("cuda", 1)}
 
 
@@ -305,6 +331,174 @@ def test_float32_on_cuda_is_never_padded(masked_artifact, cuda, batches):
     widths = {width for _, width in shapes(batches)}
     assert widths >= set(scored.lengths.tolist())
     assert all("attention_mask" not in inputs for _, inputs in batches)
+
+
+@pytest.fixture
+def can_pack(masked_artifact, tmp_path, toolchain):
+    """can_pack(spoil): a copy of the artifact whose packed graph is one that this machine can run, changed by `spoil`."""
+    import onnx_ir as ir
+
+    from resift_export.graph.pack import pack
+    from resift_export.graph.weights import save
+
+    def make(spoil=lambda model: None):
+        folder = shutil.copytree(masked_artifact, tmp_path / "packed")
+        model = pack(ir.load(folder / "model.float16.onnx"), fuses=False)
+        spoil(model)
+        path = folder / "model.float16.packed.onnx"
+        path.unlink()
+        save(model, path)
+
+        def replace_file(manifest):
+            content = path.read_bytes()
+            manifest["files"][path.name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            del next(each for each in manifest["graphs"][0]["variants"] if each.get("packed"))["packed"]["weights"]
+
+        edit(folder, replace_file)
+        return folder
+
+    return make
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_packed_graph_shares_its_weights(opened):
+    [variant] = [each for each in opened.manifest.full.variants if each.packed is not None]
+    assert variant.packed == PackedGraph(file="model.float16.packed.onnx", weights="model.float16.onnx")
+    sizes = [opened.manifest.files[file].size for file in ("model.float16.packed.onnx", "model.float16.onnx")]
+    assert sizes[0] < sizes[1] / 2
+    assert opened.manifest.recipe["packed"] is True
+    assert "model.float16.packed.onnx computes no padding. A GPU runs it" in (opened.folder / "README.md").read_text()
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in providers.available(), reason="the operator is there")
+def test_a_packed_graph_that_cannot_be_loaded_gives_way_in_words(masked_artifact, cuda, caplog, exact, span):
+    with (
+        caplog.at_level(logging.WARNING),
+        Reranker.load(masked_artifact, settings=Settings(provider="cuda")) as reranker,
+    ):
+        found = reranker.logits(QUERY, POOL)
+        assert not reranker.is_packed
+    np.testing.assert_allclose(found, exact.logits(QUERY, POOL), rtol=0, atol=HALF_BOUND * span)
+    [said] = warnings_of(caplog)
+    assert said.startswith("model.float16.packed.onnx is not used, and padding is computed: ")
+    assert re.search(r"NOT_IMPLEMENTED.*PackedMultiHeadAttention", said)
+
+
+def test_a_packed_graph_runs_on_cuda_if_it_computes_the_certificates_logits(can_pack, cuda, caplog, exact, span):
+    folder = can_pack()
+    with caplog.at_level(logging.WARNING), Reranker.load(folder, settings=Settings(provider="cuda")) as reranker:
+        assert reranker.is_packed
+        found = reranker.logits(QUERY, POOL)
+    assert warnings_of(caplog) == []
+    np.testing.assert_allclose(found, exact.logits(QUERY, POOL), rtol=0, atol=HALF_BOUND * span)
+    with Reranker(Artifact.open(folder), rehearsed="cuda") as rehearsed:
+        assert not rehearsed.is_packed
+    assert main(["verify", str(folder), "--provider", "cuda", "--accept-bounds"]) == 0
+
+
+def shift_logits(by):
+    """What adds a number to all logits of a graph."""
+    import onnx_ir as ir
+
+    from resift_export.graph.edit import constant
+
+    def spoil(model):
+        output = model.graph.outputs[0]
+        shifted = ir.node("Add", [output, constant(model, "shift", np.array(by, np.float32))])
+        model.graph.insert_after(output.producer(), shifted)
+        model.graph.outputs[0] = shifted.outputs[0]
+        shifted.outputs[0].shape, shifted.outputs[0].type = output.shape, output.type
+        output.name, shifted.outputs[0].name = "before_the_shift", output.name
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        (
+            50.0,
+            r"on this GPU does not compute what model\.float16\.onnx computed at export: the logits of 8 stored pairs differ by",
+        ),
+        (np.nan, r"the model returned \[nan\] for document 0"),
+    ],
+)
+def test_a_packed_graph_that_computes_something_else_gives_way_in_words(can_pack, cuda, caplog, exact, span, by, said):
+    folder = can_pack(shift_logits(by))
+    with caplog.at_level(logging.WARNING), Reranker.load(folder, settings=Settings(provider="cuda")) as reranker:
+        assert not reranker.is_packed
+        found = reranker.logits(QUERY, POOL)
+    [warning] = warnings_of(caplog)
+    assert warning.startswith("model.float16.packed.onnx is not used, and padding is computed: ")
+    assert re.search(said, warning)
+    np.testing.assert_allclose(found, exact.logits(QUERY, POOL), rtol=0, atol=HALF_BOUND * span)
+
+
+def test_a_packed_graph_that_nothing_can_be_compared_with_gives_way(can_pack, cuda, caplog):
+    folder = can_pack()
+    edit(folder, lambda manifest: manifest.pop("self_tests"))
+    with caplog.at_level(logging.WARNING), Reranker.load(folder, settings=Settings(provider="cuda")) as reranker:
+        assert not reranker.is_packed
+    assert "the artifact stores no logits by which it can be tested" in warnings_of(caplog)[0]
+
+
+def test_cuda_is_tested_at_every_load_with_several_lengths_in_one_batch(masked_artifact, cuda, monkeypatch):
+    rows, run, wrong = [], binding.run, []
+
+    def slow(session, inputs, output, device):
+        lengths = inputs["attention_mask"].sum(1)
+        if not rows:
+            time.sleep(0.5)  # as the first batch of a GPU takes
+        rows.append(lengths)
+        return run(session, inputs, output, device) + sum(wrong)
+
+    monkeypatch.setattr(binding, "run", slow)
+    settings = Settings(provider="cuda", plan="full")
+    Reranker.load(masked_artifact, settings=settings).close()
+    assert sum(map(len, rows)) == 8
+    assert max(len(set(lengths.tolist())) for lengths in rows) > 1
+    wrong.append(50.0)
+    with pytest.raises(ProviderError, match=r"on this GPU does not compute what model\.float16\.onnx .* or use the provider cpu$"):
+        Reranker.load(masked_artifact, settings=settings)
+
+
+def test_a_self_test_waits_where_few_tokens_may(masked_artifact, cuda):
+    Reranker.load(masked_artifact, settings=Settings(provider="cuda", waiting_tokens=1)).close()
+
+
+def test_every_input_begins_at_an_aligned_address():
+    addresses = {}
+
+    class Bound:
+        def bind_input(self, name, kind, number, dtype, shape, address):
+            content = np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_int64)), shape)
+            addresses[name] = address, content.copy()
+
+        def bind_output(self, name, kind):
+            pass
+
+        def copy_outputs_to_cpu(self):
+            return ["logits"]
+
+    class Session:
+        def io_binding(self):
+            return Bound()
+
+        def run_with_iobinding(self, bound):
+            pass
+
+    inputs = {
+        name: np.random.default_rng(1).integers(0, 99, size=(3, 7)) for name in ("input_ids", "token_type_ids", "attention_mask")
+    }
+    assert binding.run(Session(), inputs, "logits", binding.Device("cpu")) == "logits"
+    first = addresses["input_ids"][0]
+    assert [(address - first) % 256 for address, _ in addresses.values()] == [0, 0, 0]
+    assert len({address for address, _ in addresses.values()}) == 3
+    for name, array in inputs.items():
+        np.testing.assert_array_equal(addresses[name][1], array)
 
 
 def test_the_certificate_and_the_card_say_where_float16_was_measured(opened):
@@ -339,6 +533,7 @@ def test_a_manifest_that_is_wrong_about_the_mask_is_refused_at_load(masked_artif
     def edit_variants(manifest):
         for variant in manifest["graphs"][0]["variants"]:
             variant["is_masked"] = change
+            variant.pop("packed", None)
 
     edit(folder, edit_variants)
     with pytest.raises(ArtifactError, match=r"the graph reads .*attention_mask|expected .*attention_mask"):

@@ -19,8 +19,9 @@ from resift.artifact.agreement import Bounds
 from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
 from resift.errors import ExportError, InputError, LogitsError, ParityError
-from resift_export import convert as pipeline
 from resift_export.build import draft as drafts
+from resift_export.build import export as pipeline
+from resift_export.build import gate
 from resift_export.checkpoint import load as checkpoint
 from resift_export.convert import convert
 from resift_export.graph.edit import array_of
@@ -107,7 +108,7 @@ def tree(folder):
     ],
 )
 def test_existing_out_is_refused(monkeypatch, source, home, make, message):
-    monkeypatch.setattr("resift_export.convert.checkpoints.load", no_loading)
+    monkeypatch.setattr("resift_export.checkpoint.load.load", no_loading)
     out = home / "out"
     make(out)
     before = tree(home)
@@ -119,7 +120,7 @@ def test_existing_out_is_refused(monkeypatch, source, home, make, message):
 
 
 def test_existing_artifact_is_refused(monkeypatch, source, artifact):
-    monkeypatch.setattr("resift_export.convert.checkpoints.load", no_loading)
+    monkeypatch.setattr("resift_export.checkpoint.load.load", no_loading)
     with pytest.raises(ExportError, match=r"already exists; choose another folder, or use --overwrite"):
         convert(source, artifact, Recipe())
 
@@ -301,7 +302,7 @@ def test_folder_that_cannot_be_put_in_place_costs_no_artifact(cheap, monkeypatch
 
 
 def test_parent_that_cannot_be_written(source, home, monkeypatch):
-    monkeypatch.setattr("resift_export.convert.checkpoints.load", no_loading)
+    monkeypatch.setattr("resift_export.checkpoint.load.load", no_loading)
     (home / "file").write_text("")
     with pytest.raises(ExportError, match="cannot write next to"):
         convert(source, home / "file" / "out", Recipe())
@@ -309,7 +310,7 @@ def test_parent_that_cannot_be_written(source, home, monkeypatch):
 
 @pytest.mark.parametrize("name", ["calibration", "gate"])
 def test_bad_texts_are_noticed_before_the_checkpoint_is_loaded(monkeypatch, source, home, name):
-    monkeypatch.setattr("resift_export.convert.checkpoints.load", no_loading)
+    monkeypatch.setattr("resift_export.checkpoint.load.load", no_loading)
     (home / "bad.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match=r"bad\.jsonl, line 1"):
         convert(source, home / "out", Recipe(**{name: home / "bad.jsonl"}))
@@ -334,7 +335,7 @@ def test_checkpoint_that_cannot_be_used_leaves_nothing(home):
 def test_two_exports_are_one(monkeypatch, source, home, small_gate):
     # Traced from scratch each time; adding a float32 graph changes nothing.
     monkeypatch.setattr(choosing, "CLIPS", (1.0, 0.9))
-    monkeypatch.setattr(pipeline, "GENERATED_PAIRS", 100)
+    monkeypatch.setattr(gate, "GENERATED_PAIRS", 100)
     kinds = (("int8",), ("int8",), ("float32", "int8"))
     recipes = [Recipe(gate=small_gate, precisions=precisions, bounds=ANYTHING) for precisions in kinds]
     first, again, more = (files(convert(source, home / str(number), recipe)) for number, recipe in enumerate(recipes))
@@ -372,7 +373,7 @@ def test_a_checkpoint_that_gives_every_document_the_same_is_refused(cheap, check
 
 @pytest.mark.parametrize("place", ["", "inside", ".."])
 def test_the_checkpoint_is_not_written_over(monkeypatch, source, home, place):
-    monkeypatch.setattr("resift_export.convert.checkpoints.load", no_loading)
+    monkeypatch.setattr("resift_export.checkpoint.load.load", no_loading)
     folder = shutil.copytree(source, home / "models" / "checkpoint")
     (folder.parent / "manifest.json").write_text('{"format": 2, "files": {"checkpoint": {}}}')
     with pytest.raises(ExportError, match="is, contains or is inside the checkpoint"):

@@ -21,7 +21,7 @@ FIELD_LIMIT = 200_000
 """Maximum number of fields read from one file, so that a hostile file is refused within a second. The embedded graph has 5,299."""
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 CONTRIB = "com.microsoft"
-CONTRIB_OPERATORS = frozenset({"MatMulIntegerToFloat", "MultiHeadAttention"})
+CONTRIB_OPERATORS = frozenset({"MatMulIntegerToFloat", "MultiHeadAttention", "PackedMultiHeadAttention"})
 """Operators of that domain that `resift export` emits. Others hold graphs, name files of execution providers, or call Python."""
 
 STRING = 8

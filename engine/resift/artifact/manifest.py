@@ -76,6 +76,14 @@ class ShortGraph(Strict, frozen=True, omit_defaults=True):
     """the file that holds weights shared with the variant's first graph"""
 
 
+class PackedGraph(Strict, frozen=True, omit_defaults=True):
+    """A masked variant's second graph, which computes no padding. It takes the first one's place on a GPU that can run it."""
+
+    file: GraphFile
+    weights: FileName | None = None
+    """the file that holds weights shared with the variant's first graph"""
+
+
 class Variant(Strict, frozen=True, omit_defaults=True):
     """A graph at one precision for some instruction sets."""
 
@@ -90,16 +98,29 @@ class Variant(Strict, frozen=True, omit_defaults=True):
     """the graph for short pairs; None: one graph scores pairs of any length"""
     is_masked: bool = False
     """whether its graph also reads attention_mask, int64[b, width], so that rows of several lengths share a batch, padded"""
+    packed: PackedGraph | None = None
+    """the graph that computes no padding, of a masked variant; None: it has none"""
+
+    def __post_init__(self) -> None:
+        if self.packed is not None and not self.is_masked:
+            raise ValueError(f"its variant {self.file} has a packed graph and is not masked; expected both")
 
     def of_width(self, width: int) -> Self:
-        """The variant, with only that of its graphs which scores pairs of `width` tokens."""
+        """The variant, with only that of its graphs which scores pairs of `width` tokens, with padding if it is masked."""
         if self.short is None or width > self.short.up_to:
-            return msgspec.structs.replace(self, short=None)
-        return msgspec.structs.replace(self, file=self.short.file, weights=self.short.weights, short=None)
+            return msgspec.structs.replace(self, short=None, packed=None)
+        return msgspec.structs.replace(self, file=self.short.file, weights=self.short.weights, short=None, packed=None)
+
+    def of_packed(self) -> Self | None:
+        """The variant, with only the graph that computes no padding; None if it has none."""
+        if self.packed is None:
+            return None
+        return msgspec.structs.replace(self, file=self.packed.file, weights=self.packed.weights, short=None, packed=None)
 
     def graphs(self) -> list[Self]:
         """The variant once for each of its graphs, with only that one."""
-        return [msgspec.structs.replace(self, short=None), *([] if self.short is None else [self.of_width(1)])]
+        whole, packed = msgspec.structs.replace(self, short=None, packed=None), self.of_packed()
+        return [whole, *([] if self.short is None else [self.of_width(1)]), *([] if packed is None else [packed])]
 
 
 class Graph(Strict, frozen=True, omit_defaults=True):

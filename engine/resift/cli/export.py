@@ -91,6 +91,11 @@ def add(commands: Commands) -> None:
         type=values.whole_or_auto(2),
         help="update only the query's tokens in the last M layers; auto: as many as change the ranking little (default: none)",
     )
+    command.add_argument(
+        "--packed",
+        action="store_true",
+        help="with float16: add a graph that computes no padding, which CUDA runs if it computes the same there",
+    )
     command.add_argument("--calibration", metavar="FILE", type=values.path, help="your own calibration pairs (default: built in)")
     command.add_argument("--gate", metavar="FILE", type=values.path, help="your own gate pools (default: built in)")
     command.add_argument(
@@ -147,6 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
         recipe = Recipe(
             precisions=tuple(dict.fromkeys(arguments.precision.split(","))),
             vnni=arguments.vnni,
+            packed=arguments.packed,
             tracer=arguments.tracer,
             calibration=arguments.calibration,
             gate=arguments.gate,

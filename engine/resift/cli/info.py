@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "variant": reranker.variant.file,
                 "precision": reranker.precision,
                 "provider": reranker.provider,
+                **({} if reranker.variant.packed is None else {"packed": reranker.is_packed}),
                 "nodes": reranker.nodes,
                 "threads": reranker.resolved.threads,
                 "token_budget": reranker.resolved.token_budget,

@@ -1,7 +1,8 @@
 """Self-test: whether the graphs compute here, as they are loaded, some of the logits that the artifact stores.
 
-An execution provider that resift does not promise is tested at every load. A promised one is tested once for each file of a graph,
-version of onnxruntime and processor, which a small file in the user's cache remembers.
+The CPU is tested once for each file of a graph, version of onnxruntime and processor, which a small file in the user's cache
+remembers. CUDA is tested at every load, as nothing here tells one GPU, driver or option from another, and so is an execution
+provider that resift does not promise.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import logging
 import os
 import platform
 import sys
+from concurrent.futures import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from resift import machine
-from resift.errors import ProviderError
+from resift.errors import InferenceError, LogitsError, OverloadedError, ProviderError
 from resift.plans import Plan, Stage
 from resift.runtime import providers
 from resift.runtime.providers import ORT_NAMES
@@ -46,14 +48,28 @@ def check(sessions: Sessions, artifact: Artifact, graphs: Sequence[Graph], submi
     """Raises ProviderError if a logit of a stored pair differs by more than its bound.
 
     Pairs that the settings cut are left out. `submit` is that of the Reranker whose `sessions` these are; its Future has a Scored.
+    A packed graph that fails, or that nothing can be compared with, gives way to the graph that computes padding, which is tested
+    in its place.
     """
     test = _check_promised if sessions.provider in providers.SUPPORTED else _check_unpromised
     for graph in {graph.name: graph for graph in graphs}.values():
-        test(sessions, artifact, graph, submit)
+        try:
+            is_compared = test(sessions, artifact, graph, submit)
+        except (ProviderError, InferenceError, LogitsError) as error:
+            if not sessions.is_packed(graph.name):
+                raise
+            sessions.compute_padding(graph.name, str(error))
+            test(sessions, artifact, graph, submit)
+        else:
+            if not is_compared and sessions.is_packed(graph.name):
+                sessions.compute_padding(graph.name, "the artifact stores no logits by which it can be tested with these settings")
 
 
-def _check_unpromised(sessions: Sessions, artifact: Artifact, graph: Graph, submit: Callable[..., Future[Any]]) -> None:
-    """Tests pairs of the certificate; the bound is its bound of errors, a share of the range of the logits that it holds."""
+def _check_unpromised(sessions: Sessions, artifact: Artifact, graph: Graph, submit: Callable[..., Future[Any]]) -> bool:
+    """Tests pairs of the certificate; the bound is its bound of errors, a share of the range of the logits that it holds.
+
+    Returns whether there were any.
+    """
     from resift.artifact.certificate import Certificate  # others need not import it
 
     certificate, provider, file = Certificate.read(artifact), ORT_NAMES[sessions.provider], sessions.variant(graph.name).file
@@ -65,7 +81,7 @@ def _check_unpromised(sessions: Sessions, artifact: Artifact, graph: Graph, subm
     differences = _differences(graph, stored, submit)
     if not differences:
         log.warning("%s is not tested: every pair that the artifact stores for it is cut", provider)
-        return
+        return False
     bound = certificate.bounds.error * float(np.ptp(np.concatenate([pool.variants[file] for pool in certificate.pools])))
     if not max(differences) <= bound:
         raise ProviderError(
@@ -73,28 +89,40 @@ def _check_unpromised(sessions: Sessions, artifact: Artifact, graph: Graph, subm
             f"pairs differ by up to {max(differences):.2g}; expected at most {bound:.2g}: use other provider_options, "
             "or the provider cpu"
         )
+    return True
 
 
-def _check_promised(sessions: Sessions, artifact: Artifact, graph: Graph, submit: Callable[..., Future[Any]]) -> None:
-    """Tests the pairs of the manifest's self-test of the graph's file, unless they have passed before."""
-    manifest, file = artifact.manifest, sessions.variant(graph.name).file
+def _check_promised(sessions: Sessions, artifact: Artifact, graph: Graph, submit: Callable[..., Future[Any]]) -> bool:
+    """Tests the pairs of the manifest's self-test of the graph's file, unless they have passed before, on the CPU.
+
+    Returns whether there were any.
+    """
+    manifest, file, is_cpu = artifact.manifest, sessions.variant(graph.name).file, sessions.provider == "cpu"
     self_test = manifest.self_tests.get(file)
     if self_test is None:
-        return
+        return False
     key = _key(sessions.provider, manifest.files[file].sha256)
-    if key in _passed or os.path.isfile(_cache() / key):  # noqa: PTH113 - Path.is_file raises where a folder cannot be read
-        return
+    if is_cpu and (key in _passed or os.path.isfile(_cache() / key)):  # noqa: PTH113 - Path.is_file may raise
+        return True
     differences = _differences(graph, [(pair.query, [pair.document], [pair.logit]) for pair in self_test.pairs], submit)
     if not differences:
-        return
+        return False
     if not max(differences) <= self_test.bound:
         oldest, newest = manifest.onnxruntime
+        place = f"processor ({', '.join(sorted(machine.instruction_sets()))})" if is_cpu else "GPU"
+        mend = "export the checkpoint on this machine" if is_cpu else "use the provider cpu"
         raise ProviderError(
-            f"onnxruntime {providers.runtime().__version__} on this processor ({', '.join(sorted(machine.instruction_sets()))}) "
-            f"does not compute what {file} computed at export: the logits of {len(differences)} stored pairs differ by up to "
-            f"{max(differences):.2g}; expected at most {self_test.bound:.2g}: install an onnxruntime from {oldest} to {newest}, or "
-            "export the checkpoint on this machine"
+            f"onnxruntime {providers.runtime().__version__} on this {place} does not compute what {file} computed at export: the "
+            f"logits of {len(differences)} stored pairs differ by up to {max(differences):.2g}; expected at most "
+            f"{self_test.bound:.2g}: install an onnxruntime from {oldest} to {newest}, or {mend}"
         )
+    if is_cpu:
+        _remember(key, file)
+    return True
+
+
+def _remember(key: str, file: str) -> None:
+    """Notes that a file has passed."""
     _passed.add(key)
     try:
         _cache().mkdir(parents=True, exist_ok=True)
@@ -104,10 +132,18 @@ def _check_promised(sessions: Sessions, artifact: Artifact, graph: Graph, submit
 
 
 def _differences(graph: Graph, stored: StoredPairs, submit: Callable[..., Future[Any]]) -> list[float]:
-    """How far each pair's logit is from the stored one, of the pairs that are neither cut nor read in windows."""
+    """How far each pair's logit is from the stored one, of the pairs that are neither cut nor read in windows.
+
+    All are submitted at once: those that wait while the first one runs share a batch, where a graph reads several lengths in one.
+    """
     plan, differences = Plan([Stage(graph.name)]), []
-    for query, documents, logits in stored:
-        scored = submit(query, documents, plan=plan).result()
+    answers = [submit(query, documents, plan=plan) for query, documents, _ in stored]
+    wait(answers)
+    for (query, documents, logits), answer in zip(stored, answers, strict=True):
+        try:
+            scored = answer.result()
+        except OverloadedError:  # the settings let fewer tokens wait
+            scored = submit(query, documents, plan=plan).result()
         is_whole = (scored.tokens_cut == 0) & (scored.query_tokens_cut == 0)
         if scored.windows is not None:
             is_whole &= scored.windows == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import threading
 from collections import Counter
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 """onnxruntime's names of a signature's types."""
 
+log = logging.getLogger(__name__)
+
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 """onnxruntime's option for the folder with the external weights of a graph that it receives as bytes."""
 RECORD_PLACES = "session.record_ep_graph_assignment_info"
@@ -53,7 +56,7 @@ class Sessions:
     """One Session per graph, all on the provider of the full graph. Any number of threads may use a Sessions object at once.
 
     A graph whose variant has a second one for short pairs has two Sessions. The number of a pair's tokens alone decides which of
-    them scores it.
+    them scores it. On CUDA, a variant's packed graph takes the place of the one that computes padding, if it can run.
     """
 
     def __init__(self, artifact: Artifact, settings: Settings, rehearsed: Provider | None = None) -> None:
@@ -66,6 +69,8 @@ class Sessions:
         self._graphs = {graph.name: graph for graph in artifact.manifest.graphs}
         self._variants: dict[str, Variant] = {}
         self._sessions: dict[tuple[str, str], Session] = {}
+        self._padded: set[str] = set()
+        """names of the graphs whose packed ones cannot run here"""
         full = artifact.manifest.full
         self.provider, self._variants[full.name] = self._choose(settings.provider, full)
         wheels.warn_of_several()
@@ -92,6 +97,18 @@ class Sessions:
         """Whether rows of several lengths share the graph's batches, padded. Raises like `variant`."""
         return self.variant(graph).is_masked
 
+    def is_packed(self, graph: str) -> bool:
+        """Whether no padding is computed in the graph's batches; until they run, whether that will be tried."""
+        return self.provider == "cuda" and graph not in self._padded and self.variant(graph).packed is not None
+
+    def compute_padding(self, graph: str, reason: str) -> None:
+        """Runs the graph's batches with padding from now on, and logs the reason."""
+        packed = self.variant(graph).of_packed()
+        assert packed is not None
+        self._padded.add(graph)
+        self._sessions.pop((graph, packed.file), None)
+        log.warning("%s is not used, and padding is computed: %s", packed.file, reason)
+
     def nodes(self, graph: str) -> dict[str, int] | None:
         """Number of the graph's nodes on each provider, by onnxruntime's names; see `Session.nodes`."""
         return self._session(graph).nodes()
@@ -115,13 +132,14 @@ class Sessions:
     def _session(self, graph: str, width: int = LARGEST["max_length"]) -> Session:
         """The session of a graph for pairs of `width` tokens."""
         whole = self.variant(graph)
-        variant = whole.of_width(width)
+        packed = whole.of_packed() if self.is_packed(graph) else None
+        variant = packed or whole.of_width(width)
         key = graph, variant.file
         session = self._sessions.get(key)
         if session is None:
             can_map = self.provider in providers.SUPPORTED and providers.can_map()
             read = partial(self._artifact.read_graph, variant, can_map=can_map)
-            is_short = variant.file != whole.file
+            is_short = packed is None and variant.file != whole.file
             policy = replace(self.policy, folds_constants=is_short)
             signature = self._graphs[graph].signature
             if variant.is_masked:
@@ -129,6 +147,12 @@ class Sessions:
             elif is_short:
                 signature = signature.unfrozen()
             fresh = Session(read, signature, policy, self._options)
+            if packed is not None:
+                try:
+                    fresh.open()
+                except ProviderError as error:
+                    self.compute_padding(graph, first_line(error.__cause__ or error))
+                    return self._session(graph, width)
             # If two threads come here at once, both get the Session of the first one.
             session = self._sessions.setdefault(key, fresh)
         return session

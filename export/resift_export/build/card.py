@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from resift.artifact.certificate import look_summary
 from resift.artifact.coverage import LEAST_PAIRS
-from resift_export.build.graph_files import FROZEN, unfrozen_file
+from resift_export.build.graph_files import FROZEN, packed_file, unfrozen_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +41,8 @@ def render_card(  # noqa: PLR0913 - everything that it tells of
     first_look_notes = "".join(
         f"\n{file}, the first look of plans: {look_summary(recalls)}.\n" for file, recalls in certificate.first_looks.items()
     )
+    if recipe.packed:
+        place_notes += "".join(_packed_note(variant.file) for variant in recipe.variants() if variant.is_masked)
     template = (Path(str(files("resift_export"))) / "data" / "card.md").read_text()
     return template.format(
         about=about.strip() or f"# {checkpoint.id}\n\nThe licence and the training data are those of the checkpoint.",
@@ -68,6 +70,11 @@ def render_card(  # noqa: PLR0913 - everything that it tells of
         + ("" if frozen is None else _frozen_note(frozen)),
         bounds=certificate.bounds,
     )
+
+
+def _packed_note(file: str) -> str:
+    """What the card says of the packed graph of a masked variant."""
+    return f"\n{packed_file(file)} computes no padding. A GPU runs it in place of {file}, if it computes the same there.\n"
 
 
 def _frozen_note(frozen: FrozenGraphs) -> str:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from resift_export.progress import Report
     from resift_export.recipe import Recipe
 
+GENERATED_PAIRS = 1000
+"""The most generated pairs on which the int8 files are compared with the checkpoint."""
 GENERATED_SHARE = 0.2
 """The share of the gate's tokens that generated pairs have at most: with it, they take about a tenth of an export's time."""
 
@@ -137,12 +139,12 @@ def _shortest(logits: NDArray[np.float32]) -> list[float]:
     return [float(str(logit)) for logit in logits]
 
 
-def generate(checkpoint: Checkpoint, pools: Sequence[Pool], pairs: int) -> list[Pool]:
-    """Generated pools of `pairs` pairs, or of as many as have GENERATED_SHARE of the tokens of the gate's `pools`."""
+def generate(checkpoint: Checkpoint, pools: Sequence[Pool]) -> list[Pool]:
+    """Generated pools of GENERATED_PAIRS pairs, or of as many as have GENERATED_SHARE of the tokens of the gate's `pools`."""
     tokenizer = checkpoint.pair_tokenizer()
     tokens = sum(int(tokenizer.encode(pool.query, pool.documents).lengths.sum()) for pool in pools)
     limit = int(GENERATED_SHARE * tokens)
-    return generated_pools(words_of(pools), tokenizer, checkpoint.max_length, pairs, tokens=limit)
+    return generated_pools(words_of(pools), tokenizer, checkpoint.max_length, GENERATED_PAIRS, tokens=limit)
 
 
 def look_further(

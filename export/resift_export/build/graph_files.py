@@ -6,7 +6,7 @@ import hashlib
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from resift.artifact.manifest import FileEntry, ShortGraph
+from resift.artifact.manifest import FileEntry, PackedGraph, ShortGraph
 from resift.errors import ExportError
 from resift_export.build.first_look import first_look_file
 from resift_export.graph.edit import oldest_onnxruntime
@@ -53,6 +53,8 @@ class WrittenModel(NamedTuple):
     """fingerprint of the artifact that the graphs were copied from"""
     short: Mapping[str, ShortGraph] = MappingProxyType({})
     """the graphs for short pairs, which are among the `graphs`, by the file of the variant that they belong to"""
+    packed: Mapping[str, PackedGraph] = MappingProxyType({})
+    """the graphs that compute no padding, likewise"""
 
 
 class FrozenModels(NamedTuple):
@@ -112,6 +114,11 @@ def short_file(file: str) -> str:
     return f"{file.removesuffix('.onnx')}.short.onnx"
 
 
+def packed_file(file: str) -> str:
+    """The file of the graph that computes no padding, which belongs to the variant `file`."""
+    return f"{file.removesuffix('.onnx')}.packed.onnx"
+
+
 def frozen_file(file: str) -> str:
     """The file of the frozen graph that was made from the variant `file`."""
     return f"{file.removesuffix('.onnx')}{FROZEN_SUFFIX}"
@@ -168,3 +175,19 @@ def _write_graph(path: Path, model: ir.Model, weights_file: str | None = None, m
 def _entry(path: Path) -> FileEntry:
     with path.open("rb") as file:
         return FileEntry(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def with_packed(folder: Path, full: WrittenModel, models: Mapping[str, ir.Model]) -> WrittenModel:
+    """Writes the graphs that compute no padding, by the file of their variant, into `folder`, and returns `full` with them.
+
+    Raises ExportError if they cannot be written.
+    """
+    graphs, packed = dict(full.graphs), dict(full.packed)
+    try:
+        for file, model in models.items():
+            path = folder / packed_file(file)
+            graphs[path.name] = written = _write_graph(path, model, [*graphs[file].files][-1], MIN_SHARED_PART)
+            packed[file] = PackedGraph(file=path.name, weights=written.weights_file)
+    except OSError as error:
+        raise ExportError(f"cannot write {folder}: {error.strerror}") from error
+    return full._replace(graphs=graphs, packed=packed)

@@ -38,12 +38,16 @@ def check_reusable(artifact: Artifact, checkpoint: Checkpoint, recipe: Recipe) -
         "max_length": (pair.max_length, checkpoint.max_length),
         "prompt": (pair.prompt, checkpoint.prompt),
         "variants": ([variant.file for variant in full.variants], [variant.file for variant in recipe.variants()]),
+        "packed graphs": (
+            [variant.packed is not None for variant in full.variants],
+            [recipe.packed and variant.is_masked for variant in recipe.variants()],
+        ),
     }
     for name, (found, expected) in compared.items():
         if found != expected:
             raise ExportError(
                 f"{artifact.folder} has the {name} {found}, but this export has {expected}; expected an artifact of the same "
-                "checkpoint, exported with the same --precision and --vnni"
+                "checkpoint, exported with the same --precision, --vnni and --packed"
             )
 
 

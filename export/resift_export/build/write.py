@@ -113,7 +113,10 @@ def write(  # noqa: PLR0913 - everything that the artifact holds
 
 def _graph(role: Role, model: WrittenModel, variants: list[Variant]) -> Graph:
     checkpoint = model.checkpoint
-    variants = [msgspec.structs.replace(variant, short=model.short.get(variant.file)) for variant in variants]
+    variants = [
+        msgspec.structs.replace(variant, short=model.short.get(variant.file), packed=model.packed.get(variant.file))
+        for variant in variants
+    ]
     return Graph(
         name=role,
         role=role,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -13,12 +14,12 @@ from resift.artifact.external_weights import SMALLEST
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import numpy as np
-
 CONTRIB = "com.microsoft"
 """Domain of onnxruntime's own operators."""
 BIAS_INPUT = 5
 """Index of the input of a MultiHeadAttention that is added to its attention scores."""
+KEY_MASK_INPUT = 4
+"""Index of the input of a MultiHeadAttention with the lengths of the keys."""
 LOW_OPSET = 20
 """The first opset with Gelu. Between it and 23 the operators used here only gained data types, so their meaning is the same."""
 OLDEST_ONNXRUNTIME = "1.20.0"
@@ -105,6 +106,37 @@ def insert(  # noqa: PLR0913 - a node has a position, type, inputs, output and a
     if domain:
         model.graph.opset_imports.setdefault(domain, 1)
     return node.outputs[0]
+
+
+class Additions:
+    """Nodes and constants that an edit adds to the graph, each once, ahead of all other nodes; their names begin with a prefix."""
+
+    def __init__(self, model: ir.Model, prefix: str) -> None:
+        self.model = model
+        self._prefix, self._first = prefix, next(iter(model.graph))
+        self._added: dict[str, ir.Value] = {}
+
+    def op(
+        self,
+        name: str,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        attributes: Mapping[str, int | float] | None = None,
+    ) -> ir.Value:
+        """The output of a node, which is added unless there is one of that name."""
+        name = f"{self._prefix}_{name}"
+        if name not in self._added:
+            self._added[name] = insert(self.model, self._first, op_type, inputs, name, attributes)
+        return self._added[name]
+
+    def constant(self, array: np.ndarray) -> ir.Value:
+        """A constant."""
+        name = f"{self._prefix}_{array.dtype}_{array.tolist()}"
+        return self.model.graph.initializers.get(name) or constant(self.model, name, array)
+
+    def integers(self, *values: int) -> ir.Value:
+        """int64[n]."""
+        return self.constant(np.array(values))
 
 
 def replace(old: ir.Value, new: ir.Value) -> None:

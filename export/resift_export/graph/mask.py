@@ -20,7 +20,7 @@ import onnx_ir as ir
 from resift.artifact.signature import MASK
 from resift.errors import ExportError
 from resift_export.graph.attention import HIDING_VALUE
-from resift_export.graph.edit import BIAS_INPUT, array_of, constant, insert, replace, tidy
+from resift_export.graph.edit import BIAS_INPUT, KEY_MASK_INPUT, Additions, array_of, constant, insert, replace, tidy
 from resift_export.graph.weights import open_session
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from resift_export.checkpoint.load import Checkpoint
 
-KEY_MASK_INPUT = 4
-"""Index of the input of a MultiHeadAttention with the lengths of the keys."""
 MASK_INPUT = 3
 """Index of the mask among the inputs of an Attention."""
 REACH_OF_PRODUCT = 3
@@ -61,10 +59,12 @@ def add_mask(model: ir.Model) -> ir.Model:
     return model
 
 
-def check_mask(masked: ir.Model, exact: ir.Model, checkpoint: Checkpoint, scratch: Path) -> None:
+def check_mask(
+    masked: ir.Model, exact: ir.Model, checkpoint: Checkpoint, scratch: Path, *, mend: str = "leave float16 out of --precision"
+) -> None:
     """Raises ExportError unless the logits of padded rows in `masked` are those that the graph `exact` gives for each row alone.
 
-    Both are graphs of the `checkpoint`; sessions are written to the folder `scratch`.
+    Both are graphs of the `checkpoint`; sessions are written to the folder `scratch`. `mend`: what to do otherwise.
     """
     max_length, vocabulary = checkpoint.max_length, checkpoint.vocabulary
     random = np.random.default_rng(SEED)
@@ -80,7 +80,7 @@ def check_mask(masked: ir.Model, exact: ir.Model, checkpoint: Checkpoint, scratc
     if not difference <= limit:
         raise ExportError(
             f"with padding, logits of {checkpoint.architecture} change by {difference:.2g}; expected at most {limit:.2g}: it reads "
-            "padding in a way that resift cannot mask, so leave float16 out of --precision"
+            f"padding in a way that resift cannot mask, so {mend}"
         )
 
 
@@ -95,23 +95,21 @@ def _run(session: object, rows: Sequence[np.ndarray], width: int) -> np.ndarray:
     return logits
 
 
-class _Mask:
+class _Mask(Additions):
     """The mask in the forms that operators read, each computed once in the graph."""
 
     def __init__(self, model: ir.Model) -> None:
-        self.model = model
-        self._first = next(iter(model.graph))
+        super().__init__(model, "mask")
         ids = model.graph.inputs[0]
         self._input = ir.Value(name=MASK, shape=ids.shape, type=ir.TensorType(ir.DataType.INT64))
         model.graph.inputs.append(self._input)
-        self._computed: dict[str, ir.Value] = {}
 
     def tokens(self, *axes: int) -> ir.Value:
         """bool[b, width], with further axes of size 1 at the places `axes`: whether it is a token."""
         if not axes:
-            return self._op("is_token", "Cast", [self._input], {"to": int(ir.DataType.BOOL)})
+            return self.op("is_token", "Cast", [self._input], {"to": int(ir.DataType.BOOL)})
         name = f"is_token_{'_'.join(map(str, axes))}"
-        return self._op(name, "Unsqueeze", [self.tokens(), self.integers(*axes)])
+        return self.op(name, "Unsqueeze", [self.tokens(), self.integers(*axes)])
 
     def over_keys(self) -> ir.Value:
         """bool[b, 1, 1, width]."""
@@ -119,62 +117,46 @@ class _Mask:
 
     def lengths(self) -> ir.Value:
         """int64[b]."""
-        return self._op("lengths", "ReduceSum", [self._input, self.integers(1)], {"keepdims": 0})
+        return self.op("lengths", "ReduceSum", [self._input, self.integers(1)], {"keepdims": 0})
 
     def key_lengths(self, *, queries: int | None) -> ir.Value:
         """int32[3 * b + 2], MultiHeadAttention's lengths of keys; `queries` of each row, None: as many as keys."""
-        shape = self._op("shape", "Shape", [self._input])
+        shape = self.op("shape", "Shape", [self._input])
         batch, width = (
-            self._op(name, "Gather", [shape, self._constant(np.array(axis))]) for axis, name in enumerate(("batch", "width"))
+            self.op(name, "Gather", [shape, self.constant(np.array(axis))]) for axis, name in enumerate(("batch", "width"))
         )
-        one = self._constant(np.array(1))
-        end = self._op("batch_end", "Add", [batch, one])
-        numbers = self._op("row_numbers", "Range", [self._constant(np.array(0)), end, one])
-        keys = self._op("key_starts", "Mul", [numbers, width])
-        starts = keys if queries is None else self._op(f"starts_{queries}", "Mul", [numbers, self._constant(np.array(queries))])
-        joined = self._op(f"key_lengths_{queries}_wide", "Concat", [self.lengths(), starts, keys], {"axis": 0})
-        return self._op(f"key_lengths_{queries}", "Cast", [joined], {"to": int(ir.DataType.INT32)})
+        one = self.constant(np.array(1))
+        end = self.op("batch_end", "Add", [batch, one])
+        numbers = self.op("row_numbers", "Range", [self.constant(np.array(0)), end, one])
+        keys = self.op("key_starts", "Mul", [numbers, width])
+        starts = keys if queries is None else self.op(f"starts_{queries}", "Mul", [numbers, self.constant(np.array(queries))])
+        joined = self.op(f"key_lengths_{queries}_wide", "Concat", [self.lengths(), starts, keys], {"axis": 0})
+        return self.op(f"key_lengths_{queries}", "Cast", [joined], {"to": int(ir.DataType.INT32)})
 
     def over_blocks(self, positions: ir.Value) -> ir.Value:
         """bool[b * count, 1, 1, window] for the positions int64[count, window] that blocks of local attention read."""
-        gathered = self._op(f"of_{positions.name}", "Gather", [self.tokens(), positions], {"axis": 1})
-        joined = self._op(f"joined_{positions.name}", "Flatten", [gathered], {"axis": 2})
-        return self._op(f"over_{positions.name}", "Unsqueeze", [joined, self.integers(1, 2)])
+        gathered = self.op(f"of_{positions.name}", "Gather", [self.tokens(), positions], {"axis": 1})
+        joined = self.op(f"joined_{positions.name}", "Flatten", [gathered], {"axis": 2})
+        return self.op(f"over_{positions.name}", "Unsqueeze", [joined, self.integers(1, 2)])
 
     def last(self) -> ir.Value:
         """bool[b, width, 1]: whether it is the row's last token."""
-        shape = self._op("shape", "Shape", [self._input])
-        width = self._op("width", "Gather", [shape, self._constant(np.array(1))])
-        one = self._constant(np.array(1))
-        positions = self._op("positions", "Range", [self._constant(np.array(0)), width, one])
-        last = self._op("last", "Unsqueeze", [self._op("last_flat", "Sub", [self.lengths(), one]), self.integers(1)])
-        is_last = self._op("is_last_flat", "Equal", [positions, last])
-        return self._op("is_last", "Unsqueeze", [is_last, self.integers(2)])
+        shape = self.op("shape", "Shape", [self._input])
+        width = self.op("width", "Gather", [shape, self.constant(np.array(1))])
+        one = self.constant(np.array(1))
+        positions = self.op("positions", "Range", [self.constant(np.array(0)), width, one])
+        last = self.op("last", "Unsqueeze", [self.op("last_flat", "Sub", [self.lengths(), one]), self.integers(1)])
+        is_last = self.op("is_last_flat", "Equal", [positions, last])
+        return self.op("is_last", "Unsqueeze", [is_last, self.integers(2)])
 
     def counts(self, *axes: int) -> ir.Value:
         """float32[b, 1], with further axes of size 1 at the places `axes`: the number of tokens."""
-        flat = self._op("counts", "Cast", [self.lengths()], {"to": int(ir.DataType.FLOAT)})
-        return self._op(f"counts_{len(axes)}", "Unsqueeze", [flat, self.integers(1, *(axis + 1 for axis in axes))])
-
-    def integers(self, *values: int) -> ir.Value:
-        """int64[n]."""
-        return self._constant(np.array(values))
+        flat = self.op("counts", "Cast", [self.lengths()], {"to": int(ir.DataType.FLOAT)})
+        return self.op(f"counts_{len(axes)}", "Unsqueeze", [flat, self.integers(1, *(axis + 1 for axis in axes))])
 
     def number(self, value: float) -> ir.Value:
         """A float32 scalar."""
-        return self._constant(np.array(value, np.float32))
-
-    def _op(
-        self, name: str, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, int | float] | None = None
-    ) -> ir.Value:
-        name = f"mask_{name}"
-        if name not in self._computed:
-            self._computed[name] = insert(self.model, self._first, op_type, inputs, name, attributes)
-        return self._computed[name]
-
-    def _constant(self, array: np.ndarray) -> ir.Value:
-        name = f"mask_{array.dtype}_{array.tolist()}"
-        return self.model.graph.initializers.get(name) or constant(self.model, name, array)
+        return self.constant(np.array(value, np.float32))
 
 
 def _mask_heads(node: ir.Node, mask: _Mask) -> None:

@@ -161,6 +161,34 @@ def test_a_graph_that_earlier_releases_cannot_run_has_a_format_that_they_refuse(
     assert format_of(read(manifest).graphs) == EXTENDED_FORMAT
 
 
+def packed(manifest):
+    listed(manifest, "packed.onnx")
+    graph(manifest)["variants"][0].pop("short", None)
+    graph(manifest)["variants"][0].update(is_masked=True, packed={"file": "packed.onnx", "weights": "model.int8.onnx"})
+
+
+def test_a_packed_graph_is_a_masked_variants_second(manifest):
+    packed(manifest)
+    [variant] = read(manifest).full.variants
+    assert [(each.file, each.weights) for each in variant.graphs()] == [
+        ("model.int8.onnx", None),
+        ("packed.onnx", "model.int8.onnx"),
+    ]
+    assert all(each.packed is None and each.is_masked for each in variant.graphs())
+    assert variant.of_width(1).file == "model.int8.onnx"
+    assert format_of(read(manifest).graphs) == EXTENDED_FORMAT
+
+
+def packed_without_mask(manifest):
+    packed(manifest)
+    del graph(manifest)["variants"][0]["is_masked"]
+
+
+def packed_and_not_listed(manifest):
+    packed(manifest)
+    del manifest["files"]["packed.onnx"]
+
+
 def borrowed_by_short(manifest):
     listed(manifest, "short.onnx")
     graph(manifest)["variants"][0]["short"] = {**SHORT, "weights": "other.onnx"}
@@ -191,6 +219,8 @@ REFUSED = {
     "format 1": (lambda m: m.update(format=1), "format 1; this resift reads formats 2 to 4: export the artifact again"),
     "format 5": (lambda m: m.update(format=5), "format 5; this resift reads formats 2 to 4: install a newer resift"),
     "a short graph not listed": (lambda m: graph(m)["variants"][0].update(short=SHORT), "its files lack short.onnx"),
+    "a packed graph without a mask": (packed_without_mask, "model.int8.onnx has a packed graph and is not masked; expected both"),
+    "a packed graph not listed": (packed_and_not_listed, "its files lack packed.onnx"),
     "weights of a short graph not listed": (borrowed_by_short, "read weights from other.onnx, which its files lack"),
     "a self-test of no file": (lambda m: m.update(self_tests={"other.onnx": SELF_TEST}), "has self-tests of other.onnx, which its"),
     "a self-test without pairs": (lambda m: m.update(self_tests={"model.int8.onnx": {**SELF_TEST, "pairs": []}}), "pairs"),

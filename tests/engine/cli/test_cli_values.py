@@ -122,6 +122,8 @@ def test_what_was_expected_and_found_is_told(capsys, arguments, said):
         (["--precision", "int8,x"], "--precision is 'x'"),
         (["--search", "2"], "--search allows 2 evaluations; expected 3 or more"),
         (["--precision", "float32", "--vnni"], "--vnni needs the int8 precision"),
+        (["--precision", "float32", "--search", "3"], "--search needs the int8 precision"),
+        (["--packed"], "--packed needs the float16 precision; add float16 to --precision, or leave out --packed"),
     ],
 )
 def test_options_of_an_export_that_contradict_each_other(options, said):

@@ -9,7 +9,7 @@ from resift.artifact.agreement import Bounds, check_bounds
 from resift.artifact.certificate import Certificate
 from resift.artifact.coverage import ClassAgreement, check_classes
 from resift.artifact.folder import Artifact
-from resift_export import convert as pipeline
+from resift_export.build import export as pipeline
 from resift_export.build.short import tokens_to_mend
 from resift_export.convert import convert
 from resift_export.graph.trace import TRACERS
@@ -68,7 +68,7 @@ def test_a_kept_graph_is_traced_only_where_it_gets_one_for_short_pairs(source, a
     monkeypatch.setitem(TRACERS, "torch", lambda loaded: traced.append(loaded.id) or tracer(loaded))
     monkeypatch.setattr(pipeline, "tokens_to_mend", lambda classes, bounds: up_to)
     recipe = Recipe(precisions=("int8", "float32"), bounds=BOUNDS)
-    later = Artifact.open(pipeline.convert(source, home / "later", recipe, keep=str(artifact)))
+    later = Artifact.open(convert(source, home / "later", recipe, keep=str(artifact)))
     kept, int8 = Artifact.open(artifact).manifest, later.manifest.full.variants[0]
     assert len(traced) == (up_to is not None)
     assert (int8.short.up_to if int8.short else None) == up_to

@@ -63,7 +63,7 @@ def test_what_vnni_gets_has_eight_bits_and_the_safe_graph_seven(cheap, monkeypat
 
 @pytest.mark.parametrize("features", [{"avx2", "avx512f"}, set()])
 def test_vnni_is_refused_where_it_cannot_be_verified(monkeypatch, source, home, features):
-    monkeypatch.setattr("resift_export.convert.checkpoints.load", lambda *_, **__: pytest.fail("loaded the checkpoint"))
+    monkeypatch.setattr("resift_export.checkpoint.load.load", lambda *_, **__: pytest.fail("loaded the checkpoint"))
     monkeypatch.setattr("resift_export.build.gate.instruction_sets", lambda: frozenset(features))
     message = f"{', '.join(sorted(features)) or 'neither'}, so it cannot be verified here; export on a machine"
     with pytest.raises(
