@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from resift.serve.config import Config
 
@@ -15,6 +15,8 @@ RESERVED_FILES = 64
 """Open files that the process needs besides its connections, and those that it accepts before it closes others."""
 MINIMUM = 16
 """Connections that are allowed however few files may be open."""
+FEW = 8
+"""Connections of a peer that lose no request while a connection of another peer waits for its client."""
 NETWORK_BITS = 64
 """Bits of an IPv6 address that tell peers apart: the rest are the peer's to choose."""
 
@@ -47,26 +49,35 @@ class Connections:
     def admit(self, connection: Connection) -> bool:
         """Counts a new connection, for which another makes room if there are too many; False if none can.
 
-        If its peer has too many, one of the peer's makes room; if there are too many in all, one of the peer that has the most. It
-        is the first that waits for its client. If none does, a connection of another peer that has more ends with its request.
+        If its peer has too many, the first of them that waits for its client makes room; if there are too many in all, one that is
+        `_dispensable`.
         """
-        peers = self._by_peer
-        siblings = peers.get(connection.peer, {})
-        crowd = None
-        if len(siblings) >= self._peer_limit and not self._is_trusted(connection.peer):
-            crowd = siblings
-        elif self.count >= self.limit:
-            crowd = max(peers.values(), key=len)
-        if crowd is not None:
-            newest = next(reversed(crowd)) if len(crowd) > len(siblings) + 1 else None
-            victim = next((each for each in crowd if each.waits_for_client), newest)
+        siblings = self._by_peer.get(connection.peer, {})
+        is_crowd = len(siblings) >= self._peer_limit and not self._is_trusted(connection.peer)
+        if is_crowd or self.count >= self.limit:
+            victim = _waiting([siblings]) if is_crowd else self._dispensable(len(siblings))
             if victim is None:
                 return False
             self.forget(victim)
             victim.make_room()
-        peers.setdefault(connection.peer, {})[connection] = None
+        self._by_peer.setdefault(connection.peer, {})[connection] = None
         self.count += 1
         return True
+
+    def _dispensable(self, siblings: int) -> Connection | None:
+        """The connection that makes room for one of a peer that has so many already; None if none can.
+
+        Of the peer that has the most, it is the first that waits for its client. If none does, the newest of them ends with its
+        request, as long as that peer still has more than the other. But if they are few, a connection of another peer that waits is
+        closed before that: beside hostile peers of one connection each, an honest one of several has the most.
+        """
+        crowd = max(self._by_peer.values(), key=len)
+        waiting = _waiting([crowd])
+        if waiting is None and len(crowd) <= FEW:
+            waiting = _waiting(peer for peer in self._by_peer.values() if len(peer) > siblings)
+        if waiting is None and len(crowd) > siblings + 1:
+            return next(reversed(crowd))
+        return waiting
 
     def answered(self, connection: Connection) -> None:
         """Puts a connection behind the others of its peer."""
@@ -88,6 +99,11 @@ class Connections:
             return False
         network = ipaddress.ip_network(peer)
         return any(network.overlaps(proxy) for proxy in self._trusted)
+
+
+def _waiting(peers: Iterable[dict[Connection, None]]) -> Connection | None:
+    """The first connection that waits for its client."""
+    return next((each for peer in peers for each in peer if each.waits_for_client), None)
 
 
 def peer_of(host: str | None) -> str:

@@ -82,6 +82,17 @@ def test_what_is_in_progress_is_not_ended_for_a_peer_that_has_as_many():
     assert registry.count <= 2
 
 
+@pytest.mark.parametrize(("number", "ended"), [(connections.FEW, 0), (connections.FEW + 2, 2)], ids=["few", "many"])
+def test_a_few_requests_go_on_while_connections_of_others_wait(number, ended):
+    registry = Connections(limit=number + 2, peer_limit=number)
+    busy = [Peer("a", waits_for_client=False) for _ in range(number)]
+    waiting = [Peer(name) for name in "bcde"]
+    assert all(map(registry.admit, [*busy, *waiting]))
+    assert registry.count == number + 2
+    assert [each.is_open for each in busy].count(False) == ended
+    assert [each.is_open for each in waiting] == ([True] * 4 if ended else [False, False, True, True])
+
+
 @pytest.mark.parametrize("proxy", ["2001:db8::/32", "2001:db8::1"], ids=["network", "address"])
 def test_the_limit_by_peer_does_not_hold_for_a_trusted_proxy(proxy):
     registry = Connections(limit=10, peer_limit=2, trusted_proxies=["10.0.0.0/8", proxy])

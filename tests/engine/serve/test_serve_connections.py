@@ -138,6 +138,15 @@ def test_bodies_in_progress_are_limited_by_their_bytes(reranker):
         assert served.post("/rerank", content=large).status_code == 200  # by itself a body may have any length
 
 
+def test_bodies_that_are_awaited_keep_no_other_request_out(reranker):
+    with serving({"org/tiny": reranker}, max_concurrent_requests=1, **TIMES) as served, served.connect() as stalled:
+        stalled.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(BODY) + BODY[:1])
+        until(lambda: served.service.admission.requests == 1)
+        assert served.post("/rerank", content=BODY).status_code == 200
+        stalled.sendall(BODY[1:])
+        assert answer(stalled).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize(("size", "waits"), [(MUCH // 2, False), (16 * MUCH, True)], ids=["small", "large"])
 def test_the_rest_of_a_large_body_waits_for_its_turn(served, monkeypatch, size, waits):
     waited, wait = [], Turns.wait
