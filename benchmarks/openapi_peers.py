@@ -33,7 +33,7 @@ LONG = " ".join(["tide"] * 2000)
 
 
 @dataclass(frozen=True)
-class Call:
+class ApiCall:
     """One request."""
 
     path: str
@@ -49,14 +49,14 @@ class Peer:
 
     name: str
     url: str
-    calls: list[Call] = field(repr=False)
+    calls: list[ApiCall] = field(repr=False)
 
 
-def calls(path: str, base: dict[str, Any], changes: list[dict[str, Any]], refused: list[dict[str, Any]]) -> list[Call]:
+def calls(path: str, base: dict[str, Any], changes: list[dict[str, Any]], refused: list[dict[str, Any]]) -> list[ApiCall]:
     """The base body, and with each change; a change to None leaves a field out."""
     bodies = [(change, False) for change in [{}, *changes]] + [(change, True) for change in refused]
     changed = [({key: value for key, value in (base | change).items() if value is not None}, fails) for change, fails in bodies]
-    return [Call(path, body, fails) for body, fails in changed]
+    return [ApiCall(path, body, fails) for body, fails in changed]
 
 
 TEI = calls(
@@ -92,7 +92,7 @@ PEERS = [
     Peer(
         "text-embeddings-inference",
         f"{RAW}/huggingface/text-embeddings-inference/main/docs/openapi.json",
-        [*TEI, Call("/health"), Call("/info"), Call("/metrics")],
+        [*TEI, ApiCall("/health"), ApiCall("/info"), ApiCall("/metrics")],
     ),
     Peer(
         "cohere",
@@ -100,8 +100,8 @@ PEERS = [
         [
             *calls("/v1/rerank", BASE, COHERE_V1, COHERE_REFUSED),
             *calls("/v2/rerank", BASE, COHERE_V2, COHERE_REFUSED),
-            *(Call(path, BASE, is_refused=True, key="wrong") for path in ("/v1/rerank", "/v2/rerank")),
-            *(Call(path, BASE | {"model": "none"}, is_refused=True) for path in ("/v1/rerank", "/v2/rerank")),
+            *(ApiCall(path, BASE, is_refused=True, key="wrong") for path in ("/v1/rerank", "/v2/rerank")),
+            *(ApiCall(path, BASE | {"model": "none"}, is_refused=True) for path in ("/v1/rerank", "/v2/rerank")),
         ],
     ),
     Peer(
@@ -114,7 +114,7 @@ PEERS = [
                 [{"top_n": 1}, {"raw_scores": True}, {"raw_scores": False}, {"return_documents": True}, {"model": None}],
                 [{"query": None}, {"documents": None}],
             ),
-            Call("/metrics"),
+            ApiCall("/metrics"),
         ],
     ),
 ]
@@ -157,7 +157,7 @@ def read_document(peer: Peer, folder: Path) -> dict[str, Any]:
     return document
 
 
-def fault_of(document: dict[str, Any], call: Call, client: httpx.Client) -> str:
+def fault_of(document: dict[str, Any], call: ApiCall, client: httpx.Client) -> str:
     """What is not as the document says; empty if all is."""
     operation = document["paths"][call.path]["get" if call.body is None else "post"]
     if call.body is not None and not call.is_refused:

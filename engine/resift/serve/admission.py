@@ -20,6 +20,8 @@ OVERLOADED = "Model is overloaded"
 STOPPING = "the server is shutting down"
 PEER_SHARE = 4
 """One client may have at most this fraction of the bytes that are held for all."""
+LITTLE = 1 << 16
+"""Bytes that a client may have whatever others have: as many clients as it takes could fill the rest. Connections limit clients."""
 
 
 class Admission:
@@ -131,7 +133,8 @@ class HeldBytes:
     def check(self, client: str, size: int) -> None:
         """Raises Refusal if too many bytes are held, `size` of them by the request in question, unless these are all of them."""
         in_all, by_client = self.total - size, self._by_client[client] - size
-        if (in_all and self.total > self._limit) or (by_client and self._by_client[client] > self._limit // PEER_SHARE):
+        is_full = in_all and self.total > self._limit and self._by_client[client] > LITTLE
+        if is_full or (by_client and self._by_client[client] > self._limit // PEER_SHARE):
             message = f"{OVERLOADED}: {by_client} bytes of your other requests are held, {in_all} of all; try again later"
             raise Refusal("busy", message, retry_after=1)
 
