@@ -16,7 +16,7 @@ RESERVED_FILES = 64
 MINIMUM = 16
 """Connections that are allowed however few files may be open."""
 FEW = 8
-"""Connections of a peer that lose no request while a connection of another peer waits for its client."""
+"""Connections that any peer may have: if none has more, the one that has waited longest makes room, whoever has it."""
 NETWORK_BITS = 64
 """Bits of an IPv6 address that tell peers apart: the rest are the peer's to choose."""
 
@@ -36,15 +36,20 @@ class Connection(Protocol):
 
 
 class Connections:
-    """The open connections. Of each peer, those come first whose last answer, or whose beginning, is longest ago."""
+    """The open connections, in all and by peer. Those come first whose last answer, or whose beginning, is longest ago."""
 
     def __init__(self, limit: int, peer_limit: int, trusted_proxies: Sequence[str] = ()) -> None:
         """`limit`: in all; `peer_limit`: of a peer, which does not hold for the addresses and networks of `trusted_proxies`."""
         self.limit = limit
         self._peer_limit = peer_limit
         self._trusted = [ipaddress.ip_network(proxy) for proxy in trusted_proxies]
+        self._all: dict[Connection, None] = {}
         self._by_peer: dict[str, dict[Connection, None]] = {}
-        self.count = 0
+
+    @property
+    def count(self) -> int:
+        """The number of connections."""
+        return len(self._all)
 
     def admit(self, connection: Connection) -> bool:
         """Counts a new connection, for which another makes room if there are too many; False if none can.
@@ -55,42 +60,40 @@ class Connections:
         siblings = self._by_peer.get(connection.peer, {})
         is_crowd = len(siblings) >= self._peer_limit and not self._is_trusted(connection.peer)
         if is_crowd or self.count >= self.limit:
-            victim = _waiting([siblings]) if is_crowd else self._dispensable(len(siblings))
+            victim = _waiting(siblings) if is_crowd else self._dispensable(len(siblings))
             if victim is None:
                 return False
             self.forget(victim)
             victim.make_room()
+        self._all[connection] = None
         self._by_peer.setdefault(connection.peer, {})[connection] = None
-        self.count += 1
         return True
 
     def _dispensable(self, siblings: int) -> Connection | None:
         """The connection that makes room for one of a peer that has so many already; None if none can.
 
-        Of the peer that has the most, it is the first that waits for its client. If none does, the newest of them ends with its
-        request, as long as that peer still has more than the other. But if they are few, a connection of another peer that waits is
-        closed before that: beside hostile peers of one connection each, an honest one of several has the most.
+        It is the first that waits for its client of the peer that has the most, or of all if these are few: beside hostile peers of
+        one connection each, an honest one of several has the most. If none waits, the newest of the peer that has the most ends with
+        its request, as long as that peer still has more than the other.
         """
         crowd = max(self._by_peer.values(), key=len)
-        waiting = _waiting([crowd])
-        if waiting is None and len(crowd) <= FEW:
-            waiting = _waiting(peer for peer in self._by_peer.values() if len(peer) > siblings)
+        waiting = _waiting(self._all if len(crowd) <= FEW else crowd)
         if waiting is None and len(crowd) > siblings + 1:
             return next(reversed(crowd))
         return waiting
 
     def answered(self, connection: Connection) -> None:
-        """Puts a connection behind the others of its peer."""
+        """Puts a connection behind the others."""
         siblings = self._by_peer.get(connection.peer, {})
         if connection in siblings:
             siblings[connection] = siblings.pop(connection)
+            self._all[connection] = self._all.pop(connection)
 
     def forget(self, connection: Connection) -> None:
         """Counts a connection no longer, if it was counted."""
         siblings = self._by_peer.get(connection.peer, {})
-        if connection in siblings:
-            del siblings[connection]
-            self.count -= 1
+        siblings.pop(connection, None)
+        self._all.pop(connection, None)
         if not siblings:
             self._by_peer.pop(connection.peer, None)
 
@@ -101,9 +104,9 @@ class Connections:
         return any(network.overlaps(proxy) for proxy in self._trusted)
 
 
-def _waiting(peers: Iterable[dict[Connection, None]]) -> Connection | None:
+def _waiting(connections: Iterable[Connection]) -> Connection | None:
     """The first connection that waits for its client."""
-    return next((each for peer in peers for each in peer if each.waits_for_client), None)
+    return next((each for each in connections if each.waits_for_client), None)
 
 
 def peer_of(host: str | None) -> str:
