@@ -73,8 +73,8 @@ class Connections:
         """The connection that makes room for one of a peer that has so many already; None if none can.
 
         It is the first that waits for its client of the peer that has the most, or of all if these are few: beside hostile peers of
-        one connection each, an honest one of several has the most. If none waits, the newest of the peer that has the most ends with
-        its request, as long as that peer still has more than the other.
+        one connection each, an honest one of several has the most. If none waits, the newest of the peer that has the most ends
+        with its request, as long as that peer still has more than the other.
         """
         crowd = max(self._by_peer.values(), key=len)
         waiting = _waiting(self._all if len(crowd) <= FEW else crowd)
