@@ -105,7 +105,7 @@ def noticed(room: str, checkout: Path) -> bool:
     paths = os.pathsep.join(str(checkout / part) for part in ("engine", "export", "models"))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", f"tests/engine/{room}"]
     try:
-        run = subprocess.run(  # noqa: S603 - our own tests
+        run = subprocess.run(
             command, cwd=checkout, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, timeout=SLOWEST, check=False
         )
     except subprocess.TimeoutExpired:

@@ -145,6 +145,11 @@ async def stalled_body(client: Client) -> None:
     await client.drip(b"a")
 
 
+async def begun_body(client: Client) -> None:
+    await client.send(HEAD + b"content-length: 1000\r\n\r\n{")
+    await client.drip(b" ")
+
+
 async def slow_reader(client: Client) -> None:
     await client.send(HEAD + b"content-length: %d\r\n\r\n" % len(LARGE) + LARGE)
     await asyncio.sleep(1e6)
@@ -164,6 +169,7 @@ KINDS: dict[str, Callable[[Client], Awaitable[None]]] = {
     "silent": silent,
     "half a head": half_head,
     "early answer": early_answer,
+    "begun body": begun_body,
     "stalled body": stalled_body,
     "slow reader": slow_reader,
     "small chunks": small_chunks,

@@ -35,6 +35,7 @@ class About:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._document = openapi.document(PATHS, version("resift"), service.config)
+        self._page, self._style = openapi.page(self._document)  # once, as anyone may ask for it
         self._began = int(time.time())
 
     def routes(self) -> list[Route]:
@@ -86,8 +87,7 @@ class About:
 
     async def docs(self, _: Request) -> Response:
         """The OpenAPI document as a page."""
-        page, style = openapi.page(self._document)
-        return HTMLResponse(page, headers={"content-security-policy": POLICY.format(style=style)})
+        return HTMLResponse(self._page, headers={"content-security-policy": POLICY.format(style=self._style)})
 
     def _keyed(self, request: Request, answer: Callable[[], object]) -> Response:
         """The answer as JSON, unless it is a Response, to a request that carries the key."""

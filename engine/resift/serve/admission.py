@@ -20,6 +20,8 @@ OVERLOADED = "Model is overloaded"
 STOPPING = "the server is shutting down"
 PEER_SHARE = 4
 """One client may have at most this fraction of the bytes that are held for all."""
+LITTLE = 1 << 16
+"""Bytes that a client may have whatever others have: as many clients as it takes could fill the rest. Connections limit clients."""
 
 
 class Admission:
@@ -29,6 +31,8 @@ class Admission:
         self._config = config
         self.requests = 0
         """the number of requests in progress"""
+        self.bodies = 0
+        """the number of them whose body has arrived"""
         self.characters = 0
         """the characters of requests that are not tokenized yet"""
         self.held = HeldBytes(config.max_held_bytes)
@@ -37,16 +41,33 @@ class Admission:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Counts a request while it is in progress. Raises Refusal if there are too many requests, or if the server stops."""
+        """Counts a request while it is in progress. Raises Refusal if there are too many bodies, or if the server stops."""
         if self.is_stopping:
             raise Refusal("stopping", STOPPING, retry_after=1)
-        if self.requests >= self._config.max_concurrent_requests:
-            raise Refusal("busy", f"{OVERLOADED}: {self.requests} requests are in progress; try again later", retry_after=1)
+        self._check_bodies()
         self.requests += 1
         try:
             yield
         finally:
             self.requests -= 1
+
+    @contextmanager
+    def body(self) -> Iterator[None]:
+        """Counts a request whose body has arrived. Raises Refusal if there are too many.
+
+        Those that are awaited do not count, as a client could keep all others out by sending beginnings of bodies. They are limited
+        by their bytes, their time and their connections.
+        """
+        self._check_bodies()
+        self.bodies += 1
+        try:
+            yield
+        finally:
+            self.bodies -= 1
+
+    def _check_bodies(self) -> None:
+        if self.bodies >= self._config.max_concurrent_requests:
+            raise Refusal("busy", f"{OVERLOADED}: {self.bodies} requests are in progress; try again later", retry_after=1)
 
     @contextmanager
     def text(self, requests: Sequence[RankingRequest], seconds: float) -> Iterator[None]:
@@ -112,7 +133,8 @@ class HeldBytes:
     def check(self, client: str, size: int) -> None:
         """Raises Refusal if too many bytes are held, `size` of them by the request in question, unless these are all of them."""
         in_all, by_client = self.total - size, self._by_client[client] - size
-        if (in_all and self.total > self._limit) or (by_client and self._by_client[client] > self._limit // PEER_SHARE):
+        is_full = in_all and self.total > self._limit and self._by_client[client] > LITTLE
+        if is_full or (by_client and self._by_client[client] > self._limit // PEER_SHARE):
             message = f"{OVERLOADED}: {by_client} bytes of your other requests are held, {in_all} of all; try again later"
             raise Refusal("busy", message, retry_after=1)
 

@@ -82,7 +82,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_length: Annotated[Length | None, Meta(description="most tokens of a pair; unset: the model's limit")] = None
     windows: Annotated[Windows | None, Meta(description="most windows that a document too long is read in; unset: 1")] = None
     max_batch_tokens: Annotated[BatchTokens | None, Meta(description="most tokens of a batch; unset: what runs fastest")] = None
-    max_concurrent_requests: Annotated[Count, Meta(description="requests in progress, beyond which 429")] = 512
+    max_concurrent_requests: Annotated[Count, Meta(description="requests whose body has arrived, beyond which 429")] = 512
     max_client_batch_size: Annotated[Count, Meta(description="documents of a request")] = 1000
     max_body_bytes: Annotated[Count, Meta(description="bytes of a request's body")] = 1 << 21
     max_held_bytes: Annotated[Count, Meta(description=HELD)] = 1 << 27

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from resift.serve.config import Config
 
@@ -15,6 +15,8 @@ RESERVED_FILES = 64
 """Open files that the process needs besides its connections, and those that it accepts before it closes others."""
 MINIMUM = 16
 """Connections that are allowed however few files may be open."""
+FEW = 8
+"""Connections that any peer may have: if none has more, the one that has waited longest makes room, whoever has it."""
 NETWORK_BITS = 64
 """Bits of an IPv6 address that tell peers apart: the rest are the peer's to choose."""
 
@@ -34,52 +36,64 @@ class Connection(Protocol):
 
 
 class Connections:
-    """The open connections. Of each peer, those come first whose last answer, or whose beginning, is longest ago."""
+    """The open connections, in all and by peer. Those come first whose last answer, or whose beginning, is longest ago."""
 
     def __init__(self, limit: int, peer_limit: int, trusted_proxies: Sequence[str] = ()) -> None:
         """`limit`: in all; `peer_limit`: of a peer, which does not hold for the addresses and networks of `trusted_proxies`."""
         self.limit = limit
         self._peer_limit = peer_limit
         self._trusted = [ipaddress.ip_network(proxy) for proxy in trusted_proxies]
+        self._all: dict[Connection, None] = {}
         self._by_peer: dict[str, dict[Connection, None]] = {}
-        self.count = 0
+
+    @property
+    def count(self) -> int:
+        """The number of connections."""
+        return len(self._all)
 
     def admit(self, connection: Connection) -> bool:
         """Counts a new connection, for which another makes room if there are too many; False if none can.
 
-        If its peer has too many, one of the peer's makes room; if there are too many in all, one of the peer that has the most. It
-        is the first that waits for its client. If none does, a connection of another peer that has more ends with its request.
+        If its peer has too many, the first of them that waits for its client makes room; if there are too many in all, one that is
+        `_dispensable`.
         """
-        peers = self._by_peer
-        siblings = peers.get(connection.peer, {})
-        crowd = None
-        if len(siblings) >= self._peer_limit and not self._is_trusted(connection.peer):
-            crowd = siblings
-        elif self.count >= self.limit:
-            crowd = max(peers.values(), key=len)
-        if crowd is not None:
-            newest = next(reversed(crowd)) if len(crowd) > len(siblings) + 1 else None
-            victim = next((each for each in crowd if each.waits_for_client), newest)
+        siblings = self._by_peer.get(connection.peer, {})
+        is_crowd = len(siblings) >= self._peer_limit and not self._is_trusted(connection.peer)
+        if is_crowd or self.count >= self.limit:
+            victim = _waiting(siblings) if is_crowd else self._dispensable(len(siblings))
             if victim is None:
                 return False
             self.forget(victim)
             victim.make_room()
-        peers.setdefault(connection.peer, {})[connection] = None
-        self.count += 1
+        self._all[connection] = None
+        self._by_peer.setdefault(connection.peer, {})[connection] = None
         return True
 
+    def _dispensable(self, siblings: int) -> Connection | None:
+        """The connection that makes room for one of a peer that has so many already; None if none can.
+
+        It is the first that waits for its client of the peer that has the most, or of all if these are few: beside hostile peers of
+        one connection each, an honest one of several has the most. If none waits, the newest of the peer that has the most ends
+        with its request, as long as that peer still has more than the other.
+        """
+        crowd = max(self._by_peer.values(), key=len)
+        waiting = _waiting(self._all if len(crowd) <= FEW else crowd)
+        if waiting is None and len(crowd) > siblings + 1:
+            return next(reversed(crowd))
+        return waiting
+
     def answered(self, connection: Connection) -> None:
-        """Puts a connection behind the others of its peer."""
+        """Puts a connection behind the others."""
         siblings = self._by_peer.get(connection.peer, {})
         if connection in siblings:
             siblings[connection] = siblings.pop(connection)
+            self._all[connection] = self._all.pop(connection)
 
     def forget(self, connection: Connection) -> None:
         """Counts a connection no longer, if it was counted."""
         siblings = self._by_peer.get(connection.peer, {})
-        if connection in siblings:
-            del siblings[connection]
-            self.count -= 1
+        siblings.pop(connection, None)
+        self._all.pop(connection, None)
         if not siblings:
             self._by_peer.pop(connection.peer, None)
 
@@ -88,6 +102,11 @@ class Connections:
             return False
         network = ipaddress.ip_network(peer)
         return any(network.overlaps(proxy) for proxy in self._trusted)
+
+
+def _waiting(connections: Iterable[Connection]) -> Connection | None:
+    """The first connection that waits for its client."""
+    return next((each for each in connections if each.waits_for_client), None)
 
 
 def peer_of(host: str | None) -> str:

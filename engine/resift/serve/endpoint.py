@@ -66,9 +66,10 @@ class Endpoint:
             with account.request():
                 async with self._service.accept():
                     content = await self._read(headers, body, holding)
-                    api, content = self._forms.choose(content)
-                    record.api = api.name
-                    return await self._answer(api, content, body, record, began, account)
+                    with self._service.admission.body():
+                        api, content = self._forms.choose(content)
+                        record.api = api.name
+                        return await self._answer(api, content, body, record, began, account)
         except Refusal as refusal:
             return await self._refuse(api, refusal, headers, body, record)
         except ClientDisconnected:

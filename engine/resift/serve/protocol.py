@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -23,19 +23,21 @@ HEAD_BYTES = 1 << 16
 READ_BYTES = 1 << 16
 """Bytes read of one connection in a turn of the event loop, in place of asyncio's 256 KiB: the turn is over sooner for the rest."""
 HEADERS_LIMIT = 128
-SMALL_CHUNKS = 100
+SMALL_CHUNKS = 32
 """Chunks of a body that may be of any size; on average, further ones have CHUNK_BYTES. Each takes h11 some 16 microseconds."""
 CHUNK_BYTES = 128
 INVALID = b"Invalid HTTP request received."
 FULL = b"Too many connections."
 ENDING = b"\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n\r\n%b"
-BAD_REQUEST = b"HTTP/1.1 400 Bad Request" + ENDING % (len(INVALID), INVALID)
+BAD_REQUEST = b"HTTP/1.1 400 Bad Request" + ENDING
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1" + ENDING % (len(FULL), FULL)
 
 
 class StrictConnection(h11.Connection):
     """h11's reader, which also refuses what a proxy may read otherwise, and what costs far more to read than it says."""
 
+    fault = INVALID
+    """why the last event was refused, for the client"""
     _chunks = _bytes = 0
 
     def next_event(self) -> Any:
@@ -43,22 +45,26 @@ class StrictConnection(h11.Connection):
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._chunks = self._bytes = 0
-            _check_head(event)
+            self._check_head(event)
         elif isinstance(event, h11.Data):
             self._chunks += event.chunk_start
             self._bytes += len(event.data)
             if self._chunks > SMALL_CHUNKS + self._bytes // CHUNK_BYTES:
-                raise h11.RemoteProtocolError("the body's chunks are too small")
+                found = f"the body's first {self._chunks} chunks have {self._bytes} bytes"
+                self._refuse(f"{found}; expected chunks of {CHUNK_BYTES} bytes or more, or Content-Length")
         return event
 
+    def _check_head(self, request: h11.Request) -> None:
+        """Refuses ambiguous framing (RFC 9112, section 6.1) and too many headers."""
+        names = [name for name, _ in request.headers]
+        if b"transfer-encoding" in names and (b"content-length" in names or request.http_version < b"1.1"):
+            self._refuse("Transfer-Encoding with Content-Length or in HTTP/1.0; expected one of them, in HTTP/1.1")
+        if len(names) > HEADERS_LIMIT:
+            self._refuse(f"{len(names)} headers; expected at most {HEADERS_LIMIT}")
 
-def _check_head(request: h11.Request) -> None:
-    """Refuses ambiguous framing (RFC 9112, section 6.1) and too many headers."""
-    names = [name for name, _ in request.headers]
-    if b"transfer-encoding" in names and (b"content-length" in names or request.http_version < b"1.1"):
-        raise h11.RemoteProtocolError("Transfer-Encoding with Content-Length or in HTTP/1.0")
-    if len(names) > HEADERS_LIMIT:
-        raise h11.RemoteProtocolError("too many headers")
+    def _refuse(self, reason: str) -> NoReturn:
+        self.fault = reason.encode()
+        raise h11.RemoteProtocolError(reason)
 
 
 class LimitedProtocol(H11Protocol):
@@ -69,7 +75,7 @@ class LimitedProtocol(H11Protocol):
 
     def __init__(self, limits: Config, registry: Connections, turns: Turns, metrics: Metrics, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
-        self.conn = StrictConnection(h11.SERVER, HEAD_BYTES)
+        self.conn: StrictConnection = StrictConnection(h11.SERVER, HEAD_BYTES)
         self._limits = limits
         self._registry = registry
         self._turns = turns
@@ -125,7 +131,7 @@ class LimitedProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Refuses what is no HTTP, unless an answer has begun, and ends what was being answered."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self.transport.write(BAD_REQUEST)
+            self.transport.write(BAD_REQUEST % (len(self.conn.fault), self.conn.fault))
         self.transport.close()
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True

@@ -82,6 +82,30 @@ def test_what_is_in_progress_is_not_ended_for_a_peer_that_has_as_many():
     assert registry.count <= 2
 
 
+@pytest.mark.parametrize(("number", "ended"), [(connections.FEW, 0), (connections.FEW + 2, 2)], ids=["few", "many"])
+def test_a_few_requests_go_on_while_connections_of_others_wait(number, ended):
+    registry = Connections(limit=number + 2, peer_limit=number)
+    busy = [Peer("a", waits_for_client=False) for _ in range(number)]
+    waiting = [Peer(name) for name in "bcde"]
+    assert all(map(registry.admit, [*busy, *waiting]))
+    assert registry.count == number + 2
+    assert [each.is_open for each in busy].count(False) == ended
+    assert [each.is_open for each in waiting] == ([True] * 4 if ended else [False, False, True, True])
+
+
+def test_a_peer_of_several_is_not_closed_before_those_that_wait_longer():
+    registry = Connections(limit=4, peer_limit=4)
+    honest, hostile = [Peer("a"), Peer("a")], [Peer(name) for name in "bcdef"]
+    assert all(map(registry.admit, [*honest, *hostile[:2]]))
+    for each in honest:
+        registry.answered(each)
+    assert all(map(registry.admit, hostile[2:4]))
+    assert [each.is_open for each in (*honest, *hostile[:4])] == [True, True, False, False, True, True]
+    assert registry.admit(hostile[4])  # now the first of the honest ones has waited longest
+    assert [each.is_open for each in honest] == [False, True]
+    assert registry.count == 4
+
+
 @pytest.mark.parametrize("proxy", ["2001:db8::/32", "2001:db8::1"], ids=["network", "address"])
 def test_the_limit_by_peer_does_not_hold_for_a_trusted_proxy(proxy):
     registry = Connections(limit=10, peer_limit=2, trusted_proxies=["10.0.0.0/8", proxy])

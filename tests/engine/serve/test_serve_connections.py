@@ -138,6 +138,15 @@ def test_bodies_in_progress_are_limited_by_their_bytes(reranker):
         assert served.post("/rerank", content=large).status_code == 200  # by itself a body may have any length
 
 
+def test_bodies_that_are_awaited_keep_no_other_request_out(reranker):
+    with serving({"org/tiny": reranker}, max_concurrent_requests=1, **TIMES) as served, served.connect() as stalled:
+        stalled.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(BODY) + BODY[:1])
+        until(lambda: served.service.admission.requests == 1)
+        assert served.post("/rerank", content=BODY).status_code == 200
+        stalled.sendall(BODY[1:])
+        assert answer(stalled).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize(("size", "waits"), [(MUCH // 2, False), (16 * MUCH, True)], ids=["small", "large"])
 def test_the_rest_of_a_large_body_waits_for_its_turn(served, monkeypatch, size, waits):
     waited, wait = [], Turns.wait
@@ -224,28 +233,35 @@ def test_a_connection_that_finds_no_room_is_told_so(one_at_a_time, gate):
         assert served.metric("resift_closed_connections_total", reason="too many") == 1
 
 
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 REFUSED = {
-    "two framings": b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-    "two framings, the other way": b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
-    "two lengths": b"content-length: 5\r\ncontent-length: 6\r\n\r\n",
-    "another coding": b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    "129 headers": b"x: 1\r\n" * 127 + b"content-length: 0\r\n\r\n",
-    "small chunks": b"transfer-encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 1100,
-    "long extensions": b"transfer-encoding: chunked\r\n\r\n1;" + b"a" * (1 << 17) + b"\r\n",
-    "a long trailer": b"transfer-encoding: chunked\r\n\r\n0\r\nx: " + b"a" * (1 << 17) + b"\r\n\r\n",
-    "a broken chunk": b"transfer-encoding: chunked\r\n\r\n1\r\n \r\nzz\r\n",
+    "two framings": (b"content-length: 5\r\n" + CHUNKED + b"0\r\n\r\n", b"Transfer-Encoding with Content-Length"),
+    "two framings, the other way": (
+        b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding with Content-Length",
+    ),
+    "two lengths": (b"content-length: 5\r\ncontent-length: 6\r\n\r\n", b"Invalid"),
+    "another coding": (b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", b"Invalid"),
+    "129 headers": (b"x: 1\r\n" * 126 + b"content-length: 0\r\n\r\n", b"129 headers; expected at most 128"),
+    "small chunks": (CHUNKED + b"1\r\n \r\n" * 1100, b"the body's first 33 chunks have 33 bytes; expected chunks of 128"),
+    "chunks a little too small": (CHUNKED + (b"7f\r\n" + b" " * 127 + b"\r\n") * 4100, b"; expected chunks of 128 bytes or more"),
+    "long extensions": (CHUNKED + b"1;" + b"a" * (1 << 17) + b"\r\n", b"Invalid"),
+    "a long trailer": (CHUNKED + b"0\r\nx: " + b"a" * (1 << 17) + b"\r\n\r\n", b"Invalid"),
+    "a broken chunk": (CHUNKED + b"1\r\n \r\nzz\r\n", b"Invalid"),
 }
 
 
-@pytest.mark.parametrize("framing", REFUSED.values(), ids=REFUSED)
-def test_what_is_ambiguous_or_costs_more_than_it_says_is_refused(served, log_records, framing):
+@pytest.mark.parametrize(("framing", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_is_ambiguous_or_costs_more_than_it_says_is_refused(served, log_records, framing, reason):
     disconnected = served.metric("resift_disconnected_total")
     with served.connect() as connection:
         with suppress(ConnectionError):
             connection.sendall(HEAD + framing)
         said = rest(connection)
     is_cut_off = len(framing) > 1 << 17 and not said  # closed with our bytes unread, which the answer may not survive
-    assert is_cut_off or said.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert is_cut_off or (head.startswith(b"HTTP/1.1 400 Bad Request\r\n") and reason in body)
+    assert is_cut_off or b"content-length: %d" % len(body) in head
     until(lambda: not served.service.admission.requests)
     assert served.metric("resift_disconnected_total") - disconnected in (0, 1)
     assert not [record for record in log_records if record.levelno >= logging.ERROR]
@@ -258,10 +274,9 @@ def test_transfer_encoding_in_http_1_0_is_refused(served):
 
 
 def test_chunks_and_headers_within_their_limits_are_read(served):
-    chunks = b"".join(b"1;a=b\r\n%c\r\n" % byte for byte in BODY[:90]) + b"%x\r\n%b\r\n0\r\nx: 1\r\n\r\n" % (
-        len(BODY) - 90,
-        BODY[90:],
-    )
+    body = BODY + b" " * 128 * 100
+    parts = [body[at : at + 1] for at in range(32)] + [body[at : at + 128] for at in range(32, len(body), 128)]
+    chunks = b"".join(b"%x;a=b\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\nx: 1\r\n\r\n"
     with served.connect() as connection:
         connection.sendall(HEAD + b"x: 1\r\n" * 125 + b"transfer-encoding: chunked\r\n\r\n" + chunks)
         assert answer(connection).startswith(b"HTTP/1.1 200 ")

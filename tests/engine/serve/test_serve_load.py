@@ -59,7 +59,7 @@ def test_more_requests_than_allowed_are_429(one_at_a_time, gate, threads):
     with serving({"tiny": one_at_a_time}, max_concurrent_requests=1) as served:
         until(lambda: served.service.admission.requests == 0)
         first = threads.submit(served.post, "/v2/rerank", body("/v2/rerank"))
-        until(lambda: served.service.admission.requests == 1)
+        until(lambda: served.service.admission.bodies == 1)
         check_refusals(served, (429, 429, 429))
         assert served.metric("resift_rejected_total", reason="busy") == 3
         assert served.client.get("/health").status_code == 200  # is no rerank request

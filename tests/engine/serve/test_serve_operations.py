@@ -17,6 +17,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from resift.serve.config import PREFIX, Config, flag
 from tests.support.serving import serving
@@ -213,19 +214,45 @@ def test_the_compose_file_is_of_this_server():
 
 
 def test_the_dashboard_asks_for_metrics_that_exist(reranker):
-    dashboard = json.loads((DEPLOY / "dashboard.json").read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    assert len(asked) > 10
+    panels = json.loads((DEPLOY / "dashboard.json").read_text())["panels"]
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert len(expressions) > 10
     with serving({"tiny": reranker}) as served:
         assert served.post("/rerank", TEI).status_code == 200
         assert served.post("/rerank", TEI | {"texts": []}).status_code == 400
-    text = served.service.metrics.text().decode()
-    have = {re.split(r"[{ ]", line)[0] for line in text.splitlines() if not line.startswith("#")}
-    labels = {name: set(re.findall(r'(\w+)="', line)) for line in text.splitlines() for name in [re.split(r"[{ ]", line)[0]]}
-    for expression in asked:
-        for name, selector in re.findall(r"(?<!\w)((?:resift|te|process)_\w+)(?:\{([^}]*)\})?", expression):
-            assert name in have, name
-            assert set(re.findall(r"(\w+)=~?", selector)) <= labels[name] | {"job", "instance"}, (name, selector)
+    served.service.metrics.count_closed("made room")
+    families = list(text_string_to_metric_families(served.service.metrics.text().decode()))
+    samples = {sample.name: (family.type, set(sample.labels)) for family in families for sample in family.samples}
+    for expression in expressions:
+        named = re.findall(r"(?<!\w)((?:resift|te|process)_\w+)(?:\{([^}]*)\})?", expression)
+        assert named, expression
+        for name, selector in named:
+            assert name in samples, name
+            kind, labels = samples[name]
+            assert set(re.findall(r"(\w+)=~?", selector)) <= labels | {"job", "instance"}, (name, selector)
+            assert (kind != "gauge") == (f"rate({name}" in expression), expression
+        assert ("_bucket{" in expression) == expression.startswith("histogram_quantile(") == ("by (le" in expression), expression
+
+
+def test_the_panels_of_the_dashboard_stand_side_by_side():
+    panels = json.loads((DEPLOY / "dashboard.json").read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (column, row)
+        for place in (panel["gridPos"] for panel in panels)
+        for column in range(place["x"], place["x"] + place["w"])
+        for row in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(column for column, _ in cells) < 24
+
+
+def test_the_operations_page_names_every_metric_and_no_other(reranker):
+    with serving({"tiny": reranker}) as served:
+        text = served.client.get("/metrics").text
+    have = {name for name in re.findall(r"^# TYPE ((?:resift|te)_\w+)", text, re.MULTILINE) if not name.endswith("_created")}
+    page = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`((?:resift|te)_\w+)`", page)) == have
 
 
 def test_the_dockerfile_is_pinned_and_needs_no_buildkit():
