@@ -6,6 +6,8 @@ import hashlib
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from resift.artifact.manifest import FileEntry, ShortGraph
 from resift.errors import ExportError
 from resift_export.build.first_look import first_look_file
@@ -53,10 +55,12 @@ class WrittenModel(NamedTuple):
     """fingerprint of the artifact that the graphs were copied from"""
     short: Mapping[str, ShortGraph] = MappingProxyType({})
     """the graphs for short pairs, which are among the `graphs`, by the file of the variant that they belong to"""
+    frozen: Frozen | None = None
+    """how the graphs of a first look read, if its last layers are frozen"""
 
 
 class FrozenModels(NamedTuple):
-    """Frozen graphs of the full model, before they are written."""
+    """Frozen graphs of the full model, or of a first look, before they are written."""
 
     models: Mapping[str, ir.Model]
     """by the file of the variant that they were made from"""
@@ -85,6 +89,11 @@ class CopiedGraph(NamedTuple):
     """by file"""
     record: Mapping[str, str | int | float | bool | list[str] | None]
     """what that artifact's manifest records of its export"""
+
+    @property
+    def frozen(self) -> Frozen | None:
+        """How it reads, if its last layers are frozen."""
+        return self.graph.frozen
 
 
 def write_graphs(folder: Path, models: Mapping[str, ir.Model]) -> dict[str, GraphFiles]:
@@ -139,6 +148,23 @@ def write_frozen(folder: Path, frozen: FrozenModels | None, graphs: Mapping[str,
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
     return FrozenGraphs(files, frozen.how, frozen.operations, frozen.is_full)
+
+
+def write_frozen_look(
+    folder: Path, look: WrittenModel | CopiedGraph, frozen: FrozenModels, graphs: Mapping[str, GraphFiles]
+) -> WrittenModel | CopiedGraph:
+    """Writes the frozen models of a first look in place of its graphs, like `write_first_look`, and returns it with them."""
+    files = write_first_look(folder, frozen.models, graphs)
+    if isinstance(look, WrittenModel):
+        return look._replace(graphs=files, operations=frozen.operations, frozen=frozen.how)
+    graph = msgspec.structs.replace(
+        look.graph,
+        operations=frozen.operations,
+        signature=look.graph.signature.frozen(),
+        frozen=frozen.how,
+        variants=[msgspec.structs.replace(each, weights=files[each.file].weights_file) for each in look.graph.variants],
+    )
+    return look._replace(graph=graph, graphs=files)
 
 
 def with_short(folder: Path, full: WrittenModel, models: Mapping[str, ShortModel]) -> WrittenModel:

@@ -84,7 +84,7 @@ def test_what_ranks_too_differently_is_left_to_plans_that_name_it(export):
 
 def test_auto_takes_the_last_number_of_layers_before_one_that_ranks_too_differently(export, monkeypatch):
     losses = {2: 0.001, 3: 0.01, 4: 0.0101}
-    monkeypatch.setattr("resift_export.build.export.may_replace", lambda before, after, layers: losses[layers] <= 0.01)
+    monkeypatch.setattr(freeze, "may_replace", lambda before, after, how: losses[how.layers] <= 0.01)
     assert Artifact.open(export("auto")).manifest.full.frozen.layers == 3
 
 
