@@ -89,13 +89,11 @@ class Export:
         if self._earlier is not None:
             check_reusable(self._earlier, checkpoint, recipe)
             self._operations = self._earlier.manifest.full.operations
+            self._check_freezable(ir.load(self._earlier.folder / recipe.variants()[0].file))
         else:
             full = self._trace(checkpoint, FULL)
             self._operations = full.operations
-        if recipe.freeze is not None:
-            model = full.model if self._earlier is None else ir.load(self._earlier.folder / recipe.variants()[0].file)
-            check_freezable(model, recipe.freeze, self._what())
-            self._fitting_rows = fitting_rows(checkpoint, self._pairs, frozen_layers(FEWEST_FROZEN))
+            self._check_freezable(full.model)
         if student is not None:
             look = self._trace(student, FIRST_LOOK)
             check_cheaper(student, look.operations, checkpoint, self._operations)
@@ -111,6 +109,12 @@ class Export:
             self.contents.first_look = WrittenModel(look.checkpoint, {}, look.operations)
             with self.clock.step("draft"):
                 self.contents.first_look_models = first_look_models(look, recipe, self._pairs, self._report)
+
+    def _check_freezable(self, model: ir.Model) -> None:
+        """With frozen layers in the recipe: chooses the pairs that they are fitted to. Raises ExportError if there cannot be any."""
+        if self._recipe.freeze is not None:
+            check_freezable(model, self._recipe.freeze, self._what())
+            self._fitting_rows = fitting_rows(self.checkpoint, self._pairs, frozen_layers(FEWEST_FROZEN))
 
     def _what(self) -> str:
         """What messages call the full model."""

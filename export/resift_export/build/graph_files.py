@@ -99,7 +99,7 @@ class CopiedGraph(NamedTuple):
 def write_graphs(folder: Path, models: Mapping[str, ir.Model]) -> dict[str, GraphFiles]:
     """Writes the models, by file, into `folder`. Raises ExportError if they cannot be written."""
     try:
-        return {file: _write_graph(folder / file, model) for file, model in models.items()}
+        return {file: write_graph(folder / file, model) for file, model in models.items()}
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
 
@@ -111,7 +111,7 @@ def write_first_look(folder: Path, models: Mapping[str, ir.Model], graphs: Mappi
     """
     weights_files = {first_look_file(file): [*graph_files.files][-1] for file, graph_files in graphs.items()}
     try:
-        return {file: _write_graph(folder / file, model, weights_files[file]) for file, model in models.items()}
+        return {file: write_graph(folder / file, model, weights_files[file]) for file, model in models.items()}
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
 
@@ -142,7 +142,7 @@ def write_frozen(folder: Path, frozen: FrozenModels | None, graphs: Mapping[str,
         if frozen is None:
             return None
         files = {
-            frozen_file(file): _write_graph(folder / frozen_file(file), model, [*graphs[file].files][-1], MIN_SHARED_PART)
+            frozen_file(file): write_graph(folder / frozen_file(file), model, [*graphs[file].files][-1], MIN_SHARED_PART)
             for file, model in frozen.models.items()
         }
     except OSError as error:
@@ -176,14 +176,14 @@ def with_short(folder: Path, full: WrittenModel, models: Mapping[str, ShortModel
     try:
         for file, (model, up_to) in models.items():
             path = folder / short_file(file)
-            graphs[path.name] = written = _write_graph(path, model, [*graphs[file].files][-1], MIN_SHARED_PART)
+            graphs[path.name] = written = write_graph(path, model, [*graphs[file].files][-1], MIN_SHARED_PART)
             short[file] = ShortGraph(file=path.name, up_to=up_to, weights=written.weights_file)
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
     return full._replace(graphs=graphs, short=short)
 
 
-def _write_graph(path: Path, model: ir.Model, weights_file: str | None = None, min_shared: int | None = None) -> GraphFiles:
+def write_graph(path: Path, model: ir.Model, weights_file: str | None = None, min_shared: int | None = None) -> GraphFiles:
     """Writes one graph. `weights_file`: a file of the same folder that may hold weights of it, of at least `min_shared` bytes."""
     min_onnxruntime = oldest_onnxruntime(model)
     if weights_file is not None and save_with_shared_weights(model, path, path.with_name(weights_file), min_shared):

@@ -64,7 +64,9 @@ def write(  # noqa: PLR0913 - everything that the artifact holds
     contents = {
         TOKENIZER: checkpoint.tokenizer_json(),
         CERTIFICATE: encode_certificate(certificate),
-        CARD: render_card(checkpoint, recipe, certificate, about, full.short, frozen).encode(),
+        CARD: render_card(
+            checkpoint, recipe, certificate, about, full.short, frozen, first_look.frozen if first_look else None
+        ).encode(),
         **attached,
     }
     full_graph = _graph("full", full, recipe.variants())

@@ -60,7 +60,7 @@ def test_a_frozen_graph_becomes_the_full_one_and_shares_the_weights_of_the_one_i
     assert set(Certificate.read(artifact).agreement) == set(artifact.manifest.self_tests) == {variant.file}
     assert main(["verify", str(folder), "--accept-bounds"]) == 0
     assert variant.file in capsys.readouterr().out
-    assert "their last 3 layers no longer update the document" in (folder / "README.md").read_text()
+    assert "the last 3 layers no longer update the document" in (folder / "README.md").read_text()
 
 
 def test_what_ranks_too_differently_is_left_to_plans_that_name_it(export):
