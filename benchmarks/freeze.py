@@ -4,14 +4,14 @@
     python -m benchmarks.freeze ARTIFACT CHECKPOINT [--layers 2 3 ...] [--whole-up-to 32] [--pools FILE ...] [--out FOLDER]
 
 ARTIFACT has an int8 graph of CHECKPOINT. Its full graph is M = 0; M = 1 is the same, as in the last layer no graph updates more
-than the first token. The graphs are fitted as `resift export --freeze M` fits them, and written to FOLDER/artifact, whose plans name
-them m2, m3, ...; those that are there already are measured again. `python -m benchmarks.graph_profile FOLDER/artifact` times their
-batches by length.
+than the first token. The graphs are fitted as `resift export --freeze M` fits them, and written to FOLDER/artifact, whose plans
+name them m2, m3, ...; those that are there already are measured again. `python -m benchmarks.graph_profile FOLDER/artifact` times
+their batches by length.
 
 FILEs are candidate pools, labelled or not (default: those of the shared material if it is next to the repository). "tau" and
-"top 10" are means over the pools, against the checkpoint in float32; "less" is nDCG@10 minus that of the full graph, where there are
-labels, with the 95 % interval from bootstrapping the pools. A second table has tau by length class, over the pools that have five
-documents of that class, and how much lower it is than the full graph's.
+"top 10" are means over the pools, against the checkpoint in float32; "less" is nDCG@10 minus that of the full graph, where there
+are labels, with the 95 % interval from bootstrapping the pools. A second table has tau by length class, over the pools that have
+five documents of that class, and how much lower it is than the full graph's.
 
 Times are measured last, by --times N pools of the first FILE: every graph ranks one pool after the other, in an order that rotates.
 "times faster" is the median over the pools, with the quartiles.
@@ -138,12 +138,10 @@ def with_frozen(artifact: Artifact, checkpoint: Checkpoint, numbers: Sequence[in
             )
             print(f"# {name}: {models.operations / manifest.full.operations:.3f} of the full graph's operations", flush=True)
             manifest = _replaced(manifest, folder, graphs=[*manifest.graphs, graph], files=manifest.files | written.files)
-    graphs = [
-        each
-        if each.frozen is None
-        else msgspec.structs.replace(each, frozen=frozen_layers(each.frozen.layers, whole_up_to=whole_up_to))
-        for each in manifest.graphs
-    ]
+    frozen = [(graph, graph.frozen) for graph in manifest.graphs if graph.frozen is not None]
+    graphs = [graph for graph in manifest.graphs if graph.frozen is None]
+    for graph, how in frozen:
+        graphs.append(msgspec.structs.replace(graph, frozen=msgspec.structs.replace(how, whole_up_to=whole_up_to)))
     _replaced(manifest, folder, graphs=graphs)
     return Artifact.open(folder)
 

@@ -111,7 +111,7 @@ class Export:
                 self.contents.first_look_models = first_look_models(look, recipe, self._pairs, self._report)
 
     def _check_freezable(self, model: ir.Model) -> None:
-        """With frozen layers in the recipe: chooses the pairs that they are fitted to. Raises ExportError if there cannot be any."""
+        """With frozen layers in the recipe: chooses the pairs that they are fitted to. Raises ExportError if there can be none."""
         if self._recipe.freeze is not None:
             check_freezable(model, self._recipe.freeze, self._what())
             self._fitting_rows = fitting_rows(self.checkpoint, self._pairs, frozen_layers(FEWEST_FROZEN))
