@@ -26,7 +26,7 @@ from resift_export.graph.freeze import LayerMaps
 from resift_export.graph.freeze import freeze as freezing
 from resift_export.int8.levels import quantize_weights
 from resift_export.recipe import Recipe
-from tests.conftest import cheapen
+from tests.conftest import REPOSITORY, cheapen
 from tests.export.graph.test_freeze import run
 from tests.support import tiny
 
@@ -353,3 +353,32 @@ def test_a_checkpoint_of_too_few_layers_is_refused(checkpoint_of, small_gate, ho
     with pytest.raises(ExportError, match="it has 2 layers, and 2 are too many; leave --freeze out"):
         convert(str(checkpoint_of("bert")), home / "out", Recipe(gate=small_gate, bounds=ANY, freeze=2))
     assert not (home / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_every_number_of_layers(export, source, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks import freeze as benchmark
+    from benchmarks.material import GATE_POOLS
+
+    plain, files = export(None), [tmp_path / "labelled.jsonl", tmp_path / "plain.jsonl"]
+    lines = GATE_POOLS.read_text().splitlines()[:4]
+    files[0].write_text("\n".join(lines))
+    texts = [[each["text"] for each in json.loads(line)["candidates"]] for line in lines]
+    files[1].write_text("\n".join(json.dumps({"query": "tides", "documents": documents}) for documents in texts))
+    options = ["--layers", "2", "3", "--pools", *map(str, files), "--times", "2", "--sizes", "5", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["freeze", str(plain), str(source), *options])
+    monkeypatch.setattr("resift_export.build.fitting_rows.TOKENS", 4_000)
+    benchmark.main()
+    found = json.loads((tmp_path / "out" / "freeze.json").read_text())
+    assert [(row["file"], row["graph"]) for row in found["files"]] == [
+        (file.name, graph) for file in files for graph in ("full", "m2", "m3")
+    ]
+    assert [("less" in row, row["tau"] > 0) for row in found["files"]] == [(True, True)] * 3 + [(False, True)] * 3
+    assert {row["graph"] for row in found["classes"]} == {"full", "m2", "m3"}
+    assert all(row["lower"] == 0 for row in found["classes"] if row["graph"] == "full" or row["up to"] <= 32)
+    assert any(row["lower"] for row in found["classes"])
+    assert [(row["candidates"], row["graph"], row["pools"]) for row in found["times"]] == [
+        (5, graph, 2) for graph in ("full", "m2", "m3")
+    ]
+    assert "| candidates | graph | pools | p50 ms |" in capsys.readouterr().out
