@@ -11,11 +11,12 @@ from msgspec.structs import replace
 from resift.artifact.certificate import Certificate, look_summary
 from resift.encoding.long_pairs import with_long_pairs
 from resift.plans import FIRST_LOOK, FULL
+from resift_export.build.class_pools import class_pools
 from resift_export.build.contents import Contents
 from resift_export.build.draft import draft, feeds_of, first_look_models, levels_of, trace
 from resift_export.build.first_look import check_cheaper, check_student, first_look_file
 from resift_export.build.fitting_rows import fitting_rows
-from resift_export.build.freeze import Freezer, check_freezable, choose_full, choose_look, frozen_layers
+from resift_export.build.freeze import WHOLE_UP_TO, Freezer, check_freezable, choose_full, choose_look, frozen_layers
 from resift_export.build.gate import certify, faults_of, references_of
 from resift_export.build.generated import GeneratedPairs
 from resift_export.build.graph_files import WrittenModel
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from resift.artifact.agreement import Pool
     from resift.artifact.certificate import SearchRecord
     from resift.artifact.folder import Artifact
     from resift.errors import ParityError
@@ -55,6 +57,7 @@ class Export:
         self.clock, self.contents = StepClock(), Contents(folder, recipe, earlier)
         self._recipe, self._folder, self._scratch, self._earlier, self._report = recipe, folder, scratch, earlier, report
         self._pairs, self._pools, self._short_pools = recipe.calibration_pairs(), recipe.gate_pools(), recipe.short_gate_pools()
+        self._class_pools: list[Pool] = []
         self._generated: GeneratedPairs | None = None
         self._draft: Draft | None = None
         self._exact: ir.Model | None = None
@@ -75,7 +78,10 @@ class Export:
             activation=self._recipe.activation,
             texts=[text for pool in self._pools for text in (pool.query, *pool.documents)],
         )
-        self._pools = with_long_pairs(self._pools, self.checkpoint.pair_tokenizer(), self.checkpoint.max_length)
+        tokenizer, max_length = self.checkpoint.pair_tokenizer(), self.checkpoint.max_length
+        self._pools = with_long_pairs(self._pools, tokenizer, max_length)
+        if self._recipe.freeze is not None:
+            self._class_pools = class_pools(self._pools, tokenizer, max_length, longer_than=WHOLE_UP_TO)
         self.student = None
         if first_look is not None:
             log.info("load      %s", first_look)
@@ -129,7 +135,8 @@ class Export:
         checkpoint, pools = self.checkpoint, [*self._pools, *self._short_pools]
         log.info("reference %d pools with %s", len(pools), checkpoint.reference_name)
         with self.clock.step("reference"):
-            self._references = references_of(checkpoint, self._pools, self._report, short_pools=self._short_pools)
+            others = [*self._short_pools, *self._class_pools]
+            self._references = references_of(checkpoint, self._pools, self._report, short_pools=others)
         if levels_of(self._recipe):
             with self.clock.step("generated pairs"):
                 self._generated = GeneratedPairs.of(checkpoint, pools, self._report)
@@ -199,9 +206,9 @@ class Export:
         if requested is None:
             return certificate
         with self.clock.step("freeze"):
-            freezer = self._freezer(FULL, levels)
-            full = choose_full(freezer, requested, certificate, self._operations, self._measure_frozen, self.faults)
-            certificate = self._measure_frozen(full)
+            freezer, before = self._freezer(FULL, levels), self._measure(by_class=True)
+            full = choose_full(freezer, requested, before, self._operations, self._measure_frozen, self.faults)
+            certificate = self._with_frozen(full)
             if self.contents.look is None or self.contents.look.frozen is not None:
                 return certificate
             look_levels = {first_look_file(file): each for file, each in levels.items()}
@@ -223,7 +230,7 @@ class Export:
             return found
         log.info("freeze    given up: too many generated pairs are too far off")
         is_auto = self._recipe.freeze == "auto"
-        return self._look_further(self._measure_frozen(None if is_auto else frozen._replace(is_full=False)))
+        return self._look_further(self._with_frozen(None if is_auto else frozen._replace(is_full=False)))
 
     def _look_further(self, certificate: Certificate) -> Certificate:
         if self._generated is None:
@@ -235,7 +242,12 @@ class Export:
         """The bounds that do not hold."""
         return faults_of(certificate, self.checkpoint, self.student, self._recipe, is_kept=self._earlier is not None)
 
-    def _measure_frozen(self, models: FrozenModels | None) -> Certificate:
+    def _measure_frozen(self, models: FrozenModels) -> Certificate:
+        """What frozen graphs are judged by, in place of the full ones."""
+        self.contents.frozen_models = models
+        return self._measure(by_class=True)
+
+    def _with_frozen(self, models: FrozenModels | None) -> Certificate:
         self.contents.frozen_models = models
         return self._measure()
 
@@ -243,14 +255,14 @@ class Export:
         self.contents.frozen_look = models
         return self._measure()
 
-    def _measure(self) -> Certificate:
-        bounds = self._recipe.bounds
+    def _measure(self, *, by_class: bool = False) -> Certificate:
+        """The certificate; `by_class`: measured on the pools of each length class, too, for a judgement alone."""
+        bounds, others = self._recipe.bounds, [*self._short_pools, *(self._class_pools if by_class else [])]
+        references = self._references[: len(self._pools) + len(others)]
         self.contents.write_graphs(self.checkpoint, self._operations)
         artifact = self.contents.write(Certificate(bounds=bounds, agreement={}, pools=[]), is_forced=False)
         with self.clock.step("verify"):
-            certificate = certify(
-                artifact, self._references, self._pools, bounds, self._report, short_pools=self._short_pools, known=self._known
-            )
+            certificate = certify(artifact, references, self._pools, bounds, self._report, short_pools=others, known=self._known)
         for file, agreement in certificate.agreement.items():
             log.info("          %s: %s", file, agreement.summary())
             for each in certificate.classes[file]:

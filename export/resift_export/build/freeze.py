@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 WHOLE_UP_TO = 32
 """The fewest tokens of the longest pair of which all layers update all tokens: a frozen one would take about as long."""
+LONGEST_WHOLE = 128
+"""The most: with longer ones updated whole, too few were frozen."""
 MULTIPLE = 16
 """What the number of updated tokens is rounded up to, so that pairs of queries of other lengths share batches.
 
@@ -169,12 +171,12 @@ def _choose(  # noqa: PLR0913 - what is tried, and how it is judged
 
 
 def bounds_of(before: Certificate) -> list[int]:
-    """The bounds for `_choose`, shortest first: WHOLE_UP_TO, and the longer length classes that are covered but the last of them.
+    """The bounds for `_choose`, shortest first: WHOLE_UP_TO, and longer length classes that are covered, up to LONGEST_WHOLE.
 
-    By the last one, the gate judges pairs that are frozen.
+    The last one that is covered is none of them: pairs that are frozen have to be judged.
     """
     covered = {each.up_to for classes in before.classes.values() for each in classes if each.tau is not None}
-    return [WHOLE_UP_TO, *sorted(end for end in covered if end > WHOLE_UP_TO)[:-1]]
+    return [WHOLE_UP_TO, *(end for end in sorted(covered)[:-1] if WHOLE_UP_TO < end <= LONGEST_WHOLE)]
 
 
 def _cost_on(before: Certificate, operations: int) -> Callable[[FrozenModels], int]:

@@ -84,7 +84,8 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
     """The certificate of a written artifact: compares the files that users will run with the checkpoint's `references`.
 
     `references` are those of the `pools` and then of the `short_pools`, on which only the agreement by length class is measured.
-    `known`: logits of those pools by graphs that were measured before, which are not run again; the others' are added to it.
+    `known`: logits of the first of all these pools by graphs that were measured before, which do not score them again; those that
+    were not known are added to it.
     """
     known = {} if known is None else known
     logits_by_file: dict[str, list[NDArray[np.float32]]] = {}
@@ -94,9 +95,10 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
         for variant in graph.variants:
             if variant.file not in logits_by_file:
                 key = scored_by(artifact.manifest, graph, variant)
-                if key not in known:
-                    known[key] = score(artifact, graph, variant, all_pools, report)
-                logits_by_file[variant.file] = known[key]
+                logits = known.setdefault(key, [])
+                if rest := all_pools[len(logits) :]:
+                    logits += score(artifact, graph, variant, rest, report)
+                logits_by_file[variant.file] = logits[: len(all_pools)]
                 if graph.role == "first-look":
                     first_look_files.add(variant.file)
     tokenizer = open_tokenizer(artifact)

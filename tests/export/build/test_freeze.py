@@ -16,7 +16,7 @@ from resift.artifact.coverage import ClassAgreement
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import EXTENDED_FORMAT
 from resift.cli.main import main
-from resift_export.build import freeze
+from resift_export.build import class_pools, freeze
 from resift_export.build.graph_files import FrozenModels
 from resift_export.checkpoint import load as checkpoints
 from resift_export.convert import convert
@@ -69,6 +69,7 @@ def export(source, small_gate, tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 cheapen(patch)
                 patch.setattr(freeze, "MOST_LOSS", most_loss)
+                patch.setattr(class_pools, "TOKENS", 2_000)
                 recipe = Recipe(gate=small_gate, bounds=ANY, freeze=asked, **more)
                 made[key] = convert(
                     str(source),
@@ -127,7 +128,7 @@ def test_auto_takes_the_last_number_of_layers_before_one_that_ranks_too_differen
     assert generated == ["reference on generated pairs", "verify model.int8.frozen.onnx on generated pairs"], (
         "once, for what is taken"
     )
-    assert export.steps.count("verify model.int8.onnx") == 1
+    assert export.steps.count("verify model.int8.onnx") == 2, "on the gate, and on pools of each length class"
     assert export.steps.count("verify model.int8.frozen.onnx") == 3, "one for each number of layers that was tried"
 
 
@@ -179,7 +180,8 @@ def test_a_bound_leaves_pairs_by_which_the_gate_judges_frozen_ones():
         return freeze.bounds_of(Certificate(bounds=ANY, agreement={}, pools=[], classes={"model.int8.onnx": classes(*taus)}))
 
     assert bounds(0.9, 0.9, 0.9, 0.9, 0.9, None) == [32, 64], "of up to 128 tokens is the last that is covered"
-    assert bounds(None, 0.9, 0.9, 0.9, None, 0.9, 0.9) == [32, 64, 256]
+    assert bounds(None, 0.9, 0.9, 0.9, None, 0.9, 0.9) == [32, 64]
+    assert bounds(0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9) == [32, 64, 128], "of pairs of more, too few were frozen"
     assert bounds(0.9, 0.9, None) == [32]
 
 
