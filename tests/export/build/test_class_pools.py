@@ -18,13 +18,13 @@ def loaded(source, toolchain):
 
 def test_each_class_has_pairs_enough_of_its_own_length(loaded):
     tokenizer, gate = loaded.pair_tokenizer(), Recipe().gate_pools()
-    made = class_pools.class_pools(gate, tokenizer, 300, longer_than=32)
+    made = class_pools.class_pools(gate, tokenizer, loaded.max_length, longer_than=32)
     by_end = {}
     for pool in made:
         lengths = tokenizer.encode(pool.query, pool.documents).lengths
         assert len(lengths) >= LEAST_RANKED
         by_end.setdefault(int(pool.qid.split()[-2]), []).append(lengths)
-    assert list(by_end) == [64, 128, 256]
+    assert list(by_end) == [64, 128, 192]
     for low, (end, lengths) in zip((32, 64, 128), by_end.items(), strict=True):
         found = np.concatenate(lengths)
         assert low < found.min() <= found.max() <= end
@@ -35,7 +35,7 @@ def test_each_class_has_pairs_enough_of_its_own_length(loaded):
 
 def test_a_document_stays_the_beginning_of_what_is_made_of_it(loaded):
     gate = Recipe().gate_pools()
-    made = class_pools.class_pools(gate, loaded.pair_tokenizer(), 300, longer_than=128)
+    made = class_pools.class_pools(gate, loaded.pair_tokenizer(), 192, longer_than=128)
     texts = {(pool.query, document) for pool in gate for document in pool.documents}
     begins = [
         any(query == pool.query and document.startswith(text) for query, text in texts)

@@ -10,7 +10,7 @@ import torch
 from resift import ExportError
 from resift_export.checkpoint import load as checkpoint
 from resift_export.graph.edit import lower_opset, serialize
-from resift_export.graph.fit import CalibrationRow, _LayerFit, fit
+from resift_export.graph.fit import RIDGES, CalibrationRow, _maps, _Moments, fit
 from resift_export.graph.freeze import Attentions, DocumentMap, LayerMaps, freeze
 from resift_export.graph.optimize import optimize
 from resift_export.graph.trace import trace
@@ -147,33 +147,28 @@ def test_a_single_frozen_layer_has_nothing_to_fit(deep, tmp_path):
     assert len(Attentions(model, "that").nodes) == LAYERS
 
 
-def test_the_ridge_is_the_one_that_errs_least_on_what_is_held_out(deep, tmp_path):
+def test_the_ridge_is_the_one_that_errs_least_on_what_is_held_out():
     """Keys of noise: the less of it a map learns, the less it errs on other rows."""
-    _, model = deep("bert")
-    node, random = Attentions(model, "that").nodes[-1], np.random.default_rng(2)
+    random = np.random.default_rng(2)
 
-    def norms(*, holds_out):
-        fitted = _LayerFit(node)
-        for number in range(12):
-            states, keys, values = (random.normal(size=(30, 64)) for _ in range(3))
-            row = CalibrationRow({}, 10, is_held_out=holds_out and number % 3 == 2)
-            fitted.add(row, states[10:], states, keys, np.concatenate([values[:10], 2 * states[10:]]))
-        maps = fitted.maps()
-        return np.linalg.norm(maps.keys.weights), np.linalg.norm(maps.values.weights - 2 * np.eye(64))
+    def moments():
+        states, keys = (random.normal(size=(160, 64)) for _ in range(2))
+        return _Moments.of(states, np.concatenate([keys, 2 * states], axis=1))
 
-    (learned, _), (guarded, values) = norms(holds_out=False), norms(holds_out=True)
-    assert guarded < 0.98 * learned
-    assert values < 0.01, "the values are states, of which a strong ridge would lose some"
+    learned, held_out = moments(), moments()
+    alone = _maps(_Moments(*(array.copy() for array in learned)), None)
+    ridges = np.array([held_out.errors(learned.solve(ridge))[:64].sum() for ridge in RIDGES])
+    best = RIDGES[int(ridges.argmin())]
+    assert best != RIDGES[0]
+    expected = _Moments(*(one + other for one, other in zip(learned, held_out, strict=True))).solve(best)
+    maps = _maps(learned, held_out)
+    np.testing.assert_allclose(maps.keys.weights, expected[:-1, :64], rtol=1e-5, atol=1e-6)
+    assert np.linalg.norm(maps.keys.weights) < np.linalg.norm(alone.keys.weights)
+    np.testing.assert_allclose(maps.values.weights, 2 * np.eye(64), rtol=0, atol=1e-3)
 
 
-def test_a_token_counts_by_how_much_it_is_read(deep):
-    """Two kinds of tokens that no map fits both: it fits those that the updated tokens read."""
-    _, model = deep("bert")
-    fitted, random = _LayerFit(Attentions(model, "that").nodes[-1]), np.random.default_rng(3)
-    for _ in range(20):
-        states = random.normal(size=(40, 64))
-        is_read = np.arange(40) % 2 == 0
-        keys, queries = np.where(is_read[:, None], 3.0, -3.0) * np.ones((40, 64)), np.ones((40, 64))
-        fitted.add(CalibrationRow({}, 10), states[10:], queries, keys, np.where(is_read[:, None], states, -states))
-    matrix = fitted.maps().values.weights
-    np.testing.assert_allclose(matrix, np.eye(64), rtol=0, atol=0.05)
+def test_the_error_of_a_map_is_that_on_its_tokens():
+    random = np.random.default_rng(3)
+    states, targets, linear = random.normal(size=(50, 8)), random.normal(size=(50, 6)), random.normal(size=(9, 6))
+    errors = np.square(targets - states @ linear[:-1] - linear[-1]).sum(axis=0)
+    np.testing.assert_allclose(_Moments.of(states, targets).errors(linear), errors)
