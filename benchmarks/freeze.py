@@ -65,7 +65,7 @@ class LabelledPool(NamedTuple):
     """of each document; None if the file has none"""
 
 
-class Scored(NamedTuple):
+class GraphLogits(NamedTuple):
     """The logits of the pools of one file by one graph, or by the checkpoint."""
 
     logits: list[NDArray[np.float32]]
@@ -180,15 +180,15 @@ def read(file: Path, queries: int, candidates: int) -> list[LabelledPool]:
     return [LabelledPool(pool.query, pool.documents, dataset.labels(pool)) for pool in dataset.pools]
 
 
-def scored(reranker: Reranker, pools: Sequence[LabelledPool], graph: str) -> Scored:
+def scored(reranker: Reranker, pools: Sequence[LabelledPool], graph: str) -> GraphLogits:
     """The pools scored by the graph alone."""
     futures = [reranker.submit(pool.query, pool.documents, plan=graph) for pool in pools]
     found = [future.result() for future in futures]
-    return Scored([each.logits for each in found], [each.lengths for each in found])
+    return GraphLogits([each.logits for each in found], [each.lengths for each in found])
 
 
 def rows_of(
-    file: str, pools: Sequence[LabelledPool], exact: Sequence[NDArray[np.float32]], found: Mapping[str, Scored]
+    file: str, pools: Sequence[LabelledPool], exact: Sequence[NDArray[np.float32]], found: Mapping[str, GraphLogits]
 ) -> list[dict[str, object]]:
     """A row of the first table for each graph."""
     rows = []
@@ -212,7 +212,7 @@ def _ndcg(pools: Sequence[LabelledPool], logits: Sequence[NDArray[np.float32]]) 
 
 
 def by_class(
-    exact: Mapping[str, Sequence[NDArray[np.float32]]], found: Mapping[str, Mapping[str, Scored]], ends: Sequence[int]
+    exact: Mapping[str, Sequence[NDArray[np.float32]]], found: Mapping[str, Mapping[str, GraphLogits]], ends: Sequence[int]
 ) -> list[dict[str, object]]:
     """A row of the second table for each length class and graph, over the pools of all files."""
     rows, low = [], 0

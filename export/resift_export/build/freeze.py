@@ -76,12 +76,12 @@ class Freezer:
         self.what, self._scratch, self._report = what, scratch, report
         self._last: FrozenModels | None = None
 
-    def numbers(self, most: int | None = None) -> range:
-        """The numbers of last layers that can be frozen, at most `most`. Raises ExportError if these layers cannot be frozen."""
+    def numbers(self, limit: int | None = None) -> range:
+        """The numbers of last layers that can be frozen, at most `limit`. Raises ExportError if these layers cannot be frozen."""
         attentions = Attentions(next(iter(self._models.values())), self.what)
         attentions.projection(FEWEST_FROZEN)
         end = len(attentions.nodes)
-        return range(FEWEST_FROZEN, end if most is None else min(end, most + 1))
+        return range(FEWEST_FROZEN, end if limit is None else min(end, limit + 1))
 
     def freeze(self, layers: int) -> FrozenModels:
         """The models with their last `layers` frozen. Raises ExportError if these cannot be frozen."""
@@ -107,8 +107,8 @@ def choose_full(  # noqa: PLR0913 - what is tried, and how it is judged
 ) -> FrozenModels | None:
     """The frozen graphs that take the place of the full ones, or those that plans may name; None if there are none.
 
-    `before`: the full graphs' certificate; `operations`: theirs, per token. `requested`: layers, or auto. The first frozen graphs
-    may lose no more than MOST_LOSS, in no length class; auto adds none but these. `faults`: the bounds that do not hold.
+    `before`: what is measured of the full graphs; `operations`: theirs, per token. `requested`: layers, or auto, which has none for
+    plans. `measure`: what is measured of frozen graphs. `faults`: the bounds that do not hold.
     """
 
     def accepts(after: Certificate, how: Frozen) -> bool:

@@ -80,8 +80,10 @@ def _floats(state: NDArray[np.generic], projection: ir.Node) -> NDArray[np.float
     """The state that a product reads, as numbers, if it is quantized."""
     if projection.op_type == "MatMul":
         return state.astype(np.float64)
-    scale, zero_point = array_of(projection.inputs[2]), array_of(projection.inputs[4])
-    return (state.astype(np.float64) - np.float64(0 if zero_point is None else zero_point)) * scale
+    scale, zero_point = (array_of(projection.inputs[index]) for index in (2, 4))
+    assert scale is not None
+    assert zero_point is not None
+    return np.asarray((state.astype(np.float64) - zero_point.astype(np.float64)) * scale, np.float64)
 
 
 def _maps(moments: _Moments, held_out: _Moments | None) -> LayerMaps:
@@ -121,7 +123,7 @@ class _Moments(NamedTuple):
         """[inputs + 1, outputs]: the map, its last row the bias. `ridge`: a share of the mean square of a component."""
         squares = np.diag(self.square)[:-1]
         penalty = np.append(np.full(len(squares), ridge * squares.mean()), 0.0)
-        return np.linalg.solve(self.square + np.diag(penalty), self.cross)
+        return np.asarray(np.linalg.solve(self.square + np.diag(penalty), self.cross), np.float64)
 
     def errors(self, linear: NDArray[np.float64]) -> NDArray[np.float64]:
         """[outputs]: the sums of squared errors of a map."""
