@@ -11,7 +11,7 @@ import pytest
 
 from resift import ExportError, InputError, ParityError, Reranker, Settings
 from resift.artifact.agreement import Bounds
-from resift.artifact.certificate import Certificate
+from resift.artifact.certificate import Certificate, CertifiedPool, FirstLookRecall
 from resift.artifact.coverage import ClassAgreement
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import EXTENDED_FORMAT
@@ -213,6 +213,20 @@ def test_a_first_look_whose_recall_falls_stays_as_it_is(export, student):
         ("first-look", True),
         ("frozen", False),
     ]
+
+
+def test_a_first_look_loses_recall_or_order():
+    def certificate(logits, kept):
+        pool = {"qid": "1", "query": "", "documents": list("abc"), "labels": None, "checkpoint": [3.0, 2.0, 1.0]}
+        pools = [CertifiedPool(**pool, variants={"look.onnx": logits})]
+        recalls = {"look.onnx": [FirstLookRecall(look=0.2, kept=kept), FirstLookRecall(look=0.3, kept=1.0)]}
+        return Certificate(bounds=ANY, agreement={}, pools=pools, first_looks=recalls)
+
+    before = certificate([3.0, 2.0, 1.0], 0.9)
+    losses = [freeze.look_losses(before, certificate(*after)) for after in (([3.0, 1.0, 2.0], 0.9), ([3.0, 2.0, 1.0], 0.88))]
+    assert [list(each.values()) for each in losses] == [[0.0, pytest.approx(2 / 3)], [pytest.approx(0.01), 0.0]]
+    assert not freeze.may_replace_look(before, certificate([3.0, 1.0, 2.0], 1.0), freeze.frozen_layers(2))
+    assert freeze.may_replace_look(before, before, freeze.frozen_layers(2))
 
 
 @pytest.mark.slow
