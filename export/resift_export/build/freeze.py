@@ -225,7 +225,7 @@ def may_replace_look(before: Certificate, after: Certificate, how: Frozen) -> bo
 
 
 def look_losses(before: Certificate, after: Certificate) -> dict[str, float]:
-    """By what is measured, how much a frozen first look loses: its recall, on average over its shares, and its mean tau on the gate.
+    """How much a frozen first look loses, by what is measured: its recall, on average over its shares, and its mean tau.
 
     The recall of ten documents is that of two: of the built-in gate, tau tells smaller losses.
     """
