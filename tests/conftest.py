@@ -98,13 +98,13 @@ def artifact_of(built, checkpoint_of):
 
 def export(source: Path, folder: Path, precisions=("int8", "float32"), *, packed=False, **first_look) -> None:
     from resift.artifact.agreement import Bounds
-    from resift_export.build import gate
+    from resift_export.build import generated
     from resift_export.convert import convert
     from resift_export.recipe import Recipe
 
     recipe = Recipe(precisions=precisions, bounds=Bounds(worst_tau=0.75), packed=packed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate, "GENERATED_PAIRS", 100)
+        patch.setattr(generated, "GENERATED_PAIRS", 100)
         convert(str(source), folder, recipe, **first_look)
 
 
@@ -160,7 +160,7 @@ def trace_once(loaded):
 
 def cheapen(patch: pytest.MonkeyPatch) -> None:
     """Makes exports trace each checkpoint once, take the first range that they try, and generate few pairs."""
-    from resift_export.build import gate
+    from resift_export.build import generated
     from resift_export.graph.trace import TRACERS
     from resift_export.int8 import ranges
 
@@ -168,7 +168,7 @@ def cheapen(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(ranges, "CLIPS", (1.0,))
     patch.setattr(ranges, "MIGRATIONS", (0.0,))
-    patch.setattr(gate, "GENERATED_PAIRS", 100)
+    patch.setattr(generated, "GENERATED_PAIRS", 100)
 
 
 @pytest.fixture(scope="session")

@@ -65,13 +65,13 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
         with export.clock.step("load"):
             export.load(source, first_look, revision=revision, name=name, allow_pickle=allow_pickle)
         export.draft()
-        certificate = export.freeze(export.look_further(export.mend_short_pairs(export.search(export.gate()))))
+        certificate = export.look_further(export.freeze(export.mend_short_pairs(export.search(export.gate()))))
         if recipe.no_texts:
             certificate = certificate.without_texts()
         faults = export.faults(certificate)
         if faults and not force:
             raise faults[0]
         log.info("write     %s", out)
-        export.write(certificate, is_forced=bool(faults), plan=plan)
+        export.contents.write(certificate, is_forced=bool(faults), plan=plan)
         log.info("took      %s", export.clock.summary())
     return out

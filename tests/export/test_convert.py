@@ -19,9 +19,9 @@ from resift.artifact.agreement import Bounds
 from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
 from resift.errors import ExportError, InputError, LogitsError, ParityError
+from resift_export.build import contents, generated
 from resift_export.build import draft as drafts
 from resift_export.build import export as pipeline
-from resift_export.build import gate
 from resift_export.checkpoint import load as checkpoint
 from resift_export.convert import convert
 from resift_export.graph.edit import array_of
@@ -245,7 +245,7 @@ def test_any_interruption_leaves_nothing(cheap, monkeypatch, source, home, small
     if step == "trace":
         monkeypatch.setitem(TRACERS, "torch", fails)
     else:
-        monkeypatch.setattr(drafts if step == "optimize" else pipeline, step, fails)
+        monkeypatch.setattr({"optimize": drafts, "certify": pipeline}.get(step, contents), step, fails)
     with pytest.raises(type(error)):
         convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",)))
     assert list(home.iterdir()) == []
@@ -335,7 +335,7 @@ def test_checkpoint_that_cannot_be_used_leaves_nothing(home):
 def test_two_exports_are_one(monkeypatch, source, home, small_gate):
     # Traced from scratch each time; adding a float32 graph changes nothing.
     monkeypatch.setattr(choosing, "CLIPS", (1.0, 0.9))
-    monkeypatch.setattr(gate, "GENERATED_PAIRS", 100)
+    monkeypatch.setattr(generated, "GENERATED_PAIRS", 100)
     kinds = (("int8",), ("int8",), ("float32", "int8"))
     recipes = [Recipe(gate=small_gate, precisions=precisions, bounds=ANYTHING) for precisions in kinds]
     first, again, more = (files(convert(source, home / str(number), recipe)) for number, recipe in enumerate(recipes))

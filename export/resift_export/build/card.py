@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from resift.artifact.certificate import Certificate
     from resift.artifact.coverage import ClassAgreement
     from resift.artifact.manifest import ShortGraph
+    from resift.artifact.signature import Frozen
     from resift_export.build.graph_files import FrozenGraphs
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.recipe import Recipe
@@ -28,6 +29,7 @@ def render_card(  # noqa: PLR0913 - everything that it tells of
     about: str,
     short: Mapping[str, ShortGraph],
     frozen: FrozenGraphs | None = None,
+    frozen_look: Frozen | None = None,
 ) -> str:
     """The model card: `about`, which describes the checkpoint, then how the artifact was made and its measurements."""
     columns = "| {0} | {1} | {2.overlap:.4f} | {2.tau:.4f} | {2.worst_tau:.4f} | {2.error:.2%} | {2.largest_error:.3f} | "
@@ -40,7 +42,7 @@ def render_card(  # noqa: PLR0913 - everything that it tells of
     place_notes = "".join(f"\n{file} was measured {place}.\n" for file, place in certificate.places.items())
     first_look_notes = "".join(
         f"\n{file}, the first look of plans: {look_summary(recalls)}.\n" for file, recalls in certificate.first_looks.items()
-    )
+    ) + ("" if frozen_look is None else f"\nIn the first look, {_frozen_layers(frozen_look)}.\n")
     if recipe.packed:
         place_notes += "".join(_packed_note(variant.file) for variant in recipe.variants() if variant.is_masked)
     template = (Path(str(files("resift_export"))) / "data" / "card.md").read_text()
@@ -80,8 +82,11 @@ def _packed_note(file: str) -> str:
 def _frozen_note(frozen: FrozenGraphs) -> str:
     """What the card says of frozen graphs."""
     use = "in place of the graphs that they were made from" if frozen.is_full else f"in plans that name the graph {FROZEN}"
-    layers = f"their last {frozen.how.layers} layers no longer update the document"
-    return f"{' and '.join(frozen.graphs)} score pairs {use}: {layers} of a pair of more than {frozen.how.whole_up_to} tokens.\n"
+    return f"{' and '.join(frozen.graphs)} score pairs {use}: in these, {_frozen_layers(frozen.how)}.\n"
+
+
+def _frozen_layers(how: Frozen) -> str:
+    return f"the last {how.layers} layers no longer update the document of a pair of more than {how.whole_up_to} tokens"
 
 
 def _class_row(of_first: ClassAgreement, certificate: Certificate) -> str:

@@ -11,39 +11,39 @@ from msgspec.structs import replace
 from resift.artifact.certificate import Certificate, look_summary
 from resift.encoding.long_pairs import with_long_pairs
 from resift.plans import FIRST_LOOK, FULL
+from resift_export.build.class_pools import class_pools
+from resift_export.build.contents import Contents
 from resift_export.build.draft import draft, feeds_of, first_look_models, levels_of, trace
-from resift_export.build.first_look import check_cheaper, check_student
-from resift_export.build.freeze import Freezer, may_replace
-from resift_export.build.gate import certify, faults_of, generate, look_further, references_of
-from resift_export.build.graph_files import (
-    WrittenModel,
-    frozen_file,
-    with_packed,
-    with_short,
-    write_first_look,
-    write_frozen,
-    write_graphs,
-)
+from resift_export.build.first_look import check_cheaper, check_student, first_look_file
+from resift_export.build.fitting_rows import fitting_rows
+from resift_export.build.freeze import WHOLE_UP_TO, Freezer, check_freezable, choose_full, choose_look, frozen_layers
+from resift_export.build.gate import certify, faults_of, references_of
+from resift_export.build.generated import GeneratedPairs
+from resift_export.build.graph_files import WrittenModel
 from resift_export.build.packed import packed_models
-from resift_export.build.reuse import check_reusable, copy_first_look, copy_graphs, first_look_of
+from resift_export.build.reuse import check_reusable
 from resift_export.build.short import ShortModel, short_models, tokens_to_mend
-from resift_export.build.write import write
 from resift_export.checkpoint import load as checkpoints
 from resift_export.int8.search import Sensitivity, search, weight_names
 from resift_export.progress import StepClock
+from resift_export.recipe import FEWEST_FROZEN
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from resift.artifact.agreement import Pool
+    from resift.artifact.certificate import SearchRecord
     from resift.artifact.folder import Artifact
     from resift.errors import ParityError
     from resift_export.build.draft import Draft, TracedModel
-    from resift_export.build.graph_files import CopiedGraph, FrozenGraphs, FrozenModels
+    from resift_export.build.gate import ScoredBy
+    from resift_export.build.graph_files import FrozenModels
     from resift_export.checkpoint.load import Checkpoint
+    from resift_export.graph.fit import CalibrationRow
     from resift_export.progress import Report
     from resift_export.recipe import Recipe
 
@@ -55,20 +55,16 @@ class Export:
 
     def __init__(self, recipe: Recipe, folder: Path, scratch: Path, earlier: Artifact | None, report: Report) -> None:
         """`folder`: where the artifact is written. `earlier`: the artifact whose full graphs are copied; None: they are made."""
-        self.clock = StepClock()
+        self.clock, self.contents = StepClock(), Contents(folder, recipe, earlier)
         self._recipe, self._folder, self._scratch, self._earlier, self._report = recipe, folder, scratch, earlier, report
         self._pairs, self._pools, self._short_pools = recipe.calibration_pairs(), recipe.gate_pools(), recipe.short_gate_pools()
-        self._short_models: dict[str, ShortModel] = {}
-        self._packed_models: dict[str, ir.Model] = {}
-        self._generated: list[Pool] = []
-        self._generated_references: list[NDArray[np.float32]] = []
+        self._class_pools: list[Pool] = []
+        self._generated: GeneratedPairs | None = None
         self._draft: Draft | None = None
         self._exact: ir.Model | None = None
-        self._first_look_models: dict[str, ir.Model] = {}
-        self._first_look: WrittenModel | CopiedGraph | None = None
-        self._freezer: Freezer | None = None
-        self._frozen_models: FrozenModels | None = None
-        self._frozen: FrozenGraphs | None = None
+        self._fitting_rows: list[CalibrationRow] = []
+        self._known: dict[ScoredBy, list[NDArray[np.float32]]] = {}
+        self._searches: dict[str, SearchRecord] = {}
 
     def load(self, source: str, first_look: str | None, *, revision: str | None, name: str | None, allow_pickle: bool) -> None:
         """Loads the checkpoints."""
@@ -83,7 +79,10 @@ class Export:
             activation=self._recipe.activation,
             texts=[text for pool in self._pools for text in (pool.query, *pool.documents)],
         )
-        self._pools = with_long_pairs(self._pools, self.checkpoint.pair_tokenizer(), self.checkpoint.max_length)
+        tokenizer, max_length = self.checkpoint.pair_tokenizer(), self.checkpoint.max_length
+        self._pools = with_long_pairs(self._pools, tokenizer, max_length)
+        if self._recipe.freeze is not None:
+            self._class_pools = class_pools(self._pools, tokenizer, max_length, longer_than=WHOLE_UP_TO)
         self.student = None
         if first_look is not None:
             log.info("load      %s", first_look)
@@ -97,11 +96,11 @@ class Export:
         if self._earlier is not None:
             check_reusable(self._earlier, checkpoint, recipe)
             self._operations = self._earlier.manifest.full.operations
-        if self._earlier is None or recipe.freeze is not None:
+            self._check_freezable(ir.load(self._earlier.folder / recipe.variants()[0].file))
+        else:
             full = self._trace(checkpoint, FULL)
-            self._operations = full.operations if self._earlier is None else self._operations
-            if recipe.freeze is not None:
-                self._freezer = Freezer(full.model.clone(), checkpoint, recipe, self._pairs, self._scratch / FULL)
+            self._operations = full.operations
+            self._check_freezable(full.model)
         if student is not None:
             look = self._trace(student, FIRST_LOOK)
             check_cheaper(student, look.operations, checkpoint, self._operations)
@@ -110,16 +109,24 @@ class Export:
         if full is not None:
             self._weight_names = weight_names(full.model, checkpoint.parameters()) if recipe.search is not None else {}
             checkpoint.release()
-            self._exact = full.model
-        if full is not None and self._earlier is None:
             with self.clock.step("draft"):
                 self._draft = draft(full, recipe, self._pairs, self._report)
-                self._exact = self._draft.calibration.model
-                self._packed_models = packed_models(self._draft.models, full._replace(model=self._exact), recipe)
+            self.contents.models, self._exact = self._draft.models, self._draft.calibration.model
+            self.contents.packed_models = packed_models(self._draft.models, full._replace(model=self._exact), recipe)
         if look is not None:
-            self._first_look = WrittenModel(look.checkpoint, {}, look.operations)
+            self.contents.first_look = WrittenModel(look.checkpoint, {}, look.operations)
             with self.clock.step("draft"):
-                self._first_look_models = first_look_models(look, recipe, self._pairs, self._report)
+                self.contents.first_look_models = first_look_models(look, recipe, self._pairs, self._report)
+
+    def _check_freezable(self, model: ir.Model) -> None:
+        """With frozen layers in the recipe: chooses the pairs that they are fitted to. Raises ExportError if there can be none."""
+        if self._recipe.freeze is not None:
+            check_freezable(model, self._recipe.freeze, self._what())
+            self._fitting_rows = fitting_rows(self.checkpoint, self._pairs, frozen_layers(FEWEST_FROZEN))
+
+    def _what(self) -> str:
+        """What messages call the full model."""
+        return f"{self.checkpoint.architecture} of {self.checkpoint.id}"
 
     def _trace(self, checkpoint: Checkpoint, name: str) -> TracedModel:
         with self.clock.step("trace"):
@@ -130,13 +137,11 @@ class Export:
         checkpoint, pools = self.checkpoint, [*self._pools, *self._short_pools]
         log.info("reference %d pools with %s", len(pools), checkpoint.reference_name)
         with self.clock.step("reference"):
-            self._references = references_of(checkpoint, self._pools, self._report, short_pools=self._short_pools)
+            others = [*self._short_pools, *self._class_pools]
+            self._references = references_of(checkpoint, self._pools, self._report, short_pools=others)
         if levels_of(self._recipe):
             with self.clock.step("generated pairs"):
-                self._generated = generate(checkpoint, pools)
-                log.info("reference %d generated pools", len(self._generated))
-                generated = [(pool.query, pool.documents) for pool in self._generated]
-                self._generated_references = checkpoint.references(generated, self._report_generated)
+                self._generated = GeneratedPairs.of(checkpoint, pools, self._report)
 
     def gate(self) -> Certificate:
         """Writes the graphs, and measures how well they rank the gate's pools."""
@@ -160,18 +165,19 @@ class Export:
             for file, levels in levels_of(self._recipe).items()
         }
         with self.clock.step("search"):
-            return search(self._draft.models, sensitivities, certificate, self._measure, self._weight_names)
+            certificate = search(self.contents.models, sensitivities, certificate, self._measure, self._weight_names)
+        self._searches = certificate.search
+        return certificate
 
     def mend_short_pairs(self, certificate: Certificate) -> Certificate:
         """Adds a graph for short pairs to each int8 file that scores some of them differently, and measures again."""
-        search_records = certificate.search
         with self.clock.step("short pairs"):
             for file in levels_of(self._recipe):
                 up_to = tokens_to_mend(certificate.classes[file], self._recipe.bounds)
-                if up_to is not None and file not in self._full.short:
+                if up_to is not None and file not in self.contents.full.short:
                     certificate = self._mend_pairs(file, up_to, certificate)
         self.checkpoint.release()  # again, but for copied graphs
-        return replace(certificate, search=search_records)
+        return certificate
 
     def _mend_pairs(self, file: str, up_to: int, certificate: Certificate) -> Certificate:
         """The certificate with a graph for pairs of up to `up_to` tokens beside `file`; without, if no pairs are so short."""
@@ -190,93 +196,80 @@ class Export:
             report=self._report,
         )
         for model in models:
-            self._short_models[file] = ShortModel(model, up_to)
+            self.contents.short_models[file] = ShortModel(model, up_to)
             certificate = self._measure()
             if all(each.holds(self._recipe.bounds) for each in certificate.classes[file]):
                 break
         return certificate
 
-    def look_further(self, certificate: Certificate) -> Certificate:
-        """Compares the int8 files with the checkpoint on pairs that no gate lists."""
-        if not self._generated:
-            return certificate
-        log.info("verify    on %d generated pools", len(self._generated))
-        with self.clock.step("generated pairs"):
-            artifact = self.write(certificate, is_forced=False)
-            return look_further(artifact, certificate, self._generated, self._generated_references, self._report_generated)
-
     def freeze(self, certificate: Certificate) -> Certificate:
-        """With frozen layers in the recipe: adds graphs that have them, in place of the full ones if these rank nearly the same."""
-        freezer, is_auto = self._freezer, self._recipe.freeze == "auto"
-        if freezer is None:
+        """With frozen layers in the recipe: freezes the full graphs and the first look, as far as these rank nearly as before."""
+        requested, levels = self._recipe.freeze, levels_of(self._recipe)
+        if requested is None:
             return certificate
-        models = {variant.file: ir.load(self._folder / variant.file) for variant in self._recipe.variants()}
-        kept, found, candidate = None, certificate, None
-        for layers in freezer.numbers:
-            with self.clock.step("freeze"):
-                self._frozen_models = candidate = freezer.freeze(models, levels_of(self._recipe), layers, self._report)
-            measured = self.look_further(self._measure())
-            if not may_replace(certificate, measured, layers) or (self.faults(measured) and not self.faults(certificate)):
-                break
-            kept, found = candidate, measured
-        if kept is None and candidate is not None and not is_auto:
-            kept = candidate._replace(is_full=False)
-        self._frozen_models = kept
-        if kept is not None and not kept.is_full:
-            return replace(self.look_further(self._measure()), search=certificate.search)
-        self._write_graphs()
-        searches = certificate.search.items()
-        return found if kept is None else replace(found, search={frozen_file(file): record for file, record in searches})
+        with self.clock.step("freeze"):
+            freezer, before = self._freezer(FULL, levels), self._measure(by_class=True)
+            full = choose_full(freezer, requested, before, self._operations, self._measure_frozen, self.faults)
+            certificate = self._with_frozen(full)
+            if self.contents.look is None or self.contents.look.frozen is not None:
+                return certificate
+            look_levels = {first_look_file(file): each for file, each in levels.items()}
+            freezer = self._freezer(FIRST_LOOK, look_levels)
+            look = choose_look(freezer, requested, certificate, self._operations, self._measure_frozen_look, self.faults)
+            return self._measure_frozen_look(look)
+
+    def _freezer(self, name: str, levels: Mapping[str, int]) -> Freezer:
+        """That of the full graphs or of the first look."""
+        models, scratch = self.contents.models_of(name, self._scratch)
+        what = self._what() if name == FULL else "the first look"
+        return Freezer(models, levels, self._fitting_rows, what, scratch, self._report)
+
+    def look_further(self, certificate: Certificate) -> Certificate:
+        """Compares the int8 files with the checkpoint on pairs that no gate lists; gives frozen graphs up if they fail there."""
+        found = self._look_further(certificate)
+        frozen = self.contents.frozen_models
+        if frozen is None or not frozen.is_full or not self.faults(found) or self.faults(certificate):
+            return found
+        log.info("freeze    given up: too many generated pairs are too far off")
+        is_auto = self._recipe.freeze == "auto"
+        return self._look_further(self._with_frozen(None if is_auto else frozen._replace(is_full=False)))
+
+    def _look_further(self, certificate: Certificate) -> Certificate:
+        if self._generated is None:
+            return certificate
+        with self.clock.step("generated pairs"):
+            return self._generated.compare(self.contents.write(certificate, is_forced=False), certificate, self._report)
 
     def faults(self, certificate: Certificate) -> list[ParityError]:
         """The bounds that do not hold."""
         return faults_of(certificate, self.checkpoint, self.student, self._recipe, is_kept=self._earlier is not None)
 
-    def write(self, certificate: Certificate, *, is_forced: bool, plan: str | None = None) -> Artifact:
-        """Writes the files around the graphs."""
-        return write(
-            self._folder,
-            self._recipe,
-            self._full,
-            certificate,
-            is_forced=is_forced,
-            first_look=self._first_look,
-            frozen=self._frozen,
-            plan=plan,
-        )
+    def _measure_frozen(self, models: FrozenModels) -> Certificate:
+        """What frozen graphs are judged by, in place of the full ones."""
+        self.contents.frozen_models = models
+        return self._measure(by_class=True)
 
-    def _report_generated(self, step: str, done: int, total: int) -> None:
-        self._report(f"{step} on generated pairs", done, total)
+    def _with_frozen(self, models: FrozenModels | None) -> Certificate:
+        self.contents.frozen_models = models
+        return self._measure()
 
-    def _measure(self) -> Certificate:
-        bounds = self._recipe.bounds
-        self._write_graphs()
-        artifact = self.write(Certificate(bounds=bounds, agreement={}, pools=[]), is_forced=False)
+    def _measure_frozen_look(self, models: FrozenModels | None) -> Certificate:
+        self.contents.frozen_look = models
+        return self._measure()
+
+    def _measure(self, *, by_class: bool = False) -> Certificate:
+        """The certificate; `by_class`: measured on the pools of each length class, too, for a judgement alone."""
+        bounds, others = self._recipe.bounds, [*self._short_pools, *(self._class_pools if by_class else [])]
+        references = self._references[: len(self._pools) + len(others)]
+        self.contents.write_graphs(self.checkpoint, self._operations)
+        artifact = self.contents.write(Certificate(bounds=bounds, agreement={}, pools=[]), is_forced=False)
         with self.clock.step("verify"):
-            certificate = certify(artifact, self._references, self._pools, bounds, self._report, short_pools=self._short_pools)
+            certificate = certify(artifact, references, self._pools, bounds, self._report, short_pools=others, known=self._known)
         for file, agreement in certificate.agreement.items():
             log.info("          %s: %s", file, agreement.summary())
             for each in certificate.classes[file]:
                 log.info("            up to %d tokens: %s", each.up_to, each.summary())
         for file, recalls in certificate.first_looks.items():
             log.info("          %s: %s", file, look_summary(recalls))
-        return replace(certificate, reference=self.checkpoint.reference_name)
-
-    def _write_graphs(self) -> None:
-        earlier, short, packed, fingerprint = self._earlier, {}, {}, None
-        if earlier is not None:
-            graphs, fingerprint = copy_graphs(earlier, earlier.manifest.full, self._folder), earlier.fingerprint()
-            short = {variant.file: variant.short for variant in earlier.manifest.full.variants if variant.short is not None}
-            packed = {variant.file: variant.packed for variant in earlier.manifest.full.variants if variant.packed is not None}
-            look = first_look_of(earlier)
-            if look is not None and self.student is None:
-                self._first_look = copy_first_look(earlier, look, self._folder)
-        else:
-            assert self._draft is not None
-            graphs = write_graphs(self._folder, self._draft.models)
-        full = WrittenModel(self.checkpoint, graphs, self._operations, fingerprint, short, packed)
-        self._full = with_packed(self._folder, with_short(self._folder, full, self._short_models), self._packed_models)
-        self._frozen = write_frozen(self._folder, self._frozen_models, graphs)
-        if isinstance(self._first_look, WrittenModel):
-            files = write_first_look(self._folder, self._first_look_models, graphs)
-            self._first_look = self._first_look._replace(graphs=files)
+        searches = {self.contents.full_file(file): record for file, record in self._searches.items()}
+        return replace(certificate, reference=self.checkpoint.reference_name, search=searches)

@@ -1,38 +1,42 @@
-"""freeze: graphs whose last layers no longer update the document, and whether they may take the place of the full ones."""
+"""freeze: graphs whose last layers no longer update the document, and whether they may take the place of the others."""
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from resift.artifact.signature import Frozen
 from resift.errors import ExportError
+from resift.metrics import kendall_tau
 from resift_export.build.graph_files import FrozenModels, frozen_file
-from resift_export.graph.fit import CalibrationRow, fit
+from resift_export.graph.fit import fit
 from resift_export.graph.freeze import Attentions, freeze
 from resift_export.int8.calibration import operations_of
-from resift_export.int8.finer import smoothing_of
-from resift_export.int8.levels import WEIGHT_LEVELS, quantize_weights
-from resift_export.progress import no_report
+from resift_export.int8.levels import quantize_weights
 from resift_export.recipe import FEWEST_FROZEN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+    from typing import Literal
 
     import onnx_ir as ir
-    from numpy.typing import NDArray
 
     from resift.artifact.certificate import Certificate
-    from resift_export.checkpoint.load import Checkpoint
-    from resift_export.graph.freeze import Quantize
+    from resift.errors import ParityError
+    from resift_export.graph.fit import CalibrationRow
     from resift_export.progress import Report
-    from resift_export.recipe import CalibrationPair, Recipe
+
+    Measure = Callable[[FrozenModels], Certificate]
+    Faults = Callable[[Certificate], Sequence[ParityError]]
 
 WHOLE_UP_TO = 32
-"""Tokens of the longest pair of which all layers update all tokens: a frozen one would take about as long."""
+"""The fewest tokens of the longest pair of which all layers update all tokens: a frozen one would take about as long."""
+LONGEST_WHOLE = 128
+"""The most: with longer ones updated whole, too few were frozen."""
 MULTIPLE = 16
 """What the number of updated tokens is rounded up to, so that pairs of queries of other lengths share batches.
 
@@ -40,55 +44,163 @@ With eight callers of 50 pairs of DL 2019 each, a batch has 1.74 rows, as many a
 1.58, and with the query's own number 1.39. Of all tokens, 17 % are then updated, 13 % with 8, and 9 % without rounding.
 """
 MOST_LOSS = 0.01
-"""How much lower the mean Kendall tau may be in any length class, for a frozen graph to take the place of the full one."""
+"""How much lower the mean Kendall tau may be in any length class, for a frozen graph to take the place of the full one; and the
+mean recall and tau of a first look, for a frozen one to take its place."""
 
 log = logging.getLogger(__name__)
 
 
+def frozen_layers(last: int, *, whole_up_to: int = WHOLE_UP_TO) -> Frozen:
+    """How graphs read of which the `last` layers are frozen."""
+    return Frozen(layers=last, whole_up_to=whole_up_to, multiple=MULTIPLE)
+
+
+def check_freezable(model: ir.Model, requested: int | Literal["auto"], what: str) -> None:
+    """Raises ExportError if that many last layers of the graph cannot be frozen; auto: the fewest. `what` names the model."""
+    Attentions(model, what).projection(FEWEST_FROZEN if requested == "auto" else requested)
+
+
 class Freezer:
-    """Freezes the graphs of one checkpoint."""
+    """Freezes the graphs of one model."""
 
-    def __init__(
-        self, exact: ir.Model, checkpoint: Checkpoint, recipe: Recipe, pairs: Sequence[CalibrationPair], scratch: Path
+    def __init__(  # noqa: PLR0913 - graphs, what they are fitted by, and how progress is reported
+        self,
+        models: Mapping[str, ir.Model],
+        levels: Mapping[str, int],
+        rows: Sequence[CalibrationRow],
+        what: str,
+        scratch: Path,
+        report: Report,
     ) -> None:
-        """`exact`: the float32 graph. `pairs`: the calibration set. `scratch`: folder for sessions.
+        """`models`: by file. `levels`: the largest magnitude of a weight in each int8 file. `scratch`: folder for sessions."""
+        self._models, self._levels, self._rows = models, levels, rows
+        self.what, self._scratch, self._report = what, scratch, report
+        self._last: FrozenModels | None = None
 
-        Raises ExportError if the recipe's layers cannot be frozen, or if all tokens of every pair would be updated.
-        """
-        self._requested, self._layers = recipe.freeze, checkpoint.layers
-        self._exact, self._name, self._scratch = exact, f"{checkpoint.architecture} of {checkpoint.id}", scratch
-        self._rows = _calibration_rows(checkpoint, pairs, _how(FEWEST_FROZEN))
-        Attentions(exact, self._name).projection(next(iter(self.numbers), FEWEST_FROZEN))
-        if not self._rows:
-            raise ExportError(
-                f"no calibration pair is longer than {WHOLE_UP_TO} tokens, and frozen documents are fitted to such pairs; expected "
-                "some with --calibration, or leave --freeze out"
-            )
+    def numbers(self, limit: int | None = None) -> range:
+        """The numbers of last layers that can be frozen, at most `limit`. Raises ExportError if these layers cannot be frozen."""
+        attentions = Attentions(next(iter(self._models.values())), self.what)
+        attentions.projection(FEWEST_FROZEN)
+        end = len(attentions.nodes)
+        return range(FEWEST_FROZEN, end if limit is None else min(end, limit + 1))
 
-    @property
-    def numbers(self) -> Sequence[int]:
-        """The numbers of layers to try, in this order."""
-        return range(FEWEST_FROZEN, self._layers) if self._requested == "auto" else [self._requested or FEWEST_FROZEN]
-
-    def freeze(
-        self, models: Mapping[str, ir.Model], levels: Mapping[str, int], layers: int, report: Report = no_report
-    ) -> FrozenModels:
-        """The `models`, by file, with their last `layers` frozen. `levels`: the largest magnitude of a weight in each int8 file.
-
-        Raises ExportError if the layers cannot be frozen.
-        """
-        maps = fit(self._exact, layers, self._rows, self._name, scratch=self._scratch, report=report)
-        frozen = {
-            file: freeze(model, maps, self._name, _quantizer(levels.get(file, WEIGHT_LEVELS))) for file, model in models.items()
-        }
-        return FrozenModels(frozen, _how(layers), operations_of(freeze(self._exact, maps, self._name), self._scratch))
+    def freeze(self, layers: int) -> FrozenModels:
+        """The models with their last `layers` frozen. Raises ExportError if these cannot be frozen."""
+        if self._last is not None and self._last.how.layers == layers:
+            return self._last
+        frozen = {}
+        for file, model in self._models.items():
+            maps = fit(model, layers, self._rows, self.what, scratch=self._scratch, report=self._report)
+            quantize = partial(quantize_weights, levels=self._levels[file]) if file in self._levels else None
+            frozen[file] = freeze(model, maps, self.what, quantize)
+        operations = operations_of(next(iter(frozen.values())), self._scratch)
+        self._last = FrozenModels(frozen, frozen_layers(layers), operations)
+        return self._last
 
 
-def may_replace(before: Certificate, after: Certificate, layers: int) -> bool:
+def choose_full(  # noqa: PLR0913 - what is tried, and how it is judged
+    freezer: Freezer,
+    requested: int | Literal["auto"],
+    before: Certificate,
+    operations: int,
+    measure: Measure,
+    faults: Faults,
+) -> FrozenModels | None:
+    """The frozen graphs that take the place of the full ones, or those that plans may name; None if there are none.
+
+    `before`: what is measured of the full graphs; `operations`: theirs, per token. `requested`: layers, or auto, which has none for
+    plans. `measure`: what is measured of frozen graphs. `faults`: the bounds that do not hold.
+    """
+
+    def accepts(after: Certificate, how: Frozen) -> bool:
+        return may_replace(before, after, how) and not (faults(after) and not faults(before))
+
+    numbers = freezer.numbers() if requested == "auto" else [requested]
+    chosen = _choose(freezer, numbers, bounds_of(before), measure, accepts, _cost_on(before, operations))
+    if chosen is None and requested != "auto":
+        return freezer.freeze(requested)._replace(is_full=False)
+    return chosen
+
+
+def choose_look(  # noqa: PLR0913 - what is tried, and how it is judged
+    freezer: Freezer,
+    requested: int | Literal["auto"],
+    before: Certificate,
+    operations: int,
+    measure: Measure,
+    faults: Faults,
+) -> FrozenModels | None:
+    """The frozen first look that takes the place of the first look, as its recall allows, with at most the `requested` layers."""
+
+    def accepts(after: Certificate, how: Frozen) -> bool:
+        return may_replace_look(before, after, how) and not (faults(after) and not faults(before))
+
+    try:
+        numbers = freezer.numbers(None if requested == "auto" else requested)
+    except ExportError as error:
+        log.info("freeze    %s stays as it is: %s", freezer.what, error)
+        return None
+    return _choose(freezer, numbers, [WHOLE_UP_TO], measure, accepts, _cost_on(before, operations))
+
+
+def _choose(  # noqa: PLR0913 - what is tried, and how it is judged
+    freezer: Freezer,
+    numbers: Sequence[int],
+    bounds: Sequence[int],
+    measure: Measure,
+    accepts: Callable[[Certificate, Frozen], bool],
+    cost: Callable[[FrozenModels], int],
+) -> FrozenModels | None:
+    """The frozen models of the least `cost` among those that are accepted by what is measured of them; None if none is.
+
+    `numbers`: of layers, tried until one is not accepted. `bounds`: tokens of the longest pair that is updated whole, shortest
+    first. For each number, the shortest bound is taken that is accepted, and is not shorter than that of the number before.
+    """
+    chosen, shortest = None, bounds[0]
+    for layers in numbers:
+        models = freezer.freeze(layers)
+        for whole_up_to in (bound for bound in bounds if bound >= shortest):
+            candidate = models._replace(how=frozen_layers(layers, whole_up_to=whole_up_to))
+            if accepts(measure(candidate), candidate.how):
+                break
+        else:
+            break
+        shortest = whole_up_to
+        if chosen is None or cost(candidate) < cost(chosen):
+            chosen = candidate
+    return chosen
+
+
+def bounds_of(before: Certificate) -> list[int]:
+    """The bounds for `_choose`, shortest first: WHOLE_UP_TO, and longer length classes that are covered, up to LONGEST_WHOLE.
+
+    The last one that is covered is none of them: pairs that are frozen have to be judged.
+    """
+    covered = {each.up_to for classes in before.classes.values() for each in classes if each.tau is not None}
+    return [WHOLE_UP_TO, *(end for end in sorted(covered)[:-1] if WHOLE_UP_TO < end <= LONGEST_WHOLE)]
+
+
+def _cost_on(before: Certificate, operations: int) -> Callable[[FrozenModels], int]:
+    """What frozen models cost on the gate's pairs, whose tokens `before` has. `operations`: per token, where none is frozen."""
+    tokens = [each for pool in before.pools for each in pool.tokens or []]
+
+    def cost(models: FrozenModels) -> int:
+        return sum(each * (operations if each <= models.how.whole_up_to else models.operations) for each in tokens)
+
+    return cost
+
+
+def may_replace(before: Certificate, after: Certificate, how: Frozen) -> bool:
     """Whether frozen graphs, measured `after`, rank so nearly like the full ones, measured `before`, that they take their place."""
     losses = tau_losses(before, after)
     worst = max(losses, key=losses.__getitem__)
-    log.info("freeze    %d layers: tau falls by at most %.4f, %s", layers, losses[worst], worst)
+    log.info(
+        "freeze    %d layers of pairs of more than %d tokens: tau falls by at most %.4f, %s",
+        how.layers,
+        how.whole_up_to,
+        losses[worst],
+        worst,
+    )
     return losses[worst] <= MOST_LOSS
 
 
@@ -104,26 +216,27 @@ def tau_losses(before: Certificate, after: Certificate) -> dict[str, float]:
     return losses
 
 
-def _how(layers: int) -> Frozen:
-    return Frozen(layers=layers, whole_up_to=WHOLE_UP_TO, multiple=MULTIPLE)
+def may_replace_look(before: Certificate, after: Certificate, how: Frozen) -> bool:
+    """Whether a frozen first look, measured `after`, keeps and ranks nearly what the one measured `before` does."""
+    losses = look_losses(before, after)
+    worst = max(losses, key=losses.__getitem__)
+    log.info("freeze    %d layers of the first look: at most %.4f is lost, %s", how.layers, losses[worst], worst)
+    return losses[worst] <= MOST_LOSS
 
 
-def _calibration_rows(checkpoint: Checkpoint, pairs: Sequence[CalibrationPair], how: Frozen) -> list[CalibrationRow]:
-    """The pairs that a frozen graph would not update whole."""
-    tokenizer, rows = checkpoint.pair_tokenizer(), []
-    for pair in pairs:
-        encodings = tokenizer.encode(pair.query, [pair.document])
-        [updated] = how.updated_tokens(encodings.query_tokens, encodings.lengths).tolist()
-        if updated < encodings.lengths[0]:
-            ids, segment_ids = (column[None].astype(np.int64) for column in encodings.row(0))
-            feed = checkpoint.signature.feed({"input_ids": ids, "token_type_ids": segment_ids})
-            rows.append(CalibrationRow(feed, updated))
-    return rows
+def look_losses(before: Certificate, after: Certificate) -> dict[str, float]:
+    """How much a frozen first look loses, by what is measured: its recall, on average over its shares, and its mean tau.
+
+    The recall of ten documents is that of two: of the built-in gate, tau tells smaller losses.
+    """
+    losses = {}
+    for file, recalls in before.first_looks.items():
+        kept = [one.kept - other.kept for one, other in zip(recalls, after.first_looks[file], strict=True)]
+        losses[f"recall of {file}"] = float(np.mean(kept))
+        losses[f"tau of {file}"] = _tau(before, file) - _tau(after, file)
+    return losses
 
 
-def _quantizer(levels: int) -> Quantize:
-    def quantize(product: ir.Node, weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-        smoothing = smoothing_of(product)
-        return quantize_weights(weights if smoothing is None else weights / smoothing[:, None], levels)
-
-    return quantize
+def _tau(certificate: Certificate, file: str) -> float:
+    """The mean tau of a first look with the checkpoint, on the gate."""
+    return float(np.mean([kendall_tau(np.array(pool.checkpoint), np.array(pool.variants[file])) for pool in certificate.pools]))

@@ -5,18 +5,17 @@ The bounds themselves are judged in the engine, by `agreement.check_bounds` and 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from resift.artifact.agreement import Bounds, check_bounds, check_reference, measure
 from resift.artifact.certificate import Certificate, CertifiedPool, check_recall, measure_first_look
-from resift.artifact.coverage import check_classes, check_generated, largest_difference, measure_classes, measure_generated
+from resift.artifact.coverage import check_classes, check_generated, measure_classes
+from resift.artifact.manifest import WEIGHTS_SUFFIX
 from resift.encoding.artifact_tokenizer import open_tokenizer
-from resift.encoding.generated_pairs import generated_pools, words_of
 from resift.errors import ExportError, ParityError
 from resift.machine import instruction_sets
 from resift.reranker import Reranker
@@ -35,18 +34,12 @@ if TYPE_CHECKING:
 
     from resift.artifact.agreement import Pool
     from resift.artifact.folder import Artifact
-    from resift.artifact.manifest import Graph, Variant
+    from resift.artifact.manifest import Graph, Manifest, Variant
+    from resift.artifact.signature import Frozen
     from resift.settings import Provider
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.progress import Report
     from resift_export.recipe import Recipe
-
-GENERATED_PAIRS = 1000
-"""The most generated pairs on which the int8 files are compared with the checkpoint."""
-GENERATED_SHARE = 0.2
-"""The share of the gate's tokens that generated pairs have at most: with it, they take about a tenth of an export's time."""
-
-log = logging.getLogger(__name__)
 
 REHEARSED = "on the CPU, which computes in float32 what it has no float16 kernel for, with the batches and the padding of CUDA"
 """Where a variant for CUDA was measured, in the words of the certificate."""
@@ -86,18 +79,26 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
     report: Report = no_report,
     *,
     short_pools: Sequence[Pool] = (),
+    known: dict[ScoredBy, list[NDArray[np.float32]]] | None = None,
 ) -> Certificate:
     """The certificate of a written artifact: compares the files that users will run with the checkpoint's `references`.
 
     `references` are those of the `pools` and then of the `short_pools`, on which only the agreement by length class is measured.
+    `known`: logits of the first of all these pools by graphs that were measured before, which do not score them again; those that
+    were not known are added to it.
     """
+    known = {} if known is None else known
     logits_by_file: dict[str, list[NDArray[np.float32]]] = {}
     first_look_files = set()
     all_pools = [*pools, *short_pools]
     for graph in artifact.manifest.graphs:
         for variant in graph.variants:
             if variant.file not in logits_by_file:
-                logits_by_file[variant.file] = _score(artifact, graph, variant, all_pools, report)
+                key = scored_by(artifact.manifest, graph, variant)
+                logits = known.setdefault(key, [])
+                if rest := all_pools[len(logits) :]:
+                    logits += score(artifact, graph, variant, rest, report)
+                logits_by_file[variant.file] = logits[: len(all_pools)]
                 if graph.role == "first-look":
                     first_look_files.add(variant.file)
     tokenizer = open_tokenizer(artifact)
@@ -134,37 +135,30 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
     )
 
 
+class ScoredBy(NamedTuple):
+    """What determines the logits of a variant on this machine."""
+
+    digests: tuple[str, ...]
+    """SHA-256 of its files"""
+    frozen: Frozen | None
+    precision: str
+
+
+def scored_by(manifest: Manifest, graph: Graph, variant: Variant) -> ScoredBy:
+    """What determines the logits of a variant of one of the manifest's graphs."""
+    names = [
+        name for each in variant.graphs() for name in (each.file, each.weights, f"{each.file}{WEIGHTS_SUFFIX}") if name is not None
+    ]
+    digests = tuple(manifest.files[name].sha256 for name in names if name in manifest.files)
+    return ScoredBy(digests, graph.frozen, variant.precision)
+
+
 def _shortest(logits: NDArray[np.float32]) -> list[float]:
     """The logits as the shortest decimal numbers that are read as the same float32."""
     return [float(str(logit)) for logit in logits]
 
 
-def generate(checkpoint: Checkpoint, pools: Sequence[Pool]) -> list[Pool]:
-    """Generated pools of GENERATED_PAIRS pairs, or of as many as have GENERATED_SHARE of the tokens of the gate's `pools`."""
-    tokenizer = checkpoint.pair_tokenizer()
-    tokens = sum(int(tokenizer.encode(pool.query, pool.documents).lengths.sum()) for pool in pools)
-    limit = int(GENERATED_SHARE * tokens)
-    return generated_pools(words_of(pools), tokenizer, checkpoint.max_length, GENERATED_PAIRS, tokens=limit)
-
-
-def look_further(
-    artifact: Artifact,
-    certificate: Certificate,
-    pools: Sequence[Pool],
-    references: Sequence[NDArray[np.float32]],
-    report: Report = no_report,
-) -> Certificate:
-    """The certificate with the agreement of the full graph's int8 files on generated `pools`, whose `references` are known."""
-    generated = {}
-    for variant in {each.file: each for each in artifact.manifest.full.variants if each.precision == "int8"}.values():
-        logits = _score(artifact, artifact.manifest.full, variant, pools, report)
-        generated[variant.file] = measure_generated(references, logits, certificate.span, certificate.bounds)
-        log.info("          %s: %s", variant.file, generated[variant.file].summary())
-        log.info("          most on %s", largest_difference(pools, references, logits))
-    return msgspec.structs.replace(certificate, generated=generated)
-
-
-def _score(artifact: Artifact, graph: Graph, variant: Variant, pools: Sequence[Pool], report: Report) -> list[NDArray[np.float32]]:
+def score(artifact: Artifact, graph: Graph, variant: Variant, pools: Sequence[Pool], report: Report) -> list[NDArray[np.float32]]:
     """The relevance logits of one file for each pool, by the engine."""
     settings, rehearsed = Settings(provider="cpu", precision=variant.precision), rehearsed_by(variant)
     with Reranker(_with_single_variant(artifact, graph, variant.file), settings=settings, rehearsed=rehearsed) as reranker:

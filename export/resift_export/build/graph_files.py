@@ -6,6 +6,8 @@ import hashlib
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from resift.artifact.manifest import FileEntry, PackedGraph, ShortGraph
 from resift.errors import ExportError
 from resift_export.build.first_look import first_look_file
@@ -55,10 +57,12 @@ class WrittenModel(NamedTuple):
     """the graphs for short pairs, which are among the `graphs`, by the file of the variant that they belong to"""
     packed: Mapping[str, PackedGraph] = MappingProxyType({})
     """the graphs that compute no padding, likewise"""
+    frozen: Frozen | None = None
+    """how the graphs of a first look read, if its last layers are frozen"""
 
 
 class FrozenModels(NamedTuple):
-    """Frozen graphs of the full model, before they are written."""
+    """Frozen graphs of the full model, or of a first look, before they are written."""
 
     models: Mapping[str, ir.Model]
     """by the file of the variant that they were made from"""
@@ -88,11 +92,16 @@ class CopiedGraph(NamedTuple):
     record: Mapping[str, str | int | float | bool | list[str] | None]
     """what that artifact's manifest records of its export"""
 
+    @property
+    def frozen(self) -> Frozen | None:
+        """How it reads, if its last layers are frozen."""
+        return self.graph.frozen
+
 
 def write_graphs(folder: Path, models: Mapping[str, ir.Model]) -> dict[str, GraphFiles]:
     """Writes the models, by file, into `folder`. Raises ExportError if they cannot be written."""
     try:
-        return {file: _write_graph(folder / file, model) for file, model in models.items()}
+        return {file: write_graph(folder / file, model) for file, model in models.items()}
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
 
@@ -104,7 +113,7 @@ def write_first_look(folder: Path, models: Mapping[str, ir.Model], graphs: Mappi
     """
     weights_files = {first_look_file(file): [*graph_files.files][-1] for file, graph_files in graphs.items()}
     try:
-        return {file: _write_graph(folder / file, model, weights_files[file]) for file, model in models.items()}
+        return {file: write_graph(folder / file, model, weights_files[file]) for file, model in models.items()}
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
 
@@ -140,12 +149,29 @@ def write_frozen(folder: Path, frozen: FrozenModels | None, graphs: Mapping[str,
         if frozen is None:
             return None
         files = {
-            frozen_file(file): _write_graph(folder / frozen_file(file), model, [*graphs[file].files][-1], MIN_SHARED_PART)
+            frozen_file(file): write_graph(folder / frozen_file(file), model, [*graphs[file].files][-1], MIN_SHARED_PART)
             for file, model in frozen.models.items()
         }
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
     return FrozenGraphs(files, frozen.how, frozen.operations, frozen.is_full)
+
+
+def write_frozen_look(
+    folder: Path, look: WrittenModel | CopiedGraph, frozen: FrozenModels, graphs: Mapping[str, GraphFiles]
+) -> WrittenModel | CopiedGraph:
+    """Writes the frozen models of a first look in place of its graphs, like `write_first_look`, and returns it with them."""
+    files = write_first_look(folder, frozen.models, graphs)
+    if isinstance(look, WrittenModel):
+        return look._replace(graphs=files, operations=frozen.operations, frozen=frozen.how)
+    graph = msgspec.structs.replace(
+        look.graph,
+        operations=frozen.operations,
+        signature=look.graph.signature.frozen(),
+        frozen=frozen.how,
+        variants=[msgspec.structs.replace(each, weights=files[each.file].weights_file) for each in look.graph.variants],
+    )
+    return look._replace(graph=graph, graphs=files)
 
 
 def with_short(folder: Path, full: WrittenModel, models: Mapping[str, ShortModel]) -> WrittenModel:
@@ -157,14 +183,14 @@ def with_short(folder: Path, full: WrittenModel, models: Mapping[str, ShortModel
     try:
         for file, (model, up_to) in models.items():
             path = folder / short_file(file)
-            graphs[path.name] = written = _write_graph(path, model, [*graphs[file].files][-1], MIN_SHARED_PART)
+            graphs[path.name] = written = write_graph(path, model, [*graphs[file].files][-1], MIN_SHARED_PART)
             short[file] = ShortGraph(file=path.name, up_to=up_to, weights=written.weights_file)
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
     return full._replace(graphs=graphs, short=short)
 
 
-def _write_graph(path: Path, model: ir.Model, weights_file: str | None = None, min_shared: int | None = None) -> GraphFiles:
+def write_graph(path: Path, model: ir.Model, weights_file: str | None = None, min_shared: int | None = None) -> GraphFiles:
     """Writes one graph. `weights_file`: a file of the same folder that may hold weights of it, of at least `min_shared` bytes."""
     min_onnxruntime = oldest_onnxruntime(model)
     if weights_file is not None and save_with_shared_weights(model, path, path.with_name(weights_file), min_shared):
@@ -186,7 +212,7 @@ def with_packed(folder: Path, full: WrittenModel, models: Mapping[str, ir.Model]
     try:
         for file, model in models.items():
             path = folder / packed_file(file)
-            graphs[path.name] = written = _write_graph(path, model, [*graphs[file].files][-1], MIN_SHARED_PART)
+            graphs[path.name] = written = write_graph(path, model, [*graphs[file].files][-1], MIN_SHARED_PART)
             packed[file] = PackedGraph(file=path.name, weights=written.weights_file)
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error

@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from resift.artifact.manifest import WEIGHTS_SUFFIX
 from resift.errors import ExportError, InputError
-from resift_export.build.graph_files import CopiedGraph, GraphFiles
+from resift_export.build.graph_files import FROZEN, CopiedGraph, GraphFiles
 from resift_export.graph.edit import oldest_onnxruntime
+from resift_export.graph.weights import map_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +62,7 @@ def check_search(recipe: Recipe, *, force: bool, keep: str | None) -> None:
 
 def first_look_of(artifact: Artifact) -> Graph | None:
     """The artifact's first look; None if it has none."""
-    return next((graph for graph in artifact.manifest.graphs if graph.role == "first-look" and graph.frozen is None), None)
+    return next((graph for graph in artifact.manifest.graphs if graph.role == "first-look" and graph.name != FROZEN), None)
 
 
 def copy_first_look(artifact: Artifact, graph: Graph, folder: Path) -> CopiedGraph:
@@ -89,3 +90,9 @@ def copy_graphs(artifact: Artifact, graph: Graph, folder: Path) -> dict[str, Gra
         oldest = oldest_onnxruntime(ir.from_proto(model))
         graphs[variant.file] = GraphFiles({name: files[name] for name in names}, oldest, variant.weights)
     return graphs
+
+
+def models_of(artifact: Artifact, graph: Graph, scratch: Path) -> dict[str, ir.Model]:
+    """One of the artifact's graphs by file, without those for short pairs; the weights are written to the new folder `scratch`."""
+    scratch.mkdir()
+    return {variant.file: map_weights(ir.load(artifact.folder / variant.file), scratch, variant.file) for variant in graph.variants}

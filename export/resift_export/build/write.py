@@ -29,7 +29,7 @@ from resift_export.build.first_look import first_look_file
 from resift_export.build.graph_files import FROZEN, CopiedGraph, frozen_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from resift.artifact.certificate import Certificate
@@ -64,7 +64,9 @@ def write(  # noqa: PLR0913 - everything that the artifact holds
     contents = {
         TOKENIZER: checkpoint.tokenizer_json(),
         CERTIFICATE: encode_certificate(certificate),
-        CARD: render_card(checkpoint, recipe, certificate, about, full.short, frozen).encode(),
+        CARD: render_card(
+            checkpoint, recipe, certificate, about, full.short, frozen, first_look.frozen if first_look else None
+        ).encode(),
         **attached,
     }
     full_graph = _graph("full", full, recipe.variants())
@@ -100,7 +102,7 @@ def write(  # noqa: PLR0913 - everything that the artifact holds
         versions=versions(*LIBRARIES),
         onnxruntime=[min_onnxruntime, NEWEST_ONNXRUNTIME],
         plan=plan,
-        self_tests=self_tests(certificate, _shortest(full, frozen)),
+        self_tests=self_tests(certificate, _shortest(full, graphs)),
     )
     contents[MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     try:
@@ -122,10 +124,11 @@ def _graph(role: Role, model: WrittenModel, variants: list[Variant]) -> Graph:
         role=role,
         layers=checkpoint.layers,
         operations=model.operations,
-        signature=checkpoint.signature,
+        signature=checkpoint.signature if model.frozen is None else checkpoint.signature.frozen(),
         relevance=checkpoint.relevance,
         activation=checkpoint.activation,
         variants=variants,
+        frozen=model.frozen,
     )
 
 
@@ -146,10 +149,11 @@ def _frozen_graph(full: Graph, frozen: FrozenGraphs) -> Graph:
     return graph if frozen.is_full else msgspec.structs.replace(graph, name=FROZEN, role="first-look")
 
 
-def _shortest(full: WrittenModel, frozen: FrozenGraphs | None) -> dict[str, int]:
+def _shortest(full: WrittenModel, graphs: Sequence[Graph]) -> dict[str, int]:
     """Tokens of the shortest pairs by which a file is tested, where the file leaves shorter ones to another, or does not freeze."""
     shortest = {file: short.up_to + 1 for file, short in full.short.items()}
-    return shortest | ({} if frozen is None else dict.fromkeys(frozen.graphs, frozen.how.whole_up_to + 1))
+    frozen = [(variant.file, graph.frozen.whole_up_to + 1) for graph in graphs if graph.frozen for variant in graph.variants]
+    return shortest | dict(frozen)
 
 
 def _first_look_graph(first_look: WrittenModel | CopiedGraph, recipe: Recipe) -> Graph:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Quantize = Callable[[ir.Node, NDArray[np.float32]], tuple[NDArray[np.int8], NDArray[np.float32]]]
+    Quantize = Callable[[NDArray[np.float32]], tuple[NDArray[np.int8], NDArray[np.float32]]]
 
 QUERY, KEY, VALUE = 0, 1, 2
 """Inputs of MultiHeadAttention."""
@@ -44,7 +44,7 @@ DOCUMENT = "_document"
 
 
 class DocumentMap(NamedTuple):
-    """A linear map from the frozen state of a document's token to its keys, or values, in one layer."""
+    """A linear map from the frozen state of a document's token, as products read it, to its keys, or values, in one layer."""
 
     weights: NDArray[np.float32]
     """float32[inputs, outputs]"""
@@ -103,8 +103,8 @@ def freeze(model: ir.Model, maps: Sequence[LayerMaps], what: str, quantize: Quan
     """A copy of the graph whose last layers, one more than there are `maps`, update the first tokens of a row only.
 
     The first of them reads keys and values of the frozen state as they are; `maps` are those of the others. `what` names the model
-    in messages. `quantize`: of an int8 graph, gives the levels and the scales of a matrix that takes the place of a product's. The
-    copy has the further input UPDATED, int64[1]. Raises ExportError if the layers cannot be frozen.
+    in messages. `quantize`: of an int8 graph, gives the levels and the scales of a map's matrix. The copy has the further input
+    UPDATED, int64[1]. Raises ExportError if the layers cannot be frozen.
     """
     frozen = model.clone()
     rewrite = _Rewrite(frozen, Attentions(frozen, what), len(maps) + 1, quantize)
@@ -183,7 +183,7 @@ class _Rewrite:
             product = insert(self._model, before, "MatMul", [state, weights], f"{name}_product")
             return insert(self._model, before, "Add", [product, bias], name)
         assert self._quantize is not None
-        levels, scales = self._quantize(self._projection, linear.weights)
+        levels, scales = self._quantize(linear.weights)
         matrix, steps = constant(self._model, f"{name}_weights", levels), constant(self._model, f"{name}_scales", scales)
         scale, zero_point = self._projection.inputs[2], self._projection.inputs[4]
         inputs = [state, matrix, scale, steps, zero_point, None, bias]

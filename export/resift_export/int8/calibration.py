@@ -9,6 +9,7 @@ import numpy as np
 
 from resift.artifact.signature import UPDATED
 from resift_export.graph.edit import array_of
+from resift_export.graph.freeze import PRODUCTS
 from resift_export.graph.weights import open_session
 from resift_export.memory import trim_heap
 from resift_export.progress import no_report, track
@@ -72,7 +73,7 @@ def sample(
 
 
 def operations_of(model: ir.Model, scratch: Path) -> int:
-    """Multiplications and additions per token in products with constant weights, counted before the model is quantized."""
+    """Multiplications and additions per token in products with constant weights, whatever their precision."""
     return sum(operations_by_product(model, scratch).values())
 
 
@@ -98,7 +99,7 @@ def operations_by_product(model: ir.Model, scratch: Path) -> dict[str, int]:
 def _products(model: ir.Model) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """Yields, for each product with a constant matrix, its name, the name of its input, and the matrix's shape."""
     for node in model.graph:
-        source = node.inputs[0] if node.op_type == "MatMul" else None
+        source = node.inputs[0] if node.op_type in PRODUCTS else None
         if source is not None and source.producer() is not None:
             weights = array_of(node.inputs[1])
             if weights is not None and weights.ndim == 2:

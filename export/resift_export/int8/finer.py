@@ -112,7 +112,7 @@ def _refine_product(  # noqa: PLR0913 - a product, its weights and the two parts
     level_array, scale_array = array_of(levels), array_of(scales)
     assert level_array is not None
     assert scale_array is not None
-    smoothing = smoothing_of(node)
+    smoothing = _smoothing_of(node)
     places = (exact if smoothing is None else exact / smoothing[:, None]) / scale_array - level_array
     columns = np.sort(np.argsort(-scale_array, kind="stable")[: exact.shape[1] // COLUMN_SHARE])
     centres, steps = np.full(exact.shape[1], CENTRE, np.int8), np.full(exact.shape[1], STEPS, np.float32)
@@ -203,7 +203,7 @@ def pack(steps: NDArray[np.int8]) -> NDArray[np.uint8]:
     return np.asarray(centred[:half] | upper << BITS, np.uint8)
 
 
-def smoothing_of(node: ir.Node) -> NDArray[np.float32] | None:
+def _smoothing_of(node: ir.Node) -> NDArray[np.float32] | None:
     """The factors by which an int8 product's activation is smoothed."""
     quantizer = node.inputs[0].producer() if node.inputs[0] is not None else None
     source = None if quantizer is None else quantizer.inputs[0]

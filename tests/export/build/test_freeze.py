@@ -1,26 +1,42 @@
-"""`resift export --freeze`: which graph becomes the full one, and what the artifact holds."""
+"""`resift export --freeze`: which graphs take the place of the full one and of the first look, and what the artifact holds."""
 
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
-from resift import ExportError, InputError, Reranker, Settings
+from resift import ExportError, InputError, ParityError, Reranker, Settings
 from resift.artifact.agreement import Bounds
-from resift.artifact.certificate import Certificate
+from resift.artifact.certificate import Certificate, CertifiedPool, FirstLookRecall
+from resift.artifact.coverage import ClassAgreement
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import EXTENDED_FORMAT
 from resift.cli.main import main
-from resift_export.build import freeze
+from resift_export.build import class_pools, freeze
+from resift_export.build.graph_files import FrozenModels
+from resift_export.checkpoint import load as checkpoints
 from resift_export.convert import convert
+from resift_export.distill.student import student_of
+from resift_export.graph.fit import CalibrationRow, fit
+from resift_export.graph.freeze import LayerMaps
+from resift_export.graph.freeze import freeze as freezing
+from resift_export.int8.levels import quantize_weights
 from resift_export.recipe import Recipe
-from tests.conftest import cheapen
+from tests.conftest import REPOSITORY, cheapen
+from tests.export.graph.test_freeze import run
 from tests.support import tiny
 
 ANY = Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9, ndcg_drop=9)
 LONG = [" ".join(["the tide rises and falls by the pull of moon and sun"] * count) for count in (1, 4, 5, 6, 9)]
+
+
+def feed(width):
+    ids = np.random.default_rng(width).integers(5, tiny.VOCABULARY, (1, width))
+    return {"input_ids": ids, "token_type_ids": (np.arange(width)[None] >= 9).astype(np.int64)}
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +45,40 @@ def source(built, checkpoint_of):
 
 
 @pytest.fixture(scope="module")
+def student(built, source):
+    """A student of the deeper BERT, of three layers."""
+
+    def make(folder):
+        teacher = checkpoints.load(str(source))
+        student_of(teacher.model, (0, 1, 3)).save_pretrained(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).write_bytes((source / name).read_bytes())
+
+    return str(built("bert-deeper-3", make))
+
+
+@pytest.fixture(scope="module")
 def export(source, small_gate, tmp_path_factory):
-    """export(freeze, most_loss): the artifact of the deeper BERT with that much allowed."""
+    """export(freeze, most_loss): the artifact of the deeper BERT with that much allowed; `export.steps` are those of the last."""
     made = {}
 
-    def make(asked, most_loss=9.0, **more):
-        key = asked, most_loss, tuple(more)
+    def make(asked, most_loss=9.0, *, first_look=None, keep=None, **more):
+        key = asked, most_loss, first_look, keep, tuple(more)
         if key not in made:
+            make.steps = []
             with pytest.MonkeyPatch.context() as patch:
                 cheapen(patch)
                 patch.setattr(freeze, "MOST_LOSS", most_loss)
+                patch.setattr(class_pools, "TOKENS", 2_000)
                 recipe = Recipe(gate=small_gate, bounds=ANY, freeze=asked, **more)
-                made[key] = convert(str(source), tmp_path_factory.mktemp("frozen") / "out", recipe)
+                made[key] = convert(
+                    str(source),
+                    tmp_path_factory.mktemp("frozen") / "out",
+                    recipe,
+                    first_look=first_look,
+                    keep=keep,
+                    report=lambda step, done, total: make.steps.append(step) if done == 0 else None,
+                )
         return made[key]
 
     return make
@@ -60,7 +98,7 @@ def test_a_frozen_graph_becomes_the_full_one_and_shares_the_weights_of_the_one_i
     assert set(Certificate.read(artifact).agreement) == set(artifact.manifest.self_tests) == {variant.file}
     assert main(["verify", str(folder), "--accept-bounds"]) == 0
     assert variant.file in capsys.readouterr().out
-    assert "their last 3 layers no longer update the document" in (folder / "README.md").read_text()
+    assert "the last 3 layers no longer update the document" in (folder / "README.md").read_text()
 
 
 def test_what_ranks_too_differently_is_left_to_plans_that_name_it(export):
@@ -84,8 +122,157 @@ def test_what_ranks_too_differently_is_left_to_plans_that_name_it(export):
 
 def test_auto_takes_the_last_number_of_layers_before_one_that_ranks_too_differently(export, monkeypatch):
     losses = {2: 0.001, 3: 0.01, 4: 0.0101}
-    monkeypatch.setattr("resift_export.build.export.may_replace", lambda before, after, layers: losses[layers] <= 0.01)
+    monkeypatch.setattr(freeze, "may_replace", lambda before, after, how: losses[how.layers] <= 0.01)
     assert Artifact.open(export("auto")).manifest.full.frozen.layers == 3
+    generated = [step for step in export.steps if step.endswith("on generated pairs")]
+    assert generated == ["reference on generated pairs", "verify model.int8.frozen.onnx on generated pairs"], (
+        "once, for what is taken"
+    )
+    assert export.steps.count("verify model.int8.onnx") == 2, "on the gate, and on pools of each length class"
+    assert export.steps.count("verify model.int8.frozen.onnx") == 3, "one for each number of layers that was tried"
+
+
+def test_pairs_are_updated_whole_up_to_the_first_bound_that_is_accepted(export, source, small_gate, home, monkeypatch):
+    cheapen(monkeypatch)
+    monkeypatch.setattr(freeze, "bounds_of", lambda before: [32, 64])
+    monkeypatch.setattr(freeze, "may_replace", lambda before, after, how: how.whole_up_to == 64)
+    out = convert(str(source), home / "out", Recipe(gate=small_gate, bounds=ANY, freeze=3))
+    assert Artifact.open(out).manifest.full.frozen.whole_up_to == 64
+    with Reranker.load(out) as longer, Reranker.load(export(3)) as shorter, Reranker.load(export(None)) as plain:
+        texts = [" ".join(["tide"] * count) for count in range(4, 120, 4)]
+        found, frozen, whole = (each.submit("tides", texts).result() for each in (longer, shorter, plain))
+    up_to = (found.lengths <= 64) & (found.lengths > 32)
+    assert up_to.any()
+    assert (found.logits[up_to] == whole.logits[up_to]).all()
+    assert (found.logits[found.lengths > 64] == frozen.logits[found.lengths > 64]).all()
+    assert not (frozen.logits[up_to] == whole.logits[up_to]).any()
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        ({2: 32, 3: 32}, (3, 32, [(2, 32), (3, 32), (4, 32), (4, 64), (4, 128)])),
+        ({2: 32, 3: 64, 4: 64}, (4, 64, [(2, 32), (3, 32), (3, 64), (4, 64)])),
+        ({2: 64, 3: 32}, (2, 64, [(2, 32), (2, 64), (3, 64), (3, 128)])),
+        ({2: 32, 3: 128}, (2, 32, [(2, 32), (3, 32), (3, 64), (3, 128), (4, 128)])),
+        ({}, (None, None, [(2, 32), (2, 64), (2, 128)])),
+    ],
+    ids=["by layers", "longer", "not shorter again", "too dear", "none"],
+)
+def test_of_what_is_accepted_the_cheapest_on_the_gate_is_taken(accepted, expected):
+    """Three pairs, of 40, 100 and 100 tokens; a frozen token costs 100 - 10 a layer, another 100."""
+    tried, certificate = [], SimpleNamespace(pools=[SimpleNamespace(tokens=[40, 100]), SimpleNamespace(tokens=[100])])
+    freezer = SimpleNamespace(freeze=lambda layers: FrozenModels({}, freeze.frozen_layers(layers), 100 - 10 * layers))
+
+    def accepts(after, how):
+        tried.append((how.layers, how.whole_up_to))
+        return accepted.get(how.layers) == how.whole_up_to
+
+    cost = freeze._cost_on(certificate, 100)
+    chosen = freeze._choose(freezer, [2, 3, 4], [32, 64, 128], lambda models: models, accepts, cost)
+    assert (chosen and chosen.how.layers, chosen and chosen.how.whole_up_to, tried) == expected
+
+
+def test_a_bound_leaves_pairs_by_which_the_gate_judges_frozen_ones():
+    def classes(*taus):
+        return [ClassAgreement(up_to=8 << number, pairs=100, error=0.0, tau=tau) for number, tau in enumerate(taus)]
+
+    def bounds(*taus):
+        return freeze.bounds_of(Certificate(bounds=ANY, agreement={}, pools=[], classes={"model.int8.onnx": classes(*taus)}))
+
+    assert bounds(0.9, 0.9, 0.9, 0.9, 0.9, None) == [32, 64], "of up to 128 tokens is the last that is covered"
+    assert bounds(None, 0.9, 0.9, 0.9, None, 0.9, 0.9) == [32, 64]
+    assert bounds(0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9) == [32, 64, 128], "of pairs of more, too few were frozen"
+    assert bounds(0.9, 0.9, None) == [32]
+
+
+def test_a_first_look_is_frozen_in_its_own_place(export, student, capsys):
+    folder, plain = export(2, first_look=student), export(None, first_look=student)
+    full, look = Artifact.open(folder).manifest.graphs
+    assert [(graph.name, graph.role, graph.frozen.layers) for graph in (full, look)] == [
+        ("full", "full", 2),
+        ("first-look", "first-look", 2),
+    ]
+    earlier = Artifact.open(plain).manifest.graphs[1]
+    assert ([each.file for each in look.variants], earlier.frozen) == ([each.file for each in earlier.variants], None)
+    assert look.operations < earlier.operations
+    assert "In the first look, the last 2 layers no longer update the document" in (folder / "README.md").read_text()
+    with Reranker.load(folder) as frozen, Reranker.load(plain) as whole:
+        [one, other] = [each.submit("tides", LONG, plan="first-look").result().logits for each in (frozen, whole)]
+        assert one[0] == other[0], "a pair of up to 32 tokens is updated whole"
+        assert (one[1:] != other[1:]).all()
+    assert main(["verify", str(folder), "--accept-bounds"]) == 0
+    assert "first-look.int8.onnx" in capsys.readouterr().out
+
+
+def test_a_first_look_whose_recall_falls_stays_as_it_is(export, student):
+    folder, plain = export(2, -1.0, first_look=student), export(None, first_look=student)
+    assert (folder / "first-look.int8.onnx").read_bytes() == (plain / "first-look.int8.onnx").read_bytes()
+    assert [(graph.name, graph.frozen is None) for graph in Artifact.open(folder).manifest.graphs] == [
+        ("full", True),
+        ("first-look", True),
+        ("frozen", False),
+    ]
+
+
+def test_a_first_look_loses_recall_or_order():
+    def certificate(logits, kept):
+        pool = {"qid": "1", "query": "", "documents": list("abc"), "labels": None, "checkpoint": [3.0, 2.0, 1.0]}
+        pools = [CertifiedPool(**pool, variants={"look.onnx": logits})]
+        recalls = {"look.onnx": [FirstLookRecall(look=0.2, kept=kept), FirstLookRecall(look=0.3, kept=1.0)]}
+        return Certificate(bounds=ANY, agreement={}, pools=pools, first_looks=recalls)
+
+    before = certificate([3.0, 2.0, 1.0], 0.9)
+    losses = [freeze.look_losses(before, certificate(*after)) for after in (([3.0, 1.0, 2.0], 0.9), ([3.0, 2.0, 1.0], 0.88))]
+    assert [list(each.values()) for each in losses] == [[0.0, pytest.approx(2 / 3)], [pytest.approx(0.01), 0.0]]
+    assert not freeze.may_replace_look(before, certificate([3.0, 1.0, 2.0], 1.0), freeze.frozen_layers(2))
+    assert freeze.may_replace_look(before, before, freeze.frozen_layers(2))
+
+
+@pytest.mark.slow
+def test_a_first_look_that_is_kept_is_frozen_and_then_kept_frozen(export, student, monkeypatch):
+    """Without its checkpoint: what is frozen is fitted to the graph itself."""
+    monkeypatch.setattr(freeze, "may_replace", lambda before, after, how: False)
+    monkeypatch.setattr(freeze, "may_replace_look", lambda before, after, how: True)
+    plain, made = export(None, first_look=student), export("auto", first_look=student)
+    kept = export("auto", keep=str(plain))
+    for folder in (made, kept, export("auto", keep=str(kept)), export(None, keep=str(kept))):
+        full, look = Artifact.open(folder).manifest.graphs
+        assert (full.frozen, look.frozen.layers) == (None, 2)
+        for name in ("model.int8.onnx", "first-look.int8.onnx"):
+            assert (folder / name).read_bytes() == (made / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_first_look_of_two_layers_stays_as_it_is(export, checkpoint_of):
+    look = Artifact.open(export(2, first_look=str(checkpoint_of("bert")))).manifest.graphs[1]
+    assert (look.role, look.frozen) == ("first-look", None)
+
+
+@pytest.mark.parametrize(("asked", "graphs"), [(3, ["full", "frozen"]), pytest.param("auto", ["full"], marks=pytest.mark.slow)])
+def test_a_frozen_graph_that_fails_on_generated_pairs_is_not_the_full_one(source, small_gate, home, monkeypatch, asked, graphs):
+    def check(found, bounds, what):
+        if "frozen" in what:
+            raise ParityError(f"{what} is too far off")
+
+    cheapen(monkeypatch)
+    monkeypatch.setattr(freeze, "MOST_LOSS", 9.0)
+    monkeypatch.setattr("resift_export.build.gate.check_generated", check)
+    artifact = Artifact.open(convert(str(source), home / "out", Recipe(gate=small_gate, bounds=ANY, freeze=asked)))
+    assert [graph.name for graph in artifact.manifest.graphs] == graphs
+    assert artifact.manifest.full.frozen is None
+    assert set(Certificate.read(artifact).generated) == {"model.int8.onnx"}
+
+
+def test_the_maps_of_an_int8_graph_are_nearer_to_it_than_none(export, tmp_path):
+    model = ir.load(export(None) / "model.int8.onnx")
+    rows = [CalibrationRow(feed(width), 16) for width in range(40, 90)]
+    fitted = fit(model, 3, rows, "that", scratch=tmp_path)
+    none = [LayerMaps(*(each._replace(weights=0 * each.weights) for each in layer)) for layer in fitted]
+    inputs = feed(100)
+    exact = run(model, inputs)
+    errors = [np.abs(run(freezing(model, maps, "that", quantize_weights), inputs, 16) - exact) for maps in (fitted, none)]
+    assert errors[0] < errors[1] / 2
 
 
 @pytest.mark.slow
@@ -180,3 +367,32 @@ def test_a_checkpoint_of_too_few_layers_is_refused(checkpoint_of, small_gate, ho
     with pytest.raises(ExportError, match="it has 2 layers, and 2 are too many; leave --freeze out"):
         convert(str(checkpoint_of("bert")), home / "out", Recipe(gate=small_gate, bounds=ANY, freeze=2))
     assert not (home / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_every_number_of_layers(export, source, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks import freeze as benchmark
+    from benchmarks.material import GATE_POOLS
+
+    plain, files = export(None), [tmp_path / "labelled.jsonl", tmp_path / "plain.jsonl"]
+    lines = GATE_POOLS.read_text().splitlines()[:4]
+    files[0].write_text("\n".join(lines))
+    texts = [[each["text"] for each in json.loads(line)["candidates"]] for line in lines]
+    files[1].write_text("\n".join(json.dumps({"query": "tides", "documents": documents}) for documents in texts))
+    options = ["--layers", "2", "3", "--pools", *map(str, files), "--times", "2", "--sizes", "5", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["freeze", str(plain), str(source), *options])
+    monkeypatch.setattr("resift_export.build.fitting_rows.TOKENS", 4_000)
+    benchmark.main()
+    found = json.loads((tmp_path / "out" / "freeze.json").read_text())
+    assert [(row["file"], row["graph"]) for row in found["files"]] == [
+        (file.name, graph) for file in files for graph in ("full", "m2", "m3")
+    ]
+    assert [("less" in row, row["tau"] > 0) for row in found["files"]] == [(True, True)] * 3 + [(False, True)] * 3
+    assert {row["graph"] for row in found["classes"]} == {"full", "m2", "m3"}
+    assert all(row["lower"] == 0 for row in found["classes"] if row["graph"] == "full" or row["up to"] <= 32)
+    assert any(row["lower"] for row in found["classes"])
+    assert [(row["candidates"], row["graph"], row["pools"]) for row in found["times"]] == [
+        (5, graph, 2) for graph in ("full", "m2", "m3")
+    ]
+    assert "| candidates | graph | pools | p50 ms |" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import torch
 from resift import ExportError
 from resift_export.checkpoint import load as checkpoint
 from resift_export.graph.edit import lower_opset, serialize
-from resift_export.graph.fit import CalibrationRow, fit
+from resift_export.graph.fit import RIDGES, CalibrationRow, _maps, _Moments, fit
 from resift_export.graph.freeze import Attentions, DocumentMap, LayerMaps, freeze
 from resift_export.graph.optimize import optimize
 from resift_export.graph.trace import trace
@@ -145,3 +145,30 @@ def test_a_single_frozen_layer_has_nothing_to_fit(deep, tmp_path):
     rows = [CalibrationRow(feed(loaded, 1, 60), 16)] * 2
     assert fit(model, 1, rows, "that", scratch=tmp_path) == []
     assert len(Attentions(model, "that").nodes) == LAYERS
+
+
+def test_the_ridge_is_the_one_that_errs_least_on_what_is_held_out():
+    """Keys of noise: the less of it a map learns, the less it errs on other rows."""
+    random = np.random.default_rng(2)
+
+    def moments():
+        states, keys = (random.normal(size=(160, 64)) for _ in range(2))
+        return _Moments.of(states, np.concatenate([keys, 2 * states], axis=1))
+
+    learned, held_out = moments(), moments()
+    alone = _maps(_Moments(*(array.copy() for array in learned)), None)
+    ridges = np.array([held_out.errors(learned.solve(ridge))[:64].sum() for ridge in RIDGES])
+    best = RIDGES[int(ridges.argmin())]
+    assert best != RIDGES[0]
+    expected = _Moments(*(one + other for one, other in zip(learned, held_out, strict=True))).solve(best)
+    maps = _maps(learned, held_out)
+    np.testing.assert_allclose(maps.keys.weights, expected[:-1, :64], rtol=1e-5, atol=1e-6)
+    assert np.linalg.norm(maps.keys.weights) < np.linalg.norm(alone.keys.weights)
+    np.testing.assert_allclose(maps.values.weights, 2 * np.eye(64), rtol=0, atol=1e-3)
+
+
+def test_the_error_of_a_map_is_that_on_its_tokens():
+    random = np.random.default_rng(3)
+    states, targets, linear = random.normal(size=(50, 8)), random.normal(size=(50, 6)), random.normal(size=(9, 6))
+    errors = np.square(targets - states @ linear[:-1] - linear[-1]).sum(axis=0)
+    np.testing.assert_allclose(_Moments.of(states, targets).errors(linear), errors)
