@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from resift.reranker import Reranker
+    from resift.states.document_states import DocumentStates
     from resift.states.writer import StoreWriter
 
     Contents = list[tuple[bytes, bytes]]
@@ -68,11 +69,7 @@ def fill_store(
     before it are written first. Raises InputError if the artifact has no split graph, InferenceError if a worker ends, and
     OutputError if the store cannot be written.
     """
-    if reranker.document_states is None:
-        raise InputError(
-            f"{reranker.artifact.manifest.model.id} has no split graph, so nothing of a document can be computed before its query; "
-            "expected an artifact exported with one"
-        )
+    require_states(reranker)
     filling = _Filling(reranker, writer, progress)
     chunks = _Chunks(documents)
     with _executor(reranker, workers) as submit:
@@ -86,6 +83,26 @@ def fill_store(
     if chunks.failure is not None:
         raise chunks.failure
     return filling.done
+
+
+def find_digests(reranker: Reranker, documents: Iterable[str]) -> set[bytes]:
+    """The digests of documents. Raises InputError if the artifact has no split graph, or if a document cannot be read."""
+    require_states(reranker)
+    chunks = _Chunks(documents)
+    digests = {digest for chunk in chunks for digest in reranker.document_digests(chunk)}
+    if chunks.failure is not None:
+        raise chunks.failure
+    return digests
+
+
+def require_states(reranker: Reranker) -> DocumentStates:
+    """Whose states the Reranker reads. Raises InputError if its artifact has no split graph."""
+    if reranker.document_states is None:
+        raise InputError(
+            f"{reranker.artifact.manifest.model.id} has no split graph, so nothing of a document can be computed before its query; "
+            "expected an artifact exported with one"
+        )
+    return reranker.document_states
 
 
 class _Filling:
