@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resift.artifact.folder import Artifact, GraphOnDisk
-    from resift.artifact.manifest import Graph, Variant
+    from resift.artifact.folder import Artifact
+    from resift.artifact.graph_on_disk import GraphOnDisk
+    from resift.artifact.manifest import Graph
     from resift.artifact.signature import Signature
+    from resift.artifact.variant import Variant
     from resift.runtime.providers import Policy
     from resift.settings import Auto, Precision, Provider, Settings
 
