@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resift.artifact.manifest import Variant
     from resift.artifact.resolved_plans import ResolvedPlan
+    from resift.artifact.variant import Variant
     from resift.documents import Document
     from resift.plans import Plan
     from resift.ranking import Ranking, Scored

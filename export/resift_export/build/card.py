@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from resift.artifact.certificate import Certificate
     from resift.artifact.coverage import ClassAgreement
-    from resift.artifact.manifest import ShortGraph
+    from resift.artifact.variant import ShortGraph
     from resift_export.build.graph_files import FrozenGraphs
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.recipe import Recipe

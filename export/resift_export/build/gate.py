@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from resift.artifact.agreement import Pool
     from resift.artifact.folder import Artifact
-    from resift.artifact.manifest import Graph, Variant
+    from resift.artifact.manifest import Graph
+    from resift.artifact.variant import Variant
     from resift.settings import Provider
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.progress import Report

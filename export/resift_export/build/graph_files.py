@@ -6,7 +6,8 @@ import hashlib
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from resift.artifact.manifest import FileEntry, ShortGraph
+from resift.artifact.manifest import FileEntry
+from resift.artifact.variant import ShortGraph
 from resift.errors import ExportError
 from resift_export.build.first_look import first_look_file
 from resift_export.graph.edit import oldest_onnxruntime

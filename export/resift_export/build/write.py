@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from resift.artifact.certificate import Certificate
-    from resift.artifact.manifest import Role, Variant
+    from resift.artifact.manifest import Role
+    from resift.artifact.variant import Variant
     from resift_export.build.graph_files import FrozenGraphs, WrittenModel
     from resift_export.recipe import Recipe
 
