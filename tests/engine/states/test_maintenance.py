@@ -9,6 +9,7 @@ import pytest
 
 from resift.errors import InputError, OutputError
 from resift.states import maintenance
+from resift.states.digests import checksum_of
 from resift.states.writer import StoreWriter
 from tests.support.stores import IDENTITY, SIZE, content, digest, filled, found, header, reading
 
@@ -35,7 +36,7 @@ def test_the_contents_are_told_by_identity(tmp_path):
     assert found_contents["mine"].header.size == SIZE
     assert sum(each.bytes for each in found_contents.values()) == sum(path.stat().st_size for path in shards(tmp_path))
     assert [each.faults for each in found_contents.values()] == [[], []]
-    with pytest.raises(InputError, match="the store .*nowhere is not a folder"):
+    with pytest.raises(InputError, match=r"the store .*nowhere is not a folder"):
         maintenance.contents(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     assert maintenance.contents(tmp_path / "empty") == []
@@ -64,14 +65,27 @@ def test_a_check_tells_what_cannot_be_read(tmp_path):
 
 def test_a_row_that_its_index_does_not_find_is_damaged(tmp_path):
     filled(tmp_path, range(20), shards=1)
-    with closing(sqlite3.connect(shards(tmp_path)[0])) as connection, connection:
-        connection.execute("PRAGMA writable_schema = ON")
-        connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'PRIMARY KEY', '') WHERE name = 'states'")
-        connection.execute("DELETE FROM sqlite_master WHERE type = 'index' AND tbl_name = 'states'")
-    with closing(sqlite3.connect(shards(tmp_path)[0])) as connection, connection:
-        connection.execute("DELETE FROM states WHERE digest = ?", (digest(1),))
+    [path] = shards(tmp_path)
+
+    def change(*statements):
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA writable_schema = ON")
+            return [connection.execute(statement, values).fetchall() for statement, values in statements]
+
+    [schema] = change(("SELECT * FROM sqlite_master", ()))
+    indexed = [row for row in schema if row[2] == "states"]
+    change(
+        ("DELETE FROM sqlite_master WHERE type = 'index' AND tbl_name = 'states'", ()),
+        ("UPDATE sqlite_master SET sql = replace(sql, 'PRIMARY KEY', '') WHERE name = 'states'", ()),
+    )
+    change(("INSERT INTO states VALUES (?, ?, ?)", (digest(99), checksum_of(digest(99), content(99)), content(99))))
+    change(
+        ("DELETE FROM sqlite_master WHERE tbl_name = 'states'", ()),
+        *(("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", row) for row in indexed),
+    )
+    assert found(reading(tmp_path), [*range(20), 99]) == [*range(20)]
     [shard] = maintenance.check(tmp_path)
-    assert shard.documents == 19  # without an index, each row is found still
+    assert shard[1:] == (20, 1, None)
 
 
 def test_pruning_leaves_the_sound_states_of_one_identity(tmp_path):
@@ -100,7 +114,7 @@ def test_pruning_to_some_documents(tmp_path):
 
 def test_pruning_removes_a_shard_that_cannot_be_read(tmp_path):
     filled(tmp_path, range(30), shards=2)
-    first, second = shards(tmp_path)
+    _, second = shards(tmp_path)
     second.write_bytes(b"no database at all" * 100)
     assert maintenance.prune(tmp_path, IDENTITY).damaged == 1
     assert not second.exists()

@@ -40,8 +40,8 @@ connection = writer._connections[0]
 connection.execute("PRAGMA cache_size = 10")  # so that the file itself is written before the transaction ends
 connection.execute("BEGIN IMMEDIATE")
 for number in range(200):
-    states = content(number + 1, 3000)
-    connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (digest(number), checksum_of(digest(number), states), states))
+    name, states = digest(number), content(number + 1, 3000)
+    connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (name, checksum_of(name, states), states))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
