@@ -184,8 +184,8 @@ def cache_figures(pools: int) -> dict[str, Any]:
     seconds, after = time.perf_counter() - began, resident_mb()
     growth = max(peak, after) - before
     print(
-        f"cache of {DOCUMENT_CACHE / 1e6:.0f} MB over {pools} pools of {POOL} new documents: {known.cache_bytes / 1e6:.1f} MB by its "
-        f"count, {growth:.1f} MB of the process ({warm - before:.1f} after a tenth of the pools); "
+        f"cache of {DOCUMENT_CACHE / 1e6:.0f} MB over {pools} pools of {POOL} new documents: {known.cache_bytes / 1e6:.1f} MB by "
+        f"its count, {growth:.1f} MB of the process ({warm - before:.1f} after a tenth of the pools); "
         f"{1e6 * seconds / pools / POOL:.1f} us a document"
     )
     return {"bound_mb": DOCUMENT_CACHE / 1e6, "counted_mb": known.cache_bytes / 1e6, "growth_mb": growth, "pools": pools}
