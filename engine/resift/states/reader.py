@@ -139,24 +139,31 @@ class _ShardReader:
     def find(self, digests: list[bytes]) -> dict[bytes, bytes]:
         """The contents of those documents that the shard has."""
         with self._lock:
-            try:
-                connection = self._current()
-                if connection is None:
-                    return {}
-                found, damaged = database.select(connection, digests, self._shard.header.size)
-            except sqlite3.Error as error:
-                if database.is_busy(error):
-                    return {}
-                self._drop()
-                self._report(f"{path_text(self._shard.path)} cannot be read ({first_line(error)}); {MEND}")
-                return {}
-            except (DamagedShardError, InputError, OSError) as error:
-                self._drop()
-                self._report(f"{path_text(self._shard.path)}: {first_line(error)}; {MEND}")
-                return {}
-        if damaged:
-            self._report(f"{path_text(self._shard.path)} holds damaged states; {MEND}")
+            found, fault = self._read(digests)
+        if fault is not None:  # without the lock: a fork waits for it, while it may hold that of logging
+            self._report(fault)
         return found
+
+    def _read(self, digests: list[bytes]) -> tuple[dict[bytes, bytes], str | None]:
+        """What is found, and what is to be said."""
+        path, was_open = path_text(self._shard.path), self._connection is not None
+        try:
+            connection = self._current()
+            if connection is None:
+                return {}, None
+            found, damaged = database.select(connection, digests, self._shard.header.size)
+        except sqlite3.Error as error:
+            if database.is_busy(error):
+                return {}, None
+            self._drop()
+            if was_open and database.is_left_by_a_kill(error):
+                self._next_look = 0.0
+                return {}, None
+            return {}, f"{path} cannot be read ({first_line(error)}); {MEND}"
+        except (DamagedShardError, InputError, OSError) as error:
+            self._drop()
+            return {}, f"{path}: {first_line(error)}; {MEND}"
+        return found, f"{path} holds damaged states; {MEND}" if damaged else None
 
     def close(self) -> None:
         """Closes the file; see `StoreReader.close`."""
