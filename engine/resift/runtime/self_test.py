@@ -81,7 +81,8 @@ def _check_promised(sessions: Sessions, artifact: Artifact, graph: Graph, submit
     self_test = manifest.self_tests.get(file)
     if self_test is None:
         return
-    key = _key(sessions.provider, manifest.files[file].sha256)
+    files = [each.file for each in sessions.variant(graph.name).graphs() if each.file == file or graph.split is not None]
+    key = _key(sessions.provider, " ".join(manifest.files[name].sha256 for name in files))
     if key in _passed or os.path.isfile(_cache() / key):  # noqa: PTH113 - Path.is_file raises where a folder cannot be read
         return
     differences = _differences(graph, [(pair.query, [pair.document], [pair.logit]) for pair in self_test.pairs], submit)
@@ -116,7 +117,7 @@ def _differences(graph: Graph, stored: StoredPairs, submit: Callable[..., Future
 
 
 def _key(provider: str, digest: str) -> str:
-    """What identifies a self-test: the file, by its SHA-256, and what computes it."""
+    """What identifies a self-test: the file, of a split graph both, by SHA-256, and what computes it."""
     parts = [digest, providers.runtime().__version__, provider, platform.machine(), *sorted(machine.instruction_sets())]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
