@@ -67,7 +67,7 @@ SPLIT = Split(layers=1, query_tokens=8, document_tokens=20, multiple=4, size=2, 
 def split_call(*contents: int, length: int = 5, query: int = 3, **more) -> Call:
     """A call whose first look is split: a row for each of `contents`, of which equal ones are equal documents.
 
-    `length`: tokens of a document; a content of 100 or more adds its hundreds to it. `query`: tokens before it. `more`: as for `call`.
+    `length`: tokens of a document, to which a content's hundreds are added. `query`: tokens before it. `more`: as for `call`.
     """
     lengths = [query + length + content // 100 for content in contents]
     one = call(*lengths, query_tokens=(query,) * len(contents), graph="first-look", **more)

@@ -357,7 +357,7 @@ def test_time_that_is_up_in_the_lookup_ends_a_call_without_a_row():
 def test_what_waits_is_predicted_by_both_halves_and_the_share_of_new_documents():
     pace = Pace({"first-look": 8, "first-look/document": 4, "full": 16}, {"first-look": SPLIT})
     pace.observe("full", 10, 160.0)  # a second an operation
-    # Of 80 tokens an eighth are the query's: 1/8 of them at 4 operations, the others at 1, rounded, of the 4 that a token of it has.
+    # An eighth of the 80 tokens are the query's, of 4 operations each; the others have 1; all counted in tokens of a query.
     reading = 80 * 8 * SPLIT.prepared_operations / 4
     assert pace.predict("first-look/lookup", 80) == pace.predict_pairs("first-look", 80) == pytest.approx(80 * 4 + reading)
     for _ in range(200):
