@@ -298,11 +298,18 @@ def test_options_of_commands_exist():
 
     root = parser()
     commands = next(action for action in root._actions if action.choices).choices
-    known = {option for command in (root, *commands.values()) for option in command._option_string_actions}
+    nested = [each for command in commands.values() for each in subcommands(command)]
+    known = {option for command in (root, *commands.values(), *nested) for option in command._option_string_actions}
     for page in PAGES:
         text = re.sub(r"(?m)^python -m .*$", "", PAGES_BY_NAME[page.name])
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
         assert named <= known | OF_OTHERS, page.name
+
+
+def subcommands(command):
+    return (
+        [each for action in command._subparsers._group_actions for each in action.choices.values()] if command._subparsers else []
+    )
 
 
 def test_benchmarks_exist():
