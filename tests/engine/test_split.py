@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from resift import ArtifactError, ClosedError, InferenceError, InputError, Ranking, Reranker, Settings
+from resift.evaluate.tuning.timing import WARM_UP, Bench
+from resift.pools.reading import CandidatePool
 from resift.runtime.session import Session
 from resift.scheduling.runner import Runner
 from resift.states.document_states import StatesCounts
@@ -165,6 +167,16 @@ def test_what_the_split_look_keeps_is_scored_by_the_full_graph(split, budget_ms)
     assert [result.logit for result in ranking[:7]] == full[kept].tolist()
     assert [result.logit for result in ranking[7:]] == [oracle(split)[index] for index in order[7:]]
     assert ranking.states == StatesCounts(0, 0, 40)
+
+
+def test_tune_times_documents_as_new_every_time(split_artifact, computed):
+    pool = CandidatePool(QUERY, DOCUMENTS[:4])
+    with Bench(split_artifact, Settings(plan=LOOK)) as bench:
+        settings = bench.settings("int8", 1, 256)
+        for _ in range(2):
+            computed.clear()
+            bench.milliseconds(settings, pool)
+            assert sum(map(len, computed)) in (4, 4 * (1 + WARM_UP))
 
 
 def test_every_way_in_gives_the_same(split):
