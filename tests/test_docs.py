@@ -125,6 +125,14 @@ def copy_artifact(path, request):
     shutil.copytree(request.getfixturevalue("artifact"), path)
 
 
+def copy_split_artifact(path, request):
+    shutil.copytree(request.getfixturevalue("split_artifact"), path)
+
+
+def write_corpus(path, request):
+    path.write_text(lines({"id": candidate["docid"], "text": candidate["text"]} for row in pools() for candidate in row["candidates"]))
+
+
 def copy_checkpoint(path, request):
     shutil.copytree(request.getfixturevalue("checkpoint_of")("bert"), path)
 
@@ -159,6 +167,7 @@ AT_HAND = {
         "scifact": write_beir,
     },
     "tuning.md": {"pools.jsonl.gz": write_pools},
+    "prepared-documents.md": {"my-artifact": copy_split_artifact, "corpus.jsonl": write_corpus},
     "calibration.md": {"pools.jsonl.gz": write_many_pools},
     "choose-a-model.md": {
         "my-cross-encoder": copy_checkpoint,
