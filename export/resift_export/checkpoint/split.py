@@ -23,7 +23,7 @@ KEY = "resift_split"
 """The field of config.json."""
 
 
-class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SplitLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a model is split."""
 
     layers: int
@@ -32,7 +32,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """position of the document's first token: also the maximum number of tokens before a document, special ones included"""
 
 
-def split_of(model: Any, source: str) -> Split | None:
+def split_of(model: Any, source: str) -> SplitLayout | None:
     """How the model `source` is split, by its configuration; None for a model that is not. Raises ExportError if it cannot be."""
     found = getattr(model.config, KEY, None)
     if found is None:
@@ -40,9 +40,9 @@ def split_of(model: Any, source: str) -> Split | None:
     layers = int(model.config.num_hidden_layers)
     positions = positions_of(model) if model.config.model_type in LAYERS else 1
     try:
-        split = msgspec.convert(found, Split)
+        split = msgspec.convert(found, SplitLayout)
     except msgspec.ValidationError:
-        split = Split(0, 0)
+        split = SplitLayout(0, 0)
     if not (0 < split.layers < layers and 0 < split.document_position < positions):
         raise ExportError(
             f"config.json of {source} has {KEY} {found!r:.100}; expected layers from 1 to {layers - 1} and a document_position "
@@ -81,7 +81,7 @@ def embed(model: Any, ids: torch.Tensor, segment_ids: torch.Tensor | None, first
     return states if project is None else project(states)  # type: ignore[no-any-return]
 
 
-def run_first_layers(model: Any, split: Split, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+def run_first_layers(model: Any, split: SplitLayout, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """The states [n, width, hidden size] of queries or of documents after the first layers, from their embeddings.
 
     `mask`: added to the attention scores, [n, 1, 1, width]; None without padding.
@@ -92,7 +92,7 @@ def run_first_layers(model: Any, split: Split, states: torch.Tensor, mask: torch
 
 
 def run_later_layers(
-    model: Any, split: Split, queries: torch.Tensor, documents: torch.Tensor, mask: torch.Tensor | None = None
+    model: Any, split: SplitLayout, queries: torch.Tensor, documents: torch.Tensor, mask: torch.Tensor | None = None
 ) -> list[torch.Tensor]:
     """The states [n, q, hidden size] of the query's tokens after each of the later layers.
 
