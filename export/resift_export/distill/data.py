@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Split:
+class PoolSplit:
     """The pools of a distillation."""
 
     train: list[CandidatePool]
@@ -38,7 +38,7 @@ class Split:
     exclusions: list[DataFile]
 
 
-def read_split(data: Sequence[Path], exclude: Sequence[Path], options: Options) -> Split:
+def read_split(data: Sequence[Path], exclude: Sequence[Path], options: Options) -> PoolSplit:
     """Reads the pools of `data` and splits them by the `hash_fraction` of their queries.
 
     `exclude`: files of JSON Lines with a "query", such as the pools of an evaluation; pools of those queries are left out.
@@ -77,7 +77,7 @@ def read_split(data: Sequence[Path], exclude: Sequence[Path], options: Options) 
             f"none of the {len(train)} pools falls in the development share of {options.development}; raise --dev or add data"
         )
     unused += len(development[options.development_pools :])
-    return Split(train, development[: options.development_pools], excluded, unused, files, exclusions)
+    return PoolSplit(train, development[: options.development_pools], excluded, unused, files, exclusions)
 
 
 def key_of(query: str) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from resift.encoding.encodings import Encodings
     from resift_export.checkpoint.load import Checkpoint
-    from resift_export.distill.data import Split
+    from resift_export.distill.data import PoolSplit
     from resift_export.distill.device import Device
     from resift_export.distill.options import Options
 
@@ -256,7 +256,7 @@ def _sample_pairs(draws: Draws, tokenizer: PairTokenizer) -> list[Encodings]:
     return parts
 
 
-def _recipe(teacher: Checkpoint, start: Checkpoint | None, options: Options, keep: tuple[int, ...], split: Split) -> DistillRecipe:
+def _recipe(teacher: Checkpoint, start: Checkpoint | None, options: Options, keep: tuple[int, ...], split: PoolSplit) -> DistillRecipe:
     return DistillRecipe(
         teacher=weights_of(teacher),
         start=None if start is None else weights_of(start),
