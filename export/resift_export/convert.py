@@ -20,10 +20,12 @@ from resift_export.build.gate import certify, check_runnable, faults_of, generat
 from resift_export.build.graph_files import WrittenModel, frozen_file, with_short, write_first_look, write_frozen, write_graphs
 from resift_export.build.reuse import check_reusable, check_search, copy_first_look, copy_graphs, first_look_of
 from resift_export.build.short import ShortModel, short_models, tokens_to_mend
+from resift_export.build.split import TracedHalves, split_models, trace_split
 from resift_export.build.staging import staged
 from resift_export.build.write import write
 from resift_export.checkpoint import load as checkpoints
 from resift_export.checkpoint.source import folder_of
+from resift_export.checkpoint.split import check_whole, split_of
 from resift_export.int8.search import Sensitivity, search, weight_names
 from resift_export.progress import StepClock, no_report
 
@@ -131,6 +133,7 @@ class _Export:
             texts=[text for pool in self._pools for text in (pool.query, *pool.documents)],
         )
         self._pools = with_long_pairs(self._pools, self.checkpoint.pair_tokenizer(), self.checkpoint.max_length)
+        check_whole(self.checkpoint.model, self.checkpoint.id)
         self.student = None
         if first_look is not None:
             log.info("load      %s", first_look)
@@ -150,7 +153,7 @@ class _Export:
             if recipe.freeze is not None:
                 self._freezer = Freezer(full.model.clone(), checkpoint, recipe, self._pairs, self._scratch / FULL)
         if student is not None:
-            look = self._trace(student, FIRST_LOOK)
+            look = self._trace_first_look(student)
             check_cheaper(student, look.operations, checkpoint, self._operations)
             student.release()
         self._refer()
@@ -163,13 +166,23 @@ class _Export:
                 self._draft = draft(full, recipe, self._pairs, self._report)
             self._exact = self._draft.calibration.model
         if look is not None:
-            self._first_look = WrittenModel(look.checkpoint, {}, look.operations)
+            self._first_look = WrittenModel(look.checkpoint, {}, look.operations, split=look.split)
             with self.clock.step("draft"):
-                self._first_look_models = first_look_models(look, recipe, self._pairs, self._report)
+                if isinstance(look, TracedHalves):
+                    self._first_look_models = split_models(look, recipe, self._pairs, self._report)
+                else:
+                    self._first_look_models = first_look_models(look, recipe, self._pairs, self._report)
 
     def _trace(self, checkpoint: Checkpoint, name: str) -> TracedModel:
         with self.clock.step("trace"):
             return trace(checkpoint, self._recipe, self._scratch / name)
+
+    def _trace_first_look(self, student: Checkpoint) -> TracedModel | TracedHalves:
+        layout = split_of(student.model, student.id)
+        if layout is None:
+            return self._trace(student, FIRST_LOOK)
+        with self.clock.step("trace"):
+            return trace_split(student, layout, self.checkpoint.max_length, self._scratch / FIRST_LOOK)
 
     def _refer(self) -> None:
         """Computes the checkpoint's logits of the gate's pairs and, for int8, of the generated ones."""

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from resift.artifact.certificate import look_summary
 from resift.artifact.coverage import LEAST_PAIRS
-from resift_export.build.graph_files import FROZEN, unfrozen_file
+from resift_export.build.graph_files import DOCUMENT_SUFFIX, FROZEN, unfrozen_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from resift.artifact.certificate import Certificate
     from resift.artifact.coverage import ClassAgreement
+    from resift.artifact.signature import Split
     from resift.artifact.variant import ShortGraph
     from resift_export.build.graph_files import FrozenGraphs
     from resift_export.checkpoint.load import Checkpoint
@@ -27,7 +28,9 @@ def render_card(  # noqa: PLR0913 - everything that it tells of
     certificate: Certificate,
     about: str,
     short: Mapping[str, ShortGraph],
+    *,
     frozen: FrozenGraphs | None = None,
+    split: Split | None = None,
 ) -> str:
     """The model card: `about`, which describes the checkpoint, then how the artifact was made and its measurements."""
     columns = "| {0} | {1} | {2.overlap:.4f} | {2.tau:.4f} | {2.worst_tau:.4f} | {2.error:.2%} | {2.largest_error:.3f} | "
@@ -65,7 +68,8 @@ def render_card(  # noqa: PLR0913 - everything that it tells of
         short="".join(
             f"{graph.file} scores pairs of up to {graph.up_to} tokens in place of {file}.\n" for file, graph in short.items()
         )
-        + ("" if frozen is None else _frozen_note(frozen)),
+        + ("" if frozen is None else _frozen_note(frozen))
+        + ("" if split is None else _split_note(split)),
         bounds=certificate.bounds,
     )
 
@@ -75,6 +79,15 @@ def _frozen_note(frozen: FrozenGraphs) -> str:
     use = "in place of the graphs that they were made from" if frozen.is_full else f"in plans that name the graph {FROZEN}"
     layers = f"their last {frozen.how.layers} layers no longer update the document"
     return f"{' and '.join(frozen.graphs)} score pairs {use}: {layers} of a pair of more than {frozen.how.whole_up_to} tokens.\n"
+
+
+def _split_note(split: Split) -> str:
+    """What the card says of a split first look."""
+    return (
+        f"The first look is split after its first {split.layers} layers: a file of the name `*{DOCUMENT_SUFFIX}` computes states of "
+        f"a document alone, {split.size} bytes a token, which serve any query of up to {split.query_tokens} tokens, and the other "
+        f"file reads them. Of a longer document, it reads the first {split.document_tokens} tokens.\n"
+    )
 
 
 def _class_row(of_first: ClassAgreement, certificate: Certificate) -> str:

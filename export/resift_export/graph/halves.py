@@ -10,7 +10,7 @@ both hold. A document's states are padded to the width w; the query half ignores
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -36,14 +36,17 @@ EXACT = "exact_states"
 """The name of the float32 states: what the document half quantizes, and what the traced query half reads."""
 
 
-class Halves(NamedTuple):
-    """The two graphs, both in float32 or both at one precision."""
-
-    document: ir.Model
-    query: ir.Model
+T = TypeVar("T")
 
 
-def trace_halves(checkpoint: Checkpoint, split: SplitLayout) -> Halves:
+class Halves(NamedTuple, Generic[T]):
+    """Something of each half, such as its graph."""
+
+    document: T
+    query: T
+
+
+def trace_halves(checkpoint: Checkpoint, split: SplitLayout) -> Halves[ir.Model]:
     """Traces and optimizes both halves, with states in float32 and without padding. Raises ExportError if they cannot be traced."""
     document, query = halves_of(checkpoint, split)
     what, longest = f"half of {checkpoint.architecture}", checkpoint.max_length
