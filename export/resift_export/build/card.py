@@ -84,9 +84,9 @@ def _frozen_note(frozen: FrozenGraphs) -> str:
 def _split_note(split: Split) -> str:
     """What the card says of a split first look."""
     return (
-        f"The first look is split after its first {split.layers} layers: a file of the name `*{DOCUMENT_SUFFIX}` computes states of "
-        f"a document alone, {split.size} bytes a token, which serve any query of up to {split.query_tokens} tokens, and the other "
-        f"file reads them. Of a longer document, it reads the first {split.document_tokens} tokens.\n"
+        f"The first look is split after layer {split.layers}: the file `*{DOCUMENT_SUFFIX}` computes states of a document alone, "
+        f"{split.size} bytes a token, and the other file reads them with a query of up to {split.query_tokens} tokens. Of a "
+        f"document, the first {split.document_tokens} tokens are read.\n"
     )
 
 
