@@ -11,7 +11,7 @@ from resift.artifact.coverage import LEAST_PAIRS
 from resift_export.build.graph_files import DOCUMENT_SUFFIX, FROZEN, unfrozen_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from resift.artifact.certificate import Certificate
     from resift.artifact.coverage import ClassAgreement
@@ -44,6 +44,7 @@ def render_card(  # noqa: PLR0913 - everything that it tells of
     first_look_notes = "".join(
         f"\n{file}, the first look of plans: {look_summary(recalls)}.\n" for file, recalls in certificate.first_looks.items()
     )
+    first_look_notes += "".join(_look_note(file, classes) for file, classes in certificate.look_classes.items())
     template = (Path(str(files("resift_export"))) / "data" / "card.md").read_text()
     return template.format(
         about=about.strip() or f"# {checkpoint.id}\n\nThe licence and the training data are those of the checkpoint.",
@@ -88,6 +89,12 @@ def _split_note(split: Split) -> str:
         f"{split.size} bytes a token, and the other file reads them with a query of up to {split.query_tokens} tokens. Of a "
         f"document, the first {split.document_tokens} tokens are read.\n"
     )
+
+
+def _look_note(file: str, classes: Sequence[ClassAgreement]) -> str:
+    """How a split first look agrees with its own checkpoint, by length of the pair."""
+    found = "; ".join(f"up to {each.up_to} tokens: {each.summary()}" for each in classes)
+    return f"\n{file}, against its own checkpoint: {found}.\n"
 
 
 def _class_row(of_first: ClassAgreement, certificate: Certificate) -> str:

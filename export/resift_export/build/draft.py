@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from resift.artifact.signature import Split
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.int8.ranges import Range
     from resift_export.progress import Report
@@ -49,8 +48,6 @@ class TracedModel(NamedTuple):
     """per token"""
     scratch: Path
     """folder of its weights and sessions"""
-    split: Split | None = None
-    """always None: one graph reads query and document"""
 
 
 class Draft(NamedTuple):

@@ -86,13 +86,15 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
     report: Report = no_report,
     *,
     short_pools: Sequence[Pool] = (),
+    look_references: Sequence[NDArray[np.float32]] = (),
 ) -> Certificate:
     """The certificate of a written artifact: compares the files that users will run with the checkpoint's `references`.
 
     `references` are those of the `pools` and then of the `short_pools`, on which only the agreement by length class is measured.
+    `look_references`: likewise those of a split first look's own checkpoint; empty: they are not known.
     """
     logits_by_file: dict[str, list[NDArray[np.float32]]] = {}
-    first_look_files = set()
+    first_look_files, split_files = set(), dict[str, None]()
     all_pools = [*pools, *short_pools]
     for graph in artifact.manifest.graphs:
         for variant in graph.variants:
@@ -100,6 +102,8 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
                 logits_by_file[variant.file] = _score(artifact, graph, variant, all_pools, report)
                 if graph.role == "first-look":
                     first_look_files.add(variant.file)
+                if graph.split is not None:
+                    split_files[variant.file] = None
     tokenizer = open_tokenizer(artifact)
     tokens = [tokenizer.encode(pool.query, pool.documents).lengths for pool in all_pools]
     count, max_length = len(pools), artifact.manifest.pair.max_length
@@ -131,6 +135,11 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
         pools=certified_pools[:count],
         short_pools=certified_pools[count:],
         classes={file: measure_classes(tokens, references, logits, max_length, bounds) for file, logits in full_logits.items()},
+        look_references=[_shortest(logits) for logits in look_references],
+        look_classes={
+            file: measure_classes(tokens, look_references, logits_by_file[file], max_length, bounds)
+            for file in (split_files if look_references else ())
+        },
     )
 
 

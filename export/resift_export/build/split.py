@@ -17,6 +17,7 @@ from resift.errors import ExportError
 from resift_export.build.draft import levels_of
 from resift_export.build.first_look import first_look_file
 from resift_export.build.graph_files import document_file
+from resift_export.checkpoint.halves import SplitReference
 from resift_export.graph.edit import lower_opset
 from resift_export.graph.halves import EXACT, Halves, ignore_padding, read_levels, trace_halves, write_levels
 from resift_export.graph.weights import map_weights, open_session
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from resift.artifact.agreement import Pool
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.checkpoint.split import SplitLayout
     from resift_export.int8.products import Product
@@ -53,6 +55,7 @@ class TracedHalves(NamedTuple):
     """A split checkpoint's float32 graphs, whose weights are on disk."""
 
     checkpoint: Checkpoint
+    layout: SplitLayout
     halves: Halves[ir.Model]
     split: Split
     operations: int
@@ -92,7 +95,18 @@ def trace_split(student: Checkpoint, layout: SplitLayout, max_length: int, scrat
         query_operations=query,
         reading_operations=reading,
     )
-    return TracedHalves(student, halves, split, operations_of(halves.document, folders.document) + reading, folders)
+    return TracedHalves(student, layout, halves, split, operations_of(halves.document, folders.document) + reading, folders)
+
+
+def split_references(
+    traced: TracedHalves, pools: Sequence[Pool], full: Sequence[NDArray[np.float32]], report: Report
+) -> list[NDArray[np.float32]]:
+    """The split checkpoint's own logits of each pool, or the `full` model's where a query is too long; its weights are released."""
+    log.info("reference %d pools with the first look in PyTorch", len(pools))
+    reference = SplitReference(traced.checkpoint, traced.layout, traced.split.document_tokens)
+    found = reference.references([(pool.query, pool.documents) for pool in pools], full, report)
+    traced.checkpoint.release()
+    return found
 
 
 def split_models(traced: TracedHalves, recipe: Recipe, pairs: Sequence[CalibrationPair], report: Report) -> dict[str, ir.Model]:

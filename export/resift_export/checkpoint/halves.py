@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from resift.scoring import relevance
 from resift_export.checkpoint.layers import compact_copy
 from resift_export.checkpoint.split import embed, head_logits, run_first_layers, run_later_layers
+from resift_export.progress import no_report, track
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from resift.encoding.encodings import Encodings
     from resift_export.checkpoint.labels import Label
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.checkpoint.split import SplitLayout
+    from resift_export.progress import Report
+
+REFERENCE_DOCUMENTS = 16
+"""The most documents of a batch of references."""
 
 
 class DocumentHalf(torch.nn.Module):
@@ -49,3 +62,52 @@ def halves_of(checkpoint: Checkpoint, split: SplitLayout) -> tuple[DocumentHalf,
     """Both halves of a checkpoint, which share its weights, without heads and inner units that contribute nothing."""
     model = compact_copy(checkpoint.model)
     return DocumentHalf(model, split).eval(), QueryHalf(model, split, checkpoint.label).eval()
+
+
+class SplitReference:
+    """Scores pairs by a split checkpoint in PyTorch."""
+
+    def __init__(self, checkpoint: Checkpoint, split: SplitLayout, document_tokens: int) -> None:
+        """`document_tokens`: the most tokens of a document that are read."""
+        self._checkpoint, self._document_tokens, self._query_tokens = checkpoint, document_tokens, split.document_position
+        self._tokenizer = checkpoint.pair_tokenizer()
+        self._document, self._query = halves_of(checkpoint, split)
+
+    def references(
+        self, pools: Sequence[tuple[str, Sequence[str]]], full: Sequence[NDArray[np.float32]], report: Report = no_report
+    ) -> list[NDArray[np.float32]]:
+        """Relevance logits float32[n] of each query and its documents.
+
+        `full`: those of the full model, which are returned where a query is too long for the split one.
+        """
+        found = []
+        for (query, documents), exact in zip(track("reference of the first look", pools, report), full, strict=True):
+            encodings = self._tokenizer.encode(query, documents)
+            fits = len(encodings) > 0 and int(encodings.query_tokens[0]) <= self._query_tokens
+            found.append(self._logits(encodings) if fits else exact)
+        return found
+
+    def _logits(self, encodings: Encodings) -> NDArray[np.float32]:
+        """float32[n]: relevance logits of pairs of one query."""
+        start = int(encodings.query_tokens[0])
+        lengths = np.minimum(encodings.lengths - start, self._document_tokens).tolist()
+        logits = np.empty(len(lengths), np.float32)
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        for length, same in groupby(order, key=lengths.__getitem__):
+            numbers = list(same)
+            for at in range(0, len(numbers), REFERENCE_DOCUMENTS):
+                group = numbers[at : at + REFERENCE_DOCUMENTS]
+                rows = zip(*(encodings.row(number) for number in group), strict=True)
+                columns = [
+                    torch.from_numpy(np.stack([ids[: start + length] for ids in column]).astype(np.int64)) for column in rows
+                ]
+                logits[group] = self._run(columns[: len(self._checkpoint.signature.inputs)], start)
+        return logits
+
+    def _run(self, columns: Sequence[torch.Tensor], start: int) -> NDArray[np.float32]:
+        """float32[n]: relevance logits of pairs of one length, whose documents begin at the token `start`."""
+        with torch.inference_mode():
+            states = self._document(*(column[:, start:] for column in columns))
+            query_of = torch.zeros(len(states), dtype=torch.int64)
+            logits = self._query(*(column[:1, :start] for column in columns), query_of, states)
+        return relevance(logits.numpy(), self._checkpoint.relevance)
