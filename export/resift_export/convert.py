@@ -176,7 +176,7 @@ class _Export:
             return trace(checkpoint, self._recipe, self._scratch / name)
 
     def _refer(self, look: TracedLook | None) -> None:
-        """Computes the checkpoint's logits of the gate's pairs and, for int8, of the generated ones, and those of a split `look`."""
+        """Computes the checkpoint's logits of the gate's pairs, those of a split `look` and, for int8, those of generated pairs."""
         checkpoint, pools = self.checkpoint, [*self._pools, *self._short_pools]
         log.info("reference %d pools with %s", len(pools), checkpoint.reference_name)
         with self.clock.step("reference"):
