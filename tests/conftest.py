@@ -319,7 +319,7 @@ def interruptible():
 @pytest.fixture
 def gate(monkeypatch):
     """Holds every batch until it is opened; (opened, begun, rows of each batch that began)."""
-    from resift.runtime.sessions import Session
+    from resift.runtime.session import Session
 
     opened, begun, rows, run = threading.Event(), threading.Event(), [], Session.run
 

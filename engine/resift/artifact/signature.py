@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+Tokens = TypeVar("Tokens", int, "NDArray[np.int32]")
 Input = Literal["input_ids", "token_type_ids", "attention_mask", "updated_tokens", "query_of", "states", "document_tokens"]
 Output = Literal["logits", "states"]
 Type = Literal["int64", "uint8", "float32"]
@@ -35,6 +36,9 @@ HALVES_ONLY = frozenset({QUERY_OF, STATES, DOCUMENT_TOKENS})
 OUTPUT: Literal["logits"] = "logits"
 TYPES: dict[str, Type] = {STATES: "uint8", OUTPUT: "float32"}
 """The types of inputs and outputs other than int64."""
+
+QUERY_SHARE = 1 / 8
+"""The share of a pair's tokens that is taken to be before the document, where only the number of tokens is known."""
 
 
 class Signature(Strict, frozen=True):
@@ -134,6 +138,11 @@ class Split(Strict, frozen=True):
     reading_operations: Annotated[int, msgspec.Meta(ge=1, le=1 << 50)]
     """of the query half, per token of a document that it reads"""
 
-    def width_of(self, document_tokens: int) -> int:
+    @property
+    def prepared_operations(self) -> int:
+        """Of the query half, per token of a pair whose document is prepared; QUERY_SHARE of its tokens are the query's."""
+        return round(QUERY_SHARE * self.query_operations + (1 - QUERY_SHARE) * self.reading_operations)
+
+    def width_of(self, document_tokens: Tokens) -> Tokens:
         """The states that the query half reads of a document of so many tokens: it depends on the document alone."""
         return -(-document_tokens // self.multiple) * self.multiple

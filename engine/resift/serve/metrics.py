@@ -64,6 +64,9 @@ class Metrics:
         self._tokens_cut = Counter(
             "resift_tokens_cut", "Tokens cut from documents that were too long", ["model"], registry=registry
         )
+        self._states = Counter(
+            "resift_states", "Documents read by a split graph: prepared, cached or new", ["model", "known"], registry=registry
+        )
         for name, reranker in models.rerankers.items():
             reranker.observe(partial(self._batch, name))
 
@@ -90,6 +93,9 @@ class Metrics:
         self._wait.labels(model).observe(scored.waited)
         self._documents.labels(model).observe(len(scored.logits))
         self._tokens_cut.labels(model).inc(int(scored.tokens_cut.sum()))
+        if scored.states is not None:
+            for known, count in scored.states._asdict().items():
+                self._states.labels(model, known).inc(count)
 
     def count_answer(self, model: str, seconds: float) -> None:
         """Counts the seconds that the engine took for all requests of a body."""

@@ -126,16 +126,13 @@ class Checkpoint:
     def reference(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """Relevance logits float32[n] by the library of `reference_name`, with the tokenizer's own pair encoding.
 
-        Parity is measured against them. Raises InputError for a query that would leave less than a quarter of the room for the
-        document.
+        Parity is measured against them. Raises ExportError for a split checkpoint, and InputError for a query that would leave less
+        than a quarter of the room for the document.
         """
         return self.references([(query, documents)])[0]
 
     def references(self, pools: Sequence[tuple[str, Sequence[str]]], report: Report = no_report) -> list[NDArray[np.float32]]:
-        """`reference` of each query and its documents. Pairs of one length share a batch, also across pools: nothing is padded.
-
-        Raises ExportError for a split checkpoint, which transformers would read in one piece.
-        """
+        """`reference` of each query and its documents. Pairs of one length share a batch, also across pools: nothing is padded."""
         check_whole(self.model, self.id)
         tokenizer = self.pair_tokenizer()
         lengths: list[int] = []

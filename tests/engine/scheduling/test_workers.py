@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from resift import ClosedError, InferenceError, LogitsError, Ranking, Reranker, Settings
-from resift.runtime.sessions import Session
+from resift.runtime.session import Session
 from resift.scheduling.scheduler import Scheduler
 from resift.scheduling.submission import Submission
 from resift.scheduling.workers import Workers
