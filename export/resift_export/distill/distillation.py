@@ -190,7 +190,7 @@ class Distillation:
         assert trainer.reference is not None
         with trainer.autocast():
             figures = self._development.figures(
-                trainer.student, trainer.recipe, trainer.reference, trainer.device, self._should_continue
+                trainer.run_student, trainer.recipe, trainer.reference, trainer.device, self._should_continue
             )
         if figures is None:
             return False
