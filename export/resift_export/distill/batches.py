@@ -21,7 +21,7 @@ GROUP_SIZE = 16
 MASK_VALUE = -1e9
 """Value added to the attention score of a token that is not read, whose weight is then 0; bfloat16 can hold it too."""
 Reading = Literal["all", "apart", "frozen"]
-"""What a layer's tokens read. all: the whole pair. apart: their own text. frozen: the whole pair, but only the query's tokens do, and
+"""What a layer's tokens read. all: the whole pair. apart: their own text. frozen: the whole pair, but only the query's tokens do;
 the document's keep their states."""
 
 
