@@ -74,14 +74,14 @@ def add(commands: Commands) -> None:
         "--width",
         type=values.part,
         metavar="SHARE",
-        help="share of its layers' operations to keep (with --split: of their weights): heads and inner units are chosen and fitted "
-        "before it is trained",
+        help="share of its layers' operations to keep (of their weights, with --split): heads and inner units are chosen and "
+        "fitted before it is trained",
     )
     command.add_argument(
         "--split",
         type=values.whole(),
         metavar="K",
-        help="keep query and document apart in its first K layers, so that documents can be prepared: it is a first look of TEACHER",
+        help="keep query and document apart in its first K layers, for a first look of TEACHER whose documents can be prepared",
     )
     training = command.add_argument_group("training")
     training.add_argument(
@@ -131,9 +131,7 @@ def add(commands: Commands) -> None:
     training.add_argument(
         "--evaluate", type=values.whole(), default=10_000, metavar="N", help="pairs between two evaluations (default: 10000)"
     )
-    training.add_argument(
-        "--seed", type=values.seed, default=0, metavar="N", help="seed of all random choices (default: 0)"
-    )
+    training.add_argument("--seed", type=values.seed, default=0, metavar="N", help="seed of all random choices (default: 0)")
     training.add_argument(
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
