@@ -247,7 +247,7 @@ def _check_options(options: Options, teacher: Checkpoint, start: Checkpoint | No
     split = split_of(start.model, start.id)
     if split is None and options.width is not None:
         raise InputError(f"width is {options.width}, but {start.id} has a width of its own, which it retains; leave width out")
-    if split not in (None, options.layout):
+    if split is not None and split != options.layout:
         raise InputError(f"{start.id} is split after layer {split.layers}; expected split {split.layers} to go on from it")
 
 

@@ -56,15 +56,13 @@ class SplitTrainer(Trainer):
         for candidates in parts:
             batches = padded_batches(self.checkpoint, [candidates], self.device, size=GROUP_SIZE)
             hidden, first_tokens, errors = zip(*map(self._errors, batches), strict=True)
-            errors_by_candidate = torch.cat(errors)
-            yield [
-                torch.stack(hidden).sum(),
-                *(
-                    values.square().mean(dim=1).sum() / self.recipe.logit_variance
-                    for values in (errors_by_candidate, errors_by_candidate - errors_by_candidate.mean(dim=0))
-                ),
-                torch.stack(first_tokens).sum(),
-            ]
+            plain = torch.cat(errors)
+            centred = plain - plain.mean(dim=0)
+            yield [torch.stack(hidden).sum(), self._squared(plain), self._squared(centred), torch.stack(first_tokens).sum()]
+
+    def _squared(self, errors: torch.Tensor) -> torch.Tensor:
+        """Squared errors of logits, [n, labels]: mean over labels as a multiple of the variance, sum over candidates."""
+        return errors.square().mean(dim=1).sum() / self.recipe.logit_variance
 
     def _errors(self, batch: PaddedBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Squared errors of the hidden states and of the first token's last one, both summed, and errors of logits, [n, labels]."""
