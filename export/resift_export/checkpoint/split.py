@@ -65,7 +65,7 @@ def positions_of(model: Any) -> int:
     return int(_positions(model).num_embeddings) - _first_position(model)
 
 
-def embed(model: Any, ids: torch.Tensor, segment_ids: torch.Tensor | None, first: int = 0) -> torch.Tensor:
+def embed(model: Any, ids: torch.Tensor, segment_ids: torch.Tensor | None = None, *, first: int = 0) -> torch.Tensor:
     """The embeddings [n, width, hidden size] of the tokens `ids`, int64[n, width], at positions from `first` on.
 
     `segment_ids`: int64[n, width]; None for a model that reads none.

@@ -6,7 +6,7 @@ import hashlib
 import random
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from resift.errors import InputError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from resift.encoding.tokenizer import PairTokenizer
     from resift.pools.reading import CandidatePool
     from resift_export.distill.options import Options
 
@@ -36,6 +37,30 @@ class PoolSplit:
     """number of pools with fewer than two documents, and of pools in the development share that are not measured"""
     files: list[DataFile]
     exclusions: list[DataFile]
+    long: int = 0
+    """number of pools left out because their query is too long for a split student"""
+
+    def without_long_queries(self, tokenizer: PairTokenizer, limit: int) -> PoolSplit:
+        """The pools whose query has at most `limit` tokens, special ones before the document included.
+
+        Raises InputError if no pools remain to train on or to measure.
+        """
+        pools = {}
+        for name in ("train", "development"):
+            before: list[CandidatePool] = getattr(self, name)
+            pools[name] = [pool for pool in before if _query_tokens(tokenizer, pool.query) <= limit]
+            if not pools[name]:
+                raise InputError(
+                    f"all {len(before)} queries of the {name} pools have more than the {limit} tokens of a split student's query; "
+                    "expected shorter ones"
+                )
+        remaining = sum(map(len, pools.values()))
+        return replace(self, **pools, long=len(self.train) + len(self.development) - remaining)
+
+
+def _query_tokens(tokenizer: PairTokenizer, query: str) -> int:
+    encodings = tokenizer.encode(query, [""])
+    return int(encodings.query_tokens[0]) + encodings.query_tokens_cut
 
 
 def read_split(data: Sequence[Path], exclude: Sequence[Path], options: Options) -> PoolSplit:
