@@ -59,6 +59,7 @@ def trace_halves(checkpoint: Checkpoint, split: SplitLayout) -> Halves[ir.Model]
     given = _input(halves.query, STATES)
     uses = list(given.uses())
     exact = insert(halves.query, next(iter(halves.query.graph)), "Identity", [given], EXACT)
+    exact.type, exact.shape = given.type, given.shape
     for use in uses:
         use.node.replace_input_with(use.idx, exact)
     return halves
