@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from resift.artifact.signature import DOCUMENT_TOKENS, QUERY_OF, STATES, Split
+from resift.artifact.signature import DOCUMENT_TOKENS, INPUTS, QUERY_OF, STATES, Split
 from resift.errors import ExportError
 from resift_export.build.draft import levels_of
 from resift_export.build.first_look import first_look_file
@@ -182,14 +182,13 @@ def _feeds(traced: TracedHalves, pairs: Sequence[CalibrationPair]) -> Halves[lis
     queries: list[Feed] = []
     for pair in pairs:
         encodings = tokenizer.encode(pair.query, [pair.document])
-        start = int(encodings.query_tokens[0])
-        if start > split.query_tokens:
+        if encodings.query_tokens[0] > split.query_tokens:
             continue
-        ids, segment_ids = (column[None].astype(np.int64) for column in encodings.row(0))
-        row = signature.feed({"input_ids": ids, "token_type_ids": segment_ids})
-        document: Feed = {name: column[:, start : start + split.document_tokens] for name, column in row.items()}
+        query, document = (
+            dict(signature.feed(dict(zip(INPUTS, (column[None].astype(np.int64) for column in part), strict=True))))
+            for part in (encodings.query(0), encodings.document(0, split.document_tokens))
+        )
         [states] = session.run(None, document)
-        query: Feed = {name: column[:, :start] for name, column in row.items()}
         query |= {QUERY_OF: np.zeros(1, np.int64), STATES: states, DOCUMENT_TOKENS: np.array([states.shape[1]])}
         documents.append(document)
         queries.append(query)

@@ -89,25 +89,21 @@ class SplitReference:
 
     def _logits(self, encodings: Encodings) -> NDArray[np.float32]:
         """float32[n]: relevance logits of pairs of one query."""
-        start = int(encodings.query_tokens[0])
-        lengths = np.minimum(encodings.lengths - start, self._document_tokens).tolist()
+        query = self._columns([encodings.query(0)])
+        lengths = encodings.document_lengths(self._document_tokens).tolist()
         logits = np.empty(len(lengths), np.float32)
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        for length, same in groupby(order, key=lengths.__getitem__):
+        for _, same in groupby(order, key=lengths.__getitem__):
             numbers = list(same)
             for at in range(0, len(numbers), REFERENCE_DOCUMENTS):
                 group = numbers[at : at + REFERENCE_DOCUMENTS]
-                rows = zip(*(encodings.row(number) for number in group), strict=True)
-                columns = [
-                    torch.from_numpy(np.stack([ids[: start + length] for ids in column]).astype(np.int64)) for column in rows
-                ]
-                logits[group] = self._run(columns[: len(self._checkpoint.signature.inputs)], start)
+                documents = self._columns([encodings.document(number, self._document_tokens) for number in group])
+                with torch.inference_mode():
+                    found = self._query(*query, torch.zeros(len(group), dtype=torch.int64), self._document(*documents))
+                logits[group] = relevance(found.numpy(), self._checkpoint.relevance)
         return logits
 
-    def _run(self, columns: Sequence[torch.Tensor], start: int) -> NDArray[np.float32]:
-        """float32[n]: relevance logits of pairs of one length, whose documents begin at the token `start`."""
-        with torch.inference_mode():
-            states = self._document(*(column[:, start:] for column in columns))
-            query_of = torch.zeros(len(states), dtype=torch.int64)
-            logits = self._query(*(column[:1, :start] for column in columns), query_of, states)
-        return relevance(logits.numpy(), self._checkpoint.relevance)
+    def _columns(self, rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> list[torch.Tensor]:
+        """int64[n, tokens]: the token ids of rows of one length and, if the model reads them, their segment ids."""
+        columns = [torch.from_numpy(np.stack(column).astype(np.int64)) for column in zip(*rows, strict=True)]
+        return columns[: len(self._checkpoint.signature.inputs)]

@@ -178,10 +178,11 @@ def test_the_reference_reads_what_the_graphs_read(made):
     [found] = reference.references([("why are there tides", documents)], [np.zeros(4, np.float32)])
     encodings = tokenizer.encode("why are there tides", documents)
     for number, logit in enumerate(found):
-        ids, segments = (column[None].astype(np.int64) for column in encodings.row(number))
-        row, start = {"input_ids": ids, "token_type_ids": segments}, encodings.query_tokens[number]
-        states = split.reference.states({name: value[:, start:][:, :ROOM] for name, value in row.items()})
-        expected = split.reference.logits({name: value[:, :start] for name, value in row.items()}, states)
+        query, document = (
+            {"input_ids": ids[None].astype(np.int64), "token_type_ids": segments[None].astype(np.int64)}
+            for ids, segments in (encodings.query(number), encodings.document(number, ROOM))
+        )
+        expected = split.reference.logits(query, split.reference.states(document))
         np.testing.assert_allclose(logit, expected.item(), rtol=0, atol=1e-4)
     long_query, full = "why " * 60, np.arange(4, dtype=np.float32)
     assert reference.references([(long_query, documents)], [full])[0] is full
