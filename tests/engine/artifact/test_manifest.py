@@ -162,11 +162,19 @@ def test_a_graph_that_earlier_releases_cannot_run_has_a_format_that_they_refuse(
 
 
 SPLIT = {
-    **{"layers": 6, "query_tokens": 32, "document_tokens": 480, "multiple": 16, "size": 384},
-    **{"query_operations": 1000, "reading_operations": 10},
+    "layers": 6,
+    "query_tokens": 32,
+    "document_tokens": 480,
+    "multiple": 16,
+    "size": 384,
+    "query_operations": 1000,
+    "reading_operations": 10,
 }
 HALVES = {
-    **{"file": "small.onnx", "precision": "int8", "instruction_sets": [], "weights": "model.int8.onnx"},
+    "file": "small.onnx",
+    "precision": "int8",
+    "instruction_sets": [],
+    "weights": "model.int8.onnx",
     "document": {"file": "small.document.onnx", "weights": ["small.onnx", "model.int8.onnx"]},
 }
 
