@@ -7,7 +7,6 @@ import pytest
 from msgspec.structs import replace
 
 from resift import ExportError
-from resift.artifact.agreement import Bounds
 from resift_export.build.graph_files import document_file, write_first_look, write_graphs
 from resift_export.build.split import split_models, trace_split
 from resift_export.checkpoint import load as checkpoints
@@ -25,7 +24,6 @@ FAMILIES = tuple(LAYERS)
 ROOM = tiny.MAX_LENGTH - splits.POSITION
 SIZES = [(3, 1), (3, 16), (9, 17), (9, 33), (splits.POSITION, 2), (splits.POSITION, ROOM)]
 """Tokens of queries and of documents: the fewest and the most of each, and widths with and without padding."""
-LOOSE = Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9, ndcg_drop=9)
 
 
 class Made:
