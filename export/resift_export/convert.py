@@ -13,17 +13,19 @@ from resift.artifact.certificate import Certificate, look_summary
 from resift.artifact.folder import Artifact
 from resift.encoding.long_pairs import with_long_pairs
 from resift.plans import FIRST_LOOK, FULL
-from resift_export.build.draft import draft, feeds_of, first_look_models, levels_of, trace
-from resift_export.build.first_look import check_cheaper, check_plan, check_student
+from resift_export.build.draft import draft, feeds_of, levels_of, trace
+from resift_export.build.first_look import check_plan, check_student
 from resift_export.build.freeze import Freezer, may_replace
 from resift_export.build.gate import certify, check_runnable, faults_of, generate, look_further, references_of
 from resift_export.build.graph_files import WrittenModel, frozen_file, with_short, write_first_look, write_frozen, write_graphs
+from resift_export.build.look import look_models, look_references, trace_look, unwritten
 from resift_export.build.reuse import check_reusable, check_search, copy_first_look, copy_graphs, first_look_of
 from resift_export.build.short import ShortModel, short_models, tokens_to_mend
 from resift_export.build.staging import staged
 from resift_export.build.write import write
 from resift_export.checkpoint import load as checkpoints
 from resift_export.checkpoint.source import folder_of
+from resift_export.checkpoint.split import check_whole
 from resift_export.int8.search import Sensitivity, search, weight_names
 from resift_export.progress import StepClock, no_report
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from resift.errors import ParityError
     from resift_export.build.draft import Draft, TracedModel
     from resift_export.build.graph_files import CopiedGraph, FrozenGraphs, FrozenModels
+    from resift_export.build.look import TracedLook
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.progress import Report
     from resift_export.recipe import Recipe
@@ -112,6 +115,7 @@ class _Export:
         self._draft: Draft | None = None
         self._exact: ir.Model | None = None
         self._first_look_models: dict[str, ir.Model] = {}
+        self._look_references: list[NDArray[np.float32]] = []
         self._first_look: WrittenModel | CopiedGraph | None = None
         self._freezer: Freezer | None = None
         self._frozen_models: FrozenModels | None = None
@@ -131,6 +135,7 @@ class _Export:
             texts=[text for pool in self._pools for text in (pool.query, *pool.documents)],
         )
         self._pools = with_long_pairs(self._pools, self.checkpoint.pair_tokenizer(), self.checkpoint.max_length)
+        check_whole(self.checkpoint.model, self.checkpoint.id)
         self.student = None
         if first_look is not None:
             log.info("load      %s", first_look)
@@ -150,10 +155,9 @@ class _Export:
             if recipe.freeze is not None:
                 self._freezer = Freezer(full.model.clone(), checkpoint, recipe, self._pairs, self._scratch / FULL)
         if student is not None:
-            look = self._trace(student, FIRST_LOOK)
-            check_cheaper(student, look.operations, checkpoint, self._operations)
-            student.release()
-        self._refer()
+            with self.clock.step("trace"):
+                look = trace_look(student, checkpoint, self._operations, recipe, self._scratch / FIRST_LOOK)
+        self._refer(look)
         if full is not None:
             self._weight_names = weight_names(full.model, checkpoint.parameters()) if recipe.search is not None else {}
             checkpoint.release()
@@ -163,20 +167,22 @@ class _Export:
                 self._draft = draft(full, recipe, self._pairs, self._report)
             self._exact = self._draft.calibration.model
         if look is not None:
-            self._first_look = WrittenModel(look.checkpoint, {}, look.operations)
+            self._first_look = unwritten(look)
             with self.clock.step("draft"):
-                self._first_look_models = first_look_models(look, recipe, self._pairs, self._report)
+                self._first_look_models = look_models(look, recipe, self._pairs, self._report)
 
     def _trace(self, checkpoint: Checkpoint, name: str) -> TracedModel:
         with self.clock.step("trace"):
             return trace(checkpoint, self._recipe, self._scratch / name)
 
-    def _refer(self) -> None:
-        """Computes the checkpoint's logits of the gate's pairs and, for int8, of the generated ones."""
+    def _refer(self, look: TracedLook | None) -> None:
+        """Computes the checkpoint's logits of the gate's pairs, those of a split `look` and, for int8, those of generated pairs."""
         checkpoint, pools = self.checkpoint, [*self._pools, *self._short_pools]
         log.info("reference %d pools with %s", len(pools), checkpoint.reference_name)
         with self.clock.step("reference"):
             self._references = references_of(checkpoint, self._pools, self._report, short_pools=self._short_pools)
+            if look is not None:
+                self._look_references = look_references(look, pools, self._references, self._report)
         if levels_of(self._recipe):
             with self.clock.step("generated pairs"):
                 self._generated = generate(checkpoint, pools, GENERATED_PAIRS)
@@ -299,13 +305,23 @@ class _Export:
         self._write_graphs()
         artifact = self.write(Certificate(bounds=bounds, agreement={}, pools=[]), is_forced=False)
         with self.clock.step("verify"):
-            certificate = certify(artifact, self._references, self._pools, bounds, self._report, short_pools=self._short_pools)
+            certificate = certify(
+                artifact,
+                self._references,
+                self._pools,
+                bounds,
+                self._report,
+                short_pools=self._short_pools,
+                look_references=self._look_references,
+            )
         for file, agreement in certificate.agreement.items():
             log.info("          %s: %s", file, agreement.summary())
             for each in certificate.classes[file]:
                 log.info("            up to %d tokens: %s", each.up_to, each.summary())
         for file, recalls in certificate.first_looks.items():
             log.info("          %s: %s", file, look_summary(recalls))
+            for each in certificate.look_classes.get(file, []):
+                log.info("            against its own checkpoint, up to %d tokens: %s", each.up_to, each.summary())
         return replace(certificate, reference=self.checkpoint.reference_name)
 
     def _write_graphs(self) -> None:

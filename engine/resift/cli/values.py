@@ -82,6 +82,8 @@ def number(expected: str, is_suitable: Callable[[float], bool]) -> Callable[[str
 positive = number("a number above 0", lambda value: 0 < value < math.inf)
 share = number("a share from 0 to 1", lambda value: 0 <= value <= 1)
 part = number("a share between 0 and 1, such as 0.5", lambda value: 0 < value < 1)
+seed = whole(-(1 << 63), (1 << 63) - 1)
+"""The type of seeds, signed numbers of 64 bits."""
 
 
 def plan(found: str) -> str:

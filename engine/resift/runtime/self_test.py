@@ -77,11 +77,13 @@ def _check_unpromised(sessions: Sessions, artifact: Artifact, graph: Graph, subm
 
 def _check_promised(sessions: Sessions, artifact: Artifact, graph: Graph, submit: Callable[..., Future[Any]]) -> None:
     """Tests the pairs of the manifest's self-test of the graph's file, unless they have passed before."""
-    manifest, file = artifact.manifest, sessions.variant(graph.name).file
+    manifest, variant = artifact.manifest, sessions.variant(graph.name)
+    file = variant.file
     self_test = manifest.self_tests.get(file)
     if self_test is None:
         return
-    key = _key(sessions.provider, manifest.files[file].sha256)
+    files = [file] if variant.document is None else [file, variant.document.file]
+    key = _key(sessions.provider, [manifest.files[name].sha256 for name in files])
     if key in _passed or os.path.isfile(_cache() / key):  # noqa: PTH113 - Path.is_file raises where a folder cannot be read
         return
     differences = _differences(graph, [(pair.query, [pair.document], [pair.logit]) for pair in self_test.pairs], submit)
@@ -115,9 +117,9 @@ def _differences(graph: Graph, stored: StoredPairs, submit: Callable[..., Future
     return differences
 
 
-def _key(provider: str, digest: str) -> str:
-    """What identifies a self-test: the file, by its SHA-256, and what computes it."""
-    parts = [digest, providers.runtime().__version__, provider, platform.machine(), *sorted(machine.instruction_sets())]
+def _key(provider: str, digests: Sequence[str]) -> str:
+    """What identifies a self-test: the file, or both files of a split graph, by SHA-256, and what computes it."""
+    parts = [*digests, providers.runtime().__version__, provider, platform.machine(), *sorted(machine.instruction_sets())]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 

@@ -22,11 +22,12 @@ from resift.artifact.manifest import (
     format_of,
 )
 from resift.artifact.stable_pairs import self_tests
+from resift.artifact.variant import DocumentGraph
 from resift.errors import ExportError
 from resift.runtime.providers import versions
 from resift_export.build.card import render_card
 from resift_export.build.first_look import first_look_file
-from resift_export.build.graph_files import FROZEN, CopiedGraph, frozen_file
+from resift_export.build.graph_files import FROZEN, CopiedGraph, document_file, frozen_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,12 +61,13 @@ def write(  # noqa: PLR0913 - everything that the artifact holds
     """
     checkpoint = full.checkpoint
     all_graphs = {**full.graphs, **(first_look.graphs if first_look else {}), **(frozen.graphs if frozen else {})}
+    split = None if first_look is None else first_look.split
     attached = recipe.attached_files()
     about = attached.pop(CARD, b"").decode()
     contents = {
         TOKENIZER: checkpoint.tokenizer_json(),
         CERTIFICATE: encode_certificate(certificate),
-        CARD: render_card(checkpoint, recipe, certificate, about, full.short, frozen).encode(),
+        CARD: render_card(checkpoint, recipe, certificate, about, full.short, frozen=frozen, split=split).encode(),
         **attached,
     }
     full_graph = _graph("full", full, recipe.variants())
@@ -124,6 +126,7 @@ def _graph(role: Role, model: WrittenModel, variants: list[Variant]) -> Graph:
         relevance=checkpoint.relevance,
         activation=checkpoint.activation,
         variants=variants,
+        split=model.split,
     )
 
 
@@ -133,7 +136,7 @@ def _frozen_graph(full: Graph, frozen: FrozenGraphs) -> Graph:
         msgspec.structs.replace(
             variant,
             file=frozen_file(variant.file),
-            weights=frozen.graphs[frozen_file(variant.file)].weights_file,
+            weights=frozen.graphs[frozen_file(variant.file)].weights,
             short=variant.short if frozen.is_full else None,
         )
         for variant in full.variants
@@ -153,10 +156,14 @@ def _shortest(full: WrittenModel, frozen: FrozenGraphs | None) -> dict[str, int]
 def _first_look_graph(first_look: WrittenModel | CopiedGraph, recipe: Recipe) -> Graph:
     if isinstance(first_look, CopiedGraph):
         return first_look.graph
-    files = [(variant, first_look_file(variant.file)) for variant in recipe.variants()]
-    variants = [
-        msgspec.structs.replace(variant, file=file, weights=first_look.graphs[file].weights_file) for variant, file in files
-    ]
+    variants = []
+    for variant in recipe.variants():
+        file = first_look_file(variant.file)
+        document = None
+        if first_look.split is not None:
+            document = DocumentGraph(file=document_file(file), weights=first_look.graphs[document_file(file)].weights)
+        weights = first_look.graphs[file].weights
+        variants.append(msgspec.structs.replace(variant, file=file, weights=weights, document=document))
     return _graph("first-look", first_look, variants)
 
 
