@@ -36,6 +36,8 @@ CACHE_KIB = 512
 """SQLite's memory of a shard that is read; the system keeps the file's pages anyway."""
 PAGE = 16384
 """Bytes of a page: states of 95 tokens take three (https://sqlite.org/intern-v-extern-blob.html)."""
+SYNCHRONOUS = "EXTRA"
+"""A commit is on the disk when it returns, the removal of its journal included (https://sqlite.org/pragma.html#pragma_synchronous)."""
 SCHEMA = (
     "CREATE TABLE header (name TEXT PRIMARY KEY NOT NULL, value NOT NULL)",
     "CREATE TABLE states (digest BLOB PRIMARY KEY NOT NULL, checksum BLOB NOT NULL, content BLOB NOT NULL)",
@@ -92,7 +94,7 @@ def open_to_write(shard: Shard) -> sqlite3.Connection:
             connection.execute(f"PRAGMA page_size = {PAGE}")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = DELETE")
-            connection.execute("PRAGMA synchronous = EXTRA")  # a commit is on the disk, its journal's removal included
+            connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
             connection.execute("PRAGMA secure_delete = ON")  # states that are forgotten are overwritten
             if _is_empty(connection):
                 _create(connection, shard)

@@ -98,6 +98,13 @@ def test_a_reader_does_not_look_for_files_all_the_time(tmp_path, monkeypatch):
     assert len(looks) == 1
 
 
+def test_a_writer_waits_for_the_disk(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    with StoreWriter(tmp_path, header(shards=1)) as writer:
+        assert writer._connections[0].execute("PRAGMA synchronous").fetchone() == (3,)
+        assert writer._connections[0].execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
 # Who may read and write
 
 
