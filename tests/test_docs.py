@@ -130,7 +130,9 @@ def copy_split_artifact(path, request):
 
 
 def write_corpus(path, request):
-    path.write_text(lines({"id": candidate["docid"], "text": candidate["text"]} for row in pools() for candidate in row["candidates"]))
+    path.write_text(
+        lines({"id": candidate["docid"], "text": candidate["text"]} for row in pools() for candidate in row["candidates"])
+    )
 
 
 def copy_checkpoint(path, request):

@@ -94,7 +94,13 @@ def counted(monkeypatch, owner, name, fails_at):
 
 @pytest.fixture
 def core(monkeypatch):
-    made = Workers(lambda: Scheduler(16, pace=pace.Pace({"full": 4, "first-look": 1}, {"first-look": steady_calls.SPLIT}), delay=1e9, workers=2), run, 2)
+    made = Workers(
+        lambda: Scheduler(
+            16, pace=pace.Pace({"full": 4, "first-look": 1}, {"first-look": steady_calls.SPLIT}), delay=1e9, workers=2
+        ),
+        run,
+        2,
+    )
     made.observe = lambda batch, seconds: None
     yield made
     monkeypatch.undo()
