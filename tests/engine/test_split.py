@@ -338,6 +338,13 @@ def test_an_artifact_without_a_split_graph_says_that_nothing_can_be_prepared(rer
             ask(["a"])
 
 
+def test_a_store_that_no_graph_reads_is_named(artifact, split_artifact, tmp_path, caplog):
+    for folder, said in ((artifact, [f"the store {tmp_path} is not used: the artifact has no split graph"]), (split_artifact, [])):
+        caplog.clear()
+        Reranker.load(folder, settings=Settings(store=tmp_path)).close()
+        assert [record.message for record in caplog.records if "store" in record.message] == said
+
+
 def test_what_makes_the_bits_of_states_is_in_their_identity(split_artifact, split, tmp_path, monkeypatch):
     copy = shutil.copytree(split_artifact, tmp_path / "copy")
     (copy / "README.md").write_text("another card")
