@@ -208,7 +208,7 @@ def _remove(folder: Path) -> None:
 
 def _unsound(connection: sqlite3.Connection, rows: list[Row], size: int) -> set[int]:
     """The numbers of those rows whose checksum does not hold, or that are not found by their digest."""
-    digests = [row[1] for row in rows if database.is_sound(row[1:], size)]
+    digests = [row[1] for row in rows if isinstance(row[1], bytes) and database.is_sound(row[1:], size)]
     found = database.stored(connection, digests)
     return {row[0] for row in rows if not (isinstance(row[1], bytes) and row[1] in found)}
 
