@@ -275,7 +275,7 @@ def test_a_split_look_of_two_labels_ranks_by_their_odds(artifact, tmp_path):
 
 
 def test_a_split_stage_in_the_middle_of_three(planned_artifact, tmp_path, computed):
-    folder = add_split_look(shutil.copytree(planned_artifact, tmp_path / "three"), name="split", operations=150_000)
+    folder = add_split_look(shutil.copytree(planned_artifact, tmp_path / "three"), name="split", operations=200_000)
     with Reranker.load(folder, plan="full") as reranker:
         ranking = reranker.rerank(QUERY, DOCUMENTS, plan="first-look:12,split:4,full")
         first = np.argsort(-reranker.submit(QUERY, DOCUMENTS, plan="first-look").result().logits, kind="stable")[:12]
