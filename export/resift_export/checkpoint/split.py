@@ -87,7 +87,7 @@ def run_first_layers(model: Any, split: SplitLayout, states: torch.Tensor, mask:
     `mask`: added to the attention scores, [n, 1, 1, width]; None without padding.
     """
     for layer in layers_of(model)[: split.layers]:
-        states = run_layer(model, layer, states, states, mask)
+        states = run_layer(model, layer, states, mask)
     return states
 
 
@@ -101,26 +101,31 @@ def run_later_layers(
     """
     outputs = []
     for layer in layers_of(model)[split.layers :]:
-        queries = run_layer(model, layer, queries, torch.cat([queries, documents], dim=1), mask)
+        queries = run_layer(model, layer, queries, mask, documents)
         outputs.append(queries)
     return outputs
 
 
 def run_layer(
-    model: Any, layer: torch.nn.Module, rows: torch.Tensor, readable: torch.Tensor, mask: torch.Tensor | None
+    model: Any, layer: torch.nn.Module, rows: torch.Tensor, mask: torch.Tensor | None = None, further: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """A layer's output for the `rows`, [n, q, hidden size], whose tokens read the `readable` states, [n, width, hidden size].
+    """A layer's output for the `rows`, [n, q, hidden size], whose tokens read each other and the `further` states.
 
-    `mask`: added to the attention scores, broadcast to [n, heads, q, width].
+    `further`: [n, d, hidden size]; None: none. `mask`: added to the attention scores, broadcast to [n, heads, q, q + d].
     """
     parts, size = parts_of(model), head_size(model)
+
+    def project(name: str, *states: torch.Tensor) -> torch.Tensor:
+        projected = [linear(layer, name)(each) for each in states]
+        joined = projected[0] if len(projected) == 1 else torch.cat(projected, dim=1)
+        return joined.unflatten(2, (-1, size)).transpose(1, 2)
+
+    readable = (rows,) if further is None else (rows, further)
     query, key, value = (
-        linear(layer, name)(states).unflatten(2, (-1, size)).transpose(1, 2)
-        for name, states in zip(parts.projections, (rows, readable, readable), strict=True)
+        project(name, *states) for name, states in zip(parts.projections, ((rows,), readable, readable), strict=True)
     )
-    scores = query @ key.transpose(2, 3) * size**-0.5
-    weights = (scores if mask is None else scores + mask.to(scores.dtype)).softmax(dim=3)
-    attention = linear(layer, parts.attention_output)((weights @ value).transpose(1, 2).flatten(2))
+    mixed = _attend(model, query, key, value, None if mask is None else mask.to(query.dtype))
+    attention = linear(layer, parts.attention_output)(mixed.transpose(1, 2).flatten(2))
     rows = layer.get_submodule(parts.attention_norm)(attention + rows)
     units = layer.get_submodule(parts.activation)(linear(layer, parts.inner)(rows))
     output: torch.Tensor = layer.get_submodule(parts.output_norm)(linear(layer, parts.outer)(units) + rows)
@@ -153,6 +158,14 @@ HEADS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
     "distilbert": _projected,
 }
 """The head by model_type, for the families of LAYERS, without dropout if the model is in evaluation mode."""
+
+
+def _attend(model: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Attention as the model is set to it: torch's own is traced as one node, plain products are faster to train on a CPU."""
+    if model.config._attn_implementation != "eager":  # noqa: SLF001 - transformers has no other name for it
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
+    scores = query @ key.transpose(2, 3) * head_size(model) ** -0.5
+    return (scores if mask is None else scores + mask).softmax(dim=3) @ value
 
 
 def _positions(model: Any) -> torch.nn.Embedding:
