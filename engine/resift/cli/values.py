@@ -12,7 +12,7 @@ from resift.documents import DocumentTemplate
 from resift.errors import InputError
 from resift.files.names import is_file_name
 from resift.plans import Plan
-from resift.settings import GPU, LARGEST, PROVIDERS
+from resift.settings import GPU, LARGEST, PROVIDERS, SMALLEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ def whole_or_auto(minimum: int) -> Callable[[str], int | Literal["auto"]]:
 
 def setting(name: str) -> Callable[[str], int]:
     """The type of the field of Settings of that name."""
-    return whole(1, LARGEST[name])
+    return whole(SMALLEST.get(name, 1), LARGEST[name])
 
 
 def number(expected: str, is_suitable: Callable[[float], bool]) -> Callable[[str], float]:
@@ -105,6 +105,14 @@ def template(found: str) -> str:
         except InputError as error:
             raise ArgumentTypeError(str(error)) from error
     return template
+
+
+def part_of(found: str) -> tuple[int, int]:
+    """The type of parts of a whole, such as 2/3, the second of three."""
+    number, slash, parts = found.partition("/")
+    if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise _unsuitable("a part such as 2/3, the second of three", found)
+    return int(number), int(parts)
 
 
 def text(found: str) -> str:

@@ -73,9 +73,7 @@ class Scheduler:
         """batches that were halved because memory was too short for them"""
         self.token_budget = token_budget
         self._buckets = buckets or Buckets()
-        self._limit = limit
-        self._delay = delay
-        self._workers = workers
+        self._limit, self._delay, self._workers = limit, delay, workers
         self._numbers = itertools.count()
         # A heap of (due, number, call) of all calls with rows waiting. A call whose rows all went into other calls' batches stays
         # until it reaches the head.

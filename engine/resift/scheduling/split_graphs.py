@@ -109,7 +109,7 @@ def _within(split: Split, max_length: int) -> Split:
 
 
 def _can_read(split: Split, encodings: Encodings) -> bool:
-    """Whether every query fits its slot, and a document, which may not be empty, has room for as many tokens at least."""
+    """Whether every query fits its slot and no part is empty, and documents have room for as many tokens as queries."""
     lengths = encodings.document_lengths(split.document_tokens)
-    fits = split.document_tokens >= split.query_tokens and (encodings.query_tokens <= split.query_tokens) & (lengths > 0)
-    return bool(np.all(fits))
+    fits = (encodings.query_tokens > 0) & (encodings.query_tokens <= split.query_tokens) & (lengths > 0)
+    return split.document_tokens >= split.query_tokens and bool(fits.all())

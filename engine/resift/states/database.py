@@ -41,11 +41,15 @@ SCHEMA = (
 )
 
 
+class DamagedShardError(OutputError):
+    """The file of a shard is damaged, or is another shard than its name says; `resift store prune` removes it."""
+
+
 def open_to_read(shard: Shard) -> sqlite3.Connection | None:
     """A connection that cannot write; None if the shard has no content yet. Threads must take turns with it.
 
-    A journal that a killed writer left is rolled back first, if this process may write. Raises InputError if the file is not that
-    shard, and sqlite3.Error if it cannot be read.
+    A journal that a killed writer left is rolled back first, if this process may write. Raises DamagedShardError if the file is
+    another shard, InputError if it is no file, and sqlite3.Error if it cannot be read.
     """
     if not _is_file(shard.path, follow=True):
         return None
@@ -76,7 +80,7 @@ def _opened(shard: Shard) -> sqlite3.Connection | None:
 def open_to_write(shard: Shard) -> sqlite3.Connection:
     """A connection to the shard's file, which is created if it is missing. The caller holds the shard's lock.
 
-    Raises OutputError if it cannot be written, and InputError if it is another shard.
+    Raises OutputError if it cannot be written, DamagedShardError among them, and InputError if it is no file.
     """
     path = shard.path
     with writing(shard):
@@ -119,7 +123,7 @@ def writing(shard: Shard) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         raise OutputError(f"{path_text(shard.path)} cannot be written: {error}; what was kept before stays") from error
     except sqlite3.DatabaseError as error:
-        raise OutputError(f"{path_text(shard.path)} is damaged ({error}): remove it with `resift store prune`") from error
+        raise DamagedShardError(f"{path_text(shard.path)} is damaged ({error}): remove it with `resift store prune`") from error
     except OSError as error:
         raise OutputError(f"{path_text(shard.path)} cannot be written: {error.strerror or error}") from error
 
@@ -127,12 +131,20 @@ def writing(shard: Shard) -> Iterator[None]:
 def select(connection: sqlite3.Connection, digests: Sequence[bytes], size: int) -> tuple[dict[bytes, bytes], int]:
     """The contents of those digests that are there, and the number of rows that are damaged. Raises sqlite3.Error."""
     rows = list[tuple[object, object, object]]()
-    for start in range(0, len(digests), VARIABLES):
-        part = digests[start : start + VARIABLES]
-        places = ",".join("?" * len(part))
-        rows += connection.execute(f"SELECT digest, checksum, content FROM states WHERE digest IN ({places})", part)  # noqa: S608 - question marks
+    for part in _parts(digests):
+        statement = f"SELECT digest, checksum, content FROM states WHERE digest IN ({_places(part)})"  # noqa: S608 - question marks
+        rows += connection.execute(statement, part)
     sound = {row[0]: row[2] for row in rows if is_sound(row, size)}
     return sound, len(rows) - len(sound)  # type: ignore[return-value]
+
+
+def stored(connection: sqlite3.Connection, digests: Sequence[bytes]) -> set[bytes]:
+    """Those of the digests that are there, sound or not. Raises sqlite3.Error."""
+    found = set[bytes]()
+    for part in _parts(digests):
+        rows = connection.execute(f"SELECT digest FROM states WHERE digest IN ({_places(part)})", part)  # noqa: S608 - question marks
+        found.update(digest for (digest,) in rows)
+    return found
 
 
 def is_sound(row: tuple[object, object, object], size: int) -> bool:
@@ -146,6 +158,14 @@ def is_sound(row: tuple[object, object, object], size: int) -> bool:
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether another process commits just now."""
     return _code(error) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _parts(digests: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    return (digests[start : start + VARIABLES] for start in range(0, len(digests), VARIABLES))
+
+
+def _places(digests: Sequence[bytes]) -> str:
+    return ",".join("?" * len(digests))
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -184,14 +204,12 @@ def _facts(shard: Shard) -> dict[str, str | int]:
 
 
 def _check(connection: sqlite3.Connection, shard: Shard) -> None:
-    """Raises InputError if the file is another shard, or another identity's, or holds no table of states."""
+    """Raises DamagedShardError if the file is another shard, or another identity's, or holds no table of states."""
     tables = connection.execute(
         "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('header', 'states')"
     ).fetchone()
     if tables != (2,) or dict(connection.execute("SELECT name, value FROM header")) != _facts(shard):
-        raise InputError(
-            f"{path_text(shard.path)} is not the shard of these states that its name says; remove it, and prepare again"
-        )
+        raise DamagedShardError(f"{path_text(shard.path)} is not the shard that its name says: remove it with `resift store prune`")
 
 
 def _is_file(path: Path, *, follow: bool) -> bool:

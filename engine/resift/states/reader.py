@@ -14,6 +14,7 @@ from resift.errors import InputError, first_line
 from resift.files.names import path_text
 from resift.process import Lock, pause_for_forks, renew_in_children
 from resift.states import database, layout
+from resift.states.database import DamagedShardError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -149,7 +150,7 @@ class _ShardReader:
                 self._drop()
                 self._report(f"{path_text(self._shard.path)} cannot be read ({first_line(error)}); {MEND}")
                 return {}
-            except (InputError, OSError) as error:
+            except (DamagedShardError, InputError, OSError) as error:
                 self._drop()
                 self._report(f"{path_text(self._shard.path)}: {first_line(error)}; {MEND}")
                 return {}
