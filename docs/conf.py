@@ -13,6 +13,8 @@ from sphinx.util.docutils import SphinxDirective
 from resift.cli.main import parser
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
     from sphinx.application import Sphinx
 
 PAGES = Path(__file__).parent

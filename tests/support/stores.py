@@ -6,7 +6,9 @@ import hashlib
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
+from resift.states import database
 from resift.states.digests import digest_of
 from resift.states.document_states import DocumentStates
 from resift.states.layout import Header
@@ -15,6 +17,12 @@ from resift.states.writer import StoreWriter
 SIZE = 8
 """Components of a token's state."""
 IDENTITY = "identity of the tests"
+
+
+@pytest.fixture
+def unsynchronized(monkeypatch):
+    """Commits do not wait for the disk, which nothing but a power cut could tell."""
+    monkeypatch.setattr(database, "SYNCHRONOUS", "OFF")
 
 
 def digest(number):

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     """digests with states"""
     Submit = Callable[[list[str]], Future[Contents]]
 
-CHUNK_DOCUMENTS, CHUNK_CHARACTERS = 512, 2_000_000
-"""Documents that are computed together: enough to fill batches of one length, few enough to bound memory."""
+CHUNK_DOCUMENTS, CHUNK_CHARACTERS = 512, 500_000
+"""Documents that are computed together: enough to fill batches of one length, few enough that their states take 50 MB at most."""
 KEEP_SECONDS, KEEP_BYTES = 5.0, 1 << 26
 """How long and how much a run computes before it writes: what a kill costs at most. Each time, every shard is synchronized."""
 

@@ -78,12 +78,18 @@ def check(store: Path) -> Iterator[ShardCheck]:
 def prune(store: Path, identity: str, documents: Collection[bytes] | None = None) -> Removed:
     """Removes what is not of that identity, what is damaged and, with `documents`, all but the states of those digests.
 
-    What a killed process left is removed, too. The files shrink. Raises OutputError if another process writes the store, and like
-    `contents`.
+    What a killed process left is removed, too. The files shrink. Raises InputError if the store has nothing of that identity, as it
+    would be emptied, OutputError if another process writes the store, and like `contents`.
     """
-    before, identities = _bytes(store), 0
-    for folder in layout.folders(store):
-        if folder != layout.folder_of(store, identity):
+    before, identities, own = _bytes(store), 0, layout.folder_of(store, identity)
+    present = layout.folders(store)
+    if present and own not in present:
+        raise InputError(
+            f"the store {path_text(store)} has no states of this model on this machine: all {len(present)} kinds of states would "
+            "be removed; name another --model, or remove folders that `resift store info` shows"
+        )
+    for folder in present:
+        if folder != own:
             _remove(folder)
             identities += 1
     for partial in store.glob(f".{layout.FOLDER}*.partial"):

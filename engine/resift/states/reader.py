@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from resift.states.layout import Shard
+    from resift.states.layout import Header, Shard
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class StoreReader:
         self._store, self._identity, self._size = store, identity, size
         self._reported: set[str] = set()
         self._lock = Lock()
+        self._header: Header | None = None
         self._shards: list[_ShardReader] = []
         self._next_look = 0.0
         self._is_closed = False
@@ -69,28 +70,36 @@ class StoreReader:
 
     def _open(self) -> list[_ShardReader]:
         """A reader of each shard; none as long as the store has no states of the identity."""
-        if self._shards or time.monotonic() < self._next_look:
+        if time.monotonic() < self._next_look:
             return self._shards
         with self._lock.hold():
-            if not self._shards and not self._is_closed:
+            if time.monotonic() >= self._next_look and not self._is_closed:
                 self._next_look = time.monotonic() + LOOK_SECONDS
-                self._shards = self._find_shards()
+                self._look()
             return self._shards
 
-    def _find_shards(self) -> list[_ShardReader]:
+    def _look(self) -> None:
+        """Reads the header; another one than before means other shards."""
+        folder, header = layout.folder_of(self._store, self._identity), self._find_header()
+        if header != self._header:
+            for shard in self._shards:
+                shard.close()
+            self._header = header
+            self._shards = [] if header is None else [_ShardReader(each, self._report) for each in layout.shards_of(folder, header)]
+
+    def _find_header(self) -> Header | None:
         folder = layout.folder_of(self._store, self._identity)
         try:
             header = layout.read_header(folder)
-            if header is None:
-                self._report_lack()
-                return []
         except InputError as error:
             self._report(str(error))
-            return []
-        if (header.identity, header.size) != (self._identity, self._size):
+            return None
+        if header is None:
+            self._report_lack()
+        elif (header.identity, header.size) != (self._identity, self._size):
             self._report(f"{path_text(folder)} is not of the states it is named for; its documents are computed anew")
-            return []
-        return [_ShardReader(shard, self._report) for shard in layout.shards_of(folder, header)]
+            return None
+        return header
 
     def _report_lack(self) -> None:
         try:
@@ -139,24 +148,32 @@ class _ShardReader:
     def find(self, digests: list[bytes]) -> dict[bytes, bytes]:
         """The contents of those documents that the shard has."""
         with self._lock:
-            try:
-                connection = self._current()
-                if connection is None:
-                    return {}
-                found, damaged = database.select(connection, digests, self._shard.header.size)
-            except sqlite3.Error as error:
-                if database.is_busy(error):
-                    return {}
-                self._drop()
-                self._report(f"{path_text(self._shard.path)} cannot be read ({first_line(error)}); {MEND}")
-                return {}
-            except (DamagedShardError, InputError, OSError) as error:
-                self._drop()
-                self._report(f"{path_text(self._shard.path)}: {first_line(error)}; {MEND}")
-                return {}
-        if damaged:
-            self._report(f"{path_text(self._shard.path)} holds damaged states; {MEND}")
+            found, fault = self._read(digests)
+        if fault is not None:  # without the lock: a fork waits for it, while it may hold that of logging
+            self._report(fault)
         return found
+
+    def _read(self, digests: list[bytes]) -> tuple[dict[bytes, bytes], str | None]:
+        """What is found, and what is to be said."""
+        path, was_open = path_text(self._shard.path), self._connection is not None
+        try:
+            connection = self._current()
+            if connection is None:
+                return {}, None
+            found, damaged = database.select(connection, digests, self._shard.header.size)
+        except sqlite3.Error as error:
+            if database.is_busy(error):
+                self._next_look = self._next_look if was_open else 0.0
+                return {}, None
+            self._drop()
+            if was_open and database.is_left_by_a_kill(error):
+                self._next_look = 0.0
+                return {}, None
+            return {}, f"{path} cannot be read ({first_line(error)}); {MEND}"
+        except (DamagedShardError, InputError, OSError) as error:
+            self._drop()
+            return {}, f"{path}: {first_line(error)}; {MEND}"
+        return found, f"{path} holds damaged states; {MEND}" if damaged else None
 
     def close(self) -> None:
         """Closes the file; see `StoreReader.close`."""

@@ -9,8 +9,9 @@ import pytest
 from resift.cli import prepare, store
 from resift.cli.main import main
 from resift.states.writer import StoreWriter
-from tests.support.stores import SplitEngine, header, reading
+from tests.support.stores import SplitEngine, header, reading, unsynchronized  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.usefixtures("unsynchronized")
 TEXTS = [f"document number {number}" for number in range(30)]
 
 

@@ -11,8 +11,9 @@ from resift.errors import InferenceError, InputError
 from resift.pools import preparation
 from resift.pools.preparation import fill_store, find_digests
 from resift.states.writer import StoreWriter
-from tests.support.stores import SIZE, SplitEngine, header, reading
+from tests.support.stores import SIZE, SplitEngine, header, reading, unsynchronized  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.usefixtures("unsynchronized")
 TEXTS = [f"document number {number} {'word ' * (number % 5)}".strip() for number in range(40)]
 
 

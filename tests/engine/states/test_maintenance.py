@@ -104,6 +104,13 @@ def test_pruning_leaves_the_sound_states_of_one_identity(tmp_path):
     assert len([*tmp_path.iterdir()]) == 1
 
 
+def test_a_store_is_not_emptied_for_a_model_that_it_has_nothing_of(tmp_path):
+    filled(tmp_path, [1])
+    with pytest.raises(InputError, match="has no states of this model on this machine: all 1 kinds of states would be removed"):
+        maintenance.prune(tmp_path, "newer")
+    assert found(reading(tmp_path), [1]) == [1]
+
+
 def test_pruning_to_some_documents(tmp_path):
     filled(tmp_path, range(30), tokens=500)
     removed = maintenance.prune(tmp_path, IDENTITY, {digest(number) for number in range(10, 50)})
@@ -137,9 +144,12 @@ def test_what_is_forgotten_is_in_no_file_of_the_store(tmp_path):
 def test_nothing_is_removed_while_another_process_writes(tmp_path):
     filled(tmp_path, range(10))
     with StoreWriter(tmp_path, header()):
-        for remove in (lambda: maintenance.prune(tmp_path, IDENTITY), lambda: maintenance.prune(tmp_path, "newer")):
+        filled(tmp_path, [1], identity="newer")
+        for remove in (
+            lambda: maintenance.prune(tmp_path, IDENTITY),
+            lambda: maintenance.prune(tmp_path, "newer"),
+            lambda: maintenance.forget(tmp_path, {digest(1)}),
+        ):
             with pytest.raises(OutputError, match="another process is writing this store"):
                 remove()
-        with pytest.raises(OutputError, match="another process is writing this store"):
-            maintenance.forget(tmp_path, {digest(1)})
     assert found(reading(tmp_path), range(10)) == [*range(10)]

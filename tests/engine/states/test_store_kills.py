@@ -83,6 +83,15 @@ def test_a_transaction_that_was_cut_short_is_rolled_back_by_the_first_reader(tmp
     assert not path.with_name("00.sqlite-journal").exists()
 
 
+def test_a_reader_that_is_open_goes_on_after_a_kill(tmp_path, caplog):
+    known = reading(filled(tmp_path, range(0, 200, 2), shards=1))
+    assert found(known, range(200)) == [*range(0, 200, 2)]
+    subprocess.run([sys.executable, "-c", MID_COMMIT, tmp_path], check=False)
+    assert set(found(known, range(200))) <= {*range(0, 200, 2)}
+    assert found(known, range(200)) == [*range(0, 200, 2)]
+    assert not caplog.records
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_reader_that_may_not_roll_back_takes_the_documents_for_new(tmp_path, caplog):
     filled(tmp_path, range(0, 200, 2), shards=1)
