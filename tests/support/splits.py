@@ -96,18 +96,15 @@ def _output(output: Any) -> Any:
 
 
 class Runner:
-    """Both graphs, each a file or its content."""
+    """Both graphs, by their files."""
 
-    def __init__(self, document: Path | bytes, query: Path | bytes, multiple: int = 16) -> None:
+    def __init__(self, document: Path, query: Path, multiple: int = 16) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self._document, self._query = (
-            onnxruntime.InferenceSession(
-                half if isinstance(half, bytes) else str(half), options, providers=["CPUExecutionProvider"]
-            )
-            for half in (document, query)
+            onnxruntime.InferenceSession(str(half), options, providers=["CPUExecutionProvider"]) for half in (document, query)
         )
         self._multiple = multiple
 

@@ -51,23 +51,23 @@ class Variant(Strict, frozen=True, omit_defaults=True):
     def of_width(self, width: int) -> Self:
         """The variant, with only that of its graphs which scores pairs of `width` tokens: of a split graph, the query half."""
         graph = None if self.short is None or width > self.short.up_to else self.short
-        return self._alone(graph)
+        return self._single(graph)
 
     def document_half(self) -> Self:
         """The variant of a split graph, with only its document half."""
         assert self.document is not None
-        return self._alone(self.document)
+        return self._single(self.document)
 
     def graphs(self) -> list[Self]:
         """The variant once for each of its graphs, with only that one."""
         further = [graph for graph in (self.short, self.document) if graph is not None]
-        return [self._alone(None), *map(self._alone, further)]
+        return [self._single(None), *map(self._single, further)]
 
     def weight_files(self) -> list[str]:
         """The names of the files that hold shared weights."""
         return [self.weights] if isinstance(self.weights, str) else list(self.weights or [])
 
-    def _alone(self, graph: ShortGraph | DocumentGraph | None) -> Self:
+    def _single(self, graph: ShortGraph | DocumentGraph | None) -> Self:
         """The variant with only that graph; None: its first."""
         file, weights = (self.file, self.weights) if graph is None else (graph.file, graph.weights)
         return msgspec.structs.replace(self, file=file, weights=weights, short=None, document=None)

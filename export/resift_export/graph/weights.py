@@ -58,14 +58,14 @@ def save_with_shared_weights(model: ir.Model, path: Path, weights_paths: Sequenc
     return shared
 
 
-def _inline_initializers(model: ir.Model, least: int) -> list[ir.Value]:
+def _inline_initializers(model: ir.Model, min_bytes: int) -> list[ir.Value]:
     """The initializers of at least so many bytes that are not in another file."""
     values = model.graph.initializers.values()
     tensors = ((value, value.const_value) for value in values)
     return [
         value
         for value, tensor in tensors
-        if tensor is not None and tensor.nbytes >= least and not isinstance(tensor, ir.ExternalTensor)
+        if tensor is not None and tensor.nbytes >= min_bytes and not isinstance(tensor, ir.ExternalTensor)
     ]
 
 

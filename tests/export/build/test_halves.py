@@ -15,6 +15,7 @@ from resift_export.checkpoint.layers import LAYERS, layers_of
 from resift_export.checkpoint.split import split_of
 from resift_export.graph.edit import array_of, serialize
 from resift_export.graph.halves import Halves, ignore_padding
+from resift_export.graph.weights import save
 from resift_export.progress import no_report
 from resift_export.recipe import Recipe
 from tests.support import splits, tiny
@@ -38,13 +39,17 @@ class Made:
         self.traced = trace_split(self.loaded, split_of(self.loaded.model, "tiny"), tiny.MAX_LENGTH, scratch)
         recipe = Recipe(precisions=("int8", "float32"))
         self.models = split_models(self.traced, recipe, recipe.calibration_pairs()[:40], no_report)
+        self.folder = scratch
+        for name, model in self.models.items():
+            save(model, scratch / name)
 
     def halves(self, precision):
         file = f"first-look.{precision}.onnx"
         return Halves(self.models[document_file(file)], self.models[file])
 
-    def runner(self, precision, multiple=16):
-        return splits.Runner(*map(serialize, self.halves(precision)), multiple)
+    def runner(self, precision):
+        file = f"first-look.{precision}.onnx"
+        return splits.Runner(self.folder / document_file(file), self.folder / file)
 
     def exact(self, precision, levels):
         """What the levels of states mean, by the document half's constants."""

@@ -87,9 +87,11 @@ def plainly(model, ids, segment_ids, query_tokens, layout):
     return later, logits[0]
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", LAYERS)
-def test_a_split_reads_as_a_pair_with_a_mask(family, checkpoint_of):
+def test_a_split_reads_as_a_pair_with_a_mask(family, attention, checkpoint_of):
     teacher = checkpoint.load(str(checkpoint_of(family)))
+    teacher.model.set_attn_implementation(attention)
     encodings = PairTokenizer(teacher.tokenizer_json(), 64).encode(QUERY, DOCUMENTS)
     padded = 0
     with torch.no_grad():
