@@ -119,6 +119,13 @@ def test_pruning_to_some_documents(tmp_path):
     assert removed.bytes > 5 * 500 * SIZE
 
 
+def test_files_shrink_to_what_stays(tmp_path):
+    filled(tmp_path / "store", range(200), tokens=2000, shards=1)
+    filled(tmp_path / "empty", [], shards=1)
+    maintenance.forget(tmp_path / "store", {digest(number) for number in range(200)})
+    assert len(bytes_of(tmp_path / "store")) < len(bytes_of(tmp_path / "empty")) + 4 * 16384
+
+
 def test_pruning_removes_a_shard_that_cannot_be_read(tmp_path):
     filled(tmp_path, range(30), shards=2)
     _, second = shards(tmp_path)
