@@ -134,7 +134,7 @@ def with_frozen(artifact: Artifact, checkpoint: Checkpoint, numbers: Sequence[in
                 operations=models.operations,
                 signature=manifest.full.signature.frozen(),
                 frozen=models.how,
-                variants=[msgspec.structs.replace(variant, file=file, weights=written.weights_file, short=None)],
+                variants=[msgspec.structs.replace(variant, file=file, weights=written.weights, short=None)],
             )
             print(f"# {name}: {models.operations / manifest.full.operations:.3f} of the full graph's operations", flush=True)
             manifest = _replaced(manifest, folder, graphs=[*manifest.graphs, graph], files=manifest.files | written.files)

@@ -13,6 +13,8 @@ from sphinx.util.docutils import SphinxDirective
 from resift.cli.main import parser
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
     from sphinx.application import Sphinx
 
 PAGES = Path(__file__).parent
@@ -52,12 +54,18 @@ class CommandHelp(SphinxDirective):
             nodes.section(
                 "",
                 nodes.title(text=f"resift {name}"),
-                nodes.literal_block(text=command.format_help(), language="text"),
+                *(nodes.literal_block(text=each.format_help(), language="text") for each in with_its_own(command)),
                 ids=[f"resift-{name}"],
                 names=[f"resift {name}"],
             )
             for name, command in commands.items()
         ]
+
+
+def with_its_own(command: ArgumentParser) -> list[ArgumentParser]:
+    """A command, followed by the commands that it has itself."""
+    found = [action.choices for action in command._actions if isinstance(action.choices, dict)]  # noqa: SLF001 - as above
+    return [command, *(each for choices in found for each in choices.values())]
 
 
 def copy_texts(app: Sphinx, failure: Exception | None) -> None:

@@ -209,6 +209,16 @@ def planned_artifact(built, checkpoint_of) -> Path:
 
 
 @pytest.fixture(scope="session")
+def split_artifact(built, checkpoint_of) -> Path:
+    """The BERT of five layers with itself, split, as its first look, which was not trained to be split and ranks badly."""
+    from tests.support import splits, tiny
+
+    deeper = built("bert-deeper", lambda folder: tiny.save_deeper(folder, checkpoint_of("bert")))
+    student = built("bert-split-student", lambda folder: splits.save(folder, deeper))
+    return tested(built("bert-split", lambda folder: export(deeper, folder, first_look=str(student), force=True)))
+
+
+@pytest.fixture(scope="session")
 def masked_artifact(built, checkpoint_of, planned_artifact) -> Path:
     """The planned artifact's checkpoints in float16, for CUDA, the full one with a packed graph, and in float32."""
     deeper, student = planned_artifact.with_name("bert-deeper"), str(checkpoint_of("bert"))
@@ -320,7 +330,7 @@ def interruptible():
 @pytest.fixture
 def gate(monkeypatch):
     """Holds every batch until it is opened; (opened, begun, rows of each batch that began)."""
-    from resift.runtime.sessions import Session
+    from resift.runtime.session import Session
 
     opened, begun, rows, run = threading.Event(), threading.Event(), [], Session.run
 

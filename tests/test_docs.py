@@ -125,6 +125,16 @@ def copy_artifact(path, request):
     shutil.copytree(request.getfixturevalue("artifact"), path)
 
 
+def copy_split_artifact(path, request):
+    shutil.copytree(request.getfixturevalue("split_artifact"), path)
+
+
+def write_corpus(path, request):
+    path.write_text(
+        lines({"id": candidate["docid"], "text": candidate["text"]} for row in pools() for candidate in row["candidates"])
+    )
+
+
 def copy_checkpoint(path, request):
     shutil.copytree(request.getfixturevalue("checkpoint_of")("bert"), path)
 
@@ -159,6 +169,7 @@ AT_HAND = {
         "scifact": write_beir,
     },
     "tuning.md": {"pools.jsonl.gz": write_pools},
+    "prepared-documents.md": {"my-artifact": copy_split_artifact, "corpus.jsonl": write_corpus},
     "calibration.md": {"pools.jsonl.gz": write_many_pools},
     "choose-a-model.md": {
         "my-cross-encoder": copy_checkpoint,
@@ -298,11 +309,18 @@ def test_options_of_commands_exist():
 
     root = parser()
     commands = next(action for action in root._actions if action.choices).choices
-    known = {option for command in (root, *commands.values()) for option in command._option_string_actions}
+    nested = [each for command in commands.values() for each in subcommands(command)]
+    known = {option for command in (root, *commands.values(), *nested) for option in command._option_string_actions}
     for page in PAGES:
         text = re.sub(r"(?m)^python -m .*$", "", PAGES_BY_NAME[page.name])
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
         assert named <= known | OF_OTHERS, page.name
+
+
+def subcommands(command):
+    return (
+        [each for action in command._subparsers._group_actions for each in action.choices.values()] if command._subparsers else []
+    )
 
 
 def test_benchmarks_exist():

@@ -27,6 +27,16 @@ class Renewable(Protocol):
         """Drops what the child cannot use. Called in the child before any other code of resift."""
 
 
+class Pausable(Protocol):
+    """An object whose threads may be in native code that holds locks, which would stay held in a forked child."""
+
+    def pause(self) -> None:
+        """Waits until no thread is in that code, and lets none begin."""
+
+    def go_on(self) -> None:
+        """Ends the pause. Called in the parent; in the child, the object must be Renewable, too."""
+
+
 class Closable(Protocol):
     """An object that has threads."""
 
@@ -72,20 +82,39 @@ def renew_in_children(owner: Renewable) -> None:
     _renewable.add(owner)
 
 
+def pause_for_forks(owner: Pausable) -> None:
+    """Has `owner` paused while the process forks, for as long as `owner` lives."""
+    _pausable.add(owner)
+
+
 def close_at_exit(owner: Closable) -> None:
     """Has `owner` closed and joined before the interpreter ends, if it still lives then."""
     _closable.add(owner)
 
 
 _renewable: weakref.WeakSet[Renewable] = weakref.WeakSet()
+_pausable: weakref.WeakSet[Pausable] = weakref.WeakSet()
+_paused: list[Pausable] = []
 _closable: weakref.WeakSet[Closable] = weakref.WeakSet()
 is_forked = False
 """Whether this process was forked from one that had imported resift."""
 
 
+def _pause() -> None:
+    for owner in list(_pausable):
+        owner.pause()
+        _paused.append(owner)
+
+
+def _go_on() -> None:
+    while _paused:
+        _paused.pop().go_on()
+
+
 def _begin_anew() -> None:
     global is_forked  # noqa: PLW0603 - a property of the process
     is_forked = True
+    _paused.clear()
     for owner in list(_renewable):
         owner.begin_anew()
 
@@ -100,4 +129,4 @@ def _close() -> None:
 
 atexit.register(_close)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_begin_anew)

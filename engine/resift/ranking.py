@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.inputs import Candidates
+    from resift.states.document_states import StatesCounts
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -51,6 +52,9 @@ class Scored:
     """float64[n]: the probability that each document is relevant, NaN where its score is; None: Settings.calibration is None"""
     outputs: NDArray[np.float32] | None = None
     """float32[n, labels]: what the last stage's graph returned; NaN for pairs that it did not score, None if it scored none"""
+    states: StatesCounts | None = None
+    """how many of the documents that a split graph read were prepared, in memory or new (equal ones, and those of which equal
+    tokens are read, count once); None: none read them"""
 
     def select(self, positions: Sequence[int]) -> Scored:
         """The rows at `positions` of every column."""
@@ -61,7 +65,7 @@ class Scored:
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields as JSON has them: a list for each column, null for a number that is missing."""
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+        return {**{field.name: plain(getattr(self, field.name)) for field in fields(self)}, "states": _mapping(self.states)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,8 @@ class Ranking(Sequence[RankedDocument]):
     without_score: int = 0
     """number of documents of the pool, whether they are among the results or not, that the full graph did not score; they have no
     probability, and never pass a threshold"""
+    states: StatesCounts | None = field(default=None, compare=False)
+    """how many of the pool's documents that a split graph read were prepared, in memory or new; see `Scored.states`"""
 
     @classmethod
     def of(
@@ -188,6 +194,7 @@ class Ranking(Sequence[RankedDocument]):
             scored.windows is not None,
             scored.probabilities is not None,
             int(np.isnan(scored.scores).sum()),
+            scored.states,
         )
 
     def __len__(self) -> int:
@@ -206,7 +213,8 @@ class Ranking(Sequence[RankedDocument]):
 
     def to_dict(self) -> dict[str, Any]:
         """The ranking as JSON has it: no NaN, no number or array of numpy's, no text without a UTF-8 form."""
-        return {**{field.name: getattr(self, field.name) for field in fields(self)}, "results": self.to_list()}
+        head = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**head, "results": self.to_list(), "states": _mapping(self.states)}
 
     def to_json(self) -> str:
         """`to_dict` as one line of JSON."""
@@ -246,6 +254,10 @@ def decreasing(values: Sequence[float | None], *, minimum: float | None = None) 
         start = min(start - 1.0, math.nextafter(start, -math.inf))
         numbers.append(start)
     return numbers
+
+
+def _mapping(counts: StatesCounts | None) -> dict[str, int] | None:
+    return None if counts is None else counts._asdict()
 
 
 def _or_none(value: float) -> float | None:

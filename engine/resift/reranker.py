@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resift.artifact.manifest import Variant
     from resift.artifact.resolved_plans import ResolvedPlan
+    from resift.artifact.variant import Variant
     from resift.documents import Document
     from resift.plans import Plan
     from resift.ranking import Ranking, Scored
     from resift.scheduling.call import Batch, Call
     from resift.scheduling.workers import Queued
     from resift.settings import Auto, Provider
+    from resift.states.document_states import DocumentStates
 
 
 class Reranker(AsyncMethods):
@@ -235,6 +236,24 @@ class Reranker(AsyncMethods):
         terms = self._terms(plan, top_k, budget_ms, threshold)
         work = read_pools(queries, pools, self.resolved.document_template, instruction)
         return rank(work, self._calls.wait([[pool] for pool in work], *terms), top_k, threshold)
+
+    @property
+    def document_states(self) -> DocumentStates | None:
+        """Where the states of documents are looked up and kept, for the artifact's first split graph; None if none can run here."""
+        return next(iter(self._calls.split_graphs.states.values()), None)
+
+    def prepare(self, documents: Sequence[Document]) -> list[tuple[bytes, NDArray[np.uint8]]]:
+        """The digest and the states uint8[tokens, size] of each document, by the document half of the artifact's split graph.
+
+        `resift prepare` puts them into a store, in which calls find them by the digest. They are computed anew, whatever is known
+        of the documents, and equal ones once. A document that is read in several windows has the states of its first: where the
+        others begin depends on the query. Raises InputError for an artifact without a split graph, and otherwise like `submit`.
+        """
+        return self._calls.prepare(self.texts(documents))
+
+    def document_digests(self, documents: Sequence[Document]) -> list[bytes]:
+        """The digest of each document, as `prepare` gives it, without computing states. Raises like `prepare`."""
+        return self._calls.document_digests(self.texts(documents))
 
     def close(self) -> None:
         """Frees the graphs. Pending and later calls raise ClosedError."""

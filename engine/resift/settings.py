@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 from resift.calibration import ScoreCalibration
 from resift.counts import as_int
 from resift.documents import DEFAULT, DocumentTemplate
 from resift.errors import InputError
+from resift.files.names import is_file_name
 from resift.files.whole import read_toml
 from resift.plans import Plan, as_plan
-
-if TYPE_CHECKING:
-    import os
 
 Auto = Literal["auto"]
 Precision = Literal["int8", "float16", "float32"]
@@ -30,7 +30,18 @@ TRUNCATIONS: tuple[Truncation, ...] = ("only_second", "longest_first")
 Scale = Literal["logit", "sigmoid"]
 SCALES: tuple[Scale, ...] = ("logit", "sigmoid")
 CHOICES: dict[str, tuple[str, ...]] = {"provider": PROVIDERS, "precision": PRECISIONS, "truncation": TRUNCATIONS, "scores": SCALES}
-LARGEST = {"threads": 1024, "token_budget": 1 << 30, "max_length": 1 << 20, "waiting_tokens": 1 << 40, "windows": 64}
+LARGEST = {
+    "threads": 1024,
+    "token_budget": 1 << 30,
+    "max_length": 1 << 20,
+    "waiting_tokens": 1 << 40,
+    "windows": 64,
+    "document_cache": 1 << 50,
+}
+SMALLEST = {"document_cache": 0}
+"""Of those whose smallest value is not 1."""
+DOCUMENT_CACHE = 64 << 20
+"""Bytes that states of documents take in memory if nobody says how many: 1,800 documents of 95 tokens with 384 bytes each."""
 TABLE, CALIBRATION = "settings", "calibration"
 GPU = re.compile("cuda:([0-9]{1,4})")
 """The provider cuda with the number of a GPU, from 0."""
@@ -78,6 +89,11 @@ class Settings:
     """The scale of scores: logit, or its sigmoid, in [0, 1]. auto: the scale that the model declares."""
     document_template: str | Auto = "auto"
     """What the model reads of a document that is a mapping, such as "{title}\\n{text}"; auto: "{text}". See `DocumentTemplate`."""
+    document_cache: int | Auto = "auto"
+    """Bytes of memory for the states of documents that a split graph has read, the least recently used making room for new ones; 0
+    for none; auto: 64 MiB. Nothing is kept for a plan without a split graph."""
+    store: str | os.PathLike[str] | Auto = "auto"
+    """A folder that `resift prepare` fills with the states of documents, which a split graph then does not compute; auto: none."""
     calibration: ScoreCalibration | None = None
     """The map from logits to probabilities that `resift calibrate` fitted for the artifact, or its table; None: results have no
     probability, and calls take no threshold."""
@@ -102,6 +118,7 @@ class Settings:
         if self.plan != "auto":
             plan = as_plan(self.plan, "Settings.plan")
             object.__setattr__(self, "plan", self.plan if isinstance(self.plan, str) else str(plan))
+        object.__setattr__(self, "store", _folder("store", self.store))
         object.__setattr__(self, "calibration", _calibration(self.calibration))
 
     def _name_gpu(self) -> None:
@@ -195,12 +212,22 @@ def _calibration(value: object) -> ScoreCalibration | None:
 def _number(name: str, value: object) -> int | Auto:
     if isinstance(value, str) and value == "auto":
         return "auto"
-    number, largest = as_int(value), LARGEST[name]
+    number, smallest, largest = as_int(value), SMALLEST.get(name, 1), LARGEST[name]
     if number is None:
         raise TypeError(f"Settings.{name} is {type(value).__name__}; expected an int or 'auto'")
-    if not 1 <= number <= largest:
-        raise InputError(f"Settings.{name} is {number}; expected 1 to {largest}, or 'auto'")
+    if not smallest <= number <= largest:
+        raise InputError(f"Settings.{name} is {number}; expected {smallest} to {largest}, or 'auto'")
     return number
+
+
+def _folder(name: str, value: object) -> str:
+    """The name of a folder as text, which a settings file can hold."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"Settings.{name} is {type(value).__name__}; expected the path of a folder, or 'auto'")
+    folder = os.fsdecode(value)
+    if not is_file_name(folder):
+        raise InputError(f"Settings.{name} is {folder!r:.200}; expected the path of a folder, or 'auto'")
+    return folder
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -236,6 +263,9 @@ class ResolvedSettings:
     """None: any time"""
     scores: Scale = "logit"
     document_template: DocumentTemplate = DEFAULT
+    document_cache: int = DOCUMENT_CACHE
+    """bytes"""
+    store: Path | None = None
     calibration: ScoreCalibration | None = None
 
 
@@ -260,5 +290,7 @@ def resolve(settings: Settings, *, cores: int, token_budget: int, max_length: in
         waiting_seconds=None if settings.waiting_seconds == "auto" else settings.waiting_seconds,
         scores=scores if settings.scores == "auto" else settings.scores,
         document_template=DEFAULT if settings.document_template == "auto" else DocumentTemplate.parse(settings.document_template),
+        document_cache=DOCUMENT_CACHE if settings.document_cache == "auto" else settings.document_cache,
+        store=None if settings.store == "auto" else Path(settings.store),
         calibration=settings.calibration,
     )

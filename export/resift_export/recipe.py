@@ -13,7 +13,8 @@ import msgspec
 
 from resift.artifact.agreement import LEAST_GATE_POOLS, Bounds, Pool
 from resift.artifact.fields import FILE_NAME_PATTERN
-from resift.artifact.manifest import CARD, CERTIFICATE, MANIFEST, TOKENIZER, Variant
+from resift.artifact.manifest import CARD, CERTIFICATE, MANIFEST, TOKENIZER
+from resift.artifact.variant import Variant
 from resift.errors import InputError
 from resift.files.names import path_text
 from resift.files.whole import read_whole

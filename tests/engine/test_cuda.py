@@ -20,7 +20,8 @@ import pytest
 from resift import ArtifactError, InferenceError, ProviderError, Reranker, Settings
 from resift.artifact.certificate import Certificate
 from resift.artifact.folder import Artifact
-from resift.artifact.manifest import EXTENDED_FORMAT, PackedGraph
+from resift.artifact.manifest import EXTENDED_FORMAT
+from resift.artifact.variant import PackedGraph
 from resift.cli.main import main
 from resift.errors import OutOfMemoryError, is_out_of_memory
 from resift.plans import Plan

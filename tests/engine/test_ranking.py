@@ -95,6 +95,7 @@ def test_a_ranking_becomes_json():
         "windowed": False,
         "calibrated": False,
         "without_score": 0,
+        "states": None,
     }
 
 
@@ -109,6 +110,7 @@ def test_a_ranking_becomes_one_line_of_json_and_rows():
             "windowed": False,
             "calibrated": False,
             "without_score": 0,
+            "states": None,
         }
     )
     assert ranking.to_list() == [

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resift import ClosedError, InputError, ProviderError, Ranking, Reranker, Settings
-from resift.runtime.sessions import Session
+from resift.runtime.session import Session
 from tests.support import children, tiny
 from tests.support.forks import beside_threads, can_fork
 

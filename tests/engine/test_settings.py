@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import pickle
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,27 @@ def test_a_number_of_the_wrong_type_is_a_type_error(name, value):
 def test_a_number_below_1_is_an_input_error(name, value):
     with pytest.raises(InputError, match=rf"Settings\.{name} is {value}; expected 1 to "):
         Settings(**{name: value})
+
+
+def test_no_bytes_are_a_cache_and_no_number_below_it():
+    assert Settings(document_cache=0).document_cache == 0
+    with pytest.raises(InputError, match=r"Settings\.document_cache is -1; expected 0 to "):
+        Settings(document_cache=-1)
+    with pytest.raises(TypeError, match=r"Settings\.document_cache is bool; expected an int or 'auto'"):
+        Settings(document_cache=False)
+    assert resolve(Settings(), cores=1, token_budget=1, max_length=8).document_cache == 64 << 20
+    assert resolve(Settings(document_cache=0), cores=1, token_budget=1, max_length=8).document_cache == 0
+
+
+def test_a_store_is_a_path_of_any_kind_which_a_file_can_hold(tmp_path):
+    assert Settings(store=tmp_path).table() == {"store": str(tmp_path)}
+    assert resolve(Settings(store="a/b"), cores=1, token_budget=1, max_length=8).store == Path("a/b")
+    assert resolve(Settings(), cores=1, token_budget=1, max_length=8).store is None
+    for value in ("", "a\0b"):
+        with pytest.raises(InputError, match=r"Settings\.store is .*; expected the path of a folder, or 'auto'"):
+            Settings(store=value)
+    with pytest.raises(TypeError, match=r"Settings\.store is int; expected the path of a folder, or 'auto'"):
+        Settings(store=7)
 
 
 def test_the_number_of_a_gpu_becomes_an_option_of_cuda():

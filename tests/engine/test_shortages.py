@@ -26,7 +26,7 @@ NO_MEMORY = """
 from resift import Settings
 from resift.artifact.folder import Artifact
 from resift.runtime.providers import POLICIES, runtime
-from resift.runtime.sessions import Session
+from resift.runtime.session import Session
 runtime()
 artifact = Artifact.find(None)
 graph = artifact.manifest.full

@@ -21,7 +21,9 @@ LINES = "".join(f"{document}\n" for document in DOCUMENTS).encode()
 
 
 PROGRESS = re.compile(
-    rb"^resift: (\d+ pools, \d+ pairs, \d+ pairs/s.*|[^:\n]+: \d+ of \d+(, about \d+ (s|min) left)?)\n", re.MULTILINE
+    rb"^resift: (\d+ pools, \d+ pairs, \d+ pairs/s.*|\d+ documents, \d+ new, \d+ new/s.*"
+    rb"|[^:\n]+: \d+ of \d+(, about \d+ (s|min) left)?)\n",
+    re.MULTILINE,
 )
 
 

@@ -38,6 +38,8 @@ OF_TINY_MODELS = {
     "resift export ": "resift export --force --gate gate.jsonl ",
     "resift distill ": "resift distill --dev 0.4 --threads 1 --max-length 48 ",
     "--layers 6": "--layers 1 --pairs 64",
+    "--split 6": "--split 1 --pairs 64",
+    "--width 0.3": "--width 0.6",
     "--budget-ms 200 ": "--budget-ms 20000 ",
 }
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from resift.artifact.resolved_plans import Step
+from resift.artifact.signature import Split
 from resift.encoding.encodings import Encodings
 from resift.scheduling.call import Call
 from resift.scheduling.deadline import Deadline
+from resift.scheduling.halves import Documents, Phase
 from resift.scheduling.pace import Pace
 from resift.scheduling.scheduler import Scheduler
+from resift.states.document_states import Found
 
 
 class SteadyPace(Pace):
@@ -53,6 +58,50 @@ def call(
     steps = (Step(graph, "logit"),) if keep is None else (Step("first-look", "logit", keep), Step("full", "logit"))
     until = None if deadline is None else Deadline(deadline)
     return Call(encodings, np.arange(len(counts)), steps, lambda ended: ended, until)
+
+
+SPLIT = Split(layers=1, query_tokens=8, document_tokens=20, multiple=4, size=2, query_operations=4, reading_operations=1)
+"""How the first look reads, where it is split."""
+
+
+def split_call(*contents: int, length: int = 5, query: int = 3, **more) -> Call:
+    """A call whose first look is split: a row for each of `contents`, of which equal ones are equal documents.
+
+    `length`: tokens of a document, to which a content's hundreds are added. `query`: tokens before it. `more`: as for `call`.
+    """
+    lengths = [query + length + content // 100 for content in contents]
+    one = call(*lengths, query_tokens=(query,) * len(contents), graph="first-look", **more)
+    ids = np.repeat(np.array(contents, np.int32), lengths)
+    one.encodings = replace(one.encodings, ids=ids, segment_ids=ids * 0)
+    one.documents = {"first-look": Documents.of(SPLIT, one.encodings)}
+    return one
+
+
+def split_answers(batch, known: dict[bytes, np.ndarray] | None = None):
+    """What a worker returns: states that repeat a document's content, `known` those that are looked up, or its row's content."""
+    if batch.phase in (None, Phase.QUERY):
+        return np.array([[call.encodings.row(row)[0][-1]] for call, row in batch.rows], np.float32)
+    found = {}
+    for call, rows in batch.by_call().items():
+        documents = call.documents[batch.graph]
+        if batch.phase is Phase.LOOKUP:
+            states = [(known or {}).get(documents.digests[row]) for row in rows]
+        else:
+            states = [states_of(call, row) for row in rows]
+        cached = 0 if batch.phase is Phase.DOCUMENT else sum(each is not None for each in states)
+        found[call] = Found(states, 0, cached)
+    return found
+
+
+def states_of(call: Call, row: int) -> np.ndarray:
+    """The states of a row's document: its content in every component."""
+    ids, _ = call.encodings.document(row, SPLIT.document_tokens)
+    return np.repeat(ids[:, None] % 256, SPLIT.size, axis=1).astype(np.uint8)
+
+
+def known_of(call: Call, *rows: int) -> dict[bytes, np.ndarray]:
+    """The states of the documents of those rows, by digest."""
+    return {call.documents["first-look"].digests[row]: states_of(call, row) for row in rows}
 
 
 def scheduler(token_budget: int = 16, **more) -> Scheduler:

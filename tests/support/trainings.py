@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 
-from tests.support import children, tiny
+from tests.support import kills, tiny
 
 OPTIONS = {"max_length": 48, "epochs": 1, "evaluations": 3, "lr": 1e-3, "negatives": 3, "batch": 8}
 
@@ -44,41 +43,21 @@ def write(path, found):
 
 
 KILLED = """
-import json, os, signal, sys
-from pathlib import Path
 import torch, transformers
 from resift_export.train import course, state
 from resift_export.train.options import TrainOptions
 from resift_export.train.training import train
 
-source, out, pairs, options, place, count = sys.argv[1:]
-remaining = int(count)
-
-def killing(owner, name, *, after):
-    function = getattr(owner, name)
-    def counted(*arguments, **more):
-        global remaining
-        remaining -= 1
-        result = function(*arguments, **more) if remaining or after else None
-        if not remaining:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    setattr(owner, name, counted)
-
-if place == "step":
-    killing(torch.optim.AdamW, "step", after=True)
-elif place == "state":  # between the files of a state
-    killing(transformers.Trainer, "_save_rng_state", after=False)
-elif place == "saved":  # all files, but no mark
-    killing(course, "flush", after=False)
-elif place == "general":
-    killing(state.TrainingFolder, "general", after=True)
-elif place == "placed":  # OUT, but OUT.train is there
-    killing(state.TrainingFolder, "clear", after=False)
+kill_at("step", torch.optim.AdamW, "step", after=True)
+kill_at("state", transformers.Trainer, "_save_rng_state", after=False)  # between the files of a state
+kill_at("saved", course, "flush", after=False)  # all files, but no mark
+kill_at("general", state.TrainingFolder, "general", after=True)
+kill_at("placed", state.TrainingFolder, "clear", after=False)  # OUT, but OUT.train is there
+source, out, pairs, options = words
 train(source, Path(out), [Path(pairs)], TrainOptions(**json.loads(options)), threads=1, device="cpu", force=True)
 """
 
 
-def killed(arguments):
-    """A training that kills itself: source, out, pairs, options as JSON, the place, and the times that it is passed."""
-    return children.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True)
+def killed(source, out, pairs, place, count):
+    """A training that is killed when it passes the place for the time numbered `count`, from 1."""
+    return kills.killed(KILLED, (source, out, pairs, json.dumps(OPTIONS)), place, count)

@@ -132,6 +132,10 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
     """the agreement of each of the full graph's int8 variants on generated pairs, which are not stored; empty: not recorded"""
     places: dict[GraphFile, str] = msgspec.field(default_factory=dict)
     """where each variant was measured that does not run on the processor of the export; others were measured where they run"""
+    look_references: list[list[float]] = msgspec.field(default_factory=list)
+    """the relevance logits of a split first look's own checkpoint, for each of all pools; empty: not recorded"""
+    look_classes: dict[GraphFile, list[ClassAgreement]] = msgspec.field(default_factory=dict)
+    """the agreement of each of a split first look's variants with these, by length class of the pair, on all pools"""
 
     @classmethod
     def read(cls, artifact: Artifact) -> Certificate:
@@ -139,7 +143,9 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
         name = f"{CERTIFICATE} of {artifact.folder}"
         certificate = decode(artifact.read(CERTIFICATE), cls, name)
         files = {variant.file for variant in artifact.manifest.full.variants}
-        looks = {variant.file for graph in artifact.manifest.graphs if graph.role == "first-look" for variant in graph.variants}
+        first_looks = [graph for graph in artifact.manifest.graphs if graph.role == "first-look"]
+        looks = {variant.file for graph in first_looks for variant in graph.variants}
+        splits = {variant.file for graph in first_looks if graph.split is not None for variant in graph.variants}
         if not certificate.pools:
             raise ArtifactError(f"{name} holds no pools; expected those of the gate: export the artifact again")
         for listed, expected, where in [
@@ -147,6 +153,7 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
             (certificate.first_looks.keys(), looks, "first_looks"),
             *((pool.variants.keys(), files | looks, f"pool {pool.qid}") for pool in certificate.all_pools),
             (certificate.generated.keys() | files, files, "generated"),
+            *([(certificate.look_classes.keys(), splits, "look_classes")] if certificate.look_classes else []),
             (certificate.places.keys() | files | looks, files | looks, "places"),
             *([(certificate.classes.keys(), files, "classes")] if certificate.has_classes else []),
         ]:
@@ -181,10 +188,14 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
 
     def check_length_classes(self, name: str, max_length: int) -> None:
         """Raises ArtifactError unless the agreement by length class is that of the logits in the certificate."""
-        if self.has_classes and any(pool.tokens is None for pool in self.all_pools):
+        if (self.has_classes or self.look_classes) and any(pool.tokens is None for pool in self.all_pools):
             raise ArtifactError(f"{name} holds pools without the lengths of their pairs; expected them for its classes")
-        for file, listed_classes in self.classes.items():
-            classes = self.measure_classes([np.array(pool.variants[file]) for pool in self.all_pools], max_length)
+        has_look = bool(self.look_references or self.look_classes)
+        if has_look and [*map(len, self.look_references)] != [len(pool.checkpoint) for pool in self.all_pools]:
+            raise ArtifactError(f"{name} holds other numbers of look_references than of pairs; expected one a pair")
+        checks = [(*item, self.measure_classes) for item in self.classes.items()]
+        for file, listed_classes, measure_again in [*checks, *((*item, self.measure_look) for item in self.look_classes.items())]:
+            classes = measure_again([np.array(pool.variants[file]) for pool in self.all_pools], max_length)
             if len(classes) != len(listed_classes) or not all(map(ClassAgreement.is_close_to, listed_classes, classes)):
                 raise ArtifactError(
                     f"{name} states for {file} another agreement by length than its own logits give: export the artifact again"
@@ -208,6 +219,11 @@ class Certificate(Strict, frozen=True, omit_defaults=True):
         """The agreement by length class of relevance `logits`, one array for each of `all_pools`."""
         checkpoint = [np.array(pool.checkpoint) for pool in self.all_pools]
         return measure_classes([np.array(pool.tokens) for pool in self.all_pools], checkpoint, logits, max_length, self.bounds)
+
+    def measure_look(self, logits: Sequence[NDArray[np.floating]], max_length: int) -> list[ClassAgreement]:
+        """The agreement with `look_references`, likewise, of a split first look's relevance `logits`."""
+        references = [np.array(each) for each in self.look_references]
+        return measure_classes([np.array(pool.tokens) for pool in self.all_pools], references, logits, max_length, self.bounds)
 
     def measure_scripts(self, logits: Sequence[NDArray[np.floating]]) -> dict[str, PartAgreement]:
         """The agreement by script of relevance `logits`, one array for each of `all_pools`."""

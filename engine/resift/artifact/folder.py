@@ -8,13 +8,14 @@ import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from resift.artifact import hub
 from resift.artifact.external_weights import externalize_weights
 from resift.artifact.graph_check import WeightsFile, check_graph
 from resift.artifact.graph_facts import check_statements
-from resift.artifact.manifest import CARD, MANIFEST, WEIGHTS_SUFFIX, Manifest, Variant, decode_manifest
+from resift.artifact.graph_on_disk import GraphOnDisk
+from resift.artifact.manifest import CARD, MANIFEST, WEIGHTS_SUFFIX, Manifest, decode_manifest
 from resift.artifact.resolved_plans import ResolvedPlan, resolve_plan
 from resift.errors import ArtifactError, InputError
 from resift.files import git_lfs
@@ -22,6 +23,8 @@ from resift.plans import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from resift.artifact.variant import Variant
 
 MANIFEST_LIMIT = 1 << 20
 """Bytes; a manifest has about 3 kB."""
@@ -36,27 +39,6 @@ CONFIG = "config.json"
 
 MAPPED_BYTES = 1 << 26
 """Weights are mapped from a graph's file of this many bytes or more; a smaller file is read whole, and may change afterwards."""
-
-
-class GraphOnDisk(NamedTuple):
-    """A checked graph whose weights onnxruntime maps from a file: the graph's own, or another in the same folder."""
-
-    path: Path
-    weights: Path
-    file_states: tuple[tuple[int, ...], ...]
-    """the state of both files before they were checked; it differs once a file has been written or replaced"""
-    content: bytes | None = None
-    """the graph without its weights; None: onnxruntime reads it from `path`"""
-
-    @classmethod
-    def of(cls, path: Path, weights: Path) -> GraphOnDisk:
-        """The graph as its files are now. Raises ArtifactError if they cannot be read."""
-        return cls(path, weights, _file_states(path, weights))
-
-    def check_unchanged(self) -> None:
-        """Raises ArtifactError if a file has changed since the check, so that onnxruntime may have read something else."""
-        if _file_states(self.path, self.weights) != self.file_states:
-            raise ArtifactError(f"{self.path} or its weights were changed while they were being loaded; load the artifact again")
 
 
 @dataclass(frozen=True)
@@ -169,27 +151,30 @@ class Artifact:
             )
 
     def read_graph(self, variant: Variant, *, can_map: bool = False) -> bytes | GraphOnDisk:
-        """The variant's graph: as a GraphOnDisk if its weights are in another file, or if it is large and `can_map`.
+        """The variant's graph: as a GraphOnDisk if weights are in other files, or if it is large and `can_map`.
 
         Raises ArtifactError if `check_graph` refuses it or if it contradicts the manifest.
         """
-        path, weights = self.folder / variant.file, variant.weights or f"{variant.file}{WEIGHTS_SUFFIX}"
-        if weights not in self.manifest.files:
+        own = f"{variant.file}{WEIGHTS_SUFFIX}"
+        names = [name for name in variant.weight_files() or [own] if name in self.manifest.files]
+        if not names:
             if can_map and self.manifest.files[variant.file].size >= MAPPED_BYTES:
                 return self._map(variant)
             graph = self.read(variant.file)
             self._check_graph(graph, variant)
             return graph
-        on_disk = GraphOnDisk.of(path, self.folder / weights)
-        self._check_graph(self.read(variant.file), variant, WeightsFile(weights, self.manifest.files[weights].size))
-        self._check_hash(weights)
+        on_disk = GraphOnDisk.of(self.folder / variant.file, *(self.folder / name for name in names))
+        files = [WeightsFile(name, self.manifest.files[name].size) for name in names]
+        self._check_graph(self.read(variant.file), variant, *files)
+        for name in names:
+            self._check_hash(name)
         return on_disk
 
-    def _check_graph(self, content: bytes | memoryview, variant: Variant, weights: WeightsFile | None = None) -> None:
+    def _check_graph(self, content: bytes | memoryview, variant: Variant, *weights: WeightsFile) -> None:
         """Raises ArtifactError if `check_graph` refuses the variant's graph, or if it contradicts the manifest."""
         where = str(self.folder / variant.file)
-        check_graph(content, where, weights)
-        check_statements(content, where, self.manifest.pair, variant.precision)
+        check_graph(content, where, *weights)
+        check_statements(content, where, self.manifest.row_of(variant.file), variant.precision)
 
     def _map(self, variant: Variant) -> GraphOnDisk:
         """The variant's graph, without its large weights, which stay in its file.
@@ -232,14 +217,6 @@ class Artifact:
         extra = present - self.manifest.files.keys() - {MANIFEST}
         if extra:
             raise ArtifactError(f"{self.folder} holds {', '.join(sorted(extra))}, which its manifest does not list; remove it")
-
-
-def _file_states(*paths: Path) -> tuple[tuple[int, ...], ...]:
-    try:
-        states = [path.stat() for path in paths]
-    except OSError as error:
-        raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return tuple((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for state in states)
 
 
 def _check_downloaded(path: Path) -> None:

@@ -14,7 +14,7 @@ from resift.artifact.protobuf import DamagedError, fields
 from resift.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
 PLAIN_NUMBER = re.compile("[0-9]{1,18}")
 FIELD_LIMIT = 200_000
@@ -31,17 +31,17 @@ ORT_FORMAT = b"ORTM"
 
 
 class WeightsFile(NamedTuple):
-    """The one other file, in the graph's folder, that may hold its weights."""
+    """Another file, in the graph's folder, that may hold weights of it."""
 
     name: str
     size: int
     """bytes"""
 
 
-def check_graph(content: bytes | memoryview, where: str, weights: WeightsFile | None = None) -> None:
+def check_graph(content: bytes | memoryview, where: str, *weights: WeightsFile) -> None:
     """Raises ArtifactError unless `content` is an ONNX file whose graph is a plain sequence of operators with its weights inside.
 
-    With `weights`, initializers may be in that file too. Refused are tensors in other files, sparse tensors and string tensors (a
+    Initializers may be in the files of `weights`, too. Refused are tensors in other files, sparse tensors and string tensors (a
     few bytes can declare terabytes), subgraphs in nodes (Loop, If, Scan, SequenceMap), local functions, training graphs, operators
     outside the domains of ONNX and com.microsoft, those of com.microsoft that `resift export` does not emit, and onnxruntime's own
     file format. `where` names the file in messages.
@@ -55,9 +55,9 @@ def check_graph(content: bytes | memoryview, where: str, weights: WeightsFile | 
 class _Walk:
     """One walk over one file, with a method for each message type."""
 
-    def __init__(self, where: str, weights: WeightsFile | None) -> None:
+    def __init__(self, where: str, weights: Sequence[WeightsFile]) -> None:
         self._where = where
-        self._weights = weights
+        self._weights = {file.name: file.size for file in weights}
         self._remaining_fields = FIELD_LIMIT
 
     def refuse(self, problem: str) -> NoReturn:
@@ -105,12 +105,12 @@ class _Walk:
             elif number in {22, 23}:
                 self.refuse("holds a sparse tensor")
 
-    def _tensor(self, message: memoryview, weights: WeightsFile | None = None) -> None:
-        """`weights`: the file that may hold its bytes."""
+    def _tensor(self, message: memoryview, weights: Mapping[str, int] | None = None) -> None:
+        """`weights`: the files that may hold its bytes, with their sizes."""
         location: dict[str, str] = {}
         is_external = False
         for number, value in self._fields(message):
-            if weights is None and (number == 13 or (number == 14 and value != 0)):
+            if not weights and (number == 13 or (number == 14 and value != 0)):
                 self.refuse("reads weights from another file")
             if number == 13:
                 self._entry(self._bytes(value), location)
@@ -120,7 +120,7 @@ class _Walk:
             if number == 2 and isinstance(value, int) and value % (1 << 32) == STRING:
                 self.refuse("holds a string tensor")
 
-        if weights is not None and (location or is_external):
+        if weights and (location or is_external):
             self._check_location(location, weights)
 
     def _entry(self, message: memoryview, location: dict[str, str]) -> None:
@@ -130,15 +130,16 @@ class _Walk:
             self._refuse_encoding()
         location[fields[0][1]] = fields[1][1]
 
-    def _check_location(self, location: dict[str, str], weights: WeightsFile) -> None:
-        """Raises ArtifactError unless a tensor is within the file `weights`, the only one that onnxruntime may read it from."""
+    def _check_location(self, location: dict[str, str], weights: Mapping[str, int]) -> None:
+        """Raises ArtifactError unless a tensor is within one of the files `weights`, which onnxruntime may read it from."""
         if location.keys() != {"location", "offset", "length"}:
             self.refuse(f"locates weights by {', '.join(sorted(location))[:100]!r}, not by location, offset and length")
-        if location["location"] != weights.name:
-            self.refuse(f"reads weights from another file, {location['location'][:100]!r}")
+        name = location["location"]
+        if name not in weights:
+            self.refuse(f"reads weights from another file, {name[:100]!r}")
         numbers = location["offset"], location["length"]
-        if not all(PLAIN_NUMBER.fullmatch(number) for number in numbers) or sum(map(int, numbers)) > weights.size:
-            self.refuse(f"reads weights outside the {weights.size} bytes of {weights.name}")
+        if not all(PLAIN_NUMBER.fullmatch(number) for number in numbers) or sum(map(int, numbers)) > weights[name]:
+            self.refuse(f"reads weights outside the {weights[name]} bytes of {name}")
 
     def _fields(self, message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         """Numbers and values of a message's fields: integers, or the bytes of a string or an inner message."""

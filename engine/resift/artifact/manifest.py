@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
 from resift.artifact.fields import Count, FileName, GraphFile, Name, Positive, Strict, Version
-from resift.artifact.signature import MASK, UPDATED, Frozen, Signature
+from resift.artifact.signature import HALVES_ONLY, MASK, UPDATED, Frozen, Signature, Split
+from resift.artifact.variant import Variant
 from resift.errors import ArtifactError, InputError
 from resift.files.json_decoding import decode_json
 from resift.plans import Plan
-from resift.settings import LARGEST, Precision
+from resift.settings import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,63 +67,6 @@ class Pair(Strict, frozen=True, omit_defaults=True):
     """text that the checkpoint declares to be put before every query; empty: none"""
 
 
-class ShortGraph(Strict, frozen=True, omit_defaults=True):
-    """A variant's second graph, closer to the checkpoint, which scores short pairs in place of the first."""
-
-    file: GraphFile
-    up_to: Positive
-    """tokens of the longest pair that it scores"""
-    weights: FileName | None = None
-    """the file that holds weights shared with the variant's first graph"""
-
-
-class PackedGraph(Strict, frozen=True, omit_defaults=True):
-    """A masked variant's second graph, which computes no padding. It takes the first one's place on a GPU that can run it."""
-
-    file: GraphFile
-    weights: FileName | None = None
-    """the file that holds weights shared with the variant's first graph"""
-
-
-class Variant(Strict, frozen=True, omit_defaults=True):
-    """A graph at one precision for some instruction sets."""
-
-    file: GraphFile
-    """variants may share a file, to name alternatives such as avx512_vnni or avx_vnni"""
-    precision: Precision
-    instruction_sets: list[str]
-    """the machine must have all of them; empty: it runs everywhere"""
-    weights: FileName | None = None
-    """the file that holds weights shared with another graph, such as the table of embeddings: that graph's, or its weights' file"""
-    short: ShortGraph | None = None
-    """the graph for short pairs; None: one graph scores pairs of any length"""
-    is_masked: bool = False
-    """whether its graph also reads attention_mask, int64[b, width], so that rows of several lengths share a batch, padded"""
-    packed: PackedGraph | None = None
-    """the graph that computes no padding, of a masked variant; None: it has none"""
-
-    def __post_init__(self) -> None:
-        if self.packed is not None and not self.is_masked:
-            raise ValueError(f"its variant {self.file} has a packed graph and is not masked; expected both")
-
-    def of_width(self, width: int) -> Self:
-        """The variant, with only that of its graphs which scores pairs of `width` tokens, with padding if it is masked."""
-        if self.short is None or width > self.short.up_to:
-            return msgspec.structs.replace(self, short=None, packed=None)
-        return msgspec.structs.replace(self, file=self.short.file, weights=self.short.weights, short=None, packed=None)
-
-    def of_packed(self) -> Self | None:
-        """The variant, with only the graph that computes no padding; None if it has none."""
-        if self.packed is None:
-            return None
-        return msgspec.structs.replace(self, file=self.packed.file, weights=self.packed.weights, short=None, packed=None)
-
-    def graphs(self) -> list[Self]:
-        """The variant once for each of its graphs, with only that one."""
-        whole, packed = msgspec.structs.replace(self, short=None, packed=None), self.of_packed()
-        return [whole, *([] if self.short is None else [self.of_width(1)]), *([] if packed is None else [packed])]
-
-
 class Graph(Strict, frozen=True, omit_defaults=True):
     """One ONNX model of the artifact, in its variants."""
 
@@ -141,16 +85,23 @@ class Graph(Strict, frozen=True, omit_defaults=True):
     """best first"""
     frozen: Frozen | None = None
     """None: all layers update all tokens"""
+    split: Split | None = None
+    """None: query and document are read together; otherwise each variant has two graphs, whose signatures follow from this one"""
 
     def __post_init__(self) -> None:
-        if MASK in self.signature.inputs:
-            raise ValueError(f"the signature of graph {self.name} has {MASK}; expected it in no signature, only variants read it")
+        if found := ({MASK, *HALVES_ONLY} & {*self.signature.inputs, *self.signature.outputs}):
+            raise ValueError(
+                f"the signature of graph {self.name} has {min(found)}; expected it in none: only variants and halves have it"
+            )
         if (UPDATED in self.signature.inputs) != (self.frozen is not None):
             raise ValueError(
                 f"graph {self.name} has only one of the input {UPDATED} and the field frozen; expected both or neither"
             )
         if self.frozen is not None:
             self._check_frozen(self.frozen)
+        self._check_halves()
+        if self.split is not None:
+            self._check_split(self.split)
         expected = RELEVANCE[self.signature.labels]
         if self.relevance != expected:
             raise ValueError(
@@ -163,13 +114,37 @@ class Graph(Strict, frozen=True, omit_defaults=True):
         if masked := [variant.file for variant in self.variants if variant.is_masked]:
             raise ValueError(f"graph {self.name} is frozen and its variant {masked[0]} is masked; expected one of them")
 
+    def _check_halves(self) -> None:
+        """Raises ValueError unless the variants have document halves exactly if the graph is split."""
+        for variant in self.variants:
+            if (variant.document is not None) != (self.split is not None):
+                has = "no document half" if variant.document is None else "a document half"
+                is_split = "is not split" if self.split is None else "is split"
+                raise ValueError(f"graph {self.name} {is_split} and its variant {variant.file} has {has}; expected both or neither")
+
+    def _check_split(self, split: Split) -> None:
+        if split.layers >= self.layers:
+            raise ValueError(f"graph {self.name} is split after {split.layers} layers of {self.layers}; expected fewer")
+        if self.role == "full" or self.frozen is not None:
+            raise ValueError(f"graph {self.name} is split and {'full' if self.role == 'full' else 'frozen'}; expected one of them")
+        for variant in self.variants:
+            if variant.is_masked or variant.short is not None:
+                what = "is masked" if variant.is_masked else "has a graph for short pairs"
+                raise ValueError(f"graph {self.name} is split and its variant {variant.file} {what}; expected one of them")
+        halves = {(variant.file, variant.document_half().file) for variant in self.variants}
+        if len({file for pair in halves for file in pair}) < 2 * len(halves):
+            raise ValueError(f"graph {self.name} is split and halves share a file; expected a file of its own for each")
+
 
 def format_of(graphs: Sequence[Graph]) -> int:
-    """The format of an artifact of those graphs: the second where one is frozen or has a masked variant, which is new in it.
+    """The format of an artifact of those graphs: the second where one is frozen, split or has a masked variant, new in it.
 
     A resift that reads 3 refuses 4 and asks for a newer resift; the rest it could run.
     """
-    is_extended = any(graph.frozen is not None or any(variant.is_masked for variant in graph.variants) for graph in graphs)
+    is_extended = any(
+        graph.frozen is not None or graph.split is not None or any(variant.is_masked for variant in graph.variants)
+        for graph in graphs
+    )
     return EXTENDED_FORMAT if is_extended else FORMAT
 
 
@@ -236,9 +211,9 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
         missing = {TOKENIZER, CERTIFICATE, *(variant.file for _, variant in variants)} - self.files.keys()
         if missing:
             raise ValueError(f"its files lack {', '.join(sorted(missing))}")
-        weight_files = {variant.weights for _, variant in variants} - {None}
+        weight_files = {name for _, variant in variants for name in variant.weight_files()}
         if unknown := weight_files - self.files.keys():
-            raise ValueError(f"graphs read weights from {', '.join(sorted(map(str, unknown)))}, which its files lack")
+            raise ValueError(f"graphs read weights from {', '.join(sorted(unknown))}, which its files lack")
         uses = {(variant.file, name, variant.precision) for name, variant in variants}
         if len(uses) > len({file for file, _, _ in uses}):
             raise ValueError("two graphs or two precisions share a file; expected separate files")
@@ -249,6 +224,18 @@ class Manifest(Strict, frozen=True, omit_defaults=True):
     def full(self) -> Graph:
         """The graph of the role full, which defines the artifact's ranking."""
         return next(graph for graph in self.graphs if graph.role == "full")
+
+    def row_of(self, file: str) -> Pair:
+        """What the graph in `file` reads of a pair, with its most tokens as the max_length: of a split graph, a half does."""
+        tokens = self.pair.max_length
+        for graph in self.graphs:
+            for variant in graph.variants if graph.split is not None else ():
+                assert graph.split is not None
+                if file == variant.file:
+                    tokens = graph.split.query_tokens
+                elif file == variant.document_half().file:
+                    tokens = graph.split.document_tokens
+        return msgspec.structs.replace(self.pair, max_length=tokens)
 
 
 class _Format(msgspec.Struct):

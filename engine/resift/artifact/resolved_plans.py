@@ -50,6 +50,8 @@ class ResolvedPlan:
 
         With a stage, its graph scores all `rows` and the next graph only those that the stage keeps; without it, the next graph
         scores all `rows`. A stage that saves no more than MIN_SAVED_SHARE of the operations is skipped. With `keeps_all`, none is.
+        A stage with a split graph counts as if all documents were prepared, whether or not they are: which graphs score a call
+        never depends on what is known of its documents.
         """
         if self.keeps_all:
             return tuple(Step(graph.name, graph.relevance, rows) for graph in self.graphs)
@@ -58,7 +60,7 @@ class ResolvedPlan:
             assert stage.keep is not None
             stage_keep = share_of(rows, stage.keep) if isinstance(stage.keep, float) else stage.keep
             keep = min(rows, max(stage_keep, self.min_keep))
-            if graph.operations * rows + after.operations * keep < (1 - MIN_SAVED_SHARE) * after.operations * rows:
+            if _fewest_operations(graph) * rows + after.operations * keep < (1 - MIN_SAVED_SHARE) * after.operations * rows:
                 steps.append(Step(graph.name, graph.relevance, keep))
                 rows = keep
         return (*steps, Step(self.graphs[-1].name, self.graphs[-1].relevance))
@@ -104,6 +106,11 @@ class Plans:
     def default_graphs(self) -> tuple[Graph, ...]:
         """The graphs of calls that name no plan. Raises like `choose`."""
         return self.choose(top_k=1).graphs
+
+
+def _fewest_operations(graph: Graph) -> int:
+    """Per token of a pair; of a split graph, for documents whose states are known."""
+    return graph.operations if graph.split is None else graph.split.prepared_operations
 
 
 def share_of(rows: int, share: float) -> int:

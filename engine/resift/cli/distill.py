@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from resift.cli import values
 from resift.cli.messages import show_messages
-from resift.cli.options import EXIT_CODES, INTERRUPTED
-from resift.cli.streams import complain, paragraph, write_lines
+from resift.cli.options import EXIT_CODES
+from resift.cli.stopping import StopCondition
+from resift.cli.streams import paragraph, write_lines
 from resift.errors import ExtraError
 from resift.files.names import path_text
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from resift.cli.options import Commands
 
 EPILOG = f"""examples:
@@ -27,44 +23,14 @@ EPILOG = f"""examples:
   resift distill ./teacher ./narrow --width 0.5 --pairs 0 --data pools.jsonl.gz
   resift distill ./teacher ./longer --from ./student --data pools.jsonl.gz
   resift export ./student ./artifact
+  resift distill ./teacher ./split --split 6 --data pools.jsonl.gz
+  resift export ./teacher ./artifact --first-look ./split
 
 Pools are {{"query", "documents"}} or {{"query", "candidates": [{{"text", "label"?}}]}} per line; labels are not needed.
 An interrupted or killed run continues if the same command is run again. OUT always holds the latest student, with recipe.json.
 A finished student is trained further with --from STUDENT and another OUT.
 
 {EXIT_CODES}"""
-
-SEEDS = 1 << 63
-"""Seeds are signed numbers of 64 bits."""
-
-
-class StopCondition:
-    """Tells when to stop: after a signal or a time limit. A second signal ends the process at once."""
-
-    def __init__(self, minutes: float | None) -> None:
-        self.signal: int | None = None
-        self._is_announced = False
-        self._end = None if minutes is None else time.monotonic() + 60 * minutes
-
-    def catch_signals(self) -> None:
-        """Installs handlers that note a signal instead of ending the process."""
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            # A signal that is ignored, such as SIGHUP under nohup, stays ignored.
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._stop)
-
-    def should_continue(self) -> bool:
-        """Whether neither has come; says once that the state is being saved."""
-        if self.signal is not None and not self._is_announced:
-            self._is_announced = True
-            complain("stopping once the state is saved; a second signal stops at once")
-        return self.signal is None and (self._end is None or time.monotonic() < self._end)
-
-    def _stop(self, number: int, _: FrameType | None) -> None:
-        if self.signal is not None:
-            sys.exit(128 + number)
-        self.signal = number  # without a message, as the signal may have interrupted the writing of another one
 
 
 def add(commands: Commands) -> None:
@@ -108,7 +74,14 @@ def add(commands: Commands) -> None:
         "--width",
         type=values.part,
         metavar="SHARE",
-        help="share of its layers' operations to keep: heads and inner units are chosen and fitted before it is trained",
+        help="share of its layers' operations to keep (of their weights, with --split): heads and inner units are chosen and "
+        "fitted before it is trained",
+    )
+    command.add_argument(
+        "--split",
+        type=values.whole(),
+        metavar="K",
+        help="keep query and document apart in its first K layers, for a first look of TEACHER whose documents can be prepared",
     )
     training = command.add_argument_group("training")
     training.add_argument(
@@ -127,9 +100,8 @@ def add(commands: Commands) -> None:
     training.add_argument(
         "--local",
         type=values.share,
-        default=0.2,
         metavar="SHARE",
-        help="share of --pairs that is trained layer by layer (default: 0.2)",
+        help="share of --pairs that is trained layer by layer (default: 0.2; with --split: 0)",
     )
     training.add_argument(
         "--decay",
@@ -159,9 +131,7 @@ def add(commands: Commands) -> None:
     training.add_argument(
         "--evaluate", type=values.whole(), default=10_000, metavar="N", help="pairs between two evaluations (default: 10000)"
     )
-    training.add_argument(
-        "--seed", type=values.whole(-SEEDS, SEEDS - 1), default=0, metavar="N", help="seed of all random choices (default: 0)"
-    )
+    training.add_argument("--seed", type=values.seed, default=0, metavar="N", help="seed of all random choices (default: 0)")
     training.add_argument(
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
@@ -191,6 +161,10 @@ def _numbers(text: str) -> tuple[int, ...]:
     return numbers
 
 
+def _default_local(split: int | None) -> float:
+    return 0.2 if split is None else 0.0
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Trains, and prints the student's folder and its last figures."""
     if not arguments.pairs and arguments.width is None:
@@ -208,10 +182,11 @@ def run(arguments: argparse.Namespace) -> int:
         keep=arguments.keep or (),
         layers=arguments.layers,
         width=arguments.width,
+        split=arguments.split,
         pairs=arguments.pairs,
         batch=arguments.batch,
         candidates=arguments.max,
-        local=arguments.local,
+        local=_default_local(arguments.split) if arguments.local is None else arguments.local,
         decay=arguments.decay,
         lr=arguments.lr,
         max_length=arguments.max_length,
@@ -242,6 +217,4 @@ def run(arguments: argparse.Namespace) -> int:
     if recipe.curve:
         lines += paragraph(recipe.curve[-1].summary())
     write_lines(lines)
-    if stop.signal is None:
-        return 0
-    return INTERRUPTED if stop.signal == signal.SIGINT else 128 + stop.signal
+    return stop.exit_code

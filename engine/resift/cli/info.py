@@ -94,6 +94,10 @@ def run(arguments: argparse.Namespace) -> int:
             "generated_pairs": {file: each.summary() for file, each in certificate.generated.items()},
             "search": certificate.search,
             "first_looks": certificate.first_looks,
+            "first_look_by_length": {
+                file: {f"up to {each.up_to} tokens": each.summary() for each in classes}
+                for file, classes in certificate.look_classes.items()
+            },
             "plan": manifest.plan,
             "recipe": manifest.recipe,
             "made_with": manifest.versions,

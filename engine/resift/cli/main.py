@@ -34,6 +34,7 @@ EPILOG = """examples:
   resift doctor pools.jsonl.gz
   resift tune pools.jsonl --budget-ms 200 --out tuned.toml
   resift calibrate ./my-artifact pools.jsonl --precision 0.9 -o settings.toml
+  resift prepare corpus.jsonl --store states
   resift questions corpus.jsonl --out queries.jsonl
   resift mine corpus.jsonl --queries queries.jsonl --out pairs.jsonl.gz
   resift train ./my-cross-encoder ./trained --data pairs.jsonl.gz
@@ -56,10 +57,12 @@ def parser() -> Parser:
             export,
             info,
             mine,
+            prepare,
             questions,
             rerank,
             sample,
             serve,
+            store,
             train,
             tune,
             upgrade,
@@ -83,6 +86,8 @@ def parser() -> Parser:
         doctor,
         tune,
         calibrate,
+        prepare,
+        store,
         questions,
         mine,
         train,

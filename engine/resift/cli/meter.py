@@ -43,10 +43,12 @@ class _ThrottledMeter:
 
 
 class Meter(_ThrottledMeter):
-    """Progress in pools; to be called after each finished pool. Once something was written, the last count is, too."""
+    """Progress in counts, such as those of pools and pairs; to be called after each step. Once something was written, the last
+    counts are, too.
+    """
 
     def __enter__(self) -> Self:
-        self._counts: tuple[int, int, float | None] | None = None
+        self._counts: tuple[dict[str, int], float | None] | None = None
         self._initial = 0.0
         self._written: object = None
         return super().__enter__()
@@ -56,11 +58,11 @@ class Meter(_ThrottledMeter):
             self._show(on_terminal=sys.stderr.isatty())
         super().__exit__(*details)
 
-    def __call__(self, *, pools: int, pairs: int, share: float | None) -> None:
-        """`pools` and `pairs` so far; `share` of the work done, None if it is unknown."""
+    def __call__(self, *, share: float | None, **counts: int) -> None:
+        """`counts` so far, by what is counted, the last one with its rate; `share` of the work done, None if it is unknown."""
         if self._counts is None:
             self._initial = share or 0.0
-        self._counts = pools, pairs, share
+        self._counts = counts, share
         on_terminal = sys.stderr.isatty()
         if self._is_due(on_terminal=on_terminal):
             self._show(on_terminal=on_terminal)
@@ -68,8 +70,10 @@ class Meter(_ThrottledMeter):
     def _show(self, *, on_terminal: bool) -> None:
         assert self._counts is not None
         self._written = self._counts
-        pools, pairs, share = self._counts
-        text = f"{pools} pools, {pairs} pairs, {pairs / max(time.monotonic() - self._begin, 1e-9):.0f} pairs/s"
+        counts, share = self._counts
+        *_, (name, last) = counts.items()
+        rate = last / max(time.monotonic() - self._begin, 1e-9)
+        text = f"{', '.join(f'{count} {of}' for of, count in counts.items())}, {rate:.0f} {name}/s"
         if on_terminal:
             self._draw(text, share)
         else:

@@ -99,8 +99,11 @@ def add_template(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_engine(command: argparse.ArgumentParser) -> None:
-    """Adds the options for running an artifact. An option that is not given is None and does not override the settings file."""
+def add_engine(command: argparse.ArgumentParser, *, has_states: bool = True) -> None:
+    """Adds the options for running an artifact. An option that is not given is None and does not override the settings file.
+
+    `has_states`: whether those are among them that say where states of documents are kept.
+    """
     group = command.add_argument_group("engine")
     group.add_argument(
         "--settings", metavar="FILE", type=values.path, help="settings from a TOML file; options given here replace the file's"
@@ -130,6 +133,14 @@ def add_engine(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="read a document that is too long in up to N windows; the best counts (default: 1)",
     )
+    if has_states:
+        group.add_argument("--store", type=values.file_name, metavar="DIR", help="a store that `resift prepare` fills")
+        group.add_argument(
+            "--document-cache",
+            type=values.setting("document_cache"),
+            metavar="BYTES",
+            help="memory for what a split graph computes of documents; 0 for none (default: 64 MiB)",
+        )
 
 
 def settings(arguments: argparse.Namespace) -> Settings:
@@ -137,6 +148,7 @@ def settings(arguments: argparse.Namespace) -> Settings:
 
     Raises InputError if the file or a value cannot be used.
     """
-    names = ("provider", "precision", "threads", "max_length", "windows", "plan", "document_template", "scores")
+    names = ["provider", "precision", "threads", "max_length", "windows", "plan", "document_template", "scores"]
+    names += ["store", "document_cache"]
     overrides: dict[str, Any] = {name: getattr(arguments, name) for name in names if getattr(arguments, name, None) is not None}
     return replace(Settings() if arguments.settings is None else Settings.read(arguments.settings), **overrides)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 from typing import TYPE_CHECKING
 
 from resift.cli import values
 from resift.cli.comparison import aligned, share_cells
-from resift.cli.distill import SEEDS, StopCondition
 from resift.cli.messages import show_messages
 from resift.cli.meter import StageMeter
-from resift.cli.options import CHECK, EXIT_CODES, INTERRUPTED
+from resift.cli.options import CHECK, EXIT_CODES
+from resift.cli.stopping import StopCondition
 from resift.cli.streams import complain, paragraph, write_json, write_lines
 from resift.errors import ExtraError
 from resift.files.names import path_text
@@ -107,7 +106,7 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         ("dev", values.part, 0.1, "SHARE", "share of the queries to choose the best weights by"),
         ("held-out", values.part, 0.2, "SHARE", "share of the queries to measure the gain on"),
         ("evaluations", values.whole(), 6, "N", "measurements, and saved states, during the training"),
-        ("seed", values.whole(-SEEDS, SEEDS - 1), 0, "N", "seed of all random choices"),
+        ("seed", values.seed, 0, "N", "seed of all random choices"),
     )
     for name, kind, default, metavar, words in numbers:
         group.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=f"{words} (default: {default})")
@@ -186,9 +185,7 @@ def run(arguments: argparse.Namespace) -> int:
     if recipe.is_finished and not trained.is_written:
         complain(f"{'; '.join(recipe.refusals)}: {path_text(arguments.out)} is not written; --force writes it all the same")
         return CHECK
-    if stop.signal is None:
-        return 0
-    return INTERRUPTED if stop.signal == signal.SIGINT else 128 + stop.signal
+    return stop.exit_code
 
 
 def _lines(recipe: Any, out: Any) -> list[str]:

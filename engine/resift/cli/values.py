@@ -12,7 +12,7 @@ from resift.documents import DocumentTemplate
 from resift.errors import InputError
 from resift.files.names import is_file_name
 from resift.plans import Plan
-from resift.settings import GPU, LARGEST, PROVIDERS
+from resift.settings import GPU, LARGEST, PROVIDERS, SMALLEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ def whole_or_auto(minimum: int) -> Callable[[str], int | Literal["auto"]]:
 
 def setting(name: str) -> Callable[[str], int]:
     """The type of the field of Settings of that name."""
-    return whole(1, LARGEST[name])
+    return whole(SMALLEST.get(name, 1), LARGEST[name])
 
 
 def number(expected: str, is_suitable: Callable[[float], bool]) -> Callable[[str], float]:
@@ -82,6 +82,8 @@ def number(expected: str, is_suitable: Callable[[float], bool]) -> Callable[[str
 positive = number("a number above 0", lambda value: 0 < value < math.inf)
 share = number("a share from 0 to 1", lambda value: 0 <= value <= 1)
 part = number("a share between 0 and 1, such as 0.5", lambda value: 0 < value < 1)
+seed = whole(-(1 << 63), (1 << 63) - 1)
+"""The type of seeds, signed numbers of 64 bits."""
 
 
 def plan(found: str) -> str:
@@ -103,6 +105,14 @@ def template(found: str) -> str:
         except InputError as error:
             raise ArgumentTypeError(str(error)) from error
     return template
+
+
+def part_of(found: str) -> tuple[int, int]:
+    """The type of parts of a whole, such as 2/3, the second of three."""
+    number, slash, parts = found.partition("/")
+    if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise _unsuitable("a part such as 2/3, the second of three", found)
+    return int(number), int(parts)
 
 
 def text(found: str) -> str:

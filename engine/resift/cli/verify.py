@@ -90,10 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
         certificate = _with_texts(Certificate.read(artifact), artifact, arguments.gate)
         check_reference([np.array(pool.checkpoint) for pool in certificate.pools])
         logits = _logits(reranker, certificate.all_pools, "full", meter)
-        first_looks = {
-            reranker.variant_of(graph.name).file: certificate.measure_first_look(
-                _logits(reranker, certificate.pools, Plan([Stage(graph.name)]), meter)
-            )
+        look_logits = {
+            reranker.variant_of(graph.name).file: _logits(reranker, certificate.all_pools, Plan([Stage(graph.name)]), meter)
             for graph in artifact.manifest.graphs
             if graph.role == "first-look"
         }
@@ -108,6 +106,9 @@ def run(arguments: argparse.Namespace) -> int:
     agreement = certificate.measure(logits[: len(certificate.pools)])
     max_length = artifact.manifest.pair.max_length
     classes = certificate.measure_classes(logits, max_length) if certificate.has_classes else []
+    count = len(certificate.pools)
+    first_looks = {name: certificate.measure_first_look(found[:count]) for name, found in look_logits.items()}
+    look_classes = {name: certificate.measure_look(look_logits[name], max_length) for name in certificate.look_classes}
     scripts = certificate.measure_scripts(logits)
     at_export = certificate.agreement[file]
     recorded = [np.array(pool.variants[file], np.float32) for pool in certificate.all_pools]
@@ -130,6 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
             "measured": certificate.places.get(file),
             "search": certificate.search.get(file),
             "first_looks": {name: {"kept": here, "at_export": certificate.first_looks[name]} for name, here in first_looks.items()},
+            "first_look_by_length": look_classes,
         }
         write_json(record)
     else:
@@ -141,6 +143,8 @@ def run(arguments: argparse.Namespace) -> int:
         look_tables = [
             line for name, here in first_looks.items() for line in _first_look_table(name, here, certificate.first_looks[name])
         ]
+        for name, by_length in look_classes.items():
+            look_tables += [f"{name}, against its own checkpoint", *_class_lines(by_length)]
         against = f", against {certificate.reference}" if certificate.reference else ""
         by_part = [*_class_lines(classes), *_script_lines(scripts)]
         if generated is not None:

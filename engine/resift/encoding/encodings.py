@@ -61,6 +61,28 @@ class Encodings:
         span = slice(self.token_offsets[number], self.token_offsets[number + 1])
         return self.ids[span], self.segment_ids[span]
 
+    def query(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Token ids and segment ids of what is before the document in row `number`: views of int32[query_tokens[number]] each."""
+        start = self.token_offsets[number]
+        span = slice(start, start + self.query_tokens[number])
+        return self.ids[span], self.segment_ids[span]
+
+    def document(self, number: int, limit: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Token ids and segment ids of row `number` from its document on: int32[t] each, t being at most `limit`.
+
+        Of more tokens, the row's last one, which is special, follows the first `limit - 1`. So a document that is cut is the same
+        next to any query that leaves `limit` tokens to it.
+        """
+        start, end = self.token_offsets[number] + self.query_tokens[number], self.token_offsets[number + 1]
+        ids, segment_ids = self.ids[start:end], self.segment_ids[start:end]
+        if len(ids) <= limit:
+            return ids, segment_ids
+        return np.append(ids[: limit - 1], ids[-1:]), np.append(segment_ids[: limit - 1], segment_ids[-1:])
+
+    def document_lengths(self, limit: int) -> NDArray[np.int32]:
+        """int32[n]: tokens of what `document` returns for each row."""
+        return np.minimum(self.lengths - self.query_tokens, limit)
+
     @classmethod
     def join(cls, parts: Sequence[Encodings]) -> Encodings:
         """The pairs of any number of parts, in order, with the largest `query_tokens_cut`."""

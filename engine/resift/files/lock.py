@@ -31,12 +31,12 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def hold(path: Path) -> FileIO:
+def hold(path: Path, target: str = "OUT") -> FileIO:
     """Opens `path` for reading and appending, creating it if it is missing, and locks it until it is closed or the process ends.
 
     The holder may delete the file while holding the lock: a process that opened the file in the meantime notices that `path` names
-    another file, or none, and starts over. Raises OutputError if another process holds the lock or the file system has no locks,
-    and OSError if the file cannot be opened.
+    another file, or none, and starts over. `target`: what the lock guards, for messages. Raises OutputError if another process
+    holds the lock or the file system has no locks, and OSError if the file cannot be opened.
     """
     while True:
         file = path.open("a+b", buffering=0)
@@ -47,13 +47,13 @@ def hold(path: Path) -> FileIO:
         except (BlockingIOError, PermissionError) as error:
             file.close()
             raise OutputError(
-                f"another process is writing this OUT (it holds {path}): wait for it, or choose another OUT"
+                f"another process is writing this {target} (it holds {path}): wait for it, or choose another {target}"
             ) from error
         except OSError as error:
             _forget(file, path)
             raise OutputError(
-                f"{path} cannot be locked ({error.strerror}), so two runs could write OUT at once; "
-                "choose an OUT on a file system that supports locks"
+                f"{path} cannot be locked ({error.strerror}), so two runs could write {target} at once; "
+                "choose one on a file system that supports locks"
             ) from error
         file.close()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resift.errors import InputError
-from resift.pools.reading import decode_object, decode_text, json_kind, read_lines, to_candidate
+from resift.pools.reading import Lines, decode_object, decode_text, json_kind, read_lines, to_candidate
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -31,15 +31,20 @@ class Texts:
 
 
 def read_corpus(
-    path: str | os.PathLike[str], docids: Container[str] | None = None, template: DocumentTemplate | None = None
+    path: str | os.PathLike[str],
+    docids: Container[str] | None = None,
+    template: DocumentTemplate | None = None,
+    *,
+    lines: Lines | None = None,
 ) -> Iterator[tuple[str, str]]:
     """The docid and text of every document, or of those in `docids`: {"_id", "docid" or "id", "title"?, "text"} per line.
 
     What the model reads of a document is its title, a space and its text, as in BEIR's own baselines, or what `template` says.
-    Raises InputError that names file and line, also for a docid that occurs twice (among `docids`, as no other ids are remembered).
+    `lines`: those of the file, for a caller who asks them for the share that is read; None: they are opened here. Raises InputError
+    that names file and line, also for a docid that occurs twice (among `docids`, as no other ids are remembered).
     """
     lines_by_id = dict[str, int]()
-    for number, line in read_lines(path):
+    for number, line in lines or Lines(path):
         where = f"{os.fspath(path)}, line {number}"
         row = decode_object(line, where)
         docid = identifier(row.get("_id", row.get("docid", row.get("id"))), where, "'_id' or 'docid'")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
-    from resift.artifact.manifest import Variant
+    from resift.artifact.variant import Variant
     from resift.settings import Auto, Precision, Provider
 
 ORT_NAMES: dict[Provider, str] = {

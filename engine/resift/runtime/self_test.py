@@ -97,11 +97,13 @@ def _check_promised(sessions: Sessions, artifact: Artifact, graph: Graph, submit
 
     Returns whether there were any.
     """
-    manifest, file, is_cpu = artifact.manifest, sessions.variant(graph.name).file, sessions.provider == "cpu"
+    manifest, variant, is_cpu = artifact.manifest, sessions.variant(graph.name), sessions.provider == "cpu"
+    file = variant.file
     self_test = manifest.self_tests.get(file)
     if self_test is None:
         return False
-    key = _key(sessions.provider, manifest.files[file].sha256)
+    files = [file] if variant.document is None else [file, variant.document.file]
+    key = _key(sessions.provider, [manifest.files[name].sha256 for name in files])
     if is_cpu and (key in _passed or os.path.isfile(_cache() / key)):  # noqa: PTH113 - Path.is_file may raise
         return True
     differences = _differences(graph, [(pair.query, [pair.document], [pair.logit]) for pair in self_test.pairs], submit)
@@ -151,9 +153,9 @@ def _differences(graph: Graph, stored: StoredPairs, submit: Callable[..., Future
     return differences
 
 
-def _key(provider: str, digest: str) -> str:
-    """What identifies a self-test: the file, by its SHA-256, and what computes it."""
-    parts = [digest, providers.runtime().__version__, provider, platform.machine(), *sorted(machine.instruction_sets())]
+def _key(provider: str, digests: Sequence[str]) -> str:
+    """What identifies a self-test: the file, or both files of a split graph, by SHA-256, and what computes it."""
+    parts = [*digests, providers.runtime().__version__, provider, platform.machine(), *sorted(machine.instruction_sets())]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 

@@ -2,61 +2,44 @@
 
 from __future__ import annotations
 
-import ctypes
+import hashlib
+import json
 import logging
-import os
-import threading
-from collections import Counter
+import platform
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resift import machine
-from resift.artifact.signature import OUTPUT
-from resift.errors import (
-    GPU_MEMORY,
-    ArtifactError,
-    ClosedError,
-    InferenceError,
-    OutOfMemoryError,
-    ProviderError,
-    first_line,
-    is_out_of_memory,
-    shortage,
-)
-from resift.process import renew_in_children
-from resift.runtime import binding, probe, providers, wheels
-from resift.runtime.providers import ORT_NAMES, failures, runtime
+from resift.artifact.manifest import WEIGHTS_SUFFIX
+from resift.errors import ProviderError, first_line
+from resift.runtime import probe, providers, wheels
+from resift.runtime.providers import ORT_NAMES, runtime
+from resift.runtime.session import Session
 from resift.settings import LARGEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from resift.artifact.folder import Artifact, GraphOnDisk
-    from resift.artifact.manifest import Graph, Variant
+    from resift.artifact.folder import Artifact
+    from resift.artifact.manifest import Graph
     from resift.artifact.signature import Signature
+    from resift.artifact.variant import Variant
     from resift.runtime.providers import Policy
     from resift.settings import Auto, Precision, Provider, Settings
 
-ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
-"""onnxruntime's names of a signature's types."""
-
 log = logging.getLogger(__name__)
-
-WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-"""onnxruntime's option for the folder with the external weights of a graph that it receives as bytes."""
-RECORD_PLACES = "session.record_ep_graph_assignment_info"
-"""onnxruntime's option to remember which provider runs which node; versions before 1.24 ignore it."""
 
 
 class Sessions:
     """One Session per graph, all on the provider of the full graph. Any number of threads may use a Sessions object at once.
 
     A graph whose variant has a second one for short pairs has two Sessions. The number of a pair's tokens alone decides which of
-    them scores it. On CUDA, a variant's packed graph takes the place of the one that computes padding, if it can run.
+    them scores it. A split graph has two as well: its document half, and its query half. On CUDA, a variant's packed graph takes
+    the place of the one that computes padding, if it can run.
     """
 
     def __init__(self, artifact: Artifact, settings: Settings, rehearsed: Provider | None = None) -> None:
@@ -119,10 +102,35 @@ class Sessions:
         A variant's graph for short pairs is loaded when the first of them comes.
         """
         self._session(graph).open()
+        if self._graphs[graph].split is not None:
+            self._document_half(graph).open()
 
-    def run(self, graph: str, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """The logits of a graph, float32[b, labels], for the inputs of `Batch.stack`. Raises like `Session.run`."""
+    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """The logits of a graph, float32[b, labels], for the inputs of `Batch.stack`: of a split graph, by its query half.
+
+        Raises like `Session.run`.
+        """
         return self._session(graph, inputs["input_ids"].shape[1]).run(inputs)
+
+    def states(self, graph: str, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.uint8]:
+        """The states of b documents of d tokens, uint8[b, d, size], by the document half of a split graph.
+
+        `inputs`: int64[b, d] each, by name. Raises like `Session.run`.
+        """
+        return self._document_half(graph).run(inputs)
+
+    def states_identity(self, graph: str) -> str:
+        """A digest of all that makes the bits of a split graph's states: its document half, and what computes it here."""
+        variant, files = self.variant(graph).document_half(), self._artifact.manifest.files
+        names = [variant.file, *(variant.weight_files() or [f"{variant.file}{WEIGHTS_SUFFIX}"])]
+        parts = {
+            "files": [files[name].sha256 for name in names if name in files],
+            "precision": variant.precision,
+            "onnxruntime": runtime().__version__,
+            "provider": [self.provider, self._options],
+            "processor": [platform.machine(), *sorted(machine.instruction_sets())],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def close(self) -> None:
         """Frees the graphs."""
@@ -130,189 +138,45 @@ class Sessions:
             session.close()
 
     def _session(self, graph: str, width: int = LARGEST["max_length"]) -> Session:
-        """The session of a graph for pairs of `width` tokens."""
+        """The session of a graph for pairs of `width` tokens; of a split graph, that of its query half."""
         whole = self.variant(graph)
         packed = whole.of_packed() if self.is_packed(graph) else None
         variant = packed or whole.of_width(width)
-        key = graph, variant.file
-        session = self._sessions.get(key)
+        session = self._sessions.get((graph, variant.file))
         if session is None:
-            can_map = self.provider in providers.SUPPORTED and providers.can_map()
-            read = partial(self._artifact.read_graph, variant, can_map=can_map)
             is_short = packed is None and variant.file != whole.file
-            policy = replace(self.policy, folds_constants=is_short)
-            signature = self._graphs[graph].signature
+            about, policy = self._graphs[graph], self.policy
+            signature = about.signature
             if variant.is_masked:
                 signature = signature.with_mask()
             elif is_short:
                 signature = signature.unfrozen()
-            fresh = Session(read, signature, policy, self._options)
+            elif about.split is not None:
+                signature, policy = signature.query_half(), replace(policy, is_bound=False)  # its inputs are of two types
+            session = self._add(graph, variant, signature, replace(policy, folds_constants=is_short))
             if packed is not None:
                 try:
-                    fresh.open()
+                    session.open()
                 except ProviderError as error:
                     self.compute_padding(graph, first_line(error.__cause__ or error))
                     return self._session(graph, width)
-            # If two threads come here at once, both get the Session of the first one.
-            session = self._sessions.setdefault(key, fresh)
         return session
 
-
-class Session:
-    """Runs batches of one graph, which is opened at the first use. Any number of threads may use a Session at once.
-
-    A forked child reopens the graph at its first run: onnxruntime's threads do not survive a fork, and a run on the parent's
-    session would wait for them forever.
-    """
-
-    def __init__(
-        self,
-        read_graph: Callable[[], bytes | GraphOnDisk],
-        signature: Signature,
-        policy: Policy,
-        options: Mapping[str, str] | None = None,
-    ) -> None:
-        """`read_graph` returns the ONNX graph or its location on disk; the graph must have that signature.
-
-        `options`: onnxruntime's options of the policy's provider, by name.
-        """
-        self._read_graph = read_graph
-        self._signature = signature
-        self._policy = policy
-        self._options = dict(options or {})
-        self._device = binding.Device("cpu")
-        if policy.provider == "cuda":
-            number = self._options.get("device_id", "0")
-            self._device = binding.Device("cuda", int(number) if number.isdecimal() else 0)  # onnxruntime refuses what is no number
-        self._closed = False
-        self._lock = threading.Lock()
-        self._session: Any = None
-        renew_in_children(self)
-
-    def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Logits float32[b, labels] of the inputs of `Batch.stack`; inputs that the graph does not read are ignored.
-
-        Raises InferenceError if onnxruntime fails, ArtifactError if the logits have another shape, and like `open`.
-        """
-        session = self._session or self.open()
-        inputs = self._signature.feed(batch)
-        rows, width = inputs["input_ids"].shape
-        try:
-            logits: NDArray[np.float32] = (
-                binding.run(session, inputs, OUTPUT, self._device) if self._policy.is_bound else session.run([OUTPUT], inputs)[0]
-            )
-        except failures() as error:
-            what = f"onnxruntime failed on {rows} pairs of {width} tokens"
-            reason = shortage(error) or f"{first_line(error)}; check the artifact with `resift verify`"
-            if is_out_of_memory(error):
-                raise OutOfMemoryError(f"{what}: {GPU_MEMORY if self._device.kind == 'cuda' else reason}") from error
-            raise InferenceError(f"{what}: {reason}") from error
-        if logits.shape != (rows, self._signature.labels):
-            raise ArtifactError(
-                f"the graph returned logits of shape {logits.shape}; expected {(rows, self._signature.labels)}, rows and labels, "
-                "as its manifest says: export the checkpoint again"
-            )
-        return logits
-
-    def nodes(self) -> dict[str, int] | None:
-        """Number of nodes on each provider, by onnxruntime's names, most first; None before onnxruntime 1.24. Raises like `open`.
-
-        They are the graph's nodes as the providers divided them; those that a provider then fuses are counted one by one.
-        """
-        find_places = getattr(self._session or self.open(), "get_provider_graph_assignment_info", None)
-        if find_places is None:
-            return None
-        counts: Counter[str] = Counter()
-        for subgraph in find_places():
-            counts[subgraph.ep_name] += len(subgraph.get_nodes())
-        return dict(counts.most_common())
-
-    def open(self) -> Any:
-        """Opens the graph unless it is open already, and returns onnxruntime's session.
-
-        Raises ArtifactError if the graph cannot be loaded or does not match its manifest, InferenceError if memory or /proc is
-        missing, ProviderError if the provider does not start, and ClosedError after `close`.
-        """
-        with self._lock:
-            if self._closed:
-                raise ClosedError
-            if self._session is None:
-                self._session = self._open()
-            return self._session
-
-    def close(self) -> None:
-        """Frees the graph; batches running in other threads still finish."""
-        with self._lock:
-            self._closed = True
-            self._session = None
-
-    def _open(self) -> Any:
-        onnxruntime = runtime()
-        provider = self._policy.provider
-        if lack := probe.find_lack(provider):
-            raise ProviderError(_not_started(provider, lack))
-        probe.prepare(provider)
-        graph = self._read_graph()
-        options = self._policy.options()
-        options.add_session_config_entry(RECORD_PLACES, "1")
-        if isinstance(graph, bytes):
-            source: bytes | str = graph
-        elif graph.content is None:
-            source = os.fspath(graph.path)
-        else:
-            source = graph.content
-            options.add_session_config_entry(WEIGHTS_FOLDER, os.fspath(graph.path.parent))
-        try:
-            # With its fallback, onnxruntime would print what fails and run on the CPU.
-            session = onnxruntime.InferenceSession(
-                source, options, providers=[(ORT_NAMES[provider], self._options)], enable_fallback=0
-            )
-        except failures() as error:
-            failure = f"onnxruntime {onnxruntime.__version__} cannot load this graph"
-            if short := shortage(error):
-                raise InferenceError(f"{failure}: {short}") from error
-            if provider != "cpu":
-                raise ProviderError(
-                    f"{failure} with {ORT_NAMES[provider]}: {first_line(error)}; use other provider_options, or the provider cpu"
-                ) from error
-            raise ArtifactError(f"{failure}: {first_line(error)}; export the checkpoint again") from error
-        if not isinstance(graph, bytes):
-            graph.check_unchanged()
-        if ORT_NAMES[provider] not in session.get_providers():
-            raise ProviderError(_not_started(provider, probe.explain(provider)))
-        self._check_signature(session)
+    def _document_half(self, graph: str) -> Session:
+        """The session of a split graph's document half."""
+        variant, about = self.variant(graph).document_half(), self._graphs[graph]
+        session = self._sessions.get((graph, variant.file))
+        if session is None:
+            size = None if about.split is None else about.split.size
+            session = self._add(graph, variant, about.signature.document_half(), self.policy, size)
         return session
 
-    def _check_signature(self, session: Any) -> None:
-        """Raises ArtifactError unless the graph's inputs, outputs and labels are those of the manifest."""
-        inputs = {item.name: item.type for item in session.get_inputs()}
-        outputs = {item.name: item.type for item in session.get_outputs()}
-        expected_inputs = {name: ORT_TYPES[kind] for name, kind in self._signature.inputs.items()}
-        expected_outputs = {name: ORT_TYPES[kind] for name, kind in self._signature.outputs.items()}
-        if (inputs, outputs) != (expected_inputs, expected_outputs):
-            raise ArtifactError(
-                f"the graph reads {inputs} and returns {outputs}; expected {expected_inputs} and {expected_outputs}, "
-                "as its manifest says: export the checkpoint again"
-            )
-        labels = session.get_outputs()[0].shape[-1:]
-        # A free dimension has a name or None; `run` checks its actual size.
-        if not labels or (isinstance(labels[0], int) and labels[0] != self._signature.labels):
-            raise ArtifactError(
-                f"the graph returns logits of shape {session.get_outputs()[0].shape}; expected {self._signature.labels} labels, "
-                "as its manifest says: export the checkpoint again"
-            )
-
-    def begin_anew(self) -> None:
-        """In a forked child: drops the parent's session, so that the next run reopens the graph."""
-        if self._session is not None:
-            # Its destructor joins threads that the child does not have, so it must never run.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
-        self._session = None
-        self._lock = threading.Lock()
-
-
-def _not_started(provider: Provider, reason: str) -> str:
-    return f"onnxruntime cannot start {ORT_NAMES[provider]} on this machine: {reason}; use the provider cpu"
+    def _add(self, graph: str, variant: Variant, signature: Signature, policy: Policy, size: int | None = None) -> Session:
+        """The session of the variant's one graph. If two threads come here at once, both get that of the first one."""
+        can_map = self.provider in providers.SUPPORTED and providers.can_map()
+        read = partial(self._artifact.read_graph, variant, can_map=can_map)
+        fresh = Session(read, signature, policy, self._options, size=size)
+        return self._sessions.setdefault((graph, variant.file), fresh)
 
 
 def _runnable(graph: Graph) -> list[Variant]:

@@ -22,9 +22,11 @@ class Bucket(NamedTuple):
     """The rows of one width that, in a frozen graph, have as many updated tokens."""
 
     width: int
-    """tokens of each row, with the padding that a masked graph allows"""
+    """tokens of each row, with the padding that a masked graph allows; in a query half, as many of the query as cost the same"""
     updated: int
     """tokens at the beginning of each row that all layers update; the width where the graph is not frozen"""
+    states: int = 0
+    """in a query half, tokens whose states are read of each document, with their padding"""
 
 
 class Buckets:

@@ -12,11 +12,13 @@ import numpy as np
 from resift.artifact.signature import MASK, UPDATED
 from resift.encoding.windows import best_rows
 from resift.errors import ClosedError
+from resift.scheduling.halves import Phase, Reading, queue_name
 from resift.scoring import relevance
+from resift.states.document_states import StatesCounts
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from resift.encoding.encodings import Encodings
     from resift.scheduling.buckets import Bucket
     from resift.scheduling.deadline import Deadline
+    from resift.scheduling.halves import Documents
+    from resift.states.document_states import Found
 
 Result = TypeVar("Result")
 
@@ -56,6 +60,12 @@ class Call:
     """computes the result of the future once the call has ended; it may raise"""
     deadline: Deadline | None = None
     """when the call ends, whatever has been scored by then; None: once its last step is done"""
+    documents: Mapping[str, Documents] = field(default_factory=dict)
+    """what the split graphs of its steps read of the documents, by the graphs' names"""
+    reading: Reading | None = None
+    """where it is in a step with a split graph; None in any other"""
+    states_owner: str | None = ""
+    """whose memory its documents' states are looked up and kept in; None: they are not kept"""
     future: CallFuture[Any] = field(default_factory=CallFuture, init=False)
     """receives the outcome"""
     is_submitted: bool = field(default=False, init=False)
@@ -78,11 +88,16 @@ class Call:
     """rows that have not started, by bucket, longest first; best first if it has a deadline"""
     waiting_tokens: int = field(default=0, init=False)
     """tokens of those rows"""
+    row_tokens: NDArray[np.int32] = field(init=False)
+    """int32[rows]: the tokens that each row counts for while it waits; in a step with a split graph they are not its length"""
     pending_rows: int = field(init=False)
-    """number of rows that the current step has yet to score"""
+    """number of rows that the current step, or its present phase, has yet to finish"""
+    states_counts: StatesCounts | None = field(default=None, init=False)
+    """what was known of the documents that split graphs read; None before one has"""
 
     def __post_init__(self) -> None:
-        self.pending_rows = len(self.encodings.lengths)
+        self.row_tokens = self.encodings.lengths
+        self.pending_rows = len(self.row_tokens)
         self.steps_done = np.zeros(self.pending_rows, np.int8)
 
     @property
@@ -111,9 +126,43 @@ class Call:
         return self.steps[self.step_number].graph
 
     @property
+    def queue(self) -> str:
+        """Name of the graph, or of the phase, that its rows wait for."""
+        return self.graph if self.reading is None else self.reading.queue
+
+    @property
     def document_steps(self) -> NDArray[np.int8]:
         """int8[d]: number of steps that have scored all windows of each document."""
         return np.minimum.reduceat(self.steps_done, self.encodings.row_offsets[:-1])
+
+    def begin_step(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Begins the current step for `rows`, and returns those that wait first."""
+        documents = self.documents.get(self.graph)
+        if documents is None:
+            return rows
+        if self.reading is None:
+            self.reading = Reading(self.graph, documents, self.encodings, rows)
+        return self._follow(self.reading.go_on())
+
+    def go_on(self) -> NDArray[np.int64]:
+        """Begins the next phase or step, once no row of the present one is left, and returns the rows that wait for it, if any.
+
+        There are none after the last step, and after one that scored nothing in time. Raises LogitsError like `survivors`.
+        """
+        if self.reading is not None and len(rows := self.reading.go_on()):
+            return self._follow(rows)
+        self.reading, self.row_tokens = None, self.encodings.lengths
+        if self.step_number == len(self.steps) - 1 or not (self.document_steps > self.step_number).any():
+            return np.empty(0, np.int64)
+        rows = self.survivors()
+        self.step_number += 1
+        return self.begin_step(rows)
+
+    def _follow(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same rows, which count for as many tokens as the present phase says."""
+        assert self.reading is not None
+        self.row_tokens = self.reading.row_tokens
+        return rows
 
     def survivors(self) -> NDArray[np.int64]:
         """The rows of the documents that go on to the next step, the best document first, equal ones in the caller's order.
@@ -127,6 +176,16 @@ class Call:
         survivors = documents[rows[best[np.argsort(-ranked[best], kind="stable")[: step.keep]]]]
         offsets = self.encodings.row_offsets
         return np.concatenate([np.arange(offsets[document], offsets[document + 1]) for document in survivors])
+
+    def take_in(self, rows: list[int], found: Found, phase: Phase | None) -> int:
+        """Takes in what was found of the documents of `rows`, or computed; returns how many of them a lookup did not find."""
+        assert self.reading is not None
+        self.reading.keep(rows, found.states)
+        new = len(rows) - found.prepared - found.cached
+        before = self.states_counts or StatesCounts(0, 0, 0)
+        computed = new if phase is Phase.DOCUMENT else 0
+        self.states_counts = StatesCounts(before.prepared + found.prepared, before.cached + found.cached, before.new + computed)
+        return new
 
     def resolve(self) -> None:
         """Sets the result of a call that has ended, unless its future was cancelled."""
@@ -153,11 +212,36 @@ class Batch:
     rows: list[tuple[Call, int]]
     started_at: float
     """time at which a worker took it"""
+    phase: Phase | None = None
+    """what is done with them for a split graph; None: they are scored by a graph of another kind"""
+    states: list[NDArray[np.uint8]] = field(default_factory=list, init=False)
+    """in a split graph's last phase, the states of each row's document"""
 
     @property
     def tokens(self) -> int:
         """Rows x width."""
         return len(self.rows) * self.bucket.width
+
+    @property
+    def queue(self) -> str:
+        """The name under which its rows waited."""
+        return self.graph if self.phase is None else queue_name(self.graph, self.phase)
+
+    def by_call(self) -> dict[Call, list[int]]:
+        """The rows of each call, in their order."""
+        rows: dict[Call, list[int]] = {}
+        for call, row in self.rows:
+            rows.setdefault(call, []).append(row)
+        return rows
+
+    def start(self, now: float) -> None:
+        """Records that a worker takes it, and holds the states that it reads: a call that ends meanwhile lets go of its own."""
+        self.started_at = now
+        for call, _ in self.rows:
+            if call.started_at is None:
+                call.started_at = now
+        if self.phase is Phase.QUERY:
+            self.states = [call.reading.states_of(row) for call, row in self.rows if call.reading is not None]
 
     def stack(self) -> dict[str, NDArray[np.int64]]:
         """What graphs read, by the names of their inputs: int64[b, width], and int64[1], the number of updated tokens.

@@ -6,6 +6,7 @@ a shorter row among the next few may take its place. A step that only finds the 
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from resift.artifact.resolved_plans import Step
     from resift.scheduling.buckets import Bucket
+    from resift.scheduling.call import Call
 
 MAX_OVERTAKEN = 3
 """Rows of a call with a deadline that a worse one may overtake because there is no time left for them."""
@@ -69,3 +71,29 @@ class Deadline:
         end, seconds_left = min(heads, default=len(self.positions)), self.at - now
         size = sum(1 for _ in takewhile(lambda row: self.positions[row] < end, waiting[bucket]))
         return int(seconds_left / seconds) if seconds * size > seconds_left else size
+
+
+class Deadlines:
+    """Calls by their deadlines, the first one first."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Call]] = []
+
+    def add(self, call: Call) -> None:
+        """Adds a call that has a deadline."""
+        assert call.deadline is not None
+        heapq.heappush(self._heap, (call.deadline.at, call.number, call))
+
+    @property
+    def first(self) -> float | None:
+        """The first deadline of all calls that have not ended; None without one."""
+        while self._heap and self._heap[0][2].ended:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def take(self, now: float) -> list[Call]:
+        """Takes out the calls that have not ended and whose deadline has passed."""
+        passed = []
+        while (first := self.first) is not None and first <= now:
+            passed.append(heapq.heappop(self._heap)[2])
+        return passed

@@ -62,4 +62,5 @@ def scored_of(
         outputs=None if outputs is None else np.where(by_last[:, None], outputs[best], np.float32(np.nan)),
         windows=np.bincount(documents[scored], minlength=len(done)).astype(np.int32)[order] if windowed else None,
         window=(best - encodings.row_offsets[order]).astype(np.int32) if windowed else None,
+        states=call.states_counts,
     )

@@ -7,6 +7,9 @@ masked graph, which runs on a GPU, is padded: it also takes rows of narrower buc
 
 A call has one step or several. Once all rows of a step are scored, those of its best documents wait for the next step. A document
 has one row, or one for each of its windows, of which the best counts; only a document with all its windows scored goes on.
+
+A step with a split graph has phases, which follow each other like steps: the states of the documents are looked up, then computed
+where they are not known, then the query half reads them. A document that two calls want at once may be computed by both.
 """
 
 from __future__ import annotations
@@ -15,22 +18,29 @@ import heapq
 import itertools
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resift.errors import OutOfMemoryError, OverloadedError
+from resift.errors import OutOfMemoryError
 from resift.scheduling.buckets import Buckets
 from resift.scheduling.call import Batch
+from resift.scheduling.costs import call_seconds, reserved_seconds, row_seconds
+from resift.scheduling.deadline import Deadlines
+from resift.scheduling.halves import Phase
+from resift.scheduling.overload import check_seconds, check_tokens
 from resift.scheduling.pace import Pace
 from resift.scheduling.queues import Queues, without
-from resift.scheduling.retries import parts_of
+from resift.scheduling.retries import next_part, parts_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from resift.scheduling.buckets import Bucket
     from resift.scheduling.call import Call
+    from resift.states.document_states import Found
 
 PATIENCE = 4.0
 """A call without a budget is due once this many times its predicted cost has passed. Until then, shorter calls that arrive later
@@ -63,16 +73,14 @@ class Scheduler:
         """batches that were halved because memory was too short for them"""
         self.token_budget = token_budget
         self._buckets = buckets or Buckets()
-        self._limit = limit
-        self._delay = delay
-        self._workers = workers
+        self._limit, self._delay, self._workers = limit, delay, workers
         self._numbers = itertools.count()
         # A heap of (due, number, call) of all calls with rows waiting. A call whose rows all went into other calls' batches stays
         # until it reaches the head.
         self._calls: list[tuple[float, int, Call]] = []
         self._queues = Queues()
         self._retries: deque[Batch] = deque()
-        self._deadlines: list[tuple[float, int, Call]] = []
+        self._deadlines = Deadlines()
         self._given_up: list[Call] = []
 
     @property
@@ -103,68 +111,44 @@ class Scheduler:
         """
         lengths = call.encodings.lengths
         tokens = int(lengths.sum())
-        if self._limit is not None and self.waiting_tokens and self.waiting_tokens + tokens > self._limit:
-            raise OverloadedError(
-                f"{self.waiting_tokens} tokens are waiting and this call has {tokens}; expected at most {self._limit} in total: "
-                "try again later"
-            )
+        if self._limit is not None:
+            check_tokens(self.waiting_tokens, tokens, self._limit)
         if call.deadline is not None:
             last = call.steps[-1].graph
-            seconds = (self.waiting_seconds + self.pace.predict(last, tokens)) / min(self._workers, len(lengths))
+            seconds = (self.waiting_seconds + self.pace.predict_pairs(last, tokens)) / min(self._workers, len(lengths))
             documents, is_guess = len(call.encodings.tokens_cut), not self.pace.knows(last)
             call.steps = call.deadline.needed_steps(call.steps, documents, seconds, now, is_guess=is_guess)
-        cost = self._cost(call, tokens)
+        cost = call_seconds(self.pace, call, tokens)
         call.queued_at = now
         call.due = now + PATIENCE * cost if call.deadline is None else call.deadline.at
         if self._delay is not None:
-            ahead = sum(self._cost(other, other.waiting_tokens) for due, _, other in self._calls if due <= call.due)
-            limit = max(self._delay, cost)
-            if ahead > limit:
-                raise OverloadedError(
-                    f"{ahead:.1f} s of one worker's time are due before this call; expected at most {limit:.1f} s: try again later"
-                )
+            ahead = sum(call_seconds(self.pace, other, other.waiting_tokens) for due, _, other in self._calls if due <= call.due)
+            check_seconds(ahead, cost, self._delay)
         call.number = next(self._numbers)
         heapq.heappush(self._calls, (call.due, call.number, call))
         if call.deadline is not None:
-            heapq.heappush(self._deadlines, (call.deadline.at, call.number, call))
-        self._queue(call, np.arange(len(lengths)))
+            self._deadlines.add(call)
+        self._queue(call, call.begin_step(np.arange(len(lengths))))
 
     def next(self, now: float, idle: int) -> Batch | None:
         """The batch to run now; None if no rows wait. `idle`: number of idle workers, including the one that asks.
 
         A batch takes at most an even share of the waiting rows, so that one call spreads over the idle workers.
         """
-        while self._retries:
-            batch = self._retries.popleft()
-            batch.rows = [(call, row) for call, row in batch.rows if not call.ended]
-            if batch.rows:
-                batch.started_at = now
-                return batch
-        while self._calls:
-            first = self._calls[0][2]
-            if not first.waiting:
-                heapq.heappop(self._calls)
-                continue
-            graph, bucket = first.graph, next(iter(first.waiting), None)
-            if first.deadline is not None:
-                bucket = first.deadline.bucket(first.waiting, partial(self.pace.predict, graph), now)
-            if bucket is None:
-                self._give_up(first)
-                continue
-            batch = self._batch(first, graph, bucket, now, idle)
-            break
-        else:
-            return None
-        for call, _ in batch.rows:
-            if call.started_at is None:
-                call.started_at = now
+        if batch := next_part(self._retries) or self._first_batch(now, idle):
+            batch.start(now)
         return batch
 
-    def done(self, batch: Batch, logits: NDArray[np.float32], now: float) -> list[Call]:
-        """Scatters logits float32[b, labels] to the calls and returns those that end with this batch.
+    def done(self, batch: Batch, results: Any, now: float) -> list[Call]:
+        """Scatters the results of a batch to the calls, and returns those that end with it.
 
-        A call whose step has no row left goes on to the next step; it fails if the graph's logits are not finite.
+        `results`: logits float32[b, labels]; of a lookup or a document half, what was found of each call's documents. A call whose
+        step has no row left goes on to the next step; it fails if the graph's logits are not finite.
         """
+        scatter = self._scored if batch.phase in (None, Phase.QUERY) else self._found
+        return scatter(batch, results, now)
+
+    def _scored(self, batch: Batch, logits: NDArray[np.float32], now: float) -> list[Call]:
         self.pace.observe(batch.graph, batch.tokens, now - batch.started_at)
         ended: list[Call] = []
         for (call, row), row_logits in zip(batch.rows, logits, strict=True):
@@ -180,6 +164,19 @@ class Scheduler:
             if call.ended:
                 ended.append(call)
         return ended
+
+    def _found(self, batch: Batch, results: Mapping[Call, Found], now: float) -> list[Call]:
+        if batch.phase is Phase.DOCUMENT:
+            self.pace.observe(batch.queue, batch.tokens, now - batch.started_at)
+        calls = [(call, rows) for call, rows in batch.by_call().items() if not call.ended]
+        for call, rows in calls:
+            new = call.take_in(rows, results[call], batch.phase)
+            if batch.phase is Phase.LOOKUP:
+                self.pace.observe_lookup(batch.graph, new, len(rows))
+            call.pending_rows -= len(rows)
+            if not call.pending_rows:
+                self._advance(call)
+        return [call for call, _ in calls if call.ended]
 
     def failed(self, batch: Batch, error: Exception) -> list[Call]:
         """Records that a batch failed and returns the calls that end with it; none if it is tried again, see `parts_of`.
@@ -202,51 +199,61 @@ class Scheduler:
         """Ends a call: rows that have not started are dropped, and the results of running ones are ignored."""
         call.ended = True
         self._drop(call)
+        call.reading = None
 
     def expire(self, now: float) -> list[Call]:
         """Ends the calls whose deadline has passed, with what is scored by then; returns them and those that `next` gave up."""
-        ended, self._given_up = self._given_up, []
-        while (deadline := self.deadline) is not None and deadline <= now:
-            _, _, call = heapq.heappop(self._deadlines)
+        passed = self._deadlines.take(now)
+        for call in passed:
             self.cancel(call)
-            ended.append(call)
+        ended, self._given_up = self._given_up + passed, []
         return ended
 
     @property
     def deadline(self) -> float | None:
         """The first deadline of all calls that have not ended; None without one."""
-        while self._deadlines and self._deadlines[0][2].ended:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        return self._deadlines.first
 
-    def _size(self, first: Call, graph: str, bucket: Bucket, now: float, idle: int) -> int:
+    def _first_batch(self, now: float, idle: int) -> Batch | None:
+        """A batch that begins with rows of the call that is due first."""
+        while self._calls:
+            first = self._calls[0][2]
+            if not first.waiting:
+                heapq.heappop(self._calls)
+                continue
+            bucket, time = next(iter(first.waiting), None), now
+            if first.deadline is not None:
+                time += reserved_seconds(self.pace, first) / self._workers
+                bucket = first.deadline.bucket(first.waiting, partial(row_seconds, self.pace, first), time)
+            if bucket is not None:
+                return self._batch(first, bucket, time, idle)
+            self._give_up(first)
+        return None
+
+    def _size(self, first: Call, bucket: Bucket, now: float, idle: int) -> int:
         """Rows of the next batch: a fair share of those that wait, within the token budget and the first call's deadline."""
         size = min(-(-self.waiting_rows // max(1, idle)), self.token_budget // bucket.width)
         if first.deadline is not None:
-            size = min(size, first.deadline.max_rows(first.waiting, bucket, self.pace.predict(graph, bucket.width), now))
+            size = min(size, first.deadline.max_rows(first.waiting, bucket, row_seconds(self.pace, first, bucket.width), now))
         return max(1, size)
 
-    def _batch(self, first: Call, graph: str, bucket: Bucket, now: float, idle: int) -> Batch:
+    def _batch(self, first: Call, bucket: Bucket, now: float, idle: int) -> Batch:
         """A batch of rows of the bucket; in a masked graph, also of narrower buckets and, if all have room, of wider ones."""
-        buckets = [bucket]
-        if self._takes_narrower(graph, bucket):
-            bucket = self._widened(graph, bucket, idle) if first.deadline is None else bucket
-            buckets = self._queues.buckets(graph, self._buckets.narrowest(graph, bucket.width), bucket.width)
-        batch, size = Batch(graph, bucket, [], now), self._size(first, graph, bucket, now, idle)
+        graph, queue, buckets = first.graph, first.queue, [bucket]
+        if self._takes_narrower(first, bucket):
+            narrowest = partial(self._buckets.narrowest, graph)
+            if first.deadline is None and idle == 1:
+                bucket = self._queues.widest(graph, bucket, narrowest, self.token_budget)
+            buckets = self._queues.buckets(graph, narrowest(bucket.width), bucket.width)
+        size = self._size(first, bucket, now, idle)
+        batch = Batch(graph, bucket, [], now, None if first.reading is None else first.reading.phase)
         for each in buckets:
-            batch.rows += self._queues.take(graph, each, size - len(batch.rows))
+            batch.rows += self._queues.take(queue, each, size - len(batch.rows))
         return batch
 
-    def _takes_narrower(self, graph: str, bucket: Bucket) -> bool:
-        """Whether rows of narrower buckets may be in the graph's batch of a bucket."""
-        return self._buckets.narrowest(graph, bucket.width) < bucket.width
-
-    def _widened(self, graph: str, bucket: Bucket, idle: int) -> Bucket:
-        """The widest bucket whose batch takes rows of `bucket`, if it has room for all that may be in it; otherwise `bucket`."""
-        wider, narrowest = self._queues.buckets(graph, bucket.width, self.token_budget), partial(self._buckets.narrowest, graph)
-        widest = next((each for each in wider if narrowest(each.width) <= bucket.width), bucket)
-        rows = self._queues.count(graph, self._queues.buckets(graph, narrowest(widest.width), widest.width))
-        return widest if idle == 1 and rows * widest.width <= self.token_budget else bucket
+    def _takes_narrower(self, call: Call, bucket: Bucket) -> bool:
+        """Whether rows of narrower buckets may be in a batch of the bucket, for the graph of the call's step."""
+        return call.reading is None and self._buckets.narrowest(call.graph, bucket.width) < bucket.width
 
     def _give_up(self, call: Call) -> None:
         """Drops the rows of a call that cannot be scored in time; if none is running, it goes on to its next step, or ends."""
@@ -266,35 +273,27 @@ class Scheduler:
     def _queue(self, call: Call, rows: NDArray[np.int64]) -> None:
         """Queues rows of a call for its step: the longest first, or, with a deadline, in the order of `rows`."""
         if call.deadline is None:
-            rows = rows[np.argsort(-call.encodings.lengths[rows], kind="stable")]
+            rows = rows[np.argsort(-call.row_tokens[rows], kind="stable")]
         else:
             call.deadline.set_order(rows.tolist())
-        buckets = self._buckets.of(call.graph, call.encodings, rows)
+        buckets = self._buckets.of(call.graph, call.encodings, rows) if call.reading is None else call.reading.buckets(rows)
         widest = max(buckets)
-        if call.deadline is not None and self._takes_narrower(call.graph, widest):
+        if call.deadline is not None and self._takes_narrower(call, widest):
             buckets = [widest] * len(buckets)  # where padding is allowed, the best rows go first, whatever their lengths
         self._queues.add(call, rows.tolist(), buckets)
         call.pending_rows = len(rows)
 
     def _advance(self, call: Call) -> None:
-        """Ends a call after its last step, or after one that scored nothing in time; otherwise its survivors wait for the next."""
-        if call.step_number == len(call.steps) - 1 or not (call.document_steps > call.step_number).any():
-            call.ended = True
-            return
+        """Queues the rows of a call for its next step, or the next phase of a step with a split graph; ends it after the last."""
         try:
-            rows = call.survivors()
+            rows = call.go_on()
         except Exception as error:  # noqa: BLE001 - LogitsError or whatever it is, it is passed on to the caller
             call.error = error
             self.cancel(call)
             return
-        call.step_number += 1
+        if not len(rows):
+            call.ended = True
+            return
         if all(other is not call for _, _, other in self._calls):
             heapq.heappush(self._calls, (call.due, call.number, call))
         self._queue(call, rows)
-
-    def _cost(self, call: Call, tokens: int) -> float:
-        """Predicted seconds of one worker until a call has ended whose current step has yet to score `tokens`."""
-        steps = call.steps[call.step_number :]
-        if len(steps) == 1:  # most calls: with a limit on seconds, this is asked of every call that waits
-            return self.pace.predict(steps[0].graph, tokens)
-        return self.pace.predict_steps(steps, tokens, int(call.encodings.lengths.sum()) / len(call.encodings.tokens_cut))

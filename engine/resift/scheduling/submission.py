@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resift.artifact.resolved_plans import Step
 from resift.encoding.encodings import Encodings
 from resift.errors import InputError
 from resift.scheduling.background import Background
@@ -16,12 +17,16 @@ from resift.scheduling.call import Call, CallFuture
 from resift.scheduling.deadline import Deadline
 from resift.scheduling.outcome import scored_of
 from resift.scheduling.pace import Pace
+from resift.scheduling.runner import Runner
 from resift.scheduling.scheduler import Scheduler
+from resift.scheduling.split_graphs import SplitGraphs
 from resift.scheduling.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
+
+    from numpy.typing import NDArray
 
     from resift.artifact.manifest import Manifest
     from resift.artifact.resolved_plans import ResolvedPlan
@@ -40,7 +45,8 @@ class Submission:
         policy, full = sessions.policy, manifest.full
         count = policy.workers(settings.threads)
         delay = None if settings.waiting_seconds is None else count * settings.waiting_seconds
-        operations = {graph.name: graph.operations for graph in manifest.graphs}
+        self.split_graphs = SplitGraphs(manifest.graphs, sessions, settings)
+        operations = {**{graph.name: graph.operations for graph in manifest.graphs}, **self.split_graphs.operations()}
         buckets = Buckets(
             {graph.name: graph.frozen for graph in manifest.graphs if graph.frozen is not None},
             is_masked=sessions.is_masked,
@@ -55,17 +61,18 @@ class Submission:
                 buckets=buckets,
                 limit=settings.waiting_tokens,
                 delay=delay,
-                pace=Pace(operations),
+                pace=Pace(operations, self.split_graphs.splits),
                 workers=count,
             )
 
-        self.workers = Workers(scheduler, sessions.run, count)
+        self.workers = Workers(scheduler, Runner(sessions, self.split_graphs.states), count)
         self._tokenizer = tokenizer
         self._sessions = sessions
         self._outcome = partial(
             scored_of, full=full.name, scale=settings.scores, windowed=settings.windows > 1, calibration=settings.calibration
         )
         self._windows = settings.windows
+        self._full = (Step(full.name, full.relevance),)
         self._background = Background(settings.threads)
 
     def encode(
@@ -80,7 +87,8 @@ class Submission:
         """A call for the documents of all `pools`, each pool's with its query. `check` may raise between two parts.
 
         `deadline`: by time.monotonic. `document_tokens`: most tokens of a document; None: what the model takes. Raises
-        ArtifactError if the tokenizer fails on a text, and like `Sessions.open`.
+        ArtifactError if the tokenizer fails on a text, and like `Sessions.open`. If the plan has a split graph whose slot is too
+        short for a query, the full graph alone scores the call.
         """
         numbers: dict[tuple[str, str], int] = {}  # of the distinct pairs
         order: list[int] = []
@@ -98,15 +106,19 @@ class Submission:
                 if check is not None:
                     check()
                 parts.append(part)
-        steps = plan.steps(len(numbers))
+        encodings, steps = Encodings.join(parts), plan.steps(len(numbers))
+        split_documents = self.split_graphs.documents(steps, encodings)
+        if split_documents is None:
+            steps = self._full
         for step in steps:
             self._sessions.open(step.graph)
         return Call(
-            Encodings.join(parts),
+            encodings,
             np.array(order, np.int64),
             steps,
             self._outcome,
             None if deadline is None else Deadline(deadline),
+            split_documents or {},
         )
 
     async def aencode(
@@ -160,11 +172,30 @@ class Submission:
             for task in tasks:
                 task.cancel()
 
+    def prepare(self, texts: Sequence[str]) -> list[tuple[bytes, NDArray[np.uint8]]]:
+        """The digest and the states of each document; see `SplitGraphs.states_call`. Raises like `Workers.add`."""
+        call = self.split_graphs.states_call(self._encode_documents(texts))
+        try:
+            self.submit(call)
+            states: list[tuple[bytes, NDArray[np.uint8]]] = call.future.result()
+        finally:
+            call.future.cancel()
+        return states
+
+    def document_digests(self, texts: Sequence[str]) -> list[bytes]:
+        """The digest of each document, as `prepare` gives it. Raises like `SplitGraphs.first_documents`."""
+        return self.split_graphs.first_documents(self._encode_documents(texts))[1].digests
+
+    def _encode_documents(self, texts: Sequence[str]) -> Encodings:
+        """Each of the documents, its first window alone, next to an empty query."""
+        return Encodings.join(list(self._tokenizer.parts("", texts, prompt="")))
+
     def close(self) -> None:
         """Fails all calls that have not ended, and frees the graphs."""
         self.workers.close()
         self._background.close()
         self._sessions.close()
+        self.split_graphs.close()
 
     async def _ascore(self, pools: Sequence[Candidates], plan: ResolvedPlan, deadline: float | None) -> Scored:
         import asyncio

@@ -10,18 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resift.errors import ClosedError, InputError, OutOfMemoryError, OverloadedError
 from resift.process import close_at_exit, renew_in_children, start_thread
+from resift.scheduling.halves import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from resift.scheduling.call import Batch, Call
     from resift.scheduling.scheduler import Scheduler
-
-    Run = Callable[[str, dict[str, NDArray[np.int64]]], NDArray[np.float32]]
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +59,12 @@ class Workers:
     KeyboardInterrupt can strike the main thread anywhere.
     """
 
-    def __init__(self, scheduler: Callable[[], Scheduler], run: Run, count: int) -> None:
-        """`scheduler` makes an empty Scheduler; `run` gives a graph's logits, float32[b, labels], for inputs int64[b, width]."""
+    def __init__(self, scheduler: Callable[[], Scheduler], run: Callable[[Batch], Any], count: int) -> None:
+        """`scheduler` makes an empty Scheduler; `run` does what a batch asks for, see `Runner`."""
         self._make_scheduler = scheduler
         self._run = run
         self.observe: Callable[[Batch, float], None] | None = None
-        """called on a worker's thread with each batch that ran and its seconds; what it raises is logged"""
+        """called on a worker's thread with each batch that a graph ran and its seconds; what it raises is logged"""
         self._count = count
         self._closed = False
         self.begin_anew()
@@ -170,14 +166,14 @@ class Workers:
             return False
         failure = None
         try:
-            logits = self._run(batch.graph, batch.stack())
+            results = self._run(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is passed on to the callers
             failure = error
         if failure is None:
             self._tell_observer(batch)
         with self._lock:
             now = time.monotonic()
-            done = self._scheduler.done(batch, logits, now) if failure is None else self._scheduler.failed(batch, failure)
+            done = self._scheduler.failed(batch, failure) if failure is not None else self._scheduler.done(batch, results, now)
             # A batch that failed is tried in parts, and a step may have passed rows on.
             has_rows, token_budget = failure is not None or self._scheduler.waiting_rows, self._scheduler.token_budget
             ended = self._awaited(done)
@@ -282,7 +278,7 @@ class Workers:
             return True
 
     def _tell_observer(self, batch: Batch) -> None:
-        if self.observe is not None:
+        if self.observe is not None and batch.phase is not Phase.LOOKUP:
             try:
                 self.observe(batch, time.monotonic() - batch.started_at)
             except Exception:

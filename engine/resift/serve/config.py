@@ -30,6 +30,7 @@ Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Threads = Annotated[int, Meta(ge=1, le=LARGEST["threads"])]
 Name = Annotated[str, Meta(max_length=200, title="text of at most 200 characters")]
 Length = Annotated[int, Meta(ge=1, le=LARGEST["max_length"])]
+CacheBytes = Annotated[int, Meta(ge=0, le=LARGEST["document_cache"])]
 Windows = Annotated[int, Meta(ge=1, le=LARGEST["windows"])]
 BatchTokens = Annotated[int, Meta(ge=1, le=LARGEST["token_budget"])]
 PLACES = (*PROVIDERS, "cuda:N")
@@ -50,6 +51,9 @@ CORS = "origin whose pages may use the server, or * for any; several may be give
 Network = Annotated[str, Meta(pattern=r"^[0-9a-fA-F:.]+(/[0-9]+)?\Z", title="an address or a network such as 10.0.0.0/8")]
 PROXY = "address or network of proxies whose X-Forwarded-For is believed; several may be given"
 HELD = "bytes of bodies and answers in progress, beyond which 429; a quarter of them for one client"
+STORE = "a store that `resift prepare` fills with what is computed of documents; unset: none"
+CACHE = "bytes of memory for what is computed of documents, for each model; 0 for none; unset: 64 MiB"
+SHARED = "one document cache for the holders of all keys: faster, but times tell a holder which documents others sent"
 MODEL = "a model to serve: a folder, a hub id or an embedded model's name; several may be given"
 
 
@@ -82,6 +86,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_length: Annotated[Length | None, Meta(description="most tokens of a pair; unset: the model's limit")] = None
     windows: Annotated[Windows | None, Meta(description="most windows that a document too long is read in; unset: 1")] = None
     max_batch_tokens: Annotated[BatchTokens | None, Meta(description="most tokens of a batch; unset: what runs fastest")] = None
+    store: Annotated[str, Meta(description=STORE)] = ""
+    document_cache: Annotated[CacheBytes | None, Meta(description=CACHE)] = None
+    shared_document_cache: Annotated[bool, Meta(description=SHARED)] = False
     max_concurrent_requests: Annotated[Count, Meta(description="requests whose body has arrived, beyond which 429")] = 512
     max_client_batch_size: Annotated[Count, Meta(description="documents of a request")] = 1000
     max_body_bytes: Annotated[Count, Meta(description="bytes of a request's body")] = 1 << 21
@@ -161,6 +168,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "document_template": self.document_template or None,
             "windows": self.windows,
             "token_budget": self.max_batch_tokens,
+            "store": self.store or None,
+            "document_cache": self.document_cache,
             "waiting_tokens": self.max_waiting_tokens,
             "waiting_seconds": self.max_waiting_seconds,
         }

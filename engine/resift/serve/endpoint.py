@@ -92,7 +92,7 @@ class Endpoint:
         if self._service.config.log_texts:
             texts = [{"query": request.query, "documents": request.documents} for request in requests]
             record.fields["texts"] = texts[0] if len(texts) == 1 else texts
-        answers = await self._service.answer(requests, record.id, body.wait_for_disconnect)
+        answers = await self._service.answer(requests, record.id, body.wait_for_disconnect, holder=account.holder)
         record.fields |= {
             "tokens": sum(answer.tokens for answer in answers),
             "documents_cut": sum(answer.documents_cut for answer in answers),

@@ -35,6 +35,7 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(_Queues(models))
+        registry.register(_Documents(models))
         in_progress = Gauge("resift_requests_in_progress", "Rerank requests in progress", registry=registry)
         in_progress.set_function(lambda: admission.requests)
         held = Gauge("resift_held_bytes", "Bytes of bodies and answers of requests in progress", registry=registry)
@@ -124,3 +125,23 @@ class _Queues(Collector):
             dropped.add_metric([name], queued.dropped)
             halved.add_metric([name], queued.halved)
         yield from (rows, tokens, dropped, halved)
+
+
+class _Documents(Collector):
+    """Reads how many documents a split graph has found, and what its cache takes, whenever the metrics are collected."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        """Nothing of models without a split graph."""
+        documents = CounterMetricFamily(
+            "resift_split_documents", "Documents that a split graph read, by where their states were", labels=["model", "states"]
+        )
+        cache = GaugeMetricFamily("resift_document_cache_bytes", "Bytes of states of documents in memory", labels=["model"])
+        for name, reranker in self._models.rerankers.items():
+            if reranker.document_states is not None:
+                for states, count in reranker.document_states.counts._asdict().items():
+                    documents.add_metric([name, states], count)
+                cache.add_metric([name], reranker.document_states.cache_bytes)
+        yield from (documents, cache)

@@ -108,14 +108,20 @@ class Service:
                 self._limits.discard(limit)
 
     async def answer(
-        self, requests: Sequence[RankingRequest], request_id: str, wait_for_disconnect: Callable[[], Awaitable[None]]
+        self,
+        requests: Sequence[RankingRequest],
+        request_id: str,
+        wait_for_disconnect: Callable[[], Awaitable[None]],
+        *,
+        holder: str = "",
     ) -> list[RankingResult]:
-        """Ranks the documents of each of a body's requests.
+        """Ranks the documents of each of a body's requests. `holder`: that of the key, whose document cache is used.
 
         Once `wait_for_disconnect` returns, the rows that have not begun are dropped. Raises Refusal and ClientDisconnected.
         """
         name, reranker = self.models.choose(requests[0].model)
-        work = asyncio.ensure_future(self._rank(name, reranker, requests, request_id))
+        owner = "" if self.config.shared_document_cache else holder
+        work = asyncio.ensure_future(self._rank(name, reranker, requests, request_id, owner))
         disconnect = asyncio.ensure_future(wait_for_disconnect())
         tasks = (work, disconnect)
         try:
@@ -132,11 +138,13 @@ class Service:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _rank(
-        self, name: str, reranker: Reranker, requests: Sequence[RankingRequest], request_id: str
+        self, name: str, reranker: Reranker, requests: Sequence[RankingRequest], request_id: str, states_owner: str
     ) -> list[RankingResult]:
         began = time.perf_counter()
         with self.admission.text(requests, reranker.queued.seconds):
             calls = [await _encode(reranker, request) for request in requests]
+        for call in calls:
+            call.states_owner = states_owner
         tokenized = time.perf_counter()
         for request, call in zip(requests, calls, strict=True):
             if not request.truncate:

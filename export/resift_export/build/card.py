@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from resift.artifact.certificate import look_summary
 from resift.artifact.coverage import LEAST_PAIRS
-from resift_export.build.graph_files import FROZEN, packed_file, unfrozen_file
+from resift_export.build.graph_files import DOCUMENT_SUFFIX, FROZEN, packed_file, unfrozen_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from resift.artifact.certificate import Certificate
     from resift.artifact.coverage import ClassAgreement
-    from resift.artifact.manifest import ShortGraph
-    from resift.artifact.signature import Frozen
+    from resift.artifact.signature import Frozen, Split
+    from resift.artifact.variant import ShortGraph
     from resift_export.build.graph_files import FrozenGraphs
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.recipe import Recipe
@@ -28,8 +28,10 @@ def render_card(  # noqa: PLR0913 - everything that it tells of
     certificate: Certificate,
     about: str,
     short: Mapping[str, ShortGraph],
+    *,
     frozen: FrozenGraphs | None = None,
     frozen_look: Frozen | None = None,
+    split: Split | None = None,
 ) -> str:
     """The model card: `about`, which describes the checkpoint, then how the artifact was made and its measurements."""
     columns = "| {0} | {1} | {2.overlap:.4f} | {2.tau:.4f} | {2.worst_tau:.4f} | {2.error:.2%} | {2.largest_error:.3f} | "
@@ -43,6 +45,7 @@ def render_card(  # noqa: PLR0913 - everything that it tells of
     first_look_notes = "".join(
         f"\n{file}, the first look of plans: {look_summary(recalls)}.\n" for file, recalls in certificate.first_looks.items()
     ) + ("" if frozen_look is None else f"\nIn the first look, {_frozen_layers(frozen_look)}.\n")
+    first_look_notes += "".join(_look_note(file, classes) for file, classes in certificate.look_classes.items())
     if recipe.packed:
         place_notes += "".join(_packed_note(variant.file) for variant in recipe.variants() if variant.is_masked)
     template = (Path(str(files("resift_export"))) / "data" / "card.md").read_text()
@@ -69,7 +72,8 @@ def render_card(  # noqa: PLR0913 - everything that it tells of
         short="".join(
             f"{graph.file} scores pairs of up to {graph.up_to} tokens in place of {file}.\n" for file, graph in short.items()
         )
-        + ("" if frozen is None else _frozen_note(frozen)),
+        + ("" if frozen is None else _frozen_note(frozen))
+        + ("" if split is None else _split_note(split)),
         bounds=certificate.bounds,
     )
 
@@ -87,6 +91,21 @@ def _frozen_note(frozen: FrozenGraphs) -> str:
 
 def _frozen_layers(how: Frozen) -> str:
     return f"the last {how.layers} layers no longer update the document of a pair of more than {how.whole_up_to} tokens"
+
+
+def _split_note(split: Split) -> str:
+    """What the card says of a split first look."""
+    return (
+        f"The first look is split after layer {split.layers}: the file `*{DOCUMENT_SUFFIX}` computes states of a document alone, "
+        f"{split.size} bytes a token, and the other file reads them with a query of up to {split.query_tokens} tokens. Of a "
+        f"document, the first {split.document_tokens} tokens are read.\n"
+    )
+
+
+def _look_note(file: str, classes: Sequence[ClassAgreement]) -> str:
+    """How a split first look agrees with its own checkpoint, by length of the pair."""
+    found = "; ".join(f"up to {each.up_to} tokens: {each.summary()}" for each in classes)
+    return f"\n{file}, against its own checkpoint: {found}.\n"
 
 
 def _class_row(of_first: ClassAgreement, certificate: Certificate) -> str:

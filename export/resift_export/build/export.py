@@ -13,17 +13,18 @@ from resift.encoding.long_pairs import with_long_pairs
 from resift.plans import FIRST_LOOK, FULL
 from resift_export.build.class_pools import class_pools
 from resift_export.build.contents import Contents
-from resift_export.build.draft import draft, feeds_of, first_look_models, levels_of, trace
-from resift_export.build.first_look import check_cheaper, check_student, first_look_file
+from resift_export.build.draft import draft, feeds_of, levels_of, trace
+from resift_export.build.first_look import check_student, first_look_file
 from resift_export.build.fitting_rows import fitting_rows
 from resift_export.build.freeze import WHOLE_UP_TO, Freezer, check_freezable, choose_full, choose_look, frozen_layers
 from resift_export.build.gate import certify, faults_of, references_of
 from resift_export.build.generated import GeneratedPairs
-from resift_export.build.graph_files import WrittenModel
+from resift_export.build.look import look_models, look_references, trace_look, unwritten
 from resift_export.build.packed import packed_models
 from resift_export.build.reuse import check_reusable
 from resift_export.build.short import ShortModel, short_models, tokens_to_mend
 from resift_export.checkpoint import load as checkpoints
+from resift_export.checkpoint.split import check_whole
 from resift_export.int8.search import Sensitivity, search, weight_names
 from resift_export.progress import StepClock
 from resift_export.recipe import FEWEST_FROZEN
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from resift_export.build.draft import Draft, TracedModel
     from resift_export.build.gate import ScoredBy
     from resift_export.build.graph_files import FrozenModels
+    from resift_export.build.look import TracedLook
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.graph.fit import CalibrationRow
     from resift_export.progress import Report
@@ -60,6 +62,7 @@ class Export:
         self._pairs, self._pools, self._short_pools = recipe.calibration_pairs(), recipe.gate_pools(), recipe.short_gate_pools()
         self._class_pools: list[Pool] = []
         self._generated: GeneratedPairs | None = None
+        self._look_references: list[NDArray[np.float32]] = []
         self._draft: Draft | None = None
         self._exact: ir.Model | None = None
         self._fitting_rows: list[CalibrationRow] = []
@@ -79,6 +82,7 @@ class Export:
             activation=self._recipe.activation,
             texts=[text for pool in self._pools for text in (pool.query, *pool.documents)],
         )
+        check_whole(self.checkpoint.model, self.checkpoint.id)
         tokenizer, max_length = self.checkpoint.pair_tokenizer(), self.checkpoint.max_length
         self._pools = with_long_pairs(self._pools, tokenizer, max_length)
         if self._recipe.freeze is not None:
@@ -102,10 +106,9 @@ class Export:
             self._operations = full.operations
             self._check_freezable(full.model)
         if student is not None:
-            look = self._trace(student, FIRST_LOOK)
-            check_cheaper(student, look.operations, checkpoint, self._operations)
-            student.release()
-        self._refer()
+            with self.clock.step("trace"):
+                look = trace_look(student, checkpoint, self._operations, recipe, self._scratch / FIRST_LOOK)
+        self._refer(look)
         if full is not None:
             self._weight_names = weight_names(full.model, checkpoint.parameters()) if recipe.search is not None else {}
             checkpoint.release()
@@ -114,9 +117,9 @@ class Export:
             self.contents.models, self._exact = self._draft.models, self._draft.calibration.model
             self.contents.packed_models = packed_models(self._draft.models, full._replace(model=self._exact), recipe)
         if look is not None:
-            self.contents.first_look = WrittenModel(look.checkpoint, {}, look.operations)
+            self.contents.first_look = unwritten(look)
             with self.clock.step("draft"):
-                self.contents.first_look_models = first_look_models(look, recipe, self._pairs, self._report)
+                self.contents.first_look_models = look_models(look, recipe, self._pairs, self._report)
 
     def _check_freezable(self, model: ir.Model) -> None:
         """With frozen layers in the recipe: chooses the pairs that they are fitted to. Raises ExportError if there can be none."""
@@ -132,13 +135,15 @@ class Export:
         with self.clock.step("trace"):
             return trace(checkpoint, self._recipe, self._scratch / name)
 
-    def _refer(self) -> None:
-        """Computes the checkpoint's logits of the gate's pairs and, for int8, of the generated ones."""
+    def _refer(self, look: TracedLook | None) -> None:
+        """Computes the checkpoint's logits of the gate's pairs, those of a split `look` and, for int8, those of generated pairs."""
         checkpoint, pools = self.checkpoint, [*self._pools, *self._short_pools]
         log.info("reference %d pools with %s", len(pools), checkpoint.reference_name)
         with self.clock.step("reference"):
             others = [*self._short_pools, *self._class_pools]
             self._references = references_of(checkpoint, self._pools, self._report, short_pools=others)
+            if look is not None:
+                self._look_references = look_references(look, [*self._pools, *others], self._references, self._report)
         if levels_of(self._recipe):
             with self.clock.step("generated pairs"):
                 self._generated = GeneratedPairs.of(checkpoint, pools, self._report)
@@ -211,12 +216,13 @@ class Export:
             freezer, before = self._freezer(FULL, levels), self._measure(by_class=True)
             full = choose_full(freezer, requested, before, self._operations, self._measure_frozen, self.faults)
             certificate = self._with_frozen(full)
-            if self.contents.look is None or self.contents.look.frozen is not None:
+            look = self.contents.look
+            if look is None or look.frozen is not None or look.split is not None:
                 return certificate
             look_levels = {first_look_file(file): each for file, each in levels.items()}
             freezer = self._freezer(FIRST_LOOK, look_levels)
-            look = choose_look(freezer, requested, certificate, self._operations, self._measure_frozen_look, self.faults)
-            return self._measure_frozen_look(look)
+            chosen = choose_look(freezer, requested, certificate, self._operations, self._measure_frozen_look, self.faults)
+            return self._measure_frozen_look(chosen)
 
     def _freezer(self, name: str, levels: Mapping[str, int]) -> Freezer:
         """That of the full graphs or of the first look."""
@@ -264,12 +270,23 @@ class Export:
         self.contents.write_graphs(self.checkpoint, self._operations)
         artifact = self.contents.write(Certificate(bounds=bounds, agreement={}, pools=[]), is_forced=False)
         with self.clock.step("verify"):
-            certificate = certify(artifact, references, self._pools, bounds, self._report, short_pools=others, known=self._known)
+            certificate = certify(
+                artifact,
+                references,
+                self._pools,
+                bounds,
+                self._report,
+                short_pools=others,
+                look_references=self._look_references[: len(references)],
+                known=self._known,
+            )
         for file, agreement in certificate.agreement.items():
             log.info("          %s: %s", file, agreement.summary())
             for each in certificate.classes[file]:
                 log.info("            up to %d tokens: %s", each.up_to, each.summary())
         for file, recalls in certificate.first_looks.items():
             log.info("          %s: %s", file, look_summary(recalls))
+            for each in certificate.look_classes.get(file, []):
+                log.info("            against its own checkpoint, up to %d tokens: %s", each.up_to, each.summary())
         searches = {self.contents.full_file(file): record for file, record in self._searches.items()}
         return replace(certificate, reference=self.checkpoint.reference_name, search=searches)

@@ -18,6 +18,7 @@ from resift.artifact.manifest import WEIGHTS_SUFFIX
 from resift.encoding.artifact_tokenizer import open_tokenizer
 from resift.errors import ExportError, ParityError
 from resift.machine import instruction_sets
+from resift.plans import FULL, Plan, Stage
 from resift.reranker import Reranker
 from resift.runtime.providers import PRECISIONS
 from resift.settings import Settings
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 
     from resift.artifact.agreement import Pool
     from resift.artifact.folder import Artifact
-    from resift.artifact.manifest import Graph, Manifest, Variant
+    from resift.artifact.manifest import Graph, Manifest
     from resift.artifact.signature import Frozen
+    from resift.artifact.variant import Variant
     from resift.settings import Provider
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.progress import Report
@@ -79,17 +81,19 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
     report: Report = no_report,
     *,
     short_pools: Sequence[Pool] = (),
+    look_references: Sequence[NDArray[np.float32]] = (),
     known: dict[ScoredBy, list[NDArray[np.float32]]] | None = None,
 ) -> Certificate:
     """The certificate of a written artifact: compares the files that users will run with the checkpoint's `references`.
 
     `references` are those of the `pools` and then of the `short_pools`, on which only the agreement by length class is measured.
+    `look_references`: likewise those of a split first look's own checkpoint; empty: they are not known.
     `known`: logits of the first of all these pools by graphs that were measured before, which do not score them again; those that
     were not known are added to it.
     """
     known = {} if known is None else known
     logits_by_file: dict[str, list[NDArray[np.float32]]] = {}
-    first_look_files = set()
+    first_look_files, split_files = set(), dict[str, None]()
     all_pools = [*pools, *short_pools]
     for graph in artifact.manifest.graphs:
         for variant in graph.variants:
@@ -101,6 +105,8 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
                 logits_by_file[variant.file] = logits[: len(all_pools)]
                 if graph.role == "first-look":
                     first_look_files.add(variant.file)
+                if graph.split is not None:
+                    split_files[variant.file] = None
     tokenizer = open_tokenizer(artifact)
     tokens = [tokenizer.encode(pool.query, pool.documents).lengths for pool in all_pools]
     count, max_length = len(pools), artifact.manifest.pair.max_length
@@ -132,6 +138,11 @@ def certify(  # noqa: PLR0913 - an artifact, what it is compared with, and how p
         pools=certified_pools[:count],
         short_pools=certified_pools[count:],
         classes={file: measure_classes(tokens, references, logits, max_length, bounds) for file, logits in full_logits.items()},
+        look_references=[_shortest(logits) for logits in look_references],
+        look_classes={
+            file: measure_classes(tokens, look_references, logits_by_file[file], max_length, bounds)
+            for file in (split_files if look_references else ())
+        },
     )
 
 
@@ -146,9 +157,7 @@ class ScoredBy(NamedTuple):
 
 def scored_by(manifest: Manifest, graph: Graph, variant: Variant) -> ScoredBy:
     """What determines the logits of a variant of one of the manifest's graphs."""
-    names = [
-        name for each in variant.graphs() for name in (each.file, each.weights, f"{each.file}{WEIGHTS_SUFFIX}") if name is not None
-    ]
+    names = [name for each in variant.graphs() for name in (each.file, *each.weight_files(), f"{each.file}{WEIGHTS_SUFFIX}")]
     digests = tuple(manifest.files[name].sha256 for name in names if name in manifest.files)
     return ScoredBy(digests, graph.frozen, variant.precision)
 
@@ -159,11 +168,12 @@ def _shortest(logits: NDArray[np.float32]) -> list[float]:
 
 
 def score(artifact: Artifact, graph: Graph, variant: Variant, pools: Sequence[Pool], report: Report) -> list[NDArray[np.float32]]:
-    """The relevance logits of one file for each pool, by the engine."""
+    """The relevance logits of one file for each pool, by the engine: of a split graph, of its two files."""
     settings, rehearsed = Settings(provider="cpu", precision=variant.precision), rehearsed_by(variant)
-    with Reranker(_with_single_variant(artifact, graph, variant.file), settings=settings, rehearsed=rehearsed) as reranker:
+    single, plan = _with_single_variant(artifact, graph, variant.file)
+    with Reranker(single, settings=settings, rehearsed=rehearsed) as reranker:
         # All pools are submitted at once, so that pairs of one length share a batch across pools.
-        futures = [reranker.submit(pool.query, pool.documents) for pool in pools]
+        futures = [reranker.submit(pool.query, pool.documents, plan=plan) for pool in pools]
         logits = [future.result().logits for future in track(f"verify {variant.file}", futures, report)]
     trim_heap()
     return logits
@@ -235,8 +245,15 @@ def ways_out(file: str, recipe: Recipe, *, is_kept: bool) -> str:
     return f"Ways out (in Python, the arguments of Recipe, and of convert for the others): {'; '.join(ways)}"
 
 
-def _with_single_variant(artifact: Artifact, graph: Graph, file: str) -> Artifact:
-    """The artifact with `file`'s variants of the graph as its only graph, in the role full, so that this file runs."""
-    variants = [variant for variant in graph.variants if variant.file == file]
-    graph_alone = msgspec.structs.replace(graph, name="full", role="full", variants=variants)
-    return replace(artifact, manifest=msgspec.structs.replace(artifact.manifest, graphs=[graph_alone], plan=None, self_tests={}))
+def _with_single_variant(artifact: Artifact, graph: Graph, file: str) -> tuple[Artifact, Plan]:
+    """The artifact with only `file`'s variants of the graph, and the plan by which that file scores every pair.
+
+    The graph is the only one and has the role full; but a split one stays beside the full graph, which scores calls whose query is
+    too long for it.
+    """
+    alone = msgspec.structs.replace(graph, variants=[variant for variant in graph.variants if variant.file == file])
+    if graph.split is None:
+        alone = msgspec.structs.replace(alone, name=FULL, role="full")
+    graphs = [alone] if graph.split is None else [artifact.manifest.full, alone]
+    manifest = msgspec.structs.replace(artifact.manifest, graphs=graphs, plan=None, self_tests={})
+    return replace(artifact, manifest=manifest), Plan([Stage(alone.name)])

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from resift.artifact.manifest import FileEntry, PackedGraph, ShortGraph
+from resift.artifact.manifest import FileEntry
+from resift.artifact.variant import PackedGraph, ShortGraph
 from resift.errors import ExportError
 from resift_export.build.first_look import first_look_file
 from resift_export.graph.edit import oldest_onnxruntime
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from resift.artifact.manifest import Graph
-    from resift.artifact.signature import Frozen
+    from resift.artifact.signature import Frozen, Split
+    from resift.artifact.variant import Weights
     from resift_export.build.short import ShortModel
     from resift_export.checkpoint.load import Checkpoint
 
 MIN_SHARED_PART = 1024
 """Size in bytes of the smallest tensor that a graph shares with the one that it was made from: all but a few."""
-FROZEN_SUFFIX = ".frozen.onnx"
+FROZEN_SUFFIX, DOCUMENT_SUFFIX = ".frozen.onnx", ".document.onnx"
 FROZEN = "frozen"
 """The name, in plans, of frozen graphs that do not take the place of the full ones."""
 
@@ -39,8 +41,8 @@ class GraphFiles(NamedTuple):
     """the graph's file, and the file of its weights if the graph's file does not hold them"""
     min_onnxruntime: str
     """oldest version of onnxruntime that runs the graph, x.y.z"""
-    weights_file: str | None = None
-    """another graph's file that holds some of its weights"""
+    weights: Weights = None
+    """other graphs' files that hold some of its weights"""
 
 
 class WrittenModel(NamedTuple):
@@ -59,6 +61,8 @@ class WrittenModel(NamedTuple):
     """the graphs that compute no padding, likewise"""
     frozen: Frozen | None = None
     """how the graphs of a first look read, if its last layers are frozen"""
+    split: Split | None = None
+    """how the graphs are split; then there is a document half, at `document_file`, to each of the other files"""
 
 
 class FrozenModels(NamedTuple):
@@ -97,6 +101,11 @@ class CopiedGraph(NamedTuple):
         """How it reads, if its last layers are frozen."""
         return self.graph.frozen
 
+    @property
+    def split(self) -> Split | None:
+        """How the graph is split; None if it is not."""
+        return self.graph.split
+
 
 def write_graphs(folder: Path, models: Mapping[str, ir.Model]) -> dict[str, GraphFiles]:
     """Writes the models, by file, into `folder`. Raises ExportError if they cannot be written."""
@@ -109,13 +118,30 @@ def write_graphs(folder: Path, models: Mapping[str, ir.Model]) -> dict[str, Grap
 def write_first_look(folder: Path, models: Mapping[str, ir.Model], graphs: Mapping[str, GraphFiles]) -> dict[str, GraphFiles]:
     """Writes a first look's models, by file, into `folder`, without the weights that the full `graphs` already hold there.
 
-    Raises ExportError if they cannot be written.
+    Of a split first look, a document half also does without those that its query half, which is written before it, holds. Raises
+    ExportError if they cannot be written.
     """
-    weights_files = {first_look_file(file): [*graph_files.files][-1] for file, graph_files in graphs.items()}
+    full_files = {first_look_file(file): [*graph_files.files][-1] for file, graph_files in graphs.items()}
+    written: dict[str, GraphFiles] = {}
     try:
-        return {file: write_graph(folder / file, model, weights_files[file]) for file, model in models.items()}
+        for file, model in models.items():
+            query_file = query_file_of(file)
+            is_split = document_file(query_file) in models
+            shared = [full_files[query_file]] if file == query_file else [[*written[query_file].files][-1], full_files[query_file]]
+            written[file] = write_graph(folder / file, model, *shared, min_shared=MIN_SHARED_PART if is_split else None)
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
+    return written
+
+
+def document_file(file: str) -> str:
+    """The file of the document half that belongs to the query half in `file`."""
+    return f"{file.removesuffix('.onnx')}{DOCUMENT_SUFFIX}"
+
+
+def query_file_of(file: str) -> str:
+    """The file of the query half that a document half belongs to, or the file itself if it holds another graph."""
+    return f"{file.removesuffix(DOCUMENT_SUFFIX)}.onnx" if file.endswith(DOCUMENT_SUFFIX) else file
 
 
 def short_file(file: str) -> str:
@@ -149,7 +175,7 @@ def write_frozen(folder: Path, frozen: FrozenModels | None, graphs: Mapping[str,
         if frozen is None:
             return None
         files = {
-            frozen_file(file): write_graph(folder / frozen_file(file), model, [*graphs[file].files][-1], MIN_SHARED_PART)
+            frozen_file(file): write_graph(folder / frozen_file(file), model, [*graphs[file].files][-1], min_shared=MIN_SHARED_PART)
             for file, model in frozen.models.items()
         }
     except OSError as error:
@@ -169,7 +195,7 @@ def write_frozen_look(
         operations=frozen.operations,
         signature=look.graph.signature.frozen(),
         frozen=frozen.how,
-        variants=[msgspec.structs.replace(each, weights=files[each.file].weights_file) for each in look.graph.variants],
+        variants=[msgspec.structs.replace(each, weights=files[each.file].weights) for each in look.graph.variants],
     )
     return look._replace(graph=graph, graphs=files)
 
@@ -183,18 +209,19 @@ def with_short(folder: Path, full: WrittenModel, models: Mapping[str, ShortModel
     try:
         for file, (model, up_to) in models.items():
             path = folder / short_file(file)
-            graphs[path.name] = written = write_graph(path, model, [*graphs[file].files][-1], MIN_SHARED_PART)
-            short[file] = ShortGraph(file=path.name, up_to=up_to, weights=written.weights_file)
+            graphs[path.name] = written = write_graph(path, model, [*graphs[file].files][-1], min_shared=MIN_SHARED_PART)
+            short[file] = ShortGraph(file=path.name, up_to=up_to, weights=written.weights)
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
     return full._replace(graphs=graphs, short=short)
 
 
-def write_graph(path: Path, model: ir.Model, weights_file: str | None = None, min_shared: int | None = None) -> GraphFiles:
-    """Writes one graph. `weights_file`: a file of the same folder that may hold weights of it, of at least `min_shared` bytes."""
+def write_graph(path: Path, model: ir.Model, *weights_files: str, min_shared: int | None = None) -> GraphFiles:
+    """Writes one graph. `weights_files`: files of the same folder that may hold weights of it, of at least `min_shared` bytes."""
     min_onnxruntime = oldest_onnxruntime(model)
-    if weights_file is not None and save_with_shared_weights(model, path, path.with_name(weights_file), min_shared):
-        return GraphFiles({path.name: _entry(path)}, min_onnxruntime, weights_file)
+    shared = save_with_shared_weights(model, path, [path.with_name(name) for name in weights_files], min_shared)
+    if shared:
+        return GraphFiles({path.name: _entry(path)}, min_onnxruntime, shared[0] if len(shared) == 1 else shared)
     return GraphFiles({path.name: _entry(path) for path in save(model, path)}, min_onnxruntime)
 
 
@@ -212,8 +239,8 @@ def with_packed(folder: Path, full: WrittenModel, models: Mapping[str, ir.Model]
     try:
         for file, model in models.items():
             path = folder / packed_file(file)
-            graphs[path.name] = written = write_graph(path, model, [*graphs[file].files][-1], MIN_SHARED_PART)
-            packed[file] = PackedGraph(file=path.name, weights=written.weights_file)
+            graphs[path.name] = written = write_graph(path, model, [*graphs[file].files][-1], min_shared=MIN_SHARED_PART)
+            packed[file] = PackedGraph(file=path.name, weights=written.weights)
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror}") from error
     return full._replace(graphs=graphs, packed=packed)

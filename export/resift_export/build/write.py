@@ -22,18 +22,20 @@ from resift.artifact.manifest import (
     format_of,
 )
 from resift.artifact.stable_pairs import self_tests
+from resift.artifact.variant import DocumentGraph
 from resift.errors import ExportError
 from resift.runtime.providers import versions
 from resift_export.build.card import render_card
 from resift_export.build.first_look import first_look_file
-from resift_export.build.graph_files import FROZEN, CopiedGraph, frozen_file
+from resift_export.build.graph_files import FROZEN, CopiedGraph, document_file, frozen_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from resift.artifact.certificate import Certificate
-    from resift.artifact.manifest import Role, Variant
+    from resift.artifact.manifest import Role
+    from resift.artifact.variant import Variant
     from resift_export.build.graph_files import FrozenGraphs, WrittenModel
     from resift_export.recipe import Recipe
 
@@ -59,13 +61,21 @@ def write(  # noqa: PLR0913 - everything that the artifact holds
     """
     checkpoint = full.checkpoint
     all_graphs = {**full.graphs, **(first_look.graphs if first_look else {}), **(frozen.graphs if frozen else {})}
+    split = None if first_look is None else first_look.split
     attached = recipe.attached_files()
     about = attached.pop(CARD, b"").decode()
     contents = {
         TOKENIZER: checkpoint.tokenizer_json(),
         CERTIFICATE: encode_certificate(certificate),
         CARD: render_card(
-            checkpoint, recipe, certificate, about, full.short, frozen, first_look.frozen if first_look else None
+            checkpoint,
+            recipe,
+            certificate,
+            about,
+            full.short,
+            frozen=frozen,
+            frozen_look=first_look.frozen if first_look else None,
+            split=split,
         ).encode(),
         **attached,
     }
@@ -129,6 +139,7 @@ def _graph(role: Role, model: WrittenModel, variants: list[Variant]) -> Graph:
         activation=checkpoint.activation,
         variants=variants,
         frozen=model.frozen,
+        split=model.split,
     )
 
 
@@ -138,7 +149,7 @@ def _frozen_graph(full: Graph, frozen: FrozenGraphs) -> Graph:
         msgspec.structs.replace(
             variant,
             file=frozen_file(variant.file),
-            weights=frozen.graphs[frozen_file(variant.file)].weights_file,
+            weights=frozen.graphs[frozen_file(variant.file)].weights,
             short=variant.short if frozen.is_full else None,
         )
         for variant in full.variants
@@ -159,10 +170,14 @@ def _shortest(full: WrittenModel, graphs: Sequence[Graph]) -> dict[str, int]:
 def _first_look_graph(first_look: WrittenModel | CopiedGraph, recipe: Recipe) -> Graph:
     if isinstance(first_look, CopiedGraph):
         return first_look.graph
-    files = [(variant, first_look_file(variant.file)) for variant in recipe.variants()]
-    variants = [
-        msgspec.structs.replace(variant, file=file, weights=first_look.graphs[file].weights_file) for variant, file in files
-    ]
+    variants = []
+    for variant in recipe.variants():
+        file = first_look_file(variant.file)
+        document = None
+        if first_look.split is not None:
+            document = DocumentGraph(file=document_file(file), weights=first_look.graphs[document_file(file)].weights)
+        weights = first_look.graphs[file].weights
+        variants.append(msgspec.structs.replace(variant, file=file, weights=weights, document=document))
     return _graph("first-look", first_look, variants)
 
 

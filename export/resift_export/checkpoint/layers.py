@@ -43,6 +43,8 @@ class Parts(NamedTuple):
     outer: str
     """from the inner units of the feed-forward network"""
     output_norm: str
+    activation: str
+    """of the inner units"""
 
 
 BERT = Parts(
@@ -52,6 +54,7 @@ BERT = Parts(
     "intermediate.dense",
     "output.dense",
     "output.LayerNorm",
+    "intermediate.intermediate_act_fn",
 )
 PARTS = {
     "bert": BERT,
@@ -65,6 +68,7 @@ PARTS = {
         "ffn.lin1",
         "ffn.lin2",
         "output_layer_norm",
+        "ffn.activation",
     ),
 }
 """By model_type, for the families of LAYERS."""

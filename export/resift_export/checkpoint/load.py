@@ -27,6 +27,7 @@ from resift_export.checkpoint.layers import compact_copy
 from resift_export.checkpoint.loaded import adapter_error
 from resift_export.checkpoint.network import Network, check_steps
 from resift_export.checkpoint.source import check_downloaded, commit_of, download, folder_of
+from resift_export.checkpoint.split import check_whole
 from resift_export.checkpoint.tokenizer import SEGMENTS, load_tokenizer, share_tokenizer
 from resift_export.checkpoint.transformers import load_model, max_length_of
 from resift_export.checkpoint.weights import SAFETENSORS, check_has_config, check_weights
@@ -125,13 +126,14 @@ class Checkpoint:
     def reference(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """Relevance logits float32[n] by the library of `reference_name`, with the tokenizer's own pair encoding.
 
-        Parity is measured against them. Raises InputError for a query that would leave less than a quarter of the room for the
-        document.
+        Parity is measured against them. Raises ExportError for a split checkpoint, and InputError for a query that would leave less
+        than a quarter of the room for the document.
         """
         return self.references([(query, documents)])[0]
 
     def references(self, pools: Sequence[tuple[str, Sequence[str]]], report: Report = no_report) -> list[NDArray[np.float32]]:
         """`reference` of each query and its documents. Pairs of one length share a batch, also across pools: nothing is padded."""
+        check_whole(self.model, self.id)
         tokenizer = self.pair_tokenizer()
         lengths: list[int] = []
         for query, documents in pools:

@@ -6,7 +6,7 @@ import hashlib
 import random
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from resift.errors import InputError
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from resift.encoding.tokenizer import PairTokenizer
     from resift.pools.reading import CandidatePool
     from resift_export.distill.options import Options
 
 
 @dataclass(frozen=True)
-class Split:
+class PoolSplit:
     """The pools of a distillation."""
 
     train: list[CandidatePool]
@@ -36,9 +37,33 @@ class Split:
     """number of pools with fewer than two documents, and of pools in the development share that are not measured"""
     files: list[DataFile]
     exclusions: list[DataFile]
+    long: int = 0
+    """number of pools left out because their query is too long for a split student"""
+
+    def without_long_queries(self, tokenizer: PairTokenizer, limit: int) -> PoolSplit:
+        """The pools whose query has at most `limit` tokens, special ones before the document included.
+
+        Raises InputError if no pools remain to train on or to measure.
+        """
+        pools = {}
+        for name in ("train", "development"):
+            before: list[CandidatePool] = getattr(self, name)
+            pools[name] = [pool for pool in before if _query_tokens(tokenizer, pool.query) <= limit]
+            if not pools[name]:
+                raise InputError(
+                    f"all {len(before)} queries of the {name} pools have more than the {limit} tokens of a split student's query; "
+                    "expected shorter ones"
+                )
+        remaining = sum(map(len, pools.values()))
+        return replace(self, **pools, long=len(self.train) + len(self.development) - remaining)
 
 
-def read_split(data: Sequence[Path], exclude: Sequence[Path], options: Options) -> Split:
+def _query_tokens(tokenizer: PairTokenizer, query: str) -> int:
+    encodings = tokenizer.encode(query, [""])
+    return int(encodings.query_tokens[0]) + encodings.query_tokens_cut
+
+
+def read_split(data: Sequence[Path], exclude: Sequence[Path], options: Options) -> PoolSplit:
     """Reads the pools of `data` and splits them by the `hash_fraction` of their queries.
 
     `exclude`: files of JSON Lines with a "query", such as the pools of an evaluation; pools of those queries are left out.
@@ -77,7 +102,7 @@ def read_split(data: Sequence[Path], exclude: Sequence[Path], options: Options) 
             f"none of the {len(train)} pools falls in the development share of {options.development}; raise --dev or add data"
         )
     unused += len(development[options.development_pools :])
-    return Split(train, development[: options.development_pools], excluded, unused, files, exclusions)
+    return PoolSplit(train, development[: options.development_pools], excluded, unused, files, exclusions)
 
 
 def key_of(query: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.distill.batches import PaddedBatch
     from resift_export.distill.recipe import DistillRecipe
+    from resift_export.distill.student import Outputs
 
 FIRST_LOOK_SIZE = 15
 """Number of candidates that a first look retains, which should include the teacher's top 10."""
@@ -69,7 +71,7 @@ class Development:
                 )
                 sums[index] += torch.stack([states.double().sum(dim=0), states.double().square().sum(dim=0)])
 
-        logits = self._logits(teacher, device, should_continue, add)
+        logits = self._logits(partial(run, teacher), device, should_continue, add)
         if logits is None:
             return None
         means, squares = (sums / tokens).unbind(dim=1)
@@ -82,10 +84,15 @@ class Development:
         return Reference(logits, variance, variances)
 
     def figures(
-        self, student: Any, recipe: DistillRecipe, reference: Reference, device: torch.device, should_continue: Callable[[], bool]
+        self,
+        run_student: Callable[[PaddedBatch], Outputs],
+        recipe: DistillRecipe,
+        reference: Reference,
+        device: torch.device,
+        should_continue: Callable[[], bool],
     ) -> Figures | None:
         """The figures of the student as `recipe` has trained it so far; None once `should_continue` returns False."""
-        logits = self._logits(student, device, should_continue)
+        logits = self._logits(run_student, device, should_continue)
         if logits is None:
             return None
         compared = list(zip(self._by_pool(reference.logits), self._by_pool(logits), strict=True))
@@ -105,7 +112,7 @@ class Development:
 
     def _logits(
         self,
-        model: Any,
+        run_model: Callable[[PaddedBatch], Outputs],
         device: torch.device,
         should_continue: Callable[[], bool],
         on_batch: Callable[[PaddedBatch, Sequence[torch.Tensor]], None] | None = None,
@@ -121,7 +128,7 @@ class Development:
                 if not should_continue():
                     return None
                 with torch.inference_mode():
-                    outputs = run(model, batch)
+                    outputs = run_model(batch)
                     if on_batch is not None:
                         on_batch(batch, outputs.hidden_states)
                 logits[batch.rows] = outputs.logits.cpu()

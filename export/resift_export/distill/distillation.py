@@ -17,30 +17,29 @@ from resift.errors import InputError, OutputError
 from resift.machine import usable_cores
 from resift_export.checkpoint import load as checkpoints
 from resift_export.checkpoint.layers import compact, resize
-from resift_export.distill.batches import padded_batches
+from resift_export.checkpoint.split import split_of
 from resift_export.distill.data import Draws, read_split, sha256_of
 from resift_export.distill.development import Development
 from resift_export.distill.device import device_of
-from resift_export.distill.narrow import narrow
+from resift_export.distill.initial import Beginning, blank_student
+from resift_export.distill.options import DOCUMENT_POSITION
 from resift_export.distill.recipe import DistillRecipe, Losses, TrainingRun, Weights, read_recipe
+from resift_export.distill.split_train import SplitTrainer
 from resift_export.distill.state import Workspace
-from resift_export.distill.student import check_teacher, keep_activation, start_from, student_of
+from resift_export.distill.student import check_teacher
 from resift_export.distill.train import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from resift.encoding.encodings import Encodings
     from resift_export.checkpoint.load import Checkpoint
-    from resift_export.distill.data import Split
+    from resift_export.distill.data import PoolSplit
     from resift_export.distill.device import Device
     from resift_export.distill.options import Options
 
 log = logging.getLogger(__name__)
 LIBRARIES = ("resift", "torch", "transformers", "tokenizers", "safetensors", "numpy")
-FIT_PAIRS = 1_000
-"""Number of pairs on which a narrower student is fitted."""
 LOG_SECONDS = 60.0
 """Time between two lines of progress."""
 
@@ -62,12 +61,12 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
     """Distils the teacher `source` (a folder or hub id) into a student at `out`, and returns its recipe.
 
     `data`: files of candidate pools. `exclude`: files of queries to leave out. `start`: a student from which training starts; None:
-    from the teacher's own layers, which are fitted first if the student is to be narrower. `threads`: torch's threads in this
-    process (None: the usable cores). `checkpoint_minutes`: time between two saved states. `should_continue` is called before every
-    step; once it returns False, the state and the student so far are saved, and the recipe's `is_finished` is False. The same call
-    resumes from there, and after any kill; on a CPU of the same kind, with the same number of threads and the same versions, its
-    weights are the same to the bit as without the interruption. The fit of a narrower student is saved only when it is complete:
-    if it is ended earlier, the recipe has no `runs`, and the call begins again.
+    from the teacher's own layers. These are fitted first if the student is to be narrower, and so is a split `start`. `threads`:
+    torch's threads in this process (None: the usable cores). `checkpoint_minutes`: time between two saved states. `should_continue`
+    is called before every step; once it returns False, the state and the student so far are saved, and the recipe's `is_finished`
+    is False. The same call resumes from there, and after any kill; on a CPU of the same kind, with the same number of threads and
+    the same versions, its weights are the same to the bit as without the interruption. The fit of a narrower student is saved only
+    when it is complete: if it is ended earlier, the recipe has no `runs`, and the call begins again.
 
     Raises ExportError for a teacher or a start that cannot be used, InputError for bad data and options, OutputError if `out`
     cannot be written or was made with other options.
@@ -86,15 +85,19 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
             teacher.model.set_attn_implementation("eager")
         start_checkpoint = None if start is None else checkpoints.load(start)
         keep = options.retained_layers(teacher.layers, () if start_checkpoint is None else _learnt_layers(start_checkpoint))
-        _check_options(options, teacher, start)
+        _check_options(options, teacher, start_checkpoint)
+        tokenizer = PairTokenizer(teacher.tokenizer_json(), options.max_length)
         split = read_split(data, exclude, options)
+        if options.layout is not None:
+            split = split.without_long_queries(tokenizer, options.layout.document_position)
         recipe = _recipe(teacher, start_checkpoint, options, keep, split)
         log.info(
-            "pools     %d to train on, %d for the figures, %d excluded, %d unused",
+            "pools     %d to train on, %d for the figures, %d excluded, %d unused%s",
             len(split.train),
             len(split.development),
             split.excluded,
             split.unused,
+            f", {split.long} with a query of more than {DOCUMENT_POSITION} tokens" if options.layout else "",
         )
         state = workspace.load()
         existing = workspace.finished_recipe() if state is None else state.recipe
@@ -103,19 +106,15 @@ def distill(  # noqa: PLR0913 - the options of the command line, by name
         if existing is not None and state is None:
             log.info("finished  before: nothing to do")
             return existing
-        tokenizer = PairTokenizer(teacher.tokenizer_json(), options.max_length)
         draws = Draws(split.train, options.candidates, options.seed)
-        student = student_of(teacher.model, keep)
-        keep_activation(student, teacher)
+        student = blank_student(teacher, keep, options)
         if state is not None:
             resize(student, state.weights())
-        elif start_checkpoint is not None:
-            start_from(student, start_checkpoint.model, str(start))
-        elif options.width is not None:
-            batches = padded_batches(teacher, _sample_pairs(draws, tokenizer), torch_device)
-            if not narrow(student.to(torch_device), teacher.model.to(torch_device), keep, options.width, batches, should_continue):
+        else:
+            beginning = Beginning(teacher, start_checkpoint, draws, tokenizer, torch_device)
+            if not beginning.complete(student, keep, options.width, should_continue):
                 return recipe
-        trainer = Trainer(teacher, student, recipe, draws, tokenizer, torch_device)
+        trainer = (Trainer if options.layout is None else SplitTrainer)(teacher, student, recipe, draws, tokenizer, torch_device)
         if state is not None:
             trainer.restore(state)
             log.info("resume    after %s pairs", f"{trainer.recipe.pairs:,}")
@@ -190,7 +189,7 @@ class Distillation:
         assert trainer.reference is not None
         with trainer.autocast():
             figures = self._development.figures(
-                trainer.student, trainer.recipe, trainer.reference, trainer.device, self._should_continue
+                trainer.run_student, trainer.recipe, trainer.reference, trainer.device, self._should_continue
             )
         if figures is None:
             return False
@@ -233,12 +232,23 @@ class Distillation:
         self._saved_at = time.monotonic()
 
 
-def _check_options(options: Options, teacher: Checkpoint, start: str | None) -> None:
+def _check_options(options: Options, teacher: Checkpoint, start: Checkpoint | None) -> None:
     """Raises InputError for options that the teacher, or the student from which training starts, does not allow."""
     if options.max_length > teacher.max_length:
         raise InputError(f"max_length is {options.max_length}, but the teacher reads at most {teacher.max_length} tokens")
-    if options.width is not None and start is not None:
-        raise InputError(f"width is {options.width}, but {start} has a width of its own, which it retains; leave width out")
+    if options.layout is not None and options.max_length > teacher.max_length - options.layout.document_position:
+        raise InputError(
+            f"max_length is {options.max_length}, but the teacher has {teacher.max_length} positions, and the document of a split "
+            f"student begins at {options.layout.document_position}; expected at most "
+            f"{teacher.max_length - options.layout.document_position}"
+        )
+    if start is None:
+        return
+    split = split_of(start.model, start.id)
+    if split is None and options.width is not None:
+        raise InputError(f"width is {options.width}, but {start.id} has a width of its own, which it retains; leave width out")
+    if split is not None and split != options.layout:
+        raise InputError(f"{start.id} is split after layer {split.layers}; expected split {split.layers} to go on from it")
 
 
 def _learnt_layers(start: Checkpoint) -> tuple[int, ...]:
@@ -247,16 +257,9 @@ def _learnt_layers(start: Checkpoint) -> tuple[int, ...]:
     return () if recipe is None else tuple(recipe["keep"])
 
 
-def _sample_pairs(draws: Draws, tokenizer: PairTokenizer) -> list[Encodings]:
-    """The first FIT_PAIRS pairs that are drawn, or a few more."""
-    log.info("narrow    fitted on %d pairs", FIT_PAIRS)
-    parts: list[Encodings] = []
-    while sum(len(part) for part in parts) < FIT_PAIRS:
-        parts.append(tokenizer.encode(*draws.at(len(parts))))
-    return parts
-
-
-def _recipe(teacher: Checkpoint, start: Checkpoint | None, options: Options, keep: tuple[int, ...], split: Split) -> DistillRecipe:
+def _recipe(
+    teacher: Checkpoint, start: Checkpoint | None, options: Options, keep: tuple[int, ...], split: PoolSplit
+) -> DistillRecipe:
     return DistillRecipe(
         teacher=weights_of(teacher),
         start=None if start is None else weights_of(start),
@@ -268,6 +271,7 @@ def _recipe(teacher: Checkpoint, start: Checkpoint | None, options: Options, kee
         development_pools=len(split.development),
         excluded_pools=split.excluded,
         unused_pools=split.unused,
+        long_pools=split.long,
     )
 
 

@@ -156,7 +156,7 @@ def moments_of(  # noqa: PLR0913 - a layer, a map in it, and the map's inputs an
         run_layer(layer, inputs, batch)
         sums = captured["sums"] if goal is None else goal
         values = torch.cat([captured["units"], sums - captured["sums"] + captured["output"], sums], dim=2)
-        counts = torch.ones(values.shape[:2], device=values.device) if batch.mask is None else batch.mask.to(values.dtype)
+        counts = torch.ones(values.shape[:2], device=values.device) if batch.counts is None else batch.counts.to(values.dtype)
         if is_last:
             counts[:, 0] = counts[:, 1:].sum(dim=1)
         rows, weighted = values.flatten(0, 1), (values * counts[:, :, None]).flatten(0, 1)

@@ -11,12 +11,16 @@ rule here.
 A sum is the input of a norm: the residual plus the output of attention or of the feed-forward network. As the student's sums are
 fitted to the teacher's for inputs that the student itself computes, its errors do not accumulate from layer to layer. Attention
 that retains all its heads is fitted only after skipped layers: in MiniLM with all its layers, fitting it made the ranking worse.
+
+A split model is narrowed as it reads: in its first layers the two texts apart, in the later ones the query's tokens only. Its later
+layers compute little for a document, whatever their size, but their weights have to be stored: what counts there is weights.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -33,13 +37,14 @@ from resift_export.checkpoint.layers import (
     set_linear,
     sizes_of,
 )
+from resift_export.checkpoint.split import split_of
 from resift_export.distill.moments import SumRecorder, moments_of
-from resift_export.distill.student import run, run_layer
+from resift_export.distill.student import embeddings_of, run_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from resift_export.distill.batches import PaddedBatch
+    from resift_export.distill.batches import PaddedBatch, Reading
 
 log = logging.getLogger(__name__)
 HEAD_PRICE = 1.2
@@ -68,29 +73,35 @@ def narrow(  # noqa: PLR0913 - the student, what it learns from, and when it end
 ) -> bool:
     """Narrows the `student`, which has the teacher's layers `keep`, to the share `width` of its layers' operations, in place.
 
-    The student is fitted on `batches`. `should_continue` is called before every layer of both passes; once it returns False, this
-    function returns False and leaves the student unfinished. Raises ExportError if the teacher's hidden states are not finite or
-    always the same, InputError if `width` is less than one head and one unit of each layer.
+    Of a split student, it is the share of their weights. The student is fitted on `batches` to the `teacher`, which may be split,
+    too: then the pairs of a batch have one query. `should_continue` is called before every layer of both passes; once it returns
+    False, this function returns False and leaves the student unfinished. Raises ExportError if the teacher's hidden states are not
+    finite or always the same, InputError if `width` is less than one head and one unit of each layer.
     """
     free_prices = [Prices([0.0] * (size.heads - 1), [0.0] * (size.units - 1)) for size in sizes_of(student)]
-    choose_sizes(free_prices, head_size(student), width)  # refuses an impossible width before minutes of work
+    is_split = split_of(student, "the student") is not None
+    choose_sizes(free_prices, head_size(student), width, is_split=is_split)  # refuses an impossible width before minutes of work
     with torch.no_grad():
         log.info("prices    of heads and units in layers %s", ", ".join(map(str, keep)))
-        prices = _prices(teacher, keep, batches, should_continue)
+        prices = _prices(teacher, keep, batches, should_continue, fills_last=not is_split)
         if prices is None:
             return False
-        sizes = choose_sizes(prices, head_size(student), width)
+        sizes = choose_sizes(prices, head_size(student), width, is_split=is_split)
         log.info("sizes     %s (heads x inner units)", ", ".join(f"{size.heads} x {size.units}" for size in sizes))
         return _fit(student, teacher, keep, sizes, batches, should_continue)
 
 
 def _prices(
-    teacher: Any, keep: Sequence[int], batches: Sequence[PaddedBatch], should_continue: Callable[[], bool]
+    teacher: Any, keep: Sequence[int], batches: Sequence[PaddedBatch], should_continue: Callable[[], bool], *, fills_last: bool
 ) -> list[Prices] | None:
-    """The prices of each of the teacher's layers `keep`; None once `should_continue` returns False."""
+    """The prices of each of the teacher's layers `keep`; None once `should_continue` returns False.
+
+    `fills_last`: whether the last layer retains its units, whatever their price.
+    """
     parts, components = parts_of(teacher), head_size(teacher)
-    states, prices = [run(teacher, batch).hidden_states[0] for batch in batches], []
+    states, prices = [embeddings_of(teacher, batch) for batch in batches], []
     for number, layer in enumerate(layers_of(teacher)):
+        batches = _read_by(teacher, number, batches)
         if number in keep:
             if not should_continue():
                 return None
@@ -98,22 +109,30 @@ def _prices(
             attention = moments_of(layer, parts.attention_output, parts.attention_norm, states, batches, None, is_last=is_last)
             heads = [price / attention.variance for _, price in attention.removal_order(components, 1)]
             units = [0.0] * (linear(layer, parts.outer).in_features - 1)
-            if not is_last:  # the last layer retains its units, whatever their price
-                feed_forward = moments_of(layer, parts.outer, parts.output_norm, states, batches, None, is_last=False)
+            if not (is_last and fills_last):
+                feed_forward = moments_of(layer, parts.outer, parts.output_norm, states, batches, None, is_last=is_last)
                 units = [price / feed_forward.variance for _, price in feed_forward.removal_order(1, 1)]
             prices.append(Prices(heads, units))
         states = [run_layer(layer, inputs, batch) for inputs, batch in zip(states, batches, strict=True)]
     return prices
 
 
-def choose_sizes(prices: Sequence[Prices], components: int, width: float) -> list[LayerSize]:
-    """The size of each layer such that all layers together retain the share `width` of their operations.
+def _read_by(model: Any, number: int, batches: Sequence[PaddedBatch]) -> list[PaddedBatch]:
+    """The batches as the model's layer `number` reads them."""
+    split = split_of(model, "the model")
+    reading: Reading = "all" if split is None else "apart" if number < split.layers else "frozen"
+    return [replace(batch, reading=reading) for batch in batches]
+
+
+def choose_sizes(prices: Sequence[Prices], components: int, width: float, *, is_split: bool = False) -> list[LayerSize]:
+    """The size of each layer such that all layers together retain the share `width` of their operations, or weights if `is_split`.
 
     `components`: number of components of a head. Heads and units are removed in the order of their price per operation. The last
     layer retains its units: the engine computes them only for the one token of each pair that the model's head reads. Of its
-    attention heads, only keys and values count. Raises InputError if one head and one unit of each layer exceed the share.
+    attention heads, only keys and values count. Of a split model, all weights count. Raises InputError if one head and one unit of
+    each layer exceed the share.
     """
-    last = len(prices) - 1
+    last = None if is_split else len(prices) - 1
     sizes = [LayerSize(len(layer_prices.heads) + 1, len(layer_prices.units) + 1) for layer_prices in prices]
     # A unit has a row in one matrix and a column in another; a head has rows and columns in four, for each of its components.
     heads = [HEAD_PRICE * components * (2 if number == last else 4) for number in range(len(sizes))]
@@ -148,12 +167,13 @@ def _fit(  # noqa: PLR0913 - the student, what it learns from, and when it ends
 ) -> bool:
     """Reduces the student's layers to `sizes` and fits them, from first to last; False once `should_continue` returns False."""
     parts, components = parts_of(student), head_size(student)
-    student_states = [run(student, batch).hidden_states[0] for batch in batches]
+    student_states = [embeddings_of(teacher, batch) for batch in batches]
     teacher_states, next_layer = student_states, 0
     for layer, number, size in zip(layers_of(student), keep, sizes, strict=True):
         if not should_continue():
             return False
         log.info("fit       layer %d of %s", number, ", ".join(map(str, keep)))
+        batches = _read_by(teacher, number, batches)
         skipped_layers = layers_of(teacher)[next_layer:number]
         for skipped in skipped_layers:
             teacher_states = [run_layer(skipped, states, batch) for states, batch in zip(teacher_states, batches, strict=True)]

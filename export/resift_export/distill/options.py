@@ -8,9 +8,13 @@ from typing import Literal
 import msgspec
 
 from resift.errors import InputError
+from resift_export.checkpoint.split import SplitLayout
 
 Dtype = Literal["float32", "bfloat16"]
 DEFAULT_LAYERS = 6
+DOCUMENT_POSITION = 32
+"""Position of a document's first token in a split student: queries of more tokens, special ones included, are left to the teacher.
+Of 240,000 real queries, QQQ % are longer."""
 WARMUP = 1_600
 """Pairs over which the learning rate rises from 0 at the start."""
 
@@ -25,8 +29,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """number of the student's layers, if `keep` is empty; None: as many as the student that training starts from has, all with a
     `width`, or 6"""
     width: float | None = None
-    """share of its layers' operations that the student retains: before the training, heads and inner units are chosen and their
-    weights fitted; None: all"""
+    """share of its layers' operations that the student retains, or of their weights with a `split`: before the training, heads and
+    inner units are chosen and their weights fitted; None: all"""
+    split: int | None = None
+    """number of the student's first layers in which query and document do not read each other; None: they do in all"""
     pairs: int = 100_000
     """total number of pairs to train on: the budget that determines the phases and the learning rate; with a `width`, 0 leaves the
     student as it was fitted"""
@@ -35,7 +41,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     candidates: int = 8
     """maximum number of candidates drawn from a pool at each visit"""
     local: float = 0.2
-    """share of the budget in the first phase, layer by layer"""
+    """share of the budget in the first phase, layer by layer; 0 with a `split`"""
     decay: float = 0.2
     """share of the budget, at its end, over which the learning rate falls to 0"""
     lr: float = 3e-4
@@ -53,7 +59,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """type of the matrix products; weights and optimizer are float32"""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "pairs", "batch", "candidates", "max_length", "development_pools", "evaluate"):
+        for name in ("layers", "split", "pairs", "batch", "candidates", "max_length", "development_pools", "evaluate"):
             minimum = 0 if name == "pairs" and self.width else 1
             if (value := getattr(self, name)) is not None and value < minimum:
                 raise InputError(f"{name} is {value}; expected {minimum} or more")
@@ -66,25 +72,43 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise InputError(f"development is {self.development}; expected a share between 0 and 1, such as 0.02")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise InputError(f"lr is {self.lr}; expected a positive learning rate, such as 0.0003")
+        if self.split is not None:
+            self._check_split()
         if any(second <= first for first, second in zip((-1, *self.keep), self.keep, strict=False)):
             raise InputError(f"keep is {','.join(map(str, self.keep))}; expected rising numbers of layers, from 0: 1,3,5")
+
+    def _check_split(self) -> None:
+        if self.local > 0:
+            raise InputError(f"local is {self.local}; expected 0 with a split, whose layers do not read what the teacher's do")
+        if self.max_length <= DOCUMENT_POSITION:
+            raise InputError(f"max_length is {self.max_length}; expected more than the {DOCUMENT_POSITION} of a split's query")
+
+    @property
+    def layout(self) -> SplitLayout | None:
+        """How the student is split; None if it is not."""
+        return None if self.split is None else SplitLayout(self.split, DOCUMENT_POSITION)
 
     def retained_layers(self, teacher_layers: int, start: tuple[int, ...] = ()) -> tuple[int, ...]:
         """The layers, of a teacher with `teacher_layers`, whose outputs the student learns. Raises InputError if it has too few.
 
-        `start`: the layers learnt by the student that training starts from. Only a narrower student may retain all layers.
+        `start`: the layers learnt by the student that training starts from. Only a narrower or a split student may retain all.
         """
-        is_narrow = self.width is not None or len(start) == teacher_layers
+        is_cheaper = self.width is not None or self.split is not None or len(start) == teacher_layers
         keep = self.keep or (start if self.layers is None else ())
-        if not keep and is_narrow and self.layers in (None, teacher_layers):
+        if not keep and is_cheaper and self.layers in (None, teacher_layers):
             keep = tuple(range(teacher_layers))
         keep = keep or evenly_spaced(self.layers or DEFAULT_LAYERS, teacher_layers)
         if keep[-1] != teacher_layers - 1:
             raise InputError(
                 f"keep ends with layer {keep[-1]}; expected the teacher's last, {teacher_layers - 1}, whose output its head reads"
             )
-        if len(keep) == teacher_layers and not is_narrow:
+        if len(keep) == teacher_layers and not is_cheaper:
             raise InputError(f"keep names all {teacher_layers} layers of the teacher; expected fewer, or a width")
+        if self.split is not None and self.split >= len(keep):
+            raise InputError(
+                f"split is {self.split}, but the student has {len(keep)} layers, and in one at least its query reads the document; "
+                f"expected 1 to {len(keep) - 1}"
+            )
         return keep
 
     def is_local(self, pairs: int) -> bool:

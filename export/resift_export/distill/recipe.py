@@ -132,6 +132,8 @@ class DistillRecipe(Strict, frozen=True, kw_only=True):
     development_pools: int
     excluded_pools: int
     unused_pools: int
+    long_pools: int = 0
+    """number of pools left out because their query is too long for a split student"""
     hidden_variances: tuple[float, ...] = ()
     """variances of the teacher's hidden states in the development pools, by retained layer"""
     logit_variance: float = 0.0
@@ -157,8 +159,9 @@ class DistillRecipe(Strict, frozen=True, kw_only=True):
             words += ["--revision", self.teacher.revision]
         if self.start:
             words += ["--from", self.start.id]
-        if options.width:
-            words += ["--width", str(options.width)]
+        for flag, value in (("--width", options.width), ("--split", options.split)):
+            if value is not None:
+                words += [flag, str(value)]
         for flag, value in (
             ("--pairs", options.pairs),
             ("--batch", options.batch),

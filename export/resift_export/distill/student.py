@@ -10,15 +10,15 @@ import torch
 from resift.errors import ExportError
 from resift_export.checkpoint.config import ACTIVATIONS, CheckpointConfig
 from resift_export.checkpoint.layers import LAYERS, compact, layers_of, resize
+from resift_export.checkpoint.split import check_whole, embed, head_logits, run_first_layers, run_later_layers, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from resift_export.checkpoint.load import Checkpoint
+    from resift_export.checkpoint.split import SplitLayout
     from resift_export.distill.batches import PaddedBatch
 
-MASK_VALUE = -1e9
-"""Value added to the attention score of padding, whose weight is then 0; bfloat16 can hold it too."""
 REASONS = {
     "albert": "all its layers are one and the same, so that none can be left out",
     "mpnet": "its layers share a position bias that the model computes",
@@ -32,7 +32,8 @@ class Outputs(NamedTuple):
     """A model's outputs for a batch of n pairs."""
 
     hidden_states: Sequence[torch.Tensor]
-    """[n, width, hidden size] each: the embeddings, then each layer's output"""
+    """[n, width, hidden size] each: the embeddings, then each layer's output; of a split model [n, query tokens, hidden size]: the
+    output of each of the later layers"""
     logits: torch.Tensor
     """float32[n, labels]"""
 
@@ -48,6 +49,7 @@ def check_family(model: Any) -> None:
 def check_teacher(teacher: Checkpoint) -> None:
     """Raises ExportError, with the reason, if the teacher cannot be distilled."""
     check_family(teacher.model)
+    check_whole(teacher.model, teacher.id)
     if teacher.is_modular or teacher.prompt:
         extras = "modules of sentence-transformers" if teacher.is_modular else "a prompt"
         raise ExportError(f"{teacher.id} has {extras}, which a student would lose; expected a plain sequence classifier")
@@ -104,6 +106,32 @@ def run(model: Any, batch: PaddedBatch) -> Outputs:
     return Outputs(outputs.hidden_states, outputs.logits.float())
 
 
+def run_split(model: Any, split: SplitLayout, batch: PaddedBatch) -> Outputs:
+    """The query's hidden states in the later layers of a split model, and the logits, of a batch whose pairs have one query."""
+    query, document = _halves(batch)
+    mask = batch.attention_mask
+    queries = run_first_layers(model, split, embed(model, *(column[:1] for column in query)))
+    documents = embed(model, *document, first=split.document_position)
+    documents = run_first_layers(model, split, documents, None if mask is None else mask[..., batch.query_tokens :])
+    states = run_later_layers(model, split, queries.expand(len(documents), -1, -1), documents, mask)
+    return Outputs(states, head_logits(model, states[-1]).float())
+
+
+def embeddings_of(model: Any, batch: PaddedBatch) -> torch.Tensor:
+    """What the first layer reads: [n, width, hidden size]."""
+    split = split_of(model, "the model")
+    if split is None:
+        return run(model, batch).hidden_states[0]
+    query, document = _halves(batch)
+    return torch.cat([embed(model, *query), embed(model, *document, first=split.document_position)], dim=1)
+
+
+def _halves(batch: PaddedBatch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Token ids, and segment ids if the model reads them, of the queries, and those of the documents."""
+    columns = [batch.inputs[name] for name in ("input_ids", "token_type_ids") if name in batch.inputs]
+    return [column[:, : batch.query_tokens] for column in columns], [column[:, batch.query_tokens :] for column in columns]
+
+
 def run_layers(student: Any, batch: PaddedBatch, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Each layer's output for its own one of the `inputs`; inputs and outputs are [n, width, hidden size] each."""
     return [run_layer(layer, states, batch) for layer, states in zip(layers_of(student), inputs, strict=True)]
@@ -112,10 +140,12 @@ def run_layers(student: Any, batch: PaddedBatch, inputs: Sequence[torch.Tensor])
 def run_layer(layer: torch.nn.Module, states: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
     """A layer's output for hidden states of the batch, both [n, width, hidden size]."""
     # Every implementation adds this mask to its attention scores; only torch's fused one accepts a boolean mask.
-    mask = None if batch.mask is None else (1 - batch.mask[:, None, None, :]) * MASK_VALUE
+    mask = batch.attention_mask
     output = layer(states, None if mask is None else mask.to(states.dtype))
     # transformers below 5 returns a tuple.
     output_states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    if batch.reading == "frozen":
+        return torch.cat([output_states[:, : batch.query_tokens], states[:, batch.query_tokens :]], dim=1)
     return output_states
 
 

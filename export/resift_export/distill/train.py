@@ -25,6 +25,8 @@ from resift_export.distill.state import AVERAGES, REFERENCE, STUDENT
 from resift_export.distill.student import run, run_layers, squared_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from resift.encoding.encodings import Encodings
     from resift.encoding.tokenizer import PairTokenizer
     from resift_export.checkpoint.load import Checkpoint
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from resift_export.distill.data import Draws
     from resift_export.distill.recipe import DistillRecipe
     from resift_export.distill.state import State
+    from resift_export.distill.student import Outputs
 
 MAX_GRADIENT_NORM = 1.0
 """Largest norm of a step's gradient."""
@@ -105,14 +108,10 @@ class Trainer:
         while (pairs := sum(len(part) for part in parts)) < options.batch:
             parts.append(self.tokenizer.encode(*self.draws.at(position)))
             position += 1
-        batches = padded_batches(self.checkpoint, parts, self.device)
-        tokens = sum(batch.tokens for batch in batches)
-        is_local = options.is_local(recipe.pairs)
+        tokens, is_local = self._trained_tokens(parts), options.is_local(recipe.pairs)
         hidden = logits = 0.0
-        for batch in batches:
-            parts_of_loss = self._local_losses(batch) if is_local else self._losses(batch)
-            weights = [1 / tokens, 1 / pairs, 1 / pairs]
-            weighted = [weight * loss for weight, loss in zip(weights, parts_of_loss, strict=False)]
+        for hidden_loss, *pair_losses in self._losses(parts):
+            weighted = [1 / tokens * hidden_loss, *(1 / pairs * loss for loss in pair_losses)]
             torch.autograd.backward(torch.stack(weighted).sum())
             hidden += float(weighted[0].detach())
             logits += 0.0 if is_local else float(weighted[1].detach())
@@ -131,6 +130,10 @@ class Trainer:
             losses=recipe.losses.plus(pairs, hidden, None if is_local else logits),
         )
 
+    def run_student(self, batch: PaddedBatch) -> Outputs:
+        """The student's outputs for a batch of pairs with one query."""
+        return run(self.student, batch)
+
     def autocast(self) -> torch.autocast:
         """The context that sets the precision of the matrix products."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.options.dtype == "bfloat16")
@@ -141,6 +144,16 @@ class Trainer:
             teacher = run(self.teacher, batch)
         return teacher.hidden_states[0], [teacher.hidden_states[layer + 1] for layer in self.recipe.keep], teacher.logits
 
+    def _trained_tokens(self, parts: Sequence[Encodings]) -> int:
+        """Number of tokens over which the loss of hidden states is summed."""
+        return sum(int(part.lengths.sum()) for part in parts)
+
+    def _losses(self, parts: Sequence[Encodings]) -> Iterator[list[torch.Tensor]]:
+        """The losses of the pairs, batch by batch: of hidden states, summed over tokens, then others, summed over pairs."""
+        is_local = self.recipe.options.is_local(self.recipe.pairs)
+        for batch in padded_batches(self.checkpoint, parts, self.device):
+            yield self._local_losses(batch) if is_local else self._end_to_end_losses(batch)
+
     def _local_losses(self, batch: PaddedBatch) -> list[torch.Tensor]:
         """The loss of hidden states, summed over tokens."""
         with self.autocast():
@@ -148,7 +161,7 @@ class Trainer:
             outputs = run_layers(self.student, batch, [embeddings, *goals[:-1]])
         return [squared_errors(outputs, goals, batch, self.recipe.hidden_variances)]
 
-    def _losses(self, batch: PaddedBatch) -> list[torch.Tensor]:
+    def _end_to_end_losses(self, batch: PaddedBatch) -> list[torch.Tensor]:
         """The losses of hidden states, summed over tokens, and of logits and the first token's state, summed over pairs."""
         with self.autocast():
             _, goals, logits = self._goals(batch)

@@ -22,7 +22,7 @@ from resift.errors import ExportError, ExtraError, first_line
 from resift_export.graph.edit import insert, tidy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from resift_export.checkpoint.load import Checkpoint
 
@@ -38,30 +38,44 @@ EXAMPLE_SHAPE = (2, 8)
 def trace(checkpoint: Checkpoint) -> ir.Model:
     """Traces with torch.onnx.export. Raises ExportError if the model cannot be traced with dynamic batch size and width."""
     inputs = checkpoint.signature.inputs
-    names = tuple(inputs)
-    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    example = tuple(
-        torch.full(EXAMPLE_SHAPE, 5 if name == "input_ids" else 0, dtype=getattr(torch, kind)) for name, kind in inputs.items()
-    )
+    example = {
+        name: torch.full(EXAMPLE_SHAPE, 5 if name == "input_ids" else 0, dtype=getattr(torch, kind))
+        for name, kind in inputs.items()
+    }
+    return trace_network(checkpoint.network(), example, OUTPUT, checkpoint.architecture, "; try --tracer optimum")
+
+
+def example_of(checkpoint: Checkpoint, shape: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """The inputs of the checkpoint's signature, int64 of that shape."""
+    return {name: torch.full(shape, 5 if name == "input_ids" else 0) for name in checkpoint.signature.inputs}
+
+
+def trace_network(
+    network: torch.nn.Module, example: Mapping[str, torch.Tensor], output: str, what: str, ways_out: str = ""
+) -> ir.Model:
+    """The graph of a network from inputs, by position, to one `output`. The first two axes of each input are dynamic.
+
+    `example`: inputs by name, whose first two sizes are 2 or more. `what` names the network in messages, which end with `ways_out`.
+    Raises ExportError if it cannot be traced.
+    """
+    axes = {name: dict.fromkeys(range(min(tensor.ndim, 2)), torch.export.Dim.DYNAMIC) for name, tensor in example.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                checkpoint.network(),
-                example,
+                network,
+                tuple(example.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=list(names),
-                output_names=[OUTPUT],
-                dynamic_shapes=(tuple(dynamic for _ in names),),
+                input_names=list(example),
+                output_names=[output],
+                dynamic_shapes=(tuple(axes.values()),),
                 verbose=False,
                 # The exporter's optimizer fuses ModernBERT's rotary embedding incorrectly for batches larger than one.
                 optimize=False,
             )
         except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
-            raise ExportError(
-                f"torch {torch.__version__} cannot trace {checkpoint.architecture}: {first_line(error)}; try --tracer optimum"
-            ) from error
+            raise ExportError(f"torch {torch.__version__} cannot trace {what}: {first_line(error)}{ways_out}") from error
     assert program is not None
     model = program.model
     onnxscript.optimizer.optimize(model, input_size_limit=MAX_FOLDED_BYTES, output_size_limit=MAX_FOLDED_BYTES)

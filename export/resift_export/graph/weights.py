@@ -37,33 +37,49 @@ def save(model: ir.Model, path: Path) -> list[Path]:
     return [path]
 
 
-def save_with_shared_weights(model: ir.Model, path: Path, weights_path: Path, min_bytes: int | None = None) -> bool:
-    """Writes the graph to `path` without the weights that `weights_path`, a file of the same folder, holds to the bit.
+def save_with_shared_weights(model: ir.Model, path: Path, weights_paths: Sequence[Path], min_bytes: int | None = None) -> list[str]:
+    """Writes the graph to `path` without the weights that one of `weights_paths`, files of the same folder, holds to the bit.
 
-    The graph reads these from there; the other weights are inside its file. `min_bytes`: size of the smallest tensor that is looked
-    for; None: MIN_SHARED_BYTES. Returns False, and writes nothing, if `weights_path` has none of the weights or if the others are
-    too large to be inside.
+    The graph reads these from the first that does; the other weights are inside its file. `min_bytes`: size of the smallest tensor
+    that is looked for; None: MIN_SHARED_BYTES. Returns the names of the files that it reads. If there are none, or if the other
+    weights are too large to be inside, nothing is written and the list is empty.
     """
     model_copy = _with_inline_weights(model)
-    shared_count, least = 0, MIN_SHARED_BYTES if min_bytes is None else min_bytes
-    with weights_path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for value in model_copy.graph.initializers.values():
-            tensor = value.const_value
-            if tensor is not None and tensor.nbytes >= least and (offset := content.find(tensor.tobytes())) >= 0:
-                shared_count += 1
-                value.const_value = ir.ExternalTensor(
-                    weights_path.name,
-                    offset,
-                    tensor.nbytes,
-                    tensor.dtype,
-                    shape=ir.Shape(tensor.shape.numpy()),
-                    name=str(value.name),
-                    base_dir=weights_path.parent,
-                )
+    least = MIN_SHARED_BYTES if min_bytes is None else min_bytes
+    shared: list[str] = []
+    for weights_path in weights_paths:
+        with weights_path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = [_share(value, weights_path, content) for value in _inline_initializers(model_copy, least)]
+        shared += [weights_path.name] if any(found) else []
     inline_bytes = sum(tensor.nbytes for tensor in _tensors(model_copy) if not isinstance(tensor, ir.ExternalTensor))
-    if not shared_count or inline_bytes > MAX_INLINE_BYTES:
-        return False
+    if not shared or inline_bytes > MAX_INLINE_BYTES:
+        return []
     path.write_bytes(serialize(model_copy))
+    return shared
+
+
+def _inline_initializers(model: ir.Model, min_bytes: int) -> list[ir.Value]:
+    """The initializers of at least so many bytes that are not in another file."""
+    values = model.graph.initializers.values()
+    tensors = ((value, value.const_value) for value in values)
+    return [
+        value
+        for value, tensor in tensors
+        if tensor is not None and tensor.nbytes >= min_bytes and not isinstance(tensor, ir.ExternalTensor)
+    ]
+
+
+def _share(value: ir.Value, path: Path, content: mmap.mmap) -> bool:
+    """Lets an initializer read its weights from the file at `path` if its `content` has them; whether it has."""
+    tensor = value.const_value
+    assert tensor is not None
+    offset = content.find(tensor.tobytes())
+    if offset < 0:
+        return False
+    shape = ir.Shape(tensor.shape.numpy())
+    value.const_value = ir.ExternalTensor(
+        path.name, offset, tensor.nbytes, tensor.dtype, shape=shape, name=str(value.name), base_dir=path.parent
+    )
     return True
 
 

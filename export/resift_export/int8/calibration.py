@@ -83,17 +83,25 @@ def operations_by_product(model: ir.Model, scratch: Path) -> dict[str, int]:
     The model is run at two widths, as not every tracer records the shapes of values: products whose input does not grow with the
     width, such as the head's, run once per pair and count as 0. In a frozen graph, a token is one of a document.
     """
+    names = [str(value.name) for value in model.graph.inputs]
+    updated = {UPDATED: np.array(PROBE_WIDTHS[:1])} if UPDATED in names else {}
+    narrow, wide = ({name: np.ones((1, width), np.int64) for name in names} | updated for width in PROBE_WIDTHS)
+    return operations_between(model, scratch, narrow, wide, PROBE_WIDTHS[1] - PROBE_WIDTHS[0])
+
+
+def operations_between(
+    model: ir.Model, scratch: Path, narrow: Mapping[str, np.ndarray], wide: Mapping[str, np.ndarray], tokens: int
+) -> dict[str, int]:
+    """The operations of each product, as above, per token of the `tokens` by which the feed `wide` has more than `narrow`."""
     products = list(_products(model))
     names = list(dict.fromkeys(source for _, source, _ in products))
     session = open_session(model, scratch, names)
-    sizes = []
-    for width in PROBE_WIDTHS:
-        feed = {item.name: np.ones((1, width), np.int64) for item in session.get_inputs()}
-        feed |= {UPDATED: np.array(PROBE_WIDTHS[:1])} if UPDATED in feed else {}
-        sizes.append({name: value.size for name, value in zip(names, session.run(names, feed), strict=True)})
-    narrow, wide = sizes
-    tokens = PROBE_WIDTHS[1] - PROBE_WIDTHS[0]
-    return {name: 2 * math.prod(shape) * (wide[source] - narrow[source]) // (tokens * shape[0]) for name, source, shape in products}
+    before, after = (
+        {name: value.size for name, value in zip(names, session.run(names, dict(feed)), strict=True)} for feed in (narrow, wide)
+    )
+    return {
+        name: 2 * math.prod(shape) * (after[source] - before[source]) // (tokens * shape[0]) for name, source, shape in products
+    }
 
 
 def _products(model: ir.Model) -> Iterator[tuple[str, str, tuple[int, ...]]]:

@@ -12,6 +12,7 @@ from resift.errors import ExportError, ExtraError, InputError
 from resift_export.checkpoint import load as checkpoints
 from resift_export.checkpoint.layers import compact_copy
 from resift_export.checkpoint.source import folder_of
+from resift_export.checkpoint.split import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,7 @@ def load_start(source: str, revision: str | None, max_length: int) -> Checkpoint
             "names it"
         )
     checkpoint = checkpoints.load(source, revision=revision)
+    check_whole(checkpoint.model, source)
     if checkpoint.is_modular or checkpoint.prompt:
         extras = "modules of sentence-transformers" if checkpoint.is_modular else "a prompt"
         raise ExportError(f"{source} has {extras}, which the trained checkpoint would lose; expected a plain sequence classifier")

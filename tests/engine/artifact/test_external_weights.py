@@ -14,8 +14,9 @@ from onnx import TensorProto
 from resift import Reranker
 from resift.artifact import external_weights
 from resift.artifact.external_weights import externalize_weights
-from resift.artifact.folder import Artifact, GraphOnDisk
+from resift.artifact.folder import Artifact
 from resift.artifact.graph_check import WeightsFile, check_graph
+from resift.artifact.graph_on_disk import GraphOnDisk
 from resift.artifact.protobuf import encode_field
 from resift.errors import ArtifactError
 from resift.runtime import providers

@@ -157,6 +157,14 @@ def test_weights_in_the_file_beside_the_graph_are_accepted_where_there_is_one():
         check_graph(beside().SerializeToString(), "model.onnx")
 
 
+def test_weights_may_be_in_each_of_two_files():
+    other = WeightsFile("other.onnx", 5000)
+    check_graph(beside().SerializeToString(), "model.onnx", other, WEIGHTS_FILE)
+    check_graph(beside(location="other.onnx", offset="4900").SerializeToString(), "model.onnx", WEIGHTS_FILE, other)
+    with pytest.raises(ArtifactError, match=r"reads weights outside the 4112 bytes of model\.onnx\.data"):
+        check_graph(beside(offset="4900").SerializeToString(), "model.onnx", WEIGHTS_FILE, other)
+
+
 NAMED = helper.make_node("Identity", ["input_ids"], ["location"], name="allocation", doc_string="external_data Loop If Scan")
 ACCEPTED = {
     "plain": graphs.model(),

@@ -189,6 +189,74 @@ def packed_and_not_listed(manifest):
     del manifest["files"]["packed.onnx"]
 
 
+SPLIT = {
+    "layers": 6,
+    "query_tokens": 32,
+    "document_tokens": 480,
+    "multiple": 16,
+    "size": 384,
+    "query_operations": 1000,
+    "reading_operations": 10,
+}
+HALVES = {
+    "file": "small.onnx",
+    "precision": "int8",
+    "instruction_sets": [],
+    "weights": "model.int8.onnx",
+    "document": {"file": "small.document.onnx", "weights": ["small.onnx", "model.int8.onnx"]},
+}
+
+
+def split(manifest, *, variant=HALVES, how=SPLIT, **changes):
+    """Adds a split first look."""
+    listed(manifest, "small.onnx", "small.document.onnx")
+    manifest["format"] = EXTENDED_FORMAT
+    manifest["graphs"].append(first_look(manifest, variants=[json.loads(json.dumps(variant))], split=how, **changes))
+
+
+def test_a_split_graph_has_two_files_and_a_format_of_its_own(manifest):
+    split(manifest)
+    found = read(manifest)
+    assert format_of(found.graphs) == EXTENDED_FORMAT
+    [variant] = found.graphs[1].variants
+    query, document = variant.graphs()
+    assert (query.file, query.weight_files()) == ("small.onnx", ["model.int8.onnx"])
+    assert (document.file, document.weight_files()) == ("small.document.onnx", ["small.onnx", "model.int8.onnx"])
+    assert (variant.of_width(1), variant.document_half()) == (query, document)
+    assert query.document is document.document is None
+    assert [found.row_of(file).max_length for file in ("small.onnx", "small.document.onnx", "model.int8.onnx")] == [32, 480, 512]
+    assert read(json.loads(msgspec.json.encode(found))) == found
+
+
+def test_a_documents_states_are_padded_to_a_width_that_follows_from_its_tokens(manifest):
+    split(manifest)
+    how = read(manifest).graphs[1].split
+    assert [how.width_of(tokens) for tokens in (1, 16, 17, 480)] == [16, 16, 32, 480]
+
+
+def test_the_signatures_of_both_halves_follow_from_the_graphs(manifest):
+    split(manifest)
+    signature = read(manifest).graphs[1].signature
+    document, query = signature.document_half(), signature.query_half()
+    assert (list(document.inputs), document.outputs) == (["input_ids", "token_type_ids"], {"states": "uint8"})
+    assert query.outputs == {"logits": "float32"}
+    assert query.inputs == {
+        **dict.fromkeys(["input_ids", "token_type_ids", "query_of", "document_tokens"], "int64"),
+        "states": "uint8",
+    }
+
+
+def halves_of_one_file(manifest):
+    split(manifest, variant={**HALVES, "document": {"file": "small.onnx"}})
+
+
+def full_and_split(manifest):
+    listed(manifest, "small.document.onnx")
+    graph(manifest)["split"] = SPLIT
+    graph(manifest)["variants"][0].pop("short", None)
+    graph(manifest)["variants"][0]["document"] = {"file": "small.document.onnx"}
+
+
 def borrowed_by_short(manifest):
     listed(manifest, "short.onnx")
     graph(manifest)["variants"][0]["short"] = {**SHORT, "weights": "other.onnx"}
@@ -259,6 +327,50 @@ REFUSED = {
     "frozen layers and a mask": (masked_and_frozen, "graph full is frozen and its variant model.int8.onnx is masked; expected one"),
     "updated tokens in multiples of none": (partial(frozen, multiple=0), "multiple"),
     "updated tokens in multiples of any number": (partial(frozen, multiple=1 << 31), "multiple"),
+    "a split graph in one file": (
+        partial(split, variant={**HALVES, "document": None}),
+        "is split and its variant small.onnx has no",
+    ),
+    "a document half of a graph that is not split": (
+        partial(split, how=None),
+        "small is not split and its variant small.onnx has a",
+    ),
+    "a document half not listed": (
+        partial(split, variant={**HALVES, "document": {"file": "other.onnx"}}),
+        "its files lack other.onnx",
+    ),
+    "weights of a document half not listed": (
+        partial(split, variant={**HALVES, "document": {"file": "small.document.onnx", "weights": ["small.onnx", "other.onnx"]}}),
+        "read weights from other.onnx, which its files lack",
+    ),
+    "three files of weights": (
+        partial(split, variant={**HALVES, "weights": ["model.int8.onnx"] * 3}),
+        "weights",
+    ),
+    "halves of one file": (halves_of_one_file, "small is split and halves share a file"),
+    "a full graph that is split": (full_and_split, "graph full is split and full; expected one of them"),
+    "a split graph that is masked": (
+        partial(split, variant={**HALVES, "is_masked": True}),
+        "small is split and its variant small.onnx is masked; expected one",
+    ),
+    "a split graph with another for short pairs": (
+        partial(split, variant={**HALVES, "short": {"file": "short.onnx", "up_to": 16}}),
+        "small is split and its variant small.onnx has a graph for short pairs; expected one",
+    ),
+    "a split after the last layer": (partial(split, how={**SPLIT, "layers": 12}), "is split after 12 layers of 12; expected fewer"),
+    "no slot for a query": (partial(split, how={**SPLIT, "query_tokens": 0}), "query_tokens"),
+    "states of no size": (partial(split, how={**SPLIT, "size": 0}), "size"),
+    "states in multiples of any number": (partial(split, how={**SPLIT, "multiple": 1 << 20}), "multiple"),
+    "a graph that reads states": (
+        lambda m: graph(m)["signature"]["inputs"].update(states="uint8"),
+        "signature of graph full has states; expected it in none",
+    ),
+    "a graph that returns states": (
+        lambda m: graph(m)["signature"].update(outputs={"states": "uint8"}),
+        "signature of graph full has states; expected it in none",
+    ),
+    "logits of another type": (lambda m: graph(m)["signature"].update(outputs={"logits": "uint8"}), "float32 for logits"),
+    "token ids of another type": (lambda m: graph(m)["signature"]["inputs"].update(input_ids="uint8"), "expected int64"),
     "a longest pair beyond any model's": (partial(frozen, whole_up_to=1 << 31), "whole_up_to"),
 }
 

@@ -166,7 +166,7 @@ def test_an_interrupt_while_it_reads_ends_it_with_130():
 TELLING = """
 import os, sys
 from resift.cli.main import main
-from resift.runtime.sessions import Session
+from resift.runtime.session import Session
 run = Session.run
 def telling(self, batch):
     os.write({descriptor}, b".")

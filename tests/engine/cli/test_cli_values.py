@@ -25,6 +25,7 @@ REQUIRED = {
     "train": ["c", "o", "--data", "d"],
     "questions": ["c", "--out", "o"],
     "mine": ["d", "--out", "o"],
+    "prepare": ["d"],
 }
 NUMBERS = ("N", "MS", "SHARE", "RATE")
 SERVED_NUMBERS = ("--threads", "--max-length", "--windows", "--max-batch-tokens")

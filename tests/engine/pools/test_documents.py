@@ -8,7 +8,7 @@ import pytest
 
 from resift import InputError
 from resift.documents import DocumentTemplate
-from resift.pools.documents import read_documents
+from resift.pools.documents import DocumentSource, read_documents
 from resift.pools.reading import CandidatePool
 
 
@@ -96,3 +96,53 @@ def test_a_table_without_documents_is_an_input_error_naming_file_and_line(file, 
     with pytest.raises(InputError) as caught:
         read_documents(path, "q")
     assert str(caught.value).startswith(f"{path}, {message}")
+
+
+# A corpus as a stream
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("documents.txt", b"The moon, they say,\n\nBread rises.\n"),
+        ("documents.jsonl", b'{"text": "The moon, they say,"}\n{"text": "Bread rises.", "id": 3}\n'),
+        ("documents.csv", b'text,id\n"The moon, they say,",7\nBread rises.,8\n'),
+        ("documents.jsonl.gz", gzip.compress(b'{"text": "The moon, they say,"}\n{"text": "Bread rises."}\n')),
+    ],
+)
+def test_documents_of_a_file_are_a_stream_of_texts(file, name, content):
+    source = DocumentSource(file(content, name))
+    stream = iter(source)
+    assert next(stream) == "The moon, they say,"
+    assert 0 < source.share() <= 1
+    assert [*stream] == ["Bread rises."]
+    assert source.share() == 1
+
+
+def test_documents_of_parquet_are_a_stream(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "documents.parquet"
+    parquet.write_table(pa.table({"text": [f"text {number}" for number in range(100)], "title": ["t"] * 100}), path)
+    source = DocumentSource(path)
+    assert [*source] == [f"text {number}" for number in range(100)]
+    assert source.share() == 1
+    assert next(iter(DocumentSource(path, DocumentTemplate.parse("{title}: {text}")))) == "t: text 0"
+
+
+def test_title_and_text_are_read_of_a_beir_folder(tmp_path):
+    lines = b'{"_id": "1", "title": "Tides", "text": "The moon."}\n{"_id": "2", "text": "Bread."}\n'
+    (tmp_path / "corpus.jsonl").write_bytes(lines)
+    source = DocumentSource(tmp_path)
+    assert [*source] == ["Tides The moon.", "Bread."]
+    assert source.share() == 1
+    assert [*DocumentSource(tmp_path, DocumentTemplate.parse("{text}"))] == ["The moon.", "Bread."]
+    with pytest.raises(InputError, match=r"is a folder without corpus\.jsonl; expected a BEIR folder, or a file of documents"):
+        DocumentSource(tmp_path.parent)
+
+
+def test_a_document_that_cannot_be_read_ends_the_stream_there(file):
+    stream = iter(DocumentSource(file(b'{"text": "a"}\n{"text": 7}\n', "documents.jsonl")))
+    assert next(stream) == "a"
+    with pytest.raises(InputError, match=r"line 2: an object whose 'text' is a number"):
+        next(stream)

@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 
 from resift import ProviderError
-from resift.artifact.manifest import Variant
+from resift.artifact.variant import Variant
 from resift.runtime import providers
 
 CPU = ["CPUExecutionProvider"]

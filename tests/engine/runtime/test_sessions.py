@@ -16,7 +16,7 @@ from resift import ArtifactError, InferenceError, Reranker
 from resift.artifact.signature import Signature
 from resift.runtime import providers
 from resift.runtime.providers import POLICIES
-from resift.runtime.sessions import Session
+from resift.runtime.session import Session
 from tests.conftest import edit
 from tests.support import graphs
 from tests.support.forks import beside_threads, can_fork, in_child

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from resift.errors import InferenceError
-from resift.scheduling import buckets, deadline, outcome, pace, queues, retries, scheduler, workers
+from resift.scheduling import buckets, costs, deadline, halves, outcome, overload, pace, queues, retries, scheduler, workers
 from resift.scheduling import call as calls
 from resift.scheduling.scheduler import Scheduler
 from resift.scheduling.workers import Workers
@@ -30,7 +30,7 @@ class Fault(Exception):  # noqa: N818 - no error of the library
 
 def functions():
     """Class or module, name and attribute of every function of the core."""
-    for module in (scheduler, buckets, queues, retries, deadline, pace, outcome, calls, workers):
+    for module in (scheduler, buckets, queues, retries, deadline, pace, costs, overload, halves, outcome, calls, workers):
         owners = [module, *(kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__)]
         for owner in owners:
             for name, member in vars(owner).items():
@@ -40,15 +40,17 @@ def functions():
                     yield pytest.param(owner, name, id=f"{module.__name__.rpartition('.')[2]}-{name}")
 
 
-def run(graph, inputs):
-    ids = inputs["input_ids"]
-    if graph == "full" and ids.shape[1] == 7 and (ids[:, 0] == BAD_ROW).any():
+def run(batch):
+    if batch.phase is not None:
+        return steady_calls.split_answers(batch)
+    ids = batch.stack()["input_ids"]
+    if batch.graph == "full" and ids.shape[1] == 7 and (ids[:, 0] == BAD_ROW).any():
         raise InferenceError("the row that fails")
     return ids[:, :1].astype(np.float32)
 
 
 def every_kind():
-    """Calls of every kind: short, in two steps, with windows, with deadlines, one that fails, one to be cancelled."""
+    """Calls of every kind: short, in two steps, split, with windows, with deadlines, one that fails, one to be cancelled."""
     now = time.monotonic()
     return [
         steady_calls.call(5, 6, 7),
@@ -56,6 +58,8 @@ def every_kind():
         steady_calls.call(4, 4, 4, 5, windows=(3, 1)),
         steady_calls.call(6, 6, keep=1, deadline=now + 1000),
         steady_calls.call(6, 8, 9, deadline=now + 0.02),
+        steady_calls.split_call(1, 102, 1, keep=1),
+        steady_calls.split_call(3, 104, deadline=now + 1000),
         steady_calls.call(7, 7, 7, 7, 7),
         steady_calls.call(9, 9, 9),
     ]
@@ -90,7 +94,13 @@ def counted(monkeypatch, owner, name, fails_at):
 
 @pytest.fixture
 def core(monkeypatch):
-    made = Workers(lambda: Scheduler(16, pace=pace.Pace({"full": 4, "first-look": 1}), delay=1e9, workers=2), run, 2)
+    made = Workers(
+        lambda: Scheduler(
+            16, pace=pace.Pace({"full": 4, "first-look": 1}, {"first-look": steady_calls.SPLIT}), delay=1e9, workers=2
+        ),
+        run,
+        2,
+    )
     made.observe = lambda batch, seconds: None
     yield made
     monkeypatch.undo()

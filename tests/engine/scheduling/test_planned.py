@@ -22,7 +22,7 @@ from resift.evaluate.tuning.quality import top_agreement
 from resift.pools.collection import rerank_pools
 from resift.pools.job import Job, rerank_file
 from resift.pools.reading import CandidatePool
-from resift.runtime.sessions import Session
+from resift.runtime.session import Session
 from tests.conftest import edit
 from tests.support import tiny
 from tests.support.commands import QUERY, answered, complaint, resift

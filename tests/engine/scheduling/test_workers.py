@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from resift import ClosedError, InferenceError, LogitsError, Ranking, Reranker, Settings
-from resift.runtime.sessions import Session
+from resift.runtime.session import Session
 from resift.scheduling.scheduler import Scheduler
 from resift.scheduling.submission import Submission
 from resift.scheduling.workers import Workers
@@ -241,13 +241,14 @@ def test_eight_threads_get_what_one_gets(reranker):
 def test_a_worker_that_waits_is_woken_for_the_rows_of_a_next_step():
     both = threading.Barrier(2)
 
-    def run(graph, inputs):
-        row = inputs["input_ids"][0, 0]
-        if graph == "full":
+    def run(batch):
+        ids = batch.stack()["input_ids"]
+        row = ids[0, 0]
+        if batch.graph == "full":
             both.wait(60)  # the rows of the last step run side by side
         elif row == 1:
             until(lambda: len(core._changed._waiters) == 1)  # the first step ends while the other worker waits
-        return inputs["input_ids"][:, :1].astype(np.float32)
+        return ids[:, :1].astype(np.float32)
 
     core = Workers(lambda: Scheduler(100), run, 2)
     first = steady_calls.call(5, graph="first-look")
@@ -265,7 +266,7 @@ def test_a_worker_that_waits_is_woken_for_the_rows_of_a_next_step():
 
 def test_a_thread_too_many_ends_and_the_others_go_on():
     """Calls that come at once may start more threads than there may be."""
-    core = Workers(lambda: Scheduler(100), lambda graph, inputs: inputs["input_ids"][:, :1].astype(np.float32), 2)
+    core = Workers(lambda: Scheduler(100), lambda batch: batch.stack()["input_ids"][:, :1].astype(np.float32), 2)
     for work, deadline in ((core._work, None), (core._expire, time.monotonic() + 1000)):
         one = steady_calls.call(5, deadline=deadline)
         core.add(one)

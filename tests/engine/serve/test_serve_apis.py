@@ -293,7 +293,7 @@ def test_a_model_that_declares_no_sigmoid_is_still_served_in_0_to_1(copy):
 @pytest.mark.parametrize("error", ["InferenceError", "LogitsError", "RuntimeError"])
 def test_a_fault_of_the_model_is_answered_in_each_apis_shape(served, monkeypatch, error):
     from resift import errors
-    from resift.runtime.sessions import Session
+    from resift.runtime.session import Session
 
     kind = getattr(errors, error, RuntimeError)
 

@@ -51,6 +51,7 @@ def test_each_setting_can_be_given_in_all_three_ways(found, file):
         "api_key_file": "keys.toml",
         "uds": "socket",
         "root_path": "/ranker",
+        "store": "states",
     }
     is_bool = isinstance(found.default, bool)
     given = "true" if is_bool else text.get(found.name, "7")
@@ -68,6 +69,12 @@ def test_the_engines_settings_come_from_a_file_and_are_replaced_by_those_given(f
     assert (found.threads, found.token_budget, found.precision) == (2, 512, "auto")
     with pytest.raises(InputError, match="cannot be read"):
         gathered("--settings", "missing.toml").engine()
+
+
+def test_the_store_and_the_cache_are_the_engines():
+    found = gathered("--store", "states", "--document-cache", "0").engine()
+    assert (found.store, found.document_cache) == ("states", 0)
+    assert (gathered().engine().store, gathered().engine().document_cache) == ("auto", "auto")
 
 
 def test_lists_are_repeated_flags_commas_or_arrays(file):

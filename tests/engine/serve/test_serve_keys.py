@@ -172,6 +172,17 @@ def test_the_server_asks_for_a_key_of_the_file(reranker, file, capfd):
     assert not any(key in said for key in ("s-1", "b-1", "b-2", "s-2"))
 
 
+@pytest.mark.parametrize(("is_shared", "owners"), [(False, ["search", "batch", "batch"]), (True, ["", "", ""])])
+def test_holders_of_keys_have_document_caches_of_their_own(reranker, file, monkeypatch, is_shared, owners):
+    seen, submit = [], reranker.submit_encoded
+    monkeypatch.setattr(reranker, "submit_encoded", lambda call: seen.append(call.states_owner) or submit(call))
+    path = str(file(TWO, "keys.toml"))
+    with serving({"tiny": reranker}, api_key_file=path, shared_document_cache=is_shared) as served:
+        for key in ("s-1", "b-1", "b-2"):
+            assert served.post("/v2/rerank", BODY, headers=bearer(key)).status_code == 200
+    assert seen[-3:] == owners
+
+
 def test_more_requests_at_once_than_a_key_may_have_are_429(one_at_a_time, gate, file):
     opened, begun, _ = gate
     with (

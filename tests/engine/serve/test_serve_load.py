@@ -306,7 +306,7 @@ def test_a_model_that_cannot_run_ends_the_server(one_at_a_time, monkeypatch):
     import socket
 
     from resift.errors import InferenceError
-    from resift.runtime.sessions import Session
+    from resift.runtime.session import Session
     from resift.serve.config import Config
     from resift.serve.models import Models
     from resift.serve.run import build_server

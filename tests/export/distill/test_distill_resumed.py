@@ -17,40 +17,23 @@ from resift_export.distill.distillation import distill
 from resift_export.distill.options import Options
 from resift_export.distill.recipe import decode_recipe
 from resift_export.distill.train import Trainer
-from tests.support import children, tiny
+from tests.support import tiny
 from tests.support.commands import complaint, resift, running
+from tests.support.kills import killed
 
 OPTIONS = {"layers": 1, "pairs": 320, "evaluate": 100, "development": 0.2, "max_length": 48, "local": 0.4}
+SPLIT = {"split": 1, "layers": 2, "local": 0.0, "lr": 1e-3}
 KILLED = """
-import json, os, signal, sys
-from pathlib import Path
 import torch
-from resift_export.distill import state, train
+from resift_export.distill import state
 from resift_export.distill.distillation import distill
 from resift_export.distill.options import Options
 
-source, out, pools, options, place, count = sys.argv[1:]
-remaining = int(count)
-
-def killing(owner, name, *, after):
-    function = getattr(owner, name)
-    def counted(*arguments, **more):
-        global remaining
-        remaining -= 1
-        result = function(*arguments, **more) if remaining or after else None
-        if not remaining:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    setattr(owner, name, counted)
-
-if place == "step":
-    killing(torch.optim.AdamW, "step", after=True)
-elif place == "written":
-    killing(state, "save_file", after=True)
-elif place == "unwritten":
-    killing(state, "save_file", after=False)
-elif place == "placed":
-    killing(state.Path, "replace", after=True)
+kill_at("step", torch.optim.AdamW, "step", after=True)
+kill_at("written", state, "save_file", after=True)
+kill_at("unwritten", state, "save_file", after=False)
+kill_at("placed", state.Path, "replace", after=True)
+source, out, pools, options = words
 distill(source, Path(out), [Path(pools)], Options(**json.loads(options)), threads=1, device="cpu", checkpoint_minutes=0.0)
 """
 
@@ -112,12 +95,20 @@ def is_whole(out, unbroken):
 def test_killed_and_resumed_it_is_the_same_to_the_bit(kills, source, pools, unbroken, tmp_path):
     out = tmp_path / "student"
     for place, count in kills:
-        arguments = [source, out, pools, json.dumps(OPTIONS), place, count]
-        done = children.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True)
+        done = killed(KILLED, (source, out, pools, json.dumps(OPTIONS)), place, count)
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
         assert (tmp_path / "student.distill").is_dir()
     assert distilled(source, out, pools).is_finished
     is_whole(out, unbroken)
+
+
+def test_a_split_student_killed_and_resumed_is_the_same_to_the_bit(source, pools, tmp_path):
+    assert distilled(source, tmp_path / "unbroken" / "student", pools, **SPLIT).is_finished
+    out = tmp_path / "broken" / "student"
+    done = killed(KILLED, (source, out, pools, json.dumps(OPTIONS | SPLIT)), "step", 4)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert distilled(source, out, pools, **SPLIT).runs[-1].first_pair > 0
+    is_whole(out, tmp_path / "unbroken" / "student")
 
 
 def test_stopped_anywhere_it_goes_on(source, pools, unbroken, tmp_path):

@@ -13,7 +13,8 @@ import pytest
 
 from resift import ArtifactError, Reranker, Settings
 from resift.artifact.agreement import Bounds
-from resift.artifact.folder import Artifact, GraphOnDisk
+from resift.artifact.folder import Artifact
+from resift.artifact.graph_on_disk import GraphOnDisk
 from resift.cli.main import main
 from resift.errors import ExportError, InputError
 from resift_export.convert import convert

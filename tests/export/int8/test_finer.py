@@ -88,7 +88,7 @@ def test_its_file_holds_no_large_weights_that_the_int8_file_has(graphs, tmp_path
     exact, int8, feeds = graphs
     [path] = save(int8, tmp_path / "int8.onnx")
     refined = refine(ir.load(path), exact_weights(exact), list(int8_products(int8)))
-    assert save_with_shared_weights(refined, tmp_path / "short.onnx", path, 1024)
+    assert save_with_shared_weights(refined, tmp_path / "short.onnx", [path], 1024)
     tensors = ir.load(tmp_path / "short.onnx").graph.initializers.values()
     large = [value.const_value for value in tensors if value.const_value.nbytes >= SMALLEST]
     assert large

@@ -325,8 +325,7 @@ def test_the_command_from_pairs_to_an_artifact(source, tmp_path, capsys):
 
 def killed_and_resumed(source, pairs, out, kills):
     for place, count in kills:
-        arguments = [source, out, pairs, json.dumps(trainings.OPTIONS), place, count]
-        done = trainings.killed(arguments)
+        done = trainings.killed(source, out, pairs, place, count)
         assert done.returncode == -9, done.stderr.decode()
     train(source, out, pairs, force=True)
 
@@ -357,7 +356,7 @@ def test_killed_at_ten_random_moments(source, pairs, trained, tmp_path):
     generator = np.random.default_rng()
     kills = [(str(generator.choice(["step", "saved", "state"])), int(generator.integers(1, 6))) for _ in range(10)]
     for place, count in kills:
-        done = trainings.killed([source, out, pairs, json.dumps(trainings.OPTIONS), place, count])
+        done = trainings.killed(source, out, pairs, place, count)
         assert done.returncode in (-9, 0), (kills, done.stderr.decode())
     train(source, out, pairs, force=True)
     assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes(), kills

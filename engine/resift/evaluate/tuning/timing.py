@@ -114,7 +114,7 @@ class Bench:
         if reranker is None:
             while len(self._rerankers) >= MAX_OPEN:
                 self._rerankers.pop(next(iter(self._rerankers))).close()
-            reranker = Reranker(self.artifact, settings=settings)
+            reranker = Reranker(self.artifact, settings=_without_memory(settings))
             for _ in range(0 if warm_up is None else WARM_UP):
                 assert warm_up is not None
                 reranker.rerank(warm_up.query, warm_up.documents)
@@ -185,6 +185,11 @@ def time_trials(
 def share_within(milliseconds: Sequence[Sequence[float]] | NDArray[np.float64], budget_ms: float) -> float:
     """The share of all calls that took at most `budget_ms`."""
     return float(np.mean(np.asarray(milliseconds) <= budget_ms))
+
+
+def _without_memory(settings: Settings) -> Settings:
+    """With no memory for states, unless the settings say how much: a pool that is timed again has the same documents."""
+    return replace(settings, document_cache=0) if settings.document_cache == "auto" else settings
 
 
 def _silent(stage: str, done: int, total: int) -> None:
