@@ -39,7 +39,10 @@ def pools(tmp_path_factory):
     path = tmp_path_factory.mktemp("pools") / "pools.jsonl"
     texts = tiny.texts()
     rows = [
-        {"query": texts[2 * number], "documents": [texts[(2 * number + 14 * place + 1) % len(texts)] for place in range(12)]}
+        {
+            "query": " ".join(texts[2 * number].split()[:6]),
+            "documents": [texts[(2 * number + 14 * place + 1) % len(texts)] for place in range(12)],
+        }
         for number in range(40)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -219,7 +222,7 @@ def test_long_queries_are_left_out_and_counted(source, pools, tmp_path, caplog):
     assert recipe.train_pools + recipe.development_pools == 40
     assert "30 with a query of more than 32 tokens" in caplog.text
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(InputError, match=r"all .* queries of the train pools have more than the 32 tokens of a split"):
+    with pytest.raises(InputError, match=r"all .* queries to train on have more than the 32 tokens of a split"):
         distilled(source, tmp_path / "other", path, pairs=32)
 
 
@@ -276,11 +279,9 @@ def test_fitted_as_it_reads_it_is_nearer(source):
 
 def test_all_weights_of_a_split_student_count():
     """The last layer's inner units, too, which are otherwise free; and its heads as those of other layers."""
-    equal = Prices([1.0] * 3, [1.0] * 7)
-    sizes = choose_sizes([equal, equal], 1, 0.5, is_split=True)
-    assert sizes[0] == sizes[1]
-    assert sizes[1].units < 8
-    assert choose_sizes([equal, equal], 1, 0.5)[1].units == 8
+    prices = [Prices([3.0] * 3, [2.0] * 7), Prices([1.0] * 3, [0.1] * 7)]
+    assert choose_sizes(prices, 1, 0.7, is_split=True) == [(4, 8), (3, 1)]
+    assert choose_sizes(prices, 1, 0.7)[1].units == 8
 
 
 def test_with_a_width_alone_it_starts_as_the_narrowed_teacher(source, pools, tmp_path):
