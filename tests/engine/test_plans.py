@@ -16,7 +16,7 @@ from resift.plans import BALANCED_KEEP, BUILT_IN, FAST_KEEP, as_plan
 
 
 def graph(name, role="first-look", operations=100):
-    return SimpleNamespace(name=name, role=role, operations=operations, relevance="logit")
+    return SimpleNamespace(name=name, role=role, operations=operations, relevance="logit", split=None)
 
 
 FULL = graph("full", "full")

@@ -34,13 +34,13 @@ MANY = 1 << 30
 
 
 @pytest.fixture(scope="module")
-def split_artifact(artifact, tmp_path_factory):
+def integer_artifact(artifact, tmp_path_factory):
     return add_split_look(shutil.copytree(artifact, tmp_path_factory.mktemp("split") / "artifact"))
 
 
 @pytest.fixture(scope="module")
-def split(split_artifact):
-    with Reranker.load(split_artifact, settings=Settings(document_cache=0)) as loaded:
+def split(integer_artifact):
+    with Reranker.load(integer_artifact, settings=Settings(document_cache=0)) as loaded:
         yield loaded
 
 
@@ -88,13 +88,13 @@ def test_the_halves_compute_what_they_are_meant_to(split):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("token_budget", [1, 64, 4096])
 def test_logits_are_the_same_in_any_batches_and_any_mix_of_known_and_new_documents(
-    split_artifact, split, tmp_path, threads, token_budget
+    integer_artifact, split, tmp_path, threads, token_budget
 ):
     store = prepared(split, tmp_path / "store", DOCUMENTS[::3])
     settings = Settings(threads=threads, token_budget=token_budget, store=store, document_cache=MANY)
     right = {query: dict(zip(DOCUMENTS, oracle(split, query=query), strict=True)) for query in (QUERY, OTHER)}
     chance = random.Random(threads * 7 + token_budget)
-    with Reranker.load(split_artifact, settings=settings) as reranker:
+    with Reranker.load(integer_artifact, settings=settings) as reranker:
         pools = [(query, chance.sample(DOCUMENTS, chance.randrange(1, 40))) for query in (QUERY, OTHER) for _ in range(6)]
         chance.shuffle(pools)
         with ThreadPoolExecutor(4) as callers:
@@ -107,15 +107,33 @@ def test_logits_are_the_same_in_any_batches_and_any_mix_of_known_and_new_documen
         assert reranker.document_states.counts == tuple(every)
 
 
+def test_the_halves_of_an_export_give_the_same_bits_in_any_batches_and_any_mix(split_artifact, tmp_path):
+    one_by_one = Settings(threads=1, token_budget=1, document_cache=0)
+    with Reranker.load(split_artifact, settings=one_by_one) as reranker:
+        right = {query: dict(zip(DOCUMENTS, look(reranker, query=query).logits.tolist(), strict=True)) for query in (QUERY, OTHER)}
+        assert len(set(right[QUERY].values())) == len(DOCUMENTS)
+        store = prepared(reranker, tmp_path / "store", DOCUMENTS[::3])
+    with (
+        Reranker.load(split_artifact, settings=Settings(threads=3, token_budget=512, store=store)) as reranker,
+        ThreadPoolExecutor(3) as callers,
+    ):
+        chance = random.Random(1)
+        pools = [(query, chance.sample(DOCUMENTS, chance.randrange(1, 20))) for query in (QUERY, OTHER) for _ in range(8)]
+        found = callers.map(lambda pool: look(reranker, pool[1], pool[0]), pools)
+        for (query, documents), scored in zip(pools, found, strict=True):
+            assert scored.logits.tolist() == [right[query][document] for document in documents]
+        assert min(reranker.document_states.counts) > 0
+
+
 @pytest.mark.slow
-def test_logits_are_the_same_in_two_thousand_pools_of_eight_threads(split_artifact, split, tmp_path):
+def test_logits_are_the_same_in_two_thousand_pools_of_eight_threads(integer_artifact, split, tmp_path):
     store = prepared(split, tmp_path / "store", DOCUMENTS[::3])
     right = {query: dict(zip(DOCUMENTS, oracle(split, query=query), strict=True)) for query in (QUERY, OTHER)}
     chance = random.Random(1)
     pools = [(chance.choice((QUERY, OTHER)), chance.sample(DOCUMENTS, chance.randrange(1, 40))) for _ in range(2000)]
     few = 10 * len(DOCUMENTS) * split_graphs.SIZE  # so few bytes that documents are dropped and computed again
     with (
-        Reranker.load(split_artifact, settings=Settings(store=store, document_cache=few)) as reranker,
+        Reranker.load(integer_artifact, settings=Settings(store=store, document_cache=few)) as reranker,
         ThreadPoolExecutor(8) as callers,
     ):
         for (query, documents), scored in zip(
@@ -124,10 +142,10 @@ def test_logits_are_the_same_in_two_thousand_pools_of_eight_threads(split_artifa
             assert scored.logits.tolist() == [right[query][document] for document in documents]
 
 
-def test_results_say_what_was_known_of_the_documents(split_artifact, split, tmp_path, computed):
+def test_results_say_what_was_known_of_the_documents(integer_artifact, split, tmp_path, computed):
     store = prepared(split, tmp_path / "store", DOCUMENTS[:5])
     computed.clear()
-    with Reranker.load(split_artifact, settings=Settings(store=store, document_cache=MANY)) as reranker:
+    with Reranker.load(integer_artifact, settings=Settings(store=store, document_cache=MANY)) as reranker:
         first, second = (look(reranker, DOCUMENTS[:9]) for _ in range(2))
         assert (first.states, second.states) == (StatesCounts(5, 0, 4), StatesCounts(0, 9, 0))
         assert sum(map(len, computed)) == 4
@@ -169,9 +187,9 @@ def test_what_the_split_look_keeps_is_scored_by_the_full_graph(split, budget_ms)
     assert ranking.states == StatesCounts(0, 0, 40)
 
 
-def test_tune_times_documents_as_new_every_time(split_artifact, computed):
+def test_tune_times_documents_as_new_every_time(integer_artifact, computed):
     pool = CandidatePool(QUERY, DOCUMENTS[:4])
-    with Bench(split_artifact, Settings(plan=LOOK)) as bench:
+    with Bench(integer_artifact, Settings(plan=LOOK)) as bench:
         settings = bench.settings("int8", 1, 256)
         for _ in range(2):
             computed.clear()
@@ -217,10 +235,10 @@ def test_the_longest_query_that_fits_its_slot_is_read_by_the_split_graph(split):
 
 
 @pytest.mark.parametrize("max_length", ["auto", 96])
-def test_a_long_document_has_the_same_states_next_to_any_query(split_artifact, split, computed, max_length):
+def test_a_long_document_has_the_same_states_next_to_any_query(integer_artifact, split, computed, max_length):
     limit = min(192, 192 if max_length == "auto" else max_length) - split_graphs.QUERY_TOKENS
     documents = [" ".join(DOCUMENTS[number:]) for number in range(3)]
-    with Reranker.load(split_artifact, settings=Settings(max_length=max_length, document_cache=MANY)) as reranker:
+    with Reranker.load(integer_artifact, settings=Settings(max_length=max_length, document_cache=MANY)) as reranker:
         counts = []
         for query in ("a", QUERY, "the " * 18):
             scored = look(reranker, documents, query)
@@ -233,18 +251,18 @@ def test_a_long_document_has_the_same_states_next_to_any_query(split_artifact, s
         assert all(each is not None for each in reranker.document_states.find(digests).states)
 
 
-def test_too_few_tokens_for_a_document_leave_the_split_graph_out(split_artifact):
+def test_too_few_tokens_for_a_document_leave_the_split_graph_out(integer_artifact):
     settings = Settings(max_length=2 * split_graphs.QUERY_TOKENS - 1)
-    with Reranker.load(split_artifact, settings=settings) as reranker:
+    with Reranker.load(integer_artifact, settings=settings) as reranker:
         assert look(reranker).graphs == ("full",)
         for ask in (reranker.prepare, reranker.document_digests):
             with pytest.raises(InputError, match="documents have 23 tokens beside the 24 of a query; expected a max_length of 48"):
                 ask(["a"])
 
 
-def test_each_window_is_a_document_of_its_own_and_the_first_can_be_prepared(split_artifact, split):
+def test_each_window_is_a_document_of_its_own_and_the_first_can_be_prepared(integer_artifact, split):
     documents = [" ".join(DOCUMENTS[number:]) for number in range(3)] + DOCUMENTS[:2]
-    with Reranker.load(split_artifact, settings=Settings(windows=4, document_cache=MANY)) as reranker:
+    with Reranker.load(integer_artifact, settings=Settings(windows=4, document_cache=MANY)) as reranker:
         scored = look(reranker, documents)
         assert scored.windows.tolist() == [4, 4, 4, 1, 1]
         assert scored.states == StatesCounts(0, 0, 14)
@@ -259,9 +277,9 @@ def test_each_window_is_a_document_of_its_own_and_the_first_can_be_prepared(spli
 
 
 @pytest.mark.parametrize("truncation", ["only_second", "longest_first"])
-def test_pairs_of_any_truncation_are_read_alike(split_artifact, truncation):
+def test_pairs_of_any_truncation_are_read_alike(integer_artifact, truncation):
     documents = [" ".join(DOCUMENTS[number:]) for number in range(2)] + DOCUMENTS[:3]
-    with Reranker.load(split_artifact, settings=Settings(truncation=truncation)) as reranker:
+    with Reranker.load(integer_artifact, settings=Settings(truncation=truncation)) as reranker:
         assert look(reranker, documents).logits.tolist() == oracle(reranker, documents)
 
 
@@ -275,7 +293,7 @@ def test_a_split_look_of_two_labels_ranks_by_their_odds(artifact, tmp_path):
 
 
 def test_a_split_stage_in_the_middle_of_three(planned_artifact, tmp_path, computed):
-    folder = add_split_look(shutil.copytree(planned_artifact, tmp_path / "three"), name="split", operations=150_000)
+    folder = add_split_look(shutil.copytree(planned_artifact, tmp_path / "three"), name="split", operations=200_000)
     with Reranker.load(folder, plan="full") as reranker:
         ranking = reranker.rerank(QUERY, DOCUMENTS, plan="first-look:12,split:4,full")
         first = np.argsort(-reranker.submit(QUERY, DOCUMENTS, plan="first-look").result().logits, kind="stable")[:12]
@@ -305,8 +323,8 @@ def test_an_artifacts_own_plan_may_begin_with_a_split_graph(artifact, tmp_path):
         assert reranker.rerank(QUERY, DOCUMENTS).states is None
 
 
-def test_prepared_states_are_those_of_the_document_half_and_are_kept_nowhere(split_artifact, split, computed):
-    with Reranker.load(split_artifact, settings=Settings(document_cache=MANY)) as reranker:
+def test_prepared_states_are_those_of_the_document_half_and_are_kept_nowhere(integer_artifact, split, computed):
+    with Reranker.load(integer_artifact, settings=Settings(document_cache=MANY)) as reranker:
         look(reranker, DOCUMENTS[:3])
         computed.clear()
         documents = [DOCUMENTS[0], DOCUMENTS[7], DOCUMENTS[0], ""]
@@ -321,9 +339,9 @@ def test_prepared_states_are_those_of_the_document_half_and_are_kept_nowhere(spl
     assert split.prepare([]) == split.document_digests([]) == []
 
 
-def test_documents_that_are_mappings_are_prepared_as_they_are_read(split_artifact):
+def test_documents_that_are_mappings_are_prepared_as_they_are_read(integer_artifact):
     settings = Settings(document_template="{title}: {text}", document_cache=MANY)
-    with Reranker.load(split_artifact, settings=settings) as reranker:
+    with Reranker.load(integer_artifact, settings=settings) as reranker:
         document = {"title": "Tides", "text": "are caused by the moon"}
         assert reranker.document_digests([document]) == reranker.document_digests(["Tides: are caused by the moon"])
         assert reranker.prepare([document])[0][0] == reranker.document_digests([document])[0]
@@ -338,8 +356,18 @@ def test_an_artifact_without_a_split_graph_says_that_nothing_can_be_prepared(rer
             ask(["a"])
 
 
-def test_what_makes_the_bits_of_states_is_in_their_identity(split_artifact, split, tmp_path, monkeypatch):
-    copy = shutil.copytree(split_artifact, tmp_path / "copy")
+def test_a_store_that_no_graph_reads_is_named(artifact, integer_artifact, tmp_path, caplog):
+    for folder, said in (
+        (artifact, [f"the store {tmp_path} is not used: the artifact has no split graph"]),
+        (integer_artifact, []),
+    ):
+        caplog.clear()
+        Reranker.load(folder, settings=Settings(store=tmp_path)).close()
+        assert [record.message for record in caplog.records if "store" in record.message] == said
+
+
+def test_what_makes_the_bits_of_states_is_in_their_identity(integer_artifact, split, tmp_path, monkeypatch):
+    copy = shutil.copytree(integer_artifact, tmp_path / "copy")
     (copy / "README.md").write_text("another card")
 
     def identity(folder):
@@ -350,11 +378,11 @@ def test_what_makes_the_bits_of_states_is_in_their_identity(split_artifact, spli
     rewrite(copy, DOCUMENT_FILE, split_graphs.document_half().replace(b"half", b"both"))
     assert identity(copy) != split.document_states.identity
     monkeypatch.setattr("resift.machine.instruction_sets", lambda: {"another"})
-    assert identity(split_artifact) != split.document_states.identity
+    assert identity(integer_artifact) != split.document_states.identity
 
 
-def test_the_memory_of_one_owner_is_not_read_for_another(split_artifact):
-    with Reranker.load(split_artifact, settings=Settings(document_cache=MANY)) as reranker:
+def test_the_memory_of_one_owner_is_not_read_for_another(integer_artifact):
+    with Reranker.load(integer_artifact, settings=Settings(document_cache=MANY)) as reranker:
 
         def counts(owner):
             call = asyncio.run(reranker.aencode(QUERY, DOCUMENTS[:4], plan=LOOK))
@@ -365,9 +393,9 @@ def test_the_memory_of_one_owner_is_not_read_for_another(split_artifact):
     assert found == [StatesCounts(0, 0, 4), StatesCounts(0, 0, 4), StatesCounts(0, 4, 0), StatesCounts(0, 0, 4)]
 
 
-def test_a_document_half_that_fails_fails_the_call_alone(split_artifact, monkeypatch):
+def test_a_document_half_that_fails_fails_the_call_alone(integer_artifact, monkeypatch):
     run = Session.run
-    with Reranker.load(split_artifact, settings=Settings(threads=1)) as reranker:
+    with Reranker.load(integer_artifact, settings=Settings(threads=1)) as reranker:
         bad = reranker.tokenizer.encode(QUERY, ["fails"]).document(0, 100)[0].tolist()
 
         def failing(self, batch):
@@ -384,8 +412,8 @@ def test_a_document_half_that_fails_fails_the_call_alone(split_artifact, monkeyp
             assert [each.result(60).logits.tolist() for each in works] == [oracle(reranker, DOCUMENTS[:5])] * 3
 
 
-def test_a_lookup_that_fails_fails_the_call_and_not_the_engine(split_artifact, monkeypatch):
-    with Reranker.load(split_artifact) as reranker:
+def test_a_lookup_that_fails_fails_the_call_and_not_the_engine(integer_artifact, monkeypatch):
+    with Reranker.load(integer_artifact) as reranker:
         with monkeypatch.context() as patch:
             patch.setattr(reranker.document_states, "find", lambda digests, owner: 1 / 0)
             with pytest.raises(ZeroDivisionError):
@@ -393,9 +421,9 @@ def test_a_lookup_that_fails_fails_the_call_and_not_the_engine(split_artifact, m
         assert look(reranker).logits.tolist() == oracle(reranker)
 
 
-def test_a_cancelled_call_computes_no_further_document(split_artifact, gate):
+def test_a_cancelled_call_computes_no_further_document(integer_artifact, gate):
     opened, begun, rows = gate
-    with Reranker.load(split_artifact, settings=Settings(threads=1, token_budget=1)) as reranker:
+    with Reranker.load(integer_artifact, settings=Settings(threads=1, token_budget=1)) as reranker:
         waiting = reranker.submit(QUERY, DOCUMENTS, plan=LOOK)
         assert begun.wait(60)
         assert waiting.cancel()
@@ -405,9 +433,9 @@ def test_a_cancelled_call_computes_no_further_document(split_artifact, gate):
         assert reranker.queued.rows == 0
 
 
-def test_closing_ends_a_call_in_any_phase(split_artifact, gate):
+def test_closing_ends_a_call_in_any_phase(integer_artifact, gate):
     opened, begun, _ = gate
-    reranker = Reranker.load(split_artifact, settings=Settings(threads=1))
+    reranker = Reranker.load(integer_artifact, settings=Settings(threads=1))
     waiting = reranker.submit(QUERY, DOCUMENTS, plan=LOOK)
     assert begun.wait(60)
     reranker.close()
@@ -436,8 +464,8 @@ def test_within_a_budget_what_was_scored_has_the_same_logits(split, budget_ms):
 @can_fork
 @beside_threads
 @pytest.mark.parametrize("used", [False, True])
-def test_a_forked_child_reads_with_both_halves(split_artifact, used):
-    with Reranker.load(split_artifact, settings=Settings(document_cache=MANY)) as reranker:
+def test_a_forked_child_reads_with_both_halves(integer_artifact, used):
+    with Reranker.load(integer_artifact, settings=Settings(document_cache=MANY)) as reranker:
         right = oracle(reranker, DOCUMENTS[:6])
         if used:
             look(reranker, DOCUMENTS[:6])
@@ -445,16 +473,16 @@ def test_a_forked_child_reads_with_both_halves(split_artifact, used):
         assert look(reranker, DOCUMENTS[:6]).states == (StatesCounts(0, 6, 0) if used else StatesCounts(0, 0, 6))
 
 
-def test_a_reranker_pickles_with_its_store(split_artifact, split, tmp_path):
+def test_a_reranker_pickles_with_its_store(integer_artifact, split, tmp_path):
     store = prepared(split, tmp_path / "store", DOCUMENTS)
     with (
-        Reranker.load(split_artifact, settings=Settings(store=store)) as reranker,
+        Reranker.load(integer_artifact, settings=Settings(store=store)) as reranker,
         pickle.loads(pickle.dumps(reranker)) as again,
     ):
         assert look(again).states == StatesCounts(40, 0, 0)
 
 
-def test_a_long_call_in_flight_holds_no_more_than_its_own_states(split_artifact, monkeypatch):
+def test_a_long_call_in_flight_holds_no_more_than_its_own_states(integer_artifact, monkeypatch):
     """Calls that wait hold none: a lookup comes with a call's turn."""
     held, opened, begun, run = [], threading.Event(), threading.Event(), Runner.__call__
 
@@ -464,7 +492,7 @@ def test_a_long_call_in_flight_holds_no_more_than_its_own_states(split_artifact,
         return run(self, batch)
 
     monkeypatch.setattr(Runner, "__call__", waiting)
-    with Reranker.load(split_artifact, settings=Settings(threads=1, plan="full")) as reranker:
+    with Reranker.load(integer_artifact, settings=Settings(threads=1, plan="full")) as reranker:
         opened.clear()
         calls = [asyncio.run(reranker.aencode(f"{QUERY} {number}", DOCUMENTS, plan=LOOK)) for number in range(8)]
         futures = [reranker.submit_encoded(call) for call in calls]
@@ -488,9 +516,9 @@ def broken(name):
 
 
 @pytest.mark.parametrize("name", ["another size", "query half as document half", "document half as query half", "labels"])
-def test_halves_that_contradict_the_manifest_are_refused_when_they_are_loaded(split_artifact, tmp_path, name):
+def test_halves_that_contradict_the_manifest_are_refused_when_they_are_loaded(integer_artifact, tmp_path, name):
     file, make, how, said = broken(name)
-    copy = shutil.copytree(split_artifact, tmp_path / "copy")
+    copy = shutil.copytree(integer_artifact, tmp_path / "copy")
     rewrite(copy, file, make())
     edit(copy, lambda manifest: manifest["graphs"][1]["split"].update(how))
     with Reranker.load(copy, plan="full") as reranker:

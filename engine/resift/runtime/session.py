@@ -99,10 +99,10 @@ class Session:
                 raise OutOfMemoryError(f"{what}: {GPU_MEMORY if self._device.kind == 'cuda' else reason}") from error
             raise InferenceError(f"{what}: {reason}") from error
         rows, width = inputs["input_ids"].shape
+        expected: tuple[int, ...] = (len(inputs.get(QUERY_OF, inputs["input_ids"])), self._signature.labels)
+        axes = "rows and labels"
         if self._size is not None:
             expected, axes = (rows, width, self._size), "documents, tokens and components"
-        else:
-            expected, axes = (len(inputs.get(QUERY_OF, inputs["input_ids"])), self._signature.labels), "rows and labels"
         if output.shape != expected:
             raise ArtifactError(
                 f"the graph returned {self._output} of shape {output.shape}; expected {expected}, {axes}, "

@@ -140,7 +140,8 @@ class Reading:
         """int32[n]: tokens of each row's query, and as many more as cost what it takes to read its document's states."""
         split = self.documents.split
         states = split.width_of(self.encodings.document_lengths(split.document_tokens))
-        return self.encodings.query_tokens + np.ceil(states * (split.reading_operations / split.query_operations)).astype(np.int32)
+        reading: NDArray[np.int32] = np.ceil(states * (split.reading_operations / split.query_operations)).astype(np.int32)
+        return self.encodings.query_tokens + reading
 
 
 def stack_documents(batch: Batch) -> dict[str, NDArray[np.int64]]:
@@ -161,7 +162,7 @@ def stack_queries(batch: Batch) -> dict[str, NDArray[Any]]:
     states = np.zeros((len(batch.rows), batch.bucket.states, batch.states[0].shape[1]), np.uint8)
     query_of, document_tokens = np.empty((2, len(batch.rows)), np.int64)
     numbers: dict[bytes, int] = {}
-    queries = []
+    queries: list[NDArray[np.int32]] = []
     for position, ((call, row), each) in enumerate(zip(batch.rows, batch.states, strict=True)):
         query = np.stack(call.encodings.query(row))
         number = query_of[position] = numbers.setdefault(query.tobytes(), len(queries))

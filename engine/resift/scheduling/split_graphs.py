@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,6 +10,7 @@ import numpy as np
 
 from resift.artifact.resolved_plans import Step
 from resift.errors import InputError, ProviderError
+from resift.files.names import path_text
 from resift.scheduling.call import Call
 from resift.scheduling.halves import Documents, Phase, Reading, queue_name
 from resift.states.document_states import DocumentStates
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from resift.encoding.encodings import Encodings
     from resift.runtime.sessions import Sessions
     from resift.settings import ResolvedSettings
+
+log = logging.getLogger(__name__)
 
 
 class SplitGraphs:
@@ -38,6 +42,8 @@ class SplitGraphs:
         }
         self.states = dict(self._open(sessions, settings))
         """by graph; none of a graph that cannot run here"""
+        if settings.store is not None and not self._graphs:
+            log.warning("the store %s is not used: the artifact has no split graph", path_text(settings.store))
 
     def _open(self, sessions: Sessions, settings: ResolvedSettings) -> Iterable[tuple[str, DocumentStates]]:
         for name, split in self.splits.items():

@@ -107,8 +107,8 @@ class Submission:
                     check()
                 parts.append(part)
         encodings, steps = Encodings.join(parts), plan.steps(len(numbers))
-        documents = self.split_graphs.documents(steps, encodings)
-        if documents is None:
+        split_documents = self.split_graphs.documents(steps, encodings)
+        if split_documents is None:
             steps = self._full
         for step in steps:
             self._sessions.open(step.graph)
@@ -118,7 +118,7 @@ class Submission:
             steps,
             self._outcome,
             None if deadline is None else Deadline(deadline),
-            documents or {},
+            split_documents or {},
         )
 
     async def aencode(
@@ -176,7 +176,8 @@ class Submission:
         """The digest and the states of each document; see `SplitGraphs.states_call`. Raises like `Workers.add`."""
         call = self.split_graphs.states_call(self._encode_documents(texts))
         try:
-            states: list[tuple[bytes, NDArray[np.uint8]]] = self.submit(call).result()
+            self.submit(call)
+            states: list[tuple[bytes, NDArray[np.uint8]]] = call.future.result()
         finally:
             call.future.cancel()
         return states

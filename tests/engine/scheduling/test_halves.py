@@ -54,7 +54,8 @@ def rows(batches, phase, one) -> list[int]:
 
 
 def is_empty(queue) -> bool:
-    return (queue.waiting_rows, queue.waiting_tokens, queue._queues._heaps, queue.next(0.0, 1)) == (0, 0, {}, None)
+    waiting = [*queue._queues._heaps.values()]
+    return (queue.waiting_rows, queue.waiting_tokens, any(waiting), queue.next(0.0, 1)) == (0, 0, False, None)
 
 
 @given(st.lists(st.tuples(CONTENTS, st.sets(st.integers(0, 11))), min_size=1, max_size=4), st.integers(1, 60), st.integers(1, 3))
@@ -125,14 +126,14 @@ def test_two_calls_that_want_a_document_at_once_both_compute_it():
 
 
 def test_a_query_half_reads_each_query_once_and_states_with_zeros_behind_them():
-    queue, one, same, other = scheduler(1000), split_call(1, 2), split_call(2), split_call(3)
+    queue, one, same, other = scheduler(1000), split_call(1, 2), split_call(2, 4), split_call(3, 5)
     other.encodings.segment_ids[:] = 1
     for each in (one, same, other):
         queue.add(each, 0.0)
     [lookup, documents, query] = drain(queue)
     assert {name: value.tolist() for name, value in stack_documents(documents).items()} == {
-        "input_ids": [[1] * 5, [2] * 5, [2] * 5, [3] * 5],
-        "token_type_ids": [[0] * 5] * 3 + [[1] * 5],
+        "input_ids": [[content] * 5 for content in (1, 2, 2, 4, 3, 5)],
+        "token_type_ids": [[0] * 5] * 4 + [[1] * 5] * 2,
     }
     inputs = stack_queries(query)
     assert {name: str(value.dtype) for name, value in inputs.items()} == {
@@ -142,13 +143,13 @@ def test_a_query_half_reads_each_query_once_and_states_with_zeros_behind_them():
         "states": "uint8",
         "document_tokens": "int64",
     }
-    # A row's query has the ids of its document in these tests: there are three, as that of the content 2 is there twice.
-    assert inputs["input_ids"].tolist() == [[1] * 3, [2] * 3, [3] * 3]
-    assert inputs["token_type_ids"].tolist() == [[0] * 3, [0] * 3, [1] * 3]
-    assert inputs["query_of"].tolist() == [0, 1, 1, 2]
-    assert inputs["document_tokens"].tolist() == [5] * 4
-    assert inputs["states"].shape == (4, 8, 2)
-    assert inputs["states"][:, :, 1].tolist() == [[content] * 5 + [0] * 3 for content in (1, 2, 2, 3)]
+    # A row's query has the ids of its document in these tests: that of the content 2 is there twice.
+    assert inputs["input_ids"].tolist() == [[content] * 3 for content in (1, 2, 4, 3, 5)]
+    assert inputs["token_type_ids"].tolist() == [[0] * 3] * 3 + [[1] * 3] * 2
+    assert inputs["query_of"].tolist() == [0, 1, 1, 2, 3, 4]
+    assert inputs["document_tokens"].tolist() == [5] * 6
+    assert inputs["states"].shape == (6, 8, 2)
+    assert inputs["states"][:, :, 1].tolist() == [[content] * 5 + [0] * 3 for content in (1, 2, 2, 4, 3, 5)]
     assert lookup.phase is Phase.LOOKUP
 
 

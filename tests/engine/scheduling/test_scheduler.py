@@ -247,10 +247,10 @@ def test_rows_of_a_frozen_graph_share_a_batch_only_if_as_many_of_their_tokens_ar
         queue.add(one, 0.0)
     ran = [(batch.graph, batch.bucket, len(batch.rows), batch.stack()["updated_tokens"].tolist()) for batch in drain(queue)]
     assert sorted(ran) == [
-        ("first-look", (40, 40), 1, [40]),
-        ("full", (30, 30), 2, [30]),
-        ("full", (40, 8), 3, [8]),
-        ("full", (40, 16), 1, [16]),
+        ("first-look", Bucket(40, 40), 1, [40]),
+        ("full", Bucket(30, 30), 2, [30]),
+        ("full", Bucket(40, 8), 3, [8]),
+        ("full", Bucket(40, 16), 1, [16]),
     ]
 
 
@@ -262,9 +262,9 @@ def masked(*graphs, **policy):
 def test_lengths_are_rounded_up_in_masked_graphs_alone():
     buckets, rows = masked(step=16, fill=0.25, max_length=60), np.arange(3)
     one = call(3, 33, 60, query_tokens=(1, 1, 1)).encodings
-    assert buckets.of("full", one, rows) == [(16, 16), (48, 48), (60, 60)]
-    assert buckets.of("first-look", one, rows) == [(3, 3), (33, 33), (60, 60)]
-    assert buckets.of("frozen", one, rows) == [(3, 3), (33, 8), (60, 8)]
+    assert buckets.of("full", one, rows) == [Bucket(16, 16), Bucket(48, 48), Bucket(60, 60)]
+    assert buckets.of("first-look", one, rows) == [Bucket(3, 3), Bucket(33, 33), Bucket(60, 60)]
+    assert buckets.of("frozen", one, rows) == [Bucket(3, 3), Bucket(33, 8), Bucket(60, 8)]
     assert [buckets.narrowest(graph, 50) for graph in ("full", "first-look", "frozen")] == [13, 50, 50]
 
 
@@ -273,10 +273,10 @@ def test_a_batch_holds_both_numbers_of_updated_tokens_in_no_graph_even_beside_a_
     for graph in ("full", "frozen"):
         queue.add(call(40, 40, 33, graph=graph, query_tokens=(1, 9, 1)), 0.0)
     assert [(batch.graph, batch.bucket, len(batch.rows)) for batch in drain(queue)] == [
-        ("full", (48, 48), 3),
-        ("frozen", (40, 8), 1),
-        ("frozen", (40, 16), 1),
-        ("frozen", (33, 8), 1),
+        ("full", Bucket(48, 48), 3),
+        ("frozen", Bucket(40, 8), 1),
+        ("frozen", Bucket(40, 16), 1),
+        ("frozen", Bucket(33, 8), 1),
     ]
 
 
