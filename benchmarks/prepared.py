@@ -67,7 +67,7 @@ def main() -> int:
             "machine": machine_facts(),
             "store": store_figures(arguments.store or Path(temporary), arguments.documents, arguments.reads),
             "cache": cache_figures(arguments.pools),
-            "prepare": prepare_figures(arguments.model),
+            "prepare": preparation_figures(arguments.model),
         }
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -196,7 +196,7 @@ def _states(documents: SyntheticDocuments, chance: np.random.Generator) -> list[
     return [np.frombuffer(documents.content(number), np.uint8).reshape(-1, SIZE) for number in numbers]
 
 
-def prepare_figures(model: str | None) -> dict[str, Any] | None:
+def preparation_figures(model: str | None) -> dict[str, Any] | None:
     """Milliseconds a document of the built-in gate, with all cores, none of them twice."""
     texts = [*dict.fromkeys(text for pool in read_pools(GATE_POOLS) for text in pool.documents)]
     with Reranker.load(model) as reranker:

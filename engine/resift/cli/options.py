@@ -148,7 +148,7 @@ def settings(arguments: argparse.Namespace) -> Settings:
 
     Raises InputError if the file or a value cannot be used.
     """
-    names = ("provider", "precision", "threads", "max_length", "windows", "plan", "document_template", "scores")
-    names += ("store", "document_cache")
+    names = ["provider", "precision", "threads", "max_length", "windows", "plan", "document_template", "scores"]
+    names += ["store", "document_cache"]
     overrides: dict[str, Any] = {name: getattr(arguments, name) for name in names if getattr(arguments, name, None) is not None}
     return replace(Settings() if arguments.settings is None else Settings.read(arguments.settings), **overrides)

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import deque
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -183,15 +183,17 @@ class _Chunks:
 @contextmanager
 def _executor(reranker: Reranker, workers: int) -> Iterator[Submit]:
     """A function that has the states of documents computed: on a thread of this process, or in processes of their own."""
+    executor: Executor
+    compute: Callable[[list[str]], Contents]
     if workers == 1:
-        executor: ThreadPoolExecutor | ProcessPoolExecutor = ThreadPoolExecutor(1)
+        executor = ThreadPoolExecutor(1)
         compute = partial(_contents, reranker)
     else:
         context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
         executor = ProcessPoolExecutor(workers, context, _begin_worker, (reranker,))
         compute = _contents_here
     try:
-        yield partial(executor.submit, compute)
+        yield lambda texts: executor.submit(compute, texts)
     finally:
         executor.shutdown(cancel_futures=True)
 

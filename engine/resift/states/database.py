@@ -194,7 +194,7 @@ def _connect(shard: Shard, mode: str, seconds: float) -> sqlite3.Connection:
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
     """Whether its creator was killed before the first transaction ended."""
-    return connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    return not connection.execute("SELECT 1 FROM sqlite_master").fetchall()
 
 
 def _create(connection: sqlite3.Connection, shard: Shard) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 DIGEST_BYTES = 16
@@ -20,9 +19,8 @@ def digest_of(ids: NDArray[np.int32], segment_ids: NDArray[np.int32]) -> bytes:
 
     `ids`, `segment_ids`: int32[tokens] each, from the document's first token to the last one read. It is the same on any machine.
     """
-    digest = hashlib.blake2b(np.ascontiguousarray(ids, "<i4"), digest_size=DIGEST_BYTES)
-    digest.update(np.ascontiguousarray(segment_ids, "<i4"))
-    return digest.digest()
+    content = ids.astype("<i4").tobytes() + segment_ids.astype("<i4").tobytes()
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
 def checksum_of(digest: bytes, content: bytes) -> bytes:

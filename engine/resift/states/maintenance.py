@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from resift.errors import InputError, OutputError, first_line
-from resift.files import lock
 from resift.files.names import path_text
 from resift.states import database, layout
 from resift.states.database import DamagedShardError
@@ -81,36 +80,47 @@ def prune(store: Path, identity: str, documents: Collection[bytes] | None = None
     What a killed process left is removed, too. The files shrink. Raises InputError if the store has nothing of that identity, as it
     would be emptied, OutputError if another process writes the store, and like `contents`.
     """
-    before, identities, own = _bytes(store), 0, layout.folder_of(store, identity)
-    present = layout.folders(store)
+    own, present = layout.folder_of(store, identity), layout.folders(store)
     if present and own not in present:
         raise InputError(
             f"the store {path_text(store)} has no states of this model on this machine: all {len(present)} kinds of states would "
             "be removed; name another --model, or remove folders that `resift store info` shows"
         )
-    for folder in present:
-        if folder != own:
+    others, removed, damaged = [folder for folder in present if folder != own], 0, 0
+    with _only_writer(store) as identities:
+        before = _bytes(store)
+        for folder in others:
             _remove(folder)
-            identities += 1
-    for partial in store.glob(f".{layout.FOLDER}*.partial"):
-        shutil.rmtree(partial, ignore_errors=True)
-    removed = damaged = 0
-    for folder, header in _identities(store):
-        for shard in _existing(folder, header):
-            others, unsound = _prune(shard, documents)
-            removed, damaged = removed + others, damaged + unsound
-    return Removed(removed, damaged, identities, before - _bytes(store))
+        for partial in store.glob(f".{layout.FOLDER}*.partial"):
+            shutil.rmtree(partial, ignore_errors=True)
+        for folder, header in identities:
+            for shard in _existing(folder, header):  # none of those that were removed
+                foreign, unsound = _prune(shard, documents)
+                removed, damaged = removed + foreign, damaged + unsound
+        return Removed(removed, damaged, len(others), before - _bytes(store))
 
 
 def forget(store: Path, digests: Collection[bytes]) -> Removed:
     """Removes and overwrites the states of those documents, of whatever identity. Raises like `prune`."""
-    before, count = _bytes(store), 0
-    for folder, header in _identities(store):
-        for shard in _existing(folder, header):
-            part = [digest for digest in digests if layout.shard_number(digest, header.shards) == shard.number]
-            if part:
-                count += _forget(shard, part)
-    return Removed(count, 0, 0, before - _bytes(store))
+    with _only_writer(store) as identities:
+        before, count = _bytes(store), 0
+        for folder, header in identities:
+            for shard in _existing(folder, header):
+                part = [digest for digest in digests if layout.shard_number(digest, header.shards) == shard.number]
+                if part:
+                    count += _forget(shard, part)
+        return Removed(count, 0, 0, before - _bytes(store))
+
+
+@contextmanager
+def _only_writer(store: Path) -> Iterator[list[tuple[Path, Header]]]:
+    """Makes this process the writer of all shards, and yields the identities. Raises OutputError if another process writes one."""
+    identities = _identities(store)
+    with ExitStack() as held:
+        for folder, header in identities:
+            for shard in layout.shards_of(folder, header):
+                hold(shard, held)
+        yield identities
 
 
 def _identities(store: Path) -> list[tuple[Path, Header]]:
@@ -162,12 +172,9 @@ def _rows(connection: sqlite3.Connection) -> Iterator[list[Row]]:
 
 
 def _forget(shard: Shard, digests: list[bytes]) -> int:
-    with ExitStack() as opened:
-        hold(shard, opened)
-        connection = opened.enter_context(closing(database.open_to_write(shard)))
-        with database.writing(shard):
-            count = _delete(connection, "digest", digests)
-            _shrink(connection)
+    with closing(database.open_to_write(shard)) as connection, database.writing(shard):
+        count = _delete(connection, "digest", digests)
+        _shrink(connection)
     return count
 
 
@@ -176,38 +183,32 @@ def _prune(shard: Shard, documents: Collection[bytes] | None) -> tuple[int, int]
 
     The number of rows that are not of `documents` comes first.
     """
-    with ExitStack() as opened:
-        hold(shard, opened)
-        others = damaged = 0
-        try:
-            with closing(database.open_to_write(shard)) as connection, database.writing(shard):
-                for rows in _rows(connection):
-                    unsound = _unsound(connection, rows, shard.header.size)
-                    foreign = set() if documents is None else {row[0] for row in rows if row[1] not in documents} - unsound
-                    _delete(connection, "rowid", [*unsound, *foreign])
-                    others, damaged = others + len(foreign), damaged + len(unsound)
-                _shrink(connection)
-        except DamagedShardError:
-            for suffix in SUFFIXES:
-                shard.path.with_name(shard.path.name + suffix).unlink(missing_ok=True)
-            damaged += 1
+    others = damaged = 0
+    try:
+        with closing(database.open_to_write(shard)) as connection, database.writing(shard):
+            for rows in _rows(connection):
+                unsound = _unsound(connection, rows, shard.header.size)
+                foreign = set() if documents is None else {row[0] for row in rows if row[1] not in documents} - unsound
+                _delete(connection, "rowid", [*unsound, *foreign])
+                others, damaged = others + len(foreign), damaged + len(unsound)
+            _shrink(connection)
+    except DamagedShardError:
+        for suffix in SUFFIXES:
+            shard.path.with_name(shard.path.name + suffix).unlink(missing_ok=True)
+        damaged += 1
     return others, damaged
 
 
 def _remove(folder: Path) -> None:
-    """Removes an identity, unless another process writes one of its shards."""
-    with ExitStack() as held:
-        for path in sorted(folder.glob("*.lock")):
-            held.callback(lock.hold(path, "store").close)
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            raise OutputError(f"{path_text(folder)} cannot be removed: {error.strerror or error}") from error
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise OutputError(f"{path_text(folder)} cannot be removed: {error.strerror or error}") from error
 
 
 def _unsound(connection: sqlite3.Connection, rows: list[Row], size: int) -> set[int]:
     """The numbers of those rows whose checksum does not hold, or that are not found by their digest."""
-    digests = [row[1] for row in rows if database.is_sound(row[1:], size)]
+    digests = [row[1] for row in rows if isinstance(row[1], bytes) and database.is_sound(row[1:], size)]
     found = database.stored(connection, digests)
     return {row[0] for row in rows if not (isinstance(row[1], bytes) and row[1] in found)}
 

@@ -77,7 +77,7 @@ def test_a_transaction_that_was_cut_short_is_rolled_back_by_the_first_reader(tmp
     process = subprocess.run([sys.executable, "-c", MID_COMMIT, tmp_path], check=False)
     assert process.returncode == -signal.SIGKILL
     [path] = tmp_path.glob("states-*/00.sqlite")
-    assert path.with_name("00.sqlite-journal").stat().st_size > 100_000
+    assert path.with_name("00.sqlite-journal").stat().st_size > 10_000
     assert path.stat().st_size > 1_000_000, "the file holds rows that were never kept"
     assert found(reading(tmp_path), range(200)) == [*range(0, 200, 2)]
     assert not path.with_name("00.sqlite-journal").exists()
