@@ -117,8 +117,8 @@ def run_layer(
 
     def project(name: str, *states: torch.Tensor) -> torch.Tensor:
         projected = [linear(layer, name)(each) for each in states]
-        joined = projected[0] if len(projected) == 1 else torch.cat(projected, dim=1)
-        return joined.unflatten(2, (-1, size)).transpose(1, 2)
+        joined: torch.Tensor = projected[0] if len(projected) == 1 else torch.cat(projected, dim=1)
+        return joined.unflatten(2, (-1, size)).transpose(1, 2)  # type: ignore[no-any-return, no-untyped-call]
 
     readable = (rows,) if further is None else (rows, further)
     query, key, value = (
@@ -165,7 +165,8 @@ def _attend(model: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Ten
     if model.config._attn_implementation != "eager":  # noqa: SLF001 - transformers has no other name for it
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
     scores = query @ key.transpose(2, 3) * head_size(model) ** -0.5
-    return (scores if mask is None else scores + mask).softmax(dim=3) @ value
+    mixed: torch.Tensor = (scores if mask is None else scores + mask).softmax(dim=3) @ value
+    return mixed
 
 
 def _positions(model: Any) -> torch.nn.Embedding:

@@ -45,17 +45,16 @@ class PoolSplit:
 
         Raises InputError if no pools remain to train on or to measure.
         """
-        pools = {}
-        for name in ("train", "development"):
-            before: list[CandidatePool] = getattr(self, name)
-            pools[name] = [pool for pool in before if _query_tokens(tokenizer, pool.query) <= limit]
-            if not pools[name]:
-                raise InputError(
-                    f"all {len(before)} queries of the {name} pools have more than the {limit} tokens of a split student's query; "
-                    "expected shorter ones"
-                )
-        remaining = sum(map(len, pools.values()))
-        return replace(self, **pools, long=len(self.train) + len(self.development) - remaining)
+        train, development = (
+            [pool for pool in pools if _query_tokens(tokenizer, pool.query) <= limit] for pools in (self.train, self.development)
+        )
+        if not (train and development):
+            pools, use = (self.development, "of the development share") if train else (self.train, "to train on")
+            raise InputError(
+                f"all {len(pools)} queries {use} have more than the {limit} tokens of a split student's; expected shorter ones"
+            )
+        long = len(self.train) + len(self.development) - len(train) - len(development)
+        return replace(self, train=train, development=development, long=long)
 
 
 def _query_tokens(tokenizer: PairTokenizer, query: str) -> int:

@@ -159,10 +159,9 @@ class DistillRecipe(Strict, frozen=True, kw_only=True):
             words += ["--revision", self.teacher.revision]
         if self.start:
             words += ["--from", self.start.id]
-        for flag, value in (("--width", options.width), ("--split", options.split)):
-            if value is not None:
-                words += [flag, str(value)]
         for flag, value in (
+            ("--width", options.width),
+            ("--split", options.split),
             ("--pairs", options.pairs),
             ("--batch", options.batch),
             ("--max", options.candidates),
@@ -176,7 +175,7 @@ class DistillRecipe(Strict, frozen=True, kw_only=True):
             ("--seed", options.seed),
             ("--dtype", options.dtype),
         ):
-            words += [flag, str(value)]
+            words += [flag, str(value)] if value is not None else []
         words += ["--data", *(file.name for file in self.data)]
         if self.exclude:
             words += ["--exclude", *(file.name for file in self.exclude)]

@@ -75,7 +75,7 @@ def made(built, tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("family", tiny.quickly("bert", "distilbert", of=FAMILIES))
+@pytest.mark.parametrize("family", tiny.quickly("bert", of=FAMILIES))
 def test_the_halves_compute_what_a_forward_with_explicit_masks_does(made, family):
     split = made(family)
     runner = split.runner("float32")

@@ -39,7 +39,10 @@ def pools(tmp_path_factory):
     path = tmp_path_factory.mktemp("pools") / "pools.jsonl"
     texts = tiny.texts()
     rows = [
-        {"query": texts[2 * number], "documents": [texts[(2 * number + 14 * place + 1) % len(texts)] for place in range(12)]}
+        {
+            "query": texts[2 * number][:28],
+            "documents": [texts[(2 * number + 14 * place + 1) % len(texts)] for place in range(12)],
+        }
         for number in range(40)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -153,8 +156,8 @@ def test_a_split_student_of_every_family_learns_and_is_saved(family, checkpoint_
     embeddings = student.model.base_model.embeddings.state_dict()
     assert all(torch.equal(embeddings[name], value) for name, value in teacher.model.base_model.embeddings.state_dict().items())
     # What was saved is what was measured.
-    split = read_split([pools], [], recipe.options)
     tokenizer = PairTokenizer(teacher.tokenizer_json(), 64)
+    split = read_split([pools], [], recipe.options).without_long_queries(tokenizer, DOCUMENT_POSITION)
     development = Development(
         teacher, split.development, [tokenizer.encode(pool.query, pool.documents) for pool in split.development]
     )
@@ -219,11 +222,11 @@ def test_long_queries_are_left_out_and_counted(source, pools, tmp_path, caplog):
     assert recipe.train_pools + recipe.development_pools == 40
     assert "30 with a query of more than 32 tokens" in caplog.text
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(InputError, match=r"all .* queries of the train pools have more than the 32 tokens of a split"):
+    with pytest.raises(InputError, match=r"all .* queries to train on have more than the 32 tokens of a split"):
         distilled(source, tmp_path / "other", path, pairs=32)
 
 
-@pytest.mark.parametrize(("words", "is_long"), [(29, False), (30, True)])
+@pytest.mark.parametrize(("words", "is_long"), [(30, False), (31, True)])
 def test_a_query_fits_its_slot_or_does_not(words, is_long, source, pools):
     """[CLS], the query and [SEP] are 32 tokens."""
     tokenizer = PairTokenizer(checkpoint.load(source).tokenizer_json(), 64)
@@ -235,7 +238,12 @@ def test_a_query_fits_its_slot_or_does_not(words, is_long, source, pools):
     assert (found.long, pool in found.train) == (int(is_long), not is_long)
 
 
-def test_it_goes_on_from_a_split_student_and_can_be_narrowed(source, pools, tmp_path):
+@pytest.fixture
+def few_fit_pairs(monkeypatch):
+    monkeypatch.setattr("resift_export.distill.initial.FIT_PAIRS", 100)
+
+
+def test_it_goes_on_from_a_split_student_and_can_be_narrowed(source, pools, tmp_path, few_fit_pairs):
     first = distilled(source, tmp_path / "first", pools, pairs=160)
     second = distilled(source, tmp_path / "second", pools, pairs=160, start=str(tmp_path / "first"))
     assert second.curve[0].logit_error == pytest.approx(first.curve[-1].logit_error)
@@ -276,14 +284,12 @@ def test_fitted_as_it_reads_it_is_nearer(source):
 
 def test_all_weights_of_a_split_student_count():
     """The last layer's inner units, too, which are otherwise free; and its heads as those of other layers."""
-    equal = Prices([1.0] * 3, [1.0] * 7)
-    sizes = choose_sizes([equal, equal], 1, 0.5, is_split=True)
-    assert sizes[0] == sizes[1]
-    assert sizes[1].units < 8
-    assert choose_sizes([equal, equal], 1, 0.5)[1].units == 8
+    prices = [Prices([3.0] * 3, [2.0] * 7), Prices([1.0] * 3, [0.1] * 7)]
+    assert choose_sizes(prices, 1, 0.7, is_split=True) == [(4, 8), (2, 1)]
+    assert choose_sizes(prices, 1, 0.7)[1].units == 8
 
 
-def test_with_a_width_alone_it_starts_as_the_narrowed_teacher(source, pools, tmp_path):
+def test_with_a_width_alone_it_starts_as_the_narrowed_teacher(source, pools, tmp_path, few_fit_pairs):
     """`--width` narrows the teacher as it does without `--split`, but counts weights."""
     recipe = distilled(source, tmp_path / "student", pools, width=0.6, pairs=0)
     assert split_of(checkpoint.load(str(tmp_path / "student")).model, "student") == LAYOUT
