@@ -108,7 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
     classes = certificate.measure_classes(logits, max_length) if certificate.has_classes else []
     count = len(certificate.pools)
     first_looks = {name: certificate.measure_first_look(found[:count]) for name, found in look_logits.items()}
-    look_classes = {name: certificate.measure_look(look_logits[name], max_length) for name in certificate.look_classes}
+    with_classes = {name: found for name, found in look_logits.items() if name in certificate.look_classes}
+    look_classes = {name: certificate.measure_look(found, max_length) for name, found in with_classes.items()}
     scripts = certificate.measure_scripts(logits)
     at_export = certificate.agreement[file]
     recorded = [np.array(pool.variants[file], np.float32) for pool in certificate.all_pools]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from resift.scoring import relevance
 from resift_export.checkpoint.layers import compact_copy
@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from resift_export.checkpoint.split import SplitLayout
     from resift_export.progress import Report
 
+    Row = tuple[NDArray[np.int32], NDArray[np.int32]]
+    """token ids and segment ids"""
+
 REFERENCE_DOCUMENTS = 16
 """The most documents of a batch of references."""
+MASK_VALUE = -1e9
+"""Value added to the attention score of padding, whose weight is then 0."""
 
 
 class DocumentHalf(torch.nn.Module):
@@ -69,9 +74,9 @@ class SplitReference:
 
     def __init__(self, checkpoint: Checkpoint, split: SplitLayout, document_tokens: int) -> None:
         """`document_tokens`: the most tokens of a document that are read."""
-        self._checkpoint, self._document_tokens, self._query_tokens = checkpoint, document_tokens, split.document_position
+        self._checkpoint, self._split, self._document_tokens = checkpoint, split, document_tokens
         self._tokenizer = checkpoint.pair_tokenizer()
-        self._document, self._query = halves_of(checkpoint, split)
+        self._model = compact_copy(checkpoint.model)
 
     def references(
         self, pools: Sequence[tuple[str, Sequence[str]]], full: Sequence[NDArray[np.float32]], report: Report = no_report
@@ -83,27 +88,38 @@ class SplitReference:
         found = []
         for (query, documents), exact in zip(track("reference of the first look", pools, report), full, strict=True):
             encodings = self._tokenizer.encode(query, documents)
-            fits = len(encodings) > 0 and int(encodings.query_tokens[0]) <= self._query_tokens
+            fits = len(encodings) > 0 and int(encodings.query_tokens[0]) <= self._split.document_position
             found.append(self._logits(encodings) if fits else exact)
         return found
 
     def _logits(self, encodings: Encodings) -> NDArray[np.float32]:
-        """float32[n]: relevance logits of pairs of one query."""
-        query = self._columns([encodings.query(0)])
-        lengths = encodings.document_lengths(self._document_tokens).tolist()
-        logits = np.empty(len(lengths), np.float32)
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        for _, same in groupby(order, key=lengths.__getitem__):
-            numbers = list(same)
-            for at in range(0, len(numbers), REFERENCE_DOCUMENTS):
-                group = numbers[at : at + REFERENCE_DOCUMENTS]
-                documents = self._columns([encodings.document(number, self._document_tokens) for number in group])
-                with torch.inference_mode():
-                    found = self._query(*query, torch.zeros(len(group), dtype=torch.int64), self._document(*documents))
-                logits[group] = relevance(found.numpy(), self._checkpoint.relevance)
+        """float32[n]: relevance logits of pairs of one query, documents of similar length together."""
+        logits = np.empty(len(encodings), np.float32)
+        order = np.argsort(encodings.lengths, kind="stable")
+        with torch.inference_mode():
+            query = run_first_layers(self._model, self._split, embed(self._model, *self._columns([encodings.query(0)])))
+            for group in np.array_split(order, -(-len(order) // REFERENCE_DOCUMENTS)):
+                rows = [encodings.document(int(number), self._document_tokens) for number in group]
+                logits[group] = self._score(query, rows)
         return logits
 
-    def _columns(self, rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> list[torch.Tensor]:
-        """int64[n, tokens]: the token ids of rows of one length and, if the model reads them, their segment ids."""
-        columns = [torch.from_numpy(np.stack(column).astype(np.int64)) for column in zip(*rows, strict=True)]
+    def _score(self, query: torch.Tensor, documents: Sequence[Row]) -> NDArray[np.float32]:
+        """float32[n]: relevance logits of a query, by its states [1, q, hidden size], and of documents, which are padded."""
+        lengths = torch.tensor([len(ids) for ids, _ in documents])
+        columns = self._columns(documents)
+        read = torch.arange(columns[0].shape[1] + query.shape[1]) - query.shape[1] < lengths[:, None]
+        mask = torch.where(read, 0.0, MASK_VALUE)[:, None, None]
+        embedded = embed(self._model, *columns, first=self._split.document_position)
+        states = run_first_layers(self._model, self._split, embedded, mask[..., query.shape[1] :])
+        queries = query.expand(len(documents), -1, -1)
+        logits = head_logits(self._model, run_later_layers(self._model, self._split, queries, states, mask)[-1])
+        label = self._checkpoint.label
+        return relevance((logits if label is None else label.of(logits)).numpy(), self._checkpoint.relevance)
+
+    def _columns(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """int64[n, width]: the token ids of rows and, if the model reads them, their segment ids, padded with 0."""
+        columns = [
+            pad_sequence([torch.tensor(ids, dtype=torch.int64) for ids in column], batch_first=True)
+            for column in zip(*rows, strict=True)
+        ]
         return columns[: len(self._checkpoint.signature.inputs)]
