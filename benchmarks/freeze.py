@@ -24,7 +24,7 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -34,7 +34,7 @@ from benchmarks.material import EVALUATION, SHARED
 from resift import InputError, Reranker, Settings
 from resift.artifact.coverage import LEAST_RANKED, class_bounds
 from resift.artifact.folder import Artifact
-from resift.artifact.manifest import EXTENDED_FORMAT, MANIFEST, Variant
+from resift.artifact.manifest import EXTENDED_FORMAT, MANIFEST
 from resift.evaluate.data.dataset import read_dataset
 from resift.metrics import kendall_tau, ndcg, top_overlap
 from resift.pools.source import read_pools
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.artifact.manifest import Manifest
+    from resift.artifact.variant import Variant
     from resift_export.build.freeze import Freezer
     from resift_export.checkpoint.load import Checkpoint
 
@@ -94,7 +95,7 @@ def main() -> None:
     checkpoint = load(arguments.checkpoint)
     artifact = with_frozen(Artifact.find(arguments.artifact), checkpoint, arguments.layers, arguments.whole_up_to, arguments.out)
     pools = {file.name: read(file, arguments.queries, arguments.candidates) for file in arguments.pools}
-    report: dict[str, object] = {"machine": machine_facts(), "whole_up_to": arguments.whole_up_to}
+    report: dict[str, Any] = {"machine": machine_facts(), "whole_up_to": arguments.whole_up_to}
     print(json.dumps(report), flush=True)
     names = [FULL, *(f"m{layers}" for layers in arguments.layers)]
     with Reranker(artifact, settings=Settings(threads=arguments.threads, precision="int8", provider="cpu")) as reranker:
@@ -126,7 +127,7 @@ def with_frozen(artifact: Artifact, checkpoint: Checkpoint, numbers: Sequence[in
         if all(graph.name != name for graph in manifest.graphs):
             freezer = freezer or _freezer(artifact, variant, checkpoint, out / "scratch")
             models = freezer.freeze(layers)
-            written = write_graph(folder / file, models.models[variant.file], variant.file, MIN_SHARED_PART)
+            written = write_graph(folder / file, models.models[variant.file], variant.file, min_shared=MIN_SHARED_PART)
             graph = msgspec.structs.replace(
                 manifest.full,
                 name=name,

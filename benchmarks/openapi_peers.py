@@ -75,10 +75,17 @@ TEI = calls(
     ],
     [{"texts": ["a"] * 101}, {"texts": [LONG], "truncate": False}, {"query": None}, {"texts": [1]}, {"texts": None}],
 )
-BASE = {"model": MODEL, "query": QUERY, "documents": TEXTS}
-COHERE = [{"top_n": 1}, {"top_n": 99}, {"documents": TEXTS[:1]}, {"documents": [*TEXTS, LONG]}]
-COHERE_REFUSED = [{"query": None}, {"query": ""}, {"documents": []}, {"documents": None}, {"top_n": 0}, {"documents": [1]}]
-COHERE_V1 = [
+BASE: dict[str, Any] = {"model": MODEL, "query": QUERY, "documents": TEXTS}
+COHERE: list[dict[str, Any]] = [{"top_n": 1}, {"top_n": 99}, {"documents": TEXTS[:1]}, {"documents": [*TEXTS, LONG]}]
+COHERE_REFUSED: list[dict[str, Any]] = [
+    {"query": None},
+    {"query": ""},
+    {"documents": []},
+    {"documents": None},
+    {"top_n": 0},
+    {"documents": [1]},
+]
+COHERE_V1: list[dict[str, Any]] = [
     *COHERE,
     {"return_documents": True},
     {"return_documents": False},
@@ -87,7 +94,7 @@ COHERE_V1 = [
     {"documents": OBJECTS, "rank_fields": ["text", "n"], "return_documents": True},
     {"max_chunks_per_doc": 10},
 ]
-COHERE_V2 = [*COHERE, {"max_tokens_per_doc": 4096}, {"max_tokens_per_doc": 3}, {"priority": 0}]
+COHERE_V2: list[dict[str, Any]] = [*COHERE, {"max_tokens_per_doc": 4096}, {"max_tokens_per_doc": 3}, {"priority": 0}]
 PEERS = [
     Peer(
         "text-embeddings-inference",

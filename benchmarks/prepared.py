@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.endurance import resident_mb
 from benchmarks.machine_facts import machine_facts
 from benchmarks.material import GATE_POOLS
 from resift import Reranker
@@ -63,7 +62,7 @@ def main() -> int:
     arguments = parser.parse_args()
     print(f"# {machine_facts()}")
     with tempfile.TemporaryDirectory(prefix="prepared-") as temporary:
-        figures = {
+        figures: dict[str, Any] = {
             "machine": machine_facts(),
             "store": store_figures(arguments.store or Path(temporary), arguments.documents, arguments.reads),
             "cache": cache_figures(arguments.pools),
@@ -189,6 +188,11 @@ def cache_figures(pools: int) -> dict[str, Any]:
         f"{1e6 * seconds / pools / POOL:.1f} us a document"
     )
     return {"bound_mb": DOCUMENT_CACHE / 1e6, "counted_mb": known.cache_bytes / 1e6, "growth_mb": growth, "pools": pools}
+
+
+def resident_mb() -> float:
+    """Resident megabytes of this process, from https://man7.org/linux/man-pages/man5/proc_pid_statm.5.html."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def _states(documents: SyntheticDocuments, chance: np.random.Generator) -> list[NDArray[np.uint8]]:

@@ -18,7 +18,7 @@ import gzip
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks import random_checkpoints
 from benchmarks.cuda import figures, material
@@ -27,6 +27,11 @@ from benchmarks.cuda.contenders import QUERY, Optimized, Resift, SentenceTransfo
 from benchmarks.material import GATE_POOLS
 from resift.metrics import kendall_tau
 from resift.runtime.providers import versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.cuda.contenders import Timed
 
 SHARE_OF_QUALITY = 0.3
 """Of the time that is left after the check of the certificate, the share that labelled pools may take."""
@@ -122,7 +127,7 @@ def measure(work: Path, clock: figures.Clock, sizes: Sizes, record: Record, *, i
     record.add(rates=rates._asdict())
     print(f"measured: {rates.operations / 1e12:.3g} TFLOP/s in float16, {rates.bytes / 1e9:.4g} GB/s", flush=True)
     left_out: dict[str, str] = {}
-    rivals = {
+    rivals: dict[str, Callable[[], Timed]] = {
         "resift float16, with padding": lambda: Resift(work, is_dry=is_dry, packs=False),
         "PyTorch float16": lambda: SentenceTransformers(work, "float16", device),
         "PyTorch bfloat16": lambda: SentenceTransformers(work, "bfloat16", device),

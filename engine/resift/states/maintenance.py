@@ -27,7 +27,7 @@ SUFFIXES = ("", "-journal", "-wal", "-shm")
 """Of the names of a shard's files."""
 
 
-class Contents(NamedTuple):
+class StoreContents(NamedTuple):
     """What a store holds of one identity."""
 
     folder: Path
@@ -62,7 +62,7 @@ class Removed(NamedTuple):
     """by which the files have shrunk"""
 
 
-def contents(store: Path) -> list[Contents]:
+def contents(store: Path) -> list[StoreContents]:
     """What the store holds, by identity. Raises InputError if it is not a folder, or if a header cannot be read."""
     return [_contents(folder, header) for folder, header in _identities(store)]
 
@@ -133,7 +133,7 @@ def _existing(folder: Path, header: Header) -> list[Shard]:
     return [shard for shard in layout.shards_of(folder, header) if shard.path.exists()]
 
 
-def _contents(folder: Path, header: Header) -> Contents:
+def _contents(folder: Path, header: Header) -> StoreContents:
     documents, size, faults = 0, 0, []
     for shard in _existing(folder, header):
         size += shard.path.stat().st_size
@@ -144,7 +144,7 @@ def _contents(folder: Path, header: Header) -> Contents:
                     documents += connection.execute("SELECT count(*) FROM states").fetchone()[0]
         except (sqlite3.Error, InputError, DamagedShardError) as error:
             faults.append(f"{path_text(shard.path)}: {first_line(error)}")
-    return Contents(folder, header, documents, size, faults)
+    return StoreContents(folder, header, documents, size, faults)
 
 
 def _check(shard: Shard) -> ShardCheck:

@@ -38,7 +38,7 @@ EXAMPLE_SHAPE = (2, 8)
 def trace(checkpoint: Checkpoint) -> ir.Model:
     """Traces with torch.onnx.export. Raises ExportError if the model cannot be traced with dynamic batch size and width."""
     inputs = checkpoint.signature.inputs
-    example = {
+    example: dict[str, torch.Tensor] = {
         name: torch.full(EXAMPLE_SHAPE, 5 if name == "input_ids" else 0, dtype=getattr(torch, kind))
         for name, kind in inputs.items()
     }

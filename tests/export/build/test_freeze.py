@@ -169,7 +169,7 @@ def test_of_what_is_accepted_the_cheapest_on_the_gate_is_taken(accepted, expecte
         return accepted.get(how.layers) == how.whole_up_to
 
     cost = freeze._cost_on(certificate, 100)
-    chosen = freeze._choose(freezer, [2, 3, 4], [32, 64, 128], lambda models: models, accepts, cost)
+    chosen = freeze._choose(freezer, [2, 3, 4], [32, 64, 128], lambda models: models, accepts, cost)  # type: ignore[return-value]
     assert (chosen and chosen.how.layers, chosen and chosen.how.whole_up_to, tried) == expected
 
 
