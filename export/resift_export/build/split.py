@@ -19,13 +19,14 @@ from resift_export.build.first_look import first_look_file
 from resift_export.build.graph_files import document_file
 from resift_export.checkpoint.halves import SplitReference
 from resift_export.graph.edit import lower_opset
-from resift_export.graph.halves import EXACT, Halves, ignore_padding, read_levels, trace_halves, write_levels
+from resift_export.graph.halves import EXACT, Halves, ignore_padding, trace_halves
 from resift_export.graph.weights import map_weights, open_session
 from resift_export.int8.calibration import PROBE_WIDTHS, operations_between, operations_of, sample
 from resift_export.int8.levels import VNNI_LEVELS
 from resift_export.int8.products import by_source, products
 from resift_export.int8.quantize import quantize
 from resift_export.int8.ranges import choose_range, choose_ranges
+from resift_export.int8.states import read_levels, write_levels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
