@@ -19,7 +19,7 @@ from resift_export.build.first_look import first_look_file
 from resift_export.build.graph_files import document_file
 from resift_export.checkpoint.halves import SplitReference
 from resift_export.graph.edit import lower_opset
-from resift_export.graph.halves import EXACT, Halves, ignore_padding, read_levels, trace_halves, write_levels
+from resift_export.graph.halves import EXACT, Halves, StateLevels, ignore_padding, read_levels, trace_halves, write_levels
 from resift_export.graph.weights import map_weights, open_session
 from resift_export.int8.calibration import PROBE_WIDTHS, operations_between, operations_of, sample
 from resift_export.int8.levels import VNNI_LEVELS
@@ -134,8 +134,9 @@ def split_models(traced: TracedHalves, recipe: Recipe, pairs: Sequence[Calibrati
         else:
             weights = np.concatenate([product.weights for product in products(query) if product.source.name == EXACT], axis=1)
             states = choose_range(samples[EXACT], weights, VNNI_LEVELS)
-        write_levels(document, states)
-        read_levels(query, states)
+        levels_of_states = StateLevels(states.scale, states.zero_point, states.smoothing)
+        write_levels(document, levels_of_states)
+        read_levels(query, levels_of_states)
         models[query_file], models[document_file(query_file)] = lower_opset(query), lower_opset(document)
     return models
 

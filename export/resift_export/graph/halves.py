@@ -26,7 +26,6 @@ from resift_export.graph.trace import example_of, trace_network
 if TYPE_CHECKING:
     from resift_export.checkpoint.load import Checkpoint
     from resift_export.checkpoint.split import SplitLayout
-    from resift_export.int8.ranges import Range
 
 EXAMPLE_QUERIES, EXAMPLE_DOCUMENTS = (2, 8), (3, 6)
 """Sizes [n, q] and [b, w] of the example that is traced: all differ, so that the tracer takes none for another."""
@@ -44,6 +43,15 @@ class Halves(NamedTuple, Generic[T]):
 
     document: T
     query: T
+
+
+class StateLevels(NamedTuple):
+    """How states are quantized: round(x * smoothing / scale) + zero_point."""
+
+    scale: float
+    zero_point: int
+    smoothing: np.ndarray | None
+    """float32[size]; None: no smoothing"""
 
 
 def trace_halves(checkpoint: Checkpoint, split: SplitLayout) -> Halves[ir.Model]:
@@ -88,7 +96,7 @@ def ignore_padding(query: ir.Model, later_layers: int, what: str) -> None:
     tidy(query)
 
 
-def write_levels(document: ir.Model, states: Range) -> None:
+def write_levels(document: ir.Model, states: StateLevels) -> None:
     """Makes the document half return its states in uint8, in place."""
     [exact] = document.graph.outputs
     exact.name = EXACT
@@ -105,7 +113,7 @@ def write_levels(document: ir.Model, states: Range) -> None:
     document.graph.outputs[:] = [levels]
 
 
-def read_levels(query: ir.Model, states: Range) -> None:
+def read_levels(query: ir.Model, states: StateLevels) -> None:
     """Makes the query half, in float32 or quantized with that range of EXACT, read states in uint8, in place."""
     given = _input(query, STATES)
     levels = ir.Value(name=STATES, shape=given.shape, type=ir.TensorType(ir.DataType.UINT8))
@@ -154,7 +162,7 @@ def _mask(model: ir.Model, tokens: ir.Value) -> ir.Value:
     return insert(model, first, "Cast", [is_read], "padding_mask", {"to": int(ir.DataType.INT32)})
 
 
-def _scale(model: ir.Model, states: Range) -> tuple[ir.Value, ir.Value]:
+def _scale(model: ir.Model, states: StateLevels) -> tuple[ir.Value, ir.Value]:
     return (
         constant(model, f"{STATES}_scale", np.array(states.scale, np.float32)),
         constant(model, f"{STATES}_zero_point", np.array(states.zero_point, np.uint8)),
