@@ -196,21 +196,20 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         dtype=fast_dtype(device_of(arguments.device)) if arguments.dtype == "auto" else arguments.dtype,
     )
-    stop = StopCondition(arguments.minutes)
-    stop.catch_signals()
-    recipe = distill(
-        arguments.teacher,
-        arguments.out,
-        arguments.data,
-        options,
-        exclude=arguments.exclude,
-        start=arguments.start,
-        revision=arguments.revision,
-        device=arguments.device,
-        threads=arguments.threads,
-        checkpoint_minutes=arguments.checkpoint_minutes,
-        should_continue=stop.should_continue,
-    )
+    with StopCondition(arguments.minutes) as stop:
+        recipe = distill(
+            arguments.teacher,
+            arguments.out,
+            arguments.data,
+            options,
+            exclude=arguments.exclude,
+            start=arguments.start,
+            revision=arguments.revision,
+            device=arguments.device,
+            threads=arguments.threads,
+            checkpoint_minutes=arguments.checkpoint_minutes,
+            should_continue=stop.should_continue,
+        )
     done = f"{path_text(arguments.out)}  {recipe.pairs:,} of {recipe.options.pairs:,} pairs"
     next_time = "continues" if recipe.runs else "starts again: the fit of --width is saved only once it is complete"
     lines = [f"{done}, {'finished' if recipe.is_finished else f'the same command {next_time}'}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from resift.cli.streams import complain
 
@@ -14,25 +14,34 @@ if TYPE_CHECKING:
 
 
 class StopCondition:
-    """Tells when to stop: after a signal or a time limit. A second signal ends the process at once."""
+    """Tells when to stop: after a signal or a time limit. A second signal ends the process at once.
+
+    As a context manager, it has signals noted instead of ending the process, and restores their handlers at the end.
+    """
 
     def __init__(self, minutes: float | None) -> None:
         self._signal: int | None = None
         self._is_announced = False
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
+        self._replaced: dict[int, Any] = {}
 
     @property
     def exit_code(self) -> int:
         """128 and the signal's number, 130 for an interruption, as shells have it; 0 without a signal."""
         return 0 if self._signal is None else 128 + self._signal
 
-    def catch_signals(self) -> None:
-        """Installs handlers that note a signal instead of ending the process."""
+    def __enter__(self) -> Self:
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
             # A signal that is ignored, such as SIGHUP under nohup, stays ignored.
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._stop)
+                self._replaced[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._replaced.items():
+            # None: of a handler that C installed, which Python cannot restore.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def should_continue(self) -> bool:
         """Whether neither has come; says once that the state is being saved."""

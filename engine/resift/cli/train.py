@@ -148,9 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
     delivery = None if arguments.artifact is None else Delivery(arguments.artifact)
     if delivery is not None:
         delivery.check(arguments.out)
-    stop = StopCondition(arguments.minutes)
-    stop.catch_signals()
-    with StageMeter() as meter:
+    with StopCondition(arguments.minutes) as stop, StageMeter() as meter:
         trained = train(
             arguments.checkpoint,
             arguments.out,
