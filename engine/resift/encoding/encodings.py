@@ -81,7 +81,8 @@ class Encodings:
 
     def document_lengths(self, limit: int) -> NDArray[np.int32]:
         """int32[n]: tokens of what `document` returns for each row."""
-        return np.minimum(self.lengths - self.query_tokens, limit)
+        lengths: NDArray[np.int32] = np.minimum(self.lengths - self.query_tokens, limit)
+        return lengths
 
     @classmethod
     def join(cls, parts: Sequence[Encodings]) -> Encodings:

@@ -40,7 +40,7 @@ SYNCHRONOUS = "EXTRA"
 """A commit is on the disk when it returns, the removal of its journal included (https://sqlite.org/pragma.html#pragma_synchronous)."""
 SCHEMA = (
     "CREATE TABLE header (name TEXT PRIMARY KEY NOT NULL, value NOT NULL)",
-    "CREATE TABLE states (digest BLOB PRIMARY KEY NOT NULL, checksum BLOB NOT NULL, content BLOB NOT NULL)",
+    "CREATE TABLE states (digest BLOB PRIMARY KEY NOT NULL, checksum INTEGER NOT NULL, content BLOB NOT NULL)",
 )
 
 

@@ -124,6 +124,7 @@ class _ShardReader:
 
     def __init__(self, shard: Shard, report: Callable[[str], None]) -> None:
         self._shard, self._report = shard, report
+        self._path, self._name = shard.path, path_text(shard.path)
         self._connection: sqlite3.Connection | None = None
         self._place: tuple[int, int] | None = None
         self.begin_anew()
@@ -155,7 +156,7 @@ class _ShardReader:
 
     def _read(self, digests: list[bytes]) -> tuple[dict[bytes, bytes], str | None]:
         """What is found, and what is to be said."""
-        path, was_open = path_text(self._shard.path), self._connection is not None
+        was_open = self._connection is not None
         try:
             connection = self._current()
             if connection is None:
@@ -169,11 +170,11 @@ class _ShardReader:
             if was_open and database.is_left_by_a_kill(error):
                 self._next_look = 0.0
                 return {}, None
-            return {}, f"{path} cannot be read ({first_line(error)}); {MEND}"
+            return {}, f"{self._name} cannot be read ({first_line(error)}); {MEND}"
         except (DamagedShardError, InputError, OSError) as error:
             self._drop()
-            return {}, f"{path}: {first_line(error)}; {MEND}"
-        return found, f"{path} holds damaged states; {MEND}" if damaged else None
+            return {}, f"{self._name}: {first_line(error)}; {MEND}"
+        return found, f"{self._name} holds damaged states; {MEND}" if damaged else None
 
     def close(self) -> None:
         """Closes the file; see `StoreReader.close`."""
@@ -186,7 +187,7 @@ class _ShardReader:
         if (now := time.monotonic()) >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             try:
-                status = self._shard.path.stat()
+                status = self._path.stat()
             except FileNotFoundError:
                 self._drop()
                 return None

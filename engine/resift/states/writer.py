@@ -71,7 +71,7 @@ class StoreWriter:
             rows = [(digest, checksum_of(digest, content), content) for digest, content in part.items()]
             self.change(number, "INSERT OR REPLACE INTO states VALUES (?, ?, ?)", rows)
 
-    def change(self, number: int, statement: str, rows: Sequence[tuple[bytes, ...]]) -> int:
+    def change(self, number: int, statement: str, rows: Sequence[tuple[bytes | int, ...]]) -> int:
         """Runs a statement for each of `rows` in one transaction of a shard, and returns the number of rows that it changed."""
         connection = self._connections[number]
         with database.writing(self._shards[number]), database.transaction(connection):

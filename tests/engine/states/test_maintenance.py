@@ -25,7 +25,7 @@ def bytes_of(store):
 def damage(path, *numbers):
     with closing(sqlite3.connect(path)) as connection, connection:
         for number in numbers:
-            connection.execute("UPDATE states SET checksum = x'00' WHERE digest = ?", (digest(number),))
+            connection.execute("UPDATE states SET checksum = checksum + 1 WHERE digest = ?", (digest(number),))
 
 
 def test_the_contents_are_told_by_identity(tmp_path):
@@ -117,6 +117,13 @@ def test_pruning_to_some_documents(tmp_path):
     assert removed[:3] == (10, 0, 0)
     assert found(reading(tmp_path), range(30), tokens=500) == [*range(10, 30)]
     assert removed.bytes > 5 * 500 * SIZE
+
+
+def test_files_shrink_to_what_stays(tmp_path):
+    filled(tmp_path / "store", range(200), tokens=2000, shards=1)
+    filled(tmp_path / "empty", [], shards=1)
+    maintenance.forget(tmp_path / "store", {digest(number) for number in range(200)})
+    assert len(bytes_of(tmp_path / "store")) < len(bytes_of(tmp_path / "empty")) + 4 * 16384
 
 
 def test_pruning_removes_a_shard_that_cannot_be_read(tmp_path):
