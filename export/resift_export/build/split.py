@@ -19,14 +19,13 @@ from resift_export.build.first_look import first_look_file
 from resift_export.build.graph_files import document_file
 from resift_export.checkpoint.halves import SplitReference
 from resift_export.graph.edit import lower_opset
-from resift_export.graph.halves import EXACT, Halves, ignore_padding, trace_halves
+from resift_export.graph.halves import EXACT, Halves, StateLevels, ignore_padding, read_levels, trace_halves, write_levels
 from resift_export.graph.weights import map_weights, open_session
 from resift_export.int8.calibration import PROBE_WIDTHS, operations_between, operations_of, sample
 from resift_export.int8.levels import VNNI_LEVELS
 from resift_export.int8.products import by_source, products
 from resift_export.int8.quantize import quantize
 from resift_export.int8.ranges import choose_range, choose_ranges
-from resift_export.int8.states import read_levels, write_levels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,8 +134,9 @@ def split_models(traced: TracedHalves, recipe: Recipe, pairs: Sequence[Calibrati
         else:
             weights = np.concatenate([product.weights for product in products(query) if product.source.name == EXACT], axis=1)
             states = choose_range(samples[EXACT], weights, VNNI_LEVELS)
-        write_levels(document, states)
-        read_levels(query, states)
+        levels_of_states = StateLevels(states.scale, states.zero_point, states.smoothing)
+        write_levels(document, levels_of_states)
+        read_levels(query, levels_of_states)
         models[query_file], models[document_file(query_file)] = lower_opset(query), lower_opset(document)
     return models
 
@@ -185,11 +185,10 @@ def _feeds(traced: TracedHalves, pairs: Sequence[CalibrationPair]) -> Halves[lis
         encodings = tokenizer.encode(pair.query, [pair.document])
         if encodings.query_tokens[0] > split.query_tokens:
             continue
-        parts: list[Feed] = [
+        query, document = (
             dict(signature.feed(dict(zip(INPUTS, (column[None].astype(np.int64) for column in part), strict=True))))
             for part in (encodings.query(0), encodings.document(0, split.document_tokens))
-        ]
-        query, document = parts
+        )
         [states] = session.run(None, document)
         query |= {QUERY_OF: np.zeros(1, np.int64), STATES: states, DOCUMENT_TOKENS: np.array([states.shape[1]])}
         documents.append(document)

@@ -4,9 +4,8 @@
     query half        input_ids, token_type_ids [n, q], query_of [b], states uint8[b, w, size], document_tokens [b]
                           -> logits [b, labels]
 
-Both are traced and optimized in float32, with states in float32, and then given states in uint8 by `int8/states.py`, with one scale
-and zero point that both hold. A document's states are padded to the width w; the query half ignores those from its document_tokens
-on.
+Both are traced and optimized in float32, with states in float32, and then given states in uint8, with one scale and zero point that
+both hold. A document's states are padded to the width w; the query half ignores those from its document_tokens on.
 """
 
 from __future__ import annotations
@@ -46,6 +45,15 @@ class Halves(NamedTuple, Generic[T]):
     query: T
 
 
+class StateLevels(NamedTuple):
+    """How states are quantized: round(x * smoothing / scale) + zero_point."""
+
+    scale: float
+    zero_point: int
+    smoothing: np.ndarray | None
+    """float32[size]; None: no smoothing"""
+
+
 def trace_halves(checkpoint: Checkpoint, split: SplitLayout) -> Halves[ir.Model]:
     """Traces and optimizes both halves, with states in float32 and without padding. Raises ExportError if they cannot be traced."""
     document, query = halves_of(checkpoint, split)
@@ -56,7 +64,7 @@ def trace_halves(checkpoint: Checkpoint, split: SplitLayout) -> Halves[ir.Model]
         optimize(trace_network(document, example_of(checkpoint, EXAMPLE_DOCUMENTS), STATES, f"the document {what}"), longest),
         optimize(trace_network(query, inputs, OUTPUT, f"the query {what}"), longest),
     )
-    given = input_of(halves.query, STATES)
+    given = _input(halves.query, STATES)
     uses = list(given.uses())
     exact = insert(halves.query, next(iter(halves.query.graph)), "Identity", [given], EXACT)
     exact.type, exact.shape = given.type, given.shape
@@ -88,8 +96,43 @@ def ignore_padding(query: ir.Model, later_layers: int, what: str) -> None:
     tidy(query)
 
 
-def input_of(model: ir.Model, name: str) -> ir.Value:
-    """The graph's input of that name."""
+def write_levels(document: ir.Model, states: StateLevels) -> None:
+    """Makes the document half return its states in uint8, in place."""
+    [exact] = document.graph.outputs
+    exact.name = EXACT
+    scale, zero_point = _scale(document, states)
+    nodes, scaled = [], exact
+    if states.smoothing is not None:
+        nodes.append(ir.node("Mul", [exact, constant(document, f"{EXACT}_smoothing", states.smoothing)]))
+        [scaled] = nodes[-1].outputs
+        scaled.name = f"{EXACT}_smoothed"
+    nodes.append(ir.node("QuantizeLinear", [scaled, scale, zero_point]))
+    [levels] = nodes[-1].outputs
+    levels.name, levels.shape, levels.type = STATES, exact.shape, ir.TensorType(ir.DataType.UINT8)
+    document.graph.extend(nodes)
+    document.graph.outputs[:] = [levels]
+
+
+def read_levels(query: ir.Model, states: StateLevels) -> None:
+    """Makes the query half, in float32 or quantized with that range of EXACT, read states in uint8, in place."""
+    given = _input(query, STATES)
+    levels = ir.Value(name=STATES, shape=given.shape, type=ir.TensorType(ir.DataType.UINT8))
+    values = {value.name: value for node in query.graph for value in node.outputs}
+    if quantized := values.get(f"{EXACT}_levels"):  # by int8.quantize
+        quantized.replace_all_uses_with(levels)
+    else:
+        first = next(iter(query.graph))
+        restored = insert(query, first, "DequantizeLinear", [levels, *_scale(query, states)], f"{EXACT}_restored")
+        if states.smoothing is not None:
+            factors = constant(query, f"{EXACT}_factors", 1 / states.smoothing)
+            restored = insert(query, first, "Mul", [restored, factors], f"{EXACT}_unsmoothed")
+        values[EXACT].replace_all_uses_with(restored)
+    given.replace_all_uses_with(levels)
+    query.graph.inputs[list(query.graph.inputs).index(given)] = levels
+    tidy(query)
+
+
+def _input(model: ir.Model, name: str) -> ir.Value:
     return next(value for value in model.graph.inputs if value.name == name)
 
 
@@ -108,7 +151,7 @@ def _mask(model: ir.Model, tokens: ir.Value) -> ir.Value:
     one = constant(model, "padding_one", np.array(1))
 
     def width(name: str) -> ir.Value:
-        shape = insert(model, first, "Shape", [input_of(model, name)], f"padding_{name}_shape")
+        shape = insert(model, first, "Shape", [_input(model, name)], f"padding_{name}_shape")
         return insert(model, first, "Gather", [shape, one], f"padding_{name}_width")
 
     start = insert(model, first, "Neg", [width("input_ids")], "padding_start")
@@ -117,3 +160,10 @@ def _mask(model: ir.Model, tokens: ir.Value) -> ir.Value:
     counts = insert(model, first, "Unsqueeze", [tokens, column], "padding_tokens")
     is_read = insert(model, first, "Less", [numbers, counts], "padding_is_read")
     return insert(model, first, "Cast", [is_read], "padding_mask", {"to": int(ir.DataType.INT32)})
+
+
+def _scale(model: ir.Model, states: StateLevels) -> tuple[ir.Value, ir.Value]:
+    return (
+        constant(model, f"{STATES}_scale", np.array(states.scale, np.float32)),
+        constant(model, f"{STATES}_zero_point", np.array(states.zero_point, np.uint8)),
+    )

@@ -254,7 +254,7 @@ GRAPH, OTHER = "model.int8.onnx", "model.float32.onnx"
 
 def stored(content, files=(GRAPH,), looks=()):
     full, first = (
-        SimpleNamespace(role=role, variants=[SimpleNamespace(file=file) for file in each])
+        SimpleNamespace(role=role, split=None, variants=[SimpleNamespace(file=file) for file in each])
         for role, each in (("full", files), ("first-look", looks))
     )
     pair = SimpleNamespace(max_length=512)
