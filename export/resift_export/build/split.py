@@ -185,10 +185,11 @@ def _feeds(traced: TracedHalves, pairs: Sequence[CalibrationPair]) -> Halves[lis
         encodings = tokenizer.encode(pair.query, [pair.document])
         if encodings.query_tokens[0] > split.query_tokens:
             continue
-        query, document = (
+        parts: list[Feed] = [
             dict(signature.feed(dict(zip(INPUTS, (column[None].astype(np.int64) for column in part), strict=True))))
             for part in (encodings.query(0), encodings.document(0, split.document_tokens))
-        )
+        ]
+        query, document = parts
         [states] = session.run(None, document)
         query |= {QUERY_OF: np.zeros(1, np.int64), STATES: states, DOCUMENT_TOKENS: np.array([states.shape[1]])}
         documents.append(document)
