@@ -19,7 +19,7 @@ class ShortGraph(Strict, frozen=True, omit_defaults=True):
     file: GraphFile
     up_to: Positive
     """tokens of the longest pair that it scores"""
-    weights: FileName | None = None
+    weights: Weights = None
     """the file that holds weights shared with the variant's first graph"""
 
 
