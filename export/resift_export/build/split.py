@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from resift.artifact.signature import DOCUMENT_TOKENS, INPUTS, QUERY_OF, STATES, Split
+from resift.artifact.signature import DOCUMENT_TOKENS, QUERY_OF, STATES, Split
 from resift.errors import ExportError
 from resift_export.build.draft import levels_of
 from resift_export.build.first_look import first_look_file
@@ -187,7 +187,10 @@ def _feeds(traced: TracedHalves, pairs: Sequence[CalibrationPair]) -> Halves[lis
         if encodings.query_tokens[0] > split.query_tokens:
             continue
         parts = encodings.query(0), encodings.document(0, split.document_tokens)
-        rows = (dict(zip(INPUTS, (column[None].astype(np.int64) for column in part), strict=True)) for part in parts)
+        rows: list[Feed] = [
+            {"input_ids": ids[None].astype(np.int64), "token_type_ids": segment_ids[None].astype(np.int64)}
+            for ids, segment_ids in parts
+        ]
         query, document = (Feed(signature.feed(row)) for row in rows)
         [states] = session.run(None, document)
         query |= {QUERY_OF: np.zeros(1, np.int64), STATES: states, DOCUMENT_TOKENS: np.array([states.shape[1]])}
