@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from resift.artifact.signature import DOCUMENT_TOKENS, INPUTS, QUERY_OF, STATES, Split
+from resift.artifact.signature import DOCUMENT_TOKENS, QUERY_OF, STATES, Split
 from resift.errors import ExportError
 from resift_export.build.draft import levels_of
 from resift_export.build.first_look import first_look_file
@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from resift_export.progress import Report
     from resift_export.recipe import CalibrationPair, Recipe
 
-    Feed = dict[str, NDArray[np.generic]]
 
+Feed = dict[str, Any]
+"""The inputs of a graph, by name."""
 MULTIPLE = 16
 """What the number of states that the query half reads of a document is rounded up to, so that documents of other lengths share
 batches."""
@@ -185,11 +186,12 @@ def _feeds(traced: TracedHalves, pairs: Sequence[CalibrationPair]) -> Halves[lis
         encodings = tokenizer.encode(pair.query, [pair.document])
         if encodings.query_tokens[0] > split.query_tokens:
             continue
-        parts: list[Feed] = [
-            dict(signature.feed(dict(zip(INPUTS, (column[None].astype(np.int64) for column in part), strict=True))))
-            for part in (encodings.query(0), encodings.document(0, split.document_tokens))
+        parts = encodings.query(0), encodings.document(0, split.document_tokens)
+        rows: list[Feed] = [
+            {"input_ids": ids[None].astype(np.int64), "token_type_ids": segment_ids[None].astype(np.int64)}
+            for ids, segment_ids in parts
         ]
-        query, document = parts
+        query, document = (Feed(signature.feed(row)) for row in rows)
         [states] = session.run(None, document)
         query |= {QUERY_OF: np.zeros(1, np.int64), STATES: states, DOCUMENT_TOKENS: np.array([states.shape[1]])}
         documents.append(document)

@@ -37,12 +37,9 @@ EXAMPLE_SHAPE = (2, 8)
 
 def trace(checkpoint: Checkpoint) -> ir.Model:
     """Traces with torch.onnx.export. Raises ExportError if the model cannot be traced with dynamic batch size and width."""
-    inputs = checkpoint.signature.inputs
-    example: dict[str, torch.Tensor] = {
-        name: torch.full(EXAMPLE_SHAPE, 5 if name == "input_ids" else 0, dtype=getattr(torch, kind))
-        for name, kind in inputs.items()
-    }
-    return trace_network(checkpoint.network(), example, OUTPUT, checkpoint.architecture, "; try --tracer optimum")
+    return trace_network(
+        checkpoint.network(), example_of(checkpoint, EXAMPLE_SHAPE), OUTPUT, checkpoint.architecture, "; try --tracer optimum"
+    )
 
 
 def example_of(checkpoint: Checkpoint, shape: tuple[int, int]) -> dict[str, torch.Tensor]:
