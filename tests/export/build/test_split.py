@@ -125,6 +125,7 @@ def test_a_manifest_that_claims_longer_halves_than_there_are_is_refused(split_ar
             artifact.read_graph(half)
 
 
+@pytest.mark.slow
 def test_keep_copies_both_files(split_artifact, home, small_gate, monkeypatch):
     cheapen(monkeypatch)
     recipe = Recipe(precisions=("int8", "float32"), gate=small_gate, bounds=LOOSE)
