@@ -332,6 +332,7 @@ def test_benchmarks_exist():
 
 
 OF_OTHERS = {
+    "--addresses",
     "--against",
     "--app-dir",
     "--build",

@@ -13,12 +13,12 @@ import numpy as np
 from resift.calibration import check_threshold
 from resift.documents import DEFAULT, Document, document_id, plain
 from resift.inputs import check_count
+from resift.states.document_states import StatesCounts  # noqa: TC001 - pydantic reads the types of a Ranking
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resift.inputs import Candidates
-    from resift.states.document_states import StatesCounts
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

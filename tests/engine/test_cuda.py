@@ -523,7 +523,7 @@ def test_verify_measures_float16_where_cuda_is(masked_artifact, cuda, capsys):
 def test_a_signature_with_a_mask_is_refused(masked_artifact, tmp_path):
     folder = shutil.copytree(masked_artifact, tmp_path / "odd")
     edit(folder, lambda manifest: manifest["graphs"][0]["signature"]["inputs"].__setitem__("attention_mask", "int64"))
-    with pytest.raises(ArtifactError, match="the signature of graph full has attention_mask; expected it in no signature"):
+    with pytest.raises(ArtifactError, match="the signature of graph full has attention_mask; expected it in none"):
         Artifact.open(folder)
 
 

@@ -166,7 +166,7 @@ def test_a_settings_file_of_long_texts(content, file):
 
 
 def test_a_servers_configuration_of_long_texts(file):
-    paths_and_keys = ("model", "api_key", "settings", "api_key_file", "uds")
+    paths_and_keys = ("model", "api_key", "settings", "api_key_file", "store", "uds")
     names = [name for name in Config.__struct_fields__ if name not in paths_and_keys]
     variables = [{f"RESIFT_SERVE_{name.upper()}": HOSTILE} for name in [*names, HOSTILE]]
     assert len(refusals(variables, lambda environment: Config.gather({}, environment))) == len(variables)

@@ -26,7 +26,7 @@ def test_verify_compares_with_the_checkpoint(artifact):
     found = json.loads(answered(resift("verify", artifact, "--accept-bounds", "--json")))
     assert found.keys() == {
         "artifact", "variant", "precision", "provider", "bounds", "agreement", "at_export", "largest_change_since_export",
-        "search", "first_looks", "reference", "agreement_by_length", "agreement_by_script", "generated", "largest_difference",
+        "search", "first_looks", "first_look_by_length", "reference", "agreement_by_length", "agreement_by_script", "generated", "largest_difference",
         "measured",
     }  # fmt: skip
     assert (found["artifact"], found["precision"], found["provider"]) == (str(artifact), "int8", "cpu")
@@ -111,7 +111,7 @@ def test_info_tells_what_runs(artifact, reranker):
     found = json.loads(answered(resift("info", artifact, "--threads", "1", "--max-length", "50", "--json")))
     assert found.keys() == {
         "artifact", "bytes", "model", "pair", "max_length", "graphs", "forced", "reference", "agreement", "search", "first_looks",
-        "agreement_by_length", "agreement_by_script", "generated_pairs",
+        "first_look_by_length", "agreement_by_length", "agreement_by_script", "generated_pairs",
         "plan", "recipe", "made_with", "tested_onnxruntime", "runs", "machine", "wheels", "versions",
         "embedded_models", "document_template", "scores", "measured",
     }  # fmt: skip

@@ -17,8 +17,8 @@ def test_a_signal_stops_once_and_the_second_ends(capsys):
         assert [stop.should_continue(), stop.should_continue()] == [False, False]
         assert stop.exit_code == 128 + signal.SIGTERM
         with pytest.raises(SystemExit) as ended:
-            signal.raise_signal(signal.SIGINT)
-        assert ended.value.code == 130
+            signal.raise_signal(signal.SIGTERM)
+        assert ended.value.code == 128 + signal.SIGTERM
     assert capsys.readouterr().err.count("stopping once the state is saved") == 1
     assert signal.getsignal(signal.SIGTERM) == before
 
