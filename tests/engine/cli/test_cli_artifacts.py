@@ -26,8 +26,8 @@ def test_verify_compares_with_the_checkpoint(artifact):
     found = json.loads(answered(resift("verify", artifact, "--accept-bounds", "--json")))
     assert found.keys() == {
         "artifact", "variant", "precision", "provider", "bounds", "agreement", "at_export", "largest_change_since_export",
-        "search", "first_looks", "first_look_by_length", "reference", "agreement_by_length", "agreement_by_script", "generated", "largest_difference",
-        "measured",
+        "search", "first_looks", "first_look_by_length", "reference", "agreement_by_length", "agreement_by_script", "generated",
+        "largest_difference", "measured",
     }  # fmt: skip
     assert (found["artifact"], found["precision"], found["provider"]) == (str(artifact), "int8", "cpu")
     assert found["variant"] == "model.int8.onnx"
