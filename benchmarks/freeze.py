@@ -1,11 +1,11 @@
 """Measures what frozen layers save and what they cost: an artifact's int8 graph with its last M layers frozen, for several M.
 
     pip install '.[export]'
-    python -m benchmarks.freeze ARTIFACT CHECKPOINT [--layers 2 3 ...] [--whole-up-to 32] [--pools FILE ...] [--out FOLDER]
+    python -m benchmarks freeze ARTIFACT CHECKPOINT [--layers 2 3 ...] [--whole-up-to 32] [--pools FILE ...] [--out FOLDER]
 
 ARTIFACT has an int8 graph of CHECKPOINT. Its full graph is M = 0; M = 1 is the same, as in the last layer no graph updates more
 than the first token. The graphs are fitted as `resift export --freeze M` fits them, and written to FOLDER/artifact, whose plans
-name them m2, m3, ...; those that are there already are measured again. `python -m benchmarks.graph_profile FOLDER/artifact` times
+name them m2, m3, ...; those that are there already are measured again. `python -m benchmarks graph_profile FOLDER/artifact` times
 their batches by length.
 
 FILEs are candidate pools, labelled or not (default: those of the shared material if it is next to the repository). "tau" and
@@ -76,7 +76,7 @@ class GraphLogits(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.freeze", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks freeze", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("artifact")
     parser.add_argument("checkpoint")

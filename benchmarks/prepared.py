@@ -1,6 +1,6 @@
 """Measures a store of prepared documents: its size, reads by digest, the time to prepare, and the cache at its bound.
 
-    python -m benchmarks.prepared [--documents 100000] [--store DIR] [--reads 1000] [--pools 20000] [--model MODEL] [--json FILE]
+    python -m benchmarks prepared [--documents 100000] [--store DIR] [--reads 1000] [--pools 20000] [--model MODEL] [--json FILE]
 
 Documents are synthetic: as many tokens as passages of MS MARCO have, and states of random bytes, which a file system cannot shrink.
 A read is what a call of 50 candidates asks for. Warm: the files are in the system's page cache. Dropped: they are put out of it
