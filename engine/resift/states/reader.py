@@ -74,8 +74,8 @@ class StoreReader:
             return self._shards
         with self._lock.hold():
             if time.monotonic() >= self._next_look and not self._is_closed:
-                self._next_look = time.monotonic() + LOOK_SECONDS
                 self._look()
+                self._next_look = time.monotonic() + LOOK_SECONDS  # last: other threads take no lock, and what is known, until then
             return self._shards
 
     def _look(self) -> None:

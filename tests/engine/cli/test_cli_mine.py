@@ -93,7 +93,7 @@ def test_the_sample_and_its_beir_folder_become_pairs(run, artifact, tmp_path):
     assert (code, err) == (0, "")
     judged = {
         each["docid"]: each["label"]
-        for pool in map(json.loads, (tmp_path / "sample/pools.jsonl").open())
+        for pool in map(json.loads, (tmp_path / "sample/pools.jsonl").read_text(encoding="utf-8").splitlines())
         for each in pool["candidates"]
     }
     for pairs in read_pairs(tmp_path / "pools.jsonl"):

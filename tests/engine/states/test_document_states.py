@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from resift.errors import InputError
+from resift.states import layout
 from resift.states.cache import ENTRY_BYTES
 from resift.states.digests import digest_of
 from resift.states.document_states import DocumentStates
@@ -132,6 +133,27 @@ def test_a_store_that_is_no_folder_is_refused(tmp_path):
 def test_sqlite_is_imported_only_for_a_store():
     code = "import sys; from resift.states.document_states import DocumentStates as D; D('i', 8, cache_bytes=9, store=None)"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'sqlite3' not in sys.modules"], check=True)
+
+
+def test_a_thread_that_comes_during_the_first_look_waits_for_it(tmp_path, monkeypatch):
+    known, read_header = reading(filled(tmp_path, range(4))), layout.read_header
+    has_begun, go_on, answers = threading.Event(), threading.Event(), []
+
+    def look(folder):
+        has_begun.set()
+        go_on.wait(60)
+        return read_header(folder)
+
+    monkeypatch.setattr(layout, "read_header", look)
+    threads = [threading.Thread(target=lambda: answers.append(found(known, [1]))) for _ in range(2)]
+    threads[0].start()
+    assert has_begun.wait(60)
+    threads[1].start()
+    threads[1].join(0.5)  # as long as it may take to answer wrongly: it must wait
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert answers == [[1], [1]]
 
 
 def test_threads_share_one_memory_and_one_store(tmp_path):
