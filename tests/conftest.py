@@ -44,6 +44,13 @@ def pytest_report_header(config):
     return f"hypothesis seed: {'the same each time' if settings.default.derandomize else config.getoption(SEED)}"
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Bytes that no person reads get their argument's name: an archive's hold the time, and workers must find the same tests."""
+    if isinstance(val, bytes) and not val.decode(errors="replace").replace("\n", "").isprintable():
+        return argname
+    return None
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory):
     """built(name, make): the folder that make(folder) fills, made by the first worker that asks for it.

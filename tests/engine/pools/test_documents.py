@@ -107,7 +107,7 @@ def test_a_table_without_documents_is_an_input_error_naming_file_and_line(file, 
         ("documents.txt", b"The moon, they say,\n\nBread rises.\n"),
         ("documents.jsonl", b'{"text": "The moon, they say,"}\n{"text": "Bread rises.", "id": 3}\n'),
         ("documents.csv", b'text,id\n"The moon, they say,",7\nBread rises.,8\n'),
-        ("documents.jsonl.gz", gzip.compress(b'{"text": "The moon, they say,"}\n{"text": "Bread rises."}\n')),
+        ("documents.jsonl.gz", gzip.compress(b'{"text": "The moon, they say,"}\n{"text": "Bread rises."}\n', mtime=0)),
     ],
 )
 def test_documents_of_a_file_are_a_stream_of_texts(file, name, content):
