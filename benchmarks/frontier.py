@@ -4,7 +4,8 @@
 
 FILEs are labelled data as for `resift eval`. Every ARTIFACT (default: the embedded model) runs with its first look only, with each
 built-in plan that it has graphs for and with its own plan ("auto"), at the precision that the engine chooses; the reference runs
-its full graph in float32.
+its full graph in float32. A plan with a split graph has two rows: with documents that are new in every call, and with documents
+that a store has, of which nothing is in memory.
 
 Times are measured first, on the first FILE, up to the line "times: done": each pool is ranked for the ten best by one system after
 the other, in an order that rotates with every pool. "shuffled" is a plan's share of the reference's nDCG@10 on that FILE if the
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +36,8 @@ from resift import Reranker, Settings, machine
 from resift.evaluate.data.dataset import read_dataset
 from resift.evaluate.measures import Judge
 from resift.plans import BUILT_IN, FIRST_LOOK, FULL
+from resift.pools.preparation import fill_store, header_of
+from resift.states.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,6 +57,7 @@ TICKS = [part * 10**power for power in range(5) for part in (1, 2, 5)]
 HEADS = (
     "model",
     "plan",
+    "documents",
     "candidates",
     "p50 ms",
     "p95 ms",
@@ -71,6 +76,13 @@ class PlannedSystem:
     name: str
     plan: str
     reranker: Reranker
+    documents: str = "-"
+    """new or prepared, if the plan has a split graph"""
+
+    @property
+    def key(self) -> tuple[Path, str]:
+        """What its logits depend on: documents have the same to the bit, prepared or new."""
+        return self.reranker.artifact.folder, self.reranker.precision
 
     def rank(self, query: str, documents: Sequence[str]) -> NDArray[np.int64]:
         """Positions of the ten best documents."""
@@ -99,15 +111,18 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path())
     arguments = parser.parse_args()
     print(f"# {machine.description()}; {arguments.threads} threads")
-    systems = [
-        PlannedSystem(f"{_name(arguments.reference)} float32", FULL, _load(arguments.reference, arguments.threads, "float32"))
-    ]
-    for artifact in arguments.model:
-        reranker = _load(artifact, arguments.threads, "auto")
-        systems += [PlannedSystem(_name(artifact), plan, reranker) for plan in _plans(reranker)]
     datasets = [read_dataset(path, limit=arguments.queries) for path in arguments.files]
     sizes = sorted(arguments.candidates)
-    times = [measure_times(systems, datasets[0].first(size), arguments.timed) for size in sizes]
+    with tempfile.TemporaryDirectory(prefix="frontier-") as folder:
+        systems = [
+            PlannedSystem(f"{_name(arguments.reference)} float32", FULL, _load(arguments.reference, arguments.threads, "float32"))
+        ]
+        for artifact in arguments.model:
+            reranker = _load(artifact, arguments.threads, "auto")
+            timed = replace(datasets[0].first(sizes[-1]), pools=datasets[0].first(sizes[-1]).pools[: arguments.timed])
+            store = prepare(reranker, timed, Path(folder))
+            systems += _systems(_name(artifact), reranker, store)
+        times = [measure_times(systems, datasets[0].first(size), arguments.timed) for size in sizes]
     print("# times: done", file=sys.stderr, flush=True)
     values = [measure_quality(systems, dataset, sizes) for dataset in datasets]
     rows = []
@@ -128,6 +143,17 @@ def main() -> int:
     (arguments.out / "frontier.json").write_text(json.dumps(report, indent=1) + "\n")
     plot(rows, arguments.out / "frontier.png")
     return 0
+
+
+def prepare(reranker: Reranker, dataset: Dataset, folder: Path) -> Path | None:
+    """A store in the folder with the states of all documents of the data; None if the model has no split graph."""
+    if reranker.document_states is None:
+        return None
+    texts = dict.fromkeys(text for pool in dataset.pools for text in pool.documents)
+    with StoreWriter(folder, header_of(reranker)) as writer:
+        done = fill_store(reranker, texts, writer)
+    print(f"# {done.documents} documents prepared, {done.bytes / 1e6:.0f} MB", file=sys.stderr, flush=True)
+    return folder
 
 
 class Times(NamedTuple):
@@ -163,16 +189,16 @@ def measure_times(systems: Sequence[PlannedSystem], dataset: Dataset, count: int
 def measure_quality(systems: Sequence[PlannedSystem], dataset: Dataset, sizes: Sequence[int]) -> list[list[NDArray[np.float64]]]:
     """By size and by system, the measure of each pool."""
     deepest = dataset.first(sizes[-1])
-    logits: dict[int, list[dict[str, NDArray[np.float32]]]] = {}
+    logits: dict[object, list[dict[str, NDArray[np.float32]]]] = {}
     for system in systems:
-        if id(system.reranker) not in logits:
-            logits[id(system.reranker)] = [_logits(system.reranker, pool) for pool in deepest.pools]
+        if system.key not in logits:
+            logits[system.key] = [_logits(system.reranker, pool) for pool in deepest.pools]
             print(f"# {dataset.name}, {system.name}: read", file=sys.stderr, flush=True)
     found = []
     for size in sizes:
         judge = _judge(dataset.first(size))
         orders = [
-            [system.order({graph: values[:size] for graph, values in pool.items()}) for pool in logits[id(system.reranker)]]
+            [system.order({graph: values[:size] for graph, values in pool.items()}) for pool in logits[system.key]]
             for system in systems
         ]
         found.append([judge.values(each)[MEASURE] for each in orders])
@@ -187,6 +213,7 @@ def row(system: PlannedSystem, size: int, files: Mapping[str, Sequence[NDArray[n
     return {
         "model": system.name,
         "plan": system.plan,
+        "documents": system.documents,
         "candidates": size,
         "p50_ms": 1000 * float(np.median(seconds)),
         "p95_ms": 1000 * float(np.percentile(seconds, 95)),
@@ -217,6 +244,7 @@ def table(rows: Sequence[dict]) -> str:
         cells = (
             row["model"],
             row["plan"],
+            row["documents"],
             str(row["candidates"]),
             f"{row['p50_ms']:.0f}",
             f"{row['p95_ms']:.0f}",
@@ -240,9 +268,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
         for row in (row for row in rows if row["candidates"] == size):
             low, high = row["interval"]
             errors = [[100 * (row["share"] - low)], [100 * (high - row["share"])]]
-            axes.errorbar(
-                row["p50_ms"], 100 * row["share"], yerr=errors, fmt="o", capsize=3, label=f"{row['model']}, {row['plan']}"
-            )
+            axes.errorbar(row["p50_ms"], 100 * row["share"], yerr=errors, fmt="o", capsize=3, label=_label(row))
         axes.axvline(100, color="grey", linestyle=":", linewidth=1)
         axes.set(xscale="log", title=f"{size} candidates", xlabel="median ms a pool")
         low, high = axes.get_xlim()
@@ -271,7 +297,25 @@ def _judge(dataset: Dataset) -> Judge:
 
 
 def _load(artifact: str, threads: int, precision: Auto | Precision) -> Reranker:
-    return Reranker.load(artifact or None, settings=Settings(threads=threads, precision=precision))
+    """With no memory for documents: they are timed again and again."""
+    return Reranker.load(artifact or None, settings=Settings(threads=threads, precision=precision, document_cache=0))
+
+
+def _systems(name: str, reranker: Reranker, store: Path | None) -> list[PlannedSystem]:
+    """A system for each plan of the model, or two if a split graph is among its stages."""
+    found = []
+    with_store = reranker if store is None else Reranker(reranker.artifact, settings=replace(reranker.settings, store=store))
+    for plan in _plans(reranker):
+        if any(graph.split is not None for graph in reranker.plan_for(plan, top_k=TOP).graphs):
+            found += [PlannedSystem(name, plan, reranker, "new"), PlannedSystem(name, plan, with_store, "prepared")]
+        else:
+            found.append(PlannedSystem(name, plan, reranker))
+    return found
+
+
+def _label(row: dict) -> str:
+    parts = [row["model"], row["plan"], *([] if row["documents"] == "-" else [row["documents"]])]
+    return ", ".join(parts)
 
 
 def _plans(reranker: Reranker) -> list[str]:

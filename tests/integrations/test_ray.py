@@ -473,7 +473,7 @@ def test_threads_and_resources(source, tmp_path):
 
 def test_as_many_workers_as_there_is_room_for():
     settings = [Settings(threads=threads, provider="cpu") for threads in (1, 2, 3)]
-    assert [data._room(each) for each in settings] == [2, 1, 1]
+    assert [cluster.room(each) for each in settings] == [2, 1, 1]
 
 
 def test_ranking_in_a_pipeline_of_ones_own(embedded, source):
