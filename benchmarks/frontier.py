@@ -26,31 +26,29 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from resift import Reranker, Settings, machine
+from benchmarks.planned_systems import TOP, PlannedSystem, load, name_of, prepare, systems_of
+from resift import machine
 from resift.evaluate.data.dataset import read_dataset
 from resift.evaluate.measures import Judge
-from resift.plans import BUILT_IN, FIRST_LOOK, FULL
-from resift.pools.preparation import fill_store, header_of
-from resift.states.writer import StoreWriter
+from resift.plans import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from resift import Reranker
     from resift.evaluate.data.dataset import Dataset
     from resift.pools.reading import CandidatePool
-    from resift.settings import Auto, Precision
 
 SEED = 7
 RESAMPLES = 10_000
-TOP = 10
 MEASURE = f"nDCG@{TOP}"
 TICKS = [part * 10**power for power in range(5) for part in (1, 2, 5)]
 """Milliseconds labelled on the plot's axis."""
@@ -69,36 +67,6 @@ HEADS = (
 )
 
 
-@dataclass(frozen=True)
-class PlannedSystem:
-    """A model with a plan."""
-
-    name: str
-    plan: str
-    reranker: Reranker
-    documents: str = "-"
-    """new or prepared, if the plan has a split graph"""
-
-    @property
-    def key(self) -> tuple[Path, str]:
-        """What its logits depend on: documents have the same to the bit, prepared or new."""
-        return self.reranker.artifact.folder, self.reranker.precision
-
-    def rank(self, query: str, documents: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of the ten best documents."""
-        return np.array([result.index for result in self.reranker.rerank(query, documents, top_k=TOP, plan=self.plan)])
-
-    def order(self, logits: Mapping[str, NDArray[np.float32]]) -> NDArray[np.int64]:
-        """The ranking by its plan of a pool, from the logits of every graph."""
-        remaining = np.arange(len(logits[FULL]))
-        dropped: list[NDArray[np.int64]] = []
-        for step in self.reranker.plan_for(self.plan, top_k=TOP).steps(len(remaining)):
-            remaining = remaining[np.argsort(-logits[step.graph][remaining], kind="stable")]
-            if step.keep is not None:
-                remaining, dropped = remaining[: step.keep], [remaining[step.keep :], *dropped]
-        return np.concatenate([remaining, *dropped])
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
@@ -115,13 +83,11 @@ def main() -> int:
     sizes = sorted(arguments.candidates)
     with tempfile.TemporaryDirectory(prefix="frontier-") as folder:
         systems = [
-            PlannedSystem(f"{_name(arguments.reference)} float32", FULL, _load(arguments.reference, arguments.threads, "float32"))
+            PlannedSystem(f"{name_of(arguments.reference)} float32", FULL, load(arguments.reference, arguments.threads, "float32"))
         ]
         for artifact in arguments.model:
-            reranker = _load(artifact, arguments.threads, "auto")
-            timed = replace(datasets[0].first(sizes[-1]), pools=datasets[0].first(sizes[-1]).pools[: arguments.timed])
-            store = prepare(reranker, timed, Path(folder))
-            systems += _systems(_name(artifact), reranker, store)
+            reranker, timed = load(artifact, arguments.threads, "auto"), datasets[0].first(sizes[-1]).pools[: arguments.timed]
+            systems += systems_of(name_of(artifact), reranker, prepare(reranker, timed, Path(folder)))
         times = [measure_times(systems, datasets[0].first(size), arguments.timed) for size in sizes]
     print("# times: done", file=sys.stderr, flush=True)
     values = [measure_quality(systems, dataset, sizes) for dataset in datasets]
@@ -143,17 +109,6 @@ def main() -> int:
     (arguments.out / "frontier.json").write_text(json.dumps(report, indent=1) + "\n")
     plot(rows, arguments.out / "frontier.png")
     return 0
-
-
-def prepare(reranker: Reranker, dataset: Dataset, folder: Path) -> Path | None:
-    """A store in the folder with the states of all documents of the data; None if the model has no split graph."""
-    if reranker.document_states is None:
-        return None
-    texts = dict.fromkeys(text for pool in dataset.pools for text in pool.documents)
-    with StoreWriter(folder, header_of(reranker)) as writer:
-        done = fill_store(reranker, texts, writer)
-    print(f"# {done.documents} documents prepared, {done.bytes / 1e6:.0f} MB", file=sys.stderr, flush=True)
-    return folder
 
 
 class Times(NamedTuple):
@@ -296,39 +251,9 @@ def _judge(dataset: Dataset) -> Judge:
     return Judge([MEASURE], qids, [[str(fields["docid"]) for fields in pool.fields] for pool in dataset.pools], dataset.qrels)
 
 
-def _load(artifact: str, threads: int, precision: Auto | Precision) -> Reranker:
-    """With no memory for documents: they are timed again and again."""
-    return Reranker.load(artifact or None, settings=Settings(threads=threads, precision=precision, document_cache=0))
-
-
-def _systems(name: str, reranker: Reranker, store: Path | None) -> list[PlannedSystem]:
-    """A system for each plan of the model, or two if a split graph is among its stages."""
-    found = []
-    with_store = reranker if store is None else Reranker(reranker.artifact, settings=replace(reranker.settings, store=store))
-    for plan in _plans(reranker):
-        if any(graph.split is not None for graph in reranker.plan_for(plan, top_k=TOP).graphs):
-            found += [PlannedSystem(name, plan, reranker, "new"), PlannedSystem(name, plan, with_store, "prepared")]
-        else:
-            found.append(PlannedSystem(name, plan, reranker))
-    return found
-
-
 def _label(row: dict) -> str:
     parts = [row["model"], row["plan"], *([] if row["documents"] == "-" else [row["documents"]])]
     return ", ".join(parts)
-
-
-def _plans(reranker: Reranker) -> list[str]:
-    """The first look only, the built-in plans that the artifact has graphs for, and its own ("auto") if that is another plan."""
-    manifest = reranker.artifact.manifest
-    if all(graph.role != FIRST_LOOK for graph in manifest.graphs):
-        return [FULL]
-    built_in = {str(plan) for plan in BUILT_IN.values()} | {*BUILT_IN, None}
-    return [FIRST_LOOK, *BUILT_IN, *([] if manifest.plan in built_in else ["auto"])]
-
-
-def _name(artifact: str) -> str:
-    return Path(artifact).name if artifact else "embedded"
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def preparing(evidence: Evidence) -> Finding | None:
         severity="note",
         value=share,
         words=f"{share:.0%} of the candidates are documents of an earlier one of these {len(evidence.pools)} pools ({back} of "
-        f"{candidates}); the more queries, the more come back. {graph.name} can read them prepared, in {saved:.0%} fewer operations "
+        f"{candidates}); the more queries, the more come back. {graph.name} reads prepared ones in {saved:.0%} fewer operations "
         f"than new ones. To prepare one takes {1000 * cost.seconds:.1f} ms and {cost.bytes / 1000:.1f} kB; the {len(seen)} "
         f"different ones here take {cost.seconds * len(seen):.0f} s and {cost.bytes * len(seen) / 1e6:.0f} MB",
         advice=f"with a plan that has {graph.name}, run `resift prepare` on the documents that are retrieved from, and name its "
