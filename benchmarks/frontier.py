@@ -55,7 +55,6 @@ TICKS = [part * 10**power for power in range(5) for part in (1, 2, 5)]
 HEADS = (
     "model",
     "plan",
-    "documents",
     "candidates",
     "p50 ms",
     "p95 ms",
@@ -192,14 +191,16 @@ def shares(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> 
 
 
 def table(rows: Sequence[dict]) -> str:
-    """The rows as a Markdown table."""
-    lines = [" | ".join(HEADS), " | ".join(["---"] * len(HEADS))]
+    """The rows as a Markdown table, with a column for documents if a plan has a split graph."""
+    has_documents = any(row["documents"] != "-" for row in rows)
+    heads = [*HEADS[:2], *(["documents"] if has_documents else []), *HEADS[2:]]
+    lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
     for row in rows:
         low, high = row["interval"]
         cells = (
             row["model"],
             row["plan"],
-            row["documents"],
+            *([row["documents"]] if has_documents else []),
             str(row["candidates"]),
             f"{row['p50_ms']:.0f}",
             f"{row['p95_ms']:.0f}",
