@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from resift.pools.reading import CandidatePool
 from resift.states.document_states import StatesCounts
 from resift.states.writer import StoreWriter
 from tests.support.columns import columns_of
-from tests.support.split_graphs import QUERY_TOKENS, add_split_look
+from tests.support.splits import POSITION
 from tests.support.stores import unsynchronized  # noqa: F401 - a fixture
 
 pytest.importorskip("ir_measures")
@@ -33,9 +32,8 @@ POOLS = 4
 
 
 @pytest.fixture(scope="module")
-def split(artifact, tmp_path_factory):
-    """An artifact whose first look is split; it was never trained."""
-    return add_split_look(shutil.copytree(artifact, tmp_path_factory.mktemp("known") / "artifact"))
+def split(split_artifact):
+    return split_artifact
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +43,21 @@ def reranker(split):
 
 
 @pytest.fixture(scope="module")
-def data():
+def pools_file(tmp_path_factory):
+    """The gate's first pools, with queries that fit into their slot."""
+    rows = [json.loads(line) for line in GATE.read_text().splitlines()[:POOLS]]
+    return written(tmp_path_factory.mktemp("known") / "pools.jsonl", rows)
+
+
+def written(path, rows):
+    path.write_text("".join(json.dumps({**row, "query": " ".join(row["query"].split()[:4])}) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(pools_file):
     """Pools of ten documents, which are all different."""
-    dataset = read_dataset(GATE, limit=POOLS)
+    dataset = read_dataset(pools_file)
     texts = [text for pool in dataset.pools for text in pool.documents]
     assert len(set(texts)) == len(texts) == 10 * POOLS
     return dataset
@@ -96,8 +106,8 @@ def test_a_document_that_comes_back_is_new_in_every_pool(split, tmp_path):
     rows[1]["candidates"] = [*rows[0]["candidates"][:3], *rows[0]["candidates"][:3], *rows[1]["candidates"][:2]]
     for row in rows:
         row["candidates"] = [{**candidate, "docid": str(place)} for place, candidate in enumerate(row["candidates"])]
-    (tmp_path / "pools.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    [_, found] = evaluate(read_dataset(tmp_path / "pools.jsonl"), [ArtifactSystem(split, Settings(plan=LOOK))]).systems
+    path = written(tmp_path / "pools.jsonl", rows)
+    [_, found] = evaluate(read_dataset(path), [ArtifactSystem(split, Settings(plan=LOOK))]).systems
     assert (found.documents.prepared, found.documents.new) == (0, 10 + 5)
 
 
@@ -113,18 +123,18 @@ def test_a_query_that_only_the_full_graph_reads_takes_what_it_takes():
     assert known.figures().known_latency_ms is None
 
 
-def test_the_table_has_a_row_for_known_documents(split, capsys):
-    arguments = ["eval", GATE, "--limit", 3, "--model", split, "--plan", LOOK, "--plan", "full"]
+def test_the_table_has_a_row_for_known_documents(split, capsys, pools_file):
+    arguments = ["eval", pools_file, "--limit", 3, "--model", split, "--plan", LOOK, "--plan", "full"]
     assert main([*map(str, arguments)]) == 0
     lines = capsys.readouterr().out.splitlines()
     place = next(place for place, line in enumerate(lines) if line.startswith("latency"))
     assert [line.split("  ")[0] for line in lines[place + 1 : place + 5]] == [
-        "artifact int8 first-look",
-        "artifact int8 first-look, documents known",
-        "artifact int8",
+        "bert-split int8 first-look",
+        "bert-split int8 first-look, documents known",
+        "bert-split int8",
         "",
     ]
-    assert f"artifact int8 {LOOK}: states of 0 documents were prepared, of 30 new" in lines
+    assert f"bert-split int8 {LOOK}: states of 0 documents were prepared, of 30 new" in lines
     assert any(line.startswith("documents known: each pool again") for line in lines)
 
 
@@ -145,15 +155,15 @@ def test_a_bench_times_documents_as_new_every_time_and_as_known(split, data, pre
         assert bench.document_figures(bench.settings("int8", 1, 256), pools) is None
 
 
-def test_the_tuned_table_has_columns_for_known_documents(split, capsys, monkeypatch, tmp_path):
+def test_the_tuned_table_has_columns_for_known_documents(split, capsys, monkeypatch, tmp_path, pools_file):
     monkeypatch.setattr(Bench, "milliseconds", lambda self, settings, pool: len(pool.documents) / settings.threads)
     (tmp_path / "settings.toml").write_text('[settings]\nplan = "first-look"\n')
-    arguments = ["tune", GATE, "--limit", 3, "--model", split, "--threads", 1, "--precision", "int8", "--candidates", 2, 8]
+    arguments = ["tune", pools_file, "--model", split, "--threads", 1, "--precision", "int8", "--candidates", 2, 8, "--limit", 3]
     assert main([*map(str, [*arguments, "--settings", tmp_path / "settings.toml"])]) == 0
     lines = capsys.readouterr().out.splitlines()
     heads, *rows = [line.split() for line in lines if line.startswith("  candidates") or " int8  " in line]
     assert heads[-5:] == ["p50", "known", "p95", "known", "nDCG@10"]
-    assert all(len(row) == 8 + (row[0] == "*") for row in rows)
+    assert all(len(row) == 9 + (row[0] == "*") for row in rows)
     assert any(line.startswith("states of 0 documents were prepared, of 24 new; known: each pool again") for line in lines)
     assert main([*map(str, arguments)]) == 0
     assert "known" not in capsys.readouterr().out
@@ -178,8 +188,13 @@ def test_documents_that_come_back_are_reported_with_what_preparing_takes(reranke
     assert found.words.startswith("11% of the candidates are documents of an earlier one of these 5 pools (5 of 45)")
     kilobytes = np.mean([states.nbytes for _, states in reranker.prepare(first_texts(data, 10))]) / 1000
     assert f" ms and {kilobytes:.1f} kB; the 40 different ones here take " in found.words
-    assert "first-look reads prepared ones in 83% fewer operations" in found.words
+    graph = next(graph for graph in reranker.artifact.manifest.graphs if graph.name == LOOK)
+    saved = 1 - (graph.split.query_operations / 8 + graph.split.reading_operations * 7 / 8) / graph.operations
+    assert f"{LOOK} reads prepared ones in {saved:.0%} fewer operations" in found.words
+    assert 0.2 < saved < 0.95
     assert findings(reranker, [*others, again]) == {}
+    long = CandidatePool("the " * POSITION, again.documents)  # the full graph reads its documents
+    assert findings(reranker, [*data.pools, long]) == findings(reranker, [long] * 2) == {}
 
 
 def test_a_store_of_another_model_or_machine_is_reported(reranker, split, data, tmp_path, monkeypatch, prepared):
@@ -209,8 +224,8 @@ def test_documents_that_a_store_lacks_are_reported(split, data, prepared, count,
 def test_nothing_is_said_where_nothing_can_be_prepared(artifact, split, data, tmp_path):
     """Without a split graph, and with pairs too short for one."""
     twice = [data.pools[0]] * 2
-    for folder, settings in [(artifact, Settings()), (split, Settings(max_length=2 * QUERY_TOKENS - 1))]:
+    for folder, settings in [(artifact, Settings()), (split, Settings(max_length=2 * POSITION - 1))]:
         with Reranker.load(folder, settings=settings) as without:
             assert findings(without, twice) == {}
-    with Reranker.load(split, settings=Settings(max_length=2 * QUERY_TOKENS)) as short:
+    with Reranker.load(split, settings=Settings(max_length=2 * POSITION)) as short:
         assert [*findings(short, twice)] == ["preparing"]

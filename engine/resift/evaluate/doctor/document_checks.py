@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resift.artifact.manifest import Graph
     from resift.artifact.signature import Split
     from resift.evaluate.doctor.evidence import Evidence
+    from resift.pools.reading import CandidatePool
     from resift.reranker import Reranker
 
 T = TypeVar("T")
@@ -36,14 +37,15 @@ def preparing(evidence: Evidence) -> Finding | None:
     reranker, graph = evidence.reranker, _split_graph(evidence.reranker)
     if graph is None or graph.split is None or reranker.resolved.store is not None:
         return None
-    digests = _digests(evidence)
+    pools = _readable(evidence, graph.split)
+    digests = _digests(reranker, _texts(pools))
     seen: set[bytes] = set()
     candidates = back = 0
-    for pool in evidence.pools:
+    for pool in pools:
         found = {digests[text] for text in pool.documents}
         candidates, back = candidates + len(found), back + len(found & seen)
         seen |= found
-    share = back / candidates
+    share = back / max(1, candidates)
     if share < WARNING_SHARE:
         return None
     cost, saved = _cost(reranker, [*digests]), 1 - graph.split.prepared_operations / graph.operations
@@ -51,7 +53,7 @@ def preparing(evidence: Evidence) -> Finding | None:
         name="preparing",
         severity="note",
         value=share,
-        words=f"{share:.0%} of the candidates are documents of an earlier one of these {len(evidence.pools)} pools ({back} of "
+        words=f"{share:.0%} of the candidates are documents of an earlier one of these {len(pools)} pools ({back} of "
         f"{candidates}); the more queries, the more come back. {graph.name} reads prepared ones in {saved:.0%} fewer operations "
         f"than new ones. To prepare one takes {1000 * cost.seconds:.1f} ms and {cost.bytes / 1000:.1f} kB; the {len(seen)} "
         f"different ones here take {cost.seconds * len(seen):.0f} s and {cost.bytes * len(seen) / 1e6:.0f} MB",
@@ -63,16 +65,16 @@ def preparing(evidence: Evidence) -> Finding | None:
 def not_prepared(evidence: Evidence) -> Finding | None:
     """Reports documents that the named store lacks, because it was not filled with them or is of other states."""
     reranker, store = evidence.reranker, evidence.reranker.resolved.store
-    states = reranker.document_states
-    if store is None or states is None or _split_graph(reranker) is None:
+    states, graph = reranker.document_states, _split_graph(reranker)
+    if store is None or states is None or graph is None or graph.split is None:
         return None
-    texts = dict.fromkeys(text for pool in evidence.pools for text in pool.documents)
-    digests = list(dict.fromkeys(_digests(evidence, _spread([*texts], EXAMINED)).values()))
+    texts = _spread(_texts(_readable(evidence, graph.split)), EXAMINED)
+    digests = [*dict.fromkeys(_digests(reranker, texts).values())]
     prepared = 0
     with closing(DocumentStates(states.identity, states.size, cache_bytes=0, store=store)) as reading:
         for chunk in _chunks(digests):
             prepared += reading.find(chunk).prepared
-    share = 1 - prepared / len(digests)
+    share = (len(digests) - prepared) / max(1, len(digests))
     if share < NOTE_SHARE:
         return None
     folders = layout.folders(store)
@@ -103,14 +105,20 @@ def _has_room(split: Split, max_length: int) -> bool:
     return min(split.document_tokens, max_length - split.query_tokens) >= split.query_tokens
 
 
-def _digests(evidence: Evidence, texts: Sequence[str] | None = None) -> dict[str, bytes]:
-    """The digest of each of the texts, or of each document of the pools."""
-    every = texts or [*dict.fromkeys(text for pool in evidence.pools for text in pool.documents)]
-    return {
-        text: digest
-        for chunk in _chunks(every)
-        for text, digest in zip(chunk, evidence.reranker.document_digests(chunk), strict=True)
-    }
+def _readable(evidence: Evidence, split: Split) -> list[CandidatePool]:
+    """The pools whose queries fit into their slot: the full graph reads the others alone."""
+    tokens = [evidence.tokenizer.encode(pool.query, [""]).query_tokens for pool in evidence.pools]
+    return [pool for pool, found in zip(evidence.pools, tokens, strict=True) if found[0] <= split.query_tokens]
+
+
+def _texts(pools: Sequence[CandidatePool]) -> list[str]:
+    """The different documents of the pools."""
+    return [*dict.fromkeys(text for pool in pools for text in pool.documents)]
+
+
+def _digests(reranker: Reranker, texts: Sequence[str]) -> dict[str, bytes]:
+    """The digest of each of the texts."""
+    return {text: digest for chunk in _chunks(texts) for text, digest in zip(chunk, reranker.document_digests(chunk), strict=True)}
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
