@@ -138,7 +138,7 @@ class Bench:
             reranker = Reranker(self.artifact, settings=with_room(settings))
             for _ in range(0 if warm_up is None else WARM_UP):
                 assert warm_up is not None
-                reranker.rerank(warm_up.query, warm_up.documents)
+                self._call(reranker, warm_up)
         self._rerankers[settings] = reranker  # the most recently used is the last
         return reranker
 
