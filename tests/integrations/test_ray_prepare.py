@@ -17,8 +17,9 @@ import msgspec
 import ray
 
 from resift import ArtifactError, InferenceError, InputError, OutputError, Reranker, Settings
-from resift.integrations.ray import prepare, prepare_documents
-from resift.pools.preparation import Prepared, contents, fill_store, header_of
+from resift.integrations.ray import fill_store, prepare
+from resift.pools import preparation
+from resift.pools.preparation import Prepared, contents, header_of
 from resift.states.writer import StoreWriter
 from tests.support import children, tiny
 
@@ -58,21 +59,21 @@ def states(reranker, store):
 def test_actors_compute_the_states_that_this_process_does(reranker, split_artifact, corpus, tmp_path):
     told = []
     store = tmp_path / "store"
-    done = prepare_documents(corpus, store, model=str(split_artifact), workers=2, progress=lambda *each: told.append(each))
+    done = fill_store(corpus, store, model=str(split_artifact), workers=2, progress=lambda *each: told.append(each))
     right = [content for _, content in contents(reranker, TEXTS)]
     assert done == Prepared(41, 40, sum(map(len, right)))
     assert told[-1] == (done, 1.0)
     assert states(reranker, store) == right
-    assert prepare_documents(corpus, store, model=str(split_artifact), workers=1).new == 0
+    assert fill_store(corpus, store, model=str(split_artifact), workers=1).new == 0
 
 
 def test_a_run_goes_on_where_another_ended_and_parts_are_disjoint(reranker, split_artifact, corpus, tmp_path):
     store = tmp_path / "store"
     with StoreWriter(store, header_of(reranker)) as writer:
-        fill_store(reranker, TEXTS[:15], writer)
+        preparation.fill_store(reranker, TEXTS[:15], writer)
         with pytest.raises(OutputError, match="another process is writing this store"):
-            prepare_documents(corpus, store, model=str(split_artifact), workers=1)
-    new = [prepare_documents(corpus, store, model=str(split_artifact), workers=1, part=(part, 2)).new for part in (1, 2)]
+            fill_store(corpus, store, model=str(split_artifact), workers=1)
+    new = [fill_store(corpus, store, model=str(split_artifact), workers=1, part=(part, 2)).new for part in (1, 2)]
     assert sum(new) == 25
     assert all(new)
     assert None not in states(reranker, store)
@@ -84,7 +85,7 @@ def test_states_of_another_kind_are_refused(split_artifact, corpus, tmp_path, mo
     other = partial(msgspec.structs.replace, identity="another")
     monkeypatch.setattr(prepare._Actors, "header", lambda self, shards: other(header(self, shards)))
     with pytest.raises(ArtifactError, match=r"states are those of .* int8 onnxruntime .*, but others elsewhere in the cluster"):
-        prepare_documents(corpus, tmp_path / "store", model=str(split_artifact), workers=1)
+        fill_store(corpus, tmp_path / "store", model=str(split_artifact), workers=1)
 
 
 def test_what_ray_gives_up_is_one_line_and_what_was_written_stays(reranker, split_artifact, corpus, tmp_path, monkeypatch):
@@ -93,11 +94,11 @@ def test_what_ray_gives_up_is_one_line_and_what_was_written_stays(reranker, spli
     monkeypatch.setattr(prepare._Actors, "submit", lambda self, identity: lambda texts: failed)
     store = tmp_path / "store"
     with StoreWriter(store, header_of(reranker)) as writer:
-        fill_store(reranker, TEXTS[:5], writer)
+        preparation.fill_store(reranker, TEXTS[:5], writer)
     with pytest.raises(
         InferenceError, match=r"Ray gave up some documents \(RayActorError: .*is kept: run the same again"
     ) as caught:
-        prepare_documents(corpus, store, model=str(split_artifact), workers=1)
+        fill_store(corpus, store, model=str(split_artifact), workers=1)
     assert "\n" not in str(caught.value)
     assert [each is not None for each in states(reranker, store)] == [True] * 5 + [False] * 35
 
@@ -106,7 +107,7 @@ def test_what_ray_gives_up_is_one_line_and_what_was_written_stays(reranker, spli
 def test_errors_are_those_of_one_process(artifact, split_artifact, corpus, tmp_path, line, said):
     corpus.write_bytes(corpus.read_bytes() + line)
     with pytest.raises(InputError, match=said):
-        prepare_documents(corpus, tmp_path / "store", model=str(split_artifact if line else artifact), workers=1)
+        fill_store(corpus, tmp_path / "store", model=str(split_artifact if line else artifact), workers=1)
 
 
 def test_the_command_line_prepares_on_ray(reranker, split_artifact, corpus, tmp_path):

@@ -80,11 +80,11 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fills the store, and prints what was done."""
-    asked = settings(arguments)
-    if asked.store == "auto":
+    requested = settings(arguments)
+    if requested.store == "auto":
         arguments.usage_error("expected --store DIR, the folder to fill")
-    store = Path(asked.store)
-    done = (_fill_on_ray if arguments.engine == "ray" else _fill)(arguments, asked, store)
+    store = Path(requested.store)
+    done = (_fill_on_ray if arguments.engine == "ray" else _fill)(arguments, requested, store)
     if arguments.json:
         write_json({"store": path_text(store), "documents": done.documents, "new": done.new, "bytes": done.bytes})
     else:
@@ -92,14 +92,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _fill(arguments: argparse.Namespace, asked: Settings, store: Path) -> Prepared:
+def _fill(arguments: argparse.Namespace, requested: Settings, store: Path) -> Prepared:
     from resift.states.writer import StoreWriter
 
     workers = arguments.workers or 1
-    if workers > 1 and asked.threads == "auto":
-        asked = replace(asked, threads=max(1, usable_cores() // workers))
-    documents = DocumentSource(arguments.documents, template_of(asked))
-    with Reranker.load(arguments.model, settings=replace(asked, store="auto", document_cache=0)) as reranker:
+    if workers > 1 and requested.threads == "auto":
+        requested = replace(requested, threads=max(1, usable_cores() // workers))
+    documents = DocumentSource(arguments.documents, template_of(requested))
+    with Reranker.load(arguments.model, settings=replace(requested, store="auto", document_cache=0)) as reranker:
         header = header_of(reranker, arguments.shards)
         with StoreWriter(store, header, part=arguments.part) as writer, Meter() as meter:
             return fill_store(
@@ -111,15 +111,15 @@ def _fill(arguments: argparse.Namespace, asked: Settings, store: Path) -> Prepar
             )
 
 
-def _fill_on_ray(arguments: argparse.Namespace, asked: Settings, store: Path) -> Prepared:
-    from resift.integrations.ray import prepare_documents
+def _fill_on_ray(arguments: argparse.Namespace, requested: Settings, store: Path) -> Prepared:
+    from resift.integrations import ray
 
     with Meter() as meter:
-        return prepare_documents(
+        return ray.fill_store(
             arguments.documents,
             store,
             model=arguments.model,
-            settings=asked,
+            settings=requested,
             workers=arguments.workers,
             part=arguments.part,
             shards=arguments.shards,

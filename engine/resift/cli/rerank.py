@@ -220,7 +220,7 @@ def _rank_pools(arguments: argparse.Namespace) -> int:
     how = settings(arguments)
     with Reranker.load(arguments.model, settings=how) as reranker, Meter() as meter:
         states = None if how.store == "auto" else reranker.document_states
-        before = states and states.counts  # those of a self-test
+        before = None if states is None else states.counts  # those of a self-test
         skipped = rerank_file(reranker, job, overwrite=arguments.overwrite, progress=meter)
     if states is not None and before is not None:
         _tell(StatesCounts(*map(operator.sub, states.counts, before)))

@@ -11,6 +11,6 @@ except ModuleNotFoundError as error:
     raise ExtraError(f"resift.integrations.ray needs {error.name}; install it with: pip install 'resift[ray]'") from error
 
 from resift.integrations.ray.data import Ranked, RankPools, rerank_parquet
-from resift.integrations.ray.prepare import prepare_documents
+from resift.integrations.ray.prepare import fill_store
 
-__all__ = ["RankPools", "Ranked", "prepare_documents", "rerank_parquet"]
+__all__ = ["RankPools", "Ranked", "fill_store", "rerank_parquet"]

@@ -13,8 +13,8 @@ import ray
 from resift.errors import ArtifactError, InferenceError
 from resift.inputs import check_count
 from resift.integrations.ray.cluster import RETRIES, cluster, everywhere, for_actors, gpus, load_here, own_errors, room
+from resift.pools import preparation
 from resift.pools.documents import DocumentSource
-from resift.pools.preparation import contents, fill_store, header_of, require_states
 from resift.pools.source import template_of
 from resift.reranker import Reranker
 from resift.settings import Settings
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from resift.states.layout import Header
 
 
-def prepare_documents(  # noqa: PLR0913 - input, output, model and options
+def fill_store(  # noqa: PLR0913 - input, output, model and options
     documents: str | os.PathLike[str],
     store: str | os.PathLike[str],
     *,
@@ -56,11 +56,11 @@ def prepare_documents(  # noqa: PLR0913 - input, output, model and options
     settings = replace(for_actors(settings or Settings()), store="auto", document_cache=0)
     source, model = DocumentSource(documents, template_of(settings)), everywhere(model)
     with cluster(settings), Reranker.load(model, settings=settings) as reranker:
-        require_states(reranker)
+        preparation.require_states(reranker)
         actors = _Actors(model, settings, workers or room(settings))
         header = actors.header(shards)
-        with StoreWriter(Path(store), header, part=part) as writer, _kept(store):
-            return fill_store(
+        with StoreWriter(Path(store), header, part=part) as writer, _give_up_in_one_line(store):
+            return preparation.fill_store(
                 reranker,
                 source,
                 writer,
@@ -78,17 +78,17 @@ class _ComputeStates:
 
     def header(self, shards: int) -> Header:
         """That of the states which this machine computes."""
-        return header_of(self._reranker, shards)
+        return preparation.header_of(self._reranker, shards)
 
     def contents(self, texts: list[str], identity: str) -> Contents:
         """States of that identity: Ray may have begun the actor anew, on another machine."""
-        found = header_of(self._reranker)
+        found = preparation.header_of(self._reranker)
         if found.identity != identity:
             raise ArtifactError(
                 f"on {ray.util.get_node_ip_address()}, states are those of {found.label}, but others elsewhere in the cluster: "
                 "give all machines the same model, onnxruntime and kind of processor"
             )
-        return contents(self._reranker, texts)
+        return preparation.contents(self._reranker, texts)
 
 
 class _Actors:
@@ -128,7 +128,7 @@ class _Actors:
 
 
 @contextmanager
-def _kept(store: str | os.PathLike[str]) -> Iterator[None]:
+def _give_up_in_one_line(store: str | os.PathLike[str]) -> Iterator[None]:
     """Raises what an actor raised, or InferenceError if Ray gives up."""
     try:
         with own_errors():
