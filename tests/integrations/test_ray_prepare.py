@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sysconfig
 from concurrent.futures import Future
 from functools import partial
@@ -86,6 +87,26 @@ def test_states_of_another_kind_are_refused(split_artifact, corpus, tmp_path, mo
     monkeypatch.setattr(prepare._Actors, "header", lambda self, shards: other(header(self, shards)))
     with pytest.raises(ArtifactError, match=r"states are those of .* int8 onnxruntime .*, but others elsewhere in the cluster"):
         fill_store(corpus, tmp_path / "store", model=str(split_artifact), workers=1)
+
+
+def dying(flag: Path) -> type:
+    """The actor, which is killed at its first documents; defined here, as Ray pickles classes that it cannot import."""
+
+    class Dying(prepare._ComputeStates):
+        def contents(self, texts, identity):
+            if not flag.exists():
+                flag.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().contents(texts, identity)
+
+    return Dying
+
+
+def test_an_actor_that_is_killed_is_begun_anew(reranker, split_artifact, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "_ComputeStates", dying(tmp_path / "flag"))
+    assert fill_store(corpus, tmp_path / "store", model=str(split_artifact), workers=1).new == 40
+    assert (tmp_path / "flag").exists()
+    assert None not in states(reranker, tmp_path / "store")
 
 
 def test_what_ray_gives_up_is_one_line_and_what_was_written_stays(reranker, split_artifact, corpus, tmp_path, monkeypatch):
