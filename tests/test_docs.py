@@ -141,8 +141,7 @@ def copy_checkpoint(path, request):
 
 def copy_deeper_checkpoint(path, request):
     """One of which the checkpoint of `copy_checkpoint` is a student."""
-    student = request.getfixturevalue("checkpoint_of")("bert")
-    shutil.copytree(request.getfixturevalue("built")("bert-deeper", lambda folder: tiny.save_deeper(folder, student)), path)
+    shutil.copytree(request.getfixturevalue("deeper"), path)
 
 
 AT_HAND = {
