@@ -84,8 +84,8 @@ def builder(root: Path):
 def trained(built, pytestconfig):
     """trained(name, make): as `built`, for checkpoints, in whose training the tested code has no part.
 
-    They stay in pytest's cache for further runs, by a digest of what trains them, until `pytest --cache-clear`; with RESIFT_FIXTURES,
-    in that folder.
+    They stay in pytest's cache for further runs, by a digest of what trains them, until `pytest --cache-clear`. Where
+    RESIFT_FIXTURES is set, its folder has them.
     """
     from tests.support import tiny
 

@@ -1,0 +1,124 @@
+"""The built site: links, headings and alternative texts, and in Chromium, axe and what no window shows, in both colour schemes.
+
+It is built where Sphinx and axe are installed, as .ci/full does.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import cache
+from html.parser import HTMLParser
+from itertools import pairwise
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+pytest.importorskip("furo")
+pytest.importorskip("axe_playwright_python")
+
+from tests.support import children
+from tests.support.browser import LOOKS, faults
+from tests.support.pages import REPOSITORY, SITE
+
+BY_SPHINX = ("genindex", "search")
+PAGES = sorted([*(page.stem for page in SITE), *BY_SPHINX])
+looks = pytest.mark.parametrize("options", LOOKS.values(), ids=LOOKS)
+pages = pytest.mark.parametrize("name", PAGES)
+
+UNSEEN = """
+() => {
+  const width = document.documentElement.clientWidth;
+  const scrolls = (each) => ["auto", "scroll"].includes(getComputedStyle(each).overflowX);
+  const isHeld = (each) => each !== document.body && (scrolls(each) || isHeld(each.parentElement));
+  const isCut = (each) => ["hidden", "clip"].includes(getComputedStyle(each).overflowX) && each.scrollWidth > each.clientWidth + 1;
+  const isOut = (each) => each.getBoundingClientRect().right > width + 1 && !isHeld(each);
+  const found = [...document.querySelectorAll("article *")].filter((each) => each.clientWidth > 1 && (isCut(each) || isOut(each)));
+  return found.map((each) => each.outerHTML.slice(0, 200));
+}
+"""
+"""Elements of the page's text that end beyond the window or are cut, and cannot be scrolled to."""
+
+
+class BuiltPage(HTMLParser):
+    """What a file of HTML links to, and what links to it may name."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+        self.anchors, self.links, self.images, self.levels = set(), [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        named = dict(attrs)
+        self.anchors.add(named.get("id"))
+        if tag == "a":
+            self.links += [named["href"]] if "href" in named else []
+        elif tag == "img":
+            self.images.append(named)
+        elif re.fullmatch("h[1-6]", tag):
+            self.levels.append(int(tag[1]))
+
+    def dead_links(self):
+        return [link for link in self.links if not self._leads_somewhere(link)]
+
+    def _leads_somewhere(self, link):
+        parts = urlsplit(link)
+        if parts.scheme or parts.netloc:  # as far as it can be said without a network
+            return parts.scheme == "https" and re.fullmatch(r"[\w-]+(\.[\w-]+)+", parts.netloc) and not re.search(r"\s", link)
+        target = self.path.parent / unquote(parts.path) if parts.path else self.path
+        if not target.is_file():
+            return False
+        return not parts.fragment or target.suffix != ".html" or unquote(parts.fragment) in read(target).anchors
+
+
+read = cache(BuiltPage)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site, which Sphinx builds without a warning."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "docs", str(out)]
+    done = children.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return out
+
+
+def test_every_page_is_built(site):
+    assert sorted(path.stem for path in site.glob("*.html")) == PAGES
+    assert "--budget-ms" in (site / "options.html").read_text(encoding="utf-8")
+    assert {path.name for path in SITE} | {"llms.txt"} <= {path.name for path in site.iterdir()}
+
+
+@pages
+def test_links_headings_and_images(site, name):
+    page = read(site / f"{name}.html")
+    assert page.dead_links() == []
+    assert page.levels.count(1) == 1
+    assert page.levels[0] == 1
+    assert [pair for pair in pairwise(page.levels) if pair[1] > pair[0] + 1] == []
+    assert [image["src"] for image in page.images if len(image.get("alt") or "") < 20] == []
+
+
+@pages
+@looks
+def test_in_a_window(site, visit, name, options):
+    page = visit((site / f"{name}.html").as_uri(), **options)
+    assert faults(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    assert page.evaluate(UNSEEN) == []
+
+
+def test_what_is_wrong_is_found(site, visit, tmp_path):
+    page = visit((site / "index.html").as_uri(), **LOOKS["phone"])
+    page.evaluate("document.documentElement.lang = ''")
+    page.evaluate("document.querySelector('article h1').insertAdjacentHTML('afterend', '<p style=\"width: 600px\">wide</p>')")
+    page.evaluate("document.querySelector('article p').style.color = '#ddd'")
+    assert {rule for rule, _ in faults(page)} == {"html-has-lang", "color-contrast"}
+    assert page.evaluate("document.documentElement.scrollWidth") > page.viewport_size["width"]
+    assert [text[:25] for text in page.evaluate(UNSEEN)] == ['<p style="width: 600px; c']
+    links = ["here.html", "here.html#there", "#there", "here.html#nowhere", "gone.html", "http://example.org", "https://example"]
+    content = "".join(f'<a id="there" href="{link}">{link}</a>' for link in [*links, "https://example.org/path#place"])
+    (tmp_path / "here.html").write_text(content)
+    assert read(tmp_path / "here.html").dead_links() == links[3:]
