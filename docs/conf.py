@@ -33,6 +33,16 @@ autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
 default_role = "code"
 
+FOR_EVERYBODY = {
+    '<aside class="sidebar-drawer': '<aside aria-label="All pages" class="sidebar-drawer',
+    '<aside class="toc-drawer': '<aside aria-label="This page" class="toc-drawer',
+    '<p class="caption" role="heading">': '<p class="caption" role="heading" aria-level="2">',
+    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
+    "<pre>": '<pre tabindex="0">',
+    '<div id="search-results">': '<h1>Search</h1><div aria-live="polite" id="search-results">',
+}
+"""What the theme writes, and what it should so that screen readers tell its parts and the keyboard scrolls what is wide."""
+
 
 def mark_examples(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
     """Shows the indented examples of docstrings as code: in reStructuredText they would be quotations."""
@@ -75,8 +85,19 @@ def copy_texts(app: Sphinx, failure: Exception | None) -> None:
             shutil.copy(path, app.outdir)
 
 
+def mend_theme(app: Sphinx, failure: Exception | None) -> None:
+    """Replaces FOR_EVERYBODY in all pages; none of it is found twice, as a build may leave pages as they were."""
+    if failure is None and app.builder.name == "html":
+        for path in Path(app.outdir).glob("*.html"):
+            content = path.read_text(encoding="utf-8")
+            for written, mended in FOR_EVERYBODY.items():
+                content = content.replace(written, mended)
+            path.write_text(content, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx calls this when it loads the configuration."""
     app.add_directive("command-help", CommandHelp)
     app.connect("autodoc-process-docstring", mark_examples)
     app.connect("build-finished", copy_texts)
+    app.connect("build-finished", mend_theme)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 import sys
-from functools import cache
+import threading
+from functools import cache, partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from urllib.parse import unquote, urlsplit
 
@@ -85,6 +87,20 @@ def site(tmp_path_factory):
     return out
 
 
+class SilentHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def served(site):
+    """The site's address: from files, a browser takes no styles by script."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SilentHandler, directory=site)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 def test_every_page_is_built(site):
     assert sorted(path.stem for path in site.glob("*.html")) == PAGES
     assert "--budget-ms" in (site / "options.html").read_text(encoding="utf-8")
@@ -103,15 +119,15 @@ def test_links_headings_and_images(site, name):
 
 @pages
 @looks
-def test_in_a_window(site, visit, name, options):
-    page = visit((site / f"{name}.html").as_uri(), **options)
+def test_in_a_window(served, visit, name, options):
+    page = visit(f"{served}/{name}.html", **options)
     assert faults(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
     assert page.evaluate(UNSEEN) == []
 
 
-def test_what_is_wrong_is_found(site, visit, tmp_path):
-    page = visit((site / "index.html").as_uri(), **LOOKS["phone"])
+def test_what_is_wrong_is_found(served, visit, tmp_path):
+    page = visit(f"{served}/index.html", **LOOKS["phone"])
     page.evaluate("document.documentElement.lang = ''")
     page.evaluate("document.querySelector('article h1').insertAdjacentHTML('afterend', '<p style=\"width: 600px\">wide</p>')")
     page.evaluate("document.querySelector('article p').style.color = '#ddd'")
