@@ -346,10 +346,10 @@ OF_OTHERS = {
     "--upgrade",
     "--pool",
 } | {
-    *("--auto-truncate", "--cors-allow-origin", "--hostname", "--model-id", "--otlp-endpoint", "--payload-limit"),
+    *("--auto-truncate", "--cache-clear", "--cors-allow-origin", "--hostname", "--model-id", "--otlp-endpoint", "--payload-limit"),
     *("--prometheus-port", "--served-model-name", "--tokenization-workers"),
 }
-"""Options of the benchmarks, of docker, of gunicorn, uvicorn, pip and Celery, and of text-embeddings-inference."""
+"""Options of the benchmarks, of docker, of gunicorn, uvicorn, pip, pytest and Celery, and of text-embeddings-inference."""
 
 
 # The README
