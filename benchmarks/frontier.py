@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from resift import Reranker, Settings, machine
+from benchmarks.machine_facts import machine_facts
+from resift import Reranker, Settings
 from resift.evaluate.data.dataset import read_dataset
 from resift.evaluate.measures import Judge
 from resift.plans import BUILT_IN, FIRST_LOOK, FULL
@@ -98,7 +99,6 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path())
     arguments = parser.parse_args()
-    print(f"# {machine.description()}; {arguments.threads} threads")
     systems = [
         PlannedSystem(f"{_name(arguments.reference)} float32", FULL, _load(arguments.reference, arguments.threads, "float32"))
     ]
@@ -120,7 +120,7 @@ def main() -> int:
     print(table(rows))
     arguments.out.mkdir(parents=True, exist_ok=True)
     report = {
-        "machine": machine.description(),
+        "machine": machine_facts(),
         "threads": arguments.threads,
         "files": [dataset.name for dataset in datasets],
         "rows": rows,
