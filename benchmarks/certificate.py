@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from benchmarks.material import EVALUATION, GATE_POOLS
+from benchmarks.material import EVALUATION, GATE_POOLS, SHORT_POOLS
 from resift import Reranker, Settings
 from resift.artifact.agreement import Pool
 from resift.artifact.coverage import class_bounds
@@ -108,7 +108,7 @@ def main() -> None:
 def pools_by_class(files: Sequence[Path], tokenizer: PairTokenizer, max_length: int, pairs: int) -> dict[int, list[Pool]]:
     """Pools of at least `pairs` pairs, if there are so many, for each length class, by the tokens of its longest pair."""
     labelled = [pool for file in files for pool in _read(file, tokenizer)]
-    short = [pool for file in sorted(Path(__file__).parent.glob("short_*.jsonl")) for pool in _read(file, tokenizer)]
+    short = [pool for file in SHORT_POOLS for pool in _read(file, tokenizer)]
     sources = [labelled, short, generated_pools(words_of(labelled), tokenizer, max_length, GENERATED)]
     classes, low, per_word = {}, 0, _tokens_per_word(labelled, tokenizer)
     for end in class_bounds(max_length):

@@ -18,8 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.material import GATE_POOLS
-from resift.pools.source import read_pools
+from benchmarks.material import gate_pools, words_in
 
 SEED = 3
 MAX_WORDS = 12
@@ -53,8 +52,8 @@ def main() -> int:
 
 def write_pools(path: Path, count: int) -> int:
     choose = random.Random(SEED)
-    pools = list(read_pools(GATE_POOLS))
-    words = " ".join(text for pool in pools for text in pool.documents).split()
+    pools = gate_pools()
+    words = words_in(pools)
     pairs = 0
     with path.open("w") as file:
         for number in range(count):

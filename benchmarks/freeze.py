@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.machine_facts import machine_facts
-from benchmarks.material import EVALUATION, SHARED
+from benchmarks.material import LABELLED, SHARED
 from resift import InputError, Reranker, Settings
 from resift.artifact.coverage import LEAST_RANKED, class_bounds
 from resift.artifact.folder import Artifact
@@ -50,10 +50,7 @@ if TYPE_CHECKING:
     from resift_export.checkpoint.load import Checkpoint
 
 FULL = "full"
-FILES = [
-    *(EVALUATION / f"{name}.jsonl.gz" for name in ("dl19", "nq_utd", "scifact")),
-    SHARED / "data" / "train" / "mined_msmarco_dev_top30.jsonl.gz",
-]
+FILES = [*LABELLED.values(), SHARED / "data" / "train" / "mined_msmarco_dev_top30.jsonl.gz"]
 DRAWS, SEED = 4000, 5
 
 
@@ -96,7 +93,6 @@ def main() -> None:
     artifact = with_frozen(Artifact.find(arguments.artifact), checkpoint, arguments.layers, arguments.whole_up_to, arguments.out)
     pools = {file.name: read(file, arguments.queries, arguments.candidates) for file in arguments.pools}
     report: dict[str, Any] = {"machine": machine_facts(), "whole_up_to": arguments.whole_up_to}
-    print(json.dumps(report), flush=True)
     names = [FULL, *(f"m{layers}" for layers in arguments.layers)]
     with Reranker(artifact, settings=Settings(threads=arguments.threads, precision="int8", provider="cpu")) as reranker:
         exact = {name: checkpoint.references([(pool.query, pool.documents) for pool in each]) for name, each in pools.items()}

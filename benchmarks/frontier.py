@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from benchmarks.machine_facts import machine_facts
 from benchmarks.planned_systems import TOP, PlannedSystem, load, name_of, prepare, systems_of
-from resift import machine
 from resift.evaluate.data.dataset import read_dataset
 from resift.evaluate.measures import Judge
 from resift.plans import FULL
@@ -77,7 +77,6 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path())
     arguments = parser.parse_args()
-    print(f"# {machine.description()}; {arguments.threads} threads")
     datasets = [read_dataset(path, limit=arguments.queries) for path in arguments.files]
     sizes = sorted(arguments.candidates)
     with tempfile.TemporaryDirectory(prefix="frontier-") as folder:
@@ -100,7 +99,7 @@ def main() -> int:
     print(table(rows))
     arguments.out.mkdir(parents=True, exist_ok=True)
     report = {
-        "machine": machine.description(),
+        "machine": machine_facts(),
         "threads": arguments.threads,
         "files": [dataset.name for dataset in datasets],
         "rows": rows,

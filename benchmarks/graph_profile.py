@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.machine_facts import machine_facts
+from benchmarks.material import TOKENS
 from benchmarks.peaks import GIGA, Peaks
-from resift import Settings, machine
+from resift import Settings
 from resift.artifact.folder import Artifact
 from resift.artifact.signature import MASK, UPDATED
 from resift.runtime.providers import Policy, runtime
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from resift.artifact.manifest import Pair
     from resift.artifact.signature import Frozen
 
-TOKENS = "95,256,512"
 WARM_UP, RUNS = 2, 21
 PRODUCT, ATTENTION, REST = "products", "attention", "rest"
 KINDS = {
@@ -222,7 +223,7 @@ def main() -> None:
         prog="python -m benchmarks graph_profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("artifact", nargs="?", help="default: the embedded model")
-    parser.add_argument("--tokens", default=TOKENS, metavar="LIST", help="tokens of the pairs (default: %(default)s)")
+    parser.add_argument("--tokens", default=",".join(map(str, TOKENS)), metavar="LIST", help="of the pairs (default: %(default)s)")
     parser.add_argument("--rows", type=int, metavar="N", help="pairs of a batch (default: as many as the engine takes)")
     parser.add_argument("--precision", default="auto", choices=("auto", "int8", "float32"), help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path())
@@ -232,8 +233,8 @@ def main() -> None:
     longest = artifact.manifest.pair.max_length
     widths = dict.fromkeys(min(int(width), longest) for width in arguments.tokens.split(","))
     peaks = Peaks.measure()
-    print(f"{machine.description()}; onnxruntime {runtime().__version__}; {peaks.in_words()}", flush=True)
-    report: dict[str, Any] = {"machine": machine.description(), "onnxruntime": runtime().__version__, "peaks": asdict(peaks)}
+    print(f"# {peaks.in_words()}", flush=True)
+    report: dict[str, Any] = {"machine": machine_facts(), "onnxruntime": runtime().__version__, "peaks": asdict(peaks)}
     report["batches"] = []
     for graph in artifact.manifest.graphs:
         for width in widths:

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.machine_facts import machine_facts
-from benchmarks.material import GATE_POOLS
+from benchmarks.material import gate_pools
 from resift import Reranker
-from resift.pools.source import read_pools
 from resift.settings import DOCUMENT_CACHE
 from resift.states.digests import DIGEST_BYTES
 from resift.states.document_states import DocumentStates
@@ -60,7 +59,6 @@ def main() -> int:
     parser.add_argument("--model", help="a model with a split graph, to prepare documents with")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     arguments = parser.parse_args()
-    print(f"# {machine_facts()}")
     with tempfile.TemporaryDirectory(prefix="prepared-") as temporary:
         figures: dict[str, Any] = {
             "machine": machine_facts(),
@@ -202,7 +200,7 @@ def _states(documents: SyntheticDocuments, chance: np.random.Generator) -> list[
 
 def preparation_figures(model: str | None) -> dict[str, Any] | None:
     """Milliseconds a document of the built-in gate, with all cores, none of them twice."""
-    texts = [*dict.fromkeys(text for pool in read_pools(GATE_POOLS) for text in pool.documents)]
+    texts = [*dict.fromkeys(text for pool in gate_pools() for text in pool.documents)]
     with Reranker.load(model) as reranker:
         if reranker.document_states is None:
             print("prepare: the model has no split graph")

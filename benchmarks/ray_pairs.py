@@ -26,10 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from benchmarks.material import GATE_POOLS
-from resift import Reranker, Settings, machine
+from benchmarks.material import gate_pools, words_in
+from resift import Reranker, Settings
 from resift.integrations.ray import rerank_parquet
-from resift.pools.source import read_pools
 
 SEED = 5
 CANDIDATES = 10
@@ -46,7 +45,6 @@ def main() -> int:
     parser.add_argument("--model", default=None)
     arguments = parser.parse_args()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    print(machine.description())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "pools.parquet"
@@ -81,12 +79,12 @@ def main() -> int:
 
 def write_pools(path: Path, count: int) -> list[dict]:
     choose = random.Random(SEED)
-    gate_pools = list(read_pools(GATE_POOLS))
-    words = " ".join(text for pool in gate_pools for text in pool.documents).split()
+    drawn_from = gate_pools()
+    words = words_in(drawn_from)
     pools = [
         {
             "qid": number,
-            "query": choose.choice(gate_pools).query,
+            "query": choose.choice(drawn_from).query,
             "documents": [" ".join(choose.choices(words, k=choose.randint(WORDS // 2, WORDS))) for _ in range(CANDIDATES)],
         }
         for number in range(count)

@@ -28,14 +28,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import resift_export
 from benchmarks import random_checkpoints
 from benchmarks.compare.catalogue import PYTORCH, RESIFT
 from benchmarks.compare.running import ContenderProcess
+from benchmarks.material import TOKENS, gate_pools, words_in
 from resift import Reranker, machine
-from resift.pools.source import read_pools
 
-LENGTHS = {95: 16, 512: 4}
+LENGTHS = {TOKENS[0]: 16, TOKENS[-1]: 4}
 """Number of pairs in a round, by the number of tokens in a pair."""
 MB = 1 << 20
 EXPORT = "from resift.cli.main import main; import sys; sys.exit(main())"
@@ -163,9 +162,9 @@ def speed(checkpoint: Path, artifact: Path, rounds: int) -> dict[str, Any]:
 
 def pair_of(artifact: Path, tokens: int) -> tuple[str, str]:
     """A query and a document of words from the built-in pools, of about `tokens` tokens together."""
-    pools = list(read_pools(Path(resift_export.__file__).parent / "data" / "gate.jsonl"))
+    pools = gate_pools()
     query = pools[0].query
-    words = " ".join(text for pool in pools for text in pool.documents).split()
+    words = words_in(pools)
     with Reranker.load(artifact) as reranker:
         encoder = reranker.tokenizer
         low, high = 1, tokens

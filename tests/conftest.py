@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,11 @@ def built(tmp_path_factory: pytest.TempPathFactory):
     base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     root = Path(os.environ.get("RESIFT_FIXTURES") or base / "built")
     root.mkdir(exist_ok=True)
+    return builder(root)
+
+
+def builder(root: Path):
+    """build(name, make): the folder that make(folder) fills in `root`, made by the first process that asks for it."""
 
     def build(name: str, make) -> Path:
         folder, done = root / name, root / f"{name}.done"
@@ -76,14 +82,30 @@ def built(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
-def checkpoint_of(built):
+def trained(built, pytestconfig):
+    """trained(name, make): as `built`, for checkpoints, in whose training the tested code has no part.
+
+    They stay in pytest's cache for further runs, by a digest of what trains them, until `pytest --cache-clear`. Where
+    RESIFT_FIXTURES is set, its folder has them.
+    """
+    from tests.support import tiny
+
+    if os.environ.get("RESIFT_FIXTURES") or not hasattr(pytestconfig, "cache"):
+        return built
+    with suppress(OSError):  # a checkout that cannot be written to
+        return builder(pytestconfig.cache.mkdir(f"checkpoints-{tiny.digest()}"))
+    return built
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(trained):
     """checkpoint_of(family, labels=1): the folder of a tiny trained checkpoint."""
     from tests.support import tiny
 
     def make(family: str, labels: int = 1) -> Path:
         if labels == 1:
-            return built(f"{family}-1", lambda folder: tiny.save(folder, family))
-        return built(f"{family}-{labels}", lambda folder: tiny.save_with_two_labels(folder, make(family)))
+            return trained(f"{family}-1", lambda folder: tiny.save(folder, family))
+        return trained(f"{family}-{labels}", lambda folder: tiny.save_with_two_labels(folder, make(family)))
 
     return make
 
@@ -206,30 +228,34 @@ def artifact(artifact_of) -> Path:
 
 
 @pytest.fixture(scope="session")
-def planned_artifact(built, checkpoint_of) -> Path:
-    """The artifact of a BERT of five layers with one of two layers as its first look; calls with a top_k follow its own plan."""
+def deeper(trained, checkpoint_of) -> Path:
+    """The checkpoint of a BERT of five layers, of which the tiny BERT is a student."""
     from tests.support import tiny
 
     student = checkpoint_of("bert")
-    deeper = built("bert-deeper", lambda folder: tiny.save_deeper(folder, student))
+    return trained("bert-deeper", lambda folder: tiny.save_deeper(folder, student))
+
+
+@pytest.fixture(scope="session")
+def planned_artifact(built, checkpoint_of, deeper) -> Path:
+    """The artifact of a BERT of five layers with one of two layers as its first look; calls with a top_k follow its own plan."""
+    student = checkpoint_of("bert")
     return tested(built("bert-planned", lambda folder: export(deeper, folder, first_look=str(student), plan="first-look:0.2,full")))
 
 
 @pytest.fixture(scope="session")
-def split_artifact(built, checkpoint_of) -> Path:
+def split_artifact(built, deeper) -> Path:
     """The BERT of five layers with itself, split, as its first look, which was not trained to be split and ranks badly."""
-    from tests.support import splits, tiny
+    from tests.support import splits
 
-    deeper = built("bert-deeper", lambda folder: tiny.save_deeper(folder, checkpoint_of("bert")))
     student = built("bert-split-student", lambda folder: splits.save(folder, deeper))
     return tested(built("bert-split", lambda folder: export(deeper, folder, first_look=str(student), force=True)))
 
 
 @pytest.fixture(scope="session")
-def masked_artifact(built, checkpoint_of, planned_artifact) -> Path:
+def masked_artifact(built, checkpoint_of, deeper) -> Path:
     """The planned artifact's checkpoints in float16, for CUDA, the full one with a packed graph, and in float32."""
-    deeper, student = planned_artifact.with_name("bert-deeper"), str(checkpoint_of("bert"))
-    terms = {"first_look": student, "plan": "first-look:0.2,full", "packed": True}
+    terms = {"first_look": str(checkpoint_of("bert")), "plan": "first-look:0.2,full", "packed": True}
     return tested(built("bert-packed", lambda folder: export(deeper, folder, ("float16", "float32"), **terms)))
 
 

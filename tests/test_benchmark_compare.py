@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from resift import Reranker
 from resift.pools.reading import CandidatePool
 from tests.conftest import REPOSITORY
 
@@ -131,6 +132,50 @@ def test_what_a_library_computes_when_its_scores_are_read_is_timed(monkeypatch):
         answer = protocol.respond({"pools": [["q", ["a", "b"]], ["r", ["c"]]]}, score, score_many, ())
         assert (answer["seconds"], answer["cpu_seconds"]) == (3.0, 3.0)
         assert answer["scores"] == [[1.0, 1.0], [1.0]]
+
+
+def test_documents_are_prepared_before_the_clock_starts(monkeypatch):
+    from benchmarks.compare.catalogue import SCRIPTS
+
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import protocol
+
+    now, prepared = [0.0], []
+
+    def prepare(pools):
+        now[0] += 5.0
+        prepared.extend(pools)
+
+    monkeypatch.setattr(protocol, "time", SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0]))
+    answer = protocol.respond({"pools": [["q", ["a"]]]}, lambda _query, documents: [1.0 for _ in documents], None, (), prepare)
+    assert (answer["seconds"], prepared) == (0.0, [["q", ["a"]]])
+
+
+def test_resift_reads_prepared_documents_from_a_store(monkeypatch, split_artifact):
+    from benchmarks.compare.catalogue import SCRIPTS
+
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import protocol
+
+    monkeypatch.setattr(protocol, "serve", lambda *_: None)
+    import run_resift
+
+    monkeypatch.delitem(sys.modules, "run_resift")
+    loaded, load = [], Reranker.load
+    monkeypatch.setattr(Reranker, "load", lambda *values, **named: loaded.append(load(*values, **named)) or loaded[-1])
+    pool = ("why are there tides", ["The moon pulls the sea.", "Bread rises.", "The sea rises twice a day."])
+    score, score_many, prepare = run_resift.load(str(split_artifact), 1, "first-look", "prepared")
+    found = []
+    for each in (pool, ("what rises", ["Bread.", pool[1][0]])):
+        prepare([each])
+        found.append(score(*each))
+        counts = loaded[0].rerank(*each, plan="first-look").states
+        assert (counts.prepared, counts.cached, counts.new) == (len(each[1]), 0, 0)
+    assert score_many([pool]) == [found[0]]
+    new, _ = run_resift.load(str(split_artifact), 1, "first-look")
+    assert new(*pool) == found[0]
+    for reranker in loaded:
+        reranker.close()
 
 
 def test_why_a_contender_does_not_load_is_told(started):
@@ -402,6 +447,7 @@ def test_one_list_runs_every_benchmark(monkeypatch, capsys):
     assert command.main() == 2
     assert "no benchmark 'nothing'" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["benchmarks", "frontier", "--help"])
+    monkeypatch.delitem(sys.modules, "benchmarks.frontier", raising=False)  # runpy warns of a module that a test has imported
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 0

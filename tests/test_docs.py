@@ -141,8 +141,7 @@ def copy_checkpoint(path, request):
 
 def copy_deeper_checkpoint(path, request):
     """One of which the checkpoint of `copy_checkpoint` is a student."""
-    student = request.getfixturevalue("checkpoint_of")("bert")
-    shutil.copytree(request.getfixturevalue("built")("bert-deeper", lambda folder: tiny.save_deeper(folder, student)), path)
+    shutil.copytree(request.getfixturevalue("deeper"), path)
 
 
 AT_HAND = {
@@ -351,10 +350,10 @@ OF_OTHERS = {
     "--upgrade",
     "--pool",
 } | {
-    *("--auto-truncate", "--cors-allow-origin", "--hostname", "--model-id", "--otlp-endpoint", "--payload-limit"),
+    *("--auto-truncate", "--cache-clear", "--cors-allow-origin", "--hostname", "--model-id", "--otlp-endpoint", "--payload-limit"),
     *("--prometheus-port", "--served-model-name", "--tokenization-workers"),
 }
-"""Options of the benchmarks, of docker, of gunicorn, uvicorn, pip and Celery, and of text-embeddings-inference."""
+"""Options of the benchmarks, of docker, of gunicorn, uvicorn, pip, pytest and Celery, and of text-embeddings-inference."""
 
 
 # The README

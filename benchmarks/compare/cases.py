@@ -7,8 +7,9 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from benchmarks import material
 from benchmarks.compare.texts import generated_pools
-from benchmarks.material import EVALUATION, GATE_POOLS, pools_of_size
+from benchmarks.material import LABELLED, gate_pools, pools_of_size
 from resift import machine
 from resift.pools.source import read_pools
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from resift.pools.reading import CandidatePool
 
 SIZES = (20, 30, 50, 100)
-TOKENS = (10, 45, 95, 256, 512)
+TOKENS = (10, 45, *material.TOKENS)
 LONG = 200
 """Tokens of a pair from which generated pools have only LONG_CANDIDATES, so that a run has an end."""
 CANDIDATES, LONG_CANDIDATES = 30, 10
@@ -58,11 +59,10 @@ def every_case(queries: int, length: Callable[[str, str], int]) -> list[Case]:
     Labelled pools are those of DL 2019, NQ-UTD and SciFact where they lie beside the project, and otherwise the built-in gate's.
     """
     cores = machine.usable_cores()
-    found = {
-        name: list(read_pools(path)) for name in ("dl19", "nq_utd", "scifact") if (path := EVALUATION / f"{name}.jsonl.gz").exists()
-    }
-    main = "dl19" if "dl19" in found else "gate"
-    pools = found.pop(main, None) or list(read_pools(GATE_POOLS))
+    found = {name: list(read_pools(path)) for name, path in LABELLED.items() if path.exists()}
+    first = next(iter(LABELLED))
+    main = first if first in found else "gate"
+    pools = found.pop(main, None) or gate_pools()
     sized = {size: tuple(pools_of_size(pools, size, queries)) for size in SIZES}
     few = min(queries, GENERATED)
     cases = [Case(f"{main}-{size}", sized[size], cores, labelled=True) for size in SIZES]

@@ -68,6 +68,14 @@ CONTENDERS = (
     Contender("resift-full", "resift int8, full", _RESIFT, RESIFT_ENVIRONMENT, "artifact", ("full",)),
     Contender("resift-balanced", "resift int8, plan balanced", _RESIFT, RESIFT_ENVIRONMENT, "artifact", ("balanced",)),
     Contender("resift-fast", "resift int8, plan fast", _RESIFT, RESIFT_ENVIRONMENT, "artifact", ("fast",)),
+    Contender(
+        "resift-fast-prepared",
+        "resift int8, plan fast, prepared documents",
+        _RESIFT,
+        RESIFT_ENVIRONMENT,
+        "artifact",
+        ("fast", "prepared"),
+    ),
     Contender("pytorch", "sentence-transformers, PyTorch float32", _CROSS_ENCODER, _TORCH, "checkpoint"),
     Contender("pytorch-compile", "sentence-transformers, torch.compile", _CROSS_ENCODER, _TORCH, "checkpoint", ("compile",)),
     Contender(

@@ -15,9 +15,8 @@ from benchmarks.compare.catalogue import INT8_FILE, SCRIPTS, locked
 from benchmarks.compare.rounds import tell
 from benchmarks.compare.running import ENVIRONMENT
 from benchmarks.environments import InstallError
-from benchmarks.material import GATE_POOLS
+from benchmarks.material import gate_pools
 from resift import machine
-from resift.pools.source import read_pools
 
 if TYPE_CHECKING:
     from benchmarks.compare.catalogue import Form
@@ -86,7 +85,7 @@ class ModelForms:
             elif name == "openvino":
                 texts = partial / "calibration" / "texts.jsonl"
                 texts.parent.mkdir()
-                lines = [json.dumps({"text": text}) for pool in read_pools(GATE_POOLS) for text in pool.documents]
+                lines = [json.dumps({"text": text}) for pool in gate_pools() for text in pool.documents]
                 texts.write_text("\n".join(lines) + "\n", encoding="utf-8")
                 self._export("sentence-transformers-openvino", "export_openvino.py", partial, str(texts.parent))
             elif name == "openvino-genai":

@@ -25,8 +25,8 @@ DIE_WITH_PARENT = 1
 def serve(load, packages):
     """Loads the model named on the command line and answers until standard input ends.
 
-    `load(model, threads, *options)` returns `score(query, documents)`, or a pair of it and `score_many(pools)`, for many pools that
-    come at once, where the library has a way of its own for that.
+    `load(model, threads, *options)` returns `score(query, documents)`, or a tuple of it, `score_many(pools)`, for many pools that
+    come at once, where the library has a way of its own for that, and `prepare(pools)`, which is called before the clock starts.
     """
     model, threads, *options = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
@@ -42,19 +42,21 @@ def serve(load, packages):
     except Exception as error:  # whatever keeps a library from loading is named in the table
         answer({"error": description(error)})
         raise
-    score, score_many = loaded if isinstance(loaded, tuple) else (loaded, None)
+    score, score_many, prepare = (*loaded, None, None)[:3] if isinstance(loaded, tuple) else (loaded, None, None)
     answer({"ready": True})
     for line in sys.stdin:
         try:
-            answer(respond(json.loads(line), score, score_many, packages))
+            answer(respond(json.loads(line), score, score_many, packages, prepare))
         except Exception as error:  # noqa: BLE001 - as above
             answer({"error": description(error)})
 
 
-def respond(request, score, score_many, packages):
+def respond(request, score, score_many, packages, prepare=None):
     if request.get("report"):
         return {"peak_mb": peak_mb(), "versions": {name: version_of(name) for name in packages}}
     pools = request["pools"]
+    if prepare:
+        prepare(pools)
     start, cpu = time.perf_counter(), time.process_time()
     is_many = score_many and len(pools) > 1
     found = score_many(pools) if is_many else (score(query, documents) for query, documents in pools)

@@ -1,14 +1,21 @@
-"""resift with one of its plans."""
+"""resift with one of its plans, and new or prepared documents."""
 
 from __future__ import annotations
+
+import atexit
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from protocol import scores_by_place, serve
 
 
-def load(model, threads, plan="full"):
+def load(model, threads, plan="full", documents="new"):
+    """`documents`: "new" to all calls, or "prepared" in a store, before the clock starts."""
     from resift import Reranker, Settings
 
-    reranker = Reranker.load(model or None, settings=Settings(threads=threads))
+    store = TemporaryDirectory(prefix="resift-states-") if documents == "prepared" else None
+    settings = Settings(threads=threads, document_cache=0, store=store.name if store else "auto")
+    reranker = Reranker.load(model or None, settings=settings)
 
     def scores(ranking, documents):
         return scores_by_place([result.index for result in ranking], len(documents))
@@ -20,7 +27,27 @@ def load(model, threads, plan="full"):
         queries, documents = zip(*pools, strict=True)
         return list(map(scores, reranker.rerank_many(queries, documents, plan=plan), documents))
 
-    return score, score_many
+    if store is None:
+        return score, score_many
+    atexit.register(store.cleanup)
+    return score, score_many, prepare_in(reranker, Path(store.name))
+
+
+def prepare_in(reranker, folder):
+    """A function that adds the documents of pools to the store in a folder."""
+    from resift.pools.preparation import fill_store, require_states
+    from resift.states.layout import SHARDS, Header
+    from resift.states.writer import StoreWriter
+
+    states = require_states(reranker)
+    header = Header(states.identity, states.size, SHARDS)
+
+    def prepare(pools):
+        with StoreWriter(folder, header) as writer:
+            fill_store(reranker, (document for _, documents in pools for document in documents), writer)
+
+    prepare([])  # a process looks for a store when it begins to read, and only seconds later again
+    return prepare
 
 
 serve(load, ("resift", "onnxruntime", "tokenizers", "numpy"))

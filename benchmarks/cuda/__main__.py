@@ -24,7 +24,7 @@ from benchmarks import random_checkpoints
 from benchmarks.cuda import figures, material
 from benchmarks.cuda.claims import claims
 from benchmarks.cuda.contenders import QUERY, Optimized, Resift, SentenceTransformers, opened
-from benchmarks.material import GATE_POOLS
+from benchmarks.material import GATE_POOLS, TOKENS
 from resift.metrics import kendall_tau
 from resift.runtime.providers import versions
 
@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
 
     candidates: tuple[int, ...] = (50, 20, 30, 100, 1000)
     """those of the claims first"""
-    tokens: tuple[int, ...] = (95, 256, 512)
+    tokens: tuple[int, ...] = TOKENS
     mixed: int = 256
     """tokens of the longest pair in pools whose pairs differ"""
     matrix: int = 8192

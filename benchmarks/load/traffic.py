@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.material import GATE_POOLS
+from benchmarks.material import gate_pools, words_in
 from resift.pools.source import read_pools
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def read_requests(path: Path) -> list[LoadRequest]:
 def mixed_requests(seed: int, count: int = COUNT) -> list[LoadRequest]:
     """Requests of mixed sizes and lengths, from the pools of the export's built-in gate."""
     choose = random.Random(seed)
-    pools = list(read_pools(GATE_POOLS))
+    pools = gate_pools()
     texts = [text for pool in pools for text in pool.documents]
     requests = []
     for size in choose.choices(SIZES, SHARES, k=count):
@@ -61,8 +61,8 @@ def mixed_requests(seed: int, count: int = COUNT) -> list[LoadRequest]:
 def uniform_requests(seed: int, *, documents: int, words: int, count: int = COUNT) -> list[LoadRequest]:
     """Requests of one size, whose documents all have `words` words."""
     choose = random.Random(seed)
-    pools = list(read_pools(GATE_POOLS))
-    vocabulary = " ".join(text for pool in pools for text in pool.documents).split()
+    pools = gate_pools()
+    vocabulary = words_in(pools)
     return [
         LoadRequest(choose.choice(pools).query, [" ".join(choose.choices(vocabulary, k=words)) for _ in range(documents)])
         for _ in range(count)

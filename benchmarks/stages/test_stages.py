@@ -9,10 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.material import GATE_POOLS, pools_of_size
+from benchmarks.material import gate_pools, pools_of_size
 from resift import Ranking, Reranker
 from resift.artifact.resolved_plans import Step
-from resift.pools.source import read_pools
 from resift.scheduling.call import Call
 from resift.scheduling.scheduler import Scheduler
 
@@ -25,7 +24,7 @@ def reranker():
 
 @pytest.fixture(scope="module")
 def pool():
-    return pools_of_size(list(read_pools(GATE_POOLS)), 30, 1)[0]
+    return pools_of_size(gate_pools(), 30, 1)[0]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,9 @@ from tests.support import children
 
 MILLISECONDS = 1000 * children.SECONDS
 """For what a page or the browser takes longer to do on a busy machine than playwright's 30 seconds."""
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+LOOKS = {"light": {}, "dark": {"color_scheme": "dark"}, "phone": PHONE, "dark phone": PHONE | {"color_scheme": "dark"}}
+"""What `visits` is given, by name: both colour schemes, on a screen 1280 pixels wide and on a phone."""
 QUERY = "what do owls eat"
 DOCUMENTS = [
     "The station clock was mended in spring.",
@@ -62,6 +65,15 @@ def visits(browser):
     for context in contexts:
         context.close()
     assert [error for error in errors if not any(text in error for text in allowed)] == []
+
+
+def faults(page):
+    """The rules of axe that the page breaks, and where."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response
+    assert len(found["passes"]) > 15, "axe has not looked at the page"
+    return [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found["violations"]]
 
 
 def rerank(page, query=QUERY, documents=DOCUMENTS):

@@ -119,7 +119,9 @@ class Reader:
             return
         self.followed.add(block)
         if "file" in block.notes:
-            (self.folder / block.notes["file"]).write_text(block.code, encoding="utf-8")
+            path = self.folder / block.notes["file"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.code, encoding="utf-8")
         elif "output" in block.notes:
             assert self._said.strip() == block.code.strip()
         elif block.language == "python":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import json
 import math
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +181,14 @@ PARTS: dict[str, tuple[Callable[[dict[str, str]], tokenizers.Tokenizer], tuple[d
     "modernbert": (_byte_level, (BERT_LIKE, "[CLS]", "[SEP]", "[CLS] $A [SEP] $B [SEP]")),
 }
 """How a family's tokenizer is made; its special tokens, the first and last of a text, and its template of a pair."""
+
+
+def digest() -> str:
+    """Tells apart the code, the texts and the versions that the checkpoints of this module depend on."""
+    installed = {each.name.lower(): each.version for each in metadata.distributions()}
+    versions = [(name, installed.get(name)) for name in ("numpy", "sentencepiece", "tokenizers", "torch", "transformers")]
+    content = [Path(__file__).read_bytes(), (TEXTS / "calibration.jsonl").read_bytes(), str(versions).encode()]
+    return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
 
 
 def save(folder: Path, family: str, *, seed: int = 1) -> Path:

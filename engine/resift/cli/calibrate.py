@@ -115,7 +115,8 @@ def run(arguments: argparse.Namespace) -> int:
     unreached = [each for each in result.thresholds if each.threshold is None]
     for each in unreached:
         complain(
-            f"no threshold reaches precision {each.target:g} with {MINIMUM} pairs or more; the highest is {each.best:.4f}"
+            f"no threshold reaches precision {each.target:g} with {MINIMUM} pairs or more; the highest precision is {each.best:.4f}"
+            ": expected a lower --precision, or more labelled queries"
             + (f"; {path_text(arguments.out)} is written without it" if outputs else "")
         )
     return CHECK if unreached else 0
@@ -156,7 +157,7 @@ def _bins(name: str, found: Reliability) -> list[str]:
 def _threshold(found: Threshold) -> str:
     target = f"{found.measure} {found.target:g}"
     if found.threshold is None or found.recall is None or found.passing is None:
-        return f"{target}: no threshold; the highest is {found.best:.4f}"
+        return f"{target}: no threshold reaches it; the highest precision is {found.best:.4f}"
     precision = "nothing passes" if found.precision is None else f"precision {_words(found.precision)}"
     return (
         f"{target}: threshold {found.threshold:.6g}; on held-out queries {precision}, recall {_words(found.recall)}, "

@@ -40,7 +40,8 @@ POOLS, recognized by name and content, is one of
     sorted by query; or Parquet with a pool in each row
   a TREC run, with --texts and --queries
   a BEIR folder, with --run
-OUT gets one ranked pool per line, in the same order. Files named .gz are gzip.
+OUT is JSON Lines, a ranked pool per line in the same order, or a TREC run; with
+--engine ray, Parquet. Files named .gz are gzip.
 
 examples:
   resift rerank "how do tides work" documents.txt
@@ -57,6 +58,8 @@ Parquet file of pools or a folder of them, OUT a folder of ranked Parquet; both 
 
 {EXIT_CODES}"""
 
+TABLES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
+"""Forms of pools in which no rankings are written."""
 EMPTY = "(empty)"
 """Stands for a document without text."""
 SPACES = {code: " " for code in range(0x3001) if chr(code).isspace()}
@@ -151,6 +154,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.usage_error("--pools POOLS and --out OUT must be given together")
     if arguments.pools is None and (arguments.trec_run or arguments.texts or arguments.queries or arguments.with_documents):
         arguments.usage_error("--run, --texts, --queries and --with-documents are for --pools POOLS")
+    if arguments.out is not None and arguments.out.lower().endswith(TABLES):
+        arguments.usage_error(
+            f"--out {arguments.out}: no tables are written; expected a name for JSON Lines or, with --format trec, a run"
+        )
     if arguments.with_documents and arguments.format == "trec":
         arguments.usage_error("--with-documents is for JSON Lines: a TREC run holds no texts")
     if arguments.pools is not None and arguments.budget_ms is not None:

@@ -52,7 +52,8 @@ def add(commands: Commands) -> None:
     command = commands.add_parser(
         "sample",
         help="write a small labelled collection to try the commands with",
-        description="Write a small labelled collection, in every form that the commands read, to try them with.",
+        description="Write a small labelled collection, in every form that the commands read, to try them with. What an "
+        "earlier run wrote is left alone.",
         epilog=EPILOG,
     )
     command.add_argument("folder", metavar="DIR", type=values.path, help="folder to write; it is created if it does not exist")
@@ -69,12 +70,21 @@ def run(arguments: argparse.Namespace) -> int:
     contents = {folder / name: content.encode() for name, content in files(pools).items()}
     for parent in {path.parent for path in contents}:
         parent.mkdir(parents=True, exist_ok=True)
-    check_outputs(list(contents), [], overwrite=arguments.overwrite, closed=closed)
-    for path, content in contents.items():
+    missing = {path: content for path, content in contents.items() if not _holds(path, content)}
+    check_outputs(list(missing), [], overwrite=arguments.overwrite, closed=closed)
+    for path, content in missing.items():
         write_whole(path, content)
     write_lines([path_text(path) for path in contents])
     write_lines(TRY.format(query=pools[0]["query"], folder=path_text(folder)).splitlines())
     return 0
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether an earlier run wrote the file: several pages begin with the sample, and one folder serves them all."""
+    try:
+        return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+    except OSError:  # what it holds cannot be read, so it is another's
+        return False
 
 
 def read_sample() -> list[dict[str, Any]]:

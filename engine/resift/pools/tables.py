@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 QUERY, DOCUMENT, LABEL = "query", "document", "label"
 TEXTS = (*ALIASES["text"], DOCUMENT)
 """Columns that can hold a document's text, the first that is there."""
+BY_TEMPLATE = "; a document template, such as '{title} {body}', reads others"
 
 
 class TableRow(NamedTuple):
@@ -68,7 +69,7 @@ def check_columns(names: Sequence[str], where: str, template: DocumentTemplate |
     if QUERY not in names or not (template or _has_text(names)):
         raise InputError(
             f"{where}: the columns are {_listed(names)}; expected 'query' and 'document' (or 'text') with a pair in each row, and "
-            "'qid', 'docid' and 'label' if there are any"
+            f"'qid', 'docid' and 'label' if there are any{BY_TEMPLATE if QUERY in names else ''}"
         )
 
 
@@ -78,7 +79,9 @@ def check_document_columns(names: Sequence[str], where: str, template: DocumentT
     if QUERY in names:
         raise InputError(f"{where}: a column 'query', so that each row is a pair; rank pairs with --pools FILE --out OUT")
     if not (template or _has_text(names)):
-        raise InputError(f"{where}: the columns are {_listed(names)}; expected 'text' (or 'document') with a document in each row")
+        raise InputError(
+            f"{where}: the columns are {_listed(names)}; expected 'text' (or 'document') with a document in each row{BY_TEMPLATE}"
+        )
 
 
 def _check_distinct(names: Sequence[str], where: str) -> None:

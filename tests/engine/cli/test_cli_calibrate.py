@@ -134,8 +134,9 @@ def test_a_precision_that_is_not_reached_is_said_and_the_file_is_written(run, tm
     code, out, err = run("-o", path, "--precision", 0.99)
     assert code == 3
     assert err.count("\n") == 1
-    assert "no threshold reaches precision 0.99 with 10 pairs or more; the highest is 0." in err
-    assert "precision 0.99: no threshold; the highest is 0." in out
+    assert "no threshold reaches precision 0.99 with 10 pairs or more; the highest precision is 0." in err
+    assert "expected a lower --precision, or more labelled queries; " in err
+    assert "precision 0.99: no threshold reaches it; the highest precision is 0." in out
     assert Settings.read(path).calibration
 
 

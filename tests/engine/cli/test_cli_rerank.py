@@ -360,6 +360,14 @@ def test_options_of_ray_are_refused_without_it(tmp_path):
     assert "--engine ray needs one POOLS and --out OUT" in resift("rerank", "p.parquet", "--engine", "ray").err
 
 
+@pytest.mark.parametrize("name", ["ranked.parquet", "ranked.CSV", "run.tsv.gz"])
+def test_no_rankings_are_written_under_the_name_of_a_table(tmp_path, name):
+    done = resift("rerank", "--pools", "-", "--out", tmp_path / name, given=b"")
+    assert (done.code, done.out) == (2, "")
+    assert f"{name}: no tables are written; expected a name for JSON Lines" in done.err
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("part", ["ray", "pyarrow"])
 def test_the_extra_is_named_where_ray_is_missing(part):
     code = f"import sys; sys.modules[{part!r}] = None; from resift.cli.main import main; sys.exit(main(sys.argv[1:]))"

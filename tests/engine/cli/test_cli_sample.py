@@ -59,6 +59,10 @@ def test_the_files_of_the_sample_are_named_and_not_replaced(tmp_path, capsys):
         "documents.txt", "pools.jsonl", "pairs.csv", "run.trec", "run.qrels", "beir/corpus.jsonl", "beir/queries.jsonl",
         "beir/qrels/test.tsv",
     ]  # fmt: skip
+    (folder / "run.trec").unlink()
+    assert main(["sample", str(folder)]) == 0, "the sample itself is no reason to refuse"
+    assert capsys.readouterr().out.splitlines() == lines
+    assert (folder / "run.trec").is_file()
     (folder / "pairs.csv").write_text("mine")
     assert main(["sample", str(folder)]) == 1
     assert "already exists; choose another name, or use --overwrite" in capsys.readouterr().err

@@ -84,7 +84,10 @@ def test_json_lines_and_plain_lines_may_have_any_other_name(file):
     ("content", "message"),
     [
         (b"query,text\nq,a\n", "line 1: a column 'query', so that each row is a pair; rank pairs with --pools FILE --out OUT"),
-        (b"name,id\na,1\n", "line 1: the columns are name, id; expected 'text' (or 'document') with a document in each row"),
+        (
+            b"name,id\na,1\n",
+            "line 1: the columns are name, id; expected 'text' (or 'document') with a document in each row; a document template",
+        ),
         (b"text,text\na,1\n", "line 1: the column 'text' is there 2 times; expected it once"),
         (b"text,id\na,1\nb\n", "line 3: 1 cells; expected 2, as in the file's first line"),
         (b'text,id\na,1\n"b,2\n', "line 3: unexpected end of data"),

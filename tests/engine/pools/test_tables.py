@@ -139,7 +139,13 @@ def test_a_bad_row_is_named_and_the_rows_behind_it_are_read(file):
     ("content", "said"),
     [
         (b"question,answer\na,b\n", "line 1: the columns are question, answer; expected 'query' and 'document' (or 'text')"),
-        (b"query,qid\na,b\n", "line 1: the columns are query, qid; expected"),
+        (
+            b"query,body\na,b\n",
+            (
+                "line 1: the columns are query, body; expected 'query' and 'document' (or 'text') with a pair in each row, and "
+                "'qid', 'docid' and 'label' if there are any; a document template, such as '{title} {body}', reads others"
+            ),
+        ),
         (b"\n\nquery,text,text\n", "line 3: the column 'text' is there 2 times; expected it once"),
         (b"query,\xff\n", "line 1: not UTF-8 at byte 6"),
     ],

@@ -8,21 +8,10 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("axe_playwright_python")
 
-from tests.support.browser import DOCUMENTS, rerank
+from tests.support.browser import DOCUMENTS, LOOKS, faults, rerank
 from tests.support.serving import serving
 
-PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-LOOKS = {"light": {}, "dark": {"color_scheme": "dark"}, "phone": PHONE, "dark phone": PHONE | {"color_scheme": "dark"}}
 looks = pytest.mark.parametrize("options", LOOKS.values(), ids=LOOKS)
-
-
-def faults(page):
-    """The rules that the page breaks, and where."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page).response
-    assert len(found["passes"]) > 15, "axe has not looked at the page"
-    return [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found["violations"]]
 
 
 @pytest.fixture(scope="module")

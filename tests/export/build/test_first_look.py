@@ -58,10 +58,8 @@ def test_an_artifact_without_a_first_look_is_written_as_before(artifact):
     assert "first look" not in (artifact / "README.md").read_text()
 
 
-@pytest.mark.usefixtures("planned_artifact")
-def test_both_graphs_tell_their_progress(built, checkpoint_of, home, small_gate, monkeypatch):
+def test_both_graphs_tell_their_progress(deeper, checkpoint_of, home, small_gate, monkeypatch):
     cheapen(monkeypatch)
-    deeper = built("bert-deeper", lambda folder: None)  # made by planned_artifact
     recipe = Recipe(gate=small_gate, precisions=("int8",), bounds=Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9))
     steps = []
     out = convert(
@@ -88,10 +86,8 @@ def test_both_graphs_tell_their_progress(built, checkpoint_of, home, small_gate,
     assert [path.name for path in home.iterdir()] == ["out"]
 
 
-@pytest.mark.usefixtures("planned_artifact")
-def test_a_first_look_reads_the_weights_that_the_full_graph_holds(built, home, small_gate, monkeypatch):
+def test_a_first_look_reads_the_weights_that_the_full_graph_holds(deeper, home, small_gate, monkeypatch):
     cheapen(monkeypatch)
-    deeper = built("bert-deeper", lambda folder: None)  # made by planned_artifact
     loose = Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9)
     recipe = Recipe(gate=small_gate, precisions=("int8", "float32"), bounds=loose)
     student = home / "student"
@@ -124,10 +120,9 @@ def test_a_first_look_reads_the_weights_that_the_full_graph_holds(built, home, s
         artifacts["sharing"].read_graph(sharing[0])
 
 
-@pytest.mark.usefixtures("planned_artifact")
-def test_a_first_look_is_added_to_an_artifact_whose_scores_stay(built, checkpoint_of, home, small_gate, monkeypatch):
+def test_a_first_look_is_added_to_an_artifact_whose_scores_stay(deeper, checkpoint_of, home, small_gate, monkeypatch):
     cheapen(monkeypatch)
-    deeper, student = (str(folder) for folder in (built("bert-deeper", lambda folder: None), checkpoint_of("bert")))
+    deeper, student = str(deeper), str(checkpoint_of("bert"))
     loose = Bounds(overlap=0, tau=-1, worst_tau=-1, error=1e9)
     both = Recipe(gate=small_gate, precisions=("int8", "float32"), bounds=loose)
     earlier = Artifact.open(convert(deeper, home / "earlier", both))

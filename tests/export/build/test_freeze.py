@@ -40,8 +40,8 @@ def feed(width):
 
 
 @pytest.fixture(scope="module")
-def source(built, checkpoint_of):
-    return built("bert-deeper", lambda folder: tiny.save_deeper(folder, checkpoint_of("bert")))
+def source(deeper):
+    return deeper
 
 
 @pytest.fixture(scope="module")

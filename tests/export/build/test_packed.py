@@ -53,11 +53,10 @@ def test_packed_rows_that_get_other_logits_are_refused(made, monkeypatch):
 
 
 @pytest.mark.slow
-def test_packed_graphs_are_kept_to_the_bit(masked_artifact, tmp_path):
-    source = str(masked_artifact.with_name("bert-deeper"))
+def test_packed_graphs_are_kept_to_the_bit(masked_artifact, deeper, tmp_path):
     terms = {"precisions": ("float16", "float32"), "bounds": Bounds(worst_tau=0.75)}
-    out = convert(source, tmp_path / "kept", Recipe(**terms, packed=True), keep=str(masked_artifact))
+    out = convert(str(deeper), tmp_path / "kept", Recipe(**terms, packed=True), keep=str(masked_artifact))
     for name in (FILE, "model.float16.packed.onnx"):
         assert (out / name).read_bytes() == (masked_artifact / name).read_bytes()
     with pytest.raises(ExportError, match=r"has the packed graphs \[True, False\], but this export has \[False, False\]; expected"):
-        convert(source, tmp_path / "other", Recipe(**terms), keep=str(masked_artifact))
+        convert(str(deeper), tmp_path / "other", Recipe(**terms), keep=str(masked_artifact))

@@ -126,11 +126,10 @@ def test_a_manifest_that_claims_longer_halves_than_there_are_is_refused(split_ar
 
 
 @pytest.mark.slow
-def test_keep_copies_both_files(split_artifact, home, small_gate, monkeypatch):
+def test_keep_copies_both_files(split_artifact, deeper, home, small_gate, monkeypatch):
     cheapen(monkeypatch)
     recipe = Recipe(precisions=("int8", "float32"), gate=small_gate, bounds=LOOSE)
-    source = split_artifact.with_name("bert-deeper")
-    out = convert(str(source), home / "out", recipe, keep=str(split_artifact), force=True)
+    out = convert(str(deeper), home / "out", recipe, keep=str(split_artifact), force=True)
     before, after = Artifact.open(split_artifact).manifest, Artifact.open(out).manifest
     assert after.graphs[1] == before.graphs[1]
     copied = [name for name in before.files if name.startswith("first-look")]

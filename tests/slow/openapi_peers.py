@@ -1,6 +1,6 @@
 """Validates the server's answers by the OpenAPI documents of the servers whose formats it speaks, and counts those that are valid.
 
-    python -m benchmarks openapi_peers FOLDER [--model ARTIFACT]
+    python -m tests.slow.openapi_peers FOLDER [--model ARTIFACT]
 
 FOLDER has the documents, or gets them from GitHub: text-embeddings-inference's, Cohere's and infinity's. A request that is to
 succeed must be valid by the document itself. An answer is valid if the document has its status and its content fits the schema
