@@ -4,7 +4,8 @@
 
 FILEs are labelled data as for `resift eval`. Every ARTIFACT (default: the embedded model) runs with its first look only, with each
 built-in plan that it has graphs for and with its own plan ("auto"), at the precision that the engine chooses; the reference runs
-its full graph in float32.
+its full graph in float32. A plan with a split graph has two rows: with documents that are new in every call, and with documents
+that a store has, of which nothing is in memory.
 
 Times are measured first, on the first FILE, up to the line "times: done": each pool is ranked for the ten best by one system after
 the other, in an order that rotates with every pool. "shuffled" is a plan's share of the reference's nDCG@10 on that FILE if the
@@ -23,31 +24,31 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from benchmarks.machine_facts import machine_facts
-from resift import Reranker, Settings
+from benchmarks.planned_systems import TOP, PlannedSystem, load, name_of, prepare, systems_of
 from resift.evaluate.data.dataset import read_dataset
 from resift.evaluate.measures import Judge
-from resift.plans import BUILT_IN, FIRST_LOOK, FULL
+from resift.plans import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from resift import Reranker
     from resift.evaluate.data.dataset import Dataset
     from resift.pools.reading import CandidatePool
-    from resift.settings import Auto, Precision
 
 SEED = 7
 RESAMPLES = 10_000
-TOP = 10
 MEASURE = f"nDCG@{TOP}"
 TICKS = [part * 10**power for power in range(5) for part in (1, 2, 5)]
 """Milliseconds labelled on the plot's axis."""
@@ -65,29 +66,6 @@ HEADS = (
 )
 
 
-@dataclass(frozen=True)
-class PlannedSystem:
-    """A model with a plan."""
-
-    name: str
-    plan: str
-    reranker: Reranker
-
-    def rank(self, query: str, documents: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of the ten best documents."""
-        return np.array([result.index for result in self.reranker.rerank(query, documents, top_k=TOP, plan=self.plan)])
-
-    def order(self, logits: Mapping[str, NDArray[np.float32]]) -> NDArray[np.int64]:
-        """The ranking by its plan of a pool, from the logits of every graph."""
-        remaining = np.arange(len(logits[FULL]))
-        dropped: list[NDArray[np.int64]] = []
-        for step in self.reranker.plan_for(self.plan, top_k=TOP).steps(len(remaining)):
-            remaining = remaining[np.argsort(-logits[step.graph][remaining], kind="stable")]
-            if step.keep is not None:
-                remaining, dropped = remaining[: step.keep], [remaining[step.keep :], *dropped]
-        return np.concatenate([remaining, *dropped])
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
@@ -99,15 +77,16 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path())
     arguments = parser.parse_args()
-    systems = [
-        PlannedSystem(f"{_name(arguments.reference)} float32", FULL, _load(arguments.reference, arguments.threads, "float32"))
-    ]
-    for artifact in arguments.model:
-        reranker = _load(artifact, arguments.threads, "auto")
-        systems += [PlannedSystem(_name(artifact), plan, reranker) for plan in _plans(reranker)]
     datasets = [read_dataset(path, limit=arguments.queries) for path in arguments.files]
     sizes = sorted(arguments.candidates)
-    times = [measure_times(systems, datasets[0].first(size), arguments.timed) for size in sizes]
+    with tempfile.TemporaryDirectory(prefix="frontier-") as folder:
+        systems = [
+            PlannedSystem(f"{name_of(arguments.reference)} float32", FULL, load(arguments.reference, arguments.threads, "float32"))
+        ]
+        for artifact in arguments.model:
+            reranker, timed = load(artifact, arguments.threads, "auto"), datasets[0].first(sizes[-1]).pools[: arguments.timed]
+            systems += systems_of(name_of(artifact), reranker, prepare(reranker, timed, Path(folder)))
+        times = [measure_times(systems, datasets[0].first(size), arguments.timed) for size in sizes]
     print("# times: done", file=sys.stderr, flush=True)
     values = [measure_quality(systems, dataset, sizes) for dataset in datasets]
     rows = []
@@ -163,16 +142,16 @@ def measure_times(systems: Sequence[PlannedSystem], dataset: Dataset, count: int
 def measure_quality(systems: Sequence[PlannedSystem], dataset: Dataset, sizes: Sequence[int]) -> list[list[NDArray[np.float64]]]:
     """By size and by system, the measure of each pool."""
     deepest = dataset.first(sizes[-1])
-    logits: dict[int, list[dict[str, NDArray[np.float32]]]] = {}
+    logits: dict[object, list[dict[str, NDArray[np.float32]]]] = {}
     for system in systems:
-        if id(system.reranker) not in logits:
-            logits[id(system.reranker)] = [_logits(system.reranker, pool) for pool in deepest.pools]
+        if system.key not in logits:
+            logits[system.key] = [_logits(system.reranker, pool) for pool in deepest.pools]
             print(f"# {dataset.name}, {system.name}: read", file=sys.stderr, flush=True)
     found = []
     for size in sizes:
         judge = _judge(dataset.first(size))
         orders = [
-            [system.order({graph: values[:size] for graph, values in pool.items()}) for pool in logits[id(system.reranker)]]
+            [system.order({graph: values[:size] for graph, values in pool.items()}) for pool in logits[system.key]]
             for system in systems
         ]
         found.append([judge.values(each)[MEASURE] for each in orders])
@@ -187,6 +166,7 @@ def row(system: PlannedSystem, size: int, files: Mapping[str, Sequence[NDArray[n
     return {
         "model": system.name,
         "plan": system.plan,
+        "documents": system.documents,
         "candidates": size,
         "p50_ms": 1000 * float(np.median(seconds)),
         "p95_ms": 1000 * float(np.percentile(seconds, 95)),
@@ -210,13 +190,16 @@ def shares(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> 
 
 
 def table(rows: Sequence[dict]) -> str:
-    """The rows as a Markdown table."""
-    lines = [" | ".join(HEADS), " | ".join(["---"] * len(HEADS))]
+    """The rows as a Markdown table, with a column for documents if a plan has a split graph."""
+    has_documents = any(row["documents"] != "-" for row in rows)
+    heads = [*HEADS[:2], *(["documents"] if has_documents else []), *HEADS[2:]]
+    lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
     for row in rows:
         low, high = row["interval"]
         cells = (
             row["model"],
             row["plan"],
+            *([row["documents"]] if has_documents else []),
             str(row["candidates"]),
             f"{row['p50_ms']:.0f}",
             f"{row['p95_ms']:.0f}",
@@ -240,9 +223,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
         for row in (row for row in rows if row["candidates"] == size):
             low, high = row["interval"]
             errors = [[100 * (row["share"] - low)], [100 * (high - row["share"])]]
-            axes.errorbar(
-                row["p50_ms"], 100 * row["share"], yerr=errors, fmt="o", capsize=3, label=f"{row['model']}, {row['plan']}"
-            )
+            axes.errorbar(row["p50_ms"], 100 * row["share"], yerr=errors, fmt="o", capsize=3, label=_label(row))
         axes.axvline(100, color="grey", linestyle=":", linewidth=1)
         axes.set(xscale="log", title=f"{size} candidates", xlabel="median ms a pool")
         low, high = axes.get_xlim()
@@ -270,21 +251,9 @@ def _judge(dataset: Dataset) -> Judge:
     return Judge([MEASURE], qids, [[str(fields["docid"]) for fields in pool.fields] for pool in dataset.pools], dataset.qrels)
 
 
-def _load(artifact: str, threads: int, precision: Auto | Precision) -> Reranker:
-    return Reranker.load(artifact or None, settings=Settings(threads=threads, precision=precision))
-
-
-def _plans(reranker: Reranker) -> list[str]:
-    """The first look only, the built-in plans that the artifact has graphs for, and its own ("auto") if that is another plan."""
-    manifest = reranker.artifact.manifest
-    if all(graph.role != FIRST_LOOK for graph in manifest.graphs):
-        return [FULL]
-    built_in = {str(plan) for plan in BUILT_IN.values()} | {*BUILT_IN, None}
-    return [FIRST_LOOK, *BUILT_IN, *([] if manifest.plan in built_in else ["auto"])]
-
-
-def _name(artifact: str) -> str:
-    return Path(artifact).name if artifact else "embedded"
+def _label(row: dict) -> str:
+    parts = [row["model"], row["plan"], *([] if row["documents"] == "-" else [row["documents"]])]
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,24 @@ def test_the_ranking_that_follows_from_logits_is_the_engines(monkeypatch, planne
         assert set(system.order(logits).tolist()) == set(range(40))
 
 
+def test_a_plan_with_a_split_graph_is_measured_with_new_and_with_prepared_documents(monkeypatch, split_artifact, tmp_path):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks import planned_systems
+    from benchmarks.material import GATE_POOLS
+
+    pools = [CandidatePool("how do tides work", pool.documents) for pool in list(read_pools(GATE_POOLS))[:2]]
+    reranker = planned_systems.load(str(split_artifact), 1, "int8")
+    systems = planned_systems.systems_of("tiny", reranker, planned_systems.prepare(reranker, pools, tmp_path / "store"))
+    assert [(system.plan, system.documents) for system in systems[:2]] == [("first-look", "new"), ("first-look", "prepared")]
+    assert [system.documents for system in systems if system.plan == "full"] == ["-"]
+    found = [[each.reranker.rerank(pool.query, pool.documents, plan=each.plan) for pool in pools] for each in systems[:2]]
+    assert found[0] == found[1]
+    assert [[ranking.states for ranking in rankings] for rankings in found] == [[(0, 0, 10)] * 2, [(10, 0, 0)] * 2]
+    assert systems[0].key == systems[1].key
+    for system in systems:
+        system.reranker.close()
+
+
 def test_the_share_of_pairs_that_are_off_is_over_pairs_and_its_interval_over_pools(monkeypatch):
     monkeypatch.syspath_prepend(str(REPOSITORY))
     from benchmarks.certificate import PoolAgreement, figures

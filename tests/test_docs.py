@@ -168,7 +168,11 @@ AT_HAND = {
         "scifact": write_beir,
     },
     "tuning.md": {"pools.jsonl.gz": write_pools},
-    "prepared-documents.md": {"my-artifact": copy_split_artifact, "corpus.jsonl": write_corpus},
+    "prepared-documents.md": {
+        "my-artifact": copy_split_artifact,
+        "corpus.jsonl": write_corpus,
+        "pools.jsonl.gz": write_pools,
+    },
     "calibration.md": {"pools.jsonl.gz": write_many_pools},
     "choose-a-model.md": {
         "my-cross-encoder": copy_checkpoint,

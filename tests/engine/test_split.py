@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from resift import ArtifactError, ClosedError, InferenceError, InputError, Ranking, Reranker, Settings
+from resift.artifact.folder import Artifact
 from resift.evaluate.tuning.timing import WARM_UP, Bench
 from resift.pools.reading import CandidatePool
 from resift.runtime.session import Session
@@ -379,6 +380,69 @@ def test_what_makes_the_bits_of_states_is_in_their_identity(integer_artifact, sp
     assert identity(copy) != split.document_states.identity
     monkeypatch.setattr("resift.machine.instruction_sets", lambda: {"another"})
     assert identity(integer_artifact) != split.document_states.identity
+
+
+def test_the_identity_of_states_is_that_of_the_weights_which_the_document_half_reads(split_artifact, tmp_path):
+    """Beside the card, the full graph, the query half and the certificate are others, and shared weights are in other places."""
+    copy = shutil.copytree(split_artifact, tmp_path / "copy")
+    move_shared_weights(copy)
+    rewrite(copy, "certificate.json", (copy / "certificate.json").read_bytes() + b" ")
+    with Reranker.load(split_artifact, settings=Settings(document_cache=0)) as reranker:
+        store = prepared(reranker, tmp_path / "store", DOCUMENTS)
+        right = look(reranker).logits.tolist()
+    with Reranker.load(copy, settings=Settings(store=store, document_cache=0)) as reranker:
+        scored = look(reranker)
+        assert (scored.states, scored.logits.tolist()) == (StatesCounts(len(DOCUMENTS), 0, 0), right)
+
+
+def move_shared_weights(folder):
+    """Puts a field that says nothing before all others of the int8 full graph and query half, whose weights move with the rest."""
+    import onnx
+
+    full, query, document = (folder / f"{name}.onnx" for name in ("model.int8", "first-look.int8", "first-look.int8.document"))
+    ahead = onnx.ModelProto(producer_name="another " * 50).SerializeToString()
+    weights = {path.name: path.read_bytes() for path in (full, query)}
+    rewrite(folder, full.name, ahead + weights[full.name])
+    for path, before in ((query, ahead), (document, b"")):
+        model = onnx.load(path, load_external_data=False)
+        places = [{entry.key: entry for entry in tensor.external_data} for tensor in model.graph.initializer]
+        for place in filter(None, places):
+            name, begin, length = (place[key].value for key in ("location", "offset", "length"))
+            content = weights[name][int(begin) : int(begin) + int(length)]
+            place["offset"].value = str((folder / name).read_bytes().index(content))
+            assert place["offset"].value != begin
+        assert any(places)
+        rewrite(folder, path.name, before + model.SerializeToString())
+
+
+def test_each_weight_of_the_document_half_is_in_the_identity_of_states(split_artifact, tmp_path):
+    import onnx
+
+    copy = shutil.copytree(split_artifact, tmp_path / "copy")
+    artifact = Artifact.open(copy)
+    [graph] = [graph for graph in artifact.manifest.graphs if graph.split is not None]
+    variant = next(each for each in graph.variants if each.precision == "int8")
+    half = variant.document_half()
+    right = artifact.graph_digest(half)
+    model = onnx.load(copy / half.file, load_external_data=False)
+    places = [{entry.key: entry.value for entry in tensor.external_data} for tensor in model.graph.initializer]
+    shared = [place for place in places if place]
+    assert {place["location"] for place in shared} == set(half.weight_files())
+    for place in shared:
+        path, offset = copy / place["location"], int(place["offset"]) + int(place["length"]) - 1
+        content = bytearray(path.read_bytes())
+        content[offset] ^= 1
+        path.write_bytes(content)
+        assert artifact.graph_digest(half) != right
+        content[offset] ^= 1
+        path.write_bytes(content)
+    assert artifact.graph_digest(half) == right
+
+
+def test_a_load_without_a_store_reads_no_weights_for_the_identity(integer_artifact, tmp_path, monkeypatch):
+    monkeypatch.setattr(Artifact, "graph_digest", lambda *_: pytest.fail("read the weights"))
+    with Reranker.load(integer_artifact) as reranker:
+        assert look(reranker).states == StatesCounts(0, 0, len(DOCUMENTS))
 
 
 def test_the_memory_of_one_owner_is_not_read_for_another(integer_artifact):

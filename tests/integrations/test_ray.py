@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from resift import ArtifactError, InferenceError, InputError, OutputError, Reranker, Settings
 from resift.integrations.ray import RankPools, data, rerank_parquet
+from resift.integrations.ray.cluster import room
 from resift.integrations.ray.parts import OutFolder, Part, find_sources, read_rows, split
 from resift.integrations.ray.table import check_columns, rank_batches
 from tests.support import children
@@ -473,7 +474,7 @@ def test_threads_and_resources(source, tmp_path):
 
 def test_as_many_workers_as_there_is_room_for():
     settings = [Settings(threads=threads, provider="cpu") for threads in (1, 2, 3)]
-    assert [data._room(each) for each in settings] == [2, 1, 1]
+    assert [room(each) for each in settings] == [2, 1, 1]
 
 
 def test_ranking_in_a_pipeline_of_ones_own(embedded, source):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from resift.artifact import hub
 from resift.artifact.external_weights import externalize_weights
 from resift.artifact.graph_check import WeightsFile, check_graph
+from resift.artifact.graph_digest import digest_graph
 from resift.artifact.graph_facts import check_statements
 from resift.artifact.graph_on_disk import GraphOnDisk
 from resift.artifact.manifest import CARD, MANIFEST, WEIGHTS_SUFFIX, Manifest, decode_manifest
@@ -22,7 +23,7 @@ from resift.files import git_lfs
 from resift.plans import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from resift.artifact.variant import Variant
 
@@ -155,8 +156,7 @@ class Artifact:
 
         Raises ArtifactError if `check_graph` refuses it or if it contradicts the manifest.
         """
-        own = f"{variant.file}{WEIGHTS_SUFFIX}"
-        names = [name for name in variant.weight_files() or [own] if name in self.manifest.files]
+        names = self._weights_of(variant)
         if not names:
             if can_map and self.manifest.files[variant.file].size >= MAPPED_BYTES:
                 return self._map(variant)
@@ -164,16 +164,29 @@ class Artifact:
             self._check_graph(graph, variant)
             return graph
         on_disk = GraphOnDisk.of(self.folder / variant.file, *(self.folder / name for name in names))
-        files = [WeightsFile(name, self.manifest.files[name].size) for name in names]
-        self._check_graph(self.read(variant.file), variant, *files)
+        self._check_graph(self.read(variant.file), variant, names)
         for name in names:
             self._check_hash(name)
         return on_disk
 
-    def _check_graph(self, content: bytes | memoryview, variant: Variant, *weights: WeightsFile) -> None:
+    def graph_digest(self, variant: Variant) -> str:
+        """What tells the variant's graph from any other, whichever of the files hold its weights; see `digest_graph`.
+
+        Raises ArtifactError if a file cannot be read, or like `read_graph` if the graph is refused.
+        """
+        names = self._weights_of(variant)
+        content = self._map_file(variant.file)
+        self._check_graph(content, variant, names)
+        return digest_graph(content, {name: self._map_file(name) for name in names})
+
+    def _weights_of(self, variant: Variant) -> list[str]:
+        """The names of the other files that hold weights of the variant's graph."""
+        return [name for name in variant.weight_files() or [f"{variant.file}{WEIGHTS_SUFFIX}"] if name in self.manifest.files]
+
+    def _check_graph(self, content: bytes | memoryview, variant: Variant, weights: Sequence[str] = ()) -> None:
         """Raises ArtifactError if `check_graph` refuses the variant's graph, or if it contradicts the manifest."""
         where = str(self.folder / variant.file)
-        check_graph(content, where, *weights)
+        check_graph(content, where, *(WeightsFile(name, self.manifest.files[name].size) for name in weights))
         check_statements(content, where, self.manifest.row_of(variant.file), variant.precision)
 
     def _map(self, variant: Variant) -> GraphOnDisk:
@@ -184,11 +197,19 @@ class Artifact:
         path = Path(os.path.realpath(self.folder / variant.file))
         on_disk = GraphOnDisk.of(path, path)
         self._check_hash(variant.file)
-        with path.open("rb") as file:
-            # The map is closed with the last view of it, not before: an error's traceback may hold a view.
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        view = self._map_file(variant.file)
         self._check_graph(view, variant)
         return on_disk._replace(content=externalize_weights(view, path.name))
+
+    def _map_file(self, name: str) -> memoryview:
+        """The content of one of its files, which is not compared with its hash. Raises ArtifactError if it cannot be mapped."""
+        path = self.folder / name
+        try:
+            with path.open("rb") as file:
+                # The map is closed with the last view of it, not before: an error's traceback may hold a view.
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:  # ValueError: it is empty
+            raise ArtifactError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
     def fingerprint(self) -> str:
         """SHA-256 of the manifest, which holds the hashes of all files: the same for every copy of an artifact."""

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 NAME_COLUMNS = 40
 QUERY_COLUMNS = 60
-
+KNOWN = "documents known"
+"""What rows are called in which states of documents are in memory."""
 
 UNSCORED_NOTES = {
     False: "have no score; they rank last, in the order given",
@@ -32,6 +33,7 @@ def comparison(evaluation: Evaluation, *, per_query: bool = False) -> list[str]:
         [f"{data.name}: {data.pools} queries, {data.pairs} pairs, {data.judgements} judgements"],
         _systems(evaluation),
         _latencies(evaluation),
+        _documents(evaluation.systems),
         _differences(evaluation),
         _agreement(evaluation.systems),
         _reliability(evaluation.systems),
@@ -66,12 +68,21 @@ def _systems(evaluation: Evaluation) -> list[str]:
 
 def _latencies(evaluation: Evaluation) -> list[str]:
     rows = [["latency", "p50 ms", "p95 ms", "pairs/s"]]
-    rows += [
-        [_short(system.name), f"{latency.p50:.1f}", f"{latency.p95:.1f}", f"{system.pairs_per_second:.0f}"]
-        for system in evaluation.systems
-        if (latency := system.latency_ms) is not None
-    ]
+    for system in evaluation.systems:
+        if (latency := system.latency_ms) is not None:
+            rows.append([_short(system.name), f"{latency.p50:.1f}", f"{latency.p95:.1f}", f"{system.pairs_per_second:.0f}"])
+        if system.documents and (known := system.documents.known_latency_ms):
+            rows.append([f"{_short(system.name)}, {KNOWN}", f"{known.p50:.1f}", f"{known.p95:.1f}", ""])
     return aligned(rows) if len(rows) > 1 else []
+
+
+def _documents(systems: Sequence[SystemResult]) -> list[str]:
+    """What was known of the documents, and what the rows of known ones mean."""
+    found = {system.name: system.documents for system in systems if system.documents}
+    lines = [f"{name}: states of {each.prepared} documents were prepared, of {each.new} new" for name, each in found.items()]
+    if any(each.known_latency_ms for each in found.values()):
+        lines.append(f"{KNOWN}: each pool again, with all states in memory, as if prepared; a store takes time to read beside it")
+    return [line for text in lines for line in paragraph(text)]
 
 
 def _differences(evaluation: Evaluation) -> list[str]:

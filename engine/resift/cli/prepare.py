@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,20 +10,20 @@ from resift.cli import values
 from resift.cli.meter import Meter
 from resift.cli.options import EXIT_CODES, add_engine, add_template, settings
 from resift.cli.streams import paragraph, write_json, write_lines
-from resift.documents import DocumentTemplate
 from resift.files.names import path_text
-from resift.machine import instruction_sets, usable_cores
+from resift.machine import usable_cores
 from resift.pools.documents import DocumentSource
-from resift.pools.preparation import fill_store, require_states
+from resift.pools.preparation import fill_store, header_of
+from resift.pools.source import template_of
 from resift.reranker import Reranker
-from resift.runtime.providers import versions
-from resift.states.layout import MOST_SHARDS, SHARDS, Header
+from resift.states.layout import MOST_SHARDS, SHARDS
 
 if TYPE_CHECKING:
     import argparse
 
     from resift.cli.options import Commands
     from resift.pools.preparation import Prepared
+    from resift.settings import Settings
 
 EPILOG = f"""DOCUMENTS is one of
   JSON Lines, {{"text": "...", ...}} in each, or plain lines
@@ -39,7 +38,8 @@ again. The store then serves every process that is told of it:
   resift rerank "how do tides work" documents.txt --store states
 
 Several machines share the work with --part 1/3, --part 2/3 and --part 3/3, each reading all DOCUMENTS, in one store on a file
-system that all of them have, or in three whose folders are merged by copying.
+system that all of them have, or in three whose folders are merged by copying. With --engine ray, the machines of a Ray cluster
+compute, and this one reads DOCUMENTS and writes the store.
 
 {EXIT_CODES}"""
 
@@ -57,9 +57,12 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--workers",
         type=values.whole(1, 256),
-        default=1,
         metavar="N",
-        help="processes, which share the cores (default: 1, with a thread a core)",
+        help="processes, which share the cores (default: 1, with a thread a core); with --engine ray, actors of --threads CPUs "
+        "each (default: all)",
+    )
+    command.add_argument(
+        "--engine", choices=["local", "ray"], default="local", help="ray: compute on a Ray cluster (default: local)"
     )
     command.add_argument("--part", type=values.part_of, default=(1, 1), metavar="I/N", help="only part I of N of the store")
     command.add_argument(
@@ -77,27 +80,11 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fills the store, and prints what was done."""
-    from resift.states.writer import StoreWriter
-
-    asked = settings(arguments)
-    if asked.store == "auto":
+    requested = settings(arguments)
+    if requested.store == "auto":
         arguments.usage_error("expected --store DIR, the folder to fill")
-    store = Path(asked.store)
-    if arguments.workers > 1 and asked.threads == "auto":
-        asked = replace(asked, threads=max(1, usable_cores() // arguments.workers))
-    template = None if asked.document_template == "auto" else DocumentTemplate.parse(asked.document_template)
-    documents = DocumentSource(arguments.documents, template)
-    with Reranker.load(arguments.model, settings=replace(asked, store="auto", document_cache=0)) as reranker:
-        states = require_states(reranker)
-        header = Header(states.identity, states.size, arguments.shards, label(reranker))
-        with StoreWriter(store, header, part=arguments.part) as writer, Meter() as meter:
-            done = fill_store(
-                reranker,
-                documents,
-                writer,
-                workers=arguments.workers,
-                progress=lambda so_far: meter(documents=so_far.documents, new=so_far.new, share=documents.share()),
-            )
+    store = Path(requested.store)
+    done = (_fill_on_ray if arguments.engine == "ray" else _fill)(arguments, requested, store)
     if arguments.json:
         write_json({"store": path_text(store), "documents": done.documents, "new": done.new, "bytes": done.bytes})
     else:
@@ -105,17 +92,39 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def label(reranker: Reranker) -> str:
-    """By what people know the states that the Reranker computes: the model, and what makes their bits."""
-    model = reranker.artifact.manifest.model
-    parts = [
-        f"{model.id}@{model.revision[:12]}" if model.revision else model.id,
-        reranker.precision,
-        f"onnxruntime {versions('onnxruntime')['onnxruntime']}",
-        platform.machine(),
-        *sorted(instruction_sets()),
-    ]
-    return " ".join(parts)
+def _fill(arguments: argparse.Namespace, requested: Settings, store: Path) -> Prepared:
+    from resift.states.writer import StoreWriter
+
+    workers = arguments.workers or 1
+    if workers > 1 and requested.threads == "auto":
+        requested = replace(requested, threads=max(1, usable_cores() // workers))
+    documents = DocumentSource(arguments.documents, template_of(requested))
+    with Reranker.load(arguments.model, settings=replace(requested, store="auto", document_cache=0)) as reranker:
+        header = header_of(reranker, arguments.shards)
+        with StoreWriter(store, header, part=arguments.part) as writer, Meter() as meter:
+            return fill_store(
+                reranker,
+                documents,
+                writer,
+                workers=workers,
+                progress=lambda so_far: meter(documents=so_far.documents, new=so_far.new, share=documents.share()),
+            )
+
+
+def _fill_on_ray(arguments: argparse.Namespace, requested: Settings, store: Path) -> Prepared:
+    from resift.integrations import ray
+
+    with Meter() as meter:
+        return ray.fill_store(
+            arguments.documents,
+            store,
+            model=arguments.model,
+            settings=requested,
+            workers=arguments.workers,
+            part=arguments.part,
+            shards=arguments.shards,
+            progress=lambda so_far, share: meter(documents=so_far.documents, new=so_far.new, share=share),
+        )
 
 
 def _line(done: Prepared, store: Path) -> str:

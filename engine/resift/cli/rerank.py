@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 from argparse import ArgumentTypeError
@@ -21,6 +22,7 @@ from resift.pools.job import Job, rerank_file
 from resift.pools.source import template_of
 from resift.ranking import Ranking
 from resift.reranker import Reranker
+from resift.states.document_states import StatesCounts
 
 if TYPE_CHECKING:
     import argparse
@@ -185,6 +187,8 @@ def _rank_documents(arguments: argparse.Namespace) -> int:
         )
         wait_for([answer], lambda: reranker.queued.rows, meter, "rank")
         ranking = Ranking.of(pool.documents, answer.result(), top_k=arguments.top_k, threshold=arguments.threshold)
+    if ranking.states is not None and how.store != "auto":
+        _tell(ranking.states)
     if arguments.json:
         write_json(pool.ranked(ranking, with_documents=True))
     else:
@@ -193,6 +197,11 @@ def _rank_documents(arguments: argparse.Namespace) -> int:
             lines.append(f"{ranking.without_score} have no probability, as the full model did not score them: none of them passes")
         write_lines(lines)
     return 0
+
+
+def _tell(counts: StatesCounts) -> None:
+    """Says what was known of the documents that a split graph read."""
+    complain(f"states of documents: {counts.prepared} prepared, {counts.cached} cached, {counts.new} new")
 
 
 def _is_file(query: str) -> bool:
@@ -215,8 +224,13 @@ def _rank_pools(arguments: argparse.Namespace) -> int:
         instruction=arguments.instruction,
         threshold=arguments.threshold,
     )
-    with Reranker.load(arguments.model, settings=settings(arguments)) as reranker, Meter() as meter:
+    how = settings(arguments)
+    with Reranker.load(arguments.model, settings=how) as reranker, Meter() as meter:
+        states = None if how.store == "auto" else reranker.document_states
+        before = None if states is None else states.counts  # those of a self-test
         skipped = rerank_file(reranker, job, overwrite=arguments.overwrite, progress=meter)
+    if states is not None and before is not None:
+        _tell(StatesCounts(*map(operator.sub, states.counts, before)))
     if skipped:
         complain(f"{skipped} bad lines or rows were skipped, see {job.errors}")
     return 0

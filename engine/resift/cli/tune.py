@@ -42,6 +42,8 @@ The file is for --settings of every command. The number of candidates is for you
 {EXIT_CODES}"""
 
 HEAD = ("candidates", "precision", "threads", "token budget", "p50 ms", "p95 ms")
+KNOWN = ("p50 known", "p95 known")
+"""Further columns, if the plan has a split graph."""
 NO_LABELS = "none has a relevant document by labels, so quality is the agreement with the ranking of all candidates"
 FEW_POOLS = 20
 
@@ -190,7 +192,9 @@ def _lines(tuning: Tuning) -> list[str]:
     head += _doubt(tuning)
     if tuning.given is not None:
         head.append(f"order given: {tuning.measure} {tuning.given:.4f}")
-    columns = (*HEAD, tuning.measure)
+    head += _documents(tuning)
+    known = KNOWN if any(point.documents and point.documents.known_latency_ms for point in tuning.points) else ()
+    columns = (*HEAD, *known, tuning.measure)
     rows = [f"  {'  '.join(columns)}"]
     for point in tuning.points:
         if point.is_on_frontier or point == tuning.chosen:
@@ -201,6 +205,7 @@ def _lines(tuning: Tuning) -> list[str]:
                 point.settings.token_budget,
                 f"{point.latency_ms.p50:.1f}",
                 f"{point.latency_ms.p95:.1f}",
+                *(_known(point) if known else ()),
                 f"{point.quality:.4f}",
             )
             table = "  ".join(f"{cell!s:>{len(name)}}" for name, cell in zip(columns, cells, strict=True))
@@ -208,6 +213,21 @@ def _lines(tuning: Tuning) -> list[str]:
     late = ["! does not hold the budget"] if any(row.startswith("!") for row in rows) else []
     head, advice = ([line for text in texts for line in paragraph(text)] for texts in (head, [*late, *_advice(tuning)]))
     return [*head, "", *rows, "", *advice]
+
+
+def _documents(tuning: Tuning) -> list[str]:
+    """What was known of the documents of the point with the most candidates, and what the columns of known ones mean."""
+    every = [point.documents for point in tuning.points if point.documents]
+    if not every:
+        return []
+    head = f"states of {every[-1].prepared} documents were prepared, of {every[-1].new} new"
+    return [f"{head}; known: each pool again, with all states in memory, as if prepared; a store takes time to read beside it"]
+
+
+def _known(point: Point) -> tuple[str, str]:
+    """p50 and p95 with the states of documents in memory."""
+    latency = point.documents and point.documents.known_latency_ms
+    return (f"{latency.p50:.1f}", f"{latency.p95:.1f}") if latency else ("-", "-")
 
 
 def _doubt(tuning: Tuning) -> list[str]:

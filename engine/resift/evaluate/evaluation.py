@@ -106,6 +106,7 @@ def evaluate(  # noqa: PLR0913 - the data, the systems, and the options of the c
                 agreement=None if reference_run is None or run is reference_run else agreement(reference_run, run),
                 latency_ms=run.latency,
                 pairs_per_second=run.pairs_per_second,
+                documents=run.known.figures(),
                 unscored=run.unscored,
                 scores=run.histogram(labels),
                 **run.reliability(pools, labels),

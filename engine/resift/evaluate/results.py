@@ -29,6 +29,18 @@ class Latency(ResultRecord, frozen=True, kw_only=True):
     p95: float
 
 
+class DocumentFigures(ResultRecord, frozen=True, kw_only=True):
+    """What was known of the documents that a split graph read, with nothing in memory; equal ones of a pool count once."""
+
+    prepared: int
+    """documents whose states were in the store"""
+    new: int
+    """documents whose states were computed"""
+    known_latency_ms: Latency | None
+    """of the same pools, each ranked again with the states of all its documents in memory, as if they were prepared and the store
+    took no time; None if there was no room for them"""
+
+
 class Share(ResultRecord, frozen=True, kw_only=True):
     """A share or a mean over pairs, with the ends of its 95 % interval by a bootstrap over queries."""
 
@@ -102,6 +114,8 @@ class SystemResult(ResultRecord, frozen=True, kw_only=True):
     agreement: SystemAgreement | None = None
     latency_ms: Latency | None = None
     pairs_per_second: float | None = None
+    documents: DocumentFigures | None = None
+    """of an artifact whose plan has a split graph"""
     unscored: int = 0
     """candidates without a score: not in a file of scores (they rank last, as given), or not scored by the full model"""
     scores: ScoreHistograms | None = None

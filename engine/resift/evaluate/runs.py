@@ -11,6 +11,7 @@ import numpy as np
 from resift.calibration import sigmoid
 from resift.evaluate.calibration.reliability import reliability
 from resift.evaluate.calibration.sample import Sample
+from resift.evaluate.known import KnownDocuments, forget_documents
 from resift.evaluate.results import Latency, ScoreHistograms
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from resift.pools.job import Progress
     from resift.pools.reading import CandidatePool
     from resift.ranking import Scored
+    from resift.states.document_states import StatesCounts
 
 BINS = 30
 """Number of bins in a histogram of scores."""
@@ -39,19 +41,29 @@ class SystemRun:
     """the engine's result for each pool; empty unless the system is an artifact"""
     seconds: list[float] = field(default_factory=list)
     """seconds for each pool; empty if the system is not timed"""
+    known: KnownDocuments = field(default_factory=KnownDocuments)
+    """the pools of an artifact, each ranked again if a split graph has read it"""
     values: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     """by measure, a value for each pool; empty until the rankings are measured"""
 
     def add(self, pool: CandidatePool) -> None:
-        """Scores the next pool of the data."""
+        """Scores the next pool of the data, of whose documents nothing is in memory."""
+        forget_documents(self.scorer.reranker)
         start = time.perf_counter()
         columns = self.scorer.score(pool)
+        seconds = time.perf_counter() - start
         if self.scorer.is_timed:
-            self.seconds.append(time.perf_counter() - start)
+            self.seconds.append(seconds)
         self.keys.append(columns.keys)
         self.scores.append(columns.scores)
         if columns.scored is not None:
             self.scored.append(columns.scored)
+            self.known.add(columns.scored.states, seconds, lambda: self._states(pool))
+
+    def _states(self, pool: CandidatePool) -> StatesCounts | None:
+        """What is known of the pool's documents; it scores them."""
+        scored = self.scorer.score(pool).scored
+        return None if scored is None else scored.states
 
     def orders(self, size: int | None = None) -> list[NDArray[np.intp]]:
         """Positions of each pool's candidates, best first; of the first `size` candidates only (None: all)."""
@@ -107,7 +119,8 @@ def score_all(scorers: Sequence[Scorer], pools: Sequence[CandidatePool], progres
 
     The first system to score a pool changes from pool to pool, so that a change of the machine's speed affects all systems alike.
     Each system scores the first pool once beforehand, untimed. `progress` is called after each pool that all systems have scored,
-    with the pairs of all models together. Raises the exceptions of the systems.
+    with the pairs of all models together. A pool that a split graph reads is scored a second time, with its documents in memory.
+    Raises the exceptions of the systems.
     """
     runs = [SystemRun(scorer) for scorer in scorers]
     for scorer in scorers:

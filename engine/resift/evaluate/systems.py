@@ -15,6 +15,7 @@ from resift.artifact.manifest import RELEVANCE
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import InputError
 from resift.evaluate.cross_encoder import load_cross_encoder
+from resift.evaluate.known import with_room
 from resift.evaluate.scoresfile import read_scores
 from resift.files.names import path_text
 from resift.ranking import best_first
@@ -83,7 +84,10 @@ class GivenOrder:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactSystem:
-    """An artifact as `Reranker.load(source, settings=settings)` runs it."""
+    """An artifact as `Reranker.load(source, settings=settings)` runs it.
+
+    With document_cache "auto", the memory for documents is large enough for any pool; evaluations empty it before each.
+    """
 
     source: str | os.PathLike[str] | None = None
     settings: Settings = field(default_factory=Settings)
@@ -93,7 +97,7 @@ class ArtifactSystem:
     @contextmanager
     def open(self, pools: Sequence[CandidatePool]) -> Iterator[Scorer]:  # noqa: ARG002 - a System's
         """Loads the artifact. Raises like `Reranker.load`."""
-        with Reranker.load(self.source, settings=self.settings) as reranker:
+        with Reranker.load(self.source, settings=with_room(self.settings)) as reranker:
 
             def score(pool: CandidatePool) -> Columns:
                 scored = _wait(reranker.submit(pool.query, pool.documents))

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import signal
 import threading
 import time
 from collections import deque
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from resift import machine
 from resift.errors import InferenceError, InputError
+from resift.runtime.providers import versions
+from resift.states.layout import SHARDS, Header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from resift.reranker import Reranker
@@ -54,27 +58,29 @@ class _Chunk(NamedTuple):
     states: Future[Contents] | None
 
 
-def fill_store(
+def fill_store(  # noqa: PLR0913 - input, output, and who computes
     reranker: Reranker,
     documents: Iterable[str],
     writer: StoreWriter,
     *,
     workers: int = 1,
+    submit: Submit | None = None,
     progress: Callable[[Prepared], None] | None = None,
 ) -> Prepared:
     """Writes the states of those documents that the writer's shards lack. Equal documents are computed once.
 
     `documents`: texts, read as they are needed. `workers`: processes, each with a copy of the Reranker; 1 for this process alone.
-    `progress` is called when states were written, and for documents that are there already. If a document cannot be read, those
-    before it are written first. Raises InputError if the artifact has no split graph, InferenceError if a worker ends, and
-    OutputError if the store cannot be written.
+    `submit`: has the states of some texts computed elsewhere, by so many `workers`, as `contents` does. `progress` is called when
+    states were written, and for documents that are there already. If a document cannot be read, those before it are written first.
+    Raises InputError if the artifact has no split graph, InferenceError if a worker ends, and OutputError if the store cannot be
+    written.
     """
     require_states(reranker)
     filling = _Filling(reranker, writer, progress)
     chunks = _Chunks(documents)
-    with _executor(reranker, workers) as submit:
+    with _executor(reranker, workers) if submit is None else nullcontext(submit) as compute:
         for chunk in chunks:
-            filling.begin(chunk, submit)
+            filling.begin(chunk, compute)
             while filling.waiting > 2 * workers:
                 filling.end()
         while filling.waiting:
@@ -103,6 +109,30 @@ def require_states(reranker: Reranker) -> DocumentStates:
             "expected an artifact exported with one"
         )
     return reranker.document_states
+
+
+def contents(reranker: Reranker, texts: Sequence[str]) -> Contents:
+    """The digests of documents with the bytes of their states, computed anew."""
+    return [(digest, states.tobytes()) for digest, states in reranker.prepare(texts)]
+
+
+def header_of(reranker: Reranker, shards: int = SHARDS) -> Header:
+    """The header of what the Reranker computes. Raises InputError if its artifact has no split graph."""
+    states = require_states(reranker)
+    return Header(states.identity, states.size, shards, label_of(reranker))
+
+
+def label_of(reranker: Reranker) -> str:
+    """By what people know the states that the Reranker computes: the model, and what makes their bits."""
+    model = reranker.artifact.manifest.model
+    parts = [
+        f"{model.id}@{model.revision[:12]}" if model.revision else model.id,
+        reranker.precision,
+        f"onnxruntime {versions('onnxruntime')['onnxruntime']}",
+        platform.machine(),
+        *sorted(machine.instruction_sets()),
+    ]
+    return " ".join(parts)
 
 
 class _Filling:
@@ -187,7 +217,7 @@ def _executor(reranker: Reranker, workers: int) -> Iterator[Submit]:
     compute: Callable[[list[str]], Contents]
     if workers == 1:
         executor = ThreadPoolExecutor(1)
-        compute = partial(_contents, reranker)
+        compute = partial(contents, reranker)
     else:
         context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
         executor = ProcessPoolExecutor(workers, context, _begin_worker, (reranker,))
@@ -196,10 +226,6 @@ def _executor(reranker: Reranker, workers: int) -> Iterator[Submit]:
         yield lambda texts: executor.submit(compute, texts)
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def _contents(reranker: Reranker, texts: list[str]) -> Contents:
-    return [(digest, states.tobytes()) for digest, states in reranker.prepare(texts)]
 
 
 _reranker: Reranker | None = None
@@ -223,4 +249,4 @@ def _end_with(wait: Callable[[], None]) -> None:
 
 def _contents_here(texts: list[str]) -> Contents:
     assert _reranker is not None
-    return _contents(_reranker, texts)
+    return contents(_reranker, texts)

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resift import machine
-from resift.artifact.manifest import WEIGHTS_SUFFIX
 from resift.errors import ProviderError, first_line
 from resift.runtime import probe, providers, wheels
 from resift.runtime.providers import ORT_NAMES, runtime
@@ -120,11 +119,14 @@ class Sessions:
         return self._document_half(graph).run(inputs)
 
     def states_identity(self, graph: str) -> str:
-        """A digest of all that makes the bits of a split graph's states: its document half, and what computes it here."""
-        variant, files = self.variant(graph).document_half(), self._artifact.manifest.files
-        names = [variant.file, *(variant.weight_files() or [f"{variant.file}{WEIGHTS_SUFFIX}"])]
+        """A digest of all that makes the bits of a split graph's states: its document half, and what computes it here.
+
+        What the document half reads is in the digest of each document: the tokens, as the tokenizer gives them and as they are cut.
+        Raises ProviderError like `variant`, and ArtifactError if the half or its weights cannot be read.
+        """
+        variant = self.variant(graph).document_half()
         parts = {
-            "files": [files[name].sha256 for name in names if name in files],
+            "graph": self._artifact.graph_digest(variant),
             "precision": variant.precision,
             "onnxruntime": runtime().__version__,
             "provider": [self.provider, self._options],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -34,7 +35,7 @@ class SplitGraphs:
         """`graphs`: all of the artifact.
 
         A document has the tokens of a pair beyond the query's slot, whatever `Settings.max_length`, so that its states do not
-        depend on the query. Raises InputError like DocumentStates.
+        depend on the query. Raises InputError and ArtifactError like DocumentStates and, with a store, `Sessions.states_identity`.
         """
         self._graphs = {graph.name: graph for graph in graphs if graph.split is not None}
         self.splits = {
@@ -48,9 +49,10 @@ class SplitGraphs:
     def _open(self, sessions: Sessions, settings: ResolvedSettings) -> Iterable[tuple[str, DocumentStates]]:
         for name, split in self.splits.items():
             try:
-                identity = sessions.states_identity(name)
+                sessions.variant(name)
             except ProviderError:  # a call whose plan has the graph raises it
                 continue
+            identity = partial(sessions.states_identity, name)
             cache_bytes = settings.document_cache // len(self.splits)
             yield name, DocumentStates(identity, split.size, cache_bytes=cache_bytes, store=settings.store)
 

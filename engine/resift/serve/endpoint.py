@@ -17,6 +17,7 @@ from resift.serve.limits import Body, ClientDisconnected
 from resift.serve.logs import log
 from resift.serve.request import Refusal
 from resift.serve.service import IN_LOG
+from resift.states.document_states import StatesCounts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,6 +98,8 @@ class Endpoint:
             "tokens": sum(answer.tokens for answer in answers),
             "documents_cut": sum(answer.documents_cut for answer in answers),
         }
+        if counts := [answer.ranking.states for answer in answers if answer.ranking.states is not None]:
+            record.fields["states"] = StatesCounts(*map(sum, zip(*counts, strict=True)))._asdict()
         stages = _stages(answers[0])
         record.fields |= {name: round(seconds, 6) for name, seconds in stages.items()}
         return _write(api.write(decoded, answers), {**stages, "total": time.perf_counter() - began})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from resift.process import Lock
 from resift.states.cache import StatesCache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,17 +47,22 @@ class DocumentStates:
     store itself.
     """
 
-    def __init__(self, identity: str, size: int, *, cache_bytes: int, store: Path | None) -> None:
-        """`identity`: a digest of all that makes the bits of states: those of another identity are never found.
+    def __init__(self, identity: str | Callable[[], str], size: int, *, cache_bytes: int, store: Path | None) -> None:
+        """`identity`: a digest of all that makes the bits of states, or what computes it, which only a store needs.
 
         `size`: components of a token's state, one byte each. `cache_bytes`: bound of the memory; 0 for none. `store`: a folder that
         `resift prepare` fills, perhaps later. Raises InputError if it is not a folder, and ExtraError if Python has no sqlite3.
         """
-        self.identity, self.size = identity, size
+        self._find_identity, self.size = identity, size
         self._cache = StatesCache(cache_bytes)
-        self._store = None if store is None else _open(store, identity, size)
+        self._store = None if store is None else _open(store, self.identity, size)
         self._counts = [0, 0, 0]
         self._lock = Lock()
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of all that makes the bits of states: those of another identity are never found."""
+        return self._find_identity if isinstance(self._find_identity, str) else self._find_identity()
 
     @property
     def counts(self) -> StatesCounts:
@@ -92,6 +98,10 @@ class DocumentStates:
         self._cache.keep(
             ((owner, digest), np.ascontiguousarray(each, np.uint8).tobytes()) for digest, each in zip(digests, states, strict=True)
         )
+
+    def forget(self) -> None:
+        """Drops what is in memory, whoever owns it; the store stays."""
+        self._cache.clear()
 
     def close(self) -> None:
         """Frees the memory and closes the store: after it, all documents are new."""

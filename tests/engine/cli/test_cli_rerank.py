@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resift import RankedDocument, Ranking
+from resift.cli.main import main
 from resift.cli.rerank import SPACES, one_line, table
 from tests.conftest import worst_first
 from tests.support import children
@@ -36,6 +37,21 @@ def test_a_table_ranks_the_lines_of_a_file(artifact, reranker, file):
         "rank     score   line  document",
         *(row(rank, result) for rank, result in enumerate(ranking, 1)),
     ]
+
+
+def test_with_a_store_it_says_what_was_prepared(split_artifact, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", str(split_artifact), "--plan", "first-look"]
+    (tmp_path / "some.txt").write_bytes(b"".join(LINES.splitlines(keepends=True)[:3]))
+    (tmp_path / "all.txt").write_bytes(LINES)
+    (tmp_path / "pools.jsonl").write_text(json.dumps({"query": QUERY, "documents": DOCUMENTS * 2}))
+    assert main(["prepare", "some.txt", "--model", str(split_artifact), "--store", "states"]) == 0
+    capsys.readouterr()
+    for arguments in ([QUERY, "all.txt"], ["--pools", "pools.jsonl", "--out", "ranked.jsonl"]):
+        assert main(["rerank", *arguments, *options, "--store", "states"]) == 0
+        assert capsys.readouterr().err == "resift: states of documents: 3 prepared, 0 cached, 5 new\n"
+    assert main(["rerank", QUERY, "all.txt", *options]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("dash", [["-"], []], ids=["dash", "no FILE"])

@@ -37,7 +37,7 @@ class Machine:
 
     model = "pretended"
     token_budget = 256
-    follows_plan = False
+    follows_plan = reads_states = False
 
     def __init__(self, *, threads=(1, 2), precisions=("int8",), budgets=([128, 64], [512, 1024]), cost=None, is_perfect=True):
         self.threads, self.precisions, self._budgets = list(threads), precisions, budgets

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from resift import Reranker
 from resift.errors import InputError
 from tests.support import children, tiny
 from tests.support.commands import complaint, resift, running
@@ -51,6 +52,29 @@ def test_models_are_counted_apart(reranker, one_at_a_time):
     assert [served.metric("te_request_duration_count", model=name) for name in ("first", "second")] == [1, 2]
     assert served.metric("resift_request_documents_sum", model="second") == len(DOCUMENTS) + 2
     assert served.metric("resift_requests_total", model="", status="404") == 1
+
+
+def test_what_was_known_of_documents_is_in_the_log_and_in_the_metrics(split_artifact, log_records):
+    with Reranker.load(split_artifact, plan="first-look") as split, serving({"org/tiny": split}) as served:
+        known = ("prepared", "cached", "new")
+        before = [served.metric("resift_split_documents_total", states=states) for states in known]
+        for count in (3, 4):
+            assert served.post("/rerank", TEI | {"texts": DOCUMENTS[:count]}).status_code == 200
+        assert served.post("/score", {"text_1": [QUERY, "bread"], "text_2": DOCUMENTS[2:4]}).status_code == 200
+        after = [served.metric("resift_split_documents_total", states=states) for states in known]
+    found = [record.fields.get("states") for record in log_records if record.getMessage() == "request"]
+    assert found == [
+        {"prepared": 0, "cached": 0, "new": 3},
+        {"prepared": 0, "cached": 3, "new": 1},
+        None,  # scores are those of the full graph
+    ]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [0, 3, 4]
+
+
+def test_a_log_of_a_model_without_a_split_graph_says_nothing_of_states(reranker, log_records):
+    with serving({"org/tiny": reranker}) as served:
+        assert served.post("/rerank", TEI).status_code == 200
+    assert ["states" in record.fields for record in log_records if record.getMessage() == "request"] == [False]
 
 
 def test_metrics_need_a_key_unless_they_are_open(reranker):

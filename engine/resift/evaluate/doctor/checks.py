@@ -13,6 +13,7 @@ import numpy as np
 
 from resift.artifact.coverage import NO_SCRIPT, SHORTEST_CLASS, script_of
 from resift.evaluate.doctor import language
+from resift.evaluate.doctor.document_checks import not_prepared, preparing
 from resift.evaluate.doctor.label_checks import given_better, good_first, nothing_relevant, recall_ceiling, uncalibrated
 from resift.evaluate.doctor.severity import NOTE_SHARE, PROBLEM_SHARE, WARNING_SHARE, severity_of
 from resift.evaluate.lengths import shares_lost
@@ -259,6 +260,8 @@ CHECKS = (
     saturated_scores,
     uncalibrated,
     good_first,
+    not_prepared,
+    preparing,
 )
 """All checks; findings of equal severity are reported in this order."""
 

@@ -164,7 +164,11 @@ def _caution(difference: Difference | None, queries: int) -> list[str]:
 def _cost(system: SystemResult) -> str:
     if not system.latency_ms:
         return "Its latency was not measured."
-    return f"A pool takes {milliseconds(system.latency_ms.p50)} at the median and {milliseconds(system.latency_ms.p95)} at p95."
+    cost = f"A pool takes {milliseconds(system.latency_ms.p50)} at the median and {milliseconds(system.latency_ms.p95)} at p95."
+    known = system.documents and system.documents.known_latency_ms
+    if known:
+        cost += f" With the states of its documents in memory, it takes {milliseconds(known.p50)} and {milliseconds(known.p95)}."
+    return cost
 
 
 def _which(evaluation: Evaluation, systems: list[SystemResult]) -> str:

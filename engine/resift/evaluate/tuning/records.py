@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resift.evaluate.results import Latency, ResultRecord
+from resift.evaluate.results import DocumentFigures, Latency, ResultRecord
 from resift.settings import Settings
 
 
@@ -24,6 +24,8 @@ class Point(ResultRecord, frozen=True, kw_only=True):
     """whether it holds the budget with choice.MARGIN in both halves of the repeats; True without a budget"""
     is_on_frontier: bool
     """whether no other point is as fast (p95) and as good"""
+    documents: DocumentFigures | None = None
+    """of the chosen point and those on the frontier, if the plan has a split graph"""
 
 
 class Tuning(ResultRecord, frozen=True, kw_only=True):

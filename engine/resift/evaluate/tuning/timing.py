@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+import msgspec
 import numpy as np
 
 from resift import machine
 from resift.artifact.folder import Artifact
+from resift.evaluate.known import KnownDocuments, forget_documents, with_room
 from resift.pools.collection import rerank_pools
 from resift.reranker import Reranker
 from resift.runtime import providers
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from resift.evaluate.results import DocumentFigures
+    from resift.evaluate.tuning.records import Point
     from resift.pools.reading import CandidatePool
+    from resift.states.document_states import StatesCounts
 
     StageProgress = Callable[[str, int, int], None]
 
@@ -71,6 +77,8 @@ class Bench:
             self.precisions = (base_settings.precision,)
         self.follows_plan = str(first.plan_for()) != str(first.plan_for("full"))
         """whether calls of `rerank` follow a plan other than full"""
+        self.reads_states = any(graph.split is not None for graph in first.plan_for().graphs)
+        """whether the plan has a split graph"""
         max_threads = first.resolved.threads if providers.POLICIES[self.provider].is_concurrent else 1
         self.threads = [*(1 << power for power in range(max_threads.bit_length()) if 1 << power < max_threads), max_threads]
         """numbers of threads to try: powers of two, and the maximum"""
@@ -92,11 +100,24 @@ class Bench:
             yield [result.index for result in ranking]
 
     def milliseconds(self, settings: Settings, pool: CandidatePool) -> float:
-        """How long one call of `rerank` takes, tokenization included."""
-        reranker = self._open_reranker(settings, warm_up=pool)
+        """How long one call of `rerank` takes, tokenization included, with nothing of its documents in memory."""
+        return self._call(self._open_reranker(settings, warm_up=pool), pool)[0]
+
+    def document_figures(self, settings: Settings, pools: Sequence[CandidatePool]) -> DocumentFigures | None:
+        """What is known of the pools' documents, and how long calls take with all in memory; None if no split graph reads them."""
+        reranker, known = self._open_reranker(settings, warm_up=pools[0]), KnownDocuments()
+        for place, pool in enumerate(pools):
+            milliseconds, counts = self._call(reranker, pool)
+            known.add(counts, milliseconds / 1000, partial(_states, reranker, pool))
+            self.report("timing, documents known", place + 1, len(pools))
+        return known.figures()
+
+    def _call(self, reranker: Reranker, pool: CandidatePool) -> tuple[float, StatesCounts | None]:
+        """Milliseconds of a call with nothing of its documents in memory, and what was known of them."""
+        forget_documents(reranker)
         begin = time.perf_counter()
-        reranker.rerank(pool.query, pool.documents)
-        return (time.perf_counter() - begin) * 1000
+        counts = _states(reranker, pool)
+        return (time.perf_counter() - begin) * 1000, counts
 
     def close(self) -> None:
         """Frees the models; the next call loads one again."""
@@ -114,10 +135,10 @@ class Bench:
         if reranker is None:
             while len(self._rerankers) >= MAX_OPEN:
                 self._rerankers.pop(next(iter(self._rerankers))).close()
-            reranker = Reranker(self.artifact, settings=_without_memory(settings))
+            reranker = Reranker(self.artifact, settings=with_room(settings))
             for _ in range(0 if warm_up is None else WARM_UP):
                 assert warm_up is not None
-                reranker.rerank(warm_up.query, warm_up.documents)
+                self._call(reranker, warm_up)
         self._rerankers[settings] = reranker  # the most recently used is the last
         return reranker
 
@@ -182,14 +203,24 @@ def time_trials(
     return [np.array(rows) for rows in found]
 
 
+def with_documents(bench: Bench, points: Sequence[Point], chosen: int | None, pools: Sequence[CandidatePool]) -> list[Point]:
+    """The points with what is known of the pools' documents, for those on the frontier and the `chosen` one."""
+    found = list(points)
+    for row, point in enumerate(points):
+        if point.is_on_frontier or row == chosen:
+            figures = bench.document_figures(point.settings, [pool.first(point.candidates) for pool in pools])
+            found[row] = msgspec.structs.replace(point, documents=figures)
+    return found
+
+
 def share_within(milliseconds: Sequence[Sequence[float]] | NDArray[np.float64], budget_ms: float) -> float:
     """The share of all calls that took at most `budget_ms`."""
     return float(np.mean(np.asarray(milliseconds) <= budget_ms))
 
 
-def _without_memory(settings: Settings) -> Settings:
-    """With no memory for states, unless the settings say how much: a pool that is timed again has the same documents."""
-    return replace(settings, document_cache=0) if settings.document_cache == "auto" else settings
+def _states(reranker: Reranker, pool: CandidatePool) -> StatesCounts | None:
+    """Ranks a pool; what was known of its documents."""
+    return reranker.rerank(pool.query, pool.documents).states
 
 
 def _silent(stage: str, done: int, total: int) -> None:

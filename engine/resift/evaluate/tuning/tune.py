@@ -19,7 +19,7 @@ from resift.evaluate.significance import bootstrap_interval
 from resift.evaluate.tuning.choice import SEED, SHARE, Goal, choosable, frontier, quantile
 from resift.evaluate.tuning.quality import first_of, top_agreement
 from resift.evaluate.tuning.records import Check, Point, Tuning
-from resift.evaluate.tuning.timing import Bench, Trial, fastest, share_within, time_trials
+from resift.evaluate.tuning.timing import Bench, Trial, fastest, share_within, time_trials, with_documents
 from resift.inputs import check_count
 from resift.metrics import TOP
 from resift.settings import Settings
@@ -65,8 +65,9 @@ def tune(  # noqa: PLR0913 - each is an option of `resift tune`
     calls. `seed`: seed of the bootstrap. `report(stage, done, total)` is called as the work goes on.
 
     Of the points within noise of the best that rank no fewer candidates (`choosable`), the fastest is chosen. With a budget, it
-    must then hold the budget once more, with the model loaded again. Raises InputError if nothing can be measured, and otherwise
-    like `Reranker.load`.
+    must then hold the budget once more, with the model loaded again. Calls are timed with nothing of their documents in memory: a
+    split graph reads those in `settings.store` as prepared, and all others as new. Raises InputError if nothing can be measured,
+    and otherwise like `Reranker.load`.
     """
     goal = Goal(budget_ms=budget_ms, share=share, seed=seed)
     with Bench(source, settings or Settings(), report) as bench:
@@ -139,6 +140,8 @@ def tune_on(
     row = _choose(bench, points, quality, timed_pools, goal)
     if row is not None:
         points = _with_intervals(points, quality[row] - quality, goal.seed)
+    if bench.reads_states:
+        points = with_documents(bench, points, row, timed_pools)
     return Tuning(
         model=bench.model,
         machine=machine.description(),

@@ -1,4 +1,4 @@
-"""Ray: ranks Parquet files of pools with actors of Ray Data, and (in `serve`) runs the server on Ray Serve. Extra: ray."""
+"""Ray: actors rank Parquet files of pools, and prepare documents; `serve` runs the server on Ray Serve. Extra: ray."""
 
 from resift.errors import ExtraError
 
@@ -11,5 +11,6 @@ except ModuleNotFoundError as error:
     raise ExtraError(f"resift.integrations.ray needs {error.name}; install it with: pip install 'resift[ray]'") from error
 
 from resift.integrations.ray.data import Ranked, RankPools, rerank_parquet
+from resift.integrations.ray.prepare import fill_store
 
-__all__ = ["RankPools", "Ranked", "rerank_parquet"]
+__all__ = ["RankPools", "Ranked", "fill_store", "rerank_parquet"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,20 +14,18 @@ import ray.data
 from resift import errors
 from resift.errors import ArtifactError, InferenceError, InputError, ResiftError
 from resift.inputs import check_count
+from resift.integrations.ray.cluster import RETRIES, cluster, everywhere, for_actors, gpus, load_here, own_errors, room
 from resift.integrations.ray.parts import OutFolder, Part, find_sources, locate, read_rows, split
 from resift.integrations.ray.table import rank_batches
-from resift.reranker import Reranker
 from resift.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from resift.reranker import Reranker
+
 PART_POOLS = 500
 """Pools of a part: as many are ranked again after a worker was killed, and as many may remain for the last worker at the end."""
-OBJECT_STORE_BYTES = 1 << 28
-"""Size of the object store if this process starts Ray: only the names of parts go through it."""
-RETRIES = 5
-"""How often a part is restarted after its worker died. Ray Data retries forever by default, even if the part kills the worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,7 @@ class RankPools:
         max_candidates: int | None = None,
     ) -> None:
         """`model` and `settings`: as for `Reranker.load`. Raises like `Reranker.load`, and InputError for a count below 1."""
-        self._reranker = _load(model, settings or Settings())
+        self._reranker = load_here(model, settings or Settings())
         self._top_k = check_count("top_k", top_k)
         self._max_candidates = check_count("max_candidates", max_candidates)
 
@@ -108,16 +104,10 @@ def rerank_parquet(  # noqa: PLR0913 - input, output, model and options
     workers, part_pools = check_count("workers", workers), check_count("part_pools", part_pools)
     source, out = os.fspath(source), os.fspath(out)
     _check_apart(source, out)
-    settings = settings or Settings()
-    settings = replace(
-        settings,
-        threads=1 if settings.threads == "auto" else settings.threads,
-        provider="cpu" if settings.provider == "auto" else settings.provider,
-    )
-    model = str(Path(model).absolute()) if model and os.path.isdir(model) else model  # noqa: PTH112 - as in Artifact.find
+    settings, model = for_actors(settings or Settings()), everywhere(model)
     sources = find_sources(source)
     parts = split(sources, part_pools)
-    with _cluster(settings):
+    with cluster(settings):
         identity = _identity_of_a_worker(model, settings, top_k)
         inputs = {f"input {file.name}": f"{file.size} bytes, {file.rows} rows, modified {file.modified}" for file in sources}
         job = {"top_k": top_k, "max_candidates": max_candidates, "part_pools": part_pools} | identity | inputs
@@ -165,7 +155,7 @@ class _RankParts:
 
     @cached_property
     def _reranker(self) -> Reranker:
-        reranker = _load(self._task.model, self._task.settings)
+        reranker = load_here(self._task.model, self._task.settings)
         for name, value in _identity(reranker, self._task.job["top_k"]).items():
             if value != self._task.identity[name]:
                 raise ArtifactError(
@@ -194,7 +184,7 @@ def _run_actors(
 ) -> Iterator[dict[str, Any]]:
     """Yields the report on each part. Raises the ResiftError of the first part that fails, which ends the others."""
     # Each block is one part and each actor gets one block at a time: no part waits behind a slow one while another actor is idle.
-    size = min(workers or _room(task.settings), len(parts))
+    size = min(workers or room(task.settings), len(parts))
     reports = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
         actor,
         batch_size=1,
@@ -202,7 +192,7 @@ def _run_actors(
         compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
         fn_constructor_args=(task,),
         num_cpus=task.settings.threads,
-        num_gpus=_gpus(task.settings),
+        num_gpus=gpus(task.settings),
         max_task_retries=RETRIES,
     )
     try:
@@ -213,13 +203,6 @@ def _run_actors(
     except ray.exceptions.RayError as error:
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise InferenceError(f"Ray gave up a part ({reason}); finished parts are kept: run the same again to resume") from error
-
-
-def _load(model: str | None, settings: Settings) -> Reranker:
-    """A Reranker with a thread for each CPU that Ray gave this actor, unless the settings say how many."""
-    cpus = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
-    os.environ.setdefault("RAYON_NUM_THREADS", str(cpus))  # tokenization
-    return Reranker.load(model, settings=replace(settings, threads=cpus) if settings.threads == "auto" else settings)
 
 
 def _identity(reranker: Reranker, top_k: int | None) -> dict[str, Any]:
@@ -243,54 +226,12 @@ def _identity_of_a_worker(model: str | None, settings: Settings, top_k: int | No
     """The `_identity` of the model, loaded on a worker, because this machine may not be one of them."""
 
     def load() -> dict[str, Any]:
-        with _load(model, settings) as reranker:
+        with load_here(model, settings) as reranker:
             return _identity(reranker, top_k)
 
-    try:
-        identity: dict[str, Any] = ray.get(ray.remote(num_cpus=settings.threads, num_gpus=_gpus(settings))(load).remote())
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, ResiftError):
-            raise error.cause from None
-        raise
+    with own_errors():
+        identity: dict[str, Any] = ray.get(ray.remote(num_cpus=settings.threads, num_gpus=gpus(settings))(load).remote())
     return identity
-
-
-def _room(settings: Settings) -> int:
-    """The number of actors for which the machines of the cluster have CPUs and GPUs now, at least 1."""
-    needs = {"CPU": settings.threads, "GPU": _gpus(settings)}
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return max(1, sum(min(int(machine.get(name, 0) // need) for name, need in needs.items() if need) for machine in machines))
-
-
-def _gpus(settings: Settings) -> int:
-    return int(settings.provider in ("cuda", "tensorrt"))
-
-
-@contextmanager
-def _cluster(settings: Settings) -> Iterator[None]:
-    """Joins the cluster of this process or of RAY_ADDRESS, or starts one with room for a worker."""
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        try:
-            ray.init(address)
-        except ConnectionError as error:
-            raise InputError(f"no Ray cluster at RAY_ADDRESS={address}: {error}") from error
-    else:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
-    try:
-        room = ray.cluster_resources()
-        if not address and (room.get("CPU", 0) < settings.threads or room.get("GPU", 0) < _gpus(settings)):
-            raise InputError(
-                f"a worker needs {settings.threads} of this machine's {room.get('CPU', 0):g} CPUs and {_gpus(settings)} of its "
-                f"{room.get('GPU', 0):g} GPUs: ask for fewer threads or another provider, or join a cluster"
-            )
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _check_apart(source: str, out: str) -> None:
