@@ -30,17 +30,15 @@ def load(model, threads, plan="full", documents="new"):
     if store is None:
         return score, score_many
     atexit.register(store.cleanup)
-    return score, score_many, prepare_in(reranker, Path(store.name))
+    return score, score_many, preparing(reranker, Path(store.name))
 
 
-def prepare_in(reranker, folder):
+def preparing(reranker, folder):
     """A function that adds the documents of pools to the store in a folder."""
-    from resift.pools.preparation import fill_store, require_states
-    from resift.states.layout import SHARDS, Header
+    from resift.pools.preparation import fill_store, header_of
     from resift.states.writer import StoreWriter
 
-    states = require_states(reranker)
-    header = Header(states.identity, states.size, SHARDS)
+    header = header_of(reranker)
 
     def prepare(pools):
         with StoreWriter(folder, header) as writer:
