@@ -170,7 +170,7 @@ def test_pairs_are_updated_whole_up_to_the_first_bound_that_is_accepted(export, 
         ({2: 32, 3: 32, 4: 129}, (3, 32, [(2, 32), (3, 32), (4, 32)])),
         ({2: 32, 3: 64, 4: 64}, (4, 64, [(2, 32), (3, 32), (3, 64), (4, 64)])),
         ({2: 32, 3: 128, 4: 129}, (2, 32, [(2, 32), (3, 32), (3, 128), (4, 128)])),
-        ({2: 64, 3: 32, 4: 129}, (4 - 1, 64, [(2, 32), (2, 64), (3, 64), (4, 64)])),
+        ({2: 64, 3: 32, 4: 129}, (3, 64, [(2, 32), (2, 64), (3, 64), (4, 64)])),
         ({2: 192}, (None, None, [(2, 32)])),
     ],
     ids=["by layers", "longer", "too dear", "not shorter again", "none"],
@@ -204,7 +204,7 @@ def test_of_what_is_accepted_the_cheapest_on_the_gate_is_taken(needed, expected)
     ids=["sure", "unsure", "a number", "classes", "gate", "too few", "just enough", "too few for a number"],
 )
 def test_auto_has_to_be_sure_that_little_is_lost(losses, surely, needed):
-    judge = freeze.Judge("it", None, lambda models: None, lambda *_: losses, lambda found: [], surely, [])
+    judge = freeze.Judge("it", None, lambda models: None, lambda *_: losses, lambda found: [], surely, verdicts=[])
     assert judge.whole_up_to(FrozenModels({}, freeze.frozen_layers(2), 1)) == needed
     [verdict] = judge.verdicts
     assert ("refused" in verdict) == (needed > 32)
@@ -213,7 +213,7 @@ def test_auto_has_to_be_sure_that_little_is_lost(losses, surely, needed):
 def test_what_is_beyond_a_bound_of_the_gate_is_refused_unless_all_is():
     for before, after, needed in (([], ["fault"], 33), (["fault"], ["fault"], 32), (["fault"], [], 32)):
         faults = {"before": before, "after": after}.__getitem__
-        judge = freeze.Judge("it", "before", lambda models: "after", lambda *_: [loss(0.0)], faults, True, [])
+        judge = freeze.Judge("it", "before", lambda models: "after", lambda *_: [loss(0.0)], faults, surely=True, verdicts=[])
         assert judge.whole_up_to(FrozenModels({}, freeze.frozen_layers(2), 1)) == needed
 
 
@@ -430,6 +430,7 @@ def test_the_benchmark_measures_every_number_of_layers(export, source, tmp_path,
     assert {row["graph"] for row in found["classes"]} == {"full", "m2", "m3"}
     assert all(row["lower"] == 0 for row in found["classes"] if row["graph"] == "full" or row["up to"] <= 32)
     assert any(row["lower"] for row in found["classes"])
+    assert all(row["from"] <= row["lower"] <= row["to"] for row in found["classes"])
     assert [(row["candidates"], row["graph"], row["pools"]) for row in found["times"]] == [
         (5, graph, 2) for graph in ("full", "m2", "m3")
     ]
