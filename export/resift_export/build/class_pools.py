@@ -6,6 +6,7 @@ documents lowers the mean tau of the class by 0.012.
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
     from resift.encoding.tokenizer import PairTokenizer
 
-QUERIES, TOKENS = 40, 20_000
-"""Pools are made for a class until they have so many queries and tokens, or until there is one of each of the gate's."""
+QUERIES, TOKENS = 40, 40_000
+"""Pools are made for a class until they have so many queries and tokens, or until there are ROUNDS of each of the gate's."""
+ROUNDS = 3
+"""The maximum of pools for a class that are made of one of the gate's: of other lengths, with other words behind."""
 DOCUMENTS = 10
 """The maximum of a pool's documents."""
 LONGEST = 512
@@ -37,7 +40,7 @@ def class_pools(gate: Sequence[Pool], tokenizer: PairTokenizer, max_length: int,
     made, low = [], longer_than
     for end in (end for end in class_bounds(max_length) if longer_than < end <= LONGEST):
         generator, tokens, queries = np.random.default_rng(end), 0, set[str]()
-        for pool in gate:
+        for pool in chain.from_iterable(repeat(gate, ROUNDS)):
             documents = pool.documents[:DOCUMENTS]
             sizes = generator.integers(low + 1, end + 1, len(documents)) / per_word - len(pool.query.split())
             starts = generator.integers(0, len(words), len(documents))

@@ -134,6 +134,8 @@ class Judge:
         found = f"refused: {'; '.join(reasons)}" if reasons else f"accepted: {worst.summary()}"
         self.verdicts.append(f"{how.layers} layers of {self.what}, in pairs of more than {how.whole_up_to} tokens, {found}")
         log.info("freeze    %s", self.verdicts[-1])
+        for loss in losses:
+            log.info("            %s", loss.summary())
         return max([loss.up_to for loss in refused] + [how.whole_up_to + 1]) if reasons else how.whole_up_to
 
 
