@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from resift.encoding.tokenizer import PairTokenizer
 
 QUERIES, TOKENS = 40, 40_000
-"""Pools are made for a class until they have so many queries and tokens, or until there are ROUNDS of each of the gate's."""
+"""Pools are made for a class until they have so many queries, or one of each of the gate's pools was tried, and so many tokens."""
 ROUNDS = 3
 """The maximum of pools for a class that are made of one of the gate's: of other lengths, with other words behind."""
 DOCUMENTS = 10
@@ -40,7 +40,7 @@ def class_pools(gate: Sequence[Pool], tokenizer: PairTokenizer, max_length: int,
     made, low = [], longer_than
     for end in (end for end in class_bounds(max_length) if longer_than < end <= LONGEST):
         generator, tokens, queries = np.random.default_rng(end), 0, set[str]()
-        for pool in chain.from_iterable(repeat(gate, ROUNDS)):
+        for number, pool in enumerate(chain.from_iterable(repeat(gate, ROUNDS)), 1):
             documents = pool.documents[:DOCUMENTS]
             sizes = generator.integers(low + 1, end + 1, len(documents)) / per_word - len(pool.query.split())
             starts = generator.integers(0, len(words), len(documents))
@@ -54,7 +54,7 @@ def class_pools(gate: Sequence[Pool], tokenizer: PairTokenizer, max_length: int,
                 made.append(Pool(qid=f"{pool.qid}, up to {end} tokens", query=pool.query, documents=[text for text, _ in here]))
                 tokens += sum(length for _, length in here)
                 queries.add(pool.query)
-            if tokens >= TOKENS and len(queries) >= QUERIES:
+            if tokens >= TOKENS and (len(queries) >= QUERIES or number >= len(gate)):
                 break
         low = end
     return made

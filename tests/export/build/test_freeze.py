@@ -151,6 +151,7 @@ def test_auto_takes_the_last_number_of_layers_before_one_that_ranks_too_differen
 def test_pairs_are_updated_whole_up_to_the_first_bound_that_is_accepted(export, source, small_gate, home, monkeypatch):
     artifacts = export(3), export(None)
     cheapen(monkeypatch)
+    monkeypatch.setattr(freeze, "bounds_of", lambda before: [32, 64])
     lose(monkeypatch, lambda how: [loss(1.0, up_to=64, mean=1.0)] if how.whole_up_to < 64 else [loss(0.0)])
     out = convert(str(source), home / "out", Recipe(gate=small_gate, bounds=ANY, freeze=3))
     assert Artifact.open(out).manifest.full.frozen.whole_up_to == 64
@@ -313,11 +314,15 @@ def test_auto_freezes_nothing_where_two_layers_rank_too_differently(export):
 
 def test_auto_judges_alike_each_time(export, source, small_gate, home, monkeypatch):
     cheapen(monkeypatch)
-    monkeypatch.setattr(freeze, "MOST_LOSS", 0.3)
+    monkeypatch.setattr(freeze, "MOST_LOSS", 9.0)
+    monkeypatch.setattr(freeze.Freezer, "numbers", lambda self: range(2, 3))
     recipe, folders = Recipe(gate=small_gate, bounds=ANY, freeze="auto"), [home / "one", home / "two"]
     files = [{path.name: path.read_bytes() for path in convert(str(source), folder, recipe).iterdir()} for folder in folders]
     assert files[0] == files[1]
-    assert json.loads(files[0]["manifest.json"])["recipe"]["freeze_verdicts"]
+    manifest = json.loads(files[0]["manifest.json"])
+    [verdict] = manifest["recipe"]["freeze_verdicts"]
+    assert "accepted: tau of model.int8.frozen.onnx on" in verdict
+    assert manifest["graphs"][0]["frozen"]["layers"] == 2
 
 
 def test_bits_are_the_same_in_any_company(export):
