@@ -224,10 +224,16 @@ def by_class(
                     here = (low < tokens) & (tokens <= end)
                     if here.sum() >= LEAST_RANKED:
                         taus.setdefault(graph, []).append(kendall_tau(one[here], other[here]))
-        for graph, each in taus.items():
-            lower = np.subtract(taus[FULL], each)
+        for graph, of_pools in taus.items():
+            lower = np.subtract(taus[FULL], of_pools)
             interval = bootstrap_interval(lower[:, None])[:, 0].tolist()
-            row = {"up to": end, "graph": graph, "pools": len(each), "tau": float(np.mean(each)), "lower": float(lower.mean())}
+            row = {
+                "up to": end,
+                "graph": graph,
+                "pools": len(of_pools),
+                "tau": float(np.mean(of_pools)),
+                "lower": float(lower.mean()),
+            }
             rows.append(row | {"from": interval[0], "to": interval[1]})
         low = end
     return rows

@@ -16,7 +16,7 @@ from resift_export.build.contents import Contents
 from resift_export.build.draft import draft, feeds_of, levels_of, trace
 from resift_export.build.first_look import check_student, first_look_file
 from resift_export.build.fitting_rows import fitting_rows
-from resift_export.build.freeze import WHOLE_UP_TO, Freezer, Judge, check_freezable, choose_full, choose_look, frozen_layers
+from resift_export.build.freeze import WHOLE_UP_TO, Freezer, FrozenJudge, check_freezable, choose_full, choose_look, frozen_layers
 from resift_export.build.gate import certify, faults_of, references_of
 from resift_export.build.generated import GeneratedPairs
 from resift_export.build.look import look_models, look_references, trace_look, unwritten
@@ -232,9 +232,9 @@ class Export:
         what = self._what() if name == FULL else "the first look"
         return Freezer(models, levels, self._fitting_rows, what, scratch, self._report)
 
-    def _judge(self, what: str, before: Certificate, measure: Measure, losses: Losses) -> Judge:
+    def _judge(self, what: str, before: Certificate, measure: Measure, losses: Losses) -> FrozenJudge:
         surely = self._recipe.freeze == "auto"
-        return Judge(what, before, measure, losses, self.faults, surely, self.contents.verdicts)
+        return FrozenJudge(what, before, measure, losses, self.faults, surely, self.contents.verdicts)
 
     def look_further(self, certificate: Certificate) -> Certificate:
         """Compares the int8 files with the checkpoint on pairs that no gate lists; gives frozen graphs up if they fail there."""

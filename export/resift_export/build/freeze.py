@@ -101,7 +101,7 @@ class Freezer:
 
 
 @dataclass(frozen=True)
-class Judge:
+class FrozenJudge:
     """Judges frozen graphs by how much they lose, and keeps what it found in words."""
 
     what: str
@@ -139,7 +139,7 @@ class Judge:
         return max([loss.up_to for loss in refused] + [how.whole_up_to + 1]) if reasons else how.whole_up_to
 
 
-def choose_full(freezer: Freezer, requested: Requested, judge: Judge, operations: int) -> FrozenModels | None:
+def choose_full(freezer: Freezer, requested: Requested, judge: FrozenJudge, operations: int) -> FrozenModels | None:
     """The frozen graphs that take the place of the full ones, or those that plans may name; None if there are none.
 
     `operations`: those of the full ones, per token. `requested`: layers, or auto, which has none for plans.
@@ -151,7 +151,7 @@ def choose_full(freezer: Freezer, requested: Requested, judge: Judge, operations
     return chosen
 
 
-def choose_look(freezer: Freezer, requested: Requested, judge: Judge, operations: int) -> FrozenModels | None:
+def choose_look(freezer: Freezer, requested: Requested, judge: FrozenJudge, operations: int) -> FrozenModels | None:
     """The frozen first look that takes the place of the first look, as its recall allows, with at most the `requested` layers."""
     try:
         numbers = freezer.numbers(None if requested == "auto" else requested)

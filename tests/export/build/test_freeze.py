@@ -186,7 +186,7 @@ def test_of_what_is_accepted_the_cheapest_on_the_gate_is_taken(needed, expected)
         return max(needed[models.how.layers], models.how.whole_up_to)
 
     cost = freeze._cost_on(certificate, 100)
-    chosen = freeze._choose(freezer, [2, 3, 4], [32, 64, 128], whole_up_to, cost)  # type: ignore[return-value]
+    chosen = freeze._choose(freezer, [2, 3, 4], [32, 64, 128], whole_up_to, cost)
     assert (chosen and chosen.how.layers, chosen and chosen.how.whole_up_to, tried) == expected
 
 
@@ -205,16 +205,25 @@ def test_of_what_is_accepted_the_cheapest_on_the_gate_is_taken(needed, expected)
     ids=["sure", "unsure", "a number", "classes", "gate", "too few", "just enough", "too few for a number"],
 )
 def test_auto_has_to_be_sure_that_little_is_lost(losses, surely, needed):
-    judge = freeze.Judge("it", None, lambda models: None, lambda *_: losses, lambda found: [], surely, verdicts=[])
+    found = Certificate(bounds=ANY, agreement={}, pools=[])
+    judge = freeze.FrozenJudge("it", found, lambda models: found, lambda *_: losses, lambda found: [], surely, verdicts=[])
     assert judge.whole_up_to(FrozenModels({}, freeze.frozen_layers(2), 1)) == needed
     [verdict] = judge.verdicts
     assert ("refused" in verdict) == (needed > 32)
 
 
 def test_what_is_beyond_a_bound_of_the_gate_is_refused_unless_all_is():
-    for before, after, needed in (([], ["fault"], 33), (["fault"], ["fault"], 32), (["fault"], [], 32)):
-        faults = {"before": before, "after": after}.__getitem__
-        judge = freeze.Judge("it", "before", lambda models: "after", lambda *_: [loss(0.0)], faults, surely=True, verdicts=[])
+    before, after = (Certificate(bounds=ANY, agreement={}, pools=[], reference=name) for name in ("before", "after"))
+    for faulty, needed in ((["after"], 33), (["before", "after"], 32), (["before"], 32)):
+        judge = freeze.FrozenJudge(
+            "it",
+            before,
+            lambda models: after,
+            lambda *_: [loss(0.0)],
+            lambda found, names=faulty: [ParityError("fault")] * (found.reference in names),
+            surely=True,
+            verdicts=[],
+        )
         assert judge.whole_up_to(FrozenModels({}, freeze.frozen_layers(2), 1)) == needed
 
 
