@@ -443,9 +443,28 @@ def test_the_benchmark_measures_every_number_of_layers(export, source, tmp_path,
     assert [("less" in row, row["tau"] > 0) for row in found["files"]] == [(True, True)] * 3 + [(False, True)] * 3
     assert {row["graph"] for row in found["classes"]} == {"full", "m2", "m3"}
     assert all(row["lower"] == 0 for row in found["classes"] if row["graph"] == "full" or row["up to"] <= 32)
-    assert any(row["lower"] for row in found["classes"])
     assert all(row["from"] <= row["lower"] <= row["to"] for row in found["classes"])
     assert [(row["candidates"], row["graph"], row["pools"]) for row in found["times"]] == [
         (5, graph, 2) for graph in ("full", "m2", "m3")
     ]
     assert "| candidates | graph | pools | p50 ms |" in capsys.readouterr().out
+
+
+def test_the_benchmark_says_how_much_lower_tau_is_by_length_with_its_interval(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks import freeze as benchmark
+
+    exact, swapped = np.arange(5.0), np.array([1.0, 0.0, 2.0, 3.0, 4.0])
+    tokens = [np.full(5, 50)] * 8 + [np.full(5, 9)]
+    found = {
+        "full": benchmark.GraphLogits([exact] * 9, tokens),
+        "m2": benchmark.GraphLogits([exact, swapped] * 4 + [exact], tokens),
+    }
+    rows = benchmark.by_class({"file": [exact] * 9}, {"file": found}, [32, 64, 128])
+    assert [(row["up to"], row["graph"], row["pools"], row["tau"], row["lower"]) for row in rows] == [
+        (32, "full", 1, 1.0, 0.0),
+        (32, "m2", 1, 1.0, 0.0),
+        (64, "full", 8, 1.0, 0.0),
+        (64, "m2", 8, pytest.approx(0.9), pytest.approx(0.1)),
+    ]
+    assert 0 < rows[-1]["from"] < 0.1 < rows[-1]["to"] < 0.2
