@@ -25,8 +25,8 @@ LEAST_QUERIES = 20
 
 If none of 20 loses anything, then at most 3 / 20 of all queries do, at 95 % (the rule of three: Hanley and Lippman-Hand 1983,
 doi:10.1001/jama.1983.03330370053031). One exchange in a pool of ten costs 0.044 of its tau, and 0.15 x 0.044 is below 0.01.
-Of simulated losses whose true mean is 0.01, as exchanges make them, 3 to 8 % of samples of 40 queries are surely within 0.01, and 3 to
-17 % of samples of 20 or 30; of those whose true mean is 0.002, 81 and 55 to 64 %.
+Of simulated losses by single exchanges whose true mean is 0.01, 4 to 8 % of samples of 40 queries are surely within 0.01, and 3 to
+17 % of samples of 20 or 30; where the true mean is 0.002, 81 % and 55 to 64 % are.
 """
 
 
