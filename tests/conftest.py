@@ -188,8 +188,8 @@ def trace_once(loaded):
 
 
 def cheapen(patch: pytest.MonkeyPatch) -> None:
-    """Makes exports trace each checkpoint once, take the first range that they try, and generate few pairs."""
-    from resift_export.build import generated
+    """Makes exports trace each checkpoint once, take the first range that they try, and generate few pairs and few class pools."""
+    from resift_export.build import class_pools, generated, losses
     from resift_export.graph.trace import TRACERS
     from resift_export.int8 import ranges
 
@@ -198,6 +198,9 @@ def cheapen(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ranges, "CLIPS", (1.0,))
     patch.setattr(ranges, "MIGRATIONS", (0.0,))
     patch.setattr(generated, "GENERATED_PAIRS", 100)
+    patch.setattr(class_pools, "TOKENS", 2_000)
+    patch.setattr(class_pools, "QUERIES", 4)
+    patch.setattr(losses, "LEAST_QUERIES", 4)
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def add(commands: Commands) -> None:
         "--freeze",
         metavar="M",
         type=values.whole_or_auto(2),
-        help="update only the query's tokens in the last M layers; auto: as many as change the ranking little (default: none)",
+        help="update only the query's tokens in the last M layers; auto: as many as surely change little (default: none)",
     )
     command.add_argument(
         "--packed",

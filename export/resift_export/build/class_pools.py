@@ -6,6 +6,7 @@ documents lowers the mean tau of the class by 0.012.
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
 
     from resift.encoding.tokenizer import PairTokenizer
 
-TOKENS = 20_000
-"""Pools are made for a class until they have so many tokens, or until there is one of each of the gate's."""
-LONGEST = 256
+QUERIES, TOKENS = 40, 40_000
+"""Pools are made for a class until they have so many queries, or one of each of the gate's pools was tried, and so many tokens."""
+ROUNDS = 3
+"""The maximum of pools for a class that are made of one of the gate's: of other lengths, with other words behind."""
+DOCUMENTS = 10
+"""The maximum of a pool's documents."""
+LONGEST = 512
 """Tokens of the longest pair of the last class that pools are made for: longer ones would take too much time."""
 
 
@@ -34,20 +39,22 @@ def class_pools(gate: Sequence[Pool], tokenizer: PairTokenizer, max_length: int,
     per_word = _tokens_per_word(gate, tokenizer)
     made, low = [], longer_than
     for end in (end for end in class_bounds(max_length) if longer_than < end <= LONGEST):
-        generator, tokens = np.random.default_rng(end), 0
-        for pool in gate:
-            sizes = generator.integers(low + 1, end + 1, len(pool.documents)) / per_word - len(pool.query.split())
-            starts = generator.integers(0, len(words), len(pool.documents))
+        generator, tokens, queries = np.random.default_rng(end), 0, set[str]()
+        for number, pool in enumerate(chain.from_iterable(repeat(gate, ROUNDS)), 1):
+            documents = pool.documents[:DOCUMENTS]
+            sizes = generator.integers(low + 1, end + 1, len(documents)) / per_word - len(pool.query.split())
+            starts = generator.integers(0, len(words), len(documents))
             texts = [
                 " ".join([*text.split(), *words_again[start : start + end]][: max(0, int(size))])
-                for text, size, start in zip(pool.documents, sizes.tolist(), starts.tolist(), strict=True)
+                for text, size, start in zip(documents, sizes.tolist(), starts.tolist(), strict=True)
             ]
             lengths = tokenizer.encode(pool.query, texts).lengths
             here = [(text, length) for text, length in zip(texts, lengths.tolist(), strict=True) if low < length <= end]
             if len(here) >= LEAST_RANKED:
                 made.append(Pool(qid=f"{pool.qid}, up to {end} tokens", query=pool.query, documents=[text for text, _ in here]))
                 tokens += sum(length for _, length in here)
-            if tokens >= TOKENS:
+                queries.add(pool.query)
+            if tokens >= TOKENS and (len(queries) >= QUERIES or number >= len(gate)):
                 break
         low = end
     return made

@@ -52,6 +52,8 @@ class Contents:
         """its graphs, by file"""
         self.frozen_look: FrozenModels | None = None
         """what takes its place, or that of the first look that is copied"""
+        self.verdicts: list[str] = []
+        """what was found of frozen graphs, for the record"""
         self.look: WrittenModel | CopiedGraph | None = None
         """the first look that is in the folder"""
         self._frozen: FrozenGraphs | None = None
@@ -80,6 +82,7 @@ class Contents:
             is_forced=is_forced,
             first_look=self.look,
             frozen=self._frozen,
+            verdicts=self.verdicts,
             plan=plan,
         )
 

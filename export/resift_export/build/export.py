@@ -16,10 +16,11 @@ from resift_export.build.contents import Contents
 from resift_export.build.draft import draft, feeds_of, levels_of, trace
 from resift_export.build.first_look import check_student, first_look_file
 from resift_export.build.fitting_rows import fitting_rows
-from resift_export.build.freeze import WHOLE_UP_TO, Freezer, check_freezable, choose_full, choose_look, frozen_layers
+from resift_export.build.freeze import WHOLE_UP_TO, Freezer, FrozenJudge, check_freezable, choose_full, choose_look, frozen_layers
 from resift_export.build.gate import certify, faults_of, references_of
 from resift_export.build.generated import GeneratedPairs
 from resift_export.build.look import look_models, look_references, trace_look, unwritten
+from resift_export.build.losses import look_losses, tau_losses
 from resift_export.build.packed import packed_models
 from resift_export.build.reuse import check_reusable
 from resift_export.build.short import ShortModel, short_models, tokens_to_mend
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from resift.artifact.folder import Artifact
     from resift.errors import ParityError
     from resift_export.build.draft import Draft, TracedModel
+    from resift_export.build.freeze import Losses, Measure
     from resift_export.build.gate import ScoredBy
     from resift_export.build.graph_files import FrozenModels
     from resift_export.build.look import TracedLook
@@ -214,15 +216,15 @@ class Export:
             return certificate
         with self.clock.step("freeze"):
             freezer, before = self._freezer(FULL, levels), self._measure(by_class=True)
-            full = choose_full(freezer, requested, before, self._operations, self._measure_frozen, self.faults)
-            certificate = self._with_frozen(full)
+            judge = self._judge(freezer.what, before, self._measure_frozen, tau_losses)
+            certificate = self._with_frozen(choose_full(freezer, requested, judge, self._operations))
             look = self.contents.look
             if look is None or look.frozen is not None or look.split is not None:
                 return certificate
             look_levels = {first_look_file(file): each for file, each in levels.items()}
             freezer = self._freezer(FIRST_LOOK, look_levels)
-            chosen = choose_look(freezer, requested, certificate, self._operations, self._measure_frozen_look, self.faults)
-            return self._measure_frozen_look(chosen)
+            judge = self._judge(freezer.what, certificate, self._measure_frozen_look, look_losses)
+            return self._measure_frozen_look(choose_look(freezer, requested, judge, self._operations))
 
     def _freezer(self, name: str, levels: Mapping[str, int]) -> Freezer:
         """That of the full graphs or of the first look."""
@@ -230,13 +232,18 @@ class Export:
         what = self._what() if name == FULL else "the first look"
         return Freezer(models, levels, self._fitting_rows, what, scratch, self._report)
 
+    def _judge(self, what: str, before: Certificate, measure: Measure, losses: Losses) -> FrozenJudge:
+        surely = self._recipe.freeze == "auto"
+        return FrozenJudge(what, before, measure, losses, self.faults, surely, self.contents.verdicts)
+
     def look_further(self, certificate: Certificate) -> Certificate:
         """Compares the int8 files with the checkpoint on pairs that no gate lists; gives frozen graphs up if they fail there."""
         found = self._look_further(certificate)
         frozen = self.contents.frozen_models
         if frozen is None or not frozen.is_full or not self.faults(found) or self.faults(certificate):
             return found
-        log.info("freeze    given up: too many generated pairs are too far off")
+        self.contents.verdicts.append(f"{frozen.how.layers} layers, given up: too many generated pairs are too far off")
+        log.info("freeze    %s", self.contents.verdicts[-1])
         is_auto = self._recipe.freeze == "auto"
         return self._look_further(self._with_frozen(None if is_auto else frozen._replace(is_full=False)))
 

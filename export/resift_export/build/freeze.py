@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from resift.artifact.signature import Frozen
 from resift.errors import ExportError
-from resift.metrics import kendall_tau
-from resift_export.build.graph_files import FrozenModels, frozen_file
+from resift_export.build.graph_files import FrozenModels
 from resift_export.graph.fit import fit
 from resift_export.graph.freeze import Attentions, freeze
 from resift_export.int8.calibration import operations_of
@@ -27,10 +25,13 @@ if TYPE_CHECKING:
 
     from resift.artifact.certificate import Certificate
     from resift.errors import ParityError
+    from resift_export.build.losses import Loss
     from resift_export.graph.fit import CalibrationRow
     from resift_export.progress import Report
 
+    Requested = int | Literal["auto"]
     Measure = Callable[[FrozenModels], Certificate]
+    Losses = Callable[[Certificate, Certificate, Frozen], Sequence[Loss]]
     Faults = Callable[[Certificate], Sequence[ParityError]]
 
 WHOLE_UP_TO = 32
@@ -44,8 +45,9 @@ With eight callers of 50 pairs of DL 2019 each, a batch has 1.74 rows, as many a
 1.58, and with the query's own number 1.39. Of all tokens, 17 % are then updated, 13 % with 8, and 9 % without rounding.
 """
 MOST_LOSS = 0.01
-"""How much lower the mean Kendall tau may be in any length class, for a frozen graph to take the place of the full one; and the
-mean recall and tau of a first look, for a frozen one to take its place."""
+"""How much lower Kendall's tau may be on average, on the gate and in any length class, for a frozen graph to take the place of the
+full one; and the recall and the tau of a first look, for a frozen one to take its place. With auto, the whole 95 % interval of the
+mean has to be within it."""
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ def frozen_layers(last: int, *, whole_up_to: int = WHOLE_UP_TO) -> Frozen:
     return Frozen(layers=last, whole_up_to=whole_up_to, multiple=MULTIPLE)
 
 
-def check_freezable(model: ir.Model, requested: int | Literal["auto"], what: str) -> None:
+def check_freezable(model: ir.Model, requested: Requested, what: str) -> None:
     """Raises ExportError if that many last layers of the graph cannot be frozen; auto: the fewest. `what` names the model."""
     Attentions(model, what).projection(FEWEST_FROZEN if requested == "auto" else requested)
 
@@ -98,74 +100,92 @@ class Freezer:
         return self._last
 
 
-def choose_full(  # noqa: PLR0913 - what is tried, and how it is judged
-    freezer: Freezer,
-    requested: int | Literal["auto"],
-    before: Certificate,
-    operations: int,
-    measure: Measure,
-    faults: Faults,
-) -> FrozenModels | None:
+@dataclass(frozen=True)
+class FrozenJudge:
+    """Judges frozen graphs by how much they lose, and keeps what it found in words."""
+
+    what: str
+    """what is frozen"""
+    before: Certificate
+    """what is measured where nothing is frozen"""
+    measure: Measure
+    """the same of frozen models, on the same pools"""
+    losses: Losses
+    """between the two"""
+    faults: Faults
+    """the bounds that do not hold"""
+    surely: bool
+    """whether the losses' intervals have to be within MOST_LOSS, not only their means"""
+    verdicts: list[str]
+    """a line for each judgement"""
+
+    def whole_up_to(self, models: FrozenModels) -> int:
+        """Up to how many tokens pairs have to be updated whole, at least; as many as are now: the frozen models are accepted.
+
+        Where a length class loses too much, its pairs have to be; with a longer bound, it would lose the same until then.
+        """
+        how, after = models.how, self.measure(models)
+        losses = self.losses(self.before, after, how)
+        refused = [loss for loss in losses if not loss.is_within(MOST_LOSS, surely=self.surely)]
+        reasons = [loss.summary() for loss in refused]
+        if self.faults(after) and not self.faults(self.before):
+            reasons.append("a bound of the gate does not hold")
+        worst = max(losses, key=lambda loss: loss.high if self.surely else loss.mean)
+        found = f"refused: {'; '.join(reasons)}" if reasons else f"accepted: {worst.summary()}"
+        self.verdicts.append(f"{how.layers} layers of {self.what}, in pairs of more than {how.whole_up_to} tokens, {found}")
+        log.info("freeze    %s", self.verdicts[-1])
+        for loss in losses:
+            log.info("            %s", loss.summary())
+        return max([loss.up_to for loss in refused] + [how.whole_up_to + 1]) if reasons else how.whole_up_to
+
+
+def choose_full(freezer: Freezer, requested: Requested, judge: FrozenJudge, operations: int) -> FrozenModels | None:
     """The frozen graphs that take the place of the full ones, or those that plans may name; None if there are none.
 
-    `before`: what is measured of the full graphs; `operations`: theirs, per token. `requested`: layers, or auto, which has none for
-    plans. `measure`: what is measured of frozen graphs. `faults`: the bounds that do not hold.
+    `operations`: those of the full ones, per token. `requested`: layers, or auto, which has none for plans.
     """
-
-    def accepts(after: Certificate, how: Frozen) -> bool:
-        return may_replace(before, after, how) and not (faults(after) and not faults(before))
-
     numbers = freezer.numbers() if requested == "auto" else [requested]
-    chosen = _choose(freezer, numbers, bounds_of(before), measure, accepts, _cost_on(before, operations))
+    chosen = _choose(freezer, numbers, bounds_of(judge.before), judge.whole_up_to, _cost_on(judge.before, operations))
     if chosen is None and requested != "auto":
         return freezer.freeze(requested)._replace(is_full=False)
     return chosen
 
 
-def choose_look(  # noqa: PLR0913 - what is tried, and how it is judged
-    freezer: Freezer,
-    requested: int | Literal["auto"],
-    before: Certificate,
-    operations: int,
-    measure: Measure,
-    faults: Faults,
-) -> FrozenModels | None:
+def choose_look(freezer: Freezer, requested: Requested, judge: FrozenJudge, operations: int) -> FrozenModels | None:
     """The frozen first look that takes the place of the first look, as its recall allows, with at most the `requested` layers."""
-
-    def accepts(after: Certificate, how: Frozen) -> bool:
-        return may_replace_look(before, after, how) and not (faults(after) and not faults(before))
-
     try:
         numbers = freezer.numbers(None if requested == "auto" else requested)
     except ExportError as error:
         log.info("freeze    %s stays as it is: %s", freezer.what, error)
         return None
-    return _choose(freezer, numbers, [WHOLE_UP_TO], measure, accepts, _cost_on(before, operations))
+    return _choose(freezer, numbers, [WHOLE_UP_TO], judge.whole_up_to, _cost_on(judge.before, operations))
 
 
-def _choose(  # noqa: PLR0913 - what is tried, and how it is judged
+def _choose(
     freezer: Freezer,
     numbers: Sequence[int],
     bounds: Sequence[int],
-    measure: Measure,
-    accepts: Callable[[Certificate, Frozen], bool],
+    needed: Callable[[FrozenModels], int],
     cost: Callable[[FrozenModels], int],
 ) -> FrozenModels | None:
-    """The frozen models of the least `cost` among those that are accepted by what is measured of them; None if none is.
+    """The frozen models of the least `cost` among those that are accepted; None if none is.
 
     `numbers`: of layers, tried until one is not accepted. `bounds`: tokens of the longest pair that is updated whole, shortest
     first. For each number, the shortest bound is taken that is accepted, and is not shorter than that of the number before.
+    `needed`: up to how many tokens pairs have to be updated whole, at least; models that need no more than they do are accepted.
     """
     chosen, shortest = None, bounds[0]
     for layers in numbers:
         models = freezer.freeze(layers)
-        for whole_up_to in (bound for bound in bounds if bound >= shortest):
+        for whole_up_to in bounds:
+            if whole_up_to < shortest:
+                continue
             candidate = models._replace(how=frozen_layers(layers, whole_up_to=whole_up_to))
-            if accepts(measure(candidate), candidate.how):
+            shortest = needed(candidate)
+            if shortest <= whole_up_to:
                 break
         else:
             break
-        shortest = whole_up_to
         if chosen is None or cost(candidate) < cost(chosen):
             chosen = candidate
     return chosen
@@ -188,55 +208,3 @@ def _cost_on(before: Certificate, operations: int) -> Callable[[FrozenModels], i
         return sum(each * (operations if each <= models.how.whole_up_to else models.operations) for each in tokens)
 
     return cost
-
-
-def may_replace(before: Certificate, after: Certificate, how: Frozen) -> bool:
-    """Whether frozen graphs, measured `after`, rank so nearly like the full ones, measured `before`, that they take their place."""
-    losses = tau_losses(before, after)
-    worst = max(losses, key=losses.__getitem__)
-    log.info(
-        "freeze    %d layers of pairs of more than %d tokens: tau falls by at most %.4f, %s",
-        how.layers,
-        how.whole_up_to,
-        losses[worst],
-        worst,
-    )
-    return losses[worst] <= MOST_LOSS
-
-
-def tau_losses(before: Certificate, after: Certificate) -> dict[str, float]:
-    """By what is measured, how much lower the mean tau is in frozen graphs: overall, and in each length class that is covered."""
-    losses = {}
-    for file, agreement in before.agreement.items():
-        frozen = frozen_file(file)
-        losses[f"{frozen} on the gate"] = agreement.tau - after.agreement[frozen].tau
-        for one, other in zip(before.classes[file], after.classes[frozen], strict=True):
-            if one.tau is not None and other.tau is not None:
-                losses[f"{frozen} up to {one.up_to} tokens"] = one.tau - other.tau
-    return losses
-
-
-def may_replace_look(before: Certificate, after: Certificate, how: Frozen) -> bool:
-    """Whether a frozen first look, measured `after`, keeps and ranks nearly what the one measured `before` does."""
-    losses = look_losses(before, after)
-    worst = max(losses, key=losses.__getitem__)
-    log.info("freeze    %d layers of the first look: at most %.4f is lost, %s", how.layers, losses[worst], worst)
-    return losses[worst] <= MOST_LOSS
-
-
-def look_losses(before: Certificate, after: Certificate) -> dict[str, float]:
-    """How much a frozen first look loses, by what is measured: its recall, on average over its shares, and its mean tau.
-
-    The recall of ten documents is that of two: of the built-in gate, tau tells smaller losses.
-    """
-    losses = {}
-    for file, recalls in before.first_looks.items():
-        kept = [one.kept - other.kept for one, other in zip(recalls, after.first_looks[file], strict=True)]
-        losses[f"recall of {file}"] = float(np.mean(kept))
-        losses[f"tau of {file}"] = _tau(before, file) - _tau(after, file)
-    return losses
-
-
-def _tau(certificate: Certificate, file: str) -> float:
-    """The mean tau of a first look with the checkpoint, on the gate."""
-    return float(np.mean([kendall_tau(np.array(pool.checkpoint), np.array(pool.variants[file])) for pool in certificate.pools]))

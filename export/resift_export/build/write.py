@@ -53,11 +53,13 @@ def write(  # noqa: PLR0913 - everything that the artifact holds
     is_forced: bool,
     first_look: WrittenModel | CopiedGraph | None = None,
     frozen: FrozenGraphs | None = None,
+    verdicts: Sequence[str] = (),
     plan: str | None = None,
 ) -> Artifact:
     """Writes every file of the artifact except its graphs into `folder`, its manifest last, and opens the artifact.
 
-    `plan`: the plan, as text, of calls that have a top_k and name no plan.
+    `verdicts`: what was found of frozen graphs, for the record. `plan`: the plan, as text, of calls that have a top_k and name no
+    plan.
     """
     checkpoint = full.checkpoint
     all_graphs = {**full.graphs, **(first_look.graphs if first_look else {}), **(frozen.graphs if frozen else {})}
@@ -107,6 +109,7 @@ def write(  # noqa: PLR0913 - everything that the artifact holds
         | {name: entry for graph_files in all_graphs.values() for name, entry in graph_files.files.items()},
         recipe=recipe.record()
         | ({} if first_look is None else dict(_first_look_record(first_look)))
+        | ({"freeze_verdicts": [*verdicts]} if verdicts else {})
         | ({"kept": full.reused_from} if full.reused_from else {}),
         forced=is_forced,
         versions=versions(*LIBRARIES),

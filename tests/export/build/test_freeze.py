@@ -11,13 +11,14 @@ import pytest
 
 from resift import ExportError, InputError, ParityError, Reranker, Settings
 from resift.artifact.agreement import Bounds
-from resift.artifact.certificate import Certificate, CertifiedPool, FirstLookRecall
+from resift.artifact.certificate import Certificate
 from resift.artifact.coverage import ClassAgreement
 from resift.artifact.folder import Artifact
 from resift.artifact.manifest import EXTENDED_FORMAT
 from resift.cli.main import main
-from resift_export.build import class_pools, freeze
+from resift_export.build import freeze
 from resift_export.build.graph_files import FrozenModels
+from resift_export.build.losses import Loss
 from resift_export.checkpoint import load as checkpoints
 from resift_export.convert import convert
 from resift_export.distill.student import student_of
@@ -69,7 +70,6 @@ def export(source, small_gate, tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 cheapen(patch)
                 patch.setattr(freeze, "MOST_LOSS", most_loss)
-                patch.setattr(class_pools, "TOKENS", 2_000)
                 recipe = Recipe(gate=small_gate, bounds=ANY, freeze=asked, **more)
                 made[key] = convert(
                     str(source),
@@ -120,23 +120,39 @@ def test_what_ranks_too_differently_is_left_to_plans_that_name_it(export):
         assert str(left.plan_for("frozen:2,full")) == "frozen:2,full"
 
 
-def test_auto_takes_the_last_number_of_layers_before_one_that_ranks_too_differently(export, monkeypatch):
-    losses = {2: 0.001, 3: 0.01, 4: 0.0101}
-    monkeypatch.setattr(freeze, "may_replace", lambda before, after, how: losses[how.layers] <= 0.01)
-    assert Artifact.open(export("auto")).manifest.full.frozen.layers == 3
+def loss(high, up_to=0, mean=0.0):
+    """A loss over queries enough."""
+    return Loss("tau", up_to, 40, mean, mean - high, high)
+
+
+def lose(monkeypatch, tau=lambda how: [loss(0.0)], look=lambda how: [loss(0.0)]):
+    """Makes exports lose what `tau` and `look` give of how it is frozen."""
+    monkeypatch.setattr("resift_export.build.export.tau_losses", lambda before, after, how: tau(how))
+    monkeypatch.setattr("resift_export.build.export.look_losses", lambda before, after, how: look(how))
+
+
+def test_auto_takes_the_last_number_of_layers_before_one_that_ranks_too_differently(export, monkeypatch, capsys):
+    highs = {2: 0.001, 3: 0.01, 4: 0.0101}
+    lose(monkeypatch, lambda how: [loss(highs[how.layers])])
+    folder = export("auto", 0.01)
+    assert Artifact.open(folder).manifest.full.frozen.layers == 3
     generated = [step for step in export.steps if step.endswith("on generated pairs")]
     assert generated == ["reference on generated pairs", "verify model.int8.frozen.onnx on generated pairs"], (
         "once, for what is taken"
     )
     assert export.steps.count("verify model.int8.onnx") == 2, "on the gate, and on pools of each length class"
     assert export.steps.count("verify model.int8.frozen.onnx") == 3, "one for each number of layers that was tried"
+    assert main(["info", str(folder), "--all"]) == 0
+    printed = capsys.readouterr().out
+    assert "3 layers of BertForSequenceClassification" in printed
+    assert "refused: tau falls by 0.0000 [-0.0101, 0.0101] over 40 queries" in printed
 
 
 def test_pairs_are_updated_whole_up_to_the_first_bound_that_is_accepted(export, source, small_gate, home, monkeypatch):
     artifacts = export(3), export(None)
     cheapen(monkeypatch)
     monkeypatch.setattr(freeze, "bounds_of", lambda before: [32, 64])
-    monkeypatch.setattr(freeze, "may_replace", lambda before, after, how: how.whole_up_to == 64)
+    lose(monkeypatch, lambda how: [loss(1.0, up_to=64, mean=1.0)] if how.whole_up_to < 64 else [loss(0.0)])
     out = convert(str(source), home / "out", Recipe(gate=small_gate, bounds=ANY, freeze=3))
     assert Artifact.open(out).manifest.full.frozen.whole_up_to == 64
     with Reranker.load(out) as longer, Reranker.load(artifacts[0]) as shorter, Reranker.load(artifacts[1]) as plain:
@@ -150,28 +166,65 @@ def test_pairs_are_updated_whole_up_to_the_first_bound_that_is_accepted(export, 
 
 
 @pytest.mark.parametrize(
-    ("accepted", "expected"),
+    ("needed", "expected"),
     [
-        ({2: 32, 3: 32}, (3, 32, [(2, 32), (3, 32), (4, 32), (4, 64), (4, 128)])),
+        ({2: 32, 3: 32, 4: 129}, (3, 32, [(2, 32), (3, 32), (4, 32)])),
         ({2: 32, 3: 64, 4: 64}, (4, 64, [(2, 32), (3, 32), (3, 64), (4, 64)])),
-        ({2: 64, 3: 32}, (2, 64, [(2, 32), (2, 64), (3, 64), (3, 128)])),
-        ({2: 32, 3: 128}, (2, 32, [(2, 32), (3, 32), (3, 64), (3, 128), (4, 128)])),
-        ({}, (None, None, [(2, 32), (2, 64), (2, 128)])),
+        ({2: 32, 3: 128, 4: 129}, (2, 32, [(2, 32), (3, 32), (3, 128), (4, 128)])),
+        ({2: 64, 3: 32, 4: 129}, (3, 64, [(2, 32), (2, 64), (3, 64), (4, 64)])),
+        ({2: 192}, (None, None, [(2, 32)])),
     ],
-    ids=["by layers", "longer", "not shorter again", "too dear", "none"],
+    ids=["by layers", "longer", "too dear", "not shorter again", "none"],
 )
-def test_of_what_is_accepted_the_cheapest_on_the_gate_is_taken(accepted, expected):
+def test_of_what_is_accepted_the_cheapest_on_the_gate_is_taken(needed, expected):
     """Three pairs, of 40, 100 and 100 tokens; a frozen token costs 100 - 10 a layer, another 100."""
     tried, certificate = [], SimpleNamespace(pools=[SimpleNamespace(tokens=[40, 100]), SimpleNamespace(tokens=[100])])
     freezer = SimpleNamespace(freeze=lambda layers: FrozenModels({}, freeze.frozen_layers(layers), 100 - 10 * layers))
 
-    def accepts(after, how):
-        tried.append((how.layers, how.whole_up_to))
-        return accepted.get(how.layers) == how.whole_up_to
+    def whole_up_to(models):
+        tried.append((models.how.layers, models.how.whole_up_to))
+        return max(needed[models.how.layers], models.how.whole_up_to)
 
     cost = freeze._cost_on(certificate, 100)
-    chosen = freeze._choose(freezer, [2, 3, 4], [32, 64, 128], lambda models: models, accepts, cost)  # type: ignore[return-value]
+    chosen = freeze._choose(freezer, [2, 3, 4], [32, 64, 128], whole_up_to, cost)
     assert (chosen and chosen.how.layers, chosen and chosen.how.whole_up_to, tried) == expected
+
+
+@pytest.mark.parametrize(
+    ("losses", "surely", "needed"),
+    [
+        ([loss(0.01), loss(0.01, 64)], True, 32),
+        ([loss(0.01), loss(0.0101, 64, mean=0.001)], True, 64),
+        ([loss(0.01), loss(0.0101, 64, mean=0.001)], False, 32),
+        ([loss(0.01), loss(0.02, 64, mean=0.011), loss(0.02, 128, mean=0.011)], False, 128),
+        ([loss(0.0101, mean=0.001), loss(0.0, 64)], True, 33),
+        ([loss(0.01), loss(0.0, 64)._replace(queries=19)], True, 64),
+        ([loss(0.01), loss(0.0, 64)._replace(queries=20)], True, 32),
+        ([loss(0.01), loss(0.9, 64, mean=0.9)._replace(queries=19)], False, 32),
+    ],
+    ids=["sure", "unsure", "a number", "classes", "gate", "too few", "just enough", "too few for a number"],
+)
+def test_auto_has_to_be_sure_that_little_is_lost(losses, surely, needed):
+    found = Certificate(bounds=ANY, agreement={}, pools=[])
+    judge = freeze.FrozenJudge("it", found, lambda models: found, lambda *_: losses, lambda found: [], surely, verdicts=[])
+    assert judge.whole_up_to(FrozenModels({}, freeze.frozen_layers(2), 1)) == needed
+    [verdict] = judge.verdicts
+    assert ("refused" in verdict) == (needed > 32)
+
+
+def test_what_is_beyond_a_bound_of_the_gate_is_refused_unless_all_is():
+    before, after = (Certificate(bounds=ANY, agreement={}, pools=[], reference=name) for name in ("before", "after"))
+    for faulty, needed in ((["after"], 33), (["before", "after"], 32), (["before"], 32)):
+        judge = freeze.FrozenJudge(
+            "it",
+            before,
+            lambda models: after,
+            lambda *_: [loss(0.0)],
+            lambda found, names=faulty: [ParityError("fault")] * (found.reference in names),
+            surely=True,
+            verdicts=[],
+        )
+        assert judge.whole_up_to(FrozenModels({}, freeze.frozen_layers(2), 1)) == needed
 
 
 def test_a_bound_leaves_pairs_by_which_the_gate_judges_frozen_ones():
@@ -216,25 +269,10 @@ def test_a_first_look_whose_recall_falls_stays_as_it_is(export, student):
     ]
 
 
-def test_a_first_look_loses_recall_or_order():
-    def certificate(logits, kept):
-        pool = {"qid": "1", "query": "", "documents": list("abc"), "labels": None, "checkpoint": [3.0, 2.0, 1.0]}
-        pools = [CertifiedPool(**pool, variants={"look.onnx": logits})]
-        recalls = {"look.onnx": [FirstLookRecall(look=0.2, kept=kept), FirstLookRecall(look=0.3, kept=1.0)]}
-        return Certificate(bounds=ANY, agreement={}, pools=pools, first_looks=recalls)
-
-    before = certificate([3.0, 2.0, 1.0], 0.9)
-    losses = [freeze.look_losses(before, certificate(*after)) for after in (([3.0, 1.0, 2.0], 0.9), ([3.0, 2.0, 1.0], 0.88))]
-    assert [list(each.values()) for each in losses] == [[0.0, pytest.approx(2 / 3)], [pytest.approx(0.01), 0.0]]
-    assert not freeze.may_replace_look(before, certificate([3.0, 1.0, 2.0], 1.0), freeze.frozen_layers(2))
-    assert freeze.may_replace_look(before, before, freeze.frozen_layers(2))
-
-
 @pytest.mark.slow
 def test_a_first_look_that_is_kept_is_frozen_and_then_kept_frozen(export, student, monkeypatch):
     """Without its checkpoint: what is frozen is fitted to the graph itself."""
-    monkeypatch.setattr(freeze, "may_replace", lambda before, after, how: False)
-    monkeypatch.setattr(freeze, "may_replace_look", lambda before, after, how: True)
+    lose(monkeypatch, lambda how: [loss(99.0)])
     plain, made = export(None, first_look=student), export("auto", first_look=student)
     kept = export("auto", keep=str(plain))
     for folder in (made, kept, export("auto", keep=str(kept)), export(None, keep=str(kept))):
@@ -281,6 +319,19 @@ def test_auto_freezes_nothing_where_two_layers_rank_too_differently(export):
     folder = export("auto", -1.0)
     assert json.loads((folder / "manifest.json").read_text())["format"] == EXTENDED_FORMAT - 1
     assert not list(folder.glob("*frozen*"))
+
+
+def test_auto_judges_alike_each_time(export, source, small_gate, home, monkeypatch):
+    cheapen(monkeypatch)
+    monkeypatch.setattr(freeze, "MOST_LOSS", 9.0)
+    monkeypatch.setattr(freeze.Freezer, "numbers", lambda self: range(2, 3))
+    recipe, folders = Recipe(gate=small_gate, bounds=ANY, freeze="auto"), [home / "one", home / "two"]
+    files = [{path.name: path.read_bytes() for path in convert(str(source), folder, recipe).iterdir()} for folder in folders]
+    assert files[0] == files[1]
+    manifest = json.loads(files[0]["manifest.json"])
+    [verdict] = manifest["recipe"]["freeze_verdicts"]
+    assert "accepted: tau of model.int8.frozen.onnx on" in verdict
+    assert manifest["graphs"][0]["frozen"]["layers"] == 2
 
 
 def test_bits_are_the_same_in_any_company(export):
@@ -392,8 +443,28 @@ def test_the_benchmark_measures_every_number_of_layers(export, source, tmp_path,
     assert [("less" in row, row["tau"] > 0) for row in found["files"]] == [(True, True)] * 3 + [(False, True)] * 3
     assert {row["graph"] for row in found["classes"]} == {"full", "m2", "m3"}
     assert all(row["lower"] == 0 for row in found["classes"] if row["graph"] == "full" or row["up to"] <= 32)
-    assert any(row["lower"] for row in found["classes"])
+    assert all(row["from"] <= row["lower"] <= row["to"] for row in found["classes"])
     assert [(row["candidates"], row["graph"], row["pools"]) for row in found["times"]] == [
         (5, graph, 2) for graph in ("full", "m2", "m3")
     ]
     assert "| candidates | graph | pools | p50 ms |" in capsys.readouterr().out
+
+
+def test_the_benchmark_says_how_much_lower_tau_is_by_length_with_its_interval(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks import freeze as benchmark
+
+    exact, swapped = np.arange(5.0), np.array([1.0, 0.0, 2.0, 3.0, 4.0])
+    tokens = [np.full(5, 50)] * 8 + [np.full(5, 9)]
+    found = {
+        "full": benchmark.GraphLogits([exact] * 9, tokens),
+        "m2": benchmark.GraphLogits([exact, swapped] * 4 + [exact], tokens),
+    }
+    rows = benchmark.by_class({"file": [exact] * 9}, {"file": found}, [32, 64, 128])
+    assert [(row["up to"], row["graph"], row["pools"], row["tau"], row["lower"]) for row in rows] == [
+        (32, "full", 1, 1.0, 0.0),
+        (32, "m2", 1, 1.0, 0.0),
+        (64, "full", 8, 1.0, 0.0),
+        (64, "m2", 8, pytest.approx(0.9), pytest.approx(0.1)),
+    ]
+    assert 0 < rows[-1]["from"] < 0.1 < rows[-1]["to"] < 0.2
