@@ -419,24 +419,31 @@ def test_each_weight_of_the_document_half_is_in_the_identity_of_states(split_art
     import onnx
 
     copy = shutil.copytree(split_artifact, tmp_path / "copy")
-    artifact = Artifact.open(copy)
-    [graph] = [graph for graph in artifact.manifest.graphs if graph.split is not None]
-    variant = next(each for each in graph.variants if each.precision == "int8")
-    half = variant.document_half()
-    right = artifact.graph_digest(half)
+    [graph] = [graph for graph in Artifact.open(copy).manifest.graphs if graph.split is not None]
+    half = next(each for each in graph.variants if each.precision == "int8").document_half()
+    right = Artifact.open(copy).graph_digest(half)
     model = onnx.load(copy / half.file, load_external_data=False)
     places = [{entry.key: entry.value for entry in tensor.external_data} for tensor in model.graph.initializer]
     shared = [place for place in places if place]
     assert {place["location"] for place in shared} == set(half.weight_files())
     for place in shared:
-        path, offset = copy / place["location"], int(place["offset"]) + int(place["length"]) - 1
-        content = bytearray(path.read_bytes())
+        content = bytearray((copy / place["location"]).read_bytes())
+        offset = int(place["offset"]) + int(place["length"]) - 1
         content[offset] ^= 1
-        path.write_bytes(content)
-        assert artifact.graph_digest(half) != right
+        rewrite(copy, place["location"], bytes(content))
+        assert Artifact.open(copy).graph_digest(half) != right
         content[offset] ^= 1
-        path.write_bytes(content)
-    assert artifact.graph_digest(half) == right
+        rewrite(copy, place["location"], bytes(content))
+    assert Artifact.open(copy).graph_digest(half) == right
+
+
+def test_files_that_were_exchanged_under_a_loaded_model_give_no_identity(integer_artifact, tmp_path):
+    """States that the loaded model computes would be kept as those of another."""
+    copy = shutil.copytree(integer_artifact, tmp_path / "copy")
+    with Reranker.load(copy) as reranker:
+        rewrite(copy, DOCUMENT_FILE, split_graphs.document_half().replace(b"half", b"both"))
+        with pytest.raises(ArtifactError, match="was changed or damaged"):
+            _ = reranker.document_states.identity
 
 
 def test_a_load_without_a_store_reads_no_weights_for_the_identity(integer_artifact, tmp_path, monkeypatch):

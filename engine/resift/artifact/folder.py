@@ -172,12 +172,15 @@ class Artifact:
     def graph_digest(self, variant: Variant) -> str:
         """What tells the variant's graph from any other, whichever of the files hold its weights; see `digest_graph`.
 
-        Raises ArtifactError if a file cannot be read, or like `read_graph` if the graph is refused.
+        Raises ArtifactError if a file cannot be read or is no longer what the manifest says, as its digest would be that of
+        another graph than the one which is loaded; and like `read_graph` if the graph is refused.
         """
         names = self._weights_of(variant)
-        content = self._map_file(variant.file)
+        content, weights = self._map_file(variant.file), {name: self._map_file(name) for name in names}
+        for name in (variant.file, *names):
+            self._check_hash(name)
         self._check_graph(content, variant, names)
-        return digest_graph(content, {name: self._map_file(name) for name in names})
+        return digest_graph(content, weights)
 
     def _weights_of(self, variant: Variant) -> list[str]:
         """The names of the other files that hold weights of the variant's graph."""
@@ -202,7 +205,7 @@ class Artifact:
         return on_disk._replace(content=externalize_weights(view, path.name))
 
     def _map_file(self, name: str) -> memoryview:
-        """The content of one of its files, which is not compared with its hash. Raises ArtifactError if it cannot be mapped."""
+        """The content of one of its files, not compared with its hash. Raises ArtifactError if it cannot be mapped."""
         path = self.folder / name
         try:
             with path.open("rb") as file:
