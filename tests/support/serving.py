@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from contextlib import contextmanager
@@ -22,12 +23,13 @@ TIMES = dict.fromkeys(("header_seconds", "body_seconds", "write_seconds", "reque
 
 
 class Served:
-    """A running server: `client` asks it, `service` is what it runs."""
+    """A running server: `client` asks it, `service` is what it runs, in `thread`."""
 
-    def __init__(self, service, running, port):
+    def __init__(self, service, running, port, thread):
         self.service = service
         self.running = running
         self.port = port
+        self.thread = thread
         self.url = f"http://127.0.0.1:{port}"
         # A connection a request: none is kept for the server to close while the next request is on its way.
         self.client = httpx.Client(base_url=self.url, timeout=TIMEOUT, limits=httpx.Limits(max_keepalive_connections=0))
@@ -47,6 +49,12 @@ class Served:
         loop = self.running.servers[0].get_loop()
         time = loop.time
         loop.call_soon_threadsafe(setattr, loop, "time", lambda: time() + seconds)
+
+    def logged(self, records: list[logging.LogRecord]) -> list[dict]:
+        """The fields of this server's requests among `records`. Another one may still write those that it has answered."""
+        return [
+            record.fields for record in records if record.thread == self.thread.ident and record.getMessage() == "request"
+        ]
 
     def statuses(self) -> set[str]:
         """The statuses of all answers."""
@@ -71,7 +79,7 @@ def serving(rerankers, names=(), *, strict=False, **settings):
         running = build_server(config, service)
         thread = threading.Thread(target=running.run, args=([listening],))
         thread.start()
-        served = Served(service, running, listening.getsockname()[1])
+        served = Served(service, running, listening.getsockname()[1], thread)
         try:
             yield served
         finally:
