@@ -32,13 +32,8 @@ POOLS = 4
 
 
 @pytest.fixture(scope="module")
-def split(split_artifact):
-    return split_artifact
-
-
-@pytest.fixture(scope="module")
-def reranker(split):
-    with Reranker.load(split) as loaded:
+def reranker(split_artifact):
+    with Reranker.load(split_artifact) as loaded:
         yield loaded
 
 
@@ -83,13 +78,13 @@ def first_texts(dataset, count=3):
 # Evaluations
 
 
-def test_documents_are_counted_and_both_ways_are_timed(split, data, prepared):
+def test_documents_are_counted_and_both_ways_are_timed(split_artifact, data, prepared):
     store = prepared(first_texts(data))
     systems = [
-        ArtifactSystem(split, Settings(plan=LOOK), name="new"),
-        ArtifactSystem(split, Settings(plan=LOOK, store=store), name="some prepared"),
-        ArtifactSystem(split, name="full"),
-        ArtifactSystem(split, Settings(plan=LOOK, document_cache=100), name="no room"),
+        ArtifactSystem(split_artifact, Settings(plan=LOOK), name="new"),
+        ArtifactSystem(split_artifact, Settings(plan=LOOK, store=store), name="some prepared"),
+        ArtifactSystem(split_artifact, name="full"),
+        ArtifactSystem(split_artifact, Settings(plan=LOOK, document_cache=100), name="no room"),
     ]
     given, new, some, full, small = evaluate(data, systems).systems
     assert given.documents is full.documents is None
@@ -100,14 +95,14 @@ def test_documents_are_counted_and_both_ways_are_timed(split, data, prepared):
     assert new.per_query == some.per_query == small.per_query != full.per_query
 
 
-def test_a_document_that_comes_back_is_new_in_every_pool(split, tmp_path):
+def test_a_document_that_comes_back_is_new_in_every_pool(split_artifact, tmp_path):
     """As it is if each query comes an hour after the other; equal ones of a pool count once."""
     rows = [json.loads(line) for line in GATE.read_text().splitlines()[:2]]
     rows[1]["candidates"] = [*rows[0]["candidates"][:3], *rows[0]["candidates"][:3], *rows[1]["candidates"][:2]]
     for row in rows:
         row["candidates"] = [{**candidate, "docid": str(place)} for place, candidate in enumerate(row["candidates"])]
     path = written(tmp_path / "pools.jsonl", rows)
-    [_, found] = evaluate(read_dataset(path), [ArtifactSystem(split, Settings(plan=LOOK))]).systems
+    [_, found] = evaluate(read_dataset(path), [ArtifactSystem(split_artifact, Settings(plan=LOOK))]).systems
     assert (found.documents.prepared, found.documents.new) == (0, 10 + 5)
 
 
@@ -123,8 +118,8 @@ def test_a_query_that_only_the_full_graph_reads_takes_what_it_takes():
     assert known.figures().known_latency_ms is None
 
 
-def test_the_table_has_a_row_for_known_documents(split, capsys, pools_file):
-    arguments = ["eval", pools_file, "--limit", 3, "--model", split, "--plan", LOOK, "--plan", "full"]
+def test_the_table_has_a_row_for_known_documents(split_artifact, capsys, pools_file):
+    arguments = ["eval", pools_file, "--limit", 3, "--model", split_artifact, "--plan", LOOK, "--plan", "full"]
     assert main([*map(str, arguments)]) == 0
     lines = capsys.readouterr().out.splitlines()
     place = next(place for place, line in enumerate(lines) if line.startswith("latency"))
@@ -141,24 +136,24 @@ def test_the_table_has_a_row_for_known_documents(split, capsys, pools_file):
 # Tuning
 
 
-def test_a_bench_times_documents_as_new_every_time_and_as_known(split, data, prepared):
+def test_a_bench_times_documents_as_new_every_time_and_as_known(split_artifact, data, prepared):
     pools = data.pools[:2]
-    with Bench(split, Settings(plan=LOOK, store=prepared(first_texts(data)))) as bench:
+    with Bench(split_artifact, Settings(plan=LOOK, store=prepared(first_texts(data)))) as bench:
         settings = bench.settings("int8", 1, 256)
         assert bench.reads_states
         for _ in range(2):
             found = bench.document_figures(settings, pools)
             assert (found.prepared, found.new) == (6, 14)
             assert found.known_latency_ms is not None
-    with Bench(split, Settings()) as bench:
+    with Bench(split_artifact, Settings()) as bench:
         assert not bench.reads_states
         assert bench.document_figures(bench.settings("int8", 1, 256), pools) is None
 
 
-def test_the_tuned_table_has_columns_for_known_documents(split, capsys, monkeypatch, tmp_path, pools_file):
+def test_the_tuned_table_has_columns_for_known_documents(split_artifact, capsys, monkeypatch, tmp_path, pools_file):
     monkeypatch.setattr(Bench, "milliseconds", lambda self, settings, pool: len(pool.documents) / settings.threads)
     (tmp_path / "settings.toml").write_text('[settings]\nplan = "first-look"\n')
-    arguments = ["tune", pools_file, "--model", split, "--threads", 1, "--precision", "int8", "--candidates", 2, 8, "--limit", 3]
+    arguments = ["tune", pools_file, "--model", split_artifact, "--threads", 1, "--precision", "int8", "--candidates", 2, 8, "--limit", 3]
     assert main([*map(str, [*arguments, "--settings", tmp_path / "settings.toml"])]) == 0
     lines = capsys.readouterr().out.splitlines()
     heads, *rows = [line.split() for line in lines if line.startswith("  candidates") or " int8  " in line]
@@ -197,10 +192,10 @@ def test_documents_that_come_back_are_reported_with_what_preparing_takes(reranke
     assert findings(reranker, [*data.pools, long]) == findings(reranker, [long] * 2) == {}
 
 
-def test_a_store_of_another_model_or_machine_is_reported(reranker, split, data, tmp_path, monkeypatch, prepared):
+def test_a_store_of_another_model_or_machine_is_reported(reranker, split_artifact, data, tmp_path, monkeypatch, prepared):
     store = prepared(first_texts(data, 10))
     monkeypatch.setattr("resift.machine.instruction_sets", lambda: {"avx2"})
-    with Reranker.load(split, settings=Settings(store=store)) as elsewhere:
+    with Reranker.load(split_artifact, settings=Settings(store=store)) as elsewhere:
         [found] = findings(elsewhere, data.pools).values()
     assert (found.name, found.severity, found.value) == ("not-prepared", "warning", 1.0)
     assert f"100% of 40 documents examined are not in the store {store}" in found.words
@@ -209,8 +204,8 @@ def test_a_store_of_another_model_or_machine_is_reported(reranker, split, data, 
 
 
 @pytest.mark.parametrize(("count", "expected"), [(10, None), (9, ("warning", 0.1)), (3, ("warning", 0.7))])
-def test_documents_that_a_store_lacks_are_reported(split, data, prepared, count, expected):
-    with Reranker.load(split, settings=Settings(store=prepared(first_texts(data, count)))) as with_store:
+def test_documents_that_a_store_lacks_are_reported(split_artifact, data, prepared, count, expected):
+    with Reranker.load(split_artifact, settings=Settings(store=prepared(first_texts(data, count)))) as with_store:
         found = findings(with_store, [*data.pools, data.pools[0]])
         assert with_store.document_states.counts == StatesCounts(0, 0, 0)
     if expected is None:
@@ -221,11 +216,11 @@ def test_documents_that_a_store_lacks_are_reported(split, data, prepared, count,
         assert "other models" not in found["not-prepared"].words
 
 
-def test_nothing_is_said_where_nothing_can_be_prepared(artifact, split, data, tmp_path):
+def test_nothing_is_said_where_nothing_can_be_prepared(artifact, split_artifact, data, tmp_path):
     """Without a split graph, and with pairs too short for one."""
     twice = [data.pools[0]] * 2
-    for folder, settings in [(artifact, Settings()), (split, Settings(max_length=2 * POSITION - 1))]:
+    for folder, settings in [(artifact, Settings()), (split_artifact, Settings(max_length=2 * POSITION - 1))]:
         with Reranker.load(folder, settings=settings) as without:
             assert findings(without, twice) == {}
-    with Reranker.load(split, settings=Settings(max_length=2 * POSITION)) as short:
+    with Reranker.load(split_artifact, settings=Settings(max_length=2 * POSITION)) as short:
         assert [*findings(short, twice)] == ["preparing"]
