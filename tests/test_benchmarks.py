@@ -111,6 +111,20 @@ def test_an_artifact_is_compared_with_its_checkpoint_and_with_another(monkeypatc
     assert differences == {end: {key: [0, 0, 0] for key in row} for end, row in figures.items()}
 
 
+@pytest.mark.usefixtures("toolchain")
+def test_noise_on_the_weights_moves_the_logits_and_does_not_add_up(monkeypatch, source, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    from benchmarks import fragility
+
+    monkeypatch.setattr("sys.argv", ["fragility", source, "--noise", "0.2", "0.01", "0", "--pools", "2"])
+    fragility.main()
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["20.0%", "1.0%", "0.0%"]
+    much, little, none = (float(row[3].rstrip("%")) for row in rows)
+    assert much > little > none == 0
+    assert rows[2][1:3] == ["1.0000", "1.0000"]
+
+
 @pytest.fixture
 def material(monkeypatch):
     monkeypatch.syspath_prepend(str(REPOSITORY))
