@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from resift_export.checkpoint.split import positions_of
+from resift_export.distill.options import DOCUMENT_POSITION
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,6 +23,9 @@ GROUP_SIZE = 16
 """Maximum number of pairs in a batch: more would need more padding, fewer would use wide processors less."""
 MASK_VALUE = -1e9
 """Value added to the attention score of a token that is not read, whose weight is then 0; bfloat16 can hold it too."""
+WIDTH_STEP = 16
+"""Widths are multiples of it, as far as the model has positions: oneDNN compiles its bfloat16 products, which takes several times as
+long as a product, for each shape that it does not remember."""
 Reading = Literal["all", "apart", "frozen"]
 """What a layer's tokens read. all: the whole pair. apart: their own text. frozen: the whole pair, but only the query's tokens do;
 the document's keep their states."""
@@ -83,7 +89,7 @@ def _pad(
     checkpoint: Checkpoint, rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]], group: list[int], device: torch.device
 ) -> PaddedBatch:
     lengths = [len(rows[row][0]) for row in group]
-    width = max(lengths)
+    width = _width(max(lengths), positions_of(checkpoint.model))
     padding = getattr(checkpoint.model.config, "pad_token_id", None)
     columns = {
         "input_ids": np.full((len(group), width), padding or 0, np.int64),
@@ -99,6 +105,11 @@ def _pad(
         mask=None if min(lengths) == width else torch.from_numpy(mask).to(device),
         tokens=sum(lengths),
     )
+
+
+def _width(longest: int, positions: int) -> int:
+    """The width of a batch. The documents of a split student stand at later positions than in a pair, for which room is left."""
+    return max(longest, min(-(-longest // WIDTH_STEP) * WIDTH_STEP, positions - DOCUMENT_POSITION))
 
 
 def _shared(counts: Sequence[int]) -> int | None:

@@ -13,6 +13,7 @@ from resift_export.checkpoint import load as checkpoints
 from resift_export.checkpoint.layers import compact_copy
 from resift_export.checkpoint.source import folder_of
 from resift_export.checkpoint.split import check_whole
+from resift_export.distill.batches import WIDTH_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 BATCH = 32
 """Pairs that are scored at once."""
-ONLY_DOCUMENTS = {"text": {"truncation": "only_second"}}
+ONLY_DOCUMENTS = {"truncation": "only_second"}
 """What sentence-transformers cuts of a pair that is too long: the document, as in an artifact."""
 
 
@@ -64,7 +65,8 @@ def encoder_of(checkpoint: Checkpoint, max_length: int, device: torch.device) ->
         # On a CPU, torch's fused attention is slower than plain products, above all in its backward pass.
         checkpoint.model.set_attn_implementation("eager")
     encoder.max_seq_length = max_length
-    encoder[0].processing_kwargs = ONLY_DOCUMENTS
+    padding = {"pad_to_multiple_of": WIDTH_STEP} if -(-max_length // WIDTH_STEP) * WIDTH_STEP <= checkpoint.max_length else {}
+    encoder[0].processing_kwargs = {"text": ONLY_DOCUMENTS | padding}
     return encoder.to(device)
 
 
