@@ -11,13 +11,16 @@ import atexit
 import os
 import threading
 import weakref
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from resift.errors import InferenceError, shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+Owner = TypeVar("Owner")
 
 
 class Renewable(Protocol):
@@ -100,8 +103,15 @@ is_forked = False
 """Whether this process was forked from one that had imported resift."""
 
 
+def _living(owners: weakref.WeakSet[Owner]) -> list[Owner]:
+    """The owners that live now. Other threads may add some meanwhile, which ends an iteration of a WeakSet with RuntimeError."""
+    while True:
+        with suppress(RuntimeError):
+            return list(owners)
+
+
 def _pause() -> None:
-    for owner in list(_pausable):
+    for owner in _living(_pausable):
         owner.pause()
         _paused.append(owner)
 
@@ -115,12 +125,12 @@ def _begin_anew() -> None:
     global is_forked  # noqa: PLW0603 - a property of the process
     is_forked = True
     _paused.clear()
-    for owner in list(_renewable):
+    for owner in _living(_renewable):
         owner.begin_anew()
 
 
 def _close() -> None:
-    living = list(_closable)
+    living = _living(_closable)
     for owner in living:
         owner.close()
     for owner in living:

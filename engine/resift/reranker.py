@@ -90,7 +90,8 @@ class Reranker(AsyncMethods):
         self._workers = self._calls.workers
         self._close = weakref.finalize(self, self._calls.close)
         self._close.atexit = False
-        self_test.check(sessions, artifact, [self.graph, *self._plans.default_graphs()], self.submit)
+        graphs = [self.graph, *self._plans.default_graphs()]
+        self_test.check(sessions, artifact, graphs, self.submit, self.resolved.max_length)
 
     @classmethod
     def load(

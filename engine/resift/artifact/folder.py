@@ -176,11 +176,11 @@ class Artifact:
         another graph than the one which is loaded; and like `read_graph` if the graph is refused.
         """
         names = self._weights_of(variant)
-        content, weights = self._map_file(variant.file), {name: self._map_file(name) for name in names}
-        for name in (variant.file, *names):
-            self._check_hash(name)
-        self._check_graph(content, variant, names)
-        return digest_graph(content, weights)
+        contents = {name: self._map_file(name) for name in (variant.file, *names)}
+        for name, content in contents.items():
+            self._check_digest(name, hashlib.sha256(content).hexdigest())
+        self._check_graph(contents[variant.file], variant, names)
+        return digest_graph(contents[variant.file], contents)
 
     def _weights_of(self, variant: Variant) -> list[str]:
         """The names of the other files that hold weights of the variant's graph."""

@@ -79,12 +79,15 @@ def fill_store(  # noqa: PLR0913 - input, output, and who computes
     filling = _Filling(reranker, writer, progress)
     chunks = _Chunks(documents)
     with _executor(reranker, workers) if submit is None else nullcontext(submit) as compute:
-        for chunk in chunks:
-            filling.begin(chunk, compute)
-            while filling.waiting > 2 * workers:
+        try:
+            for chunk in chunks:
+                filling.begin(chunk, compute)
+                while filling.waiting > 2 * workers:
+                    filling.end()
+            while filling.waiting:
                 filling.end()
-        while filling.waiting:
-            filling.end()
+        except BrokenExecutor as error:
+            raise InferenceError("a worker process ended: memory may be short for so many; use fewer --workers") from error
         filling.keep()
     if chunks.failure is not None:
         raise chunks.failure
@@ -163,13 +166,10 @@ class _Filling:
         self._chunks.append(_Chunk(len(texts), submit([by_digest[digest] for digest in lacking]) if lacking else None))
 
     def end(self) -> None:
-        """Waits for the oldest chunk, and writes what was computed if it is much or old. Raises InferenceError."""
+        """Waits for the oldest chunk, and writes what was computed if it is much or old."""
         chunk = self._chunks.popleft()
         if chunk.states is not None:
-            try:
-                states = chunk.states.result()
-            except BrokenExecutor as error:
-                raise InferenceError("a worker process ended: memory may be short for so many; use fewer --workers") from error
+            states = chunk.states.result()
             self._computed |= states
             self._bytes += sum(len(content) for _, content in states)
         self._read += chunk.documents

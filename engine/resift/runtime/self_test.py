@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     StoredPairs = Sequence[tuple[str, list[str], list[float]]]
     """queries, each with documents and their logits"""
+    Compare = Callable[[Graph, StoredPairs], list[float]]
 
 log = logging.getLogger(__name__)
 
@@ -44,28 +46,31 @@ _passed: set[str] = set()
 """Keys of the self-tests that this process has passed; see `_key`."""
 
 
-def check(sessions: Sessions, artifact: Artifact, graphs: Sequence[Graph], submit: Callable[..., Future[Any]]) -> None:
+def check(
+    sessions: Sessions, artifact: Artifact, graphs: Sequence[Graph], submit: Callable[..., Future[Any]], max_length: int
+) -> None:
     """Raises ProviderError if a logit of a stored pair differs by more than its bound.
 
-    Pairs that the settings cut are left out. `submit` is that of the Reranker whose `sessions` these are; its Future has a Scored.
-    A packed graph that fails, or that nothing can be compared with, gives way to the graph that computes padding, which is tested
-    in its place.
+    Pairs that the settings cut are left out. `submit` and `max_length`, the tokens of the longest pair, are those of the Reranker
+    whose `sessions` these are; the Future of `submit` has a Scored. A packed graph that fails, or that nothing can be compared
+    with, gives way to the graph that computes padding, which is tested in its place.
     """
+    compare = partial(_differences, submit=submit, max_length=max_length)
     test = _check_promised if sessions.provider in providers.SUPPORTED else _check_unpromised
     for graph in {graph.name: graph for graph in graphs}.values():
         try:
-            is_compared = test(sessions, artifact, graph, submit)
+            is_compared = test(sessions, artifact, graph, compare)
         except (ProviderError, InferenceError, LogitsError) as error:
             if not sessions.is_packed(graph.name):
                 raise
             sessions.compute_padding(graph.name, str(error))
-            test(sessions, artifact, graph, submit)
+            test(sessions, artifact, graph, compare)
         else:
             if not is_compared and sessions.is_packed(graph.name):
                 sessions.compute_padding(graph.name, "the artifact stores no logits by which it can be tested with these settings")
 
 
-def _check_unpromised(sessions: Sessions, artifact: Artifact, graph: Graph, submit: Callable[..., Future[Any]]) -> bool:
+def _check_unpromised(sessions: Sessions, artifact: Artifact, graph: Graph, compare: Compare) -> bool:
     """Tests pairs of the certificate; the bound is its bound of errors, a share of the range of the logits that it holds.
 
     Returns whether there were any.
@@ -78,7 +83,7 @@ def _check_unpromised(sessions: Sessions, artifact: Artifact, graph: Graph, subm
         logits = pool.variants[file]
         ends = [int(np.argmax(logits)), int(np.argmin(logits))]
         stored.append((pool.query, [pool.documents[end] for end in ends], [logits[end] for end in ends]))
-    differences = _differences(graph, stored, submit)
+    differences = compare(graph, stored)
     if not differences:
         log.warning("%s is not tested: every pair that the artifact stores for it is cut", provider)
         return False
@@ -92,7 +97,7 @@ def _check_unpromised(sessions: Sessions, artifact: Artifact, graph: Graph, subm
     return True
 
 
-def _check_promised(sessions: Sessions, artifact: Artifact, graph: Graph, submit: Callable[..., Future[Any]]) -> bool:
+def _check_promised(sessions: Sessions, artifact: Artifact, graph: Graph, compare: Compare) -> bool:
     """Tests the pairs of the manifest's self-test of the graph's file, unless they have passed before, on the CPU.
 
     Returns whether there were any.
@@ -106,7 +111,7 @@ def _check_promised(sessions: Sessions, artifact: Artifact, graph: Graph, submit
     key = _key(sessions.provider, [manifest.files[name].sha256 for name in files])
     if is_cpu and (key in _passed or os.path.isfile(_cache() / key)):  # noqa: PTH113 - Path.is_file may raise
         return True
-    differences = _differences(graph, [(pair.query, [pair.document], [pair.logit]) for pair in self_test.pairs], submit)
+    differences = compare(graph, [(pair.query, [pair.document], [pair.logit]) for pair in self_test.pairs])
     if not differences:
         return False
     if not max(differences) <= self_test.bound:
@@ -133,12 +138,14 @@ def _remember(key: str, file: str) -> None:
         log.debug("the self-test of %s is not remembered: %s", file, error)
 
 
-def _differences(graph: Graph, stored: StoredPairs, submit: Callable[..., Future[Any]]) -> list[float]:
-    """How far each pair's logit is from the stored one, of the pairs that are neither cut nor read in windows.
+def _differences(graph: Graph, stored: StoredPairs, *, submit: Callable[..., Future[Any]], max_length: int) -> list[float]:
+    """How far each pair's logit is from the stored one, of the pairs that the graph reads whole here, in one window.
 
+    A split graph may read less of a document than `max_length` has room for, or leave the call to the full graph.
     All are submitted at once: those that wait while the first one runs share a batch, where a graph reads several lengths in one.
     """
     plan, differences = Plan([Stage(graph.name)]), []
+    longest = max_length if graph.split is None else max_length - graph.split.query_tokens
     answers = [submit(query, documents, plan=plan) for query, documents, _ in stored]
     wait(answers)
     for (query, documents, logits), answer in zip(stored, answers, strict=True):
@@ -146,7 +153,8 @@ def _differences(graph: Graph, stored: StoredPairs, submit: Callable[..., Future
             scored = answer.result()
         except OverloadedError:  # the settings let fewer tokens wait
             scored = submit(query, documents, plan=plan).result()
-        is_whole = (scored.tokens_cut == 0) & (scored.query_tokens_cut == 0)
+        is_whole = (scored.tokens_cut == 0) & (scored.query_tokens_cut == 0) & (scored.lengths <= longest)
+        is_whole &= scored.graphs == (graph.name,)
         if scored.windows is not None:
             is_whole &= scored.windows == 1
         differences += np.abs(scored.logits - np.array(logits))[is_whole].tolist()

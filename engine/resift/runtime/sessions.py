@@ -51,6 +51,7 @@ class Sessions:
         self._graphs = {graph.name: graph for graph in artifact.manifest.graphs}
         self._variants: dict[str, Variant] = {}
         self._sessions: dict[tuple[str, str], Session] = {}
+        self._is_closed = False
         self._padded: set[str] = set()
         """names of the graphs whose packed ones cannot run here"""
         full = artifact.manifest.full
@@ -135,7 +136,8 @@ class Sessions:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def close(self) -> None:
-        """Frees the graphs."""
+        """Frees the graphs. None is loaded any longer: to open one raises ClosedError."""
+        self._is_closed = True
         for session in list(self._sessions.values()):
             session.close()
 
@@ -178,7 +180,10 @@ class Sessions:
         can_map = self.provider in providers.SUPPORTED and providers.can_map()
         read = partial(self._artifact.read_graph, variant, can_map=can_map)
         fresh = Session(read, signature, policy, self._options, size=size)
-        return self._sessions.setdefault((graph, variant.file), fresh)
+        session = self._sessions.setdefault((graph, variant.file), fresh)
+        if self._is_closed:
+            session.close()
+        return session
 
 
 def _runnable(graph: Graph) -> list[Variant]:

@@ -60,6 +60,11 @@ class StatesCache:
                     _, dropped = self._contents.popitem(last=False)
                     self.bytes -= len(dropped) + ENTRY_BYTES
 
+    def close(self) -> None:
+        """Drops all entries, and keeps none any longer: a batch may still be running."""
+        self._limit = 0
+        self.clear()
+
     def clear(self) -> None:
         """Drops all entries."""
         with self._lock:

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from resift.states.layout import Shard
 
 READ_SECONDS, WRITE_SECONDS = 0.02, 60.0
-"""How long a reader waits for a commit, before it takes the documents for new, and a writer for readers. To compute what one shard
-has of 50 documents takes about as long as the reader waits."""
+"""How long a reader waits for a commit, before it takes the documents for new; and a writer for readers, or a check for a commit.
+To compute what one shard has of 50 documents takes about as long as the reader waits."""
 LONGEST = 1 << 16
 """Maximum number of tokens of a document in a store, so that a damaged length takes no memory."""
+LARGEST = 1_000_000_000
+"""Maximum number of bytes of its states: SQLite's own limit."""
 VARIABLES = 500
 """Digests of one query; SQLite before 3.32 takes 999."""
 CACHE_KIB = 512
@@ -48,26 +50,27 @@ class DamagedShardError(OutputError):
     """The file of a shard is damaged, or is another shard than its name says; `resift store prune` removes it."""
 
 
-def open_to_read(shard: Shard) -> sqlite3.Connection | None:
+def open_to_read(shard: Shard, seconds: float = READ_SECONDS) -> sqlite3.Connection | None:
     """A connection that cannot write; None if the shard has no content yet. Threads must take turns with it.
 
-    A journal that a killed writer left is rolled back first, if this process may write. Raises DamagedShardError if the file is
-    another shard, InputError if it is no file, and sqlite3.Error if it cannot be read.
+    `seconds`: how long each of its statements waits for a commit, at most. A journal that a killed writer left is rolled back
+    first, if this process may write. Raises DamagedShardError if the file is another shard, InputError if it is no file, and
+    sqlite3.Error if it cannot be read.
     """
     if not _is_file(shard.path, follow=True):
         return None
     try:
-        return _opened(shard)
+        return _opened(shard, seconds)
     except sqlite3.OperationalError as error:
         if not is_left_by_a_kill(error):
             raise
-    with closing(_connect(shard, "rw", READ_SECONDS)) as connection:
+    with closing(_connect(shard, "rw", seconds)) as connection:
         connection.execute("SELECT count(*) FROM header").fetchone()
-    return _opened(shard)
+    return _opened(shard, seconds)
 
 
-def _opened(shard: Shard) -> sqlite3.Connection | None:
-    connection = _connect(shard, "ro", READ_SECONDS)
+def _opened(shard: Shard, seconds: float) -> sqlite3.Connection | None:
+    connection = _connect(shard, "ro", seconds)
     try:
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         if _is_empty(connection):
@@ -186,7 +189,7 @@ def _connect(shard: Shard, mode: str, seconds: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{shard.path.absolute().as_uri()}?mode={mode}", seconds, uri=True, isolation_level=None, check_same_thread=False
     )
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST * shard.header.size)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(LONGEST * shard.header.size, LARGEST))
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
     return connection

@@ -105,7 +105,7 @@ class DocumentStates:
 
     def close(self) -> None:
         """Frees the memory and closes the store: after it, all documents are new."""
-        self._cache.clear()
+        self._cache.close()
         if self._store is not None:
             self._store.close()
 

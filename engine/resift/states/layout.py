@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from typing import TYPE_CHECKING, NamedTuple
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,9 +21,6 @@ from resift.files.json_decoding import decode_json
 from resift.files.names import path_text
 from resift.files.placing import place
 from resift.files.whole import read_whole
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FORMAT = 1
 HEADER, FOLDER = "store.json", "states-"
@@ -129,8 +128,7 @@ def create(store: Path, header: Header) -> tuple[Path, Header]:
 
 def _place_new(folder: Path, header: Header) -> None:
     """Another process may be first: then its folder stays."""
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    fresh.mkdir(mode=0o700)
+    fresh = Path(tempfile.mkdtemp(".partial", f".{folder.name}.", folder.parent))  # only its owner may read it
     try:
         descriptor = os.open(fresh / HEADER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:

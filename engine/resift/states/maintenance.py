@@ -138,7 +138,7 @@ def _contents(folder: Path, header: Header) -> StoreContents:
     for shard in _existing(folder, header):
         size += shard.path.stat().st_size
         try:
-            connection = database.open_to_read(shard)
+            connection = database.open_to_read(shard, database.WRITE_SECONDS)
             if connection is not None:
                 with closing(connection):
                     documents += connection.execute("SELECT count(*) FROM states").fetchone()[0]
@@ -150,7 +150,7 @@ def _contents(folder: Path, header: Header) -> StoreContents:
 def _check(shard: Shard) -> ShardCheck:
     sound = damaged = 0
     try:
-        connection = database.open_to_read(shard)
+        connection = database.open_to_read(shard, database.WRITE_SECONDS)
         if connection is not None:
             with closing(connection):
                 for rows in _rows(connection):

@@ -164,7 +164,8 @@ class _ShardReader:
             found, damaged = database.select(connection, digests, self._shard.header.size)
         except sqlite3.Error as error:
             if database.is_busy(error):
-                self._next_look = self._next_look if was_open else 0.0
+                if self._connection is None:
+                    self._next_look = 0.0
                 return {}, None
             self._drop()
             if was_open and database.is_left_by_a_kill(error):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -160,3 +163,11 @@ def test_a_worker_that_ends_is_said_and_the_rest_goes_on_later(tmp_path, engine,
         fill(tmp_path, Mortal(), TEXTS, workers=2)
     there = prepared(tmp_path, engine, TEXTS)
     assert fill(tmp_path, engine, TEXTS).new == 40 - len(there)
+
+
+def test_a_worker_that_ended_while_documents_were_read_is_said_too(tmp_path, engine):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        with pytest.raises(BrokenExecutor):
+            executor.submit(os._exit, 9).result()
+        with pytest.raises(InferenceError, match="a worker process ended"):
+            fill(tmp_path, engine, TEXTS, submit=lambda texts: executor.submit(list, texts))

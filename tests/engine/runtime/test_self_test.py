@@ -6,6 +6,7 @@ Simulated: onnxruntime lists its CPU provider under the name of another one.
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 
 import onnx
@@ -16,6 +17,7 @@ from resift import InputError, ProviderError, Reranker, Settings
 from resift.runtime import providers, self_test
 from resift.runtime.sessions import Sessions
 from tests.conftest import edit
+from tests.support.split_graphs import QUERY_FILE, add_split_look
 from tests.support.tiny import texts
 
 QUERY, DOCUMENTS = "how do tides work", texts()[1:12:2]
@@ -127,6 +129,27 @@ def test_pairs_that_the_settings_cut_do_not_count(artifact, openvino, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "CPUExecutionProvider is not tested: every pair that the artifact stores for it is cut"
     ]
+
+
+@pytest.mark.parametrize("max_length", [47, 96])
+def test_pairs_of_which_the_settings_let_a_split_graph_read_less_do_not_count(copy, cache, wrong, tmp_path, max_length):
+    """With 47 tokens the full graph scores them all; with 96, documents of more than 72 are cut for the split graph alone."""
+    add_split_look(copy, plan="first-look:0.2,full")
+    with Reranker.load(copy) as reranker:
+        ends = (" ".join(DOCUMENTS)[:end] for end in range(100, 500, 5))
+        documents = [*DOCUMENTS, next(text for text in ends if reranker.tokenizer.encode(QUERY, [text]).lengths[0] > 88)]
+        scored = reranker.submit(QUERY, documents, plan="first-look").result()
+        assert scored.lengths[-1] <= 96
+    pairs = [
+        {"query": QUERY, "document": text, "logit": float(logit)} for text, logit in zip(documents, scored.logits, strict=True)
+    ]
+    edit(copy, lambda manifest: manifest["self_tests"].__setitem__(QUERY_FILE, {"bound": 0.01, "pairs": pairs}))
+    Reranker.load(copy, settings=Settings(max_length=max_length)).close()
+    shutil.rmtree(tmp_path / "cache")
+    cache()
+    wrong("first-look")
+    with pytest.raises(ProviderError, match=f"does not compute what {QUERY_FILE} computed at export"):
+        Reranker.load(copy)
 
 
 def test_an_option_that_the_provider_refuses_is_an_error_of_the_provider(artifact, monkeypatch):

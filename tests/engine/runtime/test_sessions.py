@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from resift import ArtifactError, InferenceError, Reranker
+from resift import ArtifactError, ClosedError, InferenceError, Reranker
 from resift.artifact.signature import Signature
 from resift.runtime import providers
 from resift.runtime.providers import POLICIES
@@ -187,3 +187,11 @@ def test_a_forked_child_never_frees_the_session_of_its_parent():
     session.close()
     gc.collect()
     assert parents() is None
+
+
+def test_a_graph_that_no_call_had_needed_before_close_is_not_loaded_after_it(planned_artifact, monkeypatch):
+    reranker = Reranker.load(planned_artifact, plan="full")
+    reranker.close()
+    monkeypatch.setattr(Session, "_open", lambda _: pytest.fail("loaded a graph"))
+    with pytest.raises(ClosedError):
+        reranker.submit("how do tides work", ["The moon pulls the sea."], plan="first-look")

@@ -118,6 +118,7 @@ def test_closed_it_knows_nothing_and_does_not_fail(tmp_path):
     assert found(known, [1, 2]) == [1, 2]
     known.close()
     known.close()
+    keep(known, 2)  # a batch was running
     assert found(known, [1, 2]) == []
     assert known.cache_bytes == 0
 

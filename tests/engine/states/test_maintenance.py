@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from contextlib import closing
 
 import pytest
@@ -61,6 +62,27 @@ def test_a_check_tells_what_cannot_be_read(tmp_path):
     [contents] = maintenance.contents(tmp_path)
     assert contents.documents == first.documents
     assert contents.faults == [f"{second.path}: file is not a database"]
+
+
+def test_a_commit_of_another_process_is_waited_for_and_is_no_fault(tmp_path):
+    filled(tmp_path, range(10), shards=1)
+    with closing(sqlite3.connect(shards(tmp_path)[0], isolation_level=None, check_same_thread=False)) as connection:
+        for look in (maintenance.check, maintenance.contents):
+            connection.execute("BEGIN EXCLUSIVE")
+            commit = threading.Timer(0.3, connection.execute, ["COMMIT"])
+            commit.start()
+            [seen] = look(tmp_path)
+            commit.join()
+            assert (seen.documents, seen[-1]) in [(10, None), (10, [])]
+
+
+def test_a_header_of_states_that_are_larger_than_sqlite_keeps_is_read(tmp_path):
+    filled(tmp_path, [1], shards=1)
+    [path] = tmp_path.glob("states-*/store.json")
+    path.write_text(path.read_text().replace(f'"size": {SIZE}', f'"size": {1 << 40}'))
+    [shard] = maintenance.check(tmp_path)
+    assert "is not the shard that its name says" in shard.fault
+    assert [each.faults for each in maintenance.contents(tmp_path)] == [[f"{shard.path}: {shard.fault}"]]
 
 
 def test_a_row_that_its_index_does_not_find_is_damaged(tmp_path):

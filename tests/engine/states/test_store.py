@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import sys
 import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -190,6 +191,23 @@ def test_a_reader_that_meets_a_commit_takes_the_documents_for_new(tmp_path, capl
         assert found(known, [1]) == []
         connection.execute("ROLLBACK")
     assert found(known, [1]) == [1]
+    assert not caplog.records
+
+
+def test_a_reader_that_meets_a_commit_in_a_new_file_looks_again_at_the_next_call(tmp_path, caplog, monkeypatch):
+    filled(tmp_path, [1], shards=1)
+    known = reading(tmp_path)
+    assert found(known, [1]) == [1]
+    [path] = shards(tmp_path)
+    shutil.copy(path, tmp_path / "copy")
+    (tmp_path / "copy").replace(path)
+    now = time.monotonic() + 60
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection, monkeypatch.context() as later:
+        connection.execute("BEGIN EXCLUSIVE")
+        later.setattr(time, "monotonic", lambda: now)
+        assert found(known, [1]) == []
+        connection.execute("ROLLBACK")
+        assert found(known, [1]) == [1]
     assert not caplog.records
 
 

@@ -13,7 +13,7 @@ import pytest
 from resift.states import layout
 from resift.states.database import open_to_read
 from resift.states.writer import StoreWriter
-from tests.support.stores import content, digest, filled, found, header, reading
+from tests.support.stores import IDENTITY, content, digest, filled, found, header, reading
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills of POSIX")
 
@@ -117,7 +117,9 @@ def test_a_shard_whose_creator_was_killed_is_filled_later(tmp_path):
 
 
 def test_a_store_whose_creator_was_killed_is_created_again(tmp_path):
-    (tmp_path / ".states-0123456789abcdef.1.partial").mkdir()
+    """Another one may have its number, as the only process of a container always has."""
+    folder = layout.folder_of(tmp_path, IDENTITY)
+    (tmp_path / f".{folder.name}.{os.getpid()}.partial").mkdir()
     filled(tmp_path, [1])
     assert found(reading(tmp_path), [1]) == [1]
 
