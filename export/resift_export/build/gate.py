@@ -150,16 +150,21 @@ class ScoredBy(NamedTuple):
     """What determines the logits of a variant on this machine."""
 
     digests: tuple[str, ...]
-    """SHA-256 of its files"""
-    frozen: Frozen | None
+    """SHA-256 of its files and, for a split graph, of the full graph's, which scores queries that are too long for it"""
+    frozen: tuple[Frozen | None, ...]
+    """how each of these graphs reads"""
     precision: str
 
 
 def scored_by(manifest: Manifest, graph: Graph, variant: Variant) -> ScoredBy:
     """What determines the logits of a variant of one of the manifest's graphs."""
-    names = [name for each in variant.graphs() for name in (each.file, *each.weight_files(), f"{each.file}{WEIGHTS_SUFFIX}")]
+    graphs, variants = [graph], [variant]
+    if graph.split is not None:
+        graphs, variants = [graph, manifest.full], [variant, *manifest.full.variants]
+    files = [each for listed in variants for each in listed.graphs()]
+    names = [name for each in files for name in (each.file, *each.weight_files(), f"{each.file}{WEIGHTS_SUFFIX}")]
     digests = tuple(manifest.files[name].sha256 for name in names if name in manifest.files)
-    return ScoredBy(digests, graph.frozen, variant.precision)
+    return ScoredBy(digests, tuple(each.frozen for each in graphs), variant.precision)
 
 
 def _shortest(logits: NDArray[np.float32]) -> list[float]:

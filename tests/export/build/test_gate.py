@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from resift.artifact.agreement import Agreement, Bounds
 from resift.artifact.certificate import Certificate
+from resift.artifact.folder import Artifact
+from resift.artifact.signature import Split
+from resift.artifact.variant import DocumentGraph
 from resift.errors import MESSAGE_LIMIT
-from resift_export.build.gate import faults_of, ways_out
+from resift_export.build.gate import faults_of, scored_by, ways_out
 from resift_export.checkpoint import load as checkpoint
 from resift_export.recipe import VNNI_FILE, Recipe, file_of
 
@@ -42,3 +46,20 @@ def test_a_refusal_by_every_bound_still_names_them(source, toolchain):
     assert "does not rank like its checkpoint: mean top-10 overlap is 0.0000; expected at least 0.95" in str(fault)
     assert str(fault).endswith(ways_out(INT8, Recipe(), is_kept=False))
     assert len(str(fault)) < MESSAGE_LIMIT
+
+
+def test_a_split_look_is_measured_again_beside_another_full_graph_which_scores_its_long_queries():
+    manifest = Artifact.find(None).manifest
+    full, look = manifest.graphs
+    split = Split(layers=2, query_tokens=24, document_tokens=256, multiple=16, size=384, query_operations=1, reading_operations=1)
+    [variant] = look.variants
+    variant = msgspec.structs.replace(variant, weights=None, document=DocumentGraph(file="document.onnx"))
+    halves = msgspec.structs.replace(look, split=split, variants=[variant])
+    file = full.variants[0].file
+    changed_entry = msgspec.structs.replace(manifest.files[file], sha256="0" * 64)
+    entries = {**manifest.files, "document.onnx": manifest.files[variant.file]}
+    one = msgspec.structs.replace(manifest, graphs=[full, halves], files=entries)
+    other = msgspec.structs.replace(one, files={**entries, file: changed_entry})
+    assert scored_by(one, halves, variant) == scored_by(one, halves, variant) != scored_by(other, halves, variant)
+    alone = msgspec.structs.replace(look, variants=[msgspec.structs.replace(look.variants[0], weights=None)])
+    assert scored_by(one, alone, alone.variants[0]) == scored_by(other, alone, alone.variants[0])
