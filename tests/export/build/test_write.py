@@ -74,3 +74,8 @@ def test_a_file_is_tested_by_pairs_that_it_scores_and_freezes():
             full, signature=full.signature.frozen(), frozen=frozen_layers(2, whole_up_to=whole_up_to), variants=variants
         )
         assert shortest_tested([frozen]) == {file: expected}
+
+
+def test_an_attached_file_that_is_missing_is_named_before_a_checkpoint_is_loaded(tmp_path):
+    with pytest.raises(ResiftError, match=r"cannot attach .*NOTICE: .*No such file"):
+        convert(str(tmp_path / "no checkpoint"), tmp_path / "out", Recipe(attached=[tmp_path / "NOTICE"]))
