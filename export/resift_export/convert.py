@@ -47,11 +47,12 @@ def convert(  # noqa: PLR0913 - the options of the command line, by name
     `keep`: an earlier artifact of the checkpoint whose full graphs are copied unchanged, and so are its first look and its plan
     unless others are given; the gate measures them again. `report` is told the progress of every step that takes long.
 
-    Raises ExportError if a checkpoint cannot be used or `out` cannot be written, InputError for bad calibration or gate files, for
-    a plan whose graphs the artifact does not have or for `force` with a search, and ParityError, with nothing written, if the
-    artifact does not rank as its checkpoint does or the recall of the first look is too low, and `force` is not set.
+    Raises ExportError if a checkpoint cannot be used or `out` cannot be written, InputError for bad calibration, gate or attached
+    files, for a plan whose graphs the artifact does not have or for `force` with a search, and ParityError, with nothing written,
+    if the artifact does not rank as its checkpoint does or the recall of the first look is too low, and `force` is not set.
     """
     check_search(recipe, force=force, keep=keep)
+    recipe.check_files()
     earlier = None if keep is None else Artifact.find(keep)
     if earlier is not None and first_look is None and plan is None:
         plan = earlier.manifest.plan

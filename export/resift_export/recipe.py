@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -147,6 +148,17 @@ class Recipe:
     def short_gate_pools(self) -> list[Pool]:
         """Pools of short queries and documents, on which the agreement by length is measured; always the built-in ones."""
         return [_gate_pool(pool, number, SHORT_GATE) for number, pool in enumerate(read_pools(built_in(SHORT_GATE)), 1)]
+
+    def check_files(self) -> None:
+        """Raises InputError for a file that cannot be attached, and for texts of which a second reading would find others.
+
+        They are read to be scored, and again for the hashes in the manifest.
+        """
+        self.attached_files()
+        for path in (self.calibration, self.gate):
+            # os.path's functions do not raise for a name that is too long
+            if path is not None and (str(path) == "-" or (os.path.exists(path) and not os.path.isfile(path))):  # noqa: PTH110, PTH113
+                raise InputError(f"{path} is not a regular file, but its texts are read twice; save them in one, and name that")
 
     def attached_files(self) -> dict[str, bytes]:
         """Contents of the attached files by name. Raises InputError if one cannot be read or its name cannot be used."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +106,19 @@ def test_missing_files(tmp_path):
         recipe.gate_pools()
     with pytest.raises(InputError, match=r"cannot attach .*NOTICE: .*No such file"):
         recipe.attached_files()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("option", ["calibration", "gate"])
+def test_texts_that_can_be_read_only_once_are_refused_as_their_hash_would_be_that_of_nothing(tmp_path, option):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    for once in (path, Path("-")):
+        with pytest.raises(InputError, match="is not a regular file, but its texts are read twice; save them in one"):
+            Recipe(**{option: once}).check_files()
+    (tmp_path / "own.jsonl").touch()
+    for checked_later in (tmp_path / "own.jsonl", tmp_path / "none.jsonl", Path("a" * 300)):
+        Recipe(**{option: checked_later}).check_files()
 
 
 def test_an_attached_file_without_an_end(tmp_path):

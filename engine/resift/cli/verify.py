@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -224,6 +225,8 @@ def _with_texts(certificate: Certificate, artifact: Artifact, gate: Path | None)
 def _exact(reranker: Reranker, pools: Sequence[Pool], checkpoint: str | None, meter: StageMeter) -> list[NDArray[np.float32]]:
     """The logits of `pools` by a checkpoint, or by the artifact's float32 graph if `checkpoint` is None.
 
+    A hub id that is the artifact's own is loaded at the artifact's revision, not at the latest.
+
     Raises InputError if there is no such graph, and ExtraError for a checkpoint without the toolchain.
     """
     artifact = reranker.artifact
@@ -237,7 +240,9 @@ def _exact(reranker: Reranker, pools: Sequence[Pool], checkpoint: str | None, me
     except ImportError as error:
         raise ExtraError(f"--checkpoint needs packages that are not installed ({error}): pip install 'resift[export]'") from error
     options = {name: artifact.manifest.recipe.get(name) for name in ("relevant_label", "prompt_name", "activation")}
-    loaded = load(checkpoint, **options)  # type: ignore[arg-type]
+    model = artifact.manifest.model
+    revision = model.revision if checkpoint == model.id and not os.path.isdir(checkpoint) else None  # noqa: PTH112 - as load does
+    loaded = load(checkpoint, revision=revision, **options)  # type: ignore[arg-type]
     return loaded.references([(pool.query, pool.documents) for pool in pools], meter)
 
 

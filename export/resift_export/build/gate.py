@@ -28,7 +28,8 @@ from resift_export.progress import no_report, track
 from resift_export.recipe import VNNI_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Literal
 
     import numpy as np
     from numpy.typing import NDArray
@@ -43,6 +44,12 @@ if TYPE_CHECKING:
     from resift_export.progress import Report
     from resift_export.recipe import Recipe
 
+    Kind = Literal["ranking", "parts", "recall"]
+    """What of a file is judged: its ranking of the gate, by which alone --search chooses; its parts, which are length classes and
+    generated pairs; or what a first look keeps."""
+
+FEWER = "--freeze auto, fewer layers, or "
+"""Ways out of a frozen graph that is refused, before the last one."""
 REHEARSED = "on the CPU, which computes in float32 what it has no float16 kernel for, with the batches and the padding of CUDA"
 """Where a variant for CUDA was measured, in the words of the certificate."""
 
@@ -150,16 +157,21 @@ class ScoredBy(NamedTuple):
     """What determines the logits of a variant on this machine."""
 
     digests: tuple[str, ...]
-    """SHA-256 of its files"""
-    frozen: Frozen | None
+    """SHA-256 of its files and, for a split graph, of the full graph's, which scores queries that are too long for it"""
+    frozen: tuple[Frozen | None, ...]
+    """how each of these graphs reads"""
     precision: str
 
 
 def scored_by(manifest: Manifest, graph: Graph, variant: Variant) -> ScoredBy:
     """What determines the logits of a variant of one of the manifest's graphs."""
-    names = [name for each in variant.graphs() for name in (each.file, *each.weight_files(), f"{each.file}{WEIGHTS_SUFFIX}")]
+    graphs, variants = [graph], [variant]
+    if graph.split is not None:
+        graphs, variants = [graph, manifest.full], [variant, *manifest.full.variants]
+    files = [each for listed in variants for each in listed.graphs()]
+    names = [name for each in files for name in (each.file, *each.weight_files(), f"{each.file}{WEIGHTS_SUFFIX}")]
     digests = tuple(manifest.files[name].sha256 for name in names if name in manifest.files)
-    return ScoredBy(digests, graph.frozen, variant.precision)
+    return ScoredBy(digests, tuple(each.frozen for each in graphs), variant.precision)
 
 
 def _shortest(logits: NDArray[np.float32]) -> list[float]:
@@ -192,57 +204,58 @@ def faults_of(
     `student`: the first look's checkpoint; None if it has none of its own, or one copied from another artifact. `is_kept`: whether
     the full graphs were copied from there.
     """
-    bounds = certificate.bounds
-    checks = [
-        (file, partial(check_bounds, agreement, bounds, f"{checkpoint.id} in {file}"))
-        for file, agreement in certificate.agreement.items()
-    ]
-    checks += [
-        (file, partial(check_classes, classes, bounds, f"{checkpoint.id} in {file}"))
-        for file, classes in certificate.classes.items()
-    ]
-    checks += [
-        (file, partial(check_generated, found, bounds, f"{checkpoint.id} in {file}"))
-        for file, found in certificate.generated.items()
-    ]
-    checks += [
-        (file, partial(check_recall, recalls, f"{'the copied first look' if student is None else student.id} in {file}"))
-        for file, recalls in certificate.first_looks.items()
+    bounds, look = certificate.bounds, "the copied first look" if student is None else student.id
+    what = {file: f"{checkpoint.id} in {file}" for file in certificate.agreement}
+    what |= {file: f"{look if file == unfrozen_file(file) else checkpoint.id} in {file}" for file in certificate.first_looks}
+    checks: list[tuple[str, Kind, Callable[[], None]]] = [
+        *((file, "ranking", partial(check_bounds, found, bounds, what[file])) for file, found in certificate.agreement.items()),
+        *((file, "parts", partial(check_classes, found, bounds, what[file])) for file, found in certificate.classes.items()),
+        *((file, "parts", partial(check_generated, found, bounds, what[file])) for file, found in certificate.generated.items()),
+        *((file, "recall", partial(check_recall, recalls, what[file])) for file, recalls in certificate.first_looks.items()),
     ]
     faults = []
-    for file, check in checks:
+    for file, kind, check in checks:
         try:
             check()
         except ParityError as error:
-            faults.append(ParityError(f"{error}. {ways_out(file, recipe, is_kept=is_kept)}"))
+            ways = ways_out(file, recipe, kind, is_kept=is_kept, has_student=student is not None)
+            faults.append(ParityError(f"{error}. {ways}"))
     return faults
 
 
-def ways_out(file: str, recipe: Recipe, *, is_kept: bool) -> str:
-    """What an export whose `file` the gate refused can still try: the options that have not been used and can help this file."""
-    if file != unfrozen_file(file):
-        return "Ways out (in Python, the arguments of Recipe): --freeze auto, fewer layers, or leave --freeze out"
-    variant = next((variant for variant in recipe.variants() if variant.file == file), None)
-    if variant is None:
-        ways = ["leave --first-look out, or train its student for longer"]
-    elif variant.precision == "float16":
-        ways = ["leave float16 out of --precision"]
-    elif variant.precision != "int8":
-        ways = ["--tracer optimum traces the graph in another way"] if recipe.tracer == "torch" else []
-    else:
-        ways = ["--precision float32 keeps the model exact, but larger and slower"]
-        if file == VNNI_FILE:
-            ways = ["leave --vnni out", *ways]
-        if is_kept:
-            ways = ["leave --keep out, so that the graphs are made anew", *ways]
-        elif recipe.calibration is None:
-            ways.append("--calibration FILE scales int8 by pairs like yours")
-        if recipe.search is None and not is_kept:
-            ways = ["--search leaves the products that lose most in float32", *ways]
+def ways_out(file: str, recipe: Recipe, kind: Kind, *, is_kept: bool, has_student: bool = False) -> str:
+    """What an export whose `file` the gate refused can still try: the options that have not been used and can help this file.
+
+    `kind`: what is refused. `is_kept`: whether graphs were copied. `has_student`: whether the first look was not.
+    """
+    ways = [] if file == unfrozen_file(file) else [f"{'' if recipe.freeze == 'auto' else FEWER}leave --freeze out"]
+    if kind != "recall":
+        ways += _full_ways_out(unfrozen_file(file), recipe, kind, is_kept=is_kept)
+    elif not ways:
+        ways = [
+            "leave --first-look out, or train its student for longer" if has_student else "leave --keep out, or add --first-look"
+        ]
     if recipe.gate is None:
         ways.append("--gate FILE judges by pools like yours")
     ways.append("--force writes it all the same" if recipe.search is None else "--force, without --search, writes it all the same")
     return f"Ways out (in Python, the arguments of Recipe, and of convert for the others): {'; '.join(ways)}"
+
+
+def _full_ways_out(file: str, recipe: Recipe, kind: Kind, *, is_kept: bool) -> list[str]:
+    """Those for a file of the full graph that is not frozen."""
+    [variant] = {each.file: each for each in recipe.variants() if each.file == file}.values()
+    anew = ["leave --keep out, so that the graphs are made anew"] if is_kept else []
+    if variant.precision == "float16":
+        return [*anew, "leave float16 out of --precision"]
+    if variant.precision == "float32":
+        return anew or (["--tracer optimum traces the graph in another way"] if recipe.tracer == "torch" else [])
+    ways = [*anew, *(["leave --vnni out"] if file == VNNI_FILE else [])]
+    ways.append("--precision float32 keeps the model exact, but larger and slower")
+    if recipe.calibration is None and not is_kept:
+        ways.append("--calibration FILE scales int8 by pairs like yours")
+    if recipe.search is None and not is_kept and kind == "ranking":
+        ways = ["--search leaves the products that lose most in float32", *ways]
+    return ways
 
 
 def _with_single_variant(artifact: Artifact, graph: Graph, file: str) -> tuple[Artifact, Plan]:

@@ -115,7 +115,7 @@ def write(  # noqa: PLR0913 - everything that the artifact holds
         versions=versions(*LIBRARIES),
         onnxruntime=[min_onnxruntime, NEWEST_ONNXRUNTIME],
         plan=plan,
-        self_tests=self_tests(certificate, _shortest(full, graphs)),
+        self_tests=self_tests(certificate, shortest_tested(graphs)),
     )
     contents[MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     try:
@@ -163,11 +163,13 @@ def _frozen_graph(full: Graph, frozen: FrozenGraphs) -> Graph:
     return graph if frozen.is_full else msgspec.structs.replace(graph, name=FROZEN, role="first-look")
 
 
-def _shortest(full: WrittenModel, graphs: Sequence[Graph]) -> dict[str, int]:
-    """Tokens of the shortest pairs by which a file is tested, where the file leaves shorter ones to another, or does not freeze."""
-    shortest = {file: short.up_to + 1 for file, short in full.short.items()}
-    frozen = [(variant.file, graph.frozen.whole_up_to + 1) for graph in graphs if graph.frozen for variant in graph.variants]
-    return shortest | dict(frozen)
+def shortest_tested(graphs: Sequence[Graph]) -> dict[str, int]:
+    """Tokens of the shortest pairs by which each file is tested: shorter ones another file scores, or it does not freeze them."""
+    return {
+        variant.file: 1 + max(variant.short.up_to if variant.short else 0, graph.frozen.whole_up_to if graph.frozen else 0)
+        for graph in graphs
+        for variant in graph.variants
+    }
 
 
 def _first_look_graph(first_look: WrittenModel | CopiedGraph, recipe: Recipe) -> Graph:

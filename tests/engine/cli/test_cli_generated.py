@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
+from resift.artifact.folder import Artifact
 from resift.cli.main import main
+from resift.cli.verify import _exact
+from resift.errors import ExportError
 from tests.conftest import edit, rewrite
 
 
@@ -28,6 +34,23 @@ def test_int8_is_compared_with_the_artifacts_float32_graph(artifact, capsys):
 def test_or_with_the_checkpoint(artifact, source, capsys):
     assert verify(artifact, "--fuzz", 120, "--checkpoint", source, "--precision", "float32", "--json") == 0
     assert json.loads(capsys.readouterr().out)["generated"]["error"] < 1e-4
+
+
+@pytest.mark.usefixtures("toolchain")
+@pytest.mark.parametrize(("named", "revision"), [("an/model", "c" * 40), ("another/model", None)])
+def test_the_artifacts_own_model_is_loaded_at_its_revision(monkeypatch, named, revision):
+    def load(source, **options):
+        loaded.append((source, options["revision"]))
+        raise ExportError("it is enough to know what was asked for")
+
+    loaded: list[tuple[str, str | None]] = []
+    monkeypatch.setattr("resift_export.checkpoint.load.load", load)
+    embedded = Artifact.find(None)
+    model = msgspec.structs.replace(embedded.manifest.model, id="an/model", revision="c" * 40)
+    artifact = replace(embedded, manifest=msgspec.structs.replace(embedded.manifest, model=model))
+    with pytest.raises(ExportError, match="it is enough"):
+        _exact(SimpleNamespace(artifact=artifact), [], named, None)
+    assert loaded == [(named, revision)]
 
 
 def test_without_either_there_is_nothing_to_compare_with(copy, capsys):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
 import pytest
 
 from resift.artifact.folder import Artifact
 from resift.errors import ResiftError
+from resift_export.build.freeze import frozen_layers
+from resift_export.build.write import shortest_tested
 from resift_export.convert import convert
 from resift_export.recipe import Recipe
 from tests.support.jobs import files
@@ -57,3 +60,22 @@ def test_attached_file_that_cannot_travel(cheap, source, home, tmp_path, small_g
     with pytest.raises(ResiftError, match=rf"cannot attach .*{name}"):
         convert(source, home / "out", Recipe(gate=small_gate, precisions=("float32",), attached=paths))
     assert list(home.iterdir()) == []
+
+
+def test_a_file_is_tested_by_pairs_that_it_scores_and_freezes():
+    full = Artifact.find(None).manifest.full
+    [variant] = full.variants
+    short, file = variant.short, variant.file
+    assert short is not None
+    assert shortest_tested([full]) == {file: short.up_to + 1}
+    for whole_up_to, up_to, expected in ((32, 16, 33), (32, 64, 65)):
+        variants = [msgspec.structs.replace(variant, short=msgspec.structs.replace(short, up_to=up_to))]
+        frozen = msgspec.structs.replace(
+            full, signature=full.signature.frozen(), frozen=frozen_layers(2, whole_up_to=whole_up_to), variants=variants
+        )
+        assert shortest_tested([frozen]) == {file: expected}
+
+
+def test_an_attached_file_that_is_missing_is_named_before_a_checkpoint_is_loaded(tmp_path):
+    with pytest.raises(ResiftError, match=r"cannot attach .*NOTICE: .*No such file"):
+        convert(str(tmp_path / "no checkpoint"), tmp_path / "out", Recipe(attached=[tmp_path / "NOTICE"]))
