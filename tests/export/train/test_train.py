@@ -359,7 +359,7 @@ def test_the_command_from_pairs_to_an_artifact(source, tmp_path, capsys):
     assert main([*command, "--artifact", str(tmp_path / "artifact")]) == 0
 
 
-def test_an_interruption_ends_the_export_of_the_artifact(tmp_path, monkeypatch, capsys):
+def test_an_interruption_ends_the_export_of_the_artifact(tmp_path, monkeypatch, capsys, interruptible):
     """No state of the training is to be saved any more: it ends as `resift export` does, and before it if it came earlier."""
     command = ["train", "checkpoint", str(tmp_path / "out"), "--data", "pairs", "--artifact", str(tmp_path / "artifact")]
     done = SimpleNamespace(is_written=True, held_out=None, recipe=SimpleNamespace(is_finished=False))
