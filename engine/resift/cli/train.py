@@ -148,23 +148,25 @@ def run(arguments: argparse.Namespace) -> int:
     delivery = None if arguments.artifact is None else Delivery(arguments.artifact)
     if delivery is not None:
         delivery.check(arguments.out)
-    with StopCondition(arguments.minutes) as stop, StageMeter() as meter:
-        trained = train(
-            arguments.checkpoint,
-            arguments.out,
-            arguments.data,
-            options,
-            general=arguments.general,
-            guards=arguments.guard,
-            revision=arguments.revision,
-            device=arguments.device,
-            threads=arguments.threads,
-            dry_run=arguments.dry_run,
-            force=arguments.force,
-            should_continue=stop.should_continue,
-            report=meter,
-        )
-        calibrated = delivery.make(arguments.out, trained.held_out, meter) if delivery and trained.is_written else None
+    with StageMeter() as meter:
+        with StopCondition(arguments.minutes) as stop:
+            trained = train(
+                arguments.checkpoint,
+                arguments.out,
+                arguments.data,
+                options,
+                general=arguments.general,
+                guards=arguments.guard,
+                revision=arguments.revision,
+                device=arguments.device,
+                threads=arguments.threads,
+                dry_run=arguments.dry_run,
+                force=arguments.force,
+                should_continue=stop.should_continue,
+                report=meter,
+            )
+        is_due = delivery is not None and trained.is_written and not stop.exit_code
+        calibrated = delivery.make(arguments.out, trained.held_out, meter) if delivery and is_due else None
     recipe = trained.recipe
     if arguments.json:
         write_json(recipe)

@@ -32,12 +32,12 @@ def bootstrap_interval(differences: NDArray[np.float64], *, seed: int = SEED) ->
     return np.percentile(resampled_means(differences, seed=seed), ENDS, axis=0)
 
 
-def resampled_means(values: NDArray[np.float64], *, seed: int = SEED) -> NDArray[np.float64]:
-    """float64[RESAMPLES, m]: the means of `values`, float64[n, m], over n queries drawn with replacement."""
+def resampled_means(values: NDArray[np.float64], *, seed: int = SEED, resamples: int = RESAMPLES) -> NDArray[np.float64]:
+    """float64[resamples, m]: the means of `values`, float64[n, m], over n queries drawn with replacement."""
     queries = len(values)
     generator = np.random.default_rng(seed)
     means = []
-    for size in _chunks(queries):
+    for size in _chunks(queries, resamples):
         drawn = generator.integers(0, queries, (size, queries)) + np.arange(size)[:, None] * queries
         times = np.bincount(drawn.ravel(), minlength=size * queries).reshape(size, queries)
         means.append(times.astype(np.float64) @ values / queries)
@@ -59,10 +59,9 @@ def randomization_test(differences: NDArray[np.float64], *, seed: int = SEED) ->
     return values
 
 
-def standard_error(differences: NDArray[np.float64], seed: int, resamples: int = 2000) -> float:
-    """Bootstrap standard error of the mean of paired differences (Efron and Tibshirani 1993, chapter 6)."""
-    rows = np.random.default_rng(seed).integers(0, len(differences), (resamples, len(differences)))
-    return float(differences[rows].mean(axis=1).std())
+def standard_error(differences: NDArray[np.float64], seed: int) -> float:
+    """Bootstrap standard error of the mean of paired differences, float64[n] (Efron and Tibshirani 1993, chapter 6)."""
+    return float(resampled_means(differences[:, None], seed=seed, resamples=2000).std())
 
 
 def _exact_p_value(differences: NDArray[np.float64]) -> float:
@@ -85,8 +84,8 @@ def _thresholds(differences: NDArray[np.float64]) -> NDArray[np.float64]:
     return thresholds
 
 
-def _chunks(queries: int) -> Iterator[int]:
-    """Numbers of resamples to draw at once, which add up to RESAMPLES."""
+def _chunks(queries: int, resamples: int = RESAMPLES) -> Iterator[int]:
+    """Numbers of resamples to draw at once, which add up to `resamples`."""
     chunk = max(1, CHUNK_NUMBERS // queries)
-    for start in range(0, RESAMPLES, chunk):
-        yield min(chunk, RESAMPLES - start)
+    for start in range(0, resamples, chunk):
+        yield min(chunk, resamples - start)

@@ -55,7 +55,8 @@ class Bm25:
         if self._index is None:
             return np.empty(0, np.int64)
         (words,) = self._tokenize(query, return_ids=False, **self._options)
-        return _best(self._index.get_scores_from_ids(self._index.get_tokens_ids(words)), depth)
+        scores = self._index.get_scores_from_ids(self._index.get_tokens_ids(words))
+        return best_places(scores, np.flatnonzero(scores > 0), depth)
 
     def _counted(self, texts: Iterable[str]) -> Iterator[str]:
         for text in texts:
@@ -63,9 +64,8 @@ class Bm25:
             yield text
 
 
-def _best(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
-    """Positions of the `depth` highest scores above 0, best first, equal ones in order."""
-    places = np.flatnonzero(scores > 0)
+def best_places(scores: NDArray[np.float32], places: NDArray[np.int64], depth: int) -> NDArray[np.int64]:
+    """Those `depth` of the `places`, which rise, that have the highest scores, best first, equal ones in order."""
     if len(places) > depth:
         lowest = np.partition(scores[places], -depth)[-depth]
         places = places[scores[places] >= lowest]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resift.errors import InputError
+from resift.retrieval.bm25 import best_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,8 +52,7 @@ class Vectors:
         for start in range(0, len(rows), step):
             cosines = self.queries[list(rows[start : start + step])] @ self.documents.T
             for row in cosines:
-                places = np.argpartition(-row, depth - 1)[:depth] if depth < len(row) else np.arange(len(row))
-                yield places[np.lexsort((places, -row[places]))]
+                yield best_places(row, np.arange(len(row)), depth)
 
 
 def _read(path: str | os.PathLike[str]) -> NDArray[np.floating]:

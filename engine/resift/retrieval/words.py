@@ -11,8 +11,13 @@ if TYPE_CHECKING:
 
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Blocks of scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana, and Han in all its planes."""
-WORD = rf"[{UNSPACED}]|[^\W{UNSPACED}]+"
-LONG_WORD = rf"(?u)[{UNSPACED}]|[^\W{UNSPACED}]{{2,}}"
+MARKS = "".join(
+    chr(code) for code in range(0x300, 0x20000) if unicodedata.category(chr(code)) in ("Mn", "Mc") and not 0xFE00 <= code <= 0xFE0F
+)
+"""Marks of a letter, such as the vowels of Hindi, Tamil and Hebrew, which `\\w` does not match; variation selectors are none."""
+LETTERS = rf"[^\W{UNSPACED}]+(?:[{MARKS}]+[^\W{UNSPACED}]*)*"
+WORD = rf"[{UNSPACED}]|{LETTERS}"
+LONG_WORD = rf"(?u)[{UNSPACED}]|(?=[^\W{UNSPACED}][{MARKS}]*[^\W{UNSPACED}]){LETTERS}"
 """WORD without single letters and digits, which say little to BM25."""
 STOP_WORDS = frozenset(
     {"a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "of", "on", "or", "such"}

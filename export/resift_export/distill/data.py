@@ -13,6 +13,7 @@ from resift.errors import InputError
 from resift.files.names import path_text
 from resift.pools.reading import decode_object, read_lines
 from resift.pools.source import read_pools
+from resift.retrieval.words import MARKS
 from resift_export.distill.recipe import DataFile
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def read_split(data: Sequence[Path], exclude: Sequence[Path], options: Options) 
 def key_of(query: str) -> str:
     """The key by which queries are compared: their words, without case, punctuation and compatibility variants."""
     text = unicodedata.normalize("NFKC", query).casefold()
-    return " ".join(re.findall(r"\w+", text)) or " ".join(text.split())
+    return " ".join(re.findall(rf"\w+(?:[{MARKS}]+\w*)*", text)) or " ".join(text.split())
 
 
 def hash_fraction(key: str) -> float:

@@ -65,7 +65,8 @@ def encoder_of(checkpoint: Checkpoint, max_length: int, device: torch.device) ->
         # On a CPU, torch's fused attention is slower than plain products, above all in its backward pass.
         checkpoint.model.set_attn_implementation("eager")
     encoder.max_seq_length = max_length
-    padding = {"pad_to_multiple_of": WIDTH_STEP} if -(-max_length // WIDTH_STEP) * WIDTH_STEP <= checkpoint.max_length else {}
+    # transformers refuses to round widths up beyond the length at which it cuts.
+    padding = {} if max_length % WIDTH_STEP else {"pad_to_multiple_of": WIDTH_STEP}
     encoder[0].processing_kwargs = {"text": ONLY_DOCUMENTS | padding}
     return encoder.to(device)
 

@@ -15,12 +15,14 @@ from resift.pools.source import read_pools
 from resift_export.distill.data import key_of, sha256_of
 from resift_export.distill.recipe import DataFile
 from resift_export.recipe import Recipe
+from resift_export.train.pairs import document_key
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
     from pathlib import Path
 
     from resift.encoding.tokenizer import PairTokenizer
+    from resift_export.train.pairs import Key
 
 
 class General(NamedTuple):
@@ -30,11 +32,11 @@ class General(NamedTuple):
     files: list[DataFile]
 
 
-def read_general(paths: Sequence[Path], excluded: Container[str], tokenizer: PairTokenizer) -> General:
+def read_general(paths: Sequence[Path], excluded: Container[str], answers: Container[Key], tokenizer: PairTokenizer) -> General:
     """The pairs of the pools in `paths`, or the built-in calibration pairs.
 
-    Left out are those of queries with an `excluded` key, or too long for `tokenizer`. Raises InputError, which names file and line,
-    for other content, and if no pair remains.
+    Left out are those of queries with an `excluded` key or too long for `tokenizer`, and those of documents among `answers`. Raises
+    InputError, which names file and line, for other content, and if no pair remains.
     """
     if not paths:
         built_in = [(pair.query, pair.document) for pair in Recipe().calibration_pairs()]
@@ -46,10 +48,14 @@ def read_general(paths: Sequence[Path], excluded: Container[str], tokenizer: Pai
         pools = list(read_pools(path))
         files.append(DataFile(name=path_text(path.name), sha256=sha256_of(path), rows=len(pools)))
         pairs += [
-            (pool.query, document) for pool in pools if is_usable(pool.query, excluded, tokenizer) for document in pool.documents
+            (pool.query, document)
+            for pool in pools
+            if is_usable(pool.query, excluded, tokenizer)
+            for document in pool.documents
+            if document_key(document) not in answers
         ]
     if not pairs:
-        raise InputError(f"{', '.join(file.name for file in files)}: no pair to keep; expected pools of queries not held out")
+        raise InputError(f"{', '.join(file.name for file in files)}: no pair to keep; expected queries and documents not held out")
     return General(pairs, files)
 
 

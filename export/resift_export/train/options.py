@@ -14,7 +14,7 @@ Loss = Literal["bce", "infonce", "marginmse"]
 PAIRS_AT_ONCE = 16
 """Pairs whose activations are in memory: those of 16 pairs of 192 tokens take some 3 GB in a MiniLM of 12 layers."""
 MAX_LENGTH = 192
-"""Default maximum number of tokens of a pair, unless the checkpoint reads fewer."""
+"""Default maximum number of tokens of a pair."""
 
 
 class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -91,6 +91,11 @@ def without(queries: Iterable[TrainingPairs], answers: Container[Key]) -> list[T
     return found
 
 
+def answers_of(queries: Iterable[TrainingPairs]) -> set[Key]:
+    """The keys of the documents that answer the queries."""
+    return {document_key(document.text) for pairs in queries for document in pairs.positive}
+
+
 def pool_of(pairs: TrainingPairs, limit: int = RANKED_NEGATIVES) -> tuple[str, list[str], list[int]]:
     """The query, its documents and their labels. The answers come last, so that equal logits do not favour them."""
     negatives = [document.text for document in pairs.negative[:limit]]

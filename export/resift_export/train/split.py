@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from resift.errors import InputError
 from resift_export.distill.data import key_of
-from resift_export.train.pairs import Key, document_key, without
+from resift_export.train.pairs import Key, answers_of, document_key, without
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,8 +61,7 @@ def split_queries(queries: Sequence[TrainingPairs], options: TrainOptions) -> Qu
             f"train on, {len(development)} to choose by and {len(held_out)} to measure; expected queries with answers of their "
             "own: join those that one document answers, or add data"
         )
-    answers = {document_key(document.text) for pairs in (*held_out, *development) for document in pairs.positive}
-    trained = without(train, answers)
+    trained = without(train, answers_of([*held_out, *development]))
     if not trained:
         raise InputError("every negative to train on answers a query that is held out; expected further negatives: `resift mine`")
     return QuerySplit(trained, development, held_out, len(groups), largest, len(train) - len(trained))

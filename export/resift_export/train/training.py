@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import OutputError
+from resift.files.names import path_text
 from resift.machine import usable_cores
 from resift_export.checkpoint import load as checkpoints
 from resift_export.distill.data import key_of
@@ -30,7 +31,7 @@ from resift_export.train.encoder import encoder_of, load_start, logits_of
 from resift_export.train.general import draw, read_general
 from resift_export.train.judge import compare, held_out_dataset, read_guards, refusals
 from resift_export.train.losses import activation_after, choose
-from resift_export.train.pairs import read_data
+from resift_export.train.pairs import answers_of, read_data
 from resift_export.train.recipe import Figure, TrainingProcess, TrainRecipe
 from resift_export.train.split import split_queries
 from resift_export.train.state import TrainingFolder
@@ -103,6 +104,7 @@ def train(  # noqa: PLR0913 - the options of the command line, by name
         finished = workspace.finished()
         if finished is not None:
             job.check_same(finished, out)
+            job.check_guards(finished, out)
             workspace.clear()
             log.info("finished  before: nothing to do")
             return Trained(finished, job.held_out, is_written=True)
@@ -137,7 +139,7 @@ class _Job:
         own_rows = rows(found, loss, options.negatives)
         parts = math.ceil(len(own_rows) / batch)
         general_pairs = round(parts * options.general / (1 - options.general)) * options.pairs_at_once
-        pool = read_general(general, closed, tokenizer)
+        pool = read_general(general, closed, answers_of([*split.development, *split.held_out]), tokenizer)
         self._general_pairs = [pool.pairs[place] for place in draw(pool.pairs, general_pairs, options.seed)]
         self._rows, self._batch, self._split = own_rows, batch, split
         self.held_out = held_out_dataset(split.held_out)
@@ -163,6 +165,15 @@ class _Job:
         """Raises OutputError if `existing`, the recipe in or for OUT, differs in a choice."""
         if differences := existing.differences(self.recipe):
             raise OutputError(f"{out} was begun with {'; '.join(differences)}; use the same choices, or choose another OUT")
+
+    def check_guards(self, finished: TrainRecipe, out: Path) -> None:
+        """Raises OutputError for a guard on which the `finished` training was not measured."""
+        measured = {guard.name for guard in finished.guards}
+        if missing := [name for guard in self._guards if (name := path_text(guard.name)) not in measured]:
+            raise OutputError(
+                f"{out} was finished without the guard {missing[0]}; choose another OUT, or compare both checkpoints on it with "
+                "`resift eval`"
+            )
 
     def estimate(self) -> Trained:
         """Only measures the time."""

@@ -35,6 +35,14 @@ def test_vectors_rank_by_cosine_and_equal_ones_by_place():
     assert [found.tolist() for found in vectors.best([1], 99)] == [[0, 2, 1, 3, 4]]
 
 
+@pytest.mark.parametrize("depth", [1, 7, 20, 59, 60])
+def test_of_equal_cosines_the_first_places_are_found_at_any_depth(depth):
+    documents = np.eye(4)[np.random.default_rng(0).integers(0, 4, 60)]
+    cosines = documents @ [4, 3, 2, 1]
+    [found] = Vectors(documents, np.array([[4.0, 3, 2, 1]])).best([0], depth)
+    assert found.tolist() == np.argsort(-cosines, kind="stable")[:depth].tolist()
+
+
 def test_vectors_are_read_from_files_and_checked(tmp_path):
     def written(name, array):
         np.save(tmp_path / name, array)

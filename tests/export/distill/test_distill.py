@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from resift import Reranker, Settings
 from resift.cli.main import parser
@@ -22,7 +23,7 @@ from resift_export.checkpoint.config import CheckpointConfig
 from resift_export.checkpoint.layers import layers_of
 from resift_export.convert import convert
 from resift_export.distill import data as split_of
-from resift_export.distill.batches import padded_batches
+from resift_export.distill.batches import _width, padded_batches
 from resift_export.distill.data import Draws, hash_fraction, key_of, read_split, sha256_of
 from resift_export.distill.development import first_look_recall, labels_of
 from resift_export.distill.device import device_of, fast_dtype
@@ -183,6 +184,39 @@ def test_padding_changes_no_logit(family, checkpoint_of):
             assert float(teacher.model(**inputs).logits) == pytest.approx(float(found[number]), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("longest", "positions", "width"), [(17, 192, 32), (32, 192, 32), (150, 192, 160), (161, 192, 161), (35, 72, 40), (5, 20, 5)]
+)
+def test_widths_are_rounded_up_where_there_are_positions(longest, positions, width):
+    """32 positions remain for the document of a split student, which stands later than in a pair."""
+    assert _width(longest, positions) == width
+
+
+@pytest.mark.parametrize("positions", [40, 75])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_position_is_read_that_the_model_lacks(family, positions, checkpoint_of):
+    """Every length up to the last position, beside the same pairs one by one."""
+    teacher = checkpoint.load(str(checkpoint_of(family)))
+    config = tiny.config(family)
+    config.max_position_embeddings -= tiny.MAX_LENGTH - positions
+    few = replace(teacher, model=transformers.AutoModelForSequenceClassification.from_config(config).eval())
+    documents = [" the" * count for count in range(0, positions, 2)]
+    encodings = PairTokenizer(teacher.tokenizer_json(), positions).encode("tides", documents)
+    assert encodings.lengths.max() == positions
+    widths, count = set(), 0
+    for batch in padded_batches(few, [encodings], CPU, size=3):
+        with torch.no_grad():
+            found = run(few.model, batch).logits
+        widths.add(batch.inputs["input_ids"].shape[1])
+        for index, row in enumerate(batch.rows):
+            inputs = {name: values[index : index + 1, : encodings.lengths[row]] for name, values in batch.inputs.items()}
+            with torch.no_grad():
+                torch.testing.assert_close(few.model(**inputs).logits[0], found[index], rtol=0, atol=1e-4)
+            count += 1
+    assert count == len(encodings)
+    assert max(widths) == positions
+
+
 def test_errors_count_tokens_and_no_padding(checkpoint_of):
     teacher = checkpoint.load(str(checkpoint_of("bert")))
     batch = next(batch for batch in batches_of(teacher) if batch.mask is not None)
@@ -272,6 +306,9 @@ class TestData:
     @pytest.mark.parametrize("query", ["", "???", " \t", "\U0001f30a", "\ud800"])
     def test_any_query_has_a_key(self, query):
         assert 0 <= hash_fraction(key_of(query)) < 1
+
+    def test_queries_that_differ_in_a_vowel_sign_are_different(self):
+        assert key_of("दिन कैसा था?") == "दिन कैसा था" != key_of("दान कैसा था?")
 
     def test_nothing_left_to_train_on(self, files, tmp_path):
         with pytest.raises(InputError, match="no pools to train on"):

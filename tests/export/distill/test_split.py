@@ -142,6 +142,26 @@ def test_a_document_is_read_to_the_last_position(checkpoint_of):
             embed(model, ids, first=DOCUMENT_POSITION + 1)
 
 
+@pytest.mark.parametrize("family", LAYERS)
+def test_no_position_is_read_that_the_model_lacks(family, checkpoint_of):
+    """At the longest pairs that a split student may have, beside the same pairs without padding."""
+    teacher = checkpoint.load(str(checkpoint_of(family)))
+    encodings = PairTokenizer(teacher.tokenizer_json(), tiny.MAX_LENGTH - DOCUMENT_POSITION).encode(
+        "tides", [" the" * count for count in range(100, tiny.MAX_LENGTH, 3)]
+    )
+    widths = set()
+    for batch in padded_batches(teacher, [encodings], CPU, size=3):
+        widths.add(batch.inputs["input_ids"].shape[1])
+        with torch.no_grad():
+            found = run_split(teacher.model, LAYOUT, batch).logits
+        for index, row in enumerate(batch.rows):
+            inputs = {name: values[index : index + 1, : encodings.lengths[row]] for name, values in batch.inputs.items()}
+            alone = replace(batch, rows=[row], inputs=inputs, mask=None)
+            with torch.no_grad():
+                torch.testing.assert_close(run_split(teacher.model, LAYOUT, alone).logits[0], found[index], rtol=0, atol=1e-4)
+    assert widths == {112, 128, 144, 160}
+
+
 @pytest.mark.parametrize("family", tiny.quickly("bert", of=tuple(LAYERS)))
 def test_a_split_student_of_every_family_learns_and_is_saved(family, checkpoint_of, pools, tmp_path):
     teacher = checkpoint.load(str(checkpoint_of(family)))

@@ -12,6 +12,7 @@ from resift.errors import InputError
 from resift_export.distill.data import key_of
 from resift_export.train.general import draw, read_general
 from resift_export.train.judge import GUARD, read_guards
+from resift_export.train.pairs import document_key
 from tests.support import tiny, trainings
 
 
@@ -27,18 +28,24 @@ def pools(tmp_path, queries):
 
 def test_held_out_and_long_queries_are_not_among_the_general_pairs(tmp_path, tokenizer):
     path = pools(tmp_path, ["Why tides?", "what is rain", "why " * 60])
-    general = read_general([path], {key_of("why TIDES")}, tokenizer)
+    general = read_general([path], {key_of("why TIDES")}, set(), tokenizer)
     assert [query for query, _ in general.pairs] == ["what is rain"] * 3
     assert (general.files[0].name, general.files[0].rows) == ("pools.jsonl", 3)
     with pytest.raises(InputError, match=r"pools\.jsonl: no pair to keep"):
-        read_general([path], {key_of("why tides"), key_of("what is rain")}, tokenizer)
+        read_general([path], {key_of("why tides"), key_of("what is rain")}, set(), tokenizer)
+
+
+def test_answers_of_held_out_queries_are_not_among_the_general_pairs(tmp_path, tokenizer):
+    path = pools(tmp_path, ["what is rain"])
+    general = read_general([path], set(), {document_key("1 of What is rain?")}, tokenizer)
+    assert [document for _, document in general.pairs] == ["0 of what is rain", "2 of what is rain"]
 
 
 def test_the_built_in_pairs(tokenizer):
     """Texts of the package's own, none of which is of a query of the built-in guard."""
     (guard,) = read_guards([], tokenizer)
     keys = {key_of(pool.query) for pool in guard.pools}
-    general = read_general([], keys, tokenizer)
+    general = read_general([], keys, set(), tokenizer)
     assert general.files == []
     assert len(general.pairs) > 100
     assert keys.isdisjoint(key_of(query) for query, _ in general.pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -51,33 +52,33 @@ def train(source, out, pairs, *, options=None, **more):
 
 
 @pytest.fixture(scope="module")
-def trained(source, pairs, tmp_path_factory):
+def unbroken(source, pairs, tmp_path_factory):
     """The folder of a checkpoint whose training nothing interrupted."""
     out = tmp_path_factory.mktemp("trained") / "trained"
     assert train(source, out, pairs, force=True).is_written
     return out
 
 
-def test_it_loads_wherever_its_start_does(trained, source):
+def test_it_loads_wherever_its_start_does(unbroken, source):
     """In transformers, sentence-transformers and the toolchain, with the start's tokenizer, length and activation."""
-    assert {path.name for path in trained.parent.iterdir()} == {"trained"}
-    start, found = checkpoints.load(source), checkpoints.load(str(trained))
+    assert {path.name for path in unbroken.parent.iterdir()} == {"trained"}
+    start, found = checkpoints.load(source), checkpoints.load(str(unbroken))
     assert (found.activation, found.max_length, found.labels) == (start.activation, start.max_length, 1)
     assert found.tokenizer_json() == start.tokenizer_json()
     logit = found.reference(PAIR[0], [PAIR[1]])[0]
     assert logit != start.reference(PAIR[0], [PAIR[1]])[0]
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(trained)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(trained)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(unbroken)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(unbroken)
     assert tokenizer.model_max_length == tiny.MAX_LENGTH
     with torch.inference_mode():
         assert model(**tokenizer(*PAIR, return_tensors="pt")).logits.item() == pytest.approx(logit, abs=1e-5)
-    assert CrossEncoder(str(trained), device="cpu").predict([PAIR], activation_fn=torch.nn.Identity())[0] == pytest.approx(
+    assert CrossEncoder(str(unbroken), device="cpu").predict([PAIR], activation_fn=torch.nn.Identity())[0] == pytest.approx(
         logit, abs=1e-5
     )
 
 
-def test_the_recipe_says_what_was_done(trained, pairs):
-    recipe = decode_recipe((trained / "recipe.json").read_bytes())
+def test_the_recipe_says_what_was_done(unbroken, pairs):
+    recipe = decode_recipe((unbroken / "recipe.json").read_bytes())
     assert (recipe.train_queries, recipe.development_queries, recipe.held_out_queries) == (42, 6, 12)
     assert recipe.steps == 8  # of two parts each: 11 of own pairs, and 4 of general ones
     assert [figure.step for figure in recipe.curve] == [0, 3, 6, 8]
@@ -87,23 +88,27 @@ def test_the_recipe_says_what_was_done(trained, pairs):
     assert recipe.held_out.differences["nDCG@10"].value == pytest.approx(
         recipe.held_out.after["nDCG@10"] - recipe.held_out.before["nDCG@10"]
     )
-    assert f"--data {pairs.name}" in json.loads((trained / "recipe.json").read_bytes())["command"]
+    assert f"--data {pairs.name}" in json.loads((unbroken / "recipe.json").read_bytes())["command"]
 
 
-def test_it_learns(trained):
+def test_it_learns(unbroken):
     """The answers of these queries repeat them, which the checkpoint, trained on something else, does not know."""
-    recipe = decode_recipe((trained / "recipe.json").read_bytes())
+    recipe = decode_recipe((unbroken / "recipe.json").read_bytes())
     assert recipe.curve[-1].loss < recipe.curve[1].loss
 
 
-def test_finished_it_does_nothing_more(trained, source, pairs, monkeypatch):
-    before = {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
+def test_finished_it_does_nothing_more(unbroken, source, pairs, tmp_path, monkeypatch):
+    before = {path.name: path.stat().st_mtime_ns for path in unbroken.iterdir()}
     monkeypatch.setattr(training, "trainer_of", lambda *_: pytest.fail("trained on"))
-    assert train(source, trained, pairs).is_written
-    assert {path.name: path.stat().st_mtime_ns for path in trained.iterdir()} == before
+    assert train(source, unbroken, pairs).is_written
+    assert {path.name: path.stat().st_mtime_ns for path in unbroken.iterdir()} == before
+    guard = tmp_path / "later.jsonl"
+    guard.write_text('{"query": "tides", "candidates": [{"text": "The moon.", "label": 1}, {"text": "Bread.", "label": 0}]}\n')
+    with pytest.raises(OutputError, match="was finished without the guard later; choose another OUT"):
+        train(source, unbroken, pairs, guards=[guard])
     with pytest.raises(OutputError, match=r"was begun with lr 0\.001 instead of 0\.1; use the same choices, or choose another OUT"):
-        train(source, trained, pairs, options={"lr": 0.1})
-    assert {path.name for path in trained.parent.iterdir()} == {"trained"}
+        train(source, unbroken, pairs, options={"lr": 0.1})
+    assert {path.name for path in unbroken.parent.iterdir()} == {"trained"}
 
 
 def test_a_dry_run_writes_nothing(source, pairs, tmp_path):
@@ -167,6 +172,37 @@ def test_only_the_document_of_a_long_pair_is_cut(encoder):
     whole = encoder.tokenizer(query)["input_ids"]
     assert len(ids) == 48
     assert ids[: len(whole)] == whole
+
+
+def widths_of(encoder, action):
+    """The widths of all that the model reads during the action."""
+    found = set()
+    hook = encoder[0].register_forward_pre_hook(lambda _, inputs: found.add(inputs[0]["input_ids"].shape[1]))
+    action()
+    hook.remove()
+    return found
+
+
+PAIRS = [("tides", f"moon {'moon ' * number}") for number in range(60)]
+
+
+def test_pairs_of_many_lengths_are_read_in_few_widths(encoder, tmp_path):
+    rows = [{"query": query, "document": document, "label": 1.0} for query, document in PAIRS[::7]]
+    material = Material(rows, 1, [(*pair, 0.5) for pair in PAIRS[1::7]], 1, 1)
+    trainer = trainer_of(encoder, "bce", material, DevelopmentEvaluator([]), TrainOptions(), tmp_path, CPU)
+    batches = list(trainer.get_train_dataloader())
+    assert widths_of(encoder, lambda: [trainer.compute_loss(trainer.model, batch) for batch in batches]) == {16, 32, 48}
+    assert widths_of(encoder, lambda: logits_of(encoder, PAIRS)) <= {16, 32, 48}
+
+
+@pytest.mark.parametrize("max_length", [40, 48, 185, 192])
+def test_padding_changes_no_logit(max_length, source):
+    """At any maximum length, of which transformers refuses to pad to a multiple that it is not itself."""
+    encoder = encoder_of(load_start(source, None, max_length), max_length, CPU)
+    pairs = [*PAIRS, ("tides", "moon " * 300)]
+    found = logits_of(encoder, pairs)
+    encoder[0].processing_kwargs = {"text": {"truncation": "only_second"}}
+    np.testing.assert_allclose(found, np.concatenate([logits_of(encoder, [pair]) for pair in pairs]), rtol=0, atol=1e-4)
 
 
 def scored(tmp_path, score):
@@ -284,7 +320,7 @@ def test_worse_weights_are_not_written(source, pairs, tmp_path, monkeypatch, cap
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
-def test_an_artifact_and_its_probabilities(source, pairs, trained, tmp_path, monkeypatch):
+def test_an_artifact_and_its_probabilities(source, pairs, unbroken, tmp_path, monkeypatch):
     """The export is the toolchain's own, tested there; here it copies the embedded model, which knows the answers."""
     embedded = delivery.Artifact.find("ms-marco-minilm-l12").folder
     made = []
@@ -295,19 +331,19 @@ def test_an_artifact_and_its_probabilities(source, pairs, trained, tmp_path, mon
 
     monkeypatch.setattr(delivery, "convert", convert)
     place = delivery.Delivery(tmp_path / "artifact")
-    place.check(trained)
-    held_out = train(source, trained, pairs).held_out
-    assert place.make(trained, held_out).queries == 12
-    assert made == [str(trained)]
+    place.check(unbroken)
+    held_out = train(source, unbroken, pairs).held_out
+    assert place.make(unbroken, held_out).queries == 12
+    assert made == [str(unbroken)]
     assert Settings.read(tmp_path / "artifact.toml").calibration is not None
-    assert place.make(trained, held_out) is None
+    assert place.make(unbroken, held_out) is None
     with pytest.raises(OutputError, match="already exists; choose another --artifact, or delete it"):
-        place.check(trained)  # its manifest is older than the training
+        place.check(unbroken)  # its manifest is older than the training
     (tmp_path / "artifact" / "manifest.json").touch()
     monkeypatch.setattr(
         delivery.Artifact, "open", lambda folder: SimpleNamespace(manifest=SimpleNamespace(model=SimpleNamespace(id="trained")))
     )
-    place.check(trained)
+    place.check(unbroken)
     with pytest.raises(OutputError, match="already exists; choose another --artifact, or delete it"):
         place.check(tmp_path / "another")
 
@@ -321,6 +357,19 @@ def test_the_command_from_pairs_to_an_artifact(source, tmp_path, capsys):
     assert "an artifact, with" in capsys.readouterr().out
     assert Settings.read(tmp_path / "artifact.toml").calibration.model == "out"
     assert main([*command, "--artifact", str(tmp_path / "artifact")]) == 0
+
+
+def test_an_interruption_ends_the_export_of_the_artifact(tmp_path, monkeypatch, capsys, interruptible):
+    """No state of the training is to be saved any more: it ends as `resift export` does, and before it if it came earlier."""
+    command = ["train", "checkpoint", str(tmp_path / "out"), "--data", "pairs", "--artifact", str(tmp_path / "artifact")]
+    done = SimpleNamespace(is_written=True, held_out=None, recipe=SimpleNamespace(is_finished=False))
+    monkeypatch.setattr(training, "train", lambda *_, **__: done)
+    monkeypatch.setattr(delivery, "convert", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert main(command) == 130
+    assert capsys.readouterr().err == "resift: interrupted\n"
+    monkeypatch.setattr(training, "train", lambda *_, **__: signal.raise_signal(signal.SIGINT) or done)
+    monkeypatch.setattr(delivery, "convert", lambda *_, **__: pytest.fail("exported"))
+    assert main(command) == 130
 
 
 def killed_and_resumed(source, pairs, out, kills):
@@ -338,20 +387,20 @@ def killed_and_resumed(source, pairs, out, kills):
         pytest.param([("general", 1), ("step", 5), ("placed", 1)], marks=pytest.mark.slow),
     ],
 )
-def test_killed_and_resumed_it_is_the_same_to_the_bit(kills, source, pairs, trained, tmp_path):
+def test_killed_and_resumed_it_is_the_same_to_the_bit(kills, source, pairs, unbroken, tmp_path):
     """Between steps, between the files of a state, before its mark, and between OUT and the end."""
     out = tmp_path / "trained"
     killed_and_resumed(source, pairs, out, kills)
     assert {path.name for path in tmp_path.iterdir()} == {"trained"}
-    for path in trained.iterdir():
+    for path in unbroken.iterdir():
         if path.name != "recipe.json":
             assert (out / path.name).read_bytes() == path.read_bytes(), path.name
-    found, expected = (decode_recipe((folder / "recipe.json").read_bytes()) for folder in (out, trained))
+    found, expected = (decode_recipe((folder / "recipe.json").read_bytes()) for folder in (out, unbroken))
     assert (found.curve, found.best_step, found.held_out) == (expected.curve, expected.best_step, expected.held_out)
 
 
 @pytest.mark.slow
-def test_killed_at_ten_random_moments(source, pairs, trained, tmp_path):
+def test_killed_at_ten_random_moments(source, pairs, unbroken, tmp_path):
     out = tmp_path / "trained"
     generator = np.random.default_rng()
     kills = [(str(generator.choice(["step", "saved", "state"])), int(generator.integers(1, 6))) for _ in range(10)]
@@ -359,10 +408,10 @@ def test_killed_at_ten_random_moments(source, pairs, trained, tmp_path):
         done = trainings.killed(source, out, pairs, place, count)
         assert done.returncode in (-9, 0), (kills, done.stderr.decode())
     train(source, out, pairs, force=True)
-    assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes(), kills
+    assert (out / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes(), kills
 
 
-def test_stopped_it_goes_on(source, pairs, trained, tmp_path):
+def test_stopped_it_goes_on(source, pairs, unbroken, tmp_path):
     out = tmp_path / "trained"
     for steps in (1, 2, 1):
         budget = iter(range(steps))
@@ -371,7 +420,7 @@ def test_stopped_it_goes_on(source, pairs, trained, tmp_path):
         assert not out.exists()
         assert last_state(tmp_path / "trained.train") is not None
     assert train(source, out, pairs, force=True).is_written
-    assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    assert (out / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
 
 
 def test_a_held_out_query_is_in_no_batch(source, pairs):
