@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import pytest
 
@@ -20,6 +23,7 @@ from resift.serve.config import Config
 from resift.serve.logs import LOGGER, configure
 from resift.serve.models import Models
 from resift.serve.request import Refusal
+from resift.serve.run import build_server
 from resift.serve.service import Service
 from tests.support.serving import serving, until
 
@@ -329,12 +333,18 @@ def test_logs_are_json_lines_without_texts_unless_asked(reranker, with_texts, lo
     assert ("Kätzchen" in str(lines)) == with_texts
 
 
-def test_a_model_that_cannot_run_ends_the_server(one_at_a_time, monkeypatch):
-    import socket
+def test_uvloop_is_not_used_where_it_is_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvloop", ModuleType("uvloop"))  # without any loop
+    config = Config(port=0)
+    running = build_server(config, Service(config, Models({}, {})))
+    running.handle_exit(15, None)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        running.run([listening])
 
+
+def test_a_model_that_cannot_run_ends_the_server(one_at_a_time, monkeypatch):
     from resift.errors import InferenceError
     from resift.runtime.session import Session
-    from resift.serve.run import build_server
 
     def fail(self, batch):
         raise InferenceError("no memory for a batch")
