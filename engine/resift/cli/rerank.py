@@ -154,6 +154,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.usage_error("--pools POOLS and --out OUT must be given together")
     if arguments.pools is None and (arguments.trec_run or arguments.texts or arguments.queries or arguments.with_documents):
         arguments.usage_error("--run, --texts, --queries and --with-documents are for --pools POOLS")
+    is_for_pools = arguments.max_candidates or arguments.overwrite or arguments.format != "jsonl" or arguments.on_error != "stop"
+    if arguments.pools is None and is_for_pools:
+        arguments.usage_error("--max-candidates, --overwrite, --format and --on-error are for --pools POOLS")
     if arguments.out is not None and arguments.out.lower().endswith(TABLES):
         arguments.usage_error(
             f"--out {arguments.out}: no tables are written; expected a name for JSON Lines or, with --format trec, a run"

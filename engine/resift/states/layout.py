@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -129,7 +130,7 @@ def create(store: Path, header: Header) -> tuple[Path, Header]:
 
 def _place_new(folder: Path, header: Header) -> None:
     """Another process may be first: then its folder stays."""
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.partial")
     fresh.mkdir(mode=0o700)
     try:
         descriptor = os.open(fresh / HEADER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
