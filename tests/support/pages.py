@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import time
 import urllib.error
@@ -96,9 +97,13 @@ class Reader:
         self._namespace: dict[str, object] = {"__name__": "__main__"}
         self._said = ""
         self._server: subprocess.Popen[bytes] | None = None
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            self._port = str(taken.getsockname()[1])
+        # Linux lets servers, which reuse addresses, listen on a port that is bound, and gives it to no one else meanwhile.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self._port = str(self._held.getsockname()[1])
+        if sys.platform != "linux":
+            self._held.close()
         (folder / ".curlrc").write_text("fail\n")  # a status of 400 or more is an exit code
         nowhere = "http://127.0.0.1:9"
         self._environment = {
@@ -150,7 +155,7 @@ class Reader:
         return done.stdout
 
     def _serve(self, command: list[str]) -> None:
-        self.close()
+        self._stop()
         self._server = subprocess.Popen(
             command,
             cwd=self.folder,
@@ -168,6 +173,11 @@ class Reader:
         raise AssertionError(f"{command} is not ready after {children.SECONDS} s")
 
     def close(self) -> None:
+        """Ends the server, and lets go of its port."""
+        self._held.close()
+        self._stop()
+
+    def _stop(self) -> None:
         """Ends the server, which must end well, or like uvicorn by the signal, once it has shut down."""
         if self._server is not None:
             running, self._server = self._server, None

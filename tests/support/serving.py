@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,6 +15,9 @@ from resift.serve.models import Models
 from resift.serve.run import build_server
 from resift.serve.service import Service
 from tests.support import children
+
+if TYPE_CHECKING:
+    import logging
 
 JSON = {"content-type": "application/json"}
 TIMEOUT = children.SECONDS
@@ -52,9 +55,7 @@ class Served:
 
     def logged(self, records: list[logging.LogRecord]) -> list[dict]:
         """The fields of this server's requests among `records`. Another one may still write those that it has answered."""
-        return [
-            record.fields for record in records if record.thread == self.thread.ident and record.getMessage() == "request"
-        ]
+        return [record.fields for record in records if record.thread == self.thread.ident and record.getMessage() == "request"]
 
     def statuses(self) -> set[str]:
         """The statuses of all answers."""

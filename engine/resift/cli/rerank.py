@@ -152,8 +152,11 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.usage_error(f"--out is for pools: --pools {name} --out FILE, or --engine ray for Parquet on a Ray cluster")
     if (arguments.pools is None) != (arguments.out is None):
         arguments.usage_error("--pools POOLS and --out OUT must be given together")
-    if arguments.pools is None and (arguments.trec_run or arguments.texts or arguments.queries or arguments.with_documents):
-        arguments.usage_error("--run, --texts, --queries and --with-documents are for --pools POOLS")
+    if arguments.pools is None and _is_for_pools(arguments):
+        arguments.usage_error(
+            "--run, --texts, --queries, --format, --with-documents, --max-candidates, --on-error and --overwrite are for "
+            "--pools POOLS"
+        )
     if arguments.out is not None and arguments.out.lower().endswith(TABLES):
         arguments.usage_error(
             f"--out {arguments.out}: no tables are written; expected a name for JSON Lines or, with --format trec, a run"
@@ -163,6 +166,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pools is not None and arguments.budget_ms is not None:
         arguments.usage_error("--budget-ms is for QUERY: a file of pools must be ranked the same way when resumed; use --plan")
     return _rank_documents(arguments) if arguments.pools is None else _rank_pools(arguments)
+
+
+def _is_for_pools(arguments: argparse.Namespace) -> bool:
+    """Whether there are options that only files of pools have."""
+    names = ("trec_run", "texts", "queries", "with_documents", "max_candidates", "overwrite")
+    return arguments.format != "jsonl" or arguments.on_error != "stop" or any(getattr(arguments, name) for name in names)
 
 
 def _rank_documents(arguments: argparse.Namespace) -> int:

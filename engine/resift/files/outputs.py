@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -85,8 +86,11 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _partial_path(target: Path) -> Path:
-    """The path of an output until it is complete; its name is short enough wherever the target's own name is."""
-    return target.with_name(f".{target.name[:50]}.{os.getpid()}.partial")
+    """A path of its own for an output until it is complete; its name is short enough wherever the target's own name is.
+
+    The process's number would not do: in a container, it is the same for each process, also for one that was killed.
+    """
+    return target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}.partial")
 
 
 def _files(source: Path) -> list[Path]:

@@ -145,6 +145,7 @@ def build_server(config: Config, service: Service) -> GracefulServer:
             build(service),
             host=config.host,
             port=config.port,
+            loop="asyncio",  # uvloop's transports have no limit on what they read at once
             http=partial(LimitedProtocol, config, connections_for(config), Turns(), service.metrics),  # type: ignore[arg-type]
             backlog=ACCEPTED_AT_ONCE,
             ws="none",

@@ -86,7 +86,8 @@ class Service:
         """Refuses the requests in progress, too: their time to finish is over."""
         self.has_ended = True
         for limit in self._limits:
-            limit.reschedule(asyncio.get_running_loop().time())
+            if not limit.expired():  # by an earlier call, which its request has yet to notice
+                limit.reschedule(asyncio.get_running_loop().time())
 
     @asynccontextmanager
     async def accept(self) -> AsyncIterator[None]:

@@ -191,8 +191,12 @@ def test_pools_without_their_option_name_it_and_the_engine(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["q", "--run", "r"], "--run, --texts, --queries and --with-documents are for --pools POOLS"),
+        (["q", "--run", "r"], "--run, --texts, --queries, --format, --with-documents, --max-candidates, --on-error"),
         (["q", "--with-documents"], "are for --pools POOLS"),
+        (["q", "--max-candidates", "3"], "are for --pools POOLS"),
+        (["q", "--overwrite"], "are for --pools POOLS"),
+        (["q", "--format", "trec"], "are for --pools POOLS"),
+        (["q", "--on-error", "skip"], "are for --pools POOLS"),
         (["--pools", "p", "--out", "o", "--format", "trec", "--with-documents"], "--with-documents is for JSON Lines"),
         (["q", "--document-template", "{title"], "argument --document-template: document template '{title'"),
         (["q", "--document-template", "title"], "names no field"),

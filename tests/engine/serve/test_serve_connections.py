@@ -263,6 +263,7 @@ def test_what_is_ambiguous_or_costs_more_than_it_says_is_refused(served, log_rec
     assert is_cut_off or (head.startswith(b"HTTP/1.1 400 Bad Request\r\n") and reason in body)
     assert is_cut_off or b"content-length: %d" % len(body) in head
     until(lambda: not served.service.admission.requests)
+    assert served.client.get("/health").status_code == 200  # which is answered once all that was refused is counted and logged
     assert served.metric("resift_disconnected_total") - disconnected in (0, 1)
     assert not [record for record in log_records if record.levelno >= logging.ERROR]
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import socket
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import pytest
 
@@ -15,7 +19,12 @@ from tests.support import tiny
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from resift.serve.config import Config
 from resift.serve.logs import LOGGER, configure
+from resift.serve.models import Models
+from resift.serve.request import Refusal
+from resift.serve.run import build_server
+from resift.serve.service import Service
 from tests.support.serving import serving, until
 
 QUERY, DOCUMENTS = "how do tides work", tiny.texts()[1:40:2]
@@ -204,6 +213,28 @@ def test_a_second_signal_refuses_what_was_accepted_and_counts_it(one_at_a_time, 
     assert served.service.unanswered == 4
 
 
+def test_a_request_that_takes_time_to_end_is_ended_once():
+    service = Service(Config(), Models({}, {}))
+
+    async def request():
+        async with service.accept():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+
+    async def end() -> None:
+        asked = asyncio.ensure_future(request())
+        for _ in range(3):  # as on each tick of the server
+            await asyncio.sleep(0)
+            service.end()
+        with pytest.raises(Refusal, match="shutting down"):
+            await asked
+
+    asyncio.run(end())
+    assert service.unanswered == 1
+
+
 def test_connections_that_the_system_has_queued_are_refused_and_not_reset(reranker):
     content = json.dumps(body("/rerank")).encode()
     head = f"POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n".encode()
@@ -302,15 +333,18 @@ def test_logs_are_json_lines_without_texts_unless_asked(reranker, with_texts, lo
     assert ("Kätzchen" in str(lines)) == with_texts
 
 
-def test_a_model_that_cannot_run_ends_the_server(one_at_a_time, monkeypatch):
-    import socket
+def test_uvloop_is_not_used_where_it_is_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvloop", ModuleType("uvloop"))  # without any loop
+    config = Config(port=0)
+    running = build_server(config, Service(config, Models({}, {})))
+    running.handle_exit(15, None)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        running.run([listening])
 
+
+def test_a_model_that_cannot_run_ends_the_server(one_at_a_time, monkeypatch):
     from resift.errors import InferenceError
     from resift.runtime.session import Session
-    from resift.serve.config import Config
-    from resift.serve.models import Models
-    from resift.serve.run import build_server
-    from resift.serve.service import Service
 
     def fail(self, batch):
         raise InferenceError("no memory for a batch")
