@@ -6,8 +6,8 @@
 Normal noise, given as a share of each matrix's standard deviation, is added to the matrices of the encoder's linear layers. On the
 first N pools of the built-in gate (default: 10), the table compares the logits with those of the unchanged weights, by the gate's
 own measures. By arithmetic, weights of 7 bits have a rounding noise of 2 % if the largest weight of a column is 4.4 standard
-deviations: a step is the largest weight divided by 63, and its noise that by the root of 12. A checkpoint that moves by more than the
-gate's 5 % with such noise needs float32.
+deviations: a step is the largest weight divided by 63, and its noise that by the root of 12. A checkpoint that moves by more than
+the gate's 5 % with such noise needs float32.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ GROUP_SIZE = 16
 MASK_VALUE = -1e9
 """Value added to the attention score of a token that is not read, whose weight is then 0; bfloat16 can hold it too."""
 WIDTH_STEP = 16
-"""Widths are multiples of it, as far as the model has positions: oneDNN compiles its bfloat16 products, which takes several times as
-long as a product, for each shape that it does not remember."""
+"""Widths are multiples of it, as far as the model has positions: oneDNN compiles its bfloat16 products for each shape that it does
+not remember, which takes several times as long as a product."""
 Reading = Literal["all", "apart", "frozen"]
 """What a layer's tokens read. all: the whole pair. apart: their own text. frozen: the whole pair, but only the query's tokens do;
 the document's keep their states."""
