@@ -14,6 +14,8 @@ import onnxruntime
 import pytest
 
 from resift import InputError, ProviderError, Reranker, Settings
+from resift.artifact.folder import Artifact
+from resift.encoding.artifact_tokenizer import open_tokenizer
 from resift.runtime import providers, self_test
 from resift.runtime.sessions import Sessions
 from tests.conftest import edit
@@ -121,6 +123,17 @@ def test_without_a_self_test_or_with_settings_that_cut_all_its_pairs_nothing_is_
     Reranker.load(copy, settings=Settings(max_length=7)).close()
     edit(copy, lambda manifest: manifest.pop("self_tests"))
     Reranker.load(copy).close()
+
+
+def test_a_test_by_some_of_the_pairs_is_not_remembered_for_all(artifact, cache, wrong):
+    tokenizer = open_tokenizer(Artifact.open(artifact))
+    pairs = Artifact.open(artifact).manifest.self_tests["model.int8.onnx"].pairs
+    lengths = sorted(int(tokenizer.encode(pair.query, [pair.document]).lengths[0]) for pair in pairs)
+    assert lengths[0] < lengths[-1]
+    Reranker.load(artifact, settings=Settings(max_length=lengths[-1] - 1)).close()
+    wrong("full")
+    with pytest.raises(ProviderError, match=f"the logits of {len(pairs)} stored pairs"):
+        Reranker.load(artifact)
 
 
 def test_pairs_that_the_settings_cut_do_not_count(artifact, openvino, caplog):
