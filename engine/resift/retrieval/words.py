@@ -19,6 +19,8 @@ LETTERS = rf"[^\W{UNSPACED}]+(?:[{MARKS}]+[^\W{UNSPACED}]*)*"
 WORD = rf"[{UNSPACED}]|{LETTERS}"
 LONG_WORD = rf"(?u)[{UNSPACED}]|(?=[^\W{UNSPACED}][{MARKS}]*[^\W{UNSPACED}]){LETTERS}"
 """WORD without single letters and digits, which say little to BM25."""
+NAME = rf"(?:{WORD})[+#]*"
+"""WORD with the signs by which names differ, as in C, C++ and C#."""
 STOP_WORDS = frozenset(
     {"a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "of", "on", "or", "such"}
     | {"that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with"}
@@ -29,12 +31,16 @@ STOP_WORDS = frozenset(
 
 def words(text: str) -> list[str]:
     """The words of a text in order, without case, punctuation and compatibility variants; a character each where no spaces are."""
-    return re.findall(WORD, unicodedata.normalize("NFKC", text).casefold())
+    return re.findall(WORD, _normalized(text))
 
 
 def key_of(text: str) -> str:
     """What texts have in common that differ only in case, punctuation and white space; of a text without words, the text itself."""
-    return " ".join(words(text)) or " ".join(text.split())
+    return " ".join(re.findall(NAME, _normalized(text))) or " ".join(text.split())
+
+
+def _normalized(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def singular(found: Iterable[str]) -> list[str]:

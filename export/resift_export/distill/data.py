@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
-import unicodedata
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,7 @@ from resift.errors import InputError
 from resift.files.names import path_text
 from resift.pools.reading import decode_object, read_lines
 from resift.pools.source import read_pools
-from resift.retrieval.words import MARKS
+from resift.retrieval.words import key_of
 from resift_export.distill.recipe import DataFile
 
 if TYPE_CHECKING:
@@ -103,12 +101,6 @@ def read_split(data: Sequence[Path], exclude: Sequence[Path], options: Options) 
         )
     unused += len(development[options.development_pools :])
     return PoolSplit(train, development[: options.development_pools], excluded, unused, files, exclusions)
-
-
-def key_of(query: str) -> str:
-    """The key by which queries are compared: their words, without case, punctuation and compatibility variants."""
-    text = unicodedata.normalize("NFKC", query).casefold()
-    return " ".join(re.findall(rf"\w+(?:[{MARKS}]+\w*)*", text)) or " ".join(text.split())
 
 
 def hash_fraction(key: str) -> float:

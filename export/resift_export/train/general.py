@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from resift.errors import InputError
 from resift.files.names import path_text
 from resift.pools.source import read_pools
-from resift_export.distill.data import key_of, sha256_of
+from resift.retrieval.words import key_of
+from resift_export.distill.data import sha256_of
 from resift_export.distill.recipe import DataFile
 from resift_export.recipe import Recipe
 from resift_export.train.pairs import document_key

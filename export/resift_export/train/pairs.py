@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from resift.errors import InputError
 from resift.files.names import path_text
 from resift.pools.training_pairs import TrainingDocument, TrainingPairs, read_pairs
-from resift_export.distill.data import key_of, sha256_of
+from resift.retrieval.words import key_of
+from resift_export.distill.data import sha256_of
 from resift_export.distill.recipe import DataFile
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resift.errors import InputError
-from resift_export.distill.data import key_of
+from resift.retrieval.words import key_of
 from resift_export.train.pairs import Key, answers_of, document_key, without
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import OutputError
 from resift.files.names import path_text
 from resift.machine import usable_cores
+from resift.retrieval.words import key_of
 from resift_export.checkpoint import load as checkpoints
-from resift_export.distill.data import key_of
 from resift_export.distill.device import device_of
 from resift_export.distill.distillation import weights_of
 from resift_export.progress import no_report

@@ -39,6 +39,8 @@ def test_words_that_differ_in_a_vowel_sign_are_different():
 
 def test_texts_without_words_have_their_own_keys():
     assert key_of("  Ebb,  and FLOW! ") == key_of("ebb and flow") == "ebb and flow"
+    assert key_of("Sort in C++!") == "sort in c++"
+    assert len({key_of(f"sort in {name}?") for name in ("C", "C++", "C#")}) == 3
     assert key_of(" ?? ") == "??"
     assert key_of("") == ""
 

@@ -18,13 +18,14 @@ from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import ExportError, InputError
 from resift.pools.reading import CandidatePool
 from resift.pools.source import read_pools
+from resift.retrieval.words import key_of
 from resift_export.checkpoint import load as checkpoint
 from resift_export.checkpoint.config import CheckpointConfig
 from resift_export.checkpoint.layers import layers_of
 from resift_export.convert import convert
 from resift_export.distill import data as split_of
 from resift_export.distill.batches import _width, padded_batches
-from resift_export.distill.data import Draws, hash_fraction, key_of, read_split, sha256_of
+from resift_export.distill.data import Draws, hash_fraction, read_split, sha256_of
 from resift_export.distill.development import first_look_recall, labels_of
 from resift_export.distill.device import device_of, fast_dtype
 from resift_export.distill.distillation import distill

@@ -9,7 +9,7 @@ import pytest
 
 from resift.encoding.tokenizer import PairTokenizer
 from resift.errors import InputError
-from resift_export.distill.data import key_of
+from resift.retrieval.words import key_of
 from resift_export.train.general import draw, read_general
 from resift_export.train.judge import GUARD, read_guards
 from resift_export.train.pairs import document_key
