@@ -153,9 +153,9 @@ def test_a_bench_times_documents_as_new_every_time_and_as_known(split_artifact, 
 def test_the_tuned_table_has_columns_for_known_documents(split_artifact, capsys, monkeypatch, tmp_path, pools_file):
     monkeypatch.setattr(Bench, "milliseconds", lambda self, settings, pool: len(pool.documents) / settings.threads)
     (tmp_path / "settings.toml").write_text('[settings]\nplan = "first-look"\n')
-    arguments = ["tune", pools_file, "--model", split_artifact, "--settings", tmp_path / "settings.toml"]
-    options = ["--threads", 1, "--precision", "int8", "--candidates", 2, 8, "--limit", 3]
-    assert main([*map(str, [*arguments, *options])]) == 0
+    options = ["--model", split_artifact, "--threads", 1, "--precision", "int8", "--candidates", 2, 8, "--limit", 3]
+    arguments = ["tune", pools_file, *options]
+    assert main([*map(str, [*arguments, "--settings", tmp_path / "settings.toml"])]) == 0
     lines = capsys.readouterr().out.splitlines()
     heads, *rows = [line.split() for line in lines if line.startswith("  candidates") or " int8  " in line]
     assert heads[-5:] == ["p50", "known", "p95", "known", "nDCG@10"]
